@@ -1,0 +1,36 @@
+/// @file
+/// The exceptions that dm2 throws.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <stdexcept>
+#include <string>
+
+namespace dm2 {
+
+/// A caller passed extents that disagree with a documented shape.
+struct shape_error : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+/// A file could not be read or written, or does not hold what its format or the caller asks for.
+/// what() begins with the path.
+class file_error : public std::runtime_error {
+ public:
+  file_error(std::filesystem::path path, std::string const& reason)
+      : std::runtime_error{path.string() + ": " + reason}, path_{std::move(path)} {}
+
+  [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// Throws shape_error naming the tensor and both sizes unless got == want.
+inline void require_extent(char const* tensor, std::size_t got, std::size_t want) {
+  if (got != want)
+    throw shape_error{std::string{tensor} + ": got " + std::to_string(got) + ", expected " + std::to_string(want)};
+}
+
+}  // namespace dm2

@@ -1,0 +1,106 @@
+/// @file
+/// Parameter tables: what a layer's parameters are called, their shapes, and where they lie in one flat buffer.
+#pragma once
+
+#include <dm2/core/view.hpp>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string_view>
+#include <utility>
+
+namespace dm2 {
+
+/// What an entry of the state is.
+enum class entry_kind : std::uint8_t {
+  parameter,  ///< trained: gradient, momentum and average exist
+  statistic,  ///< BatchNorm's running mean or variance: averaged, saved, not trained
+  counter     ///< BatchNorm's 64-bit step count: saved, kept beside the flat buffer
+};
+
+/// One row of a layer's table. The name is relative to the layer, as in the published state dict.
+struct parameter_info {
+  std::string_view name;
+  std::array<int, 4> shape{1, 1, 1, 1};
+  int rank = 0;
+  entry_kind kind = entry_kind::parameter;
+
+  constexpr parameter_info() = default;
+  constexpr parameter_info(std::string_view n, std::initializer_list<int> extents, entry_kind k = entry_kind::parameter)
+      : name{n}, rank{int(extents.size())}, kind{k} {
+    std::size_t i = 0;
+    for (int e : extents) shape[i++] = e;
+  }
+
+  /// Elements; 1 for a scalar.
+  [[nodiscard]] constexpr std::size_t size() const {
+    std::size_t n = 1;
+    for (int e : shape) n *= std::size_t(e);
+    return n;
+  }
+  /// Elements taken in the flat buffer: a multiple of 64, so that every tensor starts on a cache line in any
+  /// precision. Counters take none.
+  [[nodiscard]] constexpr std::size_t extent() const {
+    return kind == entry_kind::counter ? 0 : (size() + 63) / 64 * 64;
+  }
+};
+
+/// One entry of a whole model: as parameter_info, with its full name and its place.
+struct parameter_entry {
+  std::string_view name;  ///< as in the published state dict, for example "layers.3.mixer.in_proj.weight"
+  std::array<int, 4> shape{1, 1, 1, 1};
+  int rank = 0;             ///< 0 for a scalar
+  std::size_t offset = 0;   ///< elements from the start of the flat buffer; for a counter, its index among the counters
+  std::size_t size = 0;     ///< elements
+  entry_kind kind = entry_kind::parameter;
+};
+
+/// Elements that a layer takes in the flat buffer.
+template <class Layer>
+inline constexpr std::size_t layer_extent = [] {
+  std::size_t n = 0;
+  for (parameter_info const& p : Layer::param_table) n += p.extent();
+  return n;
+}();
+
+/// Elements from a layer's start to its parameter number Id.
+template <class Layer, auto Id>
+inline constexpr std::size_t parameter_offset = [] {
+  std::size_t n = 0;
+  for (std::size_t i = 0; i < std::size_t(Id); ++i) n += Layer::param_table[i].extent();
+  return n;
+}();
+
+/// A layer's parameters (or gradients) inside a flat buffer: one pointer, everything else is a constant.
+template <class Layer, class T, space S = space::host>
+struct layer_view {
+  T* data = nullptr;
+
+  constexpr layer_view() = default;
+  constexpr explicit layer_view(T* first) : data{first} {}
+  /// A view of T converts to a view of T const.
+  template <class U>
+    requires std::is_convertible_v<U (*)[], T (*)[]>
+  constexpr layer_view(layer_view<Layer, U, S> other) : data{other.data} {}
+};
+
+namespace detail {
+template <class Layer, auto Id, class T, space S, std::size_t... I>
+constexpr auto parameter_block(T* first, std::index_sequence<I...>) {
+  return block<T, S, Layer::param_table[std::size_t(Id)].shape[I]...>{first};
+}
+}  // namespace detail
+
+/// Parameter number Id of a layer, with its shape in its type: `get<mixer<C>::in_proj>(p)`.
+template <auto Id, class Layer, class T, space S>
+constexpr auto get(layer_view<Layer, T, S> view) {
+  constexpr std::size_t id = std::size_t(Id);
+  static_assert(Layer::param_table[id].kind != entry_kind::counter, "dm2::get: a counter is not in the flat buffer");
+  return detail::parameter_block<Layer, Id, T, S>(view.data + parameter_offset<Layer, Id>,
+                                                  std::make_index_sequence<std::size_t(Layer::param_table[id].rank)>{});
+}
+
+}  // namespace dm2

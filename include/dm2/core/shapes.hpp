@@ -1,0 +1,55 @@
+/// @file
+/// The compile-time sizes that one operation needs, whatever model it stands in.
+#pragma once
+
+namespace dm2 {
+
+/// What the second direction of the Mamba-2 mixer is.
+enum class mixer_variant : unsigned char {
+  published,     ///< channels reversed, tokens not; its skip term reads `D` (what the published weights were trained with)
+  bidirectional  ///< tokens reversed; its skip term reads `D_b`
+};
+
+/// Sizes of a bidirectional Mamba-2 mixer between its two projections (Dao & Gu 2024, arXiv 2405.21060).
+struct mixer_shape {
+  int heads;    ///< H
+  int headdim;  ///< P, channels a head
+  int d_state;  ///< N
+  int groups;   ///< G: heads h with equal h / (H / G) share B and C
+  int d_conv;   ///< K, taps of the causal convolution
+  mixer_variant variant = mixer_variant::published;
+
+  [[nodiscard]] constexpr int d_inner() const { return heads * headdim; }
+  /// Channels that pass the convolution: x, B and C.
+  [[nodiscard]] constexpr int conv_dim() const { return d_inner() + 2 * groups * d_state; }
+  /// Channels of the input projection: [z, x, B, C, dt].
+  [[nodiscard]] constexpr int projected() const { return d_inner() + conv_dim() + heads; }
+};
+
+/// Sizes of the attention mixer between its two projections.
+struct attention_shape {
+  int heads;
+  int head_dim;
+  int rotary;  ///< channels of each head that turn with the position; even, 0 for none
+  int d_conv;  ///< taps of the causal convolution over q, k and v; 0 leaves it out
+
+  [[nodiscard]] constexpr int width() const { return heads * head_dim; }
+};
+
+/// Sizes of the convolutional stem.
+struct stem_shape {
+  int height, width;  ///< pixels
+  int channels;       ///< of the picture
+  int hidden;         ///< channels of the three convolutions
+  int patch;          ///< pixels a side; the first convolution halves the resolution
+  int dim;            ///< channels out
+
+  /// Side lengths after the first convolution.
+  [[nodiscard]] constexpr int half_height() const { return height / 2; }
+  [[nodiscard]] constexpr int half_width() const { return width / 2; }
+  [[nodiscard]] constexpr int grid_height() const { return height / patch; }
+  [[nodiscard]] constexpr int grid_width() const { return width / patch; }
+  [[nodiscard]] constexpr int tokens() const { return grid_height() * grid_width(); }
+};
+
+}  // namespace dm2

@@ -1,0 +1,21 @@
+/// @file
+/// Sums over samples that do not depend on the number of threads.
+#pragma once
+
+#include <dm2/cpu/gemm.hpp>
+
+#include <cstddef>
+
+namespace dm2::cpu::detail {
+
+/// Parts in which a parameter's gradient is summed over rows or samples. Part k takes samples k, k + 16, ... in their order,
+/// whatever thread computes it, and the parts are added in their order.
+inline constexpr int gradient_parts = 16;
+
+/// dw [width] += the partial sums [parts, width], in their order.
+template <class T>
+void add_parts(T const* parts, int count, std::ptrdiff_t width, T* dw) {
+  for (int k = 0; k < count; ++k) array(dw, width) += array(parts + k * width, width);
+}
+
+}  // namespace dm2::cpu::detail

@@ -1,0 +1,81 @@
+/// @file
+/// Picture files to RGB, by content: libjpeg-turbo and libpng where the build has them, stb_image otherwise.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/data/decode_options.hpp>
+#include <dm2/data/picture.hpp>
+#include <dm2/data/picture_format.hpp>
+#include <dm2/io/mapped_file.hpp>
+
+#ifdef DM2_WITH_JPEG
+#include <dm2/data/decode_jpeg.hpp>
+#endif
+#ifdef DM2_WITH_PNG
+#include <dm2/data/decode_png.hpp>
+#endif
+#if !defined(DM2_WITH_JPEG) || !defined(DM2_WITH_PNG)
+#include <dm2/data/decode_stb.hpp>
+#endif
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string>
+
+namespace dm2 {
+namespace detail {
+
+/// "is empty", or what the file begins with, for a message about a file of no known format.
+[[nodiscard]] inline std::string describe_unknown(std::span<std::byte const> file) {
+  if (file.empty()) return "is empty";
+  constexpr char const* digits = "0123456789abcdef";
+  std::string text = "is neither a JPEG nor a PNG picture (it begins with";
+  for (std::byte const b : file.first(std::min<std::size_t>(4, file.size()))) {
+    text += ' ';
+    text += digits[std::to_integer<unsigned>(b) >> 4];
+    text += digits[std::to_integer<unsigned>(b) & 15];
+  }
+  return text + ")";
+}
+
+}  // namespace detail
+
+/// Decodes a JPEG or PNG that is in memory; `name` is what messages call it.
+///
+/// With libjpeg-turbo and libpng the bytes are those of Pillow's Image.open(...).convert("RGB"); see decode_jpeg,
+/// decode_png and decode_stb for what each accepts.
+///
+/// Throws  file_error naming `name` and the reason, if the content is neither, is damaged or truncated, or is larger
+///         than `options` allow. Sizes are checked before memory is taken.
+[[nodiscard]] inline picture decode_image(std::span<std::byte const> file, std::filesystem::path const& name,
+                                          decode_options const& options = {}) {
+  switch (sniff_format(file)) {
+    case picture_format::jpeg:
+#ifdef DM2_WITH_JPEG
+      return decode_jpeg(file, name, options);
+#else
+      return decode_stb(file, name, options);
+#endif
+    case picture_format::png:
+#ifdef DM2_WITH_PNG
+      return decode_png(file, name, options);
+#else
+      return decode_stb(file, name, options);
+#endif
+    case picture_format::unknown:
+      break;
+  }
+  throw file_error{name, detail::describe_unknown(file)};
+}
+
+/// Reads a picture file. What it is follows from its content, not from its name.
+///
+/// Throws  file_error as decode_image does, and if the file cannot be read.
+[[nodiscard]] inline picture read_image(std::filesystem::path const& path, decode_options const& options = {}) {
+  mapped_file const file{path};
+  return decode_image(file.bytes(), path, options);
+}
+
+}  // namespace dm2

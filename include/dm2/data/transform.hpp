@@ -1,0 +1,114 @@
+/// @file
+/// From a decoded picture to the network's input: the evaluation transform, and normalisation.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/data/picture.hpp>
+#include <dm2/data/resize.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+namespace dm2 {
+
+/// Height and width in pixels.
+struct image_extent {
+  int height = 0, width = 0;
+  friend bool operator==(image_extent const&, image_extent const&) = default;
+};
+
+/// The extent that evaluation resizes to before it crops `crop`: 8/7 of it, rounded down (224 -> 256), the published
+/// crop fraction of 0.875.
+[[nodiscard]] constexpr image_extent evaluation_resize(image_extent crop) noexcept {
+  auto const grow = [](int side) { return static_cast<int>(std::int64_t{side} * 8 / 7); };
+  return {grow(crop.height), grow(crop.width)};
+}
+
+namespace detail {
+
+/// Where a centre crop falls along one axis of `size` pixels.
+struct centred {
+  std::int64_t first;  ///< first pixel of the axis that is kept
+  int count;           ///< pixels kept
+  int before;          ///< black pixels in front of them
+};
+
+/// torchvision's center_crop: an axis shorter than the crop is padded, the odd pixel behind; a longer one is cut, its
+/// offset (size - crop) / 2 rounded half to even.
+[[nodiscard]] constexpr centred centre(std::int64_t size, int crop) noexcept {
+  if (size < crop) return {0, static_cast<int>(size), static_cast<int>((crop - size) / 2)};
+  std::int64_t const spare = size - crop, half = spare / 2;
+  return {spare % 2 == 1 && half % 2 == 1 ? half + 1 : half, crop, 0};
+}
+
+}  // namespace detail
+
+/// Resizes p, bilinear and antialiased, to cover `resize`, then crops `crop` at the centre. The result is
+/// [crop.height, crop.width, 3].
+///
+/// The picture keeps its aspect: one side becomes exactly resize's, the other at least resize's, truncated to an
+/// integer. For a square `resize` that is torchvision's Resize(n) (the shorter side to n), and the whole is its
+/// CenterCrop(Resize(picture)), byte for byte; a crop larger than the resized picture is filled up with black as there.
+/// Only the pixels that the crop keeps are computed.
+///
+/// Throws shape_error if p has no pixel or an extent is smaller than 1.
+[[nodiscard]] inline picture evaluation_transform(picture const& p, image_extent crop, image_extent resize) {
+  require_picture("evaluation_transform", p);
+  detail::require_output("evaluation_transform: crop", crop.height, crop.width);
+  detail::require_output("evaluation_transform: resize", resize.height, resize.width);
+  std::int64_t height = resize.height, width = resize.width;
+  if (height * p.width >= width * p.height)
+    width = height * p.width / p.height;
+  else
+    height = width * p.height / p.width;
+  detail::centred const down = detail::centre(height, crop.height), across = detail::centre(width, crop.width);
+  picture kept = detail::resample(p, {0, 0, p.height, p.width}, height, width, down.first, across.first, down.count,
+                                  across.count, resize_filter::bilinear);
+  if (kept.height == crop.height && kept.width == crop.width) return kept;
+  picture out{crop.height, crop.width};
+  for (int y = 0; y < kept.height; ++y)
+    std::copy_n(kept.row(y), kept.stride(), out.row(down.before + y) + 3 * static_cast<std::size_t>(across.before));
+  return out;
+}
+
+/// The same for a rectangle, with evaluation_resize(crop).
+[[nodiscard]] inline picture evaluation_transform(picture const& p, image_extent crop) {
+  return evaluation_transform(p, crop, evaluation_resize(crop));
+}
+
+/// The same for squares: shorter side to `resize`, centre crop of size x size. The defaults are the published ones.
+[[nodiscard]] inline picture evaluation_transform(picture const& p, int size = 224, int resize = 256) {
+  return evaluation_transform(p, image_extent{size, size}, image_extent{resize, resize});
+}
+
+/// What is subtracted from, and then divides, each channel of a picture scaled to [0, 1].
+struct normalisation {
+  std::array<float, 3> mean, std;
+};
+
+/// ImageNet's statistics, red, green, blue.
+inline constexpr normalisation imagenet_normalisation{{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
+
+/// out[c, y, x] = (p[y, x, c] / 255 - mean[c]) / std[c]
+///
+/// Shapes   p [H, W, 3] bytes; out [3, H, W], planar, overwritten.
+/// Rounding each of the three operations is rounded to float32 in that order, as torchvision's to_tensor and normalize
+///          do, so the values are equal to the last bit.
+/// Throws   shape_error if p has no pixel or out another size; nothing is written then.
+inline void normalise(picture const& p, std::span<float> out, normalisation const& n = imagenet_normalisation) {
+  require_picture("normalise", p);
+  require_extent("normalise: out", out.size(), p.pixels.size());
+  std::size_t const plane = p.pixels.size() / 3;
+  for (std::size_t c = 0; c < 3; ++c) {
+    std::array<float, 256> value;  // a byte has few values: look them up instead of dividing twice a pixel
+    for (std::size_t v = 0; v < 256; ++v) value[v] = (static_cast<float>(v) / 255.0f - n.mean[c]) / n.std[c];
+    std::uint8_t const* const from = p.pixels.data() + c;
+    float* const to = out.data() + c * plane;
+    for (std::size_t i = 0; i < plane; ++i) to[i] = value[from[3 * i]];
+  }
+}
+
+}  // namespace dm2

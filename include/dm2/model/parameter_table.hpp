@@ -1,0 +1,151 @@
+/// @file
+/// The parameter table of a whole network, computed at compile time: every entry of the published state dict, in its order.
+#pragma once
+
+#include <dm2/core/parameters.hpp>
+#include <dm2/model/config.hpp>
+#include <dm2/model/layers.hpp>
+
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string_view>
+
+namespace dm2 {
+namespace detail {
+
+/// Calls visit.template operator()<Layer>(number) for each layer in the state dict's order; number is -1 outside the trunk.
+template <config C, class Visit>
+constexpr void for_each_layer(Visit visit) {
+  visit.template operator()<token_layer<C>>(-1);
+  visit.template operator()<stem_layer<C>>(-1);
+  visit.template operator()<head_layer<C>>(-1);
+  for (int i = 0; i < C.depth; ++i) {
+    if (C.attn_layers.contains(i))
+      visit.template operator()<attention_layer<C>>(i);
+    else
+      visit.template operator()<mixer_layer<C>>(i);
+    if constexpr (C.mlp_dim != 0) visit.template operator()<mlp_layer<C>>(i);
+  }
+  visit.template operator()<final_layer<C>>(-1);
+}
+
+struct name_buffer {
+  std::array<char, 48> text{};
+  std::size_t length = 0;
+
+  constexpr void append(std::string_view s) {
+    for (char c : s) text[length++] = c;
+  }
+};
+
+template <config C>
+inline constexpr std::size_t entry_count = [] {
+  std::size_t n = 0;
+  for_each_layer<C>([&]<class Layer>(int) { n += Layer::param_table.size(); });
+  return n;
+}();
+
+template <config C>
+inline constexpr auto entry_names = [] {
+  std::array<name_buffer, entry_count<C>> names{};
+  std::size_t k = 0;
+  for_each_layer<C>([&]<class Layer>(int number) {
+    for (parameter_info const& p : Layer::param_table) {
+      name_buffer& name = names[k++];
+      if (number >= 0) {
+        name.append("layers.");
+        char const digits[2] = {char('0' + number / 10), char('0' + number % 10)};
+        name.append(number < 10 ? std::string_view{digits + 1, 1} : std::string_view{digits, 2});
+        name.append(".");
+      }
+      name.append(p.name);
+    }
+  });
+  return names;
+}();
+
+}  // namespace detail
+
+/// Name, shape and place of every entry of the state.
+template <config C>
+inline constexpr auto parameter_table = [] {
+  std::array<parameter_entry, detail::entry_count<C>> table{};
+  std::size_t k = 0, offset = 0, counters = 0;
+  detail::for_each_layer<C>([&]<class Layer>(int) {
+    for (parameter_info const& p : Layer::param_table) {
+      detail::name_buffer const& name = detail::entry_names<C>[k];
+      bool const counter = p.kind == entry_kind::counter;
+      table[k++] = {{name.text.data(), name.length}, p.shape, p.rank, counter ? counters++ : offset, p.size(), p.kind};
+      offset += p.extent();
+    }
+  });
+  return table;
+}();
+
+/// Elements of a flat buffer for the state (or its gradient, momentum, average), padding included.
+template <config C>
+inline constexpr std::size_t state_extent = [] {
+  std::size_t n = 0;
+  detail::for_each_layer<C>([&]<class Layer>(int) { n += layer_extent<Layer>; });
+  return n;
+}();
+
+/// Trained numbers.
+template <config C>
+inline constexpr std::size_t parameter_count = [] {
+  std::size_t n = 0;
+  for (parameter_entry const& e : parameter_table<C>) n += e.kind == entry_kind::parameter ? e.size : 0;
+  return n;
+}();
+
+/// Entries of kind counter.
+template <config C>
+inline constexpr std::size_t counter_count = [] {
+  std::size_t n = 0;
+  for (parameter_entry const& e : parameter_table<C>) n += e.kind == entry_kind::counter ? 1 : 0;
+  return n;
+}();
+
+/// The views of every layer over one flat buffer of state_extent<C> elements.
+template <config C, class T, space S = space::host>
+class network_view {
+ public:
+  constexpr network_view() = default;
+  constexpr explicit network_view(T* state) : state_{state} {}
+  /// A view of T converts to a view of T const.
+  template <class U>
+    requires std::is_convertible_v<U (*)[], T (*)[]>
+  constexpr network_view(network_view<C, U, S> other) : state_{other.data()} {}
+
+  [[nodiscard]] constexpr T* data() const { return state_; }
+  [[nodiscard]] constexpr auto tokens() const { return at<token_layer<C>>(-1); }
+  [[nodiscard]] constexpr auto stem() const { return at<stem_layer<C>>(-1); }
+  [[nodiscard]] constexpr auto head() const { return at<head_layer<C>>(-1); }
+  [[nodiscard]] constexpr auto final() const { return at<final_layer<C>>(-1); }
+  /// Layer i's mixer; i must not be in attn_layers.
+  [[nodiscard]] constexpr auto mixer(int i) const { return at<mixer_layer<C>>(i); }
+  /// Layer i's attention; i must be in attn_layers.
+  [[nodiscard]] constexpr auto attention(int i) const { return at<attention_layer<C>>(i); }
+  /// Layer i's gated MLP.
+  [[nodiscard]] constexpr auto mlp(int i) const { return at<mlp_layer<C>>(i); }
+
+ private:
+  template <class Layer>
+  [[nodiscard]] constexpr layer_view<Layer, T, S> at(int number) const {
+    std::size_t offset = 0;
+    bool found = false;
+    detail::for_each_layer<C>([&]<class Other>(int n) {
+      if constexpr (std::is_same_v<Layer, Other>) found = found || n == number;
+      if (!found) offset += layer_extent<Other>;
+    });
+    return layer_view<Layer, T, S>{state_ + offset};
+  }
+
+  T* state_ = nullptr;
+};
+
+static_assert(parameter_count<tiny> == 9'514'032);
+static_assert(parameter_count<small> == 32'746'032);
+
+}  // namespace dm2

@@ -1,0 +1,127 @@
+/// @file
+/// One training step's forward and backward: `dm2::training_pass pass{net, batch};`
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/model/model.hpp>
+#include <dm2/model/network.hpp>
+
+#include <cstddef>
+#include <span>
+#include <utility>
+
+namespace dm2 {
+
+/// The activations of a training forward over a fixed number of pictures, and the gradients of every parameter.
+///
+/// The order of calls is forward, then loss (or gradients of your own in class_logits() and patch_logits()), then backward.
+/// Gradients add up over passes until clear_gradients(). After construction nothing is allocated. Refers to the model, which
+/// must stay where it is.
+template <config C, class Context>
+class training_pass {
+ public:
+  using scalar = typename Context::scalar;
+
+  training_pass(model<C, Context>& net, int batch)
+      : net_{net},
+        batch_{checked(batch)},
+        gradients_{state_extent<C> * sizeof(scalar)},
+        memory_{planned_bytes<detail::training_plan<C, scalar>>(batch)},
+        arena_{memory_.data(), memory_.size()},
+        plan_{arena_, batch} {
+    net_.ctx().plan([&] {
+      forward_all(nullptr, {});
+      token_loss(nullptr, {});
+      backward_all(nullptr);
+    });
+  }
+  training_pass(training_pass const&) = delete;
+  training_pass& operator=(training_pass const&) = delete;
+
+  /// Training forward: class_logits() and patch_logits() hold the result. BatchNorm normalises with the batch's statistics and
+  /// moves the model's running ones; its step counts go up by one. Inside the box, each sample takes the patches of its
+  /// partner, the batch reversed (MixToken); the patches' logits are mixed back.
+  ///
+  /// Shapes   pictures [batch, channels, height, width], normalised; kept by the caller until backward.
+  /// Throws   shape_error if the size is another, or the box leaves the patch grid.
+  void forward(std::span<scalar const> pictures, mix_box box = {}) {
+    require_extent("training_pass.forward.pictures", pictures.size(), std::size_t(batch_) * net_.pixels);
+    if (box.row0 < 0 || box.col0 < 0 || box.row1 > sizes<C>::stem.grid_height() || box.col1 > sizes<C>::stem.grid_width())
+      throw shape_error{"training_pass.forward.box: leaves the patch grid"};
+    pictures_ = pictures.data();
+    forward_all(pictures.data(), box);
+    for (std::int64_t& n : net_.counters()) ++n;
+  }
+
+  /// The token-labeling loss of what forward left; puts its gradients where the logits were.
+  ///
+  /// Shapes   target [batch, 2 + tokens, classes]: a sample's smoothed ground truth (not used), class target, patch targets.
+  /// Throws   shape_error if the size is another.
+  double loss(std::span<scalar const> target) {
+    require_extent("training_pass.loss.target", target.size(), std::size_t(batch_) * (2 + sizes<C>::tokens) * net_.classes);
+    return token_loss(target.data(), box_);
+  }
+
+  /// Adds the gradient of every parameter to gradients(). class_logits() and patch_logits() hold the logits' gradients.
+  ///
+  /// Shapes   dpictures [batch, channels, height, width], or empty where it is not wanted. Writes dpictures (=).
+  /// Throws   shape_error if the size is another; std::logic_error without a forward before.
+  void backward(std::span<scalar> dpictures = {}) {
+    if (!dpictures.empty())
+      require_extent("training_pass.backward.dpictures", dpictures.size(), std::size_t(batch_) * net_.pixels);
+    if (pictures_ == nullptr) throw std::logic_error{"dm2::training_pass: backward without a forward before it"};
+    backward_all(dpictures.empty() ? nullptr : dpictures.data());
+    pictures_ = nullptr;
+  }
+
+  /// [batch, classes]
+  [[nodiscard]] std::span<scalar> class_logits() { return {plan_.cls, std::size_t(batch_) * net_.classes}; }
+  /// [batch, grid height, grid width, classes]
+  [[nodiscard]] std::span<scalar> patch_logits() {
+    return {plan_.aux, std::size_t(batch_) * sizes<C>::tokens * net_.classes};
+  }
+  /// As the model's state(): each parameter's gradient at its table offset; zero for statistics.
+  [[nodiscard]] std::span<scalar> gradients() { return {reinterpret_cast<scalar*>(gradients_.data()), state_extent<C>}; }
+  void clear_gradients() { clear(net_.ctx(), gradients().data(), gradients().size()); }
+
+  [[nodiscard]] int batch() const { return batch_; }
+  /// Bytes of gradients and activations, beside the model's own.
+  [[nodiscard]] std::size_t bytes() const { return gradients_.size() + memory_.size(); }
+
+ private:
+  static constexpr space memory_space = Context::memory;
+  using buffer = typename Context::buffer;
+  using logits = rows<scalar, C.classes, memory_space>;
+
+  static int checked(int batch) {
+    if (batch < 1) throw shape_error{"training_pass.batch: got " + std::to_string(batch) + ", expected at least 1"};
+    return batch;
+  }
+  void forward_all(scalar const* pictures, mix_box box) {
+    box_ = box;
+    detail::forward_train(net_.ctx(), net_.view(), pictures, box, plan_);
+  }
+  double token_loss(scalar const* target, mix_box box) {
+    std::size_t const n = std::size_t(batch_), patches = n * sizes<C>::tokens;
+    return token_label_loss(net_.ctx(), rows<scalar const, C.classes, memory_space>{plan_.cls, n}, logits{plan_.aux, patches},
+                            rows<scalar const, C.classes, memory_space>{target, n + n + patches}, box, logits{plan_.dcls, n},
+                            logits{plan_.daux, patches});
+  }
+  void backward_all(scalar* dpictures) {
+    detail::backward(net_.ctx(), std::as_const(net_).view(), pictures_, box_, plan_,
+                     network_view<C, scalar, memory_space>{gradients().data()}, dpictures);
+  }
+
+  model<C, Context>& net_;
+  int batch_;
+  buffer gradients_, memory_;
+  arena arena_;
+  detail::training_plan<C, scalar> plan_;
+  scalar const* pictures_ = nullptr;
+  mix_box box_{};
+};
+
+}  // namespace dm2

@@ -1,0 +1,133 @@
+/// @file
+/// The trunk: blocks on the residual stream, forward and backward.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/model/blocks.hpp>
+#include <dm2/model/config.hpp>
+#include <dm2/model/parameter_table.hpp>
+
+#include <array>
+#include <cstddef>
+
+namespace dm2::detail {
+
+/// Where the trunk's activations lie. In evaluation every block uses the same memory; in training each keeps its own, since
+/// backward reads it.
+template <config C, class T>
+struct trunk_activations {
+  static constexpr std::size_t blocks = block_count<C>;
+  std::size_t count;                     ///< rows: batch * length
+  std::array<T*, blocks + 1> residual;   ///< [count, dim] before each block, and after the last
+  std::array<T*, blocks + 1> rstd;       ///< [count], of the norm that reads it
+  std::array<T*, blocks> wide, inner;    ///< what each core reads and writes
+  T* merged;                             ///< [dim, 2 d_inner], a mixer's output projection
+  T* features;                           ///< [count, dim], after the last norm
+
+  trunk_activations(arena& a, int batch, bool training) : count{std::size_t(batch) * sizes<C>::length} {
+    merged = a.take<T>(std::size_t(C.dim) * 2 * sizes<C>::d_inner);
+    for (std::size_t k = 0; k <= blocks; ++k) {
+      bool const own = training || k == 0;
+      residual[k] = own ? a.take<T>(count * C.dim) : residual[0];
+      rstd[k] = own ? a.take<T>(count) : rstd[0];
+    }
+    for (std::size_t k = 0; k < blocks; ++k) {
+      bool const own = training || k == 0;
+      int x = widest_input<C>, g = widest_output<C>;
+      if (training) with_block<C>(int(k), [&]<class Block>() { x = Block::wide, g = Block::inner; });
+      wide[k] = own ? a.take<T>(count * std::size_t(x)) : wide[0];
+      inner[k] = own ? a.take<T>(count * std::size_t(g)) : inner[0];
+    }
+    features = a.take<T>(count * C.dim);
+  }
+
+  template <space S>
+  [[nodiscard]] norm_point<T, C.dim, S> point(int k) const {
+    return {{residual[std::size_t(k)], count}, rstd[std::size_t(k)]};
+  }
+  template <class Block, space S>
+  [[nodiscard]] rows<T, Block::wide, S> wide_of(int k) const {
+    return {wide[std::size_t(k)], count};
+  }
+  template <class Block, space S>
+  [[nodiscard]] rows<T, Block::inner, S> inner_of(int k) const {
+    return {inner[std::size_t(k)], count};
+  }
+};
+
+/// Gradients on the trunk; every block uses the same memory.
+template <config C, class T>
+struct trunk_gradients {
+  T *residual, *wide, *inner, *merged;
+
+  trunk_gradients(arena& a, std::size_t count) {
+    residual = a.take<T>(count * C.dim);
+    wide = a.take<T>(count * widest_input<C>);
+    inner = a.take<T>(count * widest_output<C>);
+    merged = a.take<T>(std::size_t(C.dim) * 2 * sizes<C>::d_inner);
+  }
+};
+
+/// From the tokens in residual[0] to features.
+template <config C, class Context, class T, space S>
+void trunk_forward(Context& ctx, network_view<C, T const, S> net, trunk_activations<C, T> const& a) {
+  constexpr int last = block_count<C> - 1;
+  with_block<C>(0, [&]<class First>() {
+    norm_project(ctx, a.template point<S>(0), First::in(net, 0), C.eps, a.template wide_of<First, S>(0));
+  });
+  for (int k = 0; k <= last; ++k)
+    with_block<C>(k, [&]<class Block>() {
+      int const layer = block_layer<C>(k);
+      auto const g = a.template inner_of<Block, S>(k);
+      Block::core(ctx, net, layer, a.template wide_of<Block, S>(k), g);
+      auto const out = Block::out(ctx, net, layer, a.merged);
+      auto const before = a.template point<S>(k).residual;
+      auto const after = a.template point<S>(k + 1);
+      if (k == last) {
+        project_add_norm(ctx, g, out, before, after, get<final_layer<C>::norm>(net.final()), C.eps,
+                         rows<T, C.dim, S>{a.features, a.count});
+        return;
+      }
+      with_block<C>(k + 1, [&]<class Next>() {
+        project_add_norm_project(ctx, g, out, before, after, Next::in(net, block_layer<C>(k + 1)), C.eps,
+                                 a.template wide_of<Next, S>(k + 1));
+      });
+    });
+}
+
+/// From dfeatures [count, dim] to the gradient of the tokens, left in d.residual. Parameter gradients are added to grad.
+template <config C, class Context, class T, space S>
+void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activations<C, T> const& a,
+                    rows<T const, C.dim, S> dfeatures, trunk_gradients<C, T> const& d, network_view<C, T, S> grad) {
+  constexpr int last = block_count<C> - 1;
+  rows<T, C.dim, S> const dresidual{d.residual, a.count};
+  for (int k = last; k >= 0; --k)
+    with_block<C>(k, [&]<class Block>() {
+      int const layer = block_layer<C>(k);
+      auto const g = a.template inner_of<Block, S>(k);
+      auto const after = a.template point<S>(k + 1);
+      auto const out = Block::out(ctx, net, layer, a.merged);
+      auto const dout = Block::out_gradient(ctx, grad, layer, d.merged);
+      rows<T, Block::inner, S> const dg{d.inner, a.count};
+      if (k == last)
+        project_add_norm_backward(ctx, g, out, after, get<final_layer<C>::norm>(net.final()), dfeatures, dresidual, dg, dout,
+                                  get<final_layer<C>::norm>(grad.final()));
+      else
+        with_block<C>(k + 1, [&]<class Next>() {
+          int const next = block_layer<C>(k + 1);
+          project_add_norm_project_backward(ctx, g, out, after, Next::in(net, next), rows<T, Next::wide, S>{d.wide, a.count},
+                                            dresidual, dg, dout, Next::in(grad, next));
+        });
+      Block::finish_out_gradient(ctx, grad, layer, d.merged);
+      Block::core_backward(ctx, net, layer, rows<T const, Block::wide, S>{a.template wide_of<Block, S>(k)},
+                           rows<T const, Block::inner, S>{dg}, rows<T, Block::wide, S>{d.wide, a.count}, grad);
+    });
+  with_block<C>(0, [&]<class First>() {
+    norm_project_backward(ctx, a.template point<S>(0), First::in(net, 0), rows<T, First::wide, S>{d.wide, a.count}, dresidual,
+                          First::in(grad, 0));
+  });
+}
+
+}  // namespace dm2::detail

@@ -1,0 +1,47 @@
+# cmake -DWAY=find_package|fetch_content -DSOURCE=dm2 -DBINARY=its build folder ... -P check.cmake
+#
+# Builds the project beside this file with the dm2 of SOURCE, in a folder of its own, and runs it. By find_package, dm2
+# is first installed from BINARY into a prefix of its own, and the prefix must not mention this machine's processor.
+set(work ${BINARY}/consumer/${WAY})
+file(REMOVE_RECURSE ${work})
+file(MAKE_DIRECTORY ${work})
+
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE status OUTPUT_VARIABLE text ERROR_VARIABLE text)
+  if(NOT status EQUAL 0)
+    list(JOIN ARGN " " command)
+    message(FATAL_ERROR "${command}\n${text}")
+  endif()
+  set(text "${text}" PARENT_SCOPE)
+endfunction()
+
+if(WAY STREQUAL "find_package")
+  run(${CMAKE_COMMAND} --install ${BINARY} --prefix ${work}/prefix)
+  set(dm2 -DCMAKE_PREFIX_PATH=${work}/prefix)
+  file(GLOB_RECURSE files ${work}/prefix/*.cmake)
+  if(NOT files)
+    message(FATAL_ERROR "nothing was installed under ${work}/prefix")
+  endif()
+  foreach(file ${files})
+    file(READ ${file} content)
+    if(content MATCHES "-march|-mtune|-Werror|-fsanitize")
+      message(FATAL_ERROR "${file} exports `${CMAKE_MATCH_0}`, which only dm2's own programs may be built with")
+    endif()
+    string(FIND "${content}" "${SOURCE}/include" at)
+    if(NOT at EQUAL -1)
+      message(FATAL_ERROR "${file} names a folder of the source tree")
+    endif()
+  endforeach()
+else()
+  set(dm2 -DDM2_SOURCE=${SOURCE} -DDM2_OPENMP=${OPENMP} -DDM2_JPEG=${JPEG} -DDM2_PNG=${PNG})
+endif()
+# -O1: the program runs for a moment, and optimising it would take most of the test's time.
+run(${CMAKE_COMMAND} -S ${CMAKE_CURRENT_LIST_DIR} -B ${work}/build -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER}
+    "-DCMAKE_CXX_FLAGS=-O1 -Wall -Wextra -Wpedantic -Wconversion -Werror" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON ${dm2})
+file(READ ${work}/build/compile_commands.json commands)
+if(commands MATCHES "-march|-fsanitize")
+  message(FATAL_ERROR "a stranger's program is compiled with ${CMAKE_MATCH_0}")
+endif()
+run(${CMAKE_COMMAND} --build ${work}/build)
+run(${work}/build/consumer)
+message(STATUS "${text}")

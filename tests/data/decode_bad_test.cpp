@@ -1,0 +1,175 @@
+/// @file
+/// Files that must be refused: with the path and the reason, in little memory, and never by a crash.
+#include <dm2/core/error.hpp>
+#include <dm2/data/decode.hpp>
+#if defined(DM2_WITH_STB) || !defined(DM2_WITH_JPEG) || !defined(DM2_WITH_PNG)
+#include <dm2/data/decode_stb.hpp>
+#define DM2_TEST_STB 1
+#endif
+
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "data/golden_images.hpp"
+#include "support/allocation_counter.hpp"
+
+using namespace dm2;
+using namespace dm2::test;
+
+namespace {
+
+using decoder = std::function<picture(std::span<std::byte const>, std::string const&)>;
+
+/// Every decoder that this build can run on such a file.
+std::vector<decoder> decoders() {
+  std::vector<decoder> all{
+      [](std::span<std::byte const> file, std::string const& name) { return decode_image(file, name); }};
+#ifdef DM2_TEST_STB
+  all.emplace_back([](std::span<std::byte const> file, std::string const& name) { return decode_stb(file, name); });
+#endif
+  return all;
+}
+
+/// The message with which it is refused; empty if a picture came out.
+std::string refusal(decoder const& decode, std::span<std::byte const> file, std::string const& name) {
+  try {
+    (void)decode(file, name);
+    return {};
+  } catch (file_error const& e) {
+    return e.what();
+  }
+}
+
+bool contains(std::string const& text, std::string const& part) { return text.find(part) != std::string::npos; }
+
+void put_u32(std::vector<std::byte>& file, std::size_t at, std::uint32_t v) {
+  for (std::size_t i = 0; i < 4; ++i) file[at + i] = static_cast<std::byte>(v >> (24 - 8 * i));
+}
+
+}  // namespace
+
+TEST_CASE("bad files: each is refused with its path and the reason, in memory bounded by its size") {
+  struct bad {
+    char const *name, *reason;
+  };
+  for (auto const& [name, reason] :
+       {bad{"bad_truncated.jpg", "truncated"}, bad{"bad_text.jpg", "neither a JPEG nor a PNG"},
+        bad{"bad_empty.png", "is empty"}, bad{"bad_bomb.png", "60000 x 60000"}}) {
+    CAPTURE(name);
+    std::string const path = golden_image(name).string();
+    std::size_t const size = std::filesystem::file_size(path);
+    allocation_counter const counter;
+    std::string message;
+    try {
+      (void)read_image(path);
+    } catch (file_error const& e) {
+      message = e.what();
+    }
+    CHECK(counter.bytes() <= 16 * size + 16384);  // the constant: decoder state and messages
+    CHECK(message.starts_with(path));
+    CHECK(contains(message, reason));
+  }
+}
+
+TEST_CASE("bad files: stand-alone decoders refuse them too") {
+  for (decoder const& decode : decoders())
+    for (std::string const name : {"bad_truncated.jpg", "bad_text.jpg", "bad_empty.png", "bad_bomb.png"}) {
+      CAPTURE(name);
+      CHECK(refusal(decode, file_bytes(golden_image(name)), name).starts_with(name));
+    }
+}
+
+TEST_CASE("read_image: missing files and folders are refused by name") {
+  CHECK_THROWS_AS((void)read_image(golden_image("no_such_file.png")), file_error);
+  CHECK_THROWS_AS((void)read_image(golden_image("")), file_error);
+}
+
+TEST_CASE("truncation: a PNG cut before its last row's data ends is refused") {
+  for (decoder const& decode : decoders())
+    for (std::string const name : {"rgb.png", "palette.png", "alpha.png", "one_pixel.png"}) {
+      CAPTURE(name);
+      auto const file = file_bytes(golden_image(name));
+      std::size_t const step = file.size() > 1000 ? 37 : 1;
+      for (std::size_t n = 0; n + 16 < file.size(); n += step) {  // 16: the end chunk, and the last IDAT's checksum
+        CAPTURE(n);
+        CHECK(refusal(decode, std::span{file}.first(n), name) != "");
+      }
+    }
+}
+
+TEST_CASE("truncation: a JPEG cut anywhere but in its last bytes is refused") {
+  for (decoder const& decode : decoders())
+    for (std::string const name : {"gray.jpg", "progressive.jpg", "cmyk.jpg", "full_chroma.jpg", "rotated_exif.jpg"}) {
+      CAPTURE(name);
+      auto const file = file_bytes(golden_image(name));
+      for (std::size_t n = 0; n + 8 < file.size(); n += n < 700 ? 1 : 97) {
+        CAPTURE(n);
+        CHECK(refusal(decode, std::span{file}.first(n), name) != "");
+      }
+    }
+}
+
+TEST_CASE("damage: flipped bytes give a picture of the announced size or a file_error, nothing else") {
+  std::mt19937 random{7};
+  for (decoder const& decode : decoders())
+    for (std::string const name : {"gray.jpg", "progressive.jpg", "cmyk.jpg", "palette.png", "rgb.png"}) {
+      auto const file = file_bytes(golden_image(name));
+      for (int i = 0; i < 300; ++i) {
+        auto broken = file;
+        for (int k = 0; k < 1 + i % 4; ++k) {
+          std::size_t const range = i % 2 == 0 ? std::min<std::size_t>(700, file.size()) : file.size();
+          broken[random() % range] = static_cast<std::byte>(random() % 256);
+        }
+        try {
+          picture const p = decode(broken, name);
+          CHECK(p.pixels.size() == static_cast<std::size_t>(p.height) * p.stride());
+        } catch (file_error const& e) {
+          CHECK(std::string{e.what()}.starts_with(name));
+        }
+      }
+    }
+}
+
+TEST_CASE("limits: max_pixels is held before memory is taken") {
+  for (std::string const name : {"photo.jpg", "rgb.png"}) {
+    auto const file = file_bytes(golden_image(name));
+    picture const p = decode_image(file, name);
+    auto const count = static_cast<std::uint64_t>(p.height) * static_cast<std::uint64_t>(p.width);
+    CHECK_NOTHROW((void)decode_image(file, name, {.max_pixels = count}));
+    allocation_counter const counter;
+    CHECK_THROWS_AS((void)decode_image(file, name, {.max_pixels = count - 1}), file_error);
+    CHECK(counter.bytes() < 16384);
+  }
+}
+
+TEST_CASE("limits: a header that announces more than the file can hold is refused though under max_pixels") {
+  for (decoder const& decode : decoders()) {
+    auto png = file_bytes(golden_image("rgb.png"));
+    put_u32(png, 16, 13000);  // 13000 x 13000 x 3 is over 1032 times the file's 7012 bytes
+    put_u32(png, 20, 13000);
+    CHECK(contains(refusal(decode, png, "claims.png"), "more than the file's 7012 bytes can hold"));
+    auto jpeg = file_bytes(golden_image("gray.jpg"));
+    std::size_t frame = 2;  // walk to the frame header, FF C0, whose height and width follow length and precision
+    while (std::to_integer<unsigned>(jpeg[frame + 1]) != 0xc0)
+      frame += 2 + (std::to_integer<std::size_t>(jpeg[frame + 2]) << 8) + std::to_integer<std::size_t>(jpeg[frame + 3]);
+    for (std::size_t i : {5, 6, 7, 8}) jpeg[frame + i] = std::byte{0x30};  // 12336 x 12336
+    allocation_counter const counter;
+    CHECK(contains(refusal(decode, jpeg, "claims.jpg"), "more than the file's 3170 bytes can hold"));
+    CHECK(counter.bytes() < 16384);
+  }
+}
+
+TEST_CASE("limits: sides of zero, or past what an int holds, are refused") {
+  for (decoder const& decode : decoders())
+    for (std::uint32_t const side : {0u, 0x80000000u, 0xffffffffu}) {
+      auto png = file_bytes(golden_image("rgb.png"));
+      put_u32(png, 16, side);
+      CHECK(refusal(decode, png, "sides.png") != "");
+      put_u32(png, 20, side);
+      CHECK(refusal(decode, png, "sides.png") != "");
+    }
+}

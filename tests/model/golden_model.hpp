@@ -1,0 +1,46 @@
+/// @file
+/// The configurations of the golden models, and a model with a golden file's parameters.
+#pragma once
+
+#include <dm2/model/training_pass.hpp>
+
+#include "support/golden.hpp"
+
+#include <string>
+#include <vector>
+
+namespace dm2::test {
+
+inline constexpr config micro{.image = {64, 64}, .depth = 4, .dim = 32, .classes = 10, .headdim = 16, .d_state = 16,
+                              .attn_layers = layers(2), .attn_heads = 2, .attn_head_dim = 24, .attn_rotary = 16};
+inline constexpr config wide{.image = {48, 32}, .patch = 8, .stem_width = 16, .depth = 3, .dim = 48, .mlp_dim = 128,
+                             .classes = 7, .headdim = 24, .d_state = 16, .groups = 2, .attn_layers = layers(1),
+                             .attn_heads = 2, .attn_head_dim = 24, .attn_rotary = 8};
+inline constexpr config bidirectional{.image = {64, 64}, .stem_width = 8, .depth = 4, .dim = 32, .classes = 10,
+                                      .headdim = 16, .d_state = 16, .attn_layers = layers(2), .attn_heads = 2,
+                                      .attn_head_dim = 24, .attn_rotary = 24, .variant = mixer_variant::bidirectional};
+
+/// Copies param/NAME of every entry into the model.
+template <class M>
+void load_parameters(M& net, golden const& g, std::string const& prefix = "param/") {
+  for (parameter_entry const& e : net.table()) {
+    std::string const name = prefix + std::string{e.name};
+    if (e.kind == entry_kind::counter)
+      net.counters()[e.offset] = g.get<std::int64_t>(name).front();
+    else
+      copy_to(g.tensor(name), net.state().subspan(e.offset, e.size));
+  }
+}
+
+/// The golden target [B, classes, 2 + tokens] as the loss takes it, [B, 2 + tokens, classes].
+template <class T>
+std::vector<T> classes_last(std::vector<T> const& target, std::size_t batch, std::size_t classes) {
+  std::size_t const columns = target.size() / batch / classes;
+  std::vector<T> out(target.size());
+  for (std::size_t b = 0; b < batch; ++b)
+    for (std::size_t c = 0; c < classes; ++c)
+      for (std::size_t k = 0; k < columns; ++k) out[(b * columns + k) * classes + c] = target[(b * classes + c) * columns + k];
+  return out;
+}
+
+}  // namespace dm2::test

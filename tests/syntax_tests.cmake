@@ -1,0 +1,38 @@
+# Tests that only compile: every header alone, and the programs of compile_fail/, which must be refused.
+set(dm2_flags_file ${CMAKE_CURRENT_BINARY_DIR}/syntax_flags.txt)
+set(flags -std=c++20 ${DM2_WARNINGS})
+if(DM2_HAS_OPENMP)
+  separate_arguments(openmp UNIX_COMMAND "${OpenMP_CXX_FLAGS}")
+  list(APPEND flags ${openmp})
+endif()
+list(JOIN flags "\n" flags)
+file(GENERATE OUTPUT ${dm2_flags_file} CONTENT "${flags}
+-I$<JOIN:$<REMOVE_DUPLICATES:$<TARGET_PROPERTY:dm2_test_main,INCLUDE_DIRECTORIES>>,\n-I>
+-D$<JOIN:$<TARGET_PROPERTY:dm2_test_main,COMPILE_DEFINITIONS>,\n-D>
+")
+
+function(dm2_syntax_test name source)
+  add_test(NAME ${name}
+           COMMAND ${CMAKE_COMMAND} -DCOMPILER=${CMAKE_CXX_COMPILER} -DFLAGS=${dm2_flags_file} -DROOT=${PROJECT_SOURCE_DIR}
+                   -DSOURCE=${source} ${ARGN} -P ${PROJECT_SOURCE_DIR}/cmake/syntax_check.cmake)
+  set_tests_properties(${name} PROPERTIES TIMEOUT 300 LABELS syntax)
+endfunction()
+
+# Included twice, so that a missing #pragma once shows too.
+file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/include/*.hpp)
+if(NOT DM2_STB_INCLUDE_DIR)
+  list(FILTER headers EXCLUDE REGEX "_stb\\.hpp$")
+endif()
+foreach(header ${headers})
+  string(REGEX REPLACE "^dm2/(.*)\\.hpp$" "\\1" name ${header})
+  string(REPLACE "/" "." name ${name})
+  set(unit ${CMAKE_CURRENT_BINARY_DIR}/headers/${name}.cpp)
+  file(CONFIGURE OUTPUT ${unit} CONTENT "#include <${header}>\n#include <${header}>\n")
+  dm2_syntax_test(header.${name} ${unit})
+endforeach()
+
+file(GLOB sources CONFIGURE_DEPENDS compile_fail/*.cpp)
+foreach(source ${sources})
+  get_filename_component(name ${source} NAME_WE)
+  dm2_syntax_test(compile_fail.${name} ${source} -DEXPECT=fail)
+endforeach()
