@@ -56,11 +56,10 @@ TEST_CASE("bad files: each is refused with its path and the reason, in memory bo
   struct bad {
     char const *name, *reason;
   };
-  for (auto const& [name, reason] :
-       {bad{"bad_truncated.jpg", "truncated"}, bad{"bad_text.jpg", "neither a JPEG nor a PNG"},
-        bad{"bad_empty.png", "is empty"}, bad{"bad_bomb.png", "60000 x 60000"}}) {
-    CAPTURE(name);
-    std::string const path = golden_image(name).string();
+  for (bad const& one : {bad{"bad_truncated.jpg", "truncated"}, bad{"bad_text.jpg", "neither a JPEG nor a PNG"},
+                         bad{"bad_empty.png", "is empty"}, bad{"bad_bomb.png", "60000 x 60000"}}) {
+    CAPTURE(one.name);
+    std::string const path = golden_image(one.name).string();
     std::size_t const size = std::filesystem::file_size(path);
     allocation_counter const counter;
     std::string message;
@@ -71,7 +70,7 @@ TEST_CASE("bad files: each is refused with its path and the reason, in memory bo
     }
     CHECK(counter.bytes() <= 16 * size + 16384);  // the constant: decoder state and messages
     CHECK(message.starts_with(path));
-    CHECK(contains(message, reason));
+    CHECK(contains(message, one.reason));
   }
 }
 
@@ -134,6 +133,18 @@ TEST_CASE("damage: flipped bytes give a picture of the announced size or a file_
     }
 }
 
+TEST_CASE("damage: a Huffman table of more codes than bytes have values is refused") {
+  auto const file = file_bytes(golden_image("gray.jpg"));
+  std::string const text{reinterpret_cast<char const*>(file.data()), file.size()};
+  std::size_t const table = text.find("\xff\xc4");
+  REQUIRE(table != std::string::npos);
+  for (decoder const& decode : decoders()) {
+    auto broken = file;
+    for (std::size_t i = 0; i < 16; ++i) broken[table + 5 + i] = std::byte{0xff};
+    CHECK(contains(refusal(decode, broken, "table.jpg"), "Huffman table"));
+  }
+}
+
 TEST_CASE("limits: max_pixels is held before memory is taken") {
   for (std::string const name : {"photo.jpg", "rgb.png"}) {
     auto const file = file_bytes(golden_image(name));
@@ -156,7 +167,7 @@ TEST_CASE("limits: a header that announces more than the file can hold is refuse
     std::size_t frame = 2;  // walk to the frame header, FF C0, whose height and width follow length and precision
     while (std::to_integer<unsigned>(jpeg[frame + 1]) != 0xc0)
       frame += 2 + (std::to_integer<std::size_t>(jpeg[frame + 2]) << 8) + std::to_integer<std::size_t>(jpeg[frame + 3]);
-    for (std::size_t i : {5, 6, 7, 8}) jpeg[frame + i] = std::byte{0x30};  // 12336 x 12336
+    for (std::size_t i = 5; i < 9; ++i) jpeg[frame + i] = std::byte{0x30};  // 12336 x 12336
     allocation_counter const counter;
     CHECK(contains(refusal(decode, jpeg, "claims.jpg"), "more than the file's 3170 bytes can hold"));
     CHECK(counter.bytes() < 16384);

@@ -24,10 +24,11 @@ constexpr dm2::config small_config{.depth = 2, .dim = 32, .attn_layers = dm2::la
 template <class T>
 struct small_model {
   static constexpr dm2::config configuration = small_config;
-  static constexpr std::array<dm2::parameter_entry, 4> entries{{{"w", {2, 3, 1, 1}, 2, 8, 6, entry_kind::parameter},
-                                                                {"layers.0.w", {3, 1, 1, 1}, 1, 0, 3, entry_kind::parameter},
-                                                                {"bn.mean", {2, 1, 1, 1}, 1, 4, 2, entry_kind::statistic},
-                                                                {"bn.count", {1, 1, 1, 1}, 0, 1, 1, entry_kind::counter}}};
+  static constexpr std::array<dm2::parameter_entry, 4> entries{
+      {{"w", {2, 3, 1, 1}, 2, 8, 6, entry_kind::parameter},
+       {"layers.0.w", {3, 1, 1, 1}, 1, 0, 3, entry_kind::parameter},
+       {"bn.mean", {2, 1, 1, 1}, 1, 4, 2, entry_kind::statistic},
+       {"bn.count", {1, 1, 1, 1}, 0, 1, 1, entry_kind::counter}}};
   std::vector<T> values = std::vector<T>(16, T(-1));
   std::vector<std::int64_t> counts{-1, -1};
 
@@ -36,6 +37,10 @@ struct small_model {
   std::span<T const> state() const { return values; }
   std::span<std::int64_t> counters() { return counts; }
   std::span<std::int64_t const> counters() const { return counts; }
+};
+
+struct other_model : small_model<float> {
+  static constexpr dm2::config configuration{.depth = 2, .dim = 64, .attn_layers = dm2::layers(1)};
 };
 
 template <class T>
@@ -53,12 +58,16 @@ std::string floats(std::size_t count) {
   return out;
 }
 /// A state dict for small_model, `prefix` before each name; `more` are further items.
-std::string state_dict(std::string const& prefix, std::string const& more = "", std::string const& class_of_count = "LongStorage") {
+std::string state_dict(std::string const& prefix, std::string const& more = "",
+                       std::string const& class_of_count = "LongStorage") {
   return dict(text(prefix + "w") + tensor("FloatStorage", "0", 6, 0, {2, 3}, {1, 2}) + text(prefix + "layers.0.w") +
-              tensor("FloatStorage", "0", 6, 0, {3}, {1}) + text(prefix + "bn.mean") + tensor("FloatStorage", "0", 6, 4, {2}, {1}) +
-              text(prefix + "bn.count") + tensor(class_of_count, "1", 1, 0, {}, {}) + more);
+              tensor("FloatStorage", "0", 6, 0, {3}, {1}) + text(prefix + "bn.mean") +
+              tensor("FloatStorage", "0", 6, 4, {2}, {1}) + text(prefix + "bn.count") +
+              tensor(class_of_count, "1", 1, 0, {}, {}) + more);
 }
-std::string torch_file_of(std::string const& pickle) { return make_torch_zip(pickle, {floats(6), raw<std::int64_t>(5)}); }
+std::string torch_file_of(std::string const& pickle) {
+  return make_torch_zip(pickle, {floats(6), raw<std::int64_t>(5)});
+}
 
 std::string load_refused(std::string const& bytes) {
   scratch_folder const folder;
@@ -72,7 +81,8 @@ std::string load_refused(std::string const& bytes) {
 }
 }  // namespace
 
-TEST_CASE_TEMPLATE("checkpoint: saving and loading gives every bit back, and nothing between the entries", T, float, double) {
+TEST_CASE_TEMPLATE("checkpoint: saving and loading gives every bit back, and nothing between the entries", T, float,
+                   double) {
   scratch_folder const folder;
   auto const saved = filled<T>();
   dm2::save(saved, folder / "f", {{"note", "kept"}});
@@ -94,7 +104,7 @@ TEST_CASE("checkpoint: saves in one precision load in the other") {
   dm2::save(wide, folder / "f");
   small_model<float> narrow;
   dm2::load(narrow, folder / "f");
-  for (std::size_t i : {0, 1, 2, 4, 5, 8, 13}) CHECK(narrow.values[i] == static_cast<float>(wide.values[i]));
+  for (std::size_t i : {0u, 1u, 2u, 4u, 5u, 8u, 13u}) CHECK(narrow.values[i] == static_cast<float>(wide.values[i]));
 }
 
 TEST_CASE("checkpoint: strided torch tensors land row-major, under names with or without a common prefix") {
@@ -111,15 +121,18 @@ TEST_CASE("checkpoint: strided torch tensors land row-major, under names with or
 
 TEST_CASE("checkpoint: every missing, surplus and mis-shaped tensor is named, and the model stays as it was") {
   std::string const vector = tensor("FloatStorage", "0", 6, 0, {6}, {1});
-  std::string const why = load_refused(torch_file_of(dict(text("w") + vector + text("bn.mean") + vector + text("extra") + vector + text("more") + vector)));
-  CHECK(why == "does not fit the model (6 differences)"
-               "\n  shape: w is [6] in the file, [2, 3] in the program"
-               "\n  missing: layers.0.w [3]"
-               "\n  shape: bn.mean is [6] in the file, [2] in the program"
-               "\n  missing: bn.count []"
-               "\n  surplus: extra [6]"
-               "\n  surplus: more [6]");
-  CHECK(contains(load_refused(torch_file_of(state_dict("", "", "DoubleStorage"))), "type: bn.count is F64, an integer is expected"));
+  std::string const why = load_refused(torch_file_of(
+      dict(text("w") + vector + text("bn.mean") + vector + text("extra") + vector + text("more") + vector)));
+  CHECK(why ==
+        "does not fit the model (6 differences)"
+        "\n  shape: w is [6] in the file, [2, 3] in the program"
+        "\n  missing: layers.0.w [3]"
+        "\n  shape: bn.mean is [6] in the file, [2] in the program"
+        "\n  missing: bn.count []"
+        "\n  surplus: extra [6]"
+        "\n  surplus: more [6]");
+  CHECK(contains(load_refused(torch_file_of(state_dict("", "", "DoubleStorage"))),
+                 "type: bn.count is F64, an integer is expected"));
 }
 
 TEST_CASE("checkpoint: a prefix that some name lacks is not ignored") {
@@ -129,18 +142,18 @@ TEST_CASE("checkpoint: a prefix that some name lacks is not ignored") {
 }
 
 TEST_CASE("checkpoint: a configuration other than the program's is refused, field by field") {
-  auto const lightning = torch_file_of(dict(text("state_dict") + state_dict("") + text("hyper_parameters") +
-                                            dict(text("depth") + "K\3" + text("d_model") + "K\x20" + text("num_classes") + "K\5")));
-  CHECK(load_refused(lightning) == "does not fit the model (2 differences)"
-                                   "\n  configuration: classes: 5 in the file, 1000 in the program"
-                                   "\n  configuration: depth: 3 in the file, 2 in the program");
+  auto const lightning =
+      torch_file_of(dict(text("state_dict") + state_dict("") + text("hyper_parameters") +
+                         dict(text("depth") + "K\3" + text("d_model") + "K\x20" + text("num_classes") + "K\5")));
+  CHECK(load_refused(lightning) ==
+        "does not fit the model (2 differences)"
+        "\n  configuration: classes: 5 in the file, 1000 in the program"
+        "\n  configuration: depth: 3 in the file, 2 in the program");
   scratch_folder const folder;
-  struct other_model : small_model<float> {
-    static constexpr dm2::config configuration{.depth = 2, .dim = 64, .attn_layers = dm2::layers(1)};
-  };
   dm2::save(other_model{}, folder / "f");
   small_model<float> net;
-  CHECK(contains(refusal(folder / "f", [&] { dm2::load(net, folder / "f"); }), "configuration: dim: 64 in the file, 32 in the program"));
+  CHECK(contains(refusal(folder / "f", [&] { dm2::load(net, folder / "f"); }),
+                 "configuration: dim: 64 in the file, 32 in the program"));
   CHECK(net.values == small_model<float>{}.values);
 }
 
@@ -166,6 +179,7 @@ TEST_CASE("class names: kept in the metadata, in order; anything else than strin
   CHECK(dm2::read_class_names(dm2::tensor_file{folder / "f"}).empty());
   for (char const* bad : {"{}", "[1]", "[\"a\"", "null"}) {
     dm2::save(net, folder / "f", {{dm2::class_names_key, bad}});
-    CHECK(contains(refusal(folder / "f", [&] { (void)dm2::read_class_names(dm2::tensor_file{folder / "f"}); }), "not a JSON array of strings"));
+    CHECK(contains(refusal(folder / "f", [&] { (void)dm2::read_class_names(dm2::tensor_file{folder / "f"}); }),
+                   "not a JSON array of strings"));
   }
 }

@@ -53,15 +53,23 @@ std::string const two_weights = dict(text("w") + tensor("HalfStorage", "0", 6, 1
 std::vector<std::string> const two_storages{std::string(12, '\x3C'), std::string(8, '\0')};
 
 std::string small_checkpoint() {
-  auto const averages = list(tensor("HalfStorage", "0", 6, 0, {2, 2}, {2, 1}) + tensor("LongStorage", "1", 1, 0, {}, {}));
-  return make_torch_zip(dict(text("state_dict") + two_weights + text("callbacks") + dict(text("EMA") + dict(text("ema_weights") + averages)) +
-                             text("hyper_parameters") + dict(text("depth") + "K\3")),
+  auto const averages =
+      list(tensor("HalfStorage", "0", 6, 0, {2, 2}, {2, 1}) + tensor("LongStorage", "1", 1, 0, {}, {}));
+  return make_torch_zip(dict(text("state_dict") + two_weights + text("callbacks") +
+                             dict(text("EMA") + dict(text("ema_weights") + averages)) + text("hyper_parameters") +
+                             dict(text("depth") + "K\3")),
                         two_storages);
 }
-std::vector<std::pair<char const*, std::string>> good_files() {
+struct good_file {
+  char const* name;
+  std::string bytes;
+};
+std::vector<good_file> good_files() {
   return {{"safetensors", small_safetensors()},
           {"zip", make_torch_zip(two_weights, two_storages)},
-          {"zip64", make_zip({{"a/data.pkl", proto + two_weights + "."}, {"a/data/0", two_storages[0]}, {"a/data/1", two_storages[1]}},
+          {"zip64", make_zip({{"a/data.pkl", proto + two_weights + "."},
+                              {"a/data/0", two_storages[0]},
+                              {"a/data/1", two_storages[1]}},
                              {.zip64 = true})},
           {"legacy", make_torch_legacy(two_weights, two_storages, {6, 1})},
           {"checkpoint", small_checkpoint()},
@@ -72,12 +80,14 @@ std::vector<std::pair<char const*, std::string>> good_files() {
 
 TEST_CASE("hostile files: whole files are read, and every truncation of one is refused") {
   scratch_folder const folder;
-  for (auto const& [name, bytes] : good_files()) {
-    CAPTURE(std::string{name});
+  for (good_file const& file : good_files()) {
+    CAPTURE(std::string{file.name});
+    std::string const& bytes = file.bytes;
     CHECK(readable(folder / "f", bytes));
     std::size_t const step = bytes.size() > 2000 ? 7 : 1;
     std::size_t wrong = 0;
-    for (std::size_t size = 0; size < bytes.size(); size += step) wrong += readable(folder / "f", bytes.substr(0, size)) ? 1 : 0;
+    for (std::size_t size = 0; size < bytes.size(); size += step)
+      wrong += readable(folder / "f", bytes.substr(0, size)) ? 1 : 0;
     CHECK(wrong == 0);
   }
 }
@@ -86,8 +96,9 @@ TEST_CASE("hostile files: a changed byte anywhere is read or refused, never wors
   scratch_folder const folder;
   std::mt19937 engine{20240607};
   auto const random = [&] { return static_cast<unsigned>(engine()); };
-  for (auto const& [name, bytes] : good_files()) {
-    CAPTURE(std::string{name});
+  for (good_file const& file : good_files()) {
+    CAPTURE(std::string{file.name});
+    std::string const& bytes = file.bytes;
     std::size_t refused = 0, tries = 0;
     auto const attempt = [&](std::size_t at, unsigned value) {
       std::string changed = bytes;
@@ -97,7 +108,9 @@ TEST_CASE("hostile files: a changed byte anywhere is read or refused, never wors
     };
     if (bytes.size() <= 2000)
       for (std::size_t at = 0; at < bytes.size(); ++at)
-        for (unsigned value : {0x00u, 0xFFu, static_cast<unsigned>(static_cast<unsigned char>(bytes[at])) ^ (1u << random() % 8), random() % 256u})
+        for (unsigned value :
+             {0x00u, 0xFFu, static_cast<unsigned>(static_cast<unsigned char>(bytes[at])) ^ (1u << random() % 8),
+              random() % 256u})
           attempt(at, value);
     else
       for (int i = 0; i < 1500; ++i) attempt(i % 3 == 0 ? random() % bytes.size() : random() % 330, random() % 256);
@@ -108,11 +121,13 @@ TEST_CASE("hostile files: a changed byte anywhere is read or refused, never wors
 TEST_CASE("hostile files: several changed bytes at once") {
   scratch_folder const folder;
   std::mt19937 random{7};
-  for (auto const& [name, bytes] : good_files()) {
-    CAPTURE(std::string{name});
+  for (good_file const& file : good_files()) {
+    CAPTURE(std::string{file.name});
+    std::string const& bytes = file.bytes;
     for (int i = 0; i < 500; ++i) {
       std::string changed = bytes;
-      for (unsigned k = 0; k < 2 + random() % 6; ++k) changed[random() % changed.size()] = static_cast<char>(random() % 256);
+      for (unsigned k = 0; k < 2 + random() % 6; ++k)
+        changed[random() % changed.size()] = static_cast<char>(random() % 256);
       (void)readable(folder / "f", changed);
     }
   }
@@ -121,9 +136,11 @@ TEST_CASE("hostile files: several changed bytes at once") {
 TEST_CASE("hostile files: long runs of opcodes take memory in proportion") {
   scratch_folder const folder;
   std::string names;
-  for (int i = 0; i < 20'000; ++i) names += "\x8c\x03" + std::string{char('a' + i % 26), char('a' + i / 26 % 26), char('a' + i / 676)} + "h\1";
-  for (std::string const& unit : {"]"s, "}"s, "("s, "N"s, ")"s, "K\1"s, "K\1\x85"s, "]K\1a"s, "}K\1K\1s"s, "N\x94"s, "]q\1"s, "NQ"s,
-                                  "ca\nb\n"s, "ca\nb\n)R"s, "ccollections\nOrderedDict\n)R"s, "]q\1h\1a0"s}) {
+  for (int i = 0; i < 20'000; ++i)
+    names += "\x8c\x03" + std::string{char('a' + i % 26), char('a' + i / 26 % 26), char('a' + i / 676)} + "h\1";
+  for (std::string const& unit :
+       {"]"s, "}"s, "("s, "N"s, ")"s, "K\1"s, "K\1\x85"s, "]K\1a"s, "}K\1K\1s"s, "N\x94"s, "]q\1"s, "NQ"s, "ca\nb\n"s,
+        "ca\nb\n)R"s, "ccollections\nOrderedDict\n)R"s, "]q\1h\1a0"s}) {
     std::string body;
     while (body.size() < 100'000) body += unit;
     CAPTURE(unit);
@@ -133,12 +150,16 @@ TEST_CASE("hostile files: long runs of opcodes take memory in proportion") {
   }
   // one tensor of the highest rank under 17,576 names (those after them repeat: cut there)
   std::vector<std::int64_t> const ones(16, 1);
-  CHECK(readable(folder / "f", make_torch_zip(tensor("ByteStorage", "0", 1, 0, ones, ones) + "q\1" + "0}(" + names.substr(0, 7 * 17'576) + "u", {"x"})));
+  CHECK(readable(folder / "f", make_torch_zip(tensor("ByteStorage", "0", 1, 0, ones, ones) + "q\1" + "0}(" +
+                                                  names.substr(0, 7 * 17'576) + "u",
+                                              {"x"})));
 }
 
 TEST_CASE("hostile files: headers and shared values that promise much take memory in proportion") {
   scratch_folder const folder;
-  auto const header = [&](std::string const& text) { return readable(folder / "f", raw<std::uint64_t>(text.size()) + text); };
+  auto const header = [&](std::string const& text) {
+    return readable(folder / "f", raw<std::uint64_t>(text.size()) + text);
+  };
   for (std::string const& unit : {"["s, "[],"s, "0,"s, "{},"s, "\"a\","s, "{\"a\":"s}) {
     std::string body;
     while (body.size() < 100'000) body += unit;
@@ -149,7 +170,9 @@ TEST_CASE("hostile files: headers and shared values that promise much take memor
   CHECK_FALSE(readable(folder / "f", raw<std::uint64_t>(99'999'999) + "{}"));
   CHECK_FALSE(header(R"({"t":{"dtype":"U8","shape":[1152921504606846976],"data_offsets":[0,1152921504606846976]}})"));
   std::string doubling = "]q\1";
-  for (char level = 2; level < 60; ++level) doubling += "0](h" + std::string{char(level - 1)} + "h" + char(level - 1) + "eq" + level;
+  for (char level = 2; level < 60; ++level)
+    doubling += "0](h" + std::string{char(level - 1)} + "h" + char(level - 1) + "eq" + level;
   CHECK_FALSE(readable(folder / "f", make_torch_zip("}(" + text("hyper_parameters") + doubling + "u", {})));
-  CHECK_FALSE(readable(folder / "f", make_torch_zip(tensor("ByteStorage", "0", 1, 0, {std::int64_t{1} << 40}, {0}), {"x"})));
+  CHECK_FALSE(
+      readable(folder / "f", make_torch_zip(tensor("ByteStorage", "0", 1, 0, {std::int64_t{1} << 40}, {0}), {"x"})));
 }

@@ -30,7 +30,9 @@ std::string floats(std::vector<float> const& values) {
   for (float v : values) out += raw(v);
   return out;
 }
-std::string scalar(std::string const& storage_class, char const* key) { return tensor(storage_class, key, 1, 0, {}, {}); }
+std::string scalar(std::string const& storage_class, char const* key) {
+  return tensor(storage_class, key, 1, 0, {}, {});
+}
 
 // a checkpoint of a weight "w", a counter "n" and the averages given, as Lightning lays it out
 std::string checkpoint(std::string const& averages, std::string const& more = "") {
@@ -39,7 +41,8 @@ std::string checkpoint(std::string const& averages, std::string const& more = ""
                              text("callbacks") + dict(averages) + more),
                         {floats({1}), raw<std::int64_t>(7), floats({0.5f}), raw<std::int64_t>(3)});
 }
-std::string const all = list(scalar("FloatStorage", "2") + scalar("LongStorage", "3")), floating = list(scalar("FloatStorage", "2"));
+std::string const all = list(scalar("FloatStorage", "2") + scalar("LongStorage", "3")),
+                  floating = list(scalar("FloatStorage", "2"));
 std::string state(std::string const& weights) { return dict(text("ema_weights") + weights); }
 }  // namespace
 
@@ -56,7 +59,8 @@ TEST_CASE("lightning: raw weights and averages of the golden checkpoints are the
   dm2::tensor_file const untouched{path, weights::raw};
   CHECK_FALSE(untouched.averaged());
   CHECK(same_bits(untouched, raw));
-  for (weights which : {weights::automatic, weights::raw, weights::ema}) CHECK(same_bits(dm2::tensor_file{ema_path, which}, ema));
+  for (weights which : {weights::automatic, weights::raw, weights::ema})
+    CHECK(same_bits(dm2::tensor_file{ema_path, which}, ema));
   CHECK(chosen.tensors()[0].name == "cls_token");
   CHECK(chosen.tensors()[81].name == "norm_f.weight");
 }
@@ -94,7 +98,8 @@ TEST_CASE("lightning: without averages the state dict is read, and asking for av
     dm2::tensor_file const file{folder / "f"};
     CHECK_FALSE(file.averaged());
     CHECK(dm2::to_vector<float>(file.at("w")) == std::vector<float>{1});
-    CHECK(contains(refusal(folder / "f", [&] { dm2::tensor_file(folder / "f", weights::ema); }), "holds no EMA weights"));
+    CHECK(
+        contains(refusal(folder / "f", [&] { dm2::tensor_file(folder / "f", weights::ema); }), "holds no EMA weights"));
   }
   auto const plain = golden("lightning/epoch=0-step=2.safetensors");
   CHECK(contains(refusal(plain, [&] { dm2::tensor_file(plain, weights::ema); }), "holds one set of weights"));
@@ -106,11 +111,14 @@ TEST_CASE("lightning: averages that do not fit the state dict are refused") {
     write_raw(folder / "f", checkpoint(callbacks));
     return refusal(folder / "f", [&] { dm2::tensor_file{folder / "f"}; });
   };
-  CHECK(contains(refused(text("EMA") + state(list(scalar("FloatStorage", "2") + scalar("LongStorage", "3") + scalar("LongStorage", "3")))),
+  CHECK(contains(refused(text("EMA") + state(list(scalar("FloatStorage", "2") + scalar("LongStorage", "3") +
+                                                  scalar("LongStorage", "3")))),
                  "ema_weights has 3 tensors, the state dict has 2 (1 of them floating-point)"));
-  CHECK(contains(refused(text("EMA") + state(list(tensor("FloatStorage", "2", 1, 0, {1}, {1}) + scalar("LongStorage", "3")))),
-                 "ema_weights: 'w' has shape [1] of F32, the state dict [] of F32"));
-  CHECK(contains(refused(text("EMA") + state(list(scalar("LongStorage", "3") + scalar("FloatStorage", "2")))), "'w' has shape [] of I64"));
+  CHECK(contains(
+      refused(text("EMA") + state(list(tensor("FloatStorage", "2", 1, 0, {1}, {1}) + scalar("LongStorage", "3")))),
+      "ema_weights: 'w' has shape [1] of F32, the state dict [] of F32"));
+  CHECK(contains(refused(text("EMA") + state(list(scalar("LongStorage", "3") + scalar("FloatStorage", "2")))),
+                 "'w' has shape [] of I64"));
   CHECK(contains(refused(text("A") + state(all) + text("B") + state(all)), "several callbacks hold 'ema_weights'"));
 }
 

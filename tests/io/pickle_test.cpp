@@ -30,12 +30,18 @@ std::string refused(std::string const& body) {
 TEST_CASE("pickle: plain values of every protocol") {
   CHECK(json("N") == nullptr);
   CHECK(json("(\x88\x89t") == nlohmann::json{true, false});
-  CHECK(json("(J\xFE\xFF\xFF\xFF" "K\xFF" "M\x01\x02t") == nlohmann::json{-2, 255, 513});
-  CHECK(json("(" + std::string{"\x8a\0", 2} + "\x8a\x01\xFF" "\x8a\x02\xFF\x00t"s) == nlohmann::json{0, -1, 255});
+  CHECK(json("(J\xFE\xFF\xFF\xFF"
+             "K\xFF"
+             "M\x01\x02t") == nlohmann::json{-2, 255, 513});
+  CHECK(json("(" + std::string{"\x8a\0", 2} +
+             "\x8a\x01\xFF"
+             "\x8a\x02\xFF\x00t"s) == nlohmann::json{0, -1, 255});
   CHECK(json(integer(std::numeric_limits<std::int64_t>::min())) == std::numeric_limits<std::int64_t>::min());
   CHECK(json(std::string{"G\x3F\xB9\x99\x99\x99\x99\x99\x9A", 9}) == 0.1);
-  CHECK(json("(" + text("four") + "\x8c\x03two" "U\x03old" + "\x8d" + raw<std::uint64_t>(3) + "bigt") ==
-        nlohmann::json{"four", "two", "old", "big"});
+  CHECK(json("(" + text("four") +
+             "\x8c\x03two"
+             "U\x03old" +
+             "\x8d" + raw<std::uint64_t>(3) + "bigt") == nlohmann::json{"four", "two", "old", "big"});
   CHECK(json("K\1\x85") == nlohmann::json::array({1}));
   CHECK(json("K\1K\2K\3\x87") == nlohmann::json{1, 2, 3});
   CHECK(json("]K\1a(K\2K\3e") == nlohmann::json{1, 2, 3});
@@ -47,16 +53,22 @@ TEST_CASE("pickle: plain values of every protocol") {
 
 TEST_CASE("pickle: the memo, frames and pops") {
   CHECK(json("(" + text("x") + "q\0"s + "h\0r\1\0\0\0j\1\0\0\0t"s) == nlohmann::json{"x", "x", "x"});
-  CHECK(json("\x95" + raw<std::uint64_t>(3) + "K\1\x94K\2" "0") == 1);
-  CHECK(json("K\1(K\2K\3" "1") == 1);
+  CHECK(json("\x95" + raw<std::uint64_t>(3) +
+             "K\1\x94K\2"
+             "0") == 1);
+  CHECK(json("K\1(K\2K\3"
+             "1") == 1);
   CHECK(json("}q\1" + text("a") + "K\1s0h\1") == nlohmann::json{{"a", 1}});
 }
 
 TEST_CASE("pickle: the known classes become plain data") {
   auto const pair = text("a") + "K\1s";
-  CHECK(json(global("collections", "OrderedDict") + ")R" + pair + "}" + text("_metadata") + "K\5sb") == nlohmann::json{{"a", 1}});
-  CHECK(json(global("collections", "defaultdict") + global("builtins", "list") + "\x85R" + pair) == nlohmann::json{{"a", 1}});
-  CHECK(json(global("pytorch_lightning.utilities.parsing", "AttributeDict") + ")\x81" + pair) == nlohmann::json{{"a", 1}});
+  CHECK(json(global("collections", "OrderedDict") + ")R" + pair + "}" + text("_metadata") + "K\5sb") ==
+        nlohmann::json{{"a", 1}});
+  CHECK(json(global("collections", "defaultdict") + global("builtins", "list") + "\x85R" + pair) ==
+        nlohmann::json{{"a", 1}});
+  CHECK(json(global("pytorch_lightning.utilities.parsing", "AttributeDict") + ")\x81" + pair) ==
+        nlohmann::json{{"a", 1}});
   CHECK(json(global("argparse", "Namespace") + ")\x81}" + pair + "b") == nlohmann::json{{"a", 1}});
   CHECK(json(text("torch") + text("float32") + "\x93") == "torch.float32");
   CHECK(json(global("torch", "device") + text("cuda") + "K\0\x86R"s) == "cuda");
@@ -70,26 +82,61 @@ TEST_CASE("pickle: objects of other globals are carried along by name, never mad
   CHECK(document.root().describe() == "an object of the refused global pathlib PosixPath");
   CHECK(json("}" + text("k") + path + "s") == nlohmann::json{{"k", {{"refused", "pathlib PosixPath"}}}});
   auto const made = global("os", "system") + text("echo") + "\x85R";
-  for (std::string const& more : {std::string{""}, std::string{"}b"}, "(" + text("k") + "K\1u", std::string{"(K\1K\2e"}, std::string{")R"}})
+  for (std::string const& more :
+       {std::string{""}, std::string{"}b"}, "(" + text("k") + "K\1u", std::string{"(K\1K\2e"}, std::string{")R"}})
     CHECK(json(made + more) == nlohmann::json{{"refused", "os system"}});
   CHECK(json(global("m", "c") + ")}\x92") == nlohmann::json{{"refused", "m c"}});
   // an OrderedDict of pairs would have to be copied
-  CHECK(json(global("collections", "OrderedDict") + "]\x85R") == nlohmann::json{{"refused", "collections OrderedDict"}});
+  CHECK(json(global("collections", "OrderedDict") + "]\x85R") ==
+        nlohmann::json{{"refused", "collections OrderedDict"}});
 }
 
 TEST_CASE("pickle: other opcodes end the reading, by name") {
-  CHECK(refused("(i" "os\nsystem\n") == "pickle, byte 4: opcode 105 (INST) is refused");
+  CHECK(refused("(i"
+                "os\nsystem\n") == "pickle, byte 4: opcode 105 (INST) is refused");
   CHECK(contains(refused("I1\n"), "opcode 73 (INT)"));
   CHECK(contains(refused("P1\n"), "opcode 80 (PERSID)"));
   CHECK(contains(refused("\x82\x01"), "opcode 130 (EXT1)"));
-  CHECK(contains(refused("K\1" "2"), "opcode 50 (DUP)"));
+  CHECK(contains(refused("K\1"
+                         "2"),
+                 "opcode 50 (DUP)"));
   CHECK(contains(refused("\xFF"), "opcode 255 (unknown)"));
   CHECK(contains(refused("\x80\x06N"), "protocol 6 is refused"));
 }
 
 TEST_CASE("pickle: damaged programs are refused") {
-  for (char const* body : {"", "0", "t", "e", "K\1e", "a", "]a", "s", "}K\1s", "(s", "]K\1s", "}K\1a", "K\1K\2", "(", "N(", "R", ")R", "N)R",
-                           "K\1\x85R", "\x85", "(K\1\x86", "Q", "b", "h\1", "}(K\1u", "(K\1d", "q\1", "(0", "K\1(1" "1", "c", "cabc"})
+  for (char const* body : {"",
+                           "0",
+                           "t",
+                           "e",
+                           "K\1e",
+                           "a",
+                           "]a",
+                           "s",
+                           "}K\1s",
+                           "(s",
+                           "]K\1s",
+                           "}K\1a",
+                           "K\1K\2",
+                           "(",
+                           "N(",
+                           "R",
+                           ")R",
+                           "N)R",
+                           "K\1\x85R",
+                           "\x85",
+                           "(K\1\x86",
+                           "Q",
+                           "b",
+                           "h\1",
+                           "}(K\1u",
+                           "(K\1d",
+                           "q\1",
+                           "(0",
+                           "K\1(1"
+                           "1",
+                           "c",
+                           "cabc"})
     CHECK_MESSAGE(contains(refused(body), "pickle, byte "), std::string{body});
   CHECK(contains(refusal("f", [] { (void)read(proto); }), "truncated"));
   CHECK(contains(refused("Nr\xFF\xFF\xFF\xFF"), "out of order"));
@@ -100,7 +147,8 @@ TEST_CASE("pickle: damaged programs are refused") {
 
 TEST_CASE("pickle: values that contain themselves or grow exponentially are no JSON") {
   std::string doubling = "]q\1";
-  for (char level = 2; level < 60; ++level) doubling += "0](" + std::string{"h"} + char(level - 1) + "h" + char(level - 1) + "eq" + level;
+  for (char level = 2; level < 60; ++level)
+    doubling += "0](" + std::string{"h"} + char(level - 1) + "h" + char(level - 1) + "eq" + level;
   CHECK(contains(refusal("f", [&] { json(doubling); }), "the values would make JSON many times the file's size"));
   CHECK(contains(refusal("f", [] { json("]q\1h\1a"); }), "nested more than 64 deep"));
   CHECK(contains(refusal("f", [] { json("}N]s"); }), "None as a key"));

@@ -33,15 +33,17 @@ std::string one(std::string const& type, std::string const& shape, std::string c
 template <class T>
 stored_tensor tensor(std::string name, dtype type, std::vector<T> const& values, std::vector<std::int64_t> shape,
                      std::vector<std::int64_t> strides) {
-  return {std::move(name), type, std::move(shape), std::move(strides), reinterpret_cast<std::byte const*>(values.data())};
+  return {std::move(name), type, std::move(shape), std::move(strides),
+          reinterpret_cast<std::byte const*>(values.data())};
 }
 }  // namespace
 
 TEST_CASE("safetensors: a header written by hand is read as it says") {
-  std::string const file = file_of(R"({"__metadata__":{"k":"v"},"b":{"dtype":"I16","shape":[2,1],"data_offsets":[8,12]},)"
-                                   R"("a":{"dtype":"F64","shape":[],"data_offsets":[0,8]},)"
-                                   R"("none":{"dtype":"F32","shape":[0,3],"data_offsets":[8,8]}}  )",
-                                   raw(2.5) + raw<std::int16_t>(-3) + raw<std::int16_t>(4));
+  std::string const file =
+      file_of(R"({"__metadata__":{"k":"v"},"b":{"dtype":"I16","shape":[2,1],"data_offsets":[8,12]},)"
+              R"("a":{"dtype":"F64","shape":[],"data_offsets":[0,8]},)"
+              R"("none":{"dtype":"F32","shape":[0,3],"data_offsets":[8,8]}}  )",
+              raw(2.5) + raw<std::int16_t>(-3) + raw<std::int16_t>(4));
   auto const got = dm2::read_safetensors(std::as_bytes(std::span{file}), "f");
   REQUIRE(got.tensors.size() == 3);
   CHECK(got.tensors[0].name == "b");  // the header's order
@@ -70,7 +72,8 @@ TEST_CASE("safetensors: sizes that do not fit are refused by tensor") {
 
 TEST_CASE("safetensors: overlaps, holes and bytes after the end are refused") {
   auto const two = [](std::string const& a, std::string const& b) {
-    return R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + a + R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + b + "}}";
+    return R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + a +
+           R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + b + "}}";
   };
   CHECK(refused(two("[0,4]", "[2,6]"), 6) == "safetensors: tensor data overlap at byte 2");
   CHECK(refused(two("[0,4]", "[0,4]"), 4) == "safetensors: tensor data overlap at byte 0");
@@ -82,7 +85,8 @@ TEST_CASE("safetensors: overlaps, holes and bytes after the end are refused") {
 TEST_CASE("safetensors: headers that are not what they should be are refused") {
   std::string const entry = R"("t":{"dtype":"U8","shape":[0],"data_offsets":[0,0]})";
   CHECK(contains(refused("{" + entry + "," + entry + "}", 0), "names 't' twice"));
-  CHECK(contains(refused(R"({"t":{"dtype":"U8","dtype":"U8","shape":[0],"data_offsets":[0,0]}})", 0), "has 'dtype' twice"));
+  CHECK(contains(refused(R"({"t":{"dtype":"U8","dtype":"U8","shape":[0],"data_offsets":[0,0]}})", 0),
+                 "has 'dtype' twice"));
   CHECK(contains(refused("[]", 0), "not a JSON object"));
   CHECK(contains(refused("17", 0), "not a JSON object"));
   CHECK(contains(refused(R"({"t":[1,2]})", 0), "'t' is not a JSON object"));
@@ -105,10 +109,10 @@ TEST_CASE("safetensors: what is written is read back bit for bit, aligned, in th
   std::vector<std::uint16_t> const brain{0x7FC1, 1, 0x3F80, 9};
   std::vector<float> grid(100 * 300);
   std::iota(grid.begin(), grid.end(), 0.5f);
-  std::vector<stored_tensor> const tensors{tensor("bytes", dtype::u8, bytes, {3}, {1}), tensor("wide", dtype::f64, wide, {3, 1}, {1, 1}),
-                                           tensor("brain", dtype::bf16, brain, {2, 2}, {2, 1}),
-                                           tensor("turned", dtype::f32, grid, {300, 100}, {1, 300}),
-                                           tensor("empty", dtype::i64, wide, {0, 5}, {5, 1})};
+  std::vector<stored_tensor> const tensors{
+      tensor("bytes", dtype::u8, bytes, {3}, {1}), tensor("wide", dtype::f64, wide, {3, 1}, {1, 1}),
+      tensor("brain", dtype::bf16, brain, {2, 2}, {2, 1}), tensor("turned", dtype::f32, grid, {300, 100}, {1, 300}),
+      tensor("empty", dtype::i64, wide, {0, 5}, {5, 1})};
   std::map<std::string, std::string> const metadata{{"format", "pt"}, {"text", "quote \" and \xC3\xA9"}};
   dm2::write_safetensors(folder / "f", tensors, metadata);
   dm2::tensor_file const file{folder / "f"};
@@ -122,8 +126,9 @@ TEST_CASE("safetensors: what is written is read back bit for bit, aligned, in th
     CHECK(got.shape == want.shape);
     CHECK(reinterpret_cast<std::uintptr_t>(got.data) % dm2::size_of(got.type) == 0);
     std::size_t const size = got.size() * dm2::size_of(got.type);
-    if (want.contiguous()) CHECK(std::string(reinterpret_cast<char const*>(got.data), size) ==
-                                 std::string(reinterpret_cast<char const*>(want.data), size));
+    if (want.contiguous())
+      CHECK(std::string(reinterpret_cast<char const*>(got.data), size) ==
+            std::string(reinterpret_cast<char const*>(want.data), size));
   }
   CHECK(dm2::to_vector<float>(file.at("turned")) == dm2::to_vector<float>(tensors[3]));
   CHECK(dm2::to_vector<float>(file.at("turned"))[1] == 300.5f);
@@ -134,7 +139,8 @@ TEST_CASE("safetensors: a name given twice, reserved or not UTF-8 is not written
   write_raw(folder / "f", "old");
   std::vector<float> const v{1};
   for (char const* name : {"same", "__metadata__", "\xFF"}) {
-    std::vector<stored_tensor> const tensors{tensor("same", dtype::f32, v, {1}, {1}), tensor(name, dtype::f32, v, {1}, {1})};
+    std::vector<stored_tensor> const tensors{tensor("same", dtype::f32, v, {1}, {1}),
+                                             tensor(name, dtype::f32, v, {1}, {1})};
     CHECK_THROWS_AS(dm2::write_safetensors(folder / "f", tensors), dm2::file_error);
   }
   CHECK(read_raw(folder / "f") == "old");

@@ -16,8 +16,8 @@ using dm2::stored_tensor;
 
 namespace {
 template <class T>
-stored_tensor view(std::vector<T> const& values, dtype type, std::vector<std::int64_t> shape, std::vector<std::int64_t> strides,
-                   std::size_t offset = 0) {
+stored_tensor view(std::vector<T> const& values, dtype type, std::vector<std::int64_t> shape,
+                   std::vector<std::int64_t> strides, std::size_t offset = 0) {
   return {"t", type, std::move(shape), std::move(strides), reinterpret_cast<std::byte const*>(values.data() + offset)};
 }
 template <class T>
@@ -38,7 +38,8 @@ TEST_CASE("copy_to: follows any strides in row-major order") {
   for (std::size_t a = 0; a < 2; ++a)
     for (std::size_t b = 0; b < 3; ++b)
       for (std::size_t c = 0; c < 5; ++c)
-        for (std::size_t d = 0; d < 7; ++d) same = same && got[k++] == static_cast<double>(((c * 2 + a) * 7 + d) * 3 + b);
+        for (std::size_t d = 0; d < 7; ++d)
+          same = same && got[k++] == static_cast<double>(((c * 2 + a) * 7 + d) * 3 + b);
   CHECK(same);
 }
 
@@ -65,7 +66,8 @@ TEST_CASE("copy_to: floating-point types") {
   CHECK(h == std::vector<float>{1, -2, std::ldexp(1.0f, -24), inf, -inf, 0});
   CHECK(std::signbit(h[5]));
   std::vector<std::uint16_t> const brain{0x3F80, 0xC040, 0x0001, 0x7F80};
-  CHECK(dm2::to_vector<double>(flat(brain, dtype::bf16)) == std::vector<double>{1, -3, std::ldexp(1.0, -133), HUGE_VAL});
+  CHECK(dm2::to_vector<double>(flat(brain, dtype::bf16)) ==
+        std::vector<double>{1, -3, std::ldexp(1.0, -133), HUGE_VAL});
   CHECK(std::isnan(dm2::to_vector<float>(flat(std::vector<std::uint16_t>{0x7E00}, dtype::f16))[0]));
   std::vector<double> const wide{0.1, 1e-320, -1.0000000001};
   CHECK(dm2::to_vector<double>(flat(wide, dtype::f64)) == wide);
@@ -84,8 +86,8 @@ TEST_CASE("copy_to: integers keep their value, or the nearest one that the type 
 }
 
 TEST_CASE("copy_to: refuses fractions as integers, integers that do not fit, and a wrong number of places") {
-  CHECK_THROWS_WITH_AS((void)dm2::to_vector<int>(flat(std::vector<float>{1}, dtype::f32)), "t: holds F32, integers were asked for",
-                       std::invalid_argument);
+  CHECK_THROWS_WITH_AS((void)dm2::to_vector<int>(flat(std::vector<float>{1}, dtype::f32)),
+                       "t: holds F32, integers were asked for", std::invalid_argument);
   CHECK_THROWS_WITH_AS((void)dm2::to_vector<std::uint8_t>(flat(std::vector<std::int64_t>{3, -1}, dtype::i64)),
                        "t: -1 does not fit the integers asked for", std::out_of_range);
   std::vector<float> const source{1, 2, 3};
@@ -115,8 +117,9 @@ TEST_CASE("dtype: names and widths go together") {
 
 TEST_CASE("is_utf8: accepts what JSON may hold, and nothing else") {
   using dm2::detail::is_utf8;
-  for (char const* good : {"", "plain", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xEF\xBF\xBF"}) CHECK(is_utf8(good));
-  for (char const* bad : {"\x80", "\xC3", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF0\x80\x80\x80", "\xF4\x90\x80\x80",
-                          "\xF8\x88\x80\x80\x80", "\xE2\x82", "a\xFF"})
+  for (char const* good : {"", "plain", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xEF\xBF\xBF"})
+    CHECK(is_utf8(good));
+  for (char const* bad : {"\x80", "\xC3", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF0\x80\x80\x80",
+                          "\xF4\x90\x80\x80", "\xF8\x88\x80\x80\x80", "\xE2\x82", "a\xFF"})
     CHECK_FALSE(is_utf8(bad));
 }

@@ -42,10 +42,9 @@ TEST_CASE("torch_file: label maps in every layout are the expected tensor") {
 }
 
 TEST_CASE("torch_file: a file that would run code, and a truncated one, are refused with the reason") {
-  auto const bad = [](char const* name) {
-    return refusal(golden(name), [&] { dm2::tensor_file{golden(name)}; });
-  };
-  CHECK(contains(bad("token_labels/bad_code.pt"), "an object of the refused global __builtin__ print; nothing was run"));
+  auto const bad = [](char const* name) { return refusal(golden(name), [&] { dm2::tensor_file{golden(name)}; }); };
+  CHECK(
+      contains(bad("token_labels/bad_code.pt"), "an object of the refused global __builtin__ print; nothing was run"));
   CHECK(contains(bad("token_labels/bad_truncated.pt"), "truncated"));
 }
 
@@ -64,7 +63,9 @@ TEST_CASE("torch_file: every element type, with offset and strides, in both form
                                  {"CharStorage", raw<std::int8_t>(1), raw<std::int8_t>(2)},
                                  {"ByteStorage", raw<std::uint8_t>(1), raw<std::uint8_t>(2)}};
   scratch_folder const folder;
-  for (auto const& [storage, one, two] : all) {
+  for (element const& e : all) {
+    char const* const storage = e.storage;
+    std::string const &one = e.one, &two = e.two;
     CAPTURE(std::string{storage});
     std::string const bytes = one + one + two + one + one + two;  // [2, 3], read from element 1 as [2, 2] by columns
     std::string const t = tensor(storage, "0", 6, 1, {2, 2}, {1, 3});
@@ -79,12 +80,14 @@ TEST_CASE("torch_file: every element type, with offset and strides, in both form
 
 TEST_CASE("torch_file: dicts, lists, parameters and tensors with attributes") {
   std::string const t = tensor("FloatStorage", "0", 6, 2, {2}, {1});
-  std::string const parameter = global("torch._utils", "_rebuild_parameter") + tuple(t + "\x88" + global("collections", "OrderedDict") + ")R") + "R";
+  std::string const parameter = global("torch._utils", "_rebuild_parameter") +
+                                tuple(t + "\x88" + global("collections", "OrderedDict") + ")R") + "R";
   std::string const attributed =
       global("torch._tensor", "_rebuild_from_type_v2") +
       tuple(global("torch._utils", "_rebuild_tensor_v2") + global("torch", "Tensor") +
-            tuple(tuple(text("storage") + global("torch", "FloatStorage") + text("0") + text("cpu") + integer(6)) + "Q" + integer(2) +
-                  tuple(integer(2)) + tuple(integer(1)) + "\x89" + global("collections", "OrderedDict") + ")R") +
+            tuple(tuple(text("storage") + global("torch", "FloatStorage") + text("0") + text("cpu") + integer(6)) +
+                  "Q" + integer(2) + tuple(integer(2)) + tuple(integer(1)) + "\x89" +
+                  global("collections", "OrderedDict") + ")R") +
             dict(text("tag") + "K\1")) +
       "R";
   scratch_folder const folder;
@@ -98,15 +101,18 @@ TEST_CASE("torch_file: dicts, lists, parameters and tensors with attributes") {
   }
   write_raw(folder / "list", make_torch_zip(list(t + t), {six}));
   CHECK(dm2::tensor_file{folder / "list"}.at("1").size() == 2);
-  write_raw(folder / "model", make_torch_legacy(dict(text("epoch") + "K\1" + text("model") + dict(text("w") + t)), {six}, {6}));
+  write_raw(folder / "model",
+            make_torch_legacy(dict(text("epoch") + "K\1" + text("model") + dict(text("w") + t)), {six}, {6}));
   CHECK(dm2::tensor_file{folder / "model"}.at("w").size() == 2);
 }
 
 TEST_CASE("torch_file: views that do not fit their storage are refused") {
-  auto const view = [](std::int64_t count, std::int64_t offset, std::vector<std::int64_t> shape, std::vector<std::int64_t> strides) {
+  auto const view = [](std::int64_t count, std::int64_t offset, std::vector<std::int64_t> shape,
+                       std::vector<std::int64_t> strides) {
     return refused(make_torch_zip(tensor("FloatStorage", "0", count, offset, shape, strides), {six}));
   };
-  CHECK(contains(view(6, 0, {7}, {1}), "'tensor': shape [7], strides [1], offset 0 do not fit a storage of 6 elements"));
+  CHECK(
+      contains(view(6, 0, {7}, {1}), "'tensor': shape [7], strides [1], offset 0 do not fit a storage of 6 elements"));
   CHECK(contains(view(6, 1, {2, 3}, {3, 1}), "do not fit"));
   CHECK(contains(view(6, 0, {2, 2}, {5, 1}), "do not fit"));
   CHECK(contains(view(6, 7, {0}, {1}), "do not fit"));
@@ -119,7 +125,8 @@ TEST_CASE("torch_file: views that do not fit their storage are refused") {
   CHECK(contains(view(6, 0, {-6}, {1}), "not a number of 0 or more"));
   CHECK(contains(view(6, 0, {6}, {-1}), "not a number of 0 or more"));
   CHECK(contains(view(6, 0, {2, 3}, {1}), "damaged offset, shape or strides"));
-  CHECK(contains(view(6, 0, std::vector<std::int64_t>(17, 1), std::vector<std::int64_t>(17, 1)), "a tuple of 17 values"));
+  CHECK(
+      contains(view(6, 0, std::vector<std::int64_t>(17, 1), std::vector<std::int64_t>(17, 1)), "a tuple of 17 values"));
 }
 
 TEST_CASE("torch_file: what else is not readable is refused by name") {
@@ -129,14 +136,16 @@ TEST_CASE("torch_file: what else is not readable is refused by name") {
   CHECK(contains(refused(make_torch_zip(t, {})), "storage '0' is not in the file"));
   CHECK(contains(refused(make_torch_zip(tensor("ComplexFloatStorage", "0", 6, 0, {6}, {1}), {six})),
                  "elements of an object of the refused global torch ComplexFloatStorage"));
-  CHECK(contains(refused(make_torch_zip(dict(text("w") + t + text("step") + "K\1"), {six})), "'step' is an integer, not a tensor"));
+  CHECK(contains(refused(make_torch_zip(dict(text("w") + t + text("step") + "K\1"), {six})),
+                 "'step' is an integer, not a tensor"));
   CHECK(contains(refused(make_torch_zip(dict(text("w") + t + text("w") + t), {six})), "names 'w' twice"));
   CHECK(contains(refused(make_torch_zip(dict(text("w") + global("numpy", "array") + ")R"), {six})),
                  "'w' is an object of the refused global numpy array, not a tensor"));
   CHECK(contains(refused(make_torch_zip(dict(text("\xFF") + t), {six})), "has a string as a name"));
   CHECK(contains(refused(make_torch_zip("K\1", {})), "holds an integer, not tensors"));
   CHECK(contains(refused(make_zip({{"a/other", ""}})), "no entry is called data.pkl"));
-  CHECK(contains(refused(make_zip({{"a/data.pkl", "N."}, {"b/data.pkl", "N."}})), "more than one entry is called data.pkl"));
+  CHECK(contains(refused(make_zip({{"a/data.pkl", "N."}, {"b/data.pkl", "N."}})),
+                 "more than one entry is called data.pkl"));
   CHECK(contains(refused(make_zip({{"a/data.pkl", "N."}}, {.method = 8})), "is compressed"));
   CHECK(contains(refused(proto + "K\1."), "torch's magic number is missing"));
   CHECK(contains(refused(make_torch_legacy(t, {six}, {7})), "storage '0' of 7 elements passes the end of the file"));

@@ -28,8 +28,9 @@ std::string text_of(dm2::zip_archive const& zip, std::string const& name) {
 }  // namespace
 
 TEST_CASE("zip: entries are found by name, in plain and ZIP64 archives, with and without a comment") {
-  for (zip_options const& o : {zip_options{}, zip_options{.zip64 = true}, zip_options{.comment = "a comment PK\5\6 here"},
-                               zip_options{.flags = 0x808, .zip64 = true}}) {
+  for (zip_options const& o :
+       {zip_options{}, zip_options{.zip64 = true}, zip_options{.comment = "a comment PK\5\6 here"},
+        zip_options{.flags = 0x808, .zip64 = true}}) {
     std::string const bytes = make_zip(three, o);
     auto const zip = open(bytes);
     CHECK(zip.entries().size() == 3);

@@ -28,8 +28,8 @@ struct golden_case {
 
 }  // namespace
 
-#define DM2_GOLDEN_CASES                                                                                              \
-  golden_case<micro, double>, golden_case<micro, float>, golden_case<wide, double>, golden_case<wide, float>,         \
+#define DM2_GOLDEN_CASES                                                                                      \
+  golden_case<micro, double>, golden_case<micro, float>, golden_case<wide, double>, golden_case<wide, float>, \
       golden_case<bidirectional, double>, golden_case<bidirectional, float>
 
 TEST_CASE_TEMPLATE("model: logits and features of an evaluation equal the reference's", G, DM2_GOLDEN_CASES) {
@@ -65,7 +65,8 @@ TEST_CASE_TEMPLATE("model: a training pass has the reference's logits, loss, sta
     std::string const name{e.name};
     CAPTURE(name);
     if (e.kind == entry_kind::statistic)
-      CHECK(relative_error(g.net.state().subspan(e.offset, e.size), g.file.get("stats/" + name)) < G::forward_tolerance);
+      CHECK(relative_error(g.net.state().subspan(e.offset, e.size), g.file.get("stats/" + name)) <
+            G::forward_tolerance);
     if (e.kind != entry_kind::parameter) continue;
     auto const gradient = pass.gradients().subspan(e.offset, e.size);
     if (!g.file.has("grad/" + name)) {  // D_b of the published variant: dead

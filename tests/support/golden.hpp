@@ -35,8 +35,8 @@ class golden {
   tensor_file file_;
 };
 
-/// |got - want| / |want| in the Euclidean norm, in double. NaN anywhere gives NaN, which no comparison accepts; two zero vectors
-/// give 0.
+/// |got - want| / |want| in the Euclidean norm, in double. NaN anywhere gives NaN, which no comparison accepts; two
+/// zero vectors give 0.
 template <class A, class B>
 double relative_error(A const& got, B const& want) {
   REQUIRE(std::size(got) == std::size(want));

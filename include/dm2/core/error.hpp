@@ -18,9 +18,11 @@ struct shape_error : std::invalid_argument {
 /// what() begins with the path.
 class file_error : public std::runtime_error {
  public:
+  /// what() becomes "path: reason".
   file_error(std::filesystem::path path, std::string const& reason)
       : std::runtime_error{path.string() + ": " + reason}, path_{std::move(path)} {}
 
+  /// The file, as the caller named it.
   [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
 
  private:

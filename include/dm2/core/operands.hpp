@@ -17,15 +17,15 @@ namespace dm2 {
 /// Weight and bias of a linear layer, or their gradients. A bias that is a view of nothing is absent.
 template <class T, int N, int K, space S = space::host>
 struct linear_parameters {
-  block<T, S, N, K> weight;
-  block<T, S, N> bias;
+  block<T, S, N, K> weight;  ///< [N, K]: output channels, input channels
+  block<T, S, N> bias;       ///< [N], or a view of nothing
 };
 
 /// A norm and the projection that reads it, or their gradients.
 template <class T, int N, int K, space S = space::host>
 struct norm_projection {
-  block<T, S, K> norm;
-  linear_parameters<T, N, K, S> in;
+  block<T, S, K> norm;               ///< [K], the norm's weight
+  linear_parameters<T, N, K, S> in;  ///< reads the normed rows
 };
 
 /// The state of the residual stream where a norm reads it: what its backward needs.
@@ -38,25 +38,30 @@ struct norm_point {
 /// Trained parameters of the stem, or their gradients.
 template <stem_shape S, class T, space M = space::host>
 struct stem_parameters {
-  block<T, M, S.hidden, S.channels, 7, 7> conv1;
-  std::array<block<T, M, S.hidden, S.hidden, 3, 3>, 2> conv;  ///< the second and third convolution
-  std::array<block<T, M, S.hidden>, 3> bn_weight, bn_bias;
-  block<T, M, S.dim, S.hidden, S.patch / 2, S.patch / 2> proj;
-  block<T, M, S.dim> proj_bias;
+  block<T, M, S.hidden, S.channels, 7, 7> conv1;                ///< the first convolution, of stride 2
+  std::array<block<T, M, S.hidden, S.hidden, 3, 3>, 2> conv;    ///< the second and third convolution
+  std::array<block<T, M, S.hidden>, 3> bn_weight;               ///< BatchNorm's scale after each convolution
+  std::array<block<T, M, S.hidden>, 3> bn_bias;                 ///< and its shift
+  block<T, M, S.dim, S.hidden, S.patch / 2, S.patch / 2> proj;  ///< the convolution to patches
+  block<T, M, S.dim> proj_bias;                                 ///< [dim]
 };
 
 /// BatchNorm's running statistics.
 template <stem_shape S, class T, space M = space::host>
 struct stem_statistics {
-  std::array<block<T, M, S.hidden>, 3> mean, var;
+  std::array<block<T, M, S.hidden>, 3> mean;  ///< after each convolution
+  std::array<block<T, M, S.hidden>, 3> var;   ///< unbiased, as PyTorch keeps it
 };
 
 /// What stem_forward_train leaves for stem_backward, beside the picture: the convolutions' raw outputs and the batch's
-/// statistics. 12.8 MB a picture at Tiny's size in float.
+/// statistics. 9.6 MB a picture at Tiny's size in float.
 template <stem_shape S, class T>
 struct stem_saved {
-  std::array<T*, 3> raw, mean, rstd;  ///< raw [B, H / 2, W / 2, hidden]; mean, rstd [hidden]
+  std::array<T*, 3> raw;   ///< [B, H / 2, W / 2, hidden], each convolution's output before BatchNorm
+  std::array<T*, 3> mean;  ///< [hidden], of the batch
+  std::array<T*, 3> rstd;  ///< [hidden], 1 / sqrt(variance + eps)
 
+  /// Takes its memory from a, for `batch` pictures.
   stem_saved(arena& a, int batch) {
     for (int i = 0; i < 3; ++i) {
       raw[std::size_t(i)] = a.take<T>(std::size_t(batch) * S.half_height() * S.half_width() * S.hidden);
@@ -70,37 +75,44 @@ struct stem_saved {
 template <mixer_shape M, class T, space S = space::host>
 struct mixer_direction {
   block<T, S, M.conv_dim(), 1, M.d_conv> conv;  ///< taps, last one the present token
-  block<T, S, M.conv_dim()> conv_bias;
-  block<T, S, M.heads> dt_bias;
-  block<T, S, M.heads> a_log;  ///< A = -exp(A_log)
-  block<T, S, M.heads> d;      ///< skip term; in the published variant both directions read the first one's
-  block<T, S, M.d_inner()> norm;
+  block<T, S, M.conv_dim()> conv_bias;          ///< one for each channel of the convolution
+  block<T, S, M.heads> dt_bias;                 ///< dt = softplus(projected dt + dt_bias)
+  block<T, S, M.heads> a_log;                   ///< A = -exp(A_log)
+  block<T, S, M.heads> d;         ///< skip term; in the published variant both directions read the first one's
+  block<T, S, M.d_inner()> norm;  ///< weight of the gated RMSNorm
 };
 
 /// Both directions.
 template <mixer_shape M, class T, space S = space::host>
 struct mixer_parameters {
-  mixer_direction<M, T, S> forward, backward;
+  mixer_direction<M, T, S> forward;   ///< the state dict's names without a suffix
+  mixer_direction<M, T, S> backward;  ///< those with `_b`
 };
 
 /// Taps and bias of the attention's convolution, or their gradients; views of nothing where it has none.
 template <attention_shape A, class T, space S = space::host>
 struct attention_parameters {
+  /// Taps a channel; 1 where there is no convolution, so that the type exists.
   static constexpr int taps = A.d_conv == 0 ? 1 : A.d_conv;
-  block<T, S, 3 * A.width(), 1, taps> conv;
-  block<T, S, 3 * A.width()> conv_bias;
+  block<T, S, 3 * A.width(), 1, taps> conv;  ///< channels [q, k, v]; the last tap is the present token
+  block<T, S, 3 * A.width()> conv_bias;      ///< [3 H d]
 };
 
 /// Both classifiers' parameters, or their gradients.
 template <class T, int K, int D, space S = space::host>
 struct head_parameters {
-  linear_parameters<T, K, D, S> cls, aux;
+  linear_parameters<T, K, D, S> cls;  ///< of the class token
+  linear_parameters<T, K, D, S> aux;  ///< of each patch
 };
 
 /// A box on the patch grid, half open: rows [row0, row1), columns [col0, col1).
 struct mix_box {
-  int row0 = 0, row1 = 0, col0 = 0, col1 = 0;
+  int row0 = 0;  ///< first row
+  int row1 = 0;  ///< row after the last
+  int col0 = 0;  ///< first column
+  int col1 = 0;  ///< column after the last
 
+  /// Patches inside; 0 where a side is empty or turned round.
   [[nodiscard]] constexpr int area() const { return std::max(0, row1 - row0) * std::max(0, col1 - col0); }
 };
 

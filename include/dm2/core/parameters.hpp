@@ -23,12 +23,13 @@ enum class entry_kind : std::uint8_t {
 
 /// One row of a layer's table. The name is relative to the layer, as in the published state dict.
 struct parameter_info {
-  std::string_view name;
-  std::array<int, 4> shape{1, 1, 1, 1};
-  int rank = 0;
-  entry_kind kind = entry_kind::parameter;
+  std::string_view name;                    ///< relative to the layer, for example "mixer.in_proj.weight"
+  std::array<int, 4> shape{1, 1, 1, 1};     ///< the first `rank` extents count, the others are 1
+  int rank = 0;                             ///< 0 for a scalar
+  entry_kind kind = entry_kind::parameter;  ///< what becomes of it in training
 
   constexpr parameter_info() = default;
+  /// A row of that name and shape; at most four extents.
   constexpr parameter_info(std::string_view n, std::initializer_list<int> extents, entry_kind k = entry_kind::parameter)
       : name{n}, rank{int(extents.size())}, kind{k} {
     std::size_t i = 0;
@@ -51,11 +52,11 @@ struct parameter_info {
 /// One entry of a whole model: as parameter_info, with its full name and its place.
 struct parameter_entry {
   std::string_view name;  ///< as in the published state dict, for example "layers.3.mixer.in_proj.weight"
-  std::array<int, 4> shape{1, 1, 1, 1};
-  int rank = 0;             ///< 0 for a scalar
-  std::size_t offset = 0;   ///< elements from the start of the flat buffer; for a counter, its index among the counters
-  std::size_t size = 0;     ///< elements
-  entry_kind kind = entry_kind::parameter;
+  std::array<int, 4> shape{1, 1, 1, 1};  ///< the first `rank` extents count, the others are 1
+  int rank = 0;                          ///< 0 for a scalar
+  std::size_t offset = 0;  ///< elements from the start of the flat buffer; for a counter, its index among the counters
+  std::size_t size = 0;    ///< elements
+  entry_kind kind = entry_kind::parameter;  ///< what becomes of it in training
 };
 
 /// Elements that a layer takes in the flat buffer.
@@ -77,9 +78,10 @@ inline constexpr std::size_t parameter_offset = [] {
 /// A layer's parameters (or gradients) inside a flat buffer: one pointer, everything else is a constant.
 template <class Layer, class T, space S = space::host>
 struct layer_view {
-  T* data = nullptr;
+  T* data = nullptr;  ///< the layer's first element, layer_extent<Layer> of them
 
   constexpr layer_view() = default;
+  /// A view of the layer that starts at `first`.
   constexpr explicit layer_view(T* first) : data{first} {}
   /// A view of T converts to a view of T const.
   template <class U>

@@ -16,12 +16,14 @@ enum class space : unsigned char { host, device };
 template <class T, int C, space S = space::host>
 struct rows {
   static_assert(C >= 1, "dm2::rows<T, C>: C (channels) must be at least 1");
+  /// C
   static constexpr int width = C;
 
-  T* data = nullptr;
-  std::size_t count = 0;
+  T* data = nullptr;      ///< element (0, 0); null for a view of nothing
+  std::size_t count = 0;  ///< rows
 
   constexpr rows() = default;
+  /// n rows from `first` on, without gaps.
   constexpr rows(T* first, std::size_t n) : data{first}, count{n} {}
   /// rows<T, C> converts to rows<T const, C>, never the other way round.
   template <class U>
@@ -29,14 +31,13 @@ struct rows {
   constexpr rows(rows<U, C, S> other) : data{other.data}, count{other.count} {}
 
   /// Row r of a host view.
-  constexpr std::span<T, std::size_t(C)> operator[](std::size_t r) const
-    requires(S == space::host)
-  {
+  constexpr std::span<T, std::size_t(C)> operator[](std::size_t r) const requires(S == space::host) {
     return std::span<T, std::size_t(C)>{data + r * C, std::size_t(C)};
   }
 
   /// Rows [first, first + n).
   [[nodiscard]] constexpr rows slice(std::size_t first, std::size_t n) const { return {data + first * C, n}; }
+  /// Elements.
   [[nodiscard]] constexpr std::size_t size() const { return count * C; }
 };
 
@@ -44,13 +45,17 @@ struct rows {
 template <class T, space S, int... Extents>
 struct block {
   static_assert(((Extents >= 1) && ...), "dm2::block: every extent must be at least 1");
+  /// Axes.
   static constexpr std::size_t rank = sizeof...(Extents);
+  /// Extents, the slowest axis first.
   static constexpr std::array<int, rank> shape{Extents...};
+  /// Elements.
   static constexpr std::size_t size = (std::size_t{1} * ... * std::size_t(Extents));
 
-  T* data = nullptr;
+  T* data = nullptr;  ///< the first element; null for a view of nothing
 
   constexpr block() = default;
+  /// `size` elements from `first` on.
   constexpr explicit block(T* first) : data{first} {}
   /// block<T, ...> converts to block<T const, ...>, never the other way round.
   template <class U>

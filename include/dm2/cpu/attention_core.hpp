@@ -1,5 +1,6 @@
 /// @file
-/// The attention mixer between its projections: causal convolution over q, k and v, rotary embedding, softmax attention.
+/// The attention mixer between its projections: causal convolution over q, k and v, rotary embedding, softmax
+/// attention.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -35,7 +36,9 @@ struct head_scratch {
     scores = s.template take<T>(std::size_t(query_tile) * std::size_t(length));
     out = s.template take<T>(std::size_t(query_tile) * width);
   }
-  [[nodiscard]] sequence<T> part(int which, int length) const { return {which == 0 ? q : which == 1 ? k : v, width, length}; }
+  [[nodiscard]] sequence<T> part(int which, int length) const {
+    return {which == 0 ? q : which == 1 ? k : v, width, length};
+  }
 };
 
 /// Fills taps, q, k and v of one head from qkv [L, 3 H d].

@@ -49,8 +49,8 @@ void attention_head_backward(sequence<T const> dy, head_scratch<A, T> const& s, 
   }
 }
 
-/// From the gradients of one head's q, k and v to dqkv (=), and to the arranged taps and bias of its channels in `sum` (+=):
-/// [3, d_conv, head_dim] taps, then [3, head_dim] biases.
+/// From the gradients of one head's q, k and v to dqkv (=), and to the arranged taps and bias of its channels in `sum`
+/// (+=): [3, d_conv, head_dim] taps, then [3, head_dim] biases.
 template <attention_shape A, class T>
 void head_inputs_backward(sequence<T const> qkv, int head, T const* table, head_scratch<A, T> const& s,
                           head_backward_scratch<A, T> const& b, sequence<T> dqkv, T* sum) {
@@ -62,8 +62,9 @@ void head_inputs_backward(sequence<T const> qkv, int head, T const* table, head_
     if constexpr (A.d_conv != 0) {
       for (int t = 0; t < qkv.length; ++t) array(out[t], width).setZero();
       int const taps = which * A.d_conv * width;
-      causal_conv1d_backward(qkv.from(channel), width, A.d_conv, s.taps + taps, sequence<T const>{d.data, d.stride, d.length},
-                             out, sum + taps, sum + 3 * A.d_conv * width + which * width);
+      causal_conv1d_backward(qkv.from(channel), width, A.d_conv, s.taps + taps,
+                             sequence<T const>{d.data, d.stride, d.length}, out, sum + taps,
+                             sum + 3 * A.d_conv * width + which * width);
     } else {
       for (int t = 0; t < qkv.length; ++t) array(out[t], width) = array(d[t], width);
     }
@@ -92,7 +93,8 @@ void add_attention_sums(T const* sums, attention_parameters<A, T> const& grad) {
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <attention_shape A, class T>
 void attention_core_backward(context<T>& ctx, std::type_identity_t<rows<T const, 3 * A.width()>> qkv,
-                             attention_parameters<A, T const> const& p, std::type_identity_t<rows<T const, A.width()>> dy,
+                             attention_parameters<A, T const> const& p,
+                             std::type_identity_t<rows<T const, A.width()>> dy,
                              std::type_identity_t<rows<T, 3 * A.width()>> dqkv, attention_parameters<A, T> const& grad,
                              int length) {
   using namespace detail;
@@ -101,7 +103,8 @@ void attention_core_backward(context<T>& ctx, std::type_identity_t<rows<T const,
   require_extent("attention_core_backward.dy rows", dy.count, qkv.count);
   require_extent("attention_core_backward.dqkv rows", dqkv.count, qkv.count);
   if (!ctx.reserve(rotary_table_bytes<A, T>(length) + std::size_t(tasks) * size * sizeof(T) + arena::alignment,
-              planned_bytes<head_scratch<A, T>>(length) + planned_bytes<head_backward_scratch<A, T>>(length))) return;
+                   planned_bytes<head_scratch<A, T>>(length) + planned_bytes<head_backward_scratch<A, T>>(length)))
+    return;
   arena_scope const scope{ctx.shared()};
   T const* const table = take_rotary_table<A, T>(ctx.shared(), length);
   T* const sums = ctx.shared().template take<T>(std::size_t(tasks) * size);
@@ -114,7 +117,8 @@ void attention_core_backward(context<T>& ctx, std::type_identity_t<rows<T const,
       std::ptrdiff_t const row = std::ptrdiff_t{i} * length;
       sequence<T const> const in{qkv.data + row * 3 * A.width(), 3 * A.width(), length};
       head_inputs(in, p, head, table, s);
-      attention_head_backward(sequence<T const>{dy.data + row * A.width() + head * A.head_dim, A.width(), length}, s, b);
+      attention_head_backward(sequence<T const>{dy.data + row * A.width() + head * A.head_dim, A.width(), length}, s,
+                              b);
       head_inputs_backward(in, head, table, s, b, sequence<T>{dqkv.data + row * 3 * A.width(), 3 * A.width(), length},
                            sums + task * size);
     }

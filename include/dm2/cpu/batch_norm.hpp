@@ -18,7 +18,8 @@ template <class T>
 struct channel_affine {
   T *scale, *shift;
 
-  channel_affine(arena& a, int channels) : scale{a.take<T>(std::size_t(channels))}, shift{a.take<T>(std::size_t(channels))} {}
+  channel_affine(arena& a, int channels)
+      : scale{a.take<T>(std::size_t(channels))}, shift{a.take<T>(std::size_t(channels))} {}
 
   /// scale = weight / sqrt(var + eps), shift = bias - mean scale.
   void fill(int channels, T const* weight, T const* bias, T const* mean, T const* rstd) const {

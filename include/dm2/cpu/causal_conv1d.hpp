@@ -12,17 +12,18 @@ namespace dm2::cpu {
 /// Channels of consecutive tokens: token t starts at data + t * stride. A negative stride walks the tokens backwards.
 template <class T>
 struct sequence {
-  T* data;
-  std::ptrdiff_t stride;
-  int length;
+  T* data;                ///< the first token's first channel
+  std::ptrdiff_t stride;  ///< elements from token to token
+  int length;             ///< tokens
 
+  /// Token t's first channel; t is not checked.
   T* operator[](int t) const { return data + t * stride; }
   /// The same tokens from channel c on.
   [[nodiscard]] sequence from(int c) const { return {data + c, stride, length}; }
 };
 
-/// [C, K] taps as the state dict has them to [K, C], the order in which rows of channels are multiplied; reversed: channel
-/// C - 1 first.
+/// [C, K] taps as the state dict has them to [K, C], the order in which rows of channels are multiplied; reversed:
+/// channel C - 1 first.
 template <class T>
 void arrange_taps(T const* w, int channels, int taps, bool reversed, T* out) {
   for (int c = 0; c < channels; ++c)
@@ -46,17 +47,19 @@ void causal_conv1d(sequence<T const> x, int channels, int taps, T const* w, T co
       continue;
     }
     out = array(bias, channels);
-    for (int k = first; k < taps; ++k) out += array(w + k * channels, channels) * array(x[t - (taps - 1) + k], channels);
+    for (int k = first; k < taps; ++k)
+      out += array(w + k * channels, channels) * array(x[t - (taps - 1) + k], channels);
   }
 }
 
-/// dx[t,c] += sum_k taps[k,c] dy[t + (K - 1) - k, c],  dw[k,c] += sum_t dy[t,c] x[t - (K - 1) + k, c],  db[c] += sum_t dy[t,c]
+/// dx[t,c] += sum_k taps[k,c] dy[t + (K - 1) - k, c],  dw[k,c] += sum_t dy[t,c] x[t - (K - 1) + k, c],
+/// db[c] += sum_t dy[t,c]
 ///
 /// Shapes   as causal_conv1d; dw [K, C].
 /// Writes   dx, dw, db (+=). On the calling thread.
 template <class T>
-void causal_conv1d_backward(sequence<T const> x, int channels, int taps, T const* w, sequence<T const> dy, sequence<T> dx,
-                            T* dw, T* db) {
+void causal_conv1d_backward(sequence<T const> x, int channels, int taps, T const* w, sequence<T const> dy,
+                            sequence<T> dx, T* dw, T* db) {
   for (int t = 0; t < x.length; ++t) {
     auto const g = array(dy[t], channels);
     array(db, channels) += g;

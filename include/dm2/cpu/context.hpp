@@ -28,31 +28,32 @@ inline int default_threads() {
 
 /// The CPU backend's context, the first argument of every operation in dm2::cpu. T is the type of every number.
 ///
-/// The same input, machine and number of threads give the same bits: sums over samples are made in a fixed number of parts
-/// and added in a fixed order. One context must not be used by two threads at a time.
+/// The same input, machine and number of threads give the same bits: sums over samples are made in a fixed number of
+/// parts and added in a fixed order. One context must not be used by two threads at a time.
 template <std::floating_point T = float>
 class context {
  public:
-  using scalar = T;
-  using buffer = host_memory;  ///< what owns memory of this backend
-  static constexpr space memory = space::host;
+  using scalar = T;                             ///< the type of every number
+  using buffer = host_memory;                   ///< what owns memory of this backend
+  static constexpr space memory = space::host;  ///< where views of this backend point
 
   /// threads = 0 takes OpenMP's default.
   explicit context(int threads = 0) : threads_{threads > 0 ? threads : default_threads()} {}
 
+  /// The most threads that an operation uses.
   [[nodiscard]] int threads() const { return threads_; }
   /// Changes the number of threads; scratch for the new ones is made by the next operation.
   void set_threads(int threads) { threads_ = threads > 0 ? threads : default_threads(); }
 
-  /// Grows the scratch memory to `shared` bytes for an operation and `each` bytes for each thread. An operation calls this
-  /// first, and returns at once where the answer is false: then only its memory is asked for.
+  /// Grows the scratch memory to `shared` bytes for an operation and `each` bytes for each thread. An operation calls
+  /// this first, and returns at once where the answer is false: then only its memory is asked for.
   [[nodiscard]] bool reserve(std::size_t shared, std::size_t each) {
     grow(shared, each);
     return !planning_;
   }
 
-  /// Runs `operations` without computing anything, so that they find their scratch when they run in earnest and allocate
-  /// nothing. Their operands may be null.
+  /// Runs `operations` without computing anything, so that they find their scratch when they run in earnest and
+  /// allocate nothing. Their operands may be null.
   template <class F>
   void plan(F const& operations) {
     planning_ = true;

@@ -1,9 +1,10 @@
 /// @file
 /// Square convolutions of stride 1 on channels-last pictures, as products without gathering.
 ///
-/// A picture lies in a padded plane: (H + K - 1) rows of (W + K - 1) pixels of C channels. The K C numbers under one kernel row
-/// are consecutive there, so pixel after pixel they form a matrix whose rows overlap (stride C, width K C), and a convolution is
-/// K products, one a kernel row. The K - 1 results at the end of each line that reach into the next are not used.
+/// A picture lies in a padded plane: (H + K - 1) rows of (W + K - 1) pixels of C channels. The K C numbers under one
+/// kernel row are consecutive there, so pixel after pixel they form a matrix whose rows overlap (stride C, width K C),
+/// and a convolution is K products, one a kernel row. The K - 1 results at the end of each line that reach into the
+/// next are not used.
 #pragma once
 
 #include <dm2/cpu/context.hpp>
@@ -92,7 +93,8 @@ void conv2d(plane p, T const* in, T const* w, int out_channels, arena& scratch, 
 
 /// dw [K, Co, K, Ci] += the gradient for one picture.
 ///
-/// Shapes   in: the forward's plane; dout: a plane of Co channels of the same kernel, with K - 1 - before zeros before it.
+/// Shapes   in: the forward's plane; dout: a plane of Co channels of the same kernel, with K - 1 - before zeros before
+/// it.
 template <class T>
 void conv2d_weight_gradient(plane p, T const* in, plane q, T const* dout, T* dw) {
   std::ptrdiff_t const pixels = (p.height - 1) * p.pitch() + p.width, depth = std::ptrdiff_t{p.kernel} * p.channels;
@@ -109,11 +111,12 @@ void for_each_tap(int out_channels, int in_channels, int kernel, Visit const& vi
     for (int i = 0; i < in_channels; ++i)
       for (int y = 0; y < kernel; ++y)
         for (int x = 0; x < kernel; ++x)
-          visit(((o * in_channels + i) * kernel + y) * kernel + x, ((y * out_channels + o) * kernel + x) * in_channels + i);
+          visit(((o * in_channels + i) * kernel + y) * kernel + x,
+                ((y * out_channels + o) * kernel + x) * in_channels + i);
 }
 
-/// The arranged kernel of the convolution that gives the input's gradient: [K, Co, K, Ci] to [K, Ci, K, Co], both directions
-/// mirrored.
+/// The arranged kernel of the convolution that gives the input's gradient: [K, Co, K, Ci] to [K, Ci, K, Co], both
+/// directions mirrored.
 template <class T>
 void mirror_kernel(T const* w, int out_channels, int in_channels, int kernel, T* mirrored) {
   for (int y = 0; y < kernel; ++y)

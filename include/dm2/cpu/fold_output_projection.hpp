@@ -11,9 +11,9 @@
 
 namespace dm2::cpu {
 
-/// merged = [forward | backward'] / 2, so that one product of g [B L, 2 I] gives the mean of both directions; the half is
-/// exact. backward' is backward, or, in the published variant, backward reversed in both axes: that direction reads and
-/// writes its channels in reverse.
+/// merged = [forward | backward'] / 2, so that one product of g [B L, 2 I] gives the mean of both directions; the half
+/// is exact. backward' is backward, or, in the published variant, backward reversed in both axes: that direction reads
+/// and writes its channels in reverse.
 ///
 /// Shapes   forward, backward [D, I]; merged [D, 2 I]. Writes merged (=).
 template <mixer_variant V, class T, int D, int I>
@@ -35,7 +35,8 @@ void fold_output_projection(context<T>& ctx, block<T const, space::host, D, I> f
 ///
 /// Shapes   dmerged [D, 2 I]; dforward, dbackward [D, I]. Writes dforward, dbackward (+=).
 template <mixer_variant V, class T, int D, int I>
-void fold_output_projection_backward(context<T>& ctx, std::type_identity_t<block<T const, space::host, D, 2 * I>> dmerged,
+void fold_output_projection_backward(context<T>& ctx,
+                                     std::type_identity_t<block<T const, space::host, D, 2 * I>> dmerged,
                                      block<T, space::host, D, I> dforward, block<T, space::host, D, I> dbackward) {
   ctx.for_range(D, 16, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
     for (std::ptrdiff_t r = first; r < last; ++r) {

@@ -21,24 +21,28 @@ namespace dm2::cpu {
 /// A row-major matrix somewhere in memory: rows x cols, `stride` elements from row to row.
 template <class T>
 struct matrix {
-  T* data;
-  std::ptrdiff_t rows, cols, stride;
+  T* data;                ///< element (0, 0)
+  std::ptrdiff_t rows;    ///< rows
+  std::ptrdiff_t cols;    ///< columns
+  std::ptrdiff_t stride;  ///< elements from row to row; below cols, rows overlap
 
-  matrix(T* first, std::ptrdiff_t r, std::ptrdiff_t c, std::ptrdiff_t pitch) : data{first}, rows{r}, cols{c}, stride{pitch} {}
+  /// r x c from `first` on, `pitch` elements from row to row.
+  matrix(T* first, std::ptrdiff_t r, std::ptrdiff_t c, std::ptrdiff_t pitch)
+      : data{first}, rows{r}, cols{c}, stride{pitch} {}
+  /// The same without gaps between rows.
   matrix(T* first, std::ptrdiff_t r, std::ptrdiff_t c) : matrix{first, r, c, c} {}
   /// A matrix of T converts to a matrix of T const.
   template <class U>
-    requires std::is_convertible_v<U (*)[], T (*)[]>
-  matrix(matrix<U> m) : matrix{m.data, m.rows, m.cols, m.stride} {}
+    requires std::is_convertible_v<U (*)[], T (*)[]> matrix(matrix<U> m) : matrix{m.data, m.rows, m.cols, m.stride} {}
 
-  /// Rows [first, last).
-  [[nodiscard]] matrix band(std::ptrdiff_t first, std::ptrdiff_t last) const {
-    return {data + first * stride, last - first, cols, stride};
-  }
-  /// Columns [first, last).
-  [[nodiscard]] matrix columns(std::ptrdiff_t first, std::ptrdiff_t last) const {
-    return {data + first, rows, last - first, stride};
-  }
+    /// Rows [first, last).
+    [[nodiscard]] matrix band(std::ptrdiff_t first, std::ptrdiff_t last) const {
+      return {data + first * stride, last - first, cols, stride};
+    }
+    /// Columns [first, last).
+    [[nodiscard]] matrix columns(std::ptrdiff_t first, std::ptrdiff_t last) const {
+      return {data + first, rows, last - first, stride};
+    }
 };
 
 /// How a factor is read: as it lies, or transposed.

@@ -8,8 +8,9 @@
 
 namespace dm2::cpu::detail {
 
-/// Parts in which a parameter's gradient is summed over rows or samples. Part k takes samples k, k + 16, ... in their order,
-/// whatever thread computes it, and the parts are added in their order.
+/// Parts in which a parameter's gradient is summed over rows or samples. Which belong to a part depends on their number
+/// alone (samples k, k + 16, ... to part k; of rows or pixels the k-th sixteenth), a part is summed in order by one
+/// thread, whichever it is, and the parts are added in their order.
 inline constexpr int gradient_parts = 16;
 
 /// dw [width] += the partial sums [parts, width], in their order.

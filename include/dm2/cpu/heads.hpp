@@ -25,7 +25,8 @@ struct split_features {
 
   split_features(arena& a, int batch, int length)
       : cls{a.template take<T>(std::size_t(batch) * D), std::size_t(batch)},
-        patches{a.template take<T>(std::size_t(batch) * std::size_t(length - 1) * D), std::size_t(batch) * std::size_t(length - 1)} {}
+        patches{a.template take<T>(std::size_t(batch) * std::size_t(length - 1) * D),
+                std::size_t(batch) * std::size_t(length - 1)} {}
 
   /// Calls visit(row of the features, row here).
   template <class Visit>
@@ -66,14 +67,16 @@ void evaluation_heads(context<T>& ctx, std::type_identity_t<rows<T const, D>> fe
     auto const take_best = [&](int first, int last) {
       for (int t = first; t < last; t += head_tile) {
         int const n = std::min(head_tile, last - t);
-        gemm<op::plain, op::transposed, false, T>({token + std::ptrdiff_t{t} * D, n, D}, as_matrix(p.aux.weight), {scores, n, K});
+        gemm<op::plain, op::transposed, false, T>({token + std::ptrdiff_t{t} * D, n, D}, as_matrix(p.aux.weight),
+                                                  {scores, n, K});
         for (int i = 0; i < n; ++i) best = best.max(array(scores + i * K, K));
       }
     };
     take_best(0, middle);
     take_best(middle + 1, length);
     T* const out = logits.data + std::ptrdiff_t{b} * K;
-    gemm<op::plain, op::transposed, false, T>({token + std::ptrdiff_t{middle} * D, 1, D}, as_matrix(p.cls.weight), {out, 1, K});
+    gemm<op::plain, op::transposed, false, T>({token + std::ptrdiff_t{middle} * D, 1, D}, as_matrix(p.cls.weight),
+                                              {out, 1, K});
     array(out, K) += array(p.cls.bias.data, K) + (best + array(p.aux.bias.data, K)) / T(2);
   });
 }
@@ -84,8 +87,9 @@ void evaluation_heads(context<T>& ctx, std::type_identity_t<rows<T const, D>> fe
 /// Writes   cls, aux (=). Either may be a view of nothing, and is not computed then.
 /// Throws   shape_error if the row counts disagree; nothing is written then.
 template <class T, int K, int D>
-void training_heads(context<T>& ctx, std::type_identity_t<rows<T const, D>> features, head_parameters<T const, K, D> const& p,
-                    std::type_identity_t<rows<T, K>> cls, std::type_identity_t<rows<T, K>> aux, int length) {
+void training_heads(context<T>& ctx, std::type_identity_t<rows<T const, D>> features,
+                    head_parameters<T const, K, D> const& p, std::type_identity_t<rows<T, K>> cls,
+                    std::type_identity_t<rows<T, K>> aux, int length) {
   using namespace detail;
   int const batch = whole_sequences("training_heads.features", features.count, length);
   if (cls.data != nullptr) require_extent("training_heads.cls rows", cls.count, std::size_t(batch));
@@ -102,6 +106,7 @@ void training_heads(context<T>& ctx, std::type_identity_t<rows<T const, D>> feat
 ///
 /// Shapes   dcls [B, K]; daux [B (L - 1), K]; dfeatures [B L, D].
 /// Writes   dfeatures (=); grad (+=).
+/// Throws   shape_error if the row counts disagree; nothing is written then.
 template <class T, int K, int D>
 void training_heads_backward(context<T>& ctx, std::type_identity_t<rows<T const, D>> features,
                              head_parameters<T const, K, D> const& p, std::type_identity_t<rows<T const, K>> dcls,

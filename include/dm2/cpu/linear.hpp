@@ -60,13 +60,15 @@ void linear(context<T>& ctx, std::type_identity_t<rows<T const, K>> x, block<T c
 /// Throws   shape_error if the row counts differ.
 template <class T, int K, int N>
 void linear_backward(context<T>& ctx, std::type_identity_t<rows<T const, K>> x, block<T const, space::host, N, K> w,
-                     std::type_identity_t<rows<T const, N>> dy, std::type_identity_t<rows<T, K>> dx, block<T, space::host, N, K> dw, std::type_identity_t<block<T, space::host, N>> db) {
+                     std::type_identity_t<rows<T const, N>> dy, std::type_identity_t<rows<T, K>> dx,
+                     block<T, space::host, N, K> dw, std::type_identity_t<block<T, space::host, N>> db) {
   require_extent("linear_backward.dy rows", dy.count, x.count);
   if (dx.data != nullptr) {
     require_extent("linear_backward.dx rows", dx.count, x.count);
     parallel_gemm<op::plain, op::plain>(ctx, detail::as_matrix(dy), detail::as_matrix(w), detail::as_matrix(dx));
   }
-  parallel_gemm<op::transposed, op::plain, true>(ctx, detail::as_matrix(dy), detail::as_matrix(x), detail::as_matrix(dw));
+  parallel_gemm<op::transposed, op::plain, true>(ctx, detail::as_matrix(dy), detail::as_matrix(x),
+                                                 detail::as_matrix(dw));
   if (db.data != nullptr) detail::add_column_sums(ctx, dy, db.data);
 }
 

@@ -19,8 +19,8 @@
 namespace dm2::cpu {
 namespace detail {
 
-/// Where one direction finds its channels. The second direction of the published variant reads all channels in reverse; with
-/// its parameters reversed instead, it is an ordinary direction over the mirrored slices [dt | C | B | x | z].
+/// Where one direction finds its channels. The second direction of the published variant reads all channels in reverse;
+/// with its parameters reversed instead, it is an ordinary direction over the mirrored slices [dt | C | B | x | z].
 template <mixer_shape M>
 struct direction_layout {
   bool reverse_channels, reverse_tokens;
@@ -71,11 +71,11 @@ struct arranged_direction {
 /// What one direction of one sequence computes on the way, kept in scratch.
 template <mixer_shape M, class T>
 struct direction_scratch {
-  T *conv;  ///< [L, conv_dim], before SiLU
-  T *u;     ///< [L, conv_dim], after
-  T *dt;    ///< [H, L]
-  T *cum;   ///< [H, L]
-  T *y;     ///< [L, d_inner]
+  T* conv;  ///< [L, conv_dim], before SiLU
+  T* u;     ///< [L, conv_dim], after
+  T* dt;    ///< [H, L]
+  T* cum;   ///< [H, L]
+  T* y;     ///< [L, d_inner]
 
   direction_scratch(arena& s, int length) {
     std::size_t const n = std::size_t(length);
@@ -128,8 +128,8 @@ void gate_and_norm(T const* y, sequence<T const> z, T const* norm, sequence<T> g
 /// Sequences in a batch of `count` rows; throws shape_error unless it is whole.
 inline int whole_sequences(char const* operation, std::size_t count, int length) {
   if (length < 1 || count % std::size_t(length) != 0)
-    throw shape_error{std::string{operation} + ": got " + std::to_string(count) + " rows, expected a multiple of the length " +
-                      std::to_string(length)};
+    throw shape_error{std::string{operation} + ": got " + std::to_string(count) +
+                      " rows, expected a multiple of the length " + std::to_string(length)};
   return int(count / std::size_t(length));
 }
 
@@ -139,9 +139,9 @@ inline int whole_sequences(char const* operation, std::size_t count, int length)
 ///
 /// Direction d of sequence b: u = silu(conv(xBC)), y = scan(u) + D x, g = RMSNorm(y silu(z)) norm.
 ///
-/// Shapes   zxbcdt [B L, projected], channels [z, x, B, C, dt]; g [B L, 2 d_inner], the first direction's channels, then the
-///          second's. In the published variant the second's are in reverse, as it computes them: fold_output_projection
-///          accounts for that. `length` = L tokens a sequence, any L >= 1.
+/// Shapes   zxbcdt [B L, projected], channels [z, x, B, C, dt]; g [B L, 2 d_inner], the first direction's channels,
+///          then the second's. In the published variant the second's are in reverse, as it computes them:
+///          fold_output_projection accounts for that. `length` = L tokens a sequence, any L >= 1.
 /// Writes   g (=), which does not overlap zxbcdt. Nothing is saved: backward computes the inside again.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060); the directions: docs/model.md.
@@ -153,9 +153,11 @@ void mixer_core(context<T>& ctx, std::type_identity_t<rows<T const, M.projected(
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
   bool const chunked = use_chunks(M, length, scan_form::automatic);
   if (!ctx.reserve(2 * planned_bytes<arranged_direction<M, T>>(),
-              planned_bytes<direction_scratch<M, T>>(length) + planned_bytes<scan_scratch<M, T>>(length, chunked))) return;
+                   planned_bytes<direction_scratch<M, T>>(length) + planned_bytes<scan_scratch<M, T>>(length, chunked)))
+    return;
   arena_scope const scope{ctx.shared()};
-  arranged_direction<M, T> const arranged[2]{arranged_direction<M, T>{ctx.shared()}, arranged_direction<M, T>{ctx.shared()}};
+  arranged_direction<M, T> const arranged[2]{arranged_direction<M, T>{ctx.shared()},
+                                             arranged_direction<M, T>{ctx.shared()}};
   direction_layout<M> const layouts[2]{direction_layout<M>{false}, direction_layout<M>{true}};
   arranged[0].fill(p.forward, false);
   arranged[1].fill(p.backward, layouts[1].reverse_channels);
@@ -166,8 +168,9 @@ void mixer_core(context<T>& ctx, std::type_identity_t<rows<T const, M.projected(
     direction_scratch<M, T> const s{scratch, length};
     auto const in = walk(zxbcdt.data + row * M.projected(), M.projected(), length, at.reverse_tokens);
     direction_forward(in, at, arranged[second], s, scratch);
-    gate_and_norm<M>(s.y, in.from(at.z), arranged[second].norm,
-                     walk(g.data + row * 2 * M.d_inner() + second * M.d_inner(), 2 * M.d_inner(), length, at.reverse_tokens));
+    gate_and_norm<M>(
+        s.y, in.from(at.z), arranged[second].norm,
+        walk(g.data + row * 2 * M.d_inner() + second * M.d_inner(), 2 * M.d_inner(), length, at.reverse_tokens));
   });
 }
 

@@ -33,8 +33,8 @@ struct direction_backward_scratch {
   }
 };
 
-/// With v = y silu(z), r = 1 / sqrt(mean v^2 + 1e-5) in its group:  dnorm += dg v r,  dv = r (norm dg - v r^2 mean(norm dg v)),
-/// dy = dv silu(z),  dz += dv y silu'(z).
+/// With v = y silu(z), r = 1 / sqrt(mean v^2 + 1e-5) in its group:
+///     dnorm += dg v r,  dv = r (norm dg - v r^2 mean(norm dg v)),  dy = dv silu(z),  dz += dv y silu'(z).
 template <mixer_shape M, class T>
 void gate_and_norm_backward(T const* y, sequence<T const> z, T const* norm, sequence<T const> dg, T* dy, sequence<T> dz,
                             T* dnorm) {
@@ -71,7 +71,8 @@ void direction_backward(sequence<T const> zxbcdt, direction_layout<M> const& at,
 
   sequence<T> const du{b.du, M.conv_dim(), length};
   scan_backward<M>(s.input(at, length), p.a, p.d, sequence<T const>{b.dy, M.d_inner(), length},
-                   scan_gradient<T>{du.from(at.x), du.from(at.b), du.from(at.c), b.ddt, sum + part::a, sum + part::d}, scratch);
+                   scan_gradient<T>{du.from(at.x), du.from(at.b), du.from(at.c), b.ddt, sum + part::a, sum + part::d},
+                   scratch);
   for (int t = 0; t < length; ++t)
     for (int h = 0; h < M.heads; ++h) {
       T const raw = b.ddt[h * length + t] * softplus_slope(zxbcdt[t][at.dt + h] + p.dt_bias[h]);
@@ -109,19 +110,23 @@ void add_arranged(T const* sum, T const* a, bool reversed, mixer_direction<M, T>
 template <mixer_shape M, class T>
 void mixer_core_backward(context<T>& ctx, std::type_identity_t<rows<T const, M.projected()>> zxbcdt,
                          mixer_parameters<M, T const> const& p, std::type_identity_t<rows<T const, 2 * M.d_inner()>> dg,
-                         std::type_identity_t<rows<T, M.projected()>> dzxbcdt, mixer_parameters<M, T> const& grad, int length) {
+                         std::type_identity_t<rows<T, M.projected()>> dzxbcdt, mixer_parameters<M, T> const& grad,
+                         int length) {
   using namespace detail;
   constexpr int size = arranged_gradient<M>::size;
   int const count = whole_sequences("mixer_core_backward.zxbcdt", zxbcdt.count, length);
   require_extent("mixer_core_backward.dg rows", dg.count, zxbcdt.count);
   require_extent("mixer_core_backward.dzxbcdt rows", dzxbcdt.count, zxbcdt.count);
   bool const chunked = use_chunks(M, length, scan_form::automatic);
-  if (!ctx.reserve(2 * planned_bytes<arranged_direction<M, T>>() + 2 * gradient_parts * size * sizeof(T) + arena::alignment,
-              planned_bytes<direction_scratch<M, T>>(length) + planned_bytes<direction_backward_scratch<M, T>>(length) +
-                  std::max(planned_bytes<scan_scratch<M, T>>(length, chunked),
-                           planned_bytes<scan_backward_scratch<M, T>>(length)))) return;
+  if (!ctx.reserve(
+          2 * planned_bytes<arranged_direction<M, T>>() + 2 * gradient_parts * size * sizeof(T) + arena::alignment,
+          planned_bytes<direction_scratch<M, T>>(length) + planned_bytes<direction_backward_scratch<M, T>>(length) +
+              std::max(planned_bytes<scan_scratch<M, T>>(length, chunked),
+                       planned_bytes<scan_backward_scratch<M, T>>(length))))
+    return;
   arena_scope const scope{ctx.shared()};
-  arranged_direction<M, T> const arranged[2]{arranged_direction<M, T>{ctx.shared()}, arranged_direction<M, T>{ctx.shared()}};
+  arranged_direction<M, T> const arranged[2]{arranged_direction<M, T>{ctx.shared()},
+                                             arranged_direction<M, T>{ctx.shared()}};
   direction_layout<M> const layouts[2]{direction_layout<M>{false}, direction_layout<M>{true}};
   arranged[0].fill(p.forward, false);
   arranged[1].fill(p.backward, layouts[1].reverse_channels);
@@ -138,8 +143,8 @@ void mixer_core_backward(context<T>& ctx, std::type_identity_t<rows<T const, M.p
           return walk(first + row * width + channel, width, length, at.reverse_tokens);
         };
         direction_backward(tokens(zxbcdt.data, M.projected(), 0), at, arranged[second],
-                           tokens(dg.data, 2 * M.d_inner(), second * M.d_inner()), tokens(dzxbcdt.data, M.projected(), 0),
-                           sum + second * size, scratch);
+                           tokens(dg.data, 2 * M.d_inner(), second * M.d_inner()),
+                           tokens(dzxbcdt.data, M.projected(), 0), sum + second * size, scratch);
       }
     }
   });

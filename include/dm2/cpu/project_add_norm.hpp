@@ -1,7 +1,8 @@
 /// @file
 /// What lies between two cores of the trunk: output projection, residual addition, norm, next input projection.
 ///
-/// On a GPU this is one kernel, since a row of the residual stream meets nothing but weights in it; here it is composed.
+/// On a GPU this is one kernel, since a row of the residual stream meets nothing but weights in it; here it is
+/// composed.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -37,6 +38,7 @@ void norm_project(context<T>& ctx, norm_point<T, D> point, norm_projection<T con
 ///
 /// Shapes   as norm_project; dresidual [R, D].
 /// Writes   dresidual (+=), grad (+=).
+/// Throws   shape_error if the row counts differ.
 template <class T, int N, int D>
 void norm_project_backward(context<T>& ctx, norm_point<T, D> point, norm_projection<T const, N, D> const& p,
                            std::type_identity_t<rows<T const, N>> dy, std::type_identity_t<rows<T, D>> dresidual,
@@ -58,6 +60,7 @@ void norm_project_backward(context<T>& ctx, norm_point<T, D> point, norm_project
 ///
 /// Shapes   g [R, K]; before, after [R, D].
 /// Writes   after (=), which may be before.
+/// Throws   shape_error if the row counts differ; nothing is written then.
 template <class T, int D, int K>
 void project_add(context<T>& ctx, std::type_identity_t<rows<T const, K>> g, linear_parameters<T const, D, K> const& out,
                  std::type_identity_t<rows<T const, D>> before, std::type_identity_t<rows<T, D>> after) {
@@ -79,22 +82,24 @@ void project_add(context<T>& ctx, std::type_identity_t<rows<T const, K>> g, line
 /// Throws   shape_error if the row counts differ.
 template <class T, int D, int K, int N>
 void project_add_norm_project(context<T>& ctx, std::type_identity_t<rows<T const, K>> g,
-                              linear_parameters<T const, D, K> const& out, std::type_identity_t<rows<T const, D>> before,
-                              norm_point<T, D> point, norm_projection<T const, N, D> const& p, double eps,
-                              std::type_identity_t<rows<T, N>> y) {
+                              linear_parameters<T const, D, K> const& out,
+                              std::type_identity_t<rows<T const, D>> before, norm_point<T, D> point,
+                              norm_projection<T const, N, D> const& p, double eps, std::type_identity_t<rows<T, N>> y) {
   project_add(ctx, g, out, before, point.residual);
   norm_project(ctx, point, p, eps, y);
 }
 
 /// The gradient of project_add_norm_project.
 ///
-/// Shapes   dy [R, N]; dresidual [R, D]: on entry the gradient of point.residual from everything after, on return that of
-///          `before`; dg [R, K].
+/// Shapes   dy [R, N]; dresidual [R, D]: on entry the gradient of point.residual from everything after, on return
+///          that of `before`; dg [R, K].
 /// Writes   dresidual (updated); dg (=); dout, dp (+=).
+/// Throws   shape_error if the row counts differ.
 template <class T, int D, int K, int N>
 void project_add_norm_project_backward(context<T>& ctx, std::type_identity_t<rows<T const, K>> g,
                                        linear_parameters<T const, D, K> const& out, norm_point<T, D> point,
-                                       norm_projection<T const, N, D> const& p, std::type_identity_t<rows<T const, N>> dy,
+                                       norm_projection<T const, N, D> const& p,
+                                       std::type_identity_t<rows<T const, N>> dy,
                                        std::type_identity_t<rows<T, D>> dresidual, std::type_identity_t<rows<T, K>> dg,
                                        linear_parameters<T, D, K> const& dout, norm_projection<T, N, D> const& dp) {
   norm_project_backward(ctx, point, p, dy, dresidual, dp);
@@ -103,11 +108,14 @@ void project_add_norm_project_backward(context<T>& ctx, std::type_identity_t<row
 
 /// The end of the trunk: point.residual = before + g out^T + bias, then y = RMSNorm(point.residual).
 ///
+/// Shapes   g [R, K]; before, y [R, D].
 /// Writes   point, y (=). point.residual may be `before`; y may be point.residual where no backward follows.
+/// Throws   shape_error if the row counts differ.
 template <class T, int D, int K>
-void project_add_norm(context<T>& ctx, std::type_identity_t<rows<T const, K>> g, linear_parameters<T const, D, K> const& out,
-                      std::type_identity_t<rows<T const, D>> before, norm_point<T, D> point,
-                      block<T const, space::host, D> norm, double eps, std::type_identity_t<rows<T, D>> y) {
+void project_add_norm(context<T>& ctx, std::type_identity_t<rows<T const, K>> g,
+                      linear_parameters<T const, D, K> const& out, std::type_identity_t<rows<T const, D>> before,
+                      norm_point<T, D> point, block<T const, space::host, D> norm, double eps,
+                      std::type_identity_t<rows<T, D>> y) {
   project_add(ctx, g, out, before, point.residual);
   rms_norm(ctx, point.residual, norm, eps, y, point.rstd);
 }
@@ -116,6 +124,7 @@ void project_add_norm(context<T>& ctx, std::type_identity_t<rows<T const, K>> g,
 ///
 /// Shapes   dy [R, D]; dresidual [R, D]; dg [R, K].
 /// Writes   dresidual (=), the gradient of `before`; dg (=); dout, dnorm (+=).
+/// Throws   shape_error if the row counts differ.
 template <class T, int D, int K>
 void project_add_norm_backward(context<T>& ctx, std::type_identity_t<rows<T const, K>> g,
                                linear_parameters<T const, D, K> const& out, norm_point<T, D> point,

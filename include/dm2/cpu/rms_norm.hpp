@@ -45,8 +45,9 @@ constexpr std::size_t rms_norm_backward_scratch() {
 /// Writes   dx (+=): on the residual stream the norm's gradient joins what passes beside it; dw (+=).
 /// Throws   shape_error if the row counts differ; nothing is written then.
 template <class T, int C>
-void rms_norm_backward(context<T>& ctx, std::type_identity_t<rows<T const, C>> x, block<T const, space::host, C> w, T const* rstd,
-                       std::type_identity_t<rows<T const, C>> dy, rows<T, C> dx, block<T, space::host, C> dw) {
+void rms_norm_backward(context<T>& ctx, std::type_identity_t<rows<T const, C>> x, block<T const, space::host, C> w,
+                       T const* rstd, std::type_identity_t<rows<T const, C>> dy, rows<T, C> dx,
+                       block<T, space::host, C> dw) {
   require_extent("rms_norm_backward.dy rows", dy.count, x.count);
   require_extent("rms_norm_backward.dx rows", dx.count, x.count);
   if (!ctx.reserve(rms_norm_backward_scratch<T, C>(), 0)) return;

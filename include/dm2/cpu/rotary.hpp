@@ -9,8 +9,8 @@
 
 namespace dm2::cpu {
 
-/// cos and sin of t 10000^(-2 i / rot) for token t and i < rot / 2, as [L, rot]: a row holds the cosines, then the sines.
-/// Angles are computed in double, since float loses 1e-5 at token 197.
+/// cos and sin of t 10000^(-2 i / rot) for token t and i < rot / 2, as [L, rot]: a row holds the cosines, then the
+/// sines. Angles are computed in double, since float loses 1e-5 at token 197.
 template <class T>
 void rotary_table(int length, int rot, T* table) {
   int const half = rot / 2;
@@ -22,8 +22,8 @@ void rotary_table(int length, int rot, T* table) {
     }
 }
 
-/// Turns the first rot channels of each token in place: (a, b) -> (a cos - b sin, b cos + a sin), where a is the first half of
-/// the rot channels and b the second. `direction` = 1 turns, -1 turns back, which is also the gradient.
+/// Turns the first rot channels of each token in place: (a, b) -> (a cos - b sin, b cos + a sin), where a is the first
+/// half of the rot channels and b the second. `direction` = 1 turns, -1 turns back, which is also the gradient.
 template <class T>
 void rotate(sequence<T> x, int rot, T const* table, T direction) {
   int const half = rot / 2;

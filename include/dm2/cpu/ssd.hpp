@@ -1,8 +1,8 @@
 /// @file
 /// State-space duality: the selective scan of Mamba-2 (Dao & Gu 2024, arXiv 2405.21060), forward.
 ///
-/// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t, without the recurrence. Tokens go in tiles of 64. Inside
-/// a tile the scan is a masked product, like attention:
+/// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t, without the recurrence. Tokens go in tiles
+/// of 64. Inside a tile the scan is a masked product, like attention:
 ///     y_i = sum_{j <= i} (C_i . B_j) exp(c_i - c_j) dt_j x_j,   c = cumulative sum of dt A.
 /// What earlier tiles add is either the same product with the decay split at the tile's start e (quadratic form: both
 /// factors exp(c_i - e) and exp(e - c_j) are at most 1, and C B^T is shared by a group's heads), or C_i times the state
@@ -109,8 +109,8 @@ void mask_scores(T const* scores, std::ptrdiff_t stride, T const* dt, T const* c
   }
 }
 
-/// y[i, :] = D x[i, :] + exp(c_i) before[i, :] + (masked x)[i, :] for the n tokens of one tile and one head; `before` may be
-/// null.
+/// y[i, :] = D x[i, :] + exp(c_i) before[i, :] + (masked x)[i, :] for the n tokens of one tile and one head; `before`
+/// may be null.
 template <class T>
 void write_head(sequence<T const> x, T const* cum, int n, int headdim, T skip, T const* before, std::ptrdiff_t stride,
                 T const* masked, sequence<T> y) {
@@ -193,17 +193,18 @@ struct ssd_scratch {
 /// The arguments of a scan over a batch of sequences.
 template <mixer_shape M, class T, space S = space::host>
 struct ssd_input {
-  rows<T const, M.d_inner(), S> x;             ///< [B L, H P]
-  rows<T const, M.heads, S> dt;                ///< [B L, H], after softplus, >= 0
-  block<T const, S, M.heads> a;                ///< [H], negative
-  rows<T const, M.groups * M.d_state, S> b;    ///< [B L, G N]
-  rows<T const, M.groups * M.d_state, S> c;    ///< [B L, G N]
-  block<T const, S, M.heads> d;                ///< [H], the skip term
-  int length;                                  ///< L, tokens a sequence
+  rows<T const, M.d_inner(), S> x;           ///< [B L, H P]
+  rows<T const, M.heads, S> dt;              ///< [B L, H], after softplus, >= 0
+  block<T const, S, M.heads> a;              ///< [H], negative
+  rows<T const, M.groups * M.d_state, S> b;  ///< [B L, G N]
+  rows<T const, M.groups * M.d_state, S> c;  ///< [B L, G N]
+  block<T const, S, M.heads> d;              ///< [H], the skip term
+  int length;                                ///< L, tokens a sequence
 
   /// Throws shape_error unless every operand has the same whole number of sequences; returns that number.
   [[nodiscard]] int sequences() const {
-    if (length < 1 || x.count % std::size_t(length) != 0) throw shape_error{"ssd.length: x's rows are no multiple of it"};
+    if (length < 1 || x.count % std::size_t(length) != 0)
+      throw shape_error{"ssd.length: x's rows are no multiple of it"};
     require_extent("ssd.dt rows", dt.count, x.count);
     require_extent("ssd.b rows", b.count, x.count);
     require_extent("ssd.c rows", c.count, x.count);
@@ -239,7 +240,8 @@ void ssd(context<T>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
   require_extent("ssd.y rows", y.count, in.x.count);
   bool const chunked = detail::use_chunks(M, in.length, form);
   if (!ctx.reserve(0, planned_bytes<detail::ssd_scratch<M, T>>(in.length) +
-                     planned_bytes<detail::scan_scratch<M, T>>(in.length, chunked))) return;
+                          planned_bytes<detail::scan_scratch<M, T>>(in.length, chunked)))
+    return;
   ctx.for_each(count, [&](int i, arena& scratch) {
     detail::ssd_scratch<M, T> const s{scratch, in.length};
     std::ptrdiff_t const first = std::ptrdiff_t{i} * in.length * M.d_inner();

@@ -1,13 +1,13 @@
 /// @file
 /// State-space duality, backward: tile by tile from the last token to the first.
 ///
-/// With G = C B^T, E_ij = exp(c_i - c_j) (i >= j, inside a tile, c from the tile's start), W_ij = dy_i . x_j, and the state h
-/// that enters and the gradient dh that leaves a tile with decay e = exp(c_end):
+/// With G = C B^T, E_ij = exp(c_i - c_j) (i >= j, inside a tile, c from the tile's start), W_ij = dy_i . x_j, and the
+/// state h that enters and the gradient dh that leaves a tile with decay e = exp(c_end):
 ///     U_j  = sum_{i >= j} G_ij E_ij dy_i + exp(c_end - c_j) dh B_j          dx_j = dt_j U_j + D dy_j,  dD = sum dy . x
 ///     dG   = sum over heads of E W dt_j                                      dC += dG B,  dB += dG^T C
 ///     dC_i += exp(c_i) h dy_i,  dB_j += dt_j exp(c_end - c_j) dh x_j         dh <- e dh + sum_i exp(c_i) C_i dy_i^T
-///     da_t = sum_{i >= t > j} (G E W dt)_ij + sum_{i >= t} dy_i . before_i + sum_{j < t} dt_j exp(c_end - c_j) x_j . (dh B_j)
-///            + e <h, dh>
+///     da_t = sum_{i >= t > j} G_ij E_ij W_ij dt_j + sum_{i >= t} exp(c_i) dy_i . (C_i h)
+///            + sum_{j < t} dt_j exp(c_end - c_j) x_j . (dh B_j) + e <h, dh>
 ///     d dt = x . U + A da,  dA = sum dt da
 /// The sums for da are over rectangles, without cancellation; row sums minus column sums would lose digits.
 #pragma once
@@ -61,10 +61,11 @@ void scan_states(scan_input<T> const& in, scan_backward_scratch<M, T> const& s) 
         T const *dt = in.dt + h * length + t0, *cum = in.cum + h * length + t0, end = cum[scan_tile - 1];
         sequence<T const> const x{in.x[t0] + h * P, in.x.stride, scan_tile};
         scale_tile(x, scan_tile, P, dt, cum, end, s.weights, s.rows_in + k * P, width);
-        for (int i = 0; i < N; ++i) array(to + i * width + k * P, P) = std::exp(end) * array(from + i * width + k * P, P);
+        for (int i = 0; i < N; ++i)
+          array(to + i * width + k * P, P) = std::exp(end) * array(from + i * width + k * P, P);
       }
-      gemm<op::transposed, op::plain, true, T>({in.b[t0] + g * N, scan_tile, N, in.b.stride}, {s.rows_in, scan_tile, width},
-                                               {to, N, width});
+      gemm<op::transposed, op::plain, true, T>({in.b[t0] + g * N, scan_tile, N, in.b.stride},
+                                               {s.rows_in, scan_tile, width}, {to, N, width});
     }
 }
 
@@ -98,8 +99,7 @@ void scan_state_backward(scan_input<T> const& in, sequence<T const> dy, scan_gra
     T const *dt = in.dt + h * length + t0, *cum = in.cum + h * length + t0;
     sequence<T const> const x{in.x[t0] + h * P, in.x.stride, n};
     scale_tile(x, n, P, dt, cum, cum[n - 1], s.weights, scaled.data + k * P, width);
-    for (int i = 0; i < n; ++i)
-      array(r.data + i * width + k * P, P) = std::exp(cum[i]) * array(dy[t0 + i] + h * P, P);
+    for (int i = 0; i < n; ++i) array(r.data + i * width + k * P, P) = std::exp(cum[i]) * array(dy[t0 + i] + h * P, P);
   }
   gemm<op::plain, op::transposed, false, T>(r, state, {d.c[t0] + group * N, n, N, d.c.stride});
   gemm<op::plain, op::transposed, false, T>(scaled, dstate, {d.b[t0] + group * N, n, N, d.b.stride});
@@ -173,8 +173,8 @@ void finish_head(scan_input<T> const& in, sequence<T const> dy, T const* a, T co
 ///
 /// Shapes   dy [L, H P]; a, skip [H]. No gradient overlaps an input.
 template <mixer_shape M, class T>
-void scan_backward(scan_input<T> const& in, T const* a, T const* skip, sequence<T const> dy,
-                   scan_gradient<T> const& d, arena& scratch) {
+void scan_backward(scan_input<T> const& in, T const* a, T const* skip, sequence<T const> dy, scan_gradient<T> const& d,
+                   arena& scratch) {
   constexpr int P = M.headdim, N = M.d_state, per_group = M.heads / M.groups, width = per_group * P;
   int const length = in.x.length;
   arena_scope const scope{scratch};
@@ -224,8 +224,8 @@ struct ssd_backward_scratch : ssd_scratch<M, T> {
 
 /// The gradient of one sequence; the sums for A and D go to part [2, H].
 template <mixer_shape M, class T>
-void ssd_sequence_backward(ssd_input<M, T> const& in, rows<T const, M.d_inner()> dy, ssd_gradient<M, T> const& grad, int index,
-                           T* part, arena& scratch) {
+void ssd_sequence_backward(ssd_input<M, T> const& in, rows<T const, M.d_inner()> dy, ssd_gradient<M, T> const& grad,
+                           int index, T* part, arena& scratch) {
   constexpr int width = M.d_inner(), state = M.groups * M.d_state, H = M.heads;
   int const length = in.length;
   std::ptrdiff_t const first = std::ptrdiff_t{index} * length;
@@ -260,8 +260,9 @@ void ssd_backward(context<T>& ctx, ssd_input<M, T> const& in, std::type_identity
   require_extent("ssd_backward.grad.b rows", grad.b.count, in.x.count);
   require_extent("ssd_backward.grad.c rows", grad.c.count, in.x.count);
   if (!ctx.reserve(2 * H * parts * sizeof(T) + arena::alignment,
-              planned_bytes<detail::ssd_backward_scratch<M, T>>(in.length) +
-                  planned_bytes<detail::scan_backward_scratch<M, T>>(in.length))) return;
+                   planned_bytes<detail::ssd_backward_scratch<M, T>>(in.length) +
+                       planned_bytes<detail::scan_backward_scratch<M, T>>(in.length)))
+    return;
   arena_scope const scope{ctx.shared()};
   T* const sums = ctx.shared().template take<T>(std::size_t(2 * H * parts));
   ctx.for_each(parts, [&](int k, arena& scratch) {

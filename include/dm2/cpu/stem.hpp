@@ -20,8 +20,8 @@ namespace dm2::cpu {
 
 namespace detail {
 
-/// The stem's three convolutions as stride-1 convolutions. The first reads the picture in 2 x 2 blocks: 7 x 7 of stride 2 on C
-/// channels is 4 x 4 of stride 1 on 4 C, with zeros in the first row and column of taps.
+/// The stem's three convolutions as stride-1 convolutions. The first reads the picture in 2 x 2 blocks: 7 x 7 of stride
+/// 2 on C channels is 4 x 4 of stride 1 on 4 C, with zeros in the first row and column of taps.
 template <stem_shape S>
 constexpr plane stem_plane(int stage) {
   int const h = S.half_height(), w = S.half_width();
@@ -39,7 +39,8 @@ void for_each_first_tap(Visit const& visit) {
         for (int x = 0; x < 7; ++x) {
           int const by = y + 1, bx = x + 1;  // tap 0 of the 8 x 8 kernel is the zero one
           int const inner = ((by % 2) * 2 + bx % 2) * S.channels + c;
-          visit(((o * S.channels + c) * 7 + y) * 7 + x, ((by / 2 * S.hidden + o) * 4 + bx / 2) * 4 * S.channels + inner);
+          visit(((o * S.channels + c) * 7 + y) * 7 + x,
+                ((by / 2 * S.hidden + o) * 4 + bx / 2) * 4 * S.channels + inner);
         }
 }
 
@@ -64,7 +65,8 @@ struct arranged_stem {
       for_each_tap(S.hidden, S.hidden, 3, [&](int from, int to) { conv[i + 1][to] = p.conv[i].data[from]; });
     for (int d = 0; d < S.dim; ++d)
       for (int c = 0; c < S.hidden; ++c)
-        for (int k = 0; k < side * side; ++k) proj[d * depth + k * S.hidden + c] = p.proj.data[(d * S.hidden + c) * side * side + k];
+        for (int k = 0; k < side * side; ++k)
+          proj[d * depth + k * S.hidden + c] = p.proj.data[(d * S.hidden + c) * side * side + k];
   }
 };
 
@@ -138,7 +140,8 @@ struct stem_scratch {
 template <stem_shape S, class T>
 std::size_t stem_band_bytes() {
   int const channels = std::max(S.hidden, 4 * S.channels);
-  return std::max(conv_band_scratch(stem_plane<S>(0), channels), conv_band_scratch(stem_plane<S>(1), channels)) * sizeof(T) +
+  return std::max(conv_band_scratch(stem_plane<S>(0), channels), conv_band_scratch(stem_plane<S>(1), channels)) *
+             sizeof(T) +
          arena::alignment;
 }
 
@@ -153,8 +156,8 @@ int stem_batch(std::size_t grid_rows) {
 
 }  // namespace detail
 
-/// conv 7x7 stride 2, then two conv 3x3, each followed by BatchNorm with the running statistics and ReLU, then a convolution
-/// of patch / 2 with that stride.
+/// conv 7x7 stride 2, then two conv 3x3, each followed by BatchNorm with the running statistics and ReLU, then a
+/// convolution of patch / 2 with that stride.
 ///
 /// Shapes   picture [B, C, H, W], normalised; grid [B tokens, dim], row-major patches of picture after picture.
 /// Writes   grid (=). Pictures go one after another, so the scratch does not grow with B.
@@ -176,15 +179,16 @@ void stem_forward(context<T>& ctx, T const* picture, stem_parameters<S, T const>
       for (int c = 0; c < S.hidden; ++c) s.rstd[c] = T(1) / std::sqrt(running.var[stage].data[c] + T(batch_norm_eps));
       s.affine.fill(S.hidden, p.bn_weight[stage].data, p.bn_bias[stage].data, running.mean[stage].data, s.rstd);
       if (stage < 2) clear_border(next, out);
-      conv2d(ctx, stem_plane<S>(int(stage)), s.planes[stage % 2], s.weights.conv[stage], S.hidden, [&](int y, T const* row) {
-        affine_relu(row, next.width, S.hidden, s.affine,
-                    out + (stage < 2 ? next.at(y, 0) : std::ptrdiff_t{y} * next.width * S.hidden));
-      });
+      conv2d(ctx, stem_plane<S>(int(stage)), s.planes[stage % 2], s.weights.conv[stage], S.hidden,
+             [&](int y, T const* row) {
+               affine_relu(row, next.width, S.hidden, s.affine,
+                           out + (stage < 2 ? next.at(y, 0) : std::ptrdiff_t{y} * next.width * S.hidden));
+             });
     }
-    for_each_patch_row<S, T>([&](std::ptrdiff_t from, std::ptrdiff_t to, int n) {
-      std::copy_n(s.raw + from, n, s.planes[0] + to);
-    });
-    project_patches<S>(ctx, s.planes[0], s.weights, p.proj_bias.data, grid.data + std::ptrdiff_t{b} * S.tokens() * S.dim);
+    for_each_patch_row<S, T>(
+        [&](std::ptrdiff_t from, std::ptrdiff_t to, int n) { std::copy_n(s.raw + from, n, s.planes[0] + to); });
+    project_patches<S>(ctx, s.planes[0], s.weights, p.proj_bias.data,
+                       grid.data + std::ptrdiff_t{b} * S.tokens() * S.dim);
   }
 }
 

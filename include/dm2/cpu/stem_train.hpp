@@ -21,7 +21,8 @@ struct stem_train_scratch {
   T* patches;
 
   explicit stem_train_scratch(arena& a)
-      : weights{a}, affine{channel_affine<T>{a, S.hidden}, channel_affine<T>{a, S.hidden}, channel_affine<T>{a, S.hidden}} {
+      : weights{a},
+        affine{channel_affine<T>{a, S.hidden}, channel_affine<T>{a, S.hidden}, channel_affine<T>{a, S.hidden}} {
     sums = a.take<double>(std::size_t(gradient_parts + 1) * 2 * S.hidden);
     patches = a.take<T>(std::size_t(stem_pixels<S>) * S.hidden);
   }
@@ -61,7 +62,9 @@ void stem_forward_train(context<T>& ctx, T const* picture, stem_parameters<S, T 
                         stem_saved<S, T> const& saved) {
   using namespace detail;
   int const batch = stem_batch<S>(grid.count);
-  if (!ctx.reserve(planned_bytes<stem_train_scratch<S, T>>(), planned_bytes<stem_planes<S, T>>() + stem_band_bytes<S, T>())) return;
+  if (!ctx.reserve(planned_bytes<stem_train_scratch<S, T>>(),
+                   planned_bytes<stem_planes<S, T>>() + stem_band_bytes<S, T>()))
+    return;
   arena_scope const scope{ctx.shared()};
   stem_train_scratch<S, T> const s{ctx.shared()};
   s.weights.fill(p);
@@ -74,9 +77,10 @@ void stem_forward_train(context<T>& ctx, T const* picture, stem_parameters<S, T 
       conv2d(stem_plane<S>(int(stage)), planes.in, s.weights.conv[stage], S.hidden, scratch,
              [&](int y, T const* row) { std::copy_n(row, line, raw + y * line); });
     });
-    batch_statistics(ctx, saved.raw[stage], batch * stem_pixels<S>, S.hidden, s.sums, saved.mean[stage], saved.rstd[stage],
-                     running.mean[stage].data, running.var[stage].data);
-    s.affine[stage].fill(S.hidden, p.bn_weight[stage].data, p.bn_bias[stage].data, saved.mean[stage], saved.rstd[stage]);
+    batch_statistics(ctx, saved.raw[stage], batch * stem_pixels<S>, S.hidden, s.sums, saved.mean[stage],
+                     saved.rstd[stage], running.mean[stage].data, running.var[stage].data);
+    s.affine[stage].fill(S.hidden, p.bn_weight[stage].data, p.bn_bias[stage].data, saved.mean[stage],
+                         saved.rstd[stage]);
   }
   for (std::ptrdiff_t b = 0; b < batch; ++b) {
     raw_to_patches<S>(saved.raw[2] + b * stem_pixels<S> * S.hidden, s.affine[2], s.patches);
@@ -89,10 +93,10 @@ namespace detail {
 /// Scratch of stem_backward beside stem_train_scratch.
 template <stem_shape S, class T>
 struct stem_backward_scratch {
-  T *da;                           ///< [B, H / 2, W / 2, hidden], the gradient of the present activation
-  T *dproj;                        ///< arranged as the weights
+  T* da;     ///< [B, H / 2, W / 2, hidden], the gradient of the present activation
+  T* dproj;  ///< arranged as the weights
   std::array<T*, 3> mirrored;
-  T* dconv;                        ///< [gradient_parts, the largest arranged kernel]
+  T* dconv;  ///< [gradient_parts, the largest arranged kernel]
   static constexpr std::size_t kernel = std::max(arranged_stem<S, T>::first_size, arranged_stem<S, T>::inner_size);
 
   stem_backward_scratch(arena& a, int batch) {
@@ -114,9 +118,11 @@ void project_patches_backward(context<T>& ctx, stem_saved<S, T> const& saved, st
     matrix<T const> const g{dgrid.data + b * S.tokens() * S.dim, S.tokens(), S.dim};
     raw_to_patches<S>(saved.raw[2] + b * stem_pixels<S> * S.hidden, s.affine[2], s.patches);
     parallel_gemm<op::transposed, op::plain, true, T>(ctx, g, {s.patches, S.tokens(), depth}, {t.dproj, S.dim, depth});
-    parallel_gemm<op::plain, op::plain, false, T>(ctx, g, {s.weights.proj, S.dim, depth}, {s.patches, S.tokens(), depth});
+    parallel_gemm<op::plain, op::plain, false, T>(ctx, g, {s.weights.proj, S.dim, depth},
+                                                  {s.patches, S.tokens(), depth});
     T* const da = t.da + b * stem_pixels<S> * S.hidden;
-    for_each_patch_row<S, T>([&](std::ptrdiff_t at, std::ptrdiff_t from, int n) { std::copy_n(s.patches + from, n, da + at); });
+    for_each_patch_row<S, T>(
+        [&](std::ptrdiff_t at, std::ptrdiff_t from, int n) { std::copy_n(s.patches + from, n, da + at); });
     for (int r = 0; r < S.tokens(); ++r) array(grad.proj_bias.data, S.dim) += array(g.data + r * S.dim, S.dim);
   }
   for (int d = 0; d < S.dim; ++d)
@@ -138,8 +144,8 @@ void blocks_to_picture_row(T const* blocks, int y, T* picture) {
 /// Convolution `stage` of picture b: its kernel's gradient to `dconv`, its input's over t.da or to dpicture.
 template <stem_shape S, class T>
 void stage_backward(T const* picture, stem_saved<S, T> const& saved, stem_train_scratch<S, T> const& s,
-                    stem_backward_scratch<S, T> const& t, double const* means, std::size_t stage, std::ptrdiff_t b, T* dconv,
-                    T* dpicture, arena& scratch) {
+                    stem_backward_scratch<S, T> const& t, double const* means, std::size_t stage, std::ptrdiff_t b,
+                    T* dconv, T* dpicture, arena& scratch) {
   plane const p = stem_plane<S>(int(stage)), q{p.height, p.width, S.hidden, p.kernel, p.kernel - 1 - p.before};
   constexpr std::ptrdiff_t line = std::ptrdiff_t{S.half_width()} * S.hidden;
   arena_scope const scope{scratch};
@@ -169,12 +175,14 @@ void stage_backward(T const* picture, stem_saved<S, T> const& saved, stem_train_
 /// Writes   grad (+=); dpicture (=).
 /// Throws   shape_error if dgrid's rows are not whole pictures; nothing is written then.
 template <stem_shape S, class T>
-void stem_backward(context<T>& ctx, T const* picture, stem_parameters<S, T const> const& p, stem_saved<S, T> const& saved,
-                   std::type_identity_t<rows<T const, S.dim>> dgrid, stem_parameters<S, T> const& grad, T* dpicture) {
+void stem_backward(context<T>& ctx, T const* picture, stem_parameters<S, T const> const& p,
+                   stem_saved<S, T> const& saved, std::type_identity_t<rows<T const, S.dim>> dgrid,
+                   stem_parameters<S, T> const& grad, T* dpicture) {
   using namespace detail;
   int const batch = stem_batch<S>(dgrid.count);
   if (!ctx.reserve(planned_bytes<stem_train_scratch<S, T>>() + planned_bytes<stem_backward_scratch<S, T>>(batch),
-              planned_bytes<stem_planes<S, T>>() + stem_band_bytes<S, T>())) return;
+                   planned_bytes<stem_planes<S, T>>() + stem_band_bytes<S, T>()))
+    return;
   arena_scope const scope{ctx.shared()};
   stem_train_scratch<S, T> const s{ctx.shared()};
   stem_backward_scratch<S, T> const t{ctx.shared(), batch};

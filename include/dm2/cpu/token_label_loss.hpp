@@ -51,18 +51,18 @@ double cross_entropy(context<T>&, rows<T const, K> logits, std::type_identity_t<
 
 /// The training loss: mean cross entropy of the class token, plus that of the patches.
 ///
-/// With lam = 1 - area(box) / tokens, the class token's target is lam target + (1 - lam) its partner's, the batch reversed;
-/// the patches' logits are already mixed back and meet their own sample's targets.
+/// With lam = 1 - area(box) / tokens, the class token's target is lam target + (1 - lam) its partner's, the batch
+/// reversed; the patches' logits are already mixed back and meet their own sample's targets.
 ///
-/// Shapes   cls, dcls [B, K]; aux, daux [B tokens, K]; target [B (2 + tokens), K]: for each sample the smoothed ground truth
-///          (not used by this loss), the class token's target, the patches'.
+/// Shapes   cls, dcls [B, K]; aux, daux [B tokens, K]; target [B (2 + tokens), K]: for each sample the smoothed
+///          ground truth (not used by this loss), the class token's target, the patches'.
 /// Writes   dcls, daux (=), which may be cls and aux.
 /// Returns  the loss, summed in double in a fixed order.
 /// Throws   shape_error if the row counts disagree; nothing is written then.
 template <class T, int K>
 double token_label_loss(context<T>& ctx, rows<T const, K> cls, std::type_identity_t<rows<T const, K>> aux,
-                        std::type_identity_t<rows<T const, K>> target, mix_box box, std::type_identity_t<rows<T, K>> dcls,
-                        std::type_identity_t<rows<T, K>> daux) {
+                        std::type_identity_t<rows<T const, K>> target, mix_box box,
+                        std::type_identity_t<rows<T, K>> dcls, std::type_identity_t<rows<T, K>> daux) {
   std::size_t const batch = cls.count, tokens = batch == 0 ? 0 : aux.count / batch;
   require_extent("token_label_loss.aux rows", aux.count, batch * tokens);
   require_extent("token_label_loss.target rows", target.count, batch * (2 + tokens));

@@ -20,8 +20,9 @@ namespace dm2::cpu {
 /// Writes   x (=).
 /// Throws   shape_error unless grid and x hold the same number of whole pictures.
 template <class T, int D, int L>
-void assemble_tokens(context<T>& ctx, std::type_identity_t<rows<T const, D>> grid, block<T const, space::host, 1, 1, D> cls,
-                     block<T const, space::host, 1, L, D> pos, std::type_identity_t<rows<T, D>> x) {
+void assemble_tokens(context<T>& ctx, std::type_identity_t<rows<T const, D>> grid,
+                     block<T const, space::host, 1, 1, D> cls, block<T const, space::host, 1, L, D> pos,
+                     std::type_identity_t<rows<T, D>> x) {
   int const batch = int(x.count / L);
   require_extent("assemble_tokens.x rows", x.count, std::size_t(batch) * L);
   require_extent("assemble_tokens.grid rows", grid.count, std::size_t(batch) * (L - 1));
@@ -29,13 +30,18 @@ void assemble_tokens(context<T>& ctx, std::type_identity_t<rows<T const, D>> gri
     T const* patch = grid.data + std::ptrdiff_t{b} * (L - 1) * D;
     for (int t = 0; t < L; ++t) {
       bool const middle = t == (L - 1) / 2;
-      array(x.data + (std::ptrdiff_t{b} * L + t) * D, D) = array(middle ? cls.data : patch, D) + array(pos.data + t * D, D);
+      array(x.data + (std::ptrdiff_t{b} * L + t) * D, D) =
+          array(middle ? cls.data : patch, D) + array(pos.data + t * D, D);
       if (!middle) patch += D;
     }
   });
 }
 
-/// The gradient of assemble_tokens. Writes dgrid (=), dcls and dpos (+=).
+/// The gradient of assemble_tokens.
+///
+/// Shapes   as assemble_tokens.
+/// Writes   dgrid (=); dcls, dpos (+=). dgrid does not overlap dx.
+/// Throws   shape_error unless dgrid and dx hold the same number of whole pictures; nothing is written then.
 template <class T, int D, int L>
 void assemble_tokens_backward(context<T>& ctx, std::type_identity_t<rows<T const, D>> dx,
                               std::type_identity_t<rows<T, D>> dgrid, block<T, space::host, 1, 1, D> dcls,
@@ -56,15 +62,16 @@ void assemble_tokens_backward(context<T>& ctx, std::type_identity_t<rows<T const
   });
 }
 
-/// MixToken (Jiang et al. 2021, arXiv 2104.10858): inside the box, sample b and its partner B - 1 - b change places. The same
-/// call mixes, mixes back, and is its own gradient.
+/// MixToken (Jiang et al. 2021, arXiv 2104.10858): inside the box, sample b and its partner B - 1 - b change places.
+/// The same call mixes, mixes back, and is its own gradient.
 ///
 /// Shapes   grid [B height width, C]. Writes grid, in place.
 /// Throws   shape_error if grid's rows are not whole pictures or the box leaves the grid; nothing is written then.
 template <class T, int C>
 void mix_tokens(context<T>& ctx, rows<T, C> grid, int height, int width, mix_box box) {
   std::size_t const tokens = std::size_t(height) * std::size_t(width);
-  if (tokens == 0 || grid.count % tokens != 0) throw shape_error{"mix_tokens.grid: rows are no multiple of the patches"};
+  if (tokens == 0 || grid.count % tokens != 0)
+    throw shape_error{"mix_tokens.grid: rows are no multiple of the patches"};
   if (box.row0 < 0 || box.row1 > height || box.col0 < 0 || box.col1 > width)
     throw shape_error{"mix_tokens.box: leaves the patch grid"};
   if (box.area() == 0) return;

@@ -40,7 +40,7 @@ struct stb_free {
 }
 
 /// Walks a JPEG's markers: throws file_error unless they lead from the start through a scan to the end marker, and
-/// Huffman tables are sound. stb_image fills what a truncated file lacks with grey and says nothing.
+/// Huffman tables are sound. Where data run out stb_image decodes zeros, and versions differ in whether it says so.
 inline void check_jpeg_markers(std::span<std::byte const> file, std::filesystem::path const& name) {
   auto const byte = [&](std::size_t at) { return std::to_integer<unsigned>(file[at]); };
   bool scanned = false;

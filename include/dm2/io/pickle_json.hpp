@@ -108,8 +108,8 @@ class pickle_to_json {
 /// "torch.float32", a device its type's name. What is not plain data (tensors, objects of refused globals) becomes an
 /// object {"refused": what}.
 ///
-/// `budget` bounds the result: bytes of text, 8 a value, 32 an object; give a small multiple of the pickle's length. Throws
-/// file_error past it, past 64 levels, and for keys that are not text or integers.
+/// `budget` bounds the result: bytes of text, 8 a value, 32 an object; give a small multiple of the pickle's length.
+/// Throws file_error past it, past 64 levels, and for keys that are not text or integers.
 [[nodiscard]] inline nlohmann::json pickle_as_json(pickle_value v, std::filesystem::path const& path,
                                                    std::size_t budget) {
   return detail::pickle_to_json{path, budget}(v);

@@ -1,8 +1,9 @@
 /// @file
-/// The trunk's blocks. Each is a norm, an input projection, a core and an output projection; a layer is a mixer or an attention
-/// block, followed by an MLP block where the configuration has one.
+/// The trunk's blocks. Each is a norm, an input projection, a core and an output projection; a layer is a mixer or an
+/// attention block, followed by an MLP block where the configuration has one.
 ///
-/// The operations that a block names are the backend's: argument-dependent lookup finds them in the context's namespace.
+/// The operations that a block names are the backend's: argument-dependent lookup finds them in the context's
+/// namespace.
 #pragma once
 
 #include <dm2/core/operands.hpp>
@@ -16,7 +17,8 @@
 
 namespace dm2::detail {
 
-/// Bidirectional Mamba-2. Both output projections are merged into one matrix [dim, 2 d_inner], which needs memory of its own.
+/// Bidirectional Mamba-2. Both output projections are merged into one matrix [dim, 2 d_inner], which needs memory of
+/// its own.
 template <config C>
 struct mixer_block {
   using layer = mixer_layer<C>;
@@ -33,8 +35,8 @@ struct mixer_block {
   static mixer_parameters<shape, T, S> core_parameters(network_view<C, T, S> net, int i) {
     auto const p = net.mixer(i);
     constexpr auto second_d = C.variant == mixer_variant::published ? layer::D : layer::D_b;
-    return {{get<layer::conv>(p), get<layer::conv_bias>(p), get<layer::dt_bias>(p), get<layer::A_log>(p), get<layer::D>(p),
-             get<layer::norm>(p)},
+    return {{get<layer::conv>(p), get<layer::conv_bias>(p), get<layer::dt_bias>(p), get<layer::A_log>(p),
+             get<layer::D>(p), get<layer::norm>(p)},
             {get<layer::conv_b>(p), get<layer::conv_bias_b>(p), get<layer::dt_bias_b>(p), get<layer::A_log_b>(p),
              get<second_d>(p), get<layer::norm_b>(p)}};
   }
@@ -52,7 +54,8 @@ struct mixer_block {
 
   /// The output projection, merged into `memory`.
   template <class Context, class T, space S>
-  static linear_parameters<T const, C.dim, inner, S> out(Context& ctx, network_view<C, T const, S> net, int i, T* memory) {
+  static linear_parameters<T const, C.dim, inner, S> out(Context& ctx, network_view<C, T const, S> net, int i,
+                                                         T* memory) {
     auto const p = net.mixer(i);
     block<T, S, C.dim, inner> const merged{memory};
     fold_output_projection<C.variant>(ctx, get<layer::out_proj>(p), get<layer::out_proj_b>(p), merged);
@@ -136,7 +139,8 @@ struct mlp_block {
   }
 
   template <class Context, class T, space S, class Wide, class Inner, class Gradient>
-  static void core_backward(Context& ctx, network_view<C, T const, S>, int, Wide x, Inner dg, Gradient dx, network_view<C, T, S>) {
+  static void core_backward(Context& ctx, network_view<C, T const, S>, int, Wide x, Inner dg, Gradient dx,
+                            network_view<C, T, S>) {
     gated_activation_backward(ctx, x, dg, dx);
   }
 

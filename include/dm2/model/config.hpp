@@ -10,13 +10,15 @@ namespace dm2 {
 
 /// Height and width in pixels.
 struct image_size {
-  int height, width;
+  int height;  ///< rows
+  int width;   ///< columns
 };
 
 /// A set of layer numbers, 0 to 63.
 struct layer_set {
-  std::uint64_t bits = 0;
+  std::uint64_t bits = 0;  ///< bit i is layer i
 
+  /// Whether layer i is in the set; false for any i outside 0..63.
   [[nodiscard]] constexpr bool contains(int i) const { return i >= 0 && i < 64 && ((bits >> i) & 1u) != 0; }
 };
 
@@ -31,29 +33,30 @@ constexpr layer_set layers(I... index) {
 
 /// Hyper-parameters, under the names of the published code; the defaults are DeMansia 2 Tiny.
 ///
-///     constexpr dm2::config mine{.image = {128, 128}, .patch = 8, .depth = 12, .dim = 96, .headdim = 24, .classes = 10};
+///     constexpr dm2::config mine{
+///         .image = {128, 128}, .patch = 8, .depth = 12, .dim = 96, .headdim = 24, .classes = 10};
 ///     dm2::model<mine> net;
 struct config {
-  image_size image{224, 224};
-  int patch = 16;                            ///< pixels a side; even, since the stem already halves the resolution
-  int channels = 3;                          ///< of the picture
-  int stem_width = 64;                       ///< channels of the stem's three convolutions
-  int depth = 24;                            ///< layers
-  int dim = 192;                             ///< channels of the residual stream (d_model)
-  int mlp_dim = 0;                           ///< hidden channels of the gated MLP after each mixer; 0 leaves it out
-  int classes = 1000;
-  int expand = 2;                            ///< d_inner = expand * dim
-  int headdim = 48;                          ///< channels a Mamba-2 head
-  int d_state = 128;                         ///< state size N
-  int d_conv = 4;                            ///< taps of the mixer's causal convolution
-  int groups = 1;                            ///< groups of heads that share B and C
-  layer_set attn_layers = layers(10, 20);    ///< layers that are attention, counted from 0
-  int attn_heads = 3;
-  int attn_head_dim = 96;
-  int attn_rotary = 48;                      ///< channels of a head with rotary position embedding; 0 for none
-  int attn_d_conv = 4;                       ///< taps of the attention's causal convolution; 0 leaves it out
-  double eps = 1e-5;                         ///< of the RMS norms on the residual stream
-  mixer_variant variant = mixer_variant::published;
+  image_size image{224, 224};              ///< of the picture, in pixels
+  int patch = 16;                          ///< pixels a side; even, since the stem already halves the resolution
+  int channels = 3;                        ///< of the picture
+  int stem_width = 64;                     ///< channels of the stem's three convolutions
+  int depth = 24;                          ///< layers
+  int dim = 192;                           ///< channels of the residual stream (d_model)
+  int mlp_dim = 0;                         ///< hidden channels of the gated MLP after each mixer; 0 leaves it out
+  int classes = 1000;                      ///< logits of each head
+  int expand = 2;                          ///< d_inner = expand * dim
+  int headdim = 48;                        ///< channels a Mamba-2 head
+  int d_state = 128;                       ///< state size N
+  int d_conv = 4;                          ///< taps of the mixer's causal convolution
+  int groups = 1;                          ///< groups of heads that share B and C
+  layer_set attn_layers = layers(10, 20);  ///< layers that are attention, counted from 0
+  int attn_heads = 3;                      ///< of an attention layer
+  int attn_head_dim = 96;                  ///< channels an attention head
+  int attn_rotary = 48;                    ///< channels of a head with rotary position embedding; 0 for none
+  int attn_d_conv = 4;                     ///< taps of the attention's causal convolution; 0 leaves it out
+  double eps = 1e-5;                       ///< of the RMS norms on the residual stream
+  mixer_variant variant = mixer_variant::published;  ///< what the mixer's second direction is
 };
 
 /// DeMansia 2 Tiny: 9,514,032 parameters.
@@ -90,8 +93,11 @@ struct sizes {
   static_assert(C.attn_d_conv >= 0, "dm2::config: attn_d_conv must be 0 (no convolution) or more");
   static_assert(C.eps > 0, "dm2::config: eps must be positive");
 
+  /// What the mixer's operations take.
   static constexpr mixer_shape mixer{C.expand * C.dim / C.headdim, C.headdim, C.d_state, C.groups, C.d_conv, C.variant};
+  /// What the attention's operations take.
   static constexpr attention_shape attention{C.attn_heads, C.attn_head_dim, C.attn_rotary, C.attn_d_conv};
+  /// What the stem's operations take.
   static constexpr stem_shape stem{C.image.height, C.image.width, C.channels, C.stem_width, C.patch, C.dim};
 
   static constexpr int heads = mixer.heads;             ///< of the mixer

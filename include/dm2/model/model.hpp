@@ -34,21 +34,28 @@ int picture_count(char const* tensor, std::size_t floats) {
 }
 }  // namespace detail
 
-/// A network of configuration C: its parameters, in the published state dict's names and order, and the memory of an evaluation.
+/// A network of configuration C: its parameters, in the published state dict's names and order, and the memory of an
+/// evaluation.
 ///
-/// After construction for a batch, an evaluation of at most that many pictures allocates nothing; a larger one grows the
-/// memory once. A model moves but does not copy, and must not be used by two threads at a time.
+/// After construction for a batch, an evaluation of at most that many pictures allocates nothing; a larger one grows
+/// the memory once. A model moves but does not copy, and must not be used by two threads at a time.
 template <config C, class Context = cpu::context<float>>
 class model {
  public:
+  /// The type of every parameter and activation.
   using scalar = typename Context::scalar;
+  /// The backend's context.
   using context = Context;
+  /// C
   static constexpr config configuration = C;
+  /// Numbers of one picture, channels * height * width.
   static constexpr std::size_t pixels = std::size_t(sizes<C>::pixels);
+  /// Logits of one picture.
   static constexpr std::size_t classes = std::size_t(C.classes);
 
   /// All parameters zero: load a checkpoint, or fill state().
-  explicit model(int batch = 1, Context ctx = Context{}) : context_{std::move(ctx)}, state_{state_extent<C> * sizeof(scalar)} {
+  explicit model(int batch = 1, Context ctx = Context{})
+      : context_{std::move(ctx)}, state_{state_extent<C> * sizeof(scalar)} {
     reserve(batch);
   }
 
@@ -57,19 +64,25 @@ class model {
 
   /// Every floating entry, at its table offset; the numbers between entries are zero and stay so.
   [[nodiscard]] std::span<scalar> state() { return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>}; }
+  /// @copydoc state()
   [[nodiscard]] std::span<scalar const> state() const {
     return {reinterpret_cast<scalar const*>(state_.data()), state_extent<C>};
   }
   /// BatchNorm's step counts, at their table offset.
   [[nodiscard]] std::span<std::int64_t> counters() { return counters_; }
+  /// @copydoc counters()
   [[nodiscard]] std::span<std::int64_t const> counters() const { return counters_; }
 
   /// The state as the layers see it.
-  [[nodiscard]] network_view<C, scalar, Context::memory> view() { return network_view<C, scalar, Context::memory>{state().data()}; }
+  [[nodiscard]] network_view<C, scalar, Context::memory> view() {
+    return network_view<C, scalar, Context::memory>{state().data()};
+  }
+  /// @copydoc view()
   [[nodiscard]] network_view<C, scalar const, Context::memory> view() const {
     return network_view<C, scalar const, Context::memory>{state().data()};
   }
 
+  /// The context that every operation of this model runs with; set_threads() is the one thing to change.
   [[nodiscard]] Context& ctx() { return context_; }
 
   /// Plans memory for evaluations of up to `batch` pictures.

@@ -49,7 +49,8 @@ struct evaluation_plan {
   T* grid;  ///< [batch * tokens, dim]
   trunk_activations<C, T> trunk;
 
-  evaluation_plan(arena& a, int batch) : grid{a.take<T>(std::size_t(batch) * sizes<C>::tokens * C.dim)}, trunk{a, batch, false} {}
+  evaluation_plan(arena& a, int batch)
+      : grid{a.take<T>(std::size_t(batch) * sizes<C>::tokens * C.dim)}, trunk{a, batch, false} {}
 };
 
 /// Activations and gradients of a training pass.
@@ -59,9 +60,9 @@ struct training_plan {
   stem_saved<sizes<C>::stem, T> stem;
   trunk_activations<C, T> trunk;
   trunk_gradients<C, T> gradient;
-  T* dfeatures;     ///< [batch * length, dim]
-  T *cls, *aux;     ///< logits [batch, classes], [batch * tokens, classes]
-  T *dcls, *daux;   ///< their gradients, in the same memory as the logits
+  T* dfeatures;    ///< [batch * length, dim]
+  T *cls, *aux;    ///< logits [batch, classes], [batch * tokens, classes]
+  T *dcls, *daux;  ///< their gradients, in the same memory as the logits
 
   training_plan(arena& a, int batch)
       : grid{a.take<T>(std::size_t(batch) * sizes<C>::tokens * C.dim)},
@@ -96,10 +97,11 @@ void forward_heads(Context& ctx, network_view<C, T const, S> net, evaluation_pla
   evaluation_heads(ctx, features, head_operands(net), logits, sizes<C>::length);
 }
 
-/// Training forward: plan.cls and plan.aux receive the logits, the patches' mixed back to their own samples. The batch is the
-/// plan's; BatchNorm uses the batch's statistics and moves the running ones in `net`.
+/// Training forward: plan.cls and plan.aux receive the logits, the patches' mixed back to their own samples. The batch
+/// is the plan's; BatchNorm uses the batch's statistics and moves the running ones in `net`.
 template <config C, class Context, class T, space S>
-void forward_train(Context& ctx, network_view<C, T, S> net, T const* pictures, mix_box box, training_plan<C, T> const& plan) {
+void forward_train(Context& ctx, network_view<C, T, S> net, T const* pictures, mix_box box,
+                   training_plan<C, T> const& plan) {
   using tokens = token_layer<C>;
   network_view<C, T const, S> const weights{net};
   std::size_t const batch = plan.trunk.count / sizes<C>::length, patches = batch * sizes<C>::tokens;
@@ -116,18 +118,19 @@ void forward_train(Context& ctx, network_view<C, T, S> net, T const* pictures, m
   mix_tokens(ctx, aux, height, width, box);
 }
 
-/// Backward from plan.dcls and plan.daux (the gradients of what forward_train left in cls and aux). Adds to grad; dpictures
-/// [batch, channels, height, width] may be null.
+/// Backward from plan.dcls and plan.daux (the gradients of what forward_train left in cls and aux). Adds to grad;
+/// dpictures [batch, channels, height, width] may be null.
 template <config C, class Context, class T, space S>
-void backward(Context& ctx, network_view<C, T const, S> net, T const* pictures, mix_box box, training_plan<C, T> const& plan,
-              network_view<C, T, S> grad, T* dpictures) {
+void backward(Context& ctx, network_view<C, T const, S> net, T const* pictures, mix_box box,
+              training_plan<C, T> const& plan, network_view<C, T, S> grad, T* dpictures) {
   using tokens = token_layer<C>;
   std::size_t const batch = plan.trunk.count / sizes<C>::length, patches = batch * sizes<C>::tokens;
   constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
   rows<T, C.classes, S> const dcls{plan.dcls, batch}, daux{plan.daux, patches};
   rows<T, C.dim, S> const features{plan.trunk.features, plan.trunk.count}, dfeatures{plan.dfeatures, plan.trunk.count};
   mix_tokens(ctx, daux, height, width, box);
-  training_heads_backward(ctx, features, head_operands(net), dcls, daux, dfeatures, head_operands(grad), sizes<C>::length);
+  training_heads_backward(ctx, features, head_operands(net), dcls, daux, dfeatures, head_operands(grad),
+                          sizes<C>::length);
   trunk_backward(ctx, net, plan.trunk, rows<T const, C.dim, S>{dfeatures}, plan.gradient, grad);
   rows<T, C.dim, S> const dgrid{plan.grid, patches};
   assemble_tokens_backward(ctx, rows<T, C.dim, S>{plan.gradient.residual, plan.trunk.count}, dgrid,

@@ -1,5 +1,6 @@
 /// @file
-/// The parameter table of a whole network, computed at compile time: every entry of the published state dict, in its order.
+/// The parameter table of a whole network, computed at compile time: every entry of the published state dict, in its
+/// order.
 #pragma once
 
 #include <dm2/core/parameters.hpp>
@@ -14,7 +15,8 @@
 namespace dm2 {
 namespace detail {
 
-/// Calls visit.template operator()<Layer>(number) for each layer in the state dict's order; number is -1 outside the trunk.
+/// Calls visit.template operator()<Layer>(number) for each layer in the state dict's order; number is -1 outside the
+/// trunk.
 template <config C, class Visit>
 constexpr void for_each_layer(Visit visit) {
   visit.template operator()<token_layer<C>>(-1);
@@ -112,16 +114,22 @@ template <config C, class T, space S = space::host>
 class network_view {
  public:
   constexpr network_view() = default;
+  /// Over the buffer that starts at `state`.
   constexpr explicit network_view(T* state) : state_{state} {}
   /// A view of T converts to a view of T const.
   template <class U>
     requires std::is_convertible_v<U (*)[], T (*)[]>
   constexpr network_view(network_view<C, U, S> other) : state_{other.data()} {}
 
+  /// The buffer's first element.
   [[nodiscard]] constexpr T* data() const { return state_; }
+  /// Class token and position embedding.
   [[nodiscard]] constexpr auto tokens() const { return at<token_layer<C>>(-1); }
+  /// The stem, BatchNorm's statistics included.
   [[nodiscard]] constexpr auto stem() const { return at<stem_layer<C>>(-1); }
+  /// Both classifiers.
   [[nodiscard]] constexpr auto head() const { return at<head_layer<C>>(-1); }
+  /// The norm after the last layer.
   [[nodiscard]] constexpr auto final() const { return at<final_layer<C>>(-1); }
   /// Layer i's mixer; i must not be in attn_layers.
   [[nodiscard]] constexpr auto mixer(int i) const { return at<mixer_layer<C>>(i); }

@@ -17,14 +17,16 @@ namespace dm2 {
 
 /// The activations of a training forward over a fixed number of pictures, and the gradients of every parameter.
 ///
-/// The order of calls is forward, then loss (or gradients of your own in class_logits() and patch_logits()), then backward.
-/// Gradients add up over passes until clear_gradients(). After construction nothing is allocated. Refers to the model, which
-/// must stay where it is.
+/// The order of calls is forward, then loss (or gradients of your own in class_logits() and patch_logits()), then
+/// backward. Gradients add up over passes until clear_gradients(). After construction nothing is allocated. Refers to
+/// the model, which must stay where it is.
 template <config C, class Context>
 class training_pass {
  public:
+  /// The type of every activation and gradient.
   using scalar = typename Context::scalar;
 
+  /// Takes all memory for passes of exactly `batch` pictures. Throws shape_error if batch is below 1.
   training_pass(model<C, Context>& net, int batch)
       : net_{net},
         batch_{checked(batch)},
@@ -41,15 +43,16 @@ class training_pass {
   training_pass(training_pass const&) = delete;
   training_pass& operator=(training_pass const&) = delete;
 
-  /// Training forward: class_logits() and patch_logits() hold the result. BatchNorm normalises with the batch's statistics and
-  /// moves the model's running ones; its step counts go up by one. Inside the box, each sample takes the patches of its
-  /// partner, the batch reversed (MixToken); the patches' logits are mixed back.
+  /// Training forward: class_logits() and patch_logits() hold the result. BatchNorm normalises with the batch's
+  /// statistics and moves the model's running ones; its step counts go up by one. Inside the box, each sample takes the
+  /// patches of its partner, the batch reversed (MixToken); the patches' logits are mixed back.
   ///
   /// Shapes   pictures [batch, channels, height, width], normalised; kept by the caller until backward.
   /// Throws   shape_error if the size is another, or the box leaves the patch grid.
   void forward(std::span<scalar const> pictures, mix_box box = {}) {
     require_extent("training_pass.forward.pictures", pictures.size(), std::size_t(batch_) * net_.pixels);
-    if (box.row0 < 0 || box.col0 < 0 || box.row1 > sizes<C>::stem.grid_height() || box.col1 > sizes<C>::stem.grid_width())
+    if (box.row0 < 0 || box.col0 < 0 || box.row1 > sizes<C>::stem.grid_height() ||
+        box.col1 > sizes<C>::stem.grid_width())
       throw shape_error{"training_pass.forward.box: leaves the patch grid"};
     pictures_ = pictures.data();
     forward_all(pictures.data(), box);
@@ -58,10 +61,11 @@ class training_pass {
 
   /// The token-labeling loss of what forward left; puts its gradients where the logits were.
   ///
-  /// Shapes   target [batch, 2 + tokens, classes]: a sample's smoothed ground truth (not used), class target, patch targets.
-  /// Throws   shape_error if the size is another.
+  /// Shapes   target [batch, 2 + tokens, classes]: a sample's smoothed ground truth (not used), class target, patch
+  /// targets. Throws   shape_error if the size is another.
   double loss(std::span<scalar const> target) {
-    require_extent("training_pass.loss.target", target.size(), std::size_t(batch_) * (2 + sizes<C>::tokens) * net_.classes);
+    require_extent("training_pass.loss.target", target.size(),
+                   std::size_t(batch_) * (2 + sizes<C>::tokens) * net_.classes);
     return token_loss(target.data(), box_);
   }
 
@@ -84,9 +88,13 @@ class training_pass {
     return {plan_.aux, std::size_t(batch_) * sizes<C>::tokens * net_.classes};
   }
   /// As the model's state(): each parameter's gradient at its table offset; zero for statistics.
-  [[nodiscard]] std::span<scalar> gradients() { return {reinterpret_cast<scalar*>(gradients_.data()), state_extent<C>}; }
+  [[nodiscard]] std::span<scalar> gradients() {
+    return {reinterpret_cast<scalar*>(gradients_.data()), state_extent<C>};
+  }
+  /// gradients() = 0.
   void clear_gradients() { clear(net_.ctx(), gradients().data(), gradients().size()); }
 
+  /// Pictures a pass.
   [[nodiscard]] int batch() const { return batch_; }
   /// Bytes of gradients and activations, beside the model's own.
   [[nodiscard]] std::size_t bytes() const { return gradients_.size() + memory_.size(); }
@@ -106,9 +114,10 @@ class training_pass {
   }
   double token_loss(scalar const* target, mix_box box) {
     std::size_t const n = std::size_t(batch_), patches = n * sizes<C>::tokens;
-    return token_label_loss(net_.ctx(), rows<scalar const, C.classes, memory_space>{plan_.cls, n}, logits{plan_.aux, patches},
-                            rows<scalar const, C.classes, memory_space>{target, n + n + patches}, box, logits{plan_.dcls, n},
-                            logits{plan_.daux, patches});
+    return token_label_loss(net_.ctx(), rows<scalar const, C.classes, memory_space>{plan_.cls, n},
+                            logits{plan_.aux, patches},
+                            rows<scalar const, C.classes, memory_space>{target, n + n + patches}, box,
+                            logits{plan_.dcls, n}, logits{plan_.daux, patches});
   }
   void backward_all(scalar* dpictures) {
     detail::backward(net_.ctx(), std::as_const(net_).view(), pictures_, box_, plan_,

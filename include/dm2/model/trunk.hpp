@@ -14,17 +14,17 @@
 
 namespace dm2::detail {
 
-/// Where the trunk's activations lie. In evaluation every block uses the same memory; in training each keeps its own, since
-/// backward reads it.
+/// Where the trunk's activations lie. In evaluation every block uses the same memory; in training each keeps its own,
+/// since backward reads it.
 template <config C, class T>
 struct trunk_activations {
   static constexpr std::size_t blocks = block_count<C>;
-  std::size_t count;                     ///< rows: batch * length
-  std::array<T*, blocks + 1> residual;   ///< [count, dim] before each block, and after the last
-  std::array<T*, blocks + 1> rstd;       ///< [count], of the norm that reads it
-  std::array<T*, blocks> wide, inner;    ///< what each core reads and writes
-  T* merged;                             ///< [dim, 2 d_inner], a mixer's output projection
-  T* features;                           ///< [count, dim], after the last norm
+  std::size_t count;                    ///< rows: batch * length
+  std::array<T*, blocks + 1> residual;  ///< [count, dim] before each block, and after the last
+  std::array<T*, blocks + 1> rstd;      ///< [count], of the norm that reads it
+  std::array<T*, blocks> wide, inner;   ///< what each core reads and writes
+  T* merged;                            ///< [dim, 2 d_inner], a mixer's output projection
+  T* features;                          ///< [count, dim], after the last norm
 
   trunk_activations(arena& a, int batch, bool training) : count{std::size_t(batch) * sizes<C>::length} {
     merged = a.take<T>(std::size_t(C.dim) * 2 * sizes<C>::d_inner);
@@ -97,7 +97,8 @@ void trunk_forward(Context& ctx, network_view<C, T const, S> net, trunk_activati
     });
 }
 
-/// From dfeatures [count, dim] to the gradient of the tokens, left in d.residual. Parameter gradients are added to grad.
+/// From dfeatures [count, dim] to the gradient of the tokens, left in d.residual. Parameter gradients are added to
+/// grad.
 template <config C, class Context, class T, space S>
 void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activations<C, T> const& a,
                     rows<T const, C.dim, S> dfeatures, trunk_gradients<C, T> const& d, network_view<C, T, S> grad) {
@@ -112,21 +113,22 @@ void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activat
       auto const dout = Block::out_gradient(ctx, grad, layer, d.merged);
       rows<T, Block::inner, S> const dg{d.inner, a.count};
       if (k == last)
-        project_add_norm_backward(ctx, g, out, after, get<final_layer<C>::norm>(net.final()), dfeatures, dresidual, dg, dout,
-                                  get<final_layer<C>::norm>(grad.final()));
+        project_add_norm_backward(ctx, g, out, after, get<final_layer<C>::norm>(net.final()), dfeatures, dresidual, dg,
+                                  dout, get<final_layer<C>::norm>(grad.final()));
       else
         with_block<C>(k + 1, [&]<class Next>() {
           int const next = block_layer<C>(k + 1);
-          project_add_norm_project_backward(ctx, g, out, after, Next::in(net, next), rows<T, Next::wide, S>{d.wide, a.count},
-                                            dresidual, dg, dout, Next::in(grad, next));
+          project_add_norm_project_backward(ctx, g, out, after, Next::in(net, next),
+                                            rows<T, Next::wide, S>{d.wide, a.count}, dresidual, dg, dout,
+                                            Next::in(grad, next));
         });
       Block::finish_out_gradient(ctx, grad, layer, d.merged);
       Block::core_backward(ctx, net, layer, rows<T const, Block::wide, S>{a.template wide_of<Block, S>(k)},
                            rows<T const, Block::inner, S>{dg}, rows<T, Block::wide, S>{d.wide, a.count}, grad);
     });
   with_block<C>(0, [&]<class First>() {
-    norm_project_backward(ctx, a.template point<S>(0), First::in(net, 0), rows<T, First::wide, S>{d.wide, a.count}, dresidual,
-                          First::in(grad, 0));
+    norm_project_backward(ctx, a.template point<S>(0), First::in(net, 0), rows<T, First::wide, S>{d.wide, a.count},
+                          dresidual, First::in(grad, 0));
   });
 }
 

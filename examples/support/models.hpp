@@ -1,0 +1,78 @@
+/// @file
+/// The configurations that the example programs know. A line in for_each_model adds one.
+#pragma once
+
+#include <dm2/io/checkpoint_differences.hpp>
+#include <dm2/io/tensor_file.hpp>
+#include <dm2/model/config.hpp>
+
+#include "exit_code.hpp"
+
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace dm2::example {
+
+/// The small configuration of the checkpoint in tests/golden/lightning: 10 classes, pictures of 64 x 64.
+inline constexpr config micro{.image = {64, 64},
+                              .depth = 4,
+                              .dim = 32,
+                              .classes = 10,
+                              .headdim = 16,
+                              .d_state = 16,
+                              .attn_layers = layers(2),
+                              .attn_heads = 2,
+                              .attn_head_dim = 24,
+                              .attn_rotary = 16};
+
+/// Calls f.template operator()<configuration>(name) for each.
+template <class F>
+void for_each_model(F&& f) {
+  f.template operator()<tiny>("tiny");
+  f.template operator()<small>("small");
+  f.template operator()<micro>("micro");
+}
+
+/// "tiny: pictures of 224 x 224, 24 layers of 192 channels, 1000 classes"
+[[nodiscard]] inline std::string describe(std::string_view name, config const& c) {
+  return std::string{name} + ": pictures of " + std::to_string(c.image.height) + " x " + std::to_string(c.image.width) + ", " +
+         std::to_string(c.depth) + " layers of " + std::to_string(c.dim) + " channels, " + std::to_string(c.classes) + " classes";
+}
+
+[[nodiscard]] inline std::vector<std::string> model_names() {
+  std::vector<std::string> names;
+  for_each_model([&]<config C>(char const* name) { names.emplace_back(name); });
+  return names;
+}
+
+/// The name of the first model that the file fits; nothing where it fits none.
+[[nodiscard]] inline std::optional<std::string> fitting_model(tensor_file const& file) {
+  std::optional<std::string> found;
+  for_each_model([&]<config C>(char const* name) {
+    if (!found && checkpoint_differences<C>(file).empty()) found = name;
+  });
+  return found;
+}
+
+/// What is said of a file that fits no model: each one, and the first things in which the file is not it.
+[[nodiscard]] inline std::string no_model_text(tensor_file const& file) {
+  std::string text = "fits none of the models that this program was compiled with";
+  for_each_model([&]<config C>(char const* name) {
+    auto const wrong = checkpoint_differences<C>(file);
+    text += "\n  " + describe(name, C) + "\n    " + wrong.front();
+    if (wrong.size() > 1) text += "\n    ... and " + std::to_string(wrong.size() - 1) + " more differences";
+  });
+  return text;
+}
+
+/// `asked`, or where it is empty the model that the file fits. Throws file_error where there is none.
+[[nodiscard]] inline std::string choose_model(tensor_file const& file, std::string const& asked) {
+  if (!asked.empty()) return asked;
+  if (auto const found = fitting_model(file)) return *found;
+  throw file_error{file.path(), no_model_text(file)};
+}
+
+}  // namespace dm2::example

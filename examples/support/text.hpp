@@ -1,0 +1,67 @@
+/// @file
+/// Text for people: safe to print, of known width.
+#pragma once
+
+#include <dm2/io/bytes.hpp>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <string_view>
+
+namespace dm2::example {
+
+/// The text with '?' for every byte that could move a terminal's cursor or is not UTF-8: names come from files.
+[[nodiscard]] inline std::string printable(std::string_view text) {
+  std::string out{text};
+  bool const utf8 = detail::is_utf8(text);
+  for (char& c : out) {
+    auto const byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7F || (!utf8 && byte >= 0x80)) c = '?';
+  }
+  return out;
+}
+
+/// Code points of UTF-8 text: columns on a terminal, for most scripts.
+[[nodiscard]] inline std::size_t text_width(std::string_view text) {
+  return std::size_t(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
+}
+
+/// "1,234,567"
+[[nodiscard]] inline std::string grouped(std::uint64_t number) {
+  std::string text = std::to_string(number);
+  for (std::size_t at = text.size(); at > 3;) text.insert(at -= 3, 1, ',');
+  return text;
+}
+
+/// "1,234 bytes", "36.3 MiB"
+[[nodiscard]] inline std::string byte_size(std::uint64_t bytes) {
+  if (bytes < 1024) return std::to_string(bytes) + " bytes";
+  constexpr std::array<char const*, 4> units{"KiB", "MiB", "GiB", "TiB"};
+  double value = double(bytes) / 1024;
+  std::size_t unit = 0;
+  for (; value >= 1024 && unit + 1 < units.size(); ++unit) value /= 1024;
+  std::array<char, 32> text;
+  std::snprintf(text.data(), text.size(), "%.1f %s", value, units[unit]);
+  return text.data();
+}
+
+/// "12.34 %"
+[[nodiscard]] inline std::string percent(float fraction) {
+  std::array<char, 32> text;
+  std::snprintf(text.data(), text.size(), "%.2f %%", 100 * double(fraction));
+  return text.data();
+}
+
+/// The shortest decimal form that reads back as the same float: "0.1372".
+[[nodiscard]] inline std::string shortest(float value) {
+  std::array<char, 32> text;
+  auto const [end, problem] = std::to_chars(text.data(), text.data() + text.size(), value);
+  return {text.data(), end};
+}
+
+}  // namespace dm2::example

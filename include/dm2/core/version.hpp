@@ -1,0 +1,10 @@
+/// @file
+/// The library's version.
+#pragma once
+
+namespace dm2 {
+
+/// The version, "major.minor.patch": the one of CMake's project().
+inline constexpr char const* version = "0.1.0";
+
+}  // namespace dm2
