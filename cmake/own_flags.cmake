@@ -6,8 +6,9 @@ if(DM2_WERROR)
   list(APPEND DM2_WARNINGS -Werror)
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  # g++ 12's own AVX-512 intrinsics read a variable of theirs before it is set, and it warns of that in Eigen's code.
-  list(APPEND DM2_WARNINGS -Wno-maybe-uninitialized)
+  # False alarms of g++ 12 at -O3: its AVX-512 intrinsics read a variable of theirs before it is set, which it reports
+  # in Eigen's code, and it takes a std::string's short buffer for overlapping memory.
+  list(APPEND DM2_WARNINGS -Wno-uninitialized -Wno-maybe-uninitialized -Wno-restrict)
 endif()
 target_compile_options(dm2_own INTERFACE ${DM2_WARNINGS})
 if(DM2_NATIVE)

@@ -6,6 +6,11 @@
 
 #include <dm2/model/model.hpp>
 
+#include <algorithm>
+#include <limits>
+#include <string>
+#include <vector>
+
 namespace {
 
 using namespace dm2;

@@ -35,6 +35,14 @@ inline float parameter_value(parameter_entry const& e, float r, float u) {
 
 }  // namespace detail
 
+/// The same network with two layers, a mixer and an attention: what one operation needs, without the time that a whole
+/// network's parameters take.
+consteval config shallow(config c) {
+  c.depth = 2;
+  c.attn_layers = layers(1);
+  return c;
+}
+
 /// Fills a model's state; the numbers are floats, and the same in every floating type.
 template <config C, class T>
 void fill_random(T* state, std::uint64_t seed = 1) {

@@ -53,7 +53,9 @@ class classifier {
 template <config C>
 class classifier_of final : public classifier {
  public:
-  classifier_of(tensor_file const& file, int batch, int threads) : net_{batch, cpu::context<float>{threads}} { load(net_, file); }
+  classifier_of(tensor_file const& file, int batch, int threads) : net_{batch, cpu::context<float>{threads}} {
+    load(net_, file);
+  }
 
   [[nodiscard]] config const& configuration() const override { return configuration_; }
   void prepare(picture const& p, std::span<float> out) const override { evaluation_input<C>(p, out); }
@@ -74,8 +76,8 @@ class classifier_of final : public classifier {
 };
 
 /// The model called `name`, with the file's weights. Throws file_error where they do not fit it.
-[[nodiscard]] inline std::unique_ptr<classifier> make_classifier(std::string_view name, tensor_file const& file, int batch,
-                                                                 int threads) {
+[[nodiscard]] inline std::unique_ptr<classifier> make_classifier(std::string_view name, tensor_file const& file,
+                                                                 int batch, int threads) {
   std::unique_ptr<classifier> out;
   for_each_model([&]<config C>(char const* known) {
     if (!out && name == known) out = std::make_unique<classifier_of<C>>(file, batch, threads);

@@ -6,7 +6,7 @@
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/model/config.hpp>
 
-#include "exit_code.hpp"
+#include "command_line.hpp"
 
 #include <cstddef>
 #include <optional>
@@ -38,8 +38,9 @@ void for_each_model(F&& f) {
 
 /// "tiny: pictures of 224 x 224, 24 layers of 192 channels, 1000 classes"
 [[nodiscard]] inline std::string describe(std::string_view name, config const& c) {
-  return std::string{name} + ": pictures of " + std::to_string(c.image.height) + " x " + std::to_string(c.image.width) + ", " +
-         std::to_string(c.depth) + " layers of " + std::to_string(c.dim) + " channels, " + std::to_string(c.classes) + " classes";
+  return std::string{name} + ": pictures of " + std::to_string(c.image.height) + " x " + std::to_string(c.image.width) +
+         ", " + std::to_string(c.depth) + " layers of " + std::to_string(c.dim) + " channels, " +
+         std::to_string(c.classes) + " classes";
 }
 
 [[nodiscard]] inline std::vector<std::string> model_names() {

@@ -61,8 +61,8 @@ class progress_bar {
     long const left = rate > 0 ? long(double(total_ - done) / rate + 0.5) : 0;
     std::array<char, 64> tail;
     std::snprintf(tail.data(), tail.size(), "  %.1f/s  %ld:%02ld left", rate, left / 60, left % 60);
-    return "[" + std::string(filled, '#') + std::string(width - filled, '.') + "]  " + grouped(done) + " / " + grouped(total_) +
-           " pictures" + (done == 0 ? "" : tail.data());
+    return "[" + std::string(filled, '#') + std::string(width - filled, '.') + "]  " + grouped(done) + " / " +
+           grouped(total_) + " pictures" + (done == 0 ? "" : tail.data());
   }
 
  private:

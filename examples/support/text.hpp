@@ -28,7 +28,8 @@ namespace dm2::example {
 
 /// Code points of UTF-8 text: columns on a terminal, for most scripts.
 [[nodiscard]] inline std::size_t text_width(std::string_view text) {
-  return std::size_t(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
+  return std::size_t(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
 }
 
 /// "1,234,567"

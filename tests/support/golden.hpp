@@ -1,13 +1,13 @@
 /// @file
-/// Golden files: tensors by name, and comparison by norm.
+/// Golden files: tensors by name.
 #pragma once
 
 #include <dm2/io/tensor_file.hpp>
 
 #include <doctest/doctest.h>
 
-#include <cmath>
-#include <span>
+#include "support/compare.hpp"
+
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,20 +34,5 @@ class golden {
  private:
   tensor_file file_;
 };
-
-/// |got - want| / |want| in the Euclidean norm, in double. NaN anywhere gives NaN, which no comparison accepts; two
-/// zero vectors give 0.
-template <class A, class B>
-double relative_error(A const& got, B const& want) {
-  REQUIRE(std::size(got) == std::size(want));
-  double difference = 0, norm = 0;
-  for (std::size_t i = 0; i < std::size(want); ++i) {
-    double const w = double(want[i]), d = double(got[i]) - w;
-    difference += d * d;
-    norm += w * w;
-  }
-  if (norm == 0) return std::sqrt(difference);
-  return std::sqrt(difference / norm);
-}
 
 }  // namespace dm2::test

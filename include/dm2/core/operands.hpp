@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 
 namespace dm2 {
 
@@ -114,6 +115,17 @@ struct mix_box {
 
   /// Patches inside; 0 where a side is empty or turned round.
   [[nodiscard]] constexpr int area() const { return std::max(0, row1 - row0) * std::max(0, col1 - col0); }
+};
+
+/// Rows of a target that are one number everywhere but at a few classes: row r is base[r], plus extra[i] at class index[i] for
+/// begin[r] <= i < begin[r + 1].
+template <class T>
+struct sparse_rows {
+  T const* base;               ///< [count]
+  std::uint32_t const* begin;  ///< [count + 1]
+  std::uint32_t const* index;
+  T const* extra;
+  std::size_t count;
 };
 
 }  // namespace dm2

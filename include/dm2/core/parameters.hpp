@@ -17,7 +17,8 @@ namespace dm2 {
 /// What an entry of the state is.
 enum class entry_kind : std::uint8_t {
   parameter,  ///< trained: gradient, momentum and average exist
-  statistic,  ///< BatchNorm's running mean or variance: averaged, saved, not trained
+  unused,     ///< a parameter that nothing reads and no gradient reaches: saved and averaged, never moved
+  statistic,  ///< BatchNorm's running mean or variance: saved and averaged, not trained
   counter     ///< BatchNorm's 64-bit step count: saved, kept beside the flat buffer
 };
 

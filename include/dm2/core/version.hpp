@@ -5,6 +5,6 @@
 namespace dm2 {
 
 /// The version, "major.minor.patch": the one of CMake's project().
-inline constexpr char const* version = "0.1.0";
+inline constexpr char const* version_text = "0.1.0";
 
 }  // namespace dm2

@@ -27,8 +27,8 @@ struct prediction {
 
 /// The k largest of one picture's logits, largest first, with their softmax over all of them.
 ///
-/// Fewer than k logits give as many as there are. Equal logits keep the order of their classes. A NaN stands behind every
-/// number, and makes every probability NaN: what it would have been is not known.
+/// Fewer than k logits give as many as there are. Equal logits keep the order of their classes. A NaN stands behind
+/// every number, and makes every probability NaN: what it would have been is not known.
 ///
 /// Shapes   logits [classes].
 /// Throws   shape_error if k is less than 1.
@@ -54,8 +54,8 @@ template <std::floating_point T>
   return out;
 }
 
-/// What a model of configuration C takes: the picture after the evaluation transform for C's image size, normalised with
-/// ImageNet's statistics.
+/// What a model of configuration C takes: the picture after the evaluation transform for C's image size, normalised
+/// with ImageNet's statistics.
 ///
 /// Shapes   p [any, any, 3] bytes; out [3, C.image.height, C.image.width].
 /// Writes   out (=).
@@ -80,7 +80,8 @@ void evaluation_input(picture const& p, std::span<T> out) {
 ///
 /// Throws   shape_error if a picture has no pixel or k is less than 1.
 template <config C, class Context>
-[[nodiscard]] std::vector<std::vector<prediction>> classify(model<C, Context>& net, std::span<picture const> pictures, int k) {
+[[nodiscard]] std::vector<std::vector<prediction>> classify(model<C, Context>& net, std::span<picture const> pictures,
+                                                            int k) {
   using scalar = typename Context::scalar;
   constexpr std::size_t pixels = model<C, Context>::pixels, classes = model<C, Context>::classes;
   std::vector<std::vector<prediction>> out;

@@ -27,8 +27,8 @@ struct stb_free {
   void operator()(void* p) const { stbi_image_free(p); }
 };
 
-/// Whether a DHT segment's tables each announce at most 256 codes, what stb_image has room for: versions before 2.29
-/// write what comes beyond that past the end of their tables.
+/// Whether a DHT segment's tables each announce at most 256 codes, what stb_image has room for: version 2.27 writes
+/// what comes beyond that past the end of its tables.
 [[nodiscard]] inline bool huffman_tables_fit(std::span<std::byte const> segment) {
   while (segment.size() >= 17) {
     std::size_t codes = 0;

@@ -15,8 +15,7 @@ struct picture_region {
   double top, left, height, width;
 };
 
-/// The part of a picture of `height` x `width` that evaluation_transform(picture, crop) keeps. It may reach a pixel's
-/// fraction over the picture's edge, where the transform rounds the longer side down.
+/// The part of a picture of `height` x `width` that evaluation_transform(picture, crop) keeps.
 ///
 /// Throws   shape_error if a side is smaller than 1.
 [[nodiscard]] inline picture_region evaluation_region(int height, int width, image_extent crop) {
@@ -30,7 +29,8 @@ struct picture_region {
   else
     rows = columns * height / width;
   double const down = double(height) / double(rows), across = double(width) / double(columns);
-  double const top = double(detail::centre(rows, crop.height).first), left = double(detail::centre(columns, crop.width).first);
+  double const top = double(detail::centre(rows, crop.height).first),
+               left = double(detail::centre(columns, crop.width).first);
   return {top * down, left * across, crop.height * down, crop.width * across};
 }
 

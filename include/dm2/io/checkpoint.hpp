@@ -8,12 +8,14 @@
 #include <dm2/io/safetensors_write.hpp>
 #include <dm2/io/tensor_file.hpp>
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>

@@ -29,7 +29,8 @@ namespace detail {
 [[nodiscard]] constexpr std::string_view trimmed(std::string_view text) noexcept {
   constexpr std::string_view blank = " \t\r";
   std::size_t const first = text.find_first_not_of(blank);
-  return first == std::string_view::npos ? std::string_view{} : text.substr(first, text.find_last_not_of(blank) - first + 1);
+  return first == std::string_view::npos ? std::string_view{}
+                                         : text.substr(first, text.find_last_not_of(blank) - first + 1);
 }
 
 /// The lines, trimmed, without a byte order mark in front and empty lines at the end.
@@ -46,7 +47,8 @@ namespace detail {
 }
 
 inline bool has_control_character(std::string_view text) noexcept {
-  return std::any_of(text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; });
+  return std::any_of(text.begin(), text.end(),
+                     [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7F; });
 }
 
 }  // namespace detail
@@ -58,14 +60,16 @@ inline bool has_control_character(std::string_view text) noexcept {
 /// Spaces around a name, a byte order mark and empty lines at the end are ignored.
 ///
 /// Throws   file_error naming the line that is empty, is not UTF-8, or has a control character; where there is no name,
-///          or more than a million; where the file cannot be read.
+///          or more than a million lines; where the file cannot be read.
 [[nodiscard]] inline std::vector<std::string> read_class_list(std::filesystem::path const& path) {
   constexpr std::size_t most = 1'000'000, longest = 1000;
   mapped_file const file{path};
-  if (file.bytes().size() > most * longest) throw file_error{path, "is too large for a list of class names"};
-  auto const lines = detail::text_lines(detail::as_text(file.bytes()));
-  if (lines.empty() || lines.size() > most)
-    throw file_error{path, "has " + std::to_string(lines.size()) + " lines, expected 1 to 1000000 class names"};
+  std::string_view const text = detail::as_text(file.bytes());
+  // before a line is stored: 16 bytes each, and lines may be empty
+  if (text.size() > most * longest || std::size_t(std::count(text.begin(), text.end(), '\n')) > most)
+    throw file_error{path, "is too large for a list of class names"};
+  auto const lines = detail::text_lines(text);
+  if (lines.empty()) throw file_error{path, "holds no class name"};
   bool const numbered = std::all_of(lines.begin(), lines.end(), detail::begins_with_synset);
   std::vector<std::string> names;
   names.reserve(lines.size());
@@ -85,8 +89,8 @@ inline bool has_control_character(std::string_view text) noexcept {
 [[nodiscard]] inline std::vector<std::string> read_class_list(std::filesystem::path const& path, std::size_t classes) {
   std::vector<std::string> names = read_class_list(path);
   if (names.size() != classes)
-    throw file_error{path, "has " + std::to_string(names.size()) + " class names, the model has " + std::to_string(classes) +
-                               " classes"};
+    throw file_error{path, "has " + std::to_string(names.size()) + " class names, the model has " +
+                               std::to_string(classes) + " classes"};
   return names;
 }
 

@@ -33,9 +33,11 @@ constexpr layer_set layers(I... index) {
 
 /// Hyper-parameters, under the names of the published code; the defaults are DeMansia 2 Tiny.
 ///
-///     constexpr dm2::config mine{
-///         .image = {128, 128}, .patch = 8, .depth = 12, .dim = 96, .headdim = 24, .classes = 10};
+///     constexpr dm2::config mine{.image = {128, 128}, .patch = 8, .depth = 12, .dim = 96, .classes = 10,
+///                                .headdim = 24, .attn_layers = dm2::layers(5)};
 ///     dm2::model<mine> net;
+///
+/// Fields are named in the order of their declaration, as C++ demands.
 struct config {
   image_size image{224, 224};              ///< of the picture, in pixels
   int patch = 16;                          ///< pixels a side; even, since the stem already halves the resolution

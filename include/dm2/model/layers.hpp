@@ -87,22 +87,25 @@ struct mixer_layer {
   /// Where the extents below come from.
   using size = sizes<C>;
   /// Names, shapes and kinds, in the state dict's order.
-  static constexpr std::array param_table{parameter_info{"norm.weight", {C.dim}},
-                                          parameter_info{"mixer.dt_bias", {size::heads}},
-                                          parameter_info{"mixer.dt_bias_b", {size::heads}},
-                                          parameter_info{"mixer.A_log", {size::heads}},
-                                          parameter_info{"mixer.A_log_b", {size::heads}},
-                                          parameter_info{"mixer.D", {size::heads}},
-                                          parameter_info{"mixer.D_b", {size::heads}},
-                                          parameter_info{"mixer.in_proj.weight", {size::projected, C.dim}},
-                                          parameter_info{"mixer.conv1d.weight", {size::conv_dim, 1, C.d_conv}},
-                                          parameter_info{"mixer.conv1d.bias", {size::conv_dim}},
-                                          parameter_info{"mixer.conv1d_b.weight", {size::conv_dim, 1, C.d_conv}},
-                                          parameter_info{"mixer.conv1d_b.bias", {size::conv_dim}},
-                                          parameter_info{"mixer.norm.weight", {size::d_inner}},
-                                          parameter_info{"mixer.norm_b.weight", {size::d_inner}},
-                                          parameter_info{"mixer.out_proj.weight", {C.dim, size::d_inner}},
-                                          parameter_info{"mixer.out_proj_b.weight", {C.dim, size::d_inner}}};
+  static constexpr std::array param_table{
+      parameter_info{"norm.weight", {C.dim}},
+      parameter_info{"mixer.dt_bias", {size::heads}},
+      parameter_info{"mixer.dt_bias_b", {size::heads}},
+      parameter_info{"mixer.A_log", {size::heads}},
+      parameter_info{"mixer.A_log_b", {size::heads}},
+      parameter_info{"mixer.D", {size::heads}},
+      parameter_info{"mixer.D_b",
+                     {size::heads},
+                     C.variant == mixer_variant::published ? entry_kind::unused : entry_kind::parameter},
+      parameter_info{"mixer.in_proj.weight", {size::projected, C.dim}},
+      parameter_info{"mixer.conv1d.weight", {size::conv_dim, 1, C.d_conv}},
+      parameter_info{"mixer.conv1d.bias", {size::conv_dim}},
+      parameter_info{"mixer.conv1d_b.weight", {size::conv_dim, 1, C.d_conv}},
+      parameter_info{"mixer.conv1d_b.bias", {size::conv_dim}},
+      parameter_info{"mixer.norm.weight", {size::d_inner}},
+      parameter_info{"mixer.norm_b.weight", {size::d_inner}},
+      parameter_info{"mixer.out_proj.weight", {C.dim, size::d_inner}},
+      parameter_info{"mixer.out_proj_b.weight", {C.dim, size::d_inner}}};
 };
 
 namespace detail {

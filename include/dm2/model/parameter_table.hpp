@@ -93,11 +93,12 @@ inline constexpr std::size_t state_extent = [] {
   return n;
 }();
 
-/// Trained numbers.
+/// Numbers that the published code counts as parameters: trained ones, and `D_b` where nothing reads it.
 template <config C>
 inline constexpr std::size_t parameter_count = [] {
   std::size_t n = 0;
-  for (parameter_entry const& e : parameter_table<C>) n += e.kind == entry_kind::parameter ? e.size : 0;
+  for (parameter_entry const& e : parameter_table<C>)
+    n += e.kind == entry_kind::parameter || e.kind == entry_kind::unused ? e.size : 0;
   return n;
 }();
 

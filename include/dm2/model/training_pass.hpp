@@ -36,7 +36,7 @@ class training_pass {
         plan_{arena_, batch} {
     net_.ctx().plan([&] {
       forward_all(nullptr, {});
-      token_loss(nullptr, {});
+      token_loss(nullptr, 1);
       backward_all(nullptr);
     });
   }
@@ -61,12 +61,20 @@ class training_pass {
 
   /// The token-labeling loss of what forward left; puts its gradients where the logits were.
   ///
-  /// Shapes   target [batch, 2 + tokens, classes]: a sample's smoothed ground truth (not used), class target, patch
-  /// targets. Throws   shape_error if the size is another.
-  double loss(std::span<scalar const> target) {
+  /// Shapes   target [batch, 2 + tokens, classes]: a sample's ground truth (not used), class target, patch targets.
+  /// Writes   the logits, with the gradients of `scale` times the loss.
+  /// Returns  the loss, without the scale.
+  /// Throws   shape_error if the size is another.
+  double loss(std::span<scalar const> target, double scale = 1) {
     require_extent("training_pass.loss.target", target.size(),
                    std::size_t(batch_) * (2 + sizes<C>::tokens) * net_.classes);
-    return token_loss(target.data(), box_);
+    return token_loss(target.data(), scale);
+  }
+  /// The same from sparse targets: batch * (1 + tokens) rows.
+  double loss(sparse_rows<scalar> target, double scale = 1) {
+    std::size_t const n = std::size_t(batch_), patches = n * sizes<C>::tokens;
+    return token_label_loss(net_.ctx(), const_logits{plan_.cls, n}, const_logits{plan_.aux, patches}, target, box_,
+                            logits{plan_.dcls, n}, logits{plan_.daux, patches}, scale);
   }
 
   /// Adds the gradient of every parameter to gradients(). class_logits() and patch_logits() hold the logits' gradients.
@@ -103,6 +111,7 @@ class training_pass {
   static constexpr space memory_space = Context::memory;
   using buffer = typename Context::buffer;
   using logits = rows<scalar, C.classes, memory_space>;
+  using const_logits = rows<scalar const, C.classes, memory_space>;
 
   static int checked(int batch) {
     if (batch < 1) throw shape_error{"training_pass.batch: got " + std::to_string(batch) + ", expected at least 1"};
@@ -112,12 +121,11 @@ class training_pass {
     box_ = box;
     detail::forward_train(net_.ctx(), net_.view(), pictures, box, plan_);
   }
-  double token_loss(scalar const* target, mix_box box) {
+  double token_loss(scalar const* target, double scale) {
     std::size_t const n = std::size_t(batch_), patches = n * sizes<C>::tokens;
-    return token_label_loss(net_.ctx(), rows<scalar const, C.classes, memory_space>{plan_.cls, n},
-                            logits{plan_.aux, patches},
-                            rows<scalar const, C.classes, memory_space>{target, n + n + patches}, box,
-                            logits{plan_.dcls, n}, logits{plan_.daux, patches});
+    return token_label_loss(net_.ctx(), const_logits{plan_.cls, n}, const_logits{plan_.aux, patches},
+                            const_logits{target, n + n + patches}, box_, logits{plan_.dcls, n},
+                            logits{plan_.daux, patches}, scale);
   }
   void backward_all(scalar* dpictures) {
     detail::backward(net_.ctx(), std::as_const(net_).view(), pictures_, box_, plan_,

@@ -23,7 +23,7 @@ struct crop_fraction {
 enum class crop_convention : unsigned char {
   published,  ///< as in the published code: (top, left) goes where RoIAlign takes x first, so the cut is transposed,
               ///< and both axes are scaled by the map's width
-  aligned  ///< where the picture was cut
+  aligned     ///< where the picture was cut
 };
 
 /// A label map: for each cell the teacher's five highest scores, and the classes that have them.
@@ -109,19 +109,43 @@ void softmax_target(std::span<double> scores, label_smoothing s, std::span<T> ta
   for (std::size_t c = 0; c < scores.size(); ++c) target[c] = T(scores[c] / sum * s.on + s.off);
 }
 
+/// Calls row() with `scores` filled for the whole crop, then for each bin of rows x cols.
+template <class T, class Row>
+void for_each_roi_bin(label_map<T> const& map, crop_fraction crop, int rows, int cols, crop_convention convention,
+                      std::span<double> scores, Row const& row) {
+  bool const transposed = convention == crop_convention::published;
+  if (transposed) crop = {crop.left, crop.top, crop.width, crop.height};
+  double const cells_y = transposed ? map.width : map.height, cells_x = map.width;
+  double const y0 = crop.top * cells_y - 0.5, y1 = (crop.top + crop.height) * cells_y - 0.5;
+  double const x0 = crop.left * cells_x - 0.5, x1 = (crop.left + crop.width) * cells_x - 0.5;
+  roi_bin(map, {y0, y1, 1}, {x0, x1, 1}, 0, 0, scores);
+  row();
+  roi_axis const y{y0, y1, rows}, x{x0, x1, cols};
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < cols; ++j) {
+      roi_bin(map, y, x, i, j, scores);
+      row();
+    }
+}
+
+[[noreturn]] inline void refuse_class(char const* what, double value, int classes) {
+  throw shape_error{std::string{what} + ": got class " + std::to_string(value) + ", expected 0.." +
+                    std::to_string(classes - 1)};
+}
+
+inline void check_label(char const* what, int label, int classes) {
+  if (label < 0 || label >= classes) refuse_class(what, label, classes);
+}
+
 /// Throws unless the map and the class are of the promised kind.
 template <class T>
 void check_label_map(label_map<T> const& map, int label, int classes) {
   if (map.height < 1 || map.width < 1) throw shape_error{"token_label_target.map: height and width must be at least 1"};
   std::size_t const cells = std::size_t(map.height) * std::size_t(map.width);
   require_extent("token_label_target.map", map.data.size(), 2 * label_map<T>::top * cells);
-  auto const refuse = [&](char const* what, double value) {
-    throw shape_error{std::string{"token_label_target."} + what + ": got class " + std::to_string(value) +
-                      ", expected 0.." + std::to_string(classes - 1)};
-  };
-  if (label < 0 || label >= classes) refuse("label", label);
+  check_label("token_label_target.label", label, classes);
   for (T v : map.data.subspan(label_map<T>::top * cells))
-    if (!(v >= T(0) && v < T(classes))) refuse("map", double(v));
+    if (!(v >= T(0) && v < T(classes))) refuse_class("token_label_target.map", double(v), classes);
 }
 
 }  // namespace detail
@@ -142,22 +166,13 @@ void token_label_target(label_map<M> const& map, crop_fraction crop, int label, 
   require_extent("token_label_target.scores", scores.size(), width);
   require_extent("token_label_target.target", target.size(), (2 + std::size_t(rows) * std::size_t(cols)) * width);
   label_smoothing const s{smoothing, classes};
-  bool const transposed = convention == crop_convention::published;
-  if (transposed) crop = {crop.left, crop.top, crop.width, crop.height};
-  double const cells_y = transposed ? map.width : map.height, cells_x = map.width;
-  double const y0 = crop.top * cells_y - 0.5, y1 = (crop.top + crop.height) * cells_y - 0.5;
-  double const x0 = crop.left * cells_x - 0.5, x1 = (crop.left + crop.width) * cells_x - 0.5;
-
   std::fill_n(target.begin(), width, T(s.off));
   target[std::size_t(label)] = T(s.on);
-  detail::roi_bin(map, {y0, y1, 1}, {x0, x1, 1}, 0, 0, scores);
-  detail::softmax_target(scores, s, target.subspan(width, width));
-  detail::roi_axis const y{y0, y1, rows}, x{x0, x1, cols};
-  for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < cols; ++j) {
-      detail::roi_bin(map, y, x, i, j, scores);
-      detail::softmax_target(scores, s, target.subspan((2 + std::size_t(i * cols + j)) * width, width));
-    }
+  std::size_t at = width;
+  detail::for_each_roi_bin(map, crop, rows, cols, convention, scores, [&] {
+    detail::softmax_target(scores, s, target.subspan(at, width));
+    at += width;
+  });
 }
 
 /// The target of one sample without a label map: the smoothed one-hot class for every token.
@@ -168,9 +183,7 @@ template <std::floating_point T>
 void hard_label_target(int label, int classes, int tokens, double smoothing, std::span<T> target) {
   std::size_t const width = std::size_t(classes);
   require_extent("hard_label_target.target", target.size(), (2 + std::size_t(tokens)) * width);
-  if (label < 0 || label >= classes)
-    throw shape_error{"hard_label_target.label: got " + std::to_string(label) + ", expected 0.." +
-                      std::to_string(classes - 1)};
+  detail::check_label("hard_label_target.label", label, classes);
   label_smoothing const s{smoothing, classes};
   std::fill(target.begin(), target.end(), T(s.off));
   for (std::size_t r = 0; r < 2 + std::size_t(tokens); ++r) target[r * width + std::size_t(label)] = T(s.on);

@@ -1,5 +1,5 @@
 /// @file
-/// What the example programs return to the shell, and the frame of their main functions.
+/// What the example programs have in common towards the shell: exit codes, checks, the frame of main.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -12,6 +12,7 @@
 #include <iostream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace dm2::example {
 
@@ -28,13 +29,25 @@ struct usage_error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// Accepts whole numbers of a range; the message of a refusal says which.
+[[nodiscard]] inline CLI::Validator number_from(int least, int most) { return CLI::Range(least, most).description(""); }
+
+/// "a, b, c"
+[[nodiscard]] inline std::string joined(std::vector<std::string> const& words) {
+  std::string out;
+  for (std::string const& word : words) out += (out.empty() ? "" : ", ") + word;
+  return out;
+}
+
 /// The first `most` lines of a message, and how many were left out.
 [[nodiscard]] inline std::string first_lines(std::string const& message, std::size_t most) {
   std::size_t end = 0, lines = 0, left = 0;
   for (std::size_t at = 0; at != std::string::npos && at <= message.size();) {
     at = message.find('\n', at);
-    if (++lines <= most) end = at == std::string::npos ? message.size() : at;
-    else ++left;
+    if (++lines <= most)
+      end = at == std::string::npos ? message.size() : at;
+    else
+      ++left;
     if (at != std::string::npos) ++at;
   }
   return message.substr(0, end) + (left == 0 ? "" : "\n  ... and " + std::to_string(left) + " more");
@@ -43,7 +56,10 @@ struct usage_error : std::runtime_error {
 /// Parses the command line, runs `body` and turns what it throws into a line on stderr and an exit code.
 template <class Body>
 int run_program(CLI::App& app, int argc, char** argv, Body const& body) {
-  app.set_version_flag("--version", app.get_name() + " (dm2) " + version);
+  app.set_version_flag("--version", app.get_name() + " (dm2) " + version_text);
+  app.failure_message([](CLI::App const* a, CLI::Error const& problem) {
+    return a->get_name() + ": " + problem.what() + "\nRun with --help for more information.\n";
+  });
   try {
     app.parse(argc, argv);
     int const code = body();

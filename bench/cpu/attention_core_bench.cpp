@@ -1,0 +1,76 @@
+/// @file
+/// Attention between its projections, forward and backward.
+#include "support/flops.hpp"
+#include "support/operation.hpp"
+#include "support/random_model.hpp"
+
+#include <dm2/cpu/attention_core_backward.hpp>
+#include <dm2/model/blocks.hpp>
+
+namespace {
+
+using namespace dm2;
+using namespace dm2::bench;
+
+constexpr int attention_layer_number = 1;
+
+template <config C>
+struct layer_of {
+  static constexpr config L = shallow(C);
+  using attention = dm2::detail::attention_block<L>;
+  static constexpr int wide = attention::wide, inner = attention::inner;
+
+  template <class T>
+  struct forward {
+    int length;
+    std::size_t count;
+    random_state<L, T> state;
+    buffer<T> x = normal<T>(count * wide, 1), y{count * inner};
+
+    forward(int l, int sequences) : length{l}, count{std::size_t(l) * std::size_t(sequences)} {}
+
+    void operator()(cpu::context<T>& ctx) {
+      cpu::attention_core(ctx, {x.data(), count}, attention::core_parameters(state.view(), attention_layer_number),
+                          {y.data(), count}, length);
+    }
+    [[nodiscard]] std::vector<std::span<T const>> results() const { return {y.span()}; }
+  };
+
+  template <class T>
+  struct backward {
+    forward<T> f;
+    buffer<T> dy = normal<T>(f.count * inner, 2), dx{f.count * wide}, grad{state_extent<L>};
+
+    backward(int l, int sequences) : f{l, sequences} {}
+
+    void operator()(cpu::context<T>& ctx) {
+      cpu::attention_core_backward(ctx, {f.x.data(), f.count}, attention::core_parameters(f.state.view(), attention_layer_number),
+                                   {dy.data(), f.count}, {dx.data(), f.count},
+                                   attention::core_parameters(network_view<L, T>{grad.data()}, attention_layer_number), f.length);
+    }
+    [[nodiscard]] std::vector<std::span<T const>> results() const { return {dx.span(), grad.span()}; }
+  };
+};
+
+/// A backward counts two forwards; the scores that it computes again do not count.
+template <config C, template <class> class Case>
+void run(benchmark::State& state) {
+  bool const backward = std::is_same_v<Case<float>, typename layer_of<C>::template backward<float>>;
+  int const length = int(state.range(0)), count = int(state.range(1)), threads = int(state.range(2));
+  double const flops = attention_core_flops(sizes<C>::attention, length) * (backward ? 2 : 1);
+  time_operation<Case>(state, std::to_string(length) + "/" + std::to_string(count), threads, {count * flops, 0}, 1e-4, length,
+                       count);
+}
+
+void lengths(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"length", "sequences", "threads"})->UseRealTime();
+  for (int threads : {1, 2})
+    b->Args({197, 1, threads})->Args({197, 8, threads})->Args({785, 2, threads})->Args({3137, 1, threads});
+}
+
+}  // namespace
+
+BENCHMARK(run<tiny, layer_of<tiny>::forward>)->Name("attention_core/forward/tiny")->Apply(lengths);
+BENCHMARK(run<small, layer_of<small>::forward>)->Name("attention_core/forward/small")->Apply(lengths);
+BENCHMARK(run<tiny, layer_of<tiny>::backward>)->Name("attention_core/backward/tiny")->Apply(lengths);
+BENCHMARK(run<small, layer_of<small>::backward>)->Name("attention_core/backward/small")->Apply(lengths);

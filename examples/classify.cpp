@@ -1,0 +1,211 @@
+// Pictures in, class names and probabilities out. See README.md, or run with --help.
+#include <dm2/demansia.hpp>
+
+#include <CLI/CLI.hpp>
+
+#include "support/classifier.hpp"
+#include "support/command_line.hpp"
+#include "support/heatmap.hpp"
+#include "support/heatmap_files.hpp"
+#include "support/models.hpp"
+#include "support/picture_batches.hpp"
+#include "support/progress.hpp"
+#include "support/results.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace {
+
+using namespace dm2::example;
+namespace fs = std::filesystem;
+
+struct options {
+  std::vector<fs::path> pictures;
+  fs::path weights, names;
+  std::string model, heatmap;
+  bool ema = false, raw = false, json = false, csv = false;
+  int top = 5, threads = 0, batch = 8;
+  std::optional<int> heatmap_class;
+};
+
+constexpr char const* footer = R"(Without --names, class names come from the weights file where it holds any.
+
+The heat map shows where in the picture the patch head sees the best class (or --class): its probability from the
+lowest in the picture (blue) to the highest (red). What the model's centre crop leaves out is dark.
+
+Exit codes:
+  0  every picture was classified
+  1  some pictures could not be read, or something could not be written; the rest was done
+  2  the command line makes no sense
+  3  the weights or names file is unreadable, damaged, or not the model's
+
+Example:
+  classify --weights "DeMansia 2 Tiny EMA.ckpt" --names imagenet_classes.txt photos/ --top 3)";
+
+void add_inputs(CLI::App& app, options& o) {
+  app.add_option("PICTURE", o.pictures, "JPEG and PNG files, and folders of them")->required()->type_name("");
+  app.add_option("-w,--weights", o.weights, "Model file: Lightning .ckpt, torch .pt or safetensors")
+      ->required()
+      ->type_name("FILE");
+  app.add_option("-m,--model", o.model, "The model: " + joined(model_names()) + "; left out, it is told from the file")
+      ->type_name("NAME")
+      ->check(CLI::IsMember(model_names()).description(""));
+  auto* const ema =
+      app.add_flag("--ema", o.ema, "Take a checkpoint's averaged weights (the default where it has them)");
+  app.add_flag("--raw", o.raw, "Take a checkpoint's weights as they were last trained")->excludes(ema);
+  app.add_option("-n,--names", o.names, "Class names, one a line; ImageNet's lists with WordNet numbers too")
+      ->type_name("FILE");
+}
+
+void add_outputs(CLI::App& app, options& o) {
+  app.add_option("-k,--top", o.top, "Classes to show for each picture (5)")
+      ->type_name("N")
+      ->check(number_from(1, 1'000'000));
+  auto* const json = app.add_flag("--json", o.json, "Print a JSON array, an object for each picture");
+  app.add_flag("--csv", o.csv, "Print comma-separated values")->excludes(json);
+  auto* const map = app.add_option("--heatmap", o.heatmap,
+                                   "Write what the model sees where: a .png; for several pictures a folder,\n"
+                                   "or a name with {} where the picture's goes")
+                        ->type_name("FILE");
+  app.add_option("--class", o.heatmap_class, "The class that the heat map shows, by number (the best)")
+      ->type_name("N")
+      ->needs(map);
+  app.add_option("-t,--threads", o.threads, "Threads; 0 takes all processors (0)")
+      ->type_name("N")
+      ->check(number_from(0, 1024));
+  app.add_option("-b,--batch", o.batch, "Pictures computed at once (8)")->type_name("N")->check(number_from(1, 1024));
+}
+
+dm2::weights chosen_weights(options const& o) {
+  return o.ema ? dm2::weights::ema : o.raw ? dm2::weights::raw : dm2::weights::automatic;
+}
+
+/// The names that the user gave, else those in the model's file, else none.
+std::vector<std::string> class_names(options const& o, dm2::tensor_file const& file, std::size_t classes) {
+  if (!o.names.empty()) return dm2::read_class_list(o.names, classes);
+  std::vector<std::string> names = dm2::read_class_names(file);
+  if (!names.empty() && names.size() != classes)
+    throw dm2::file_error{file.path(), "holds " + std::to_string(names.size()) + " class names, the model has " +
+                                           std::to_string(classes) + " classes"};
+  return names;
+}
+
+std::unique_ptr<result_writer> make_writer(options const& o, std::span<fs::path const> pictures,
+                                           std::vector<std::string> const& names) {
+  if (o.json) return std::make_unique<json_writer>(std::cout, names);
+  if (o.csv) return std::make_unique<csv_writer>(std::cout, names);
+  return std::make_unique<table_writer>(std::cout, pictures, names);
+}
+
+/// Everything that goes through the pictures.
+struct run {
+  options const& asked;
+  classifier& net;
+  result_writer& writer;
+  std::vector<fs::path> heatmaps;  ///< one a picture, or none at all
+  progress_bar progress;
+  int exit = exit_ok;
+
+  void complain(std::string const& reason) {
+    exit = exit_incomplete;
+    progress.clear();
+    std::cout.flush();
+    std::cerr << "classify: " << printable(reason) << '\n';
+  }
+
+  /// Draws the map of the best class, or of the one asked for. Decodes the picture again: a batch of whole photographs
+  /// would take more memory than the model.
+  heatmap_note write_heatmap(picture_result const& result, fs::path const& file, std::span<float const> patches) const {
+    int const index = asked.heatmap_class.value_or(result.best.front().index);
+    patch_map map = class_probability(patches, net.grid(), net.classes(), index);
+    auto const [least, most] = stretch(map);
+    dm2::picture const p = dm2::read_image(result.picture);
+    dm2::write_png(file, draw_heatmap(p, map, dm2::evaluation_region(p.height, p.width, net.crop())));
+    return {file, index, least, most};
+  }
+
+  void finish(picture_result result, std::size_t number, std::span<float const> patches) {
+    try {
+      if (!heatmaps.empty()) result.heatmap = write_heatmap(result, heatmaps[number], patches);
+    } catch (std::exception const& problem) {
+      complain(problem.what());
+    }
+    progress.clear();
+    writer.write(result);
+    if (auto const& map = result.heatmap; map && !asked.json && !asked.csv)
+      std::cout << "  heat map of class " << map->index << " in " << printable(map->file.string()) << ": blue "
+                << percent(map->least) << ", red " << percent(map->most) << '\n';
+  }
+
+  void compute(picture_batch const& batch, std::size_t first) {
+    std::size_t const count = batch.inputs.size() / net.pixels(),
+                      each = std::size_t(net.grid().height) * std::size_t(net.grid().width) * net.classes();
+    std::vector<float> logits(count * net.classes()), patches(heatmaps.empty() ? 0 : count * each);
+    if (count != 0 && heatmaps.empty()) net.forward(batch.inputs, logits);
+    if (count != 0 && !heatmaps.empty()) net.forward_patches(batch.inputs, logits, patches);
+    std::size_t good = 0;
+    for (std::size_t i = 0; i < batch.entries.size(); ++i) {
+      auto const& [path, error] = batch.entries[i];
+      if (!error.empty()) {
+        complain(error);
+        writer.failed(path, error);
+        continue;
+      }
+      auto const own = std::span<float const>{logits}.subspan(good * net.classes(), net.classes());
+      auto const map =
+          std::span<float const>{patches}.subspan(heatmaps.empty() ? 0 : good * each, heatmaps.empty() ? 0 : each);
+      finish({path, dm2::top_k(own, asked.top), std::nullopt}, first + i, map);
+      ++good;
+    }
+  }
+
+  void all(std::span<picture_entry const> entries) {
+    batch_reader reader{net, entries, std::size_t(asked.batch)};
+    writer.begin();
+    for (std::size_t done = 0; done < entries.size();) {
+      progress.show(done);
+      picture_batch const batch = reader.next();
+      compute(batch, done);
+      done += batch.entries.size();
+    }
+    progress.clear();
+    writer.end();
+  }
+};
+
+int classify(options const& o) {
+  dm2::tensor_file const file{o.weights, chosen_weights(o)};
+  std::vector<picture_entry> const entries = gather_pictures(o.pictures);
+  int const batch = int(std::min(std::size_t(o.batch), std::max(entries.size(), std::size_t{1})));
+  auto const net = make_classifier(choose_model(file, o.model), file, batch, o.threads);
+  std::vector<std::string> const names = class_names(o, file, net->classes());
+  if (o.heatmap_class && (*o.heatmap_class < 0 || std::size_t(*o.heatmap_class) >= net->classes()))
+    throw usage_error{"--class " + std::to_string(*o.heatmap_class) + ": the model's classes are 0 to " +
+                      std::to_string(net->classes() - 1)};
+  std::vector<fs::path> paths;
+  for (auto const& entry : entries) paths.push_back(entry.path);
+  auto const writer = make_writer(o, paths, names);
+  run r{o, *net, *writer, o.heatmap.empty() ? std::vector<fs::path>{} : heatmap_files(o.heatmap, paths),
+        progress_bar{entries.size()}};
+  r.all(entries);
+  return r.exit;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Says what is in pictures, with a DeMansia 2 model.", "classify"};
+  app.footer(footer);
+  options o;
+  add_inputs(app, o);
+  add_outputs(app, o);
+  return run_program(app, argc, argv, [&] { return classify(o); });
+}

@@ -1,0 +1,90 @@
+// Tensor files to safetensors, and what is in them. See README.md, or run with --help.
+#include <dm2/demansia.hpp>
+
+#include <CLI/CLI.hpp>
+
+#include "support/command_line.hpp"
+#include "support/listing.hpp"
+#include "support/model_metadata.hpp"
+#include "support/models.hpp"
+
+#include <cstddef>
+#include <filesystem>
+#include <iostream>
+#include <map>
+#include <string>
+#include <system_error>
+#include <vector>
+
+namespace {
+
+using namespace dm2::example;
+namespace fs = std::filesystem;
+
+struct options {
+  fs::path input, output, names;
+  std::string model;
+  bool list = false, metadata = false, ema = false, raw = false, force = false;
+};
+
+constexpr char const* footer =
+    R"(INPUT may be a Lightning .ckpt, a torch .pt (either format) or a safetensors file; its content tells, not its name.
+Tensors are written as they are stored, under their names. A safetensors file's metadata is kept; a Lightning
+checkpoint's hyper-parameters become metadata, as JSON, and so does the model's configuration where they tell it.
+classify finds the class names that --names stores.
+
+Exit codes:
+  0  done
+  2  the command line makes no sense, or OUTPUT exists and --force was not given
+  3  a file could not be read or written, or is refused
+
+Examples:
+  convert --list --metadata model.ckpt
+  convert "DeMansia 2 Tiny EMA.ckpt" tiny.safetensors --names imagenet_classes.txt)";
+
+void add_options(CLI::App& app, options& o) {
+  app.add_option("INPUT", o.input, "The file to read")->required()->type_name("");
+  app.add_option("OUTPUT", o.output, "The safetensors file to write")->type_name("");
+  app.add_flag("-l,--list", o.list, "Print every tensor's name, type and shape, and their total");
+  app.add_flag("--metadata", o.metadata, "Print the file's metadata and hyper-parameters as JSON");
+  auto* const ema =
+      app.add_flag("--ema", o.ema, "Take a checkpoint's averaged weights (the default where it has them)");
+  app.add_flag("--raw", o.raw, "Take a checkpoint's weights as they were last trained")->excludes(ema);
+  app.add_option("-m,--model", o.model,
+                 "Say that it is this model (" + joined(model_names()) + "), and check that it is")
+      ->type_name("NAME")
+      ->check(CLI::IsMember(model_names()).description(""));
+  app.add_option("-n,--names", o.names, "Class names to store, one a line; ImageNet's lists too")->type_name("FILE");
+  app.add_flag("-f,--force", o.force, "Replace OUTPUT where it exists");
+}
+
+void check(options const& o) {
+  if (o.output.empty() && !o.list && !o.metadata) throw usage_error{"nothing to do: give OUTPUT, --list or --metadata"};
+  if (o.output.empty() && !o.names.empty()) throw usage_error{"--names needs an OUTPUT to store them in"};
+  if (o.output.empty() && !o.model.empty()) throw usage_error{"--model needs an OUTPUT to store the configuration in"};
+  std::error_code ignored;
+  if (!o.output.empty() && fs::equivalent(o.input, o.output, ignored) && !o.force)
+    throw usage_error{o.output.string() + " is INPUT itself; --force replaces it"};
+  if (!o.output.empty() && fs::exists(fs::symlink_status(o.output, ignored)) && !o.force)
+    throw usage_error{o.output.string() + " exists; --force replaces it"};
+}
+
+int convert(options const& o) {
+  check(o);
+  dm2::tensor_file const file{o.input, o.ema ? dm2::weights::ema : o.raw ? dm2::weights::raw : dm2::weights::automatic};
+  if (o.list) print_tensors(std::cout, file);
+  if (o.metadata) print_metadata(std::cout, file);
+  if (o.output.empty()) return exit_ok;
+  dm2::write_safetensors(o.output, file.tensors(), metadata_to_write(file, o.model, o.names));
+  return exit_ok;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Converts model and tensor files to safetensors, and lists what is in them.", "convert"};
+  app.footer(footer);
+  options o;
+  add_options(app, o);
+  return run_program(app, argc, argv, [&] { return convert(o); });
+}

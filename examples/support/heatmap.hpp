@@ -1,0 +1,133 @@
+/// @file
+/// The patch head's view of one class, drawn over the picture.
+#pragma once
+
+#include <dm2/data/evaluation_region.hpp>
+#include <dm2/data/picture.hpp>
+#include <dm2/data/transform.hpp>
+
+#include "colour_map.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <vector>
+
+namespace dm2::example {
+
+/// What a heat map shows: the file, the class, and the probabilities at the two ends of the colours.
+struct heatmap_note {
+  std::filesystem::path file;
+  int index;
+  float least, most;
+};
+
+/// A number for each patch of a grid, [grid height, grid width].
+struct patch_map {
+  image_extent grid;
+  std::vector<float> value;
+};
+
+/// The softmax probability of class `index` in each patch.
+///
+/// Shapes   patches [grid height, grid width, classes].
+[[nodiscard]] inline patch_map class_probability(std::span<float const> patches, image_extent grid, std::size_t classes,
+                                                 int index) {
+  patch_map out{grid, {}};
+  for (std::size_t at = 0; at < patches.size(); at += classes) {
+    auto const logits = patches.subspan(at, classes);
+    double const largest = double(*std::max_element(logits.begin(), logits.end()));
+    double total = 0;
+    for (float const x : logits) total += std::exp(double(x) - largest);
+    out.value.push_back(float(std::exp(double(logits[std::size_t(index)]) - largest) / total));
+  }
+  return out;
+}
+
+/// Moves and scales the map to 0 .. 1; a constant one becomes 0. Returns its least and largest values before.
+inline std::array<float, 2> stretch(patch_map& map) {
+  auto const [low, high] = std::minmax_element(map.value.begin(), map.value.end());
+  float const least = *low, most = *high;
+  for (float& v : map.value) v = most > least ? (v - least) / (most - least) : 0;
+  return {least, most};
+}
+
+/// Four neighbours along an axis and their weights.
+struct cubic_taps {
+  std::array<std::size_t, 4> at;
+  std::array<float, 4> weight;
+};
+
+/// Catmull-Rom weights at `position` (cell i covers [i, i + 1), its value stands in its middle); the ends are repeated.
+[[nodiscard]] inline cubic_taps taps_at(double position, int count) {
+  double const from = std::floor(position - 0.5), t = position - 0.5 - from;
+  std::array<double, 4> const weight{t * (t * (2 - t) - 1) / 2, (t * t * (3 * t - 5) + 2) / 2,
+                                     t * (t * (4 - 3 * t) + 1) / 2, t * t * (t - 1) / 2};
+  cubic_taps out{};
+  for (std::size_t k = 0; k < 4; ++k) {
+    out.at[k] = std::size_t(std::clamp(int(from) + int(k) - 1, 0, count - 1));
+    out.weight[k] = float(weight[k]);
+  }
+  return out;
+}
+
+/// The taps of each pixel along an axis, and which pixels [first, last) the model saw.
+struct seen_axis {
+  int first = 0, last = 0;
+  std::vector<cubic_taps> taps;
+};
+
+[[nodiscard]] inline seen_axis look_along(int pixels, double begin, double length, int cells) {
+  seen_axis out;
+  out.first = std::clamp(int(std::lround(begin)), 0, pixels - 1);
+  out.last = std::clamp(int(std::lround(begin + length)), out.first + 1, pixels);
+  for (int i = 0; i < pixels; ++i) out.taps.push_back(taps_at((i + 0.5 - begin) / length * cells, cells));
+  return out;
+}
+
+/// How light a pixel is, 0 to 255 (Rec. 601).
+[[nodiscard]] inline float lightness(std::uint8_t const* rgb) {
+  return 0.299f * rgb[0] + 0.587f * rgb[1] + 0.114f * rgb[2];
+}
+
+/// One row of a heat map: `heat` [grid width] as colours over the picture's greys in the columns that the model saw.
+inline void paint_row(std::uint8_t const* from, std::span<float const> heat, seen_axis const& across, bool seen,
+                      std::uint8_t* to) {
+  constexpr float cover = 0.55f, shade = 0.35f;
+  for (int x = 0; x < int(across.taps.size()); ++x, from += 3, to += 3) {
+    float const grey = lightness(from);
+    if (!seen || x < across.first || x >= across.last) {
+      std::fill_n(to, 3, std::uint8_t(shade * grey + 0.5f));
+      continue;
+    }
+    cubic_taps const& taps = across.taps[std::size_t(x)];
+    float value = 0;
+    for (std::size_t k = 0; k < 4; ++k) value += taps.weight[k] * heat[taps.at[k]];
+    colour const paint = heat_colour(value);
+    for (std::size_t c = 0; c < 3; ++c) to[c] = std::uint8_t((1 - cover) * grey + cover * paint[c] + 0.5f);
+  }
+}
+
+/// The map, 0 to 1, as colours over the picture in greys, in the picture's own resolution. What the evaluation crop
+/// cuts off, and the model did not see, has no colour and is dark.
+[[nodiscard]] inline picture draw_heatmap(picture const& p, patch_map const& map, picture_region region) {
+  seen_axis const down = look_along(p.height, region.top, region.height, map.grid.height);
+  seen_axis const across = look_along(p.width, region.left, region.width, map.grid.width);
+  auto const columns = std::size_t(map.grid.width);
+  std::vector<float> row(columns);
+  picture out{p.height, p.width};
+  for (int y = 0; y < p.height; ++y) {
+    cubic_taps const& taps = down.taps[std::size_t(y)];
+    std::fill(row.begin(), row.end(), 0.0f);
+    for (std::size_t k = 0; k < 4; ++k)
+      for (std::size_t x = 0; x < columns; ++x) row[x] += taps.weight[k] * map.value[taps.at[k] * columns + x];
+    paint_row(p.row(y), row, across, y >= down.first && y < down.last, out.row(y));
+  }
+  return out;
+}
+
+}  // namespace dm2::example

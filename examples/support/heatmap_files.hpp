@@ -1,0 +1,56 @@
+/// @file
+/// Which file each picture's heat map goes to.
+#pragma once
+
+#include "command_line.hpp"
+
+#include <cstddef>
+#include <filesystem>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dm2::example {
+
+/// `pattern` with the picture's name, less its extension, and `suffix` for each {}.
+[[nodiscard]] inline std::filesystem::path fill_pattern(std::string pattern, std::filesystem::path const& picture,
+                                                        std::string const& suffix) {
+  std::string const stem = picture.stem().string() + suffix;
+  for (std::size_t at = 0; (at = pattern.find("{}", at)) != std::string::npos; at += stem.size())
+    pattern.replace(at, 2, stem);
+  return pattern;
+}
+
+/// A file for each picture: `target` itself for one; else `target` is a folder, or has {} where a picture's name goes.
+/// The second picture of a name becomes name-2.
+///
+/// Throws usage_error where `target` is neither and there are several pictures, where a file is not called .png, and
+/// where one is a picture that is to be read.
+[[nodiscard]] inline std::vector<std::filesystem::path> heatmap_files(std::string const& target,
+                                                                      std::span<std::filesystem::path const> pictures) {
+  namespace fs = std::filesystem;
+  bool const folder = fs::is_directory(target) || target.ends_with('/');
+  std::string const pattern = folder ? (fs::path{target} / "{}.png").string() : target;
+  bool const one_each = pattern.find("{}") != std::string::npos;
+  if (!one_each && pictures.size() > 1)
+    throw usage_error{"--heatmap " + target + " is one file, there are " + std::to_string(pictures.size()) +
+                      " pictures: give a folder, or a name with {} in it"};
+  std::set<fs::path> taken, inputs;
+  for (auto const& picture : pictures) inputs.insert(fs::weakly_canonical(picture));
+  std::vector<fs::path> out;
+  for (auto const& picture : pictures) {
+    fs::path file = fill_pattern(pattern, picture, "");
+    for (int n = 2; one_each && taken.contains(file); ++n)
+      file = fill_pattern(pattern, picture, "-" + std::to_string(n));
+    if (file.extension() != ".png") throw usage_error{"--heatmap " + file.string() + ": the name must end in .png"};
+    if (inputs.contains(fs::weakly_canonical(file)))
+      throw usage_error{"--heatmap " + file.string() + " would overwrite a picture that is to be read"};
+    taken.insert(file);
+    out.push_back(std::move(file));
+  }
+  if (folder) fs::create_directories(target);
+  return out;
+}
+
+}  // namespace dm2::example

@@ -1,0 +1,79 @@
+/// @file
+/// The metadata of a converted file: what the original says of its model, and class names.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/io/class_list.hpp>
+#include <dm2/io/class_names.hpp>
+#include <dm2/io/config_json.hpp>
+#include <dm2/io/tensor_file.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include "models.hpp"
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+
+namespace dm2::example {
+
+/// The configuration of the model called `name`, every field. Throws file_error where the file is not that model.
+[[nodiscard]] inline nlohmann::ordered_json named_configuration(tensor_file const& file, std::string const& name) {
+  nlohmann::ordered_json out;
+  for_each_model([&]<config C>(char const* known) {
+    if (name != known) return;
+    std::string text = "is not the model " + describe(known, C);
+    auto const wrong = checkpoint_differences<C>(file);
+    for (std::string const& line : wrong) text += "\n  " + line;
+    if (!wrong.empty()) throw file_error{file.path(), text};
+    out = to_json(C);
+  });
+  return out;
+}
+
+/// What hyper-parameters tell: the whole configuration where a known model fits them, else the fields that they name;
+/// nothing where they name none.
+[[nodiscard]] inline std::optional<nlohmann::ordered_json> told_configuration(tensor_file const& file) {
+  nlohmann::json const told = config_of_hyper_parameters(file.hyper_parameters());
+  if (told.empty()) return std::nullopt;
+  if (auto const known = fitting_model(file)) return named_configuration(file, *known);
+  return nlohmann::ordered_json(told);
+}
+
+/// How many classes the metadata's configuration says, or the head's bias has; nothing where neither does.
+[[nodiscard]] inline std::optional<std::size_t> class_count(tensor_file const& file,
+                                                            std::map<std::string, std::string> const& metadata) {
+  if (auto const found = metadata.find("config"); found != metadata.end()) {
+    auto const parsed = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
+    if (parsed.is_object() && parsed.contains("classes") && parsed["classes"].is_number_unsigned())
+      return parsed["classes"].get<std::size_t>();
+  }
+  for (stored_tensor const& t : file.tensors())
+    if (t.shape.size() == 1 && (t.name == "head.bias" || t.name.ends_with(".head.bias"))) return t.size();
+  return std::nullopt;
+}
+
+/// The metadata for a copy of the file: its own, its hyper-parameters, the configuration (of the model `name`, or as
+/// far as the file tells it), and the class names in the file `names`, where one is given.
+///
+/// Throws file_error where the file is not the model `name`, or there are not as many names as classes.
+[[nodiscard]] inline std::map<std::string, std::string> metadata_to_write(tensor_file const& file,
+                                                                          std::string const& name,
+                                                                          std::filesystem::path const& names) {
+  std::map<std::string, std::string> out = file.metadata();
+  out.emplace("format", "pt");  // Python's packages refuse a file without it
+  if (!file.hyper_parameters().is_null()) out["hyper_parameters"] = file.hyper_parameters().dump();
+  if (!name.empty())
+    out["config"] = named_configuration(file, name).dump();
+  else if (auto const told = told_configuration(file); told && !out.contains("config"))
+    out["config"] = told->dump();
+  if (names.empty()) return out;
+  auto const classes = class_count(file, out);
+  out[class_names_key] = class_names_text(classes ? read_class_list(names, *classes) : read_class_list(names));
+  return out;
+}
+
+}  // namespace dm2::example

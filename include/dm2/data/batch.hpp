@@ -1,0 +1,53 @@
+/// @file
+/// Pictures ready for the network, with their labels.
+#pragma once
+
+#include <dm2/data/label_map_file.hpp>
+#include <dm2/train/token_label_target.hpp>
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+namespace dm2 {
+
+/// Samples ready for the network. Every list has `size` entries, maps only where the set has label maps.
+struct batch {
+  std::size_t number = 0;            ///< place in the epoch, from 0
+  int size = 0;                      ///< samples
+  int height = 0, width = 0;         ///< of the pictures
+  std::vector<float> pictures;       ///< [size, 3, height, width], normalised
+  std::vector<int> labels;           ///< class of each
+  std::vector<std::size_t> samples;  ///< number of each in the set
+  std::vector<label_map_data> maps;  ///< label map of each, or empty
+  std::vector<crop_fraction> crops;  ///< the part of its label map that each picture shows
+
+  /// Values of one picture.
+  [[nodiscard]] std::size_t picture_size() const { return 3 * std::size_t(height) * std::size_t(width); }
+  /// Picture i, [3, height, width].
+  [[nodiscard]] std::span<float const> picture_at(int i) const {
+    return std::span{pictures}.subspan(std::size_t(i) * picture_size(), picture_size());
+  }
+  /// @copydoc picture_at(int) const
+  [[nodiscard]] std::span<float> picture_at(int i) {
+    return std::span{pictures}.subspan(std::size_t(i) * picture_size(), picture_size());
+  }
+  /// Label map i as token_label_target takes it; valid as long as the batch.
+  [[nodiscard]] label_map<float> map_at(int i) const {
+    label_map_data const& m = maps[std::size_t(i)];
+    return {std::span{m.values}, m.height, m.width};
+  }
+
+  /// Makes every list `count` long, keeping their memory.
+  void resize(int count, bool with_maps) {
+    size = count;
+    std::size_t const n = std::size_t(count);
+    pictures.resize(n * picture_size());
+    labels.resize(n);
+    samples.resize(n);
+    maps.resize(with_maps ? n : 0);
+    crops.resize(n);
+  }
+};
+
+}  // namespace dm2

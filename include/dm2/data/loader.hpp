@@ -1,0 +1,239 @@
+/// @file
+/// Batches of pictures from a dataset, read and transformed ahead of time by several threads.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/core/random.hpp>
+#include <dm2/data/batch.hpp>
+#include <dm2/data/batch_queue.hpp>
+#include <dm2/data/dataset.hpp>
+#include <dm2/data/decode.hpp>
+#include <dm2/data/epoch_order.hpp>
+#include <dm2/data/label_map_file.hpp>
+#include <dm2/data/transform.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <set>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace dm2 {
+
+/// From a decoded picture to the network's input, called by several threads at once. `map` is the picture's label map, to
+/// be changed with it, or null; `out` is [3, height, width]. All that is drawn comes from the stream. Returns the part
+/// of the map that `out` shows. A file_error makes the sample a bad one; other exceptions end loading.
+using sample_transform =
+    std::function<crop_fraction(picture p, label_map_data* map, random_stream& stream, std::span<float> out)>;
+
+/// evaluation_transform and normalise. Label maps are not carried along: what is returned is the whole of the map.
+[[nodiscard]] inline sample_transform evaluation_sample_transform(image_extent crop, image_extent resize,
+                                                                  normalisation const& n = imagenet_normalisation) {
+  return [=](picture p, label_map_data*, random_stream&, std::span<float> out) {
+    normalise(evaluation_transform(p, crop, resize), out, n);
+    return crop_fraction{};
+  };
+}
+
+/// What an epoch is.
+enum class loading : unsigned char {
+  training,   ///< shuffled, samples that fill no batch left out, a bad sample's place taken by another
+  evaluation  ///< in the order of the set, the last batch smaller, bad samples left out
+};
+
+/// How a loader loads.
+struct loader_options {
+  loading mode = loading::training;
+  image_extent image{224, 224};  ///< that the transform writes
+  int batch = 1;                 ///< samples of a batch, on this process
+  int threads = 0;               ///< that read and transform; 0 for one a processor
+  int prefetch = 3;              ///< batches held ready beyond the one that the caller has; at least 1
+  std::uint64_t seed = 0;        ///< of shuffling and of every draw of the transform
+  int rank = 0, world = 1;       ///< this process, and how many share each epoch (epoch_batches)
+  bool label_maps = true;        ///< read label maps where the set has them
+  int label_map_classes = 0;     ///< classes that label maps may name; 0 for the set's own
+  std::size_t max_bad = 100;     ///< different bad samples after which next() throws
+  decode_options decoding{};
+  std::function<void(file_error const&)> report{};  ///< told once of each bad sample, by the thread that calls next()
+};
+
+/// Reads an epoch's batches, in order, ahead of their use.
+///
+/// What a batch holds is a function of the set, the transform, the seed, the epoch and the batch's number, never of the
+/// number of threads or of their timing: the order is epoch_permutation, and sample i of epoch e draws from
+/// random_stream{seed, e, i}. Any batch of an epoch can be the first that is read, so a run resumes where it stopped.
+///
+/// A sample is bad if its picture or its label map cannot be read (file_error). In evaluation it is left out of its
+/// batch. In training its place is taken by the sample that follows in the epoch's order, round to the first, with the
+/// bad one's random stream, so that it differs from that sample's own appearance. Each bad sample is reported once, and
+/// more than max_bad of them make next() throw.
+///
+/// Memory: prefetch + 1 batches, taken by the first epoch and used again, and a picture for each thread.
+///
+/// The set has to outlive the loader. One thread at a time may call it. Destroying it, or starting another epoch, at any
+/// time waits for the samples that threads are at and drops them.
+class loader {
+ public:
+  /// Throws std::invalid_argument if an option is out of range, if there is no transform, or if a training set fills no
+  /// batch.
+  loader(dataset const& set, loader_options options, sample_transform transform)
+      : set_{&set},
+        options_{checked(std::move(options))},
+        transform_{std::move(transform)},
+        cut_{set.size(), std::size_t(options_.batch), std::size_t(options_.rank), std::size_t(options_.world),
+             options_.mode == loading::training} {
+    if (!transform_) throw std::invalid_argument{"loader: no transform"};
+    if (options_.mode == loading::training && cut_.count() == 0)
+      throw std::invalid_argument{"loader: " + std::to_string(set.size()) + " samples fill no batch of " +
+                                  std::to_string(options_.batch) + " on " + std::to_string(options_.world) +
+                                  " processes"};
+    if (options_.label_map_classes == 0) options_.label_map_classes = set.classes();
+    queue_.emplace(options_.prefetch + 1, worker_count(options_.threads),
+                   [this](detail::batch_slot& slot, int place) { load(slot, place); });
+  }
+  loader(loader const&) = delete;
+  loader& operator=(loader const&) = delete;
+
+  /// Batches of an epoch on this process.
+  [[nodiscard]] std::size_t batches() const noexcept { return cut_.count(); }
+  /// Seconds that next() has waited for data since the loader was made.
+  [[nodiscard]] double seconds_waiting() const { return queue_->seconds_waiting(); }
+  /// Different bad samples so far.
+  [[nodiscard]] std::size_t bad() const noexcept { return bad_.size(); }
+
+  /// Begins an epoch at its batch `first`, and reading ahead. Drops what is left of the epoch before.
+  ///
+  /// Throws std::out_of_range if first > batches().
+  void start(std::uint32_t epoch, std::size_t first = 0) {
+    if (first > batches())
+      throw std::out_of_range{"loader: batch " + std::to_string(first) + " of an epoch of " +
+                              std::to_string(batches())};
+    queue_->stop();
+    epoch_ = epoch;
+    if (options_.mode == loading::training) order_ = epoch_permutation(set_->size(), options_.seed, epoch);
+    queue_->start(first, batches(), [this](detail::batch_slot& slot) {
+      slot.content.height = options_.image.height;
+      slot.content.width = options_.image.width;
+      slot.content.resize(int(cut_.size(slot.content.number)), with_maps());
+    });
+  }
+
+  /// The epoch's next batch, valid until the next call of anything else here than the queries; null after the last one
+  /// and before start. In evaluation a batch whose samples are all bad is passed over.
+  ///
+  /// Throws  file_error naming the last bad file, with the count, once there are more bad samples than max_bad or no
+  ///         sample is good, then at every call; whatever else a thread threw.
+  [[nodiscard]] batch const* next() {
+    while (detail::batch_slot* const slot = queue_->next()) {
+      report_bad(*slot);
+      if (options_.mode == loading::evaluation) leave_out_bad(*slot);
+      if (slot->content.size > 0) return &slot->content;
+    }
+    return nullptr;
+  }
+
+ private:
+  static loader_options checked(loader_options o) {
+    auto const require = [](bool ok, char const* what, int got) {
+      if (!ok) throw std::invalid_argument{std::string{"loader: "} + what + " is " + std::to_string(got)};
+    };
+    require(o.batch >= 1, "batch", o.batch);
+    require(o.prefetch >= 1, "prefetch", o.prefetch);
+    require(o.world >= 1, "world", o.world);
+    require(o.rank >= 0 && o.rank < o.world, "rank", o.rank);
+    require(o.image.height >= 1, "image.height", o.image.height);
+    require(o.image.width >= 1, "image.width", o.image.width);
+    require(o.label_map_classes >= 0, "label_map_classes", o.label_map_classes);
+    return o;
+  }
+  [[nodiscard]] bool with_maps() const { return options_.label_maps && set_->has_label_maps(); }
+  /// The sample at a place of the epoch's order.
+  [[nodiscard]] std::size_t sample_at(std::size_t place) const {
+    return options_.mode == loading::training ? order_[place] : place;
+  }
+
+  /// Fills place i of a batch, or marks it as bad. Called by the queue's threads.
+  void load(detail::batch_slot& slot, int i) const {
+    std::size_t const place = cut_.first(slot.content.number) + std::size_t(i), asked = sample_at(place);
+    std::size_t const attempts =
+        options_.mode == loading::training ? std::min(set_->size(), options_.max_bad + 1) : std::size_t{1};
+    auto& failures = slot.failures[std::size_t(i)];
+    for (std::size_t attempt = 0; attempt < attempts; ++attempt) {
+      std::size_t const sample = sample_at((place + attempt) % set_->size());
+      try {
+        return read(slot.content, i, sample, random_stream{options_.seed, epoch_, asked});
+      } catch (file_error const& problem) {
+        failures.push_back({sample, problem});
+      }
+    }
+    slot.good[std::size_t(i)] = 0;
+  }
+
+  /// Reads and transforms a sample into place i.
+  void read(batch& to, int i, std::size_t sample, random_stream stream) const {
+    std::size_t const at = std::size_t(i);
+    label_map_data* map = nullptr;
+    if (with_maps()) {
+      map = &to.maps[at];
+      *map = read_label_map(set_->label_map(sample), options_.label_map_classes);
+    }
+    to.crops[at] = transform_(read_image(set_->image(sample), options_.decoding), map, stream, to.picture_at(i));
+    to.labels[at] = set_->label(sample);
+    to.samples[at] = sample;
+  }
+
+  /// Reports bad samples that are new, and throws when there are too many.
+  void report_bad(detail::batch_slot const& slot) {
+    bool good = true;
+    for (std::size_t i = 0; i < slot.failures.size(); ++i) {
+      for (auto const& [sample, problem] : slot.failures[i]) {
+        if (!bad_.insert(sample).second) continue;
+        last_bad_ = problem;
+        if (options_.report) options_.report(problem);
+      }
+      good = good && slot.good[i] != 0;
+    }
+    bool const none = bad_.size() == set_->size() || (options_.mode == loading::training && !good);
+    if (!last_bad_ || (bad_.size() <= options_.max_bad && !none)) return;
+    throw file_error{last_bad_->path(), std::string{last_bad_->what()}.substr(last_bad_->path().string().size() + 2) +
+                                            " (" + std::to_string(bad_.size()) + " bad samples of " +
+                                            std::to_string(set_->size()) + ", the limit is " +
+                                            std::to_string(options_.max_bad) + ")"};
+  }
+
+  /// Closes the gaps that bad samples left.
+  static void leave_out_bad(detail::batch_slot& slot) {
+    batch& b = slot.content;
+    int kept = 0;
+    for (int i = 0; i < b.size; ++i) {
+      if (slot.good[std::size_t(i)] == 0) continue;
+      if (kept != i) {
+        std::size_t const from = std::size_t(i), to = std::size_t(kept);
+        std::copy_n(b.picture_at(i).begin(), b.picture_size(), b.picture_at(kept).begin());
+        b.labels[to] = b.labels[from];
+        b.samples[to] = b.samples[from];
+        b.crops[to] = b.crops[from];
+        if (!b.maps.empty()) std::swap(b.maps[to], b.maps[from]);
+      }
+      ++kept;
+    }
+    if (kept != b.size) b.resize(kept, !b.maps.empty());
+  }
+
+  dataset const* set_;
+  loader_options options_;
+  sample_transform transform_;
+  epoch_batches cut_;
+  std::uint32_t epoch_ = 0;
+  std::vector<std::uint32_t> order_;  ///< training only
+  std::set<std::size_t> bad_;
+  std::optional<file_error> last_bad_;
+  std::optional<detail::batch_queue> queue_;  ///< last: its threads use the rest
+};
+
+}  // namespace dm2

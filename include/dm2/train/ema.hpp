@@ -1,0 +1,62 @@
+/// @file
+/// The exponential moving average of a model's state.
+#pragma once
+
+#include <dm2/model/model.hpp>
+#include <dm2/model/parameter_table.hpp>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+
+namespace dm2 {
+
+/// Averages every floating-point entry of the state, BatchNorm's running statistics too. Validation and the best checkpoint use
+/// the averages.
+template <config C, class Context>
+class ema {
+ public:
+  using scalar = typename Context::scalar;
+
+  /// Starts at the model's present state. With `warm_up`, step t uses min(decay, (1 + t) / (10 + t)), so that a short run does
+  /// not average its beginning.
+  explicit ema(model<C, Context>& net, double decay = 0.9999, bool warm_up = false)
+      : decay_{decay}, warm_up_{warm_up}, state_{state_extent<C> * sizeof(scalar)} {
+    restart(net);
+  }
+
+  /// Takes the model's state as the average.
+  void restart(model<C, Context>& net) {
+    copy(net.ctx(), std::as_const(net).state().data(), state_extent<C>, state().data());
+    steps_ = 0;
+  }
+
+  /// average <- average - (1 - decay) (average - state), after an optimiser step.
+  void step(model<C, Context>& net) {
+    double const t = double(++steps_), decay = warm_up_ ? std::min(decay_, (1 + t) / (10 + t)) : decay_;
+    ema_step(net.ctx(), state().data(), std::as_const(net).state().data(), state_extent<C>, decay);
+  }
+
+  /// Exchanges the averages and the model's state: call before a validation and again after it.
+  void swap(model<C, Context>& net) { exchange(net.ctx(), net.state().data(), state().data(), state_extent<C>); }
+
+  /// The averages, laid out as the model's state.
+  [[nodiscard]] std::span<scalar> state() { return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>}; }
+  [[nodiscard]] std::span<scalar const> state() const {
+    return {reinterpret_cast<scalar const*>(state_.data()), state_extent<C>};
+  }
+  /// Steps averaged; set when a run is resumed.
+  [[nodiscard]] std::int64_t steps() const { return steps_; }
+  void set_steps(std::int64_t steps) { steps_ = steps; }
+  [[nodiscard]] double decay() const { return decay_; }
+
+ private:
+  double decay_;
+  bool warm_up_;
+  typename Context::buffer state_;
+  std::int64_t steps_ = 0;
+};
+
+}  // namespace dm2

@@ -1,0 +1,149 @@
+/// @file
+/// Lion and AdamW over a model's flat buffers.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/core/parameters.hpp>
+#include <dm2/model/model.hpp>
+#include <dm2/model/parameter_table.hpp>
+
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace dm2 {
+
+enum class optimizer_kind : unsigned char { lion, adamw };
+
+/// The defaults are the published recipe's.
+struct optimizer_options {
+  optimizer_kind kind = optimizer_kind::lion;
+  double weight_decay = 0.5;  ///< of every parameter, biases and norms too, as published
+  double beta1 = 0.9, beta2 = 0.99;
+  double eps = 1e-8;     ///< AdamW only
+  double clip_norm = 0;  ///< the gradient is scaled down to this norm; 0 leaves it alone
+  /// In the published run `dt_bias` and `dt_bias_b` of a mixer are one memory, and so are `A_log` and `A_log_b`: each step moves
+  /// it twice, first with the one's gradient and momentum, then with the other's.
+  bool shared_pairs = false;
+};
+
+namespace detail {
+
+/// A run of parameters that lie together, and are updated together.
+struct update_run {
+  std::size_t offset = 0, size = 0;
+};
+
+/// Whether an entry is the first of a pair that the published run keeps in one memory; its partner is the next entry.
+constexpr bool opens_pair(std::string_view name) { return name.ends_with(".dt_bias") || name.ends_with(".A_log"); }
+constexpr bool closes_pair(std::string_view name) { return name.ends_with(".dt_bias_b") || name.ends_with(".A_log_b"); }
+
+/// Runs of trained parameters, as long as possible, without the pairs where those are left out. Padding inside a run is zero in
+/// every buffer and stays zero.
+template <config C>
+struct update_runs {
+  std::array<update_run, entry_count<C>> runs{};
+  std::size_t count = 0;
+
+  constexpr explicit update_runs(bool without_pairs) {
+    bool open = false;
+    for (parameter_entry const& e : parameter_table<C>) {
+      if (e.kind == entry_kind::counter) continue;
+      bool const wanted =
+          e.kind == entry_kind::parameter && !(without_pairs && (opens_pair(e.name) || closes_pair(e.name)));
+      if (wanted && !open) runs[count++].offset = e.offset;
+      if (wanted) runs[count - 1].size = e.offset + e.size - runs[count - 1].offset;
+      open = wanted;
+    }
+  }
+};
+
+}  // namespace detail
+
+/// Moves a model's parameters by their gradients. Holds the momenta in buffers that are laid out as the model's state.
+template <config C, class Context>
+class optimizer {
+ public:
+  using scalar = typename Context::scalar;
+
+  explicit optimizer(optimizer_options options = {})
+      : options_{options},
+        runs_{options.shared_pairs},
+        first_{state_extent<C> * sizeof(scalar)},
+        second_{options.kind == optimizer_kind::adamw ? state_extent<C> * sizeof(scalar) : 0} {}
+
+  /// One step with the gradients [state_extent], which are scaled in place where they are clipped.
+  ///
+  /// Returns  the gradients' norm over the trained parameters, before clipping, where clipping is on; else 0.
+  /// Throws   shape_error if the size is another.
+  double step(model<C, Context>& net, std::span<scalar> gradients, double lr) {
+    require_extent("optimizer.step.gradients", gradients.size(), state_extent<C>);
+    double const norm = options_.clip_norm > 0 ? clip(net.ctx(), gradients) : 0;
+    ++steps_;
+    auto const move = [&](std::size_t offset, std::size_t size) {
+      update(net.ctx(), net.state().data() + offset, gradients.data() + offset, offset, size, lr);
+    };
+    for (std::size_t i = 0; i < runs_.count; ++i) move(runs_.runs[i].offset, runs_.runs[i].size);
+    if (options_.shared_pairs) move_pairs(net, move);
+    return norm;
+  }
+
+  /// Lion's momentum, or AdamW's first moment.
+  [[nodiscard]] std::span<scalar> momentum() { return view(first_); }
+  /// AdamW's second moment; empty for Lion.
+  [[nodiscard]] std::span<scalar> second_moment() { return view(second_); }
+  /// Steps taken; set when a run is resumed.
+  [[nodiscard]] std::int64_t steps() const { return steps_; }
+  void set_steps(std::int64_t steps) { steps_ = steps; }
+  [[nodiscard]] optimizer_options const& options() const { return options_; }
+
+ private:
+  using buffer = typename Context::buffer;
+
+  static std::span<scalar> view(buffer& b) { return {reinterpret_cast<scalar*>(b.data()), b.size() / sizeof(scalar)}; }
+
+  double clip(Context& ctx, std::span<scalar> gradients) {
+    double square = 0;
+    detail::update_runs<C> const all{false};
+    for (std::size_t i = 0; i < all.count; ++i)
+      square += sum_of_squares(ctx, gradients.data() + all.runs[i].offset, all.runs[i].size);
+    double const norm = std::sqrt(square), factor = options_.clip_norm / (norm + 1e-6);
+    if (factor < 1) scale(ctx, gradients.data(), gradients.size(), factor);
+    return norm;
+  }
+
+  void update(Context& ctx, scalar* p, scalar const* g, std::size_t offset, std::size_t size, double lr) {
+    scalar* const m = momentum().data() + offset;
+    if (options_.kind == optimizer_kind::lion)
+      lion_step(ctx, p, g, m, size, lr, options_.weight_decay, options_.beta1, options_.beta2);
+    else
+      adamw_step(ctx, p, g, m, second_moment().data() + offset, size, lr, options_.weight_decay, options_.beta1,
+                 options_.beta2, options_.eps, double(steps_));
+  }
+
+  template <class Move>
+  void move_pairs(model<C, Context>& net, Move const& move) {
+    for (std::size_t i = 0; i + 1 < parameter_table<C>.size(); ++i) {
+      parameter_entry const &a = parameter_table<C>[i], &b = parameter_table<C>[i + 1];
+      if (!detail::opens_pair(a.name)) continue;
+      auto const share = [&](parameter_entry const& from, parameter_entry const& to) {
+        copy(net.ctx(), net.state().data() + from.offset, from.size, net.state().data() + to.offset);
+      };
+      move(a.offset, a.size);
+      share(a, b);
+      move(b.offset, b.size);
+      share(b, a);
+    }
+  }
+
+  optimizer_options options_;
+  detail::update_runs<C> runs_;
+  buffer first_, second_;
+  std::int64_t steps_ = 0;
+};
+
+}  // namespace dm2

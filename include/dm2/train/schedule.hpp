@@ -1,0 +1,27 @@
+/// @file
+/// The learning rate of an epoch.
+#pragma once
+
+#include <cmath>
+#include <numbers>
+
+namespace dm2 {
+
+/// Linear warm-up, then cosine (Loshchilov & Hutter 2017, arXiv 1608.03983). The defaults are the published recipe's.
+struct schedule {
+  double base = 1e-4;   ///< after the warm-up
+  double start = 1e-7;  ///< of epoch 0
+  double floor = 1e-6;  ///< at epoch `epochs`
+  int warmup = 10;      ///< epochs; the last of them has the base rate
+  int epochs = 300;
+
+  /// The rate of an epoch, counted from 0: start + epoch (base - start) / (warmup - 1) in the warm-up, then
+  /// floor + (base - floor) (1 + cos(pi (epoch - warmup) / (epochs - warmup))) / 2; the floor from `epochs` on.
+  [[nodiscard]] double rate(int epoch) const {
+    if (epoch < warmup) return warmup == 1 ? base : start + epoch * (base - start) / (warmup - 1);
+    if (epoch >= epochs) return floor;
+    return floor + 0.5 * (base - floor) * (1 + std::cos(std::numbers::pi * (epoch - warmup) / (epochs - warmup)));
+  }
+};
+
+}  // namespace dm2

@@ -1,0 +1,16 @@
+# The example programs as a user runs them, and the parts they share. One ctest entry a source file.
+if(TARGET classify AND TARGET convert)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*_test.cpp)
+  add_executable(dm2_examples_tests ${sources})
+  target_link_libraries(dm2_examples_tests PRIVATE dm2_test_main CLI11::CLI11)
+  target_compile_definitions(dm2_examples_tests PRIVATE DM2_CLASSIFY="$<TARGET_FILE:classify>" DM2_CONVERT="$<TARGET_FILE:convert>"
+                                                        DM2_PROJECT_VERSION="${PROJECT_VERSION}")
+  add_dependencies(dm2_examples_tests classify convert)
+  foreach(source ${sources})
+    get_filename_component(name ${source} NAME)
+    string(REGEX REPLACE "_test\\.cpp$" "" name ${name})
+    add_test(NAME examples.${name} COMMAND dm2_examples_tests --source-file=*/examples/${name}_test.cpp)
+    set_tests_properties(examples.${name} PROPERTIES TIMEOUT 600 LABELS example ENVIRONMENT "${dm2_test_environment}"
+                         FAIL_REGULAR_EXPRESSION "test cases: +0 ")
+  endforeach()
+endif()
