@@ -1,11 +1,11 @@
 // Pictures in, class names and probabilities out. See README.md, or run with --help.
+#include <dm2/data/heatmap.hpp>
 #include <dm2/demansia.hpp>
 
 #include <CLI/CLI.hpp>
 
 #include "support/classifier.hpp"
 #include "support/command_line.hpp"
-#include "support/heatmap.hpp"
 #include "support/heatmap_files.hpp"
 #include "support/models.hpp"
 #include "support/picture_batches.hpp"
@@ -125,10 +125,10 @@ struct run {
   /// would take more memory than the model.
   heatmap_note write_heatmap(picture_result const& result, fs::path const& file, std::span<float const> patches) const {
     int const index = asked.heatmap_class.value_or(result.best.front().index);
-    patch_map map = class_probability(patches, net.grid(), net.classes(), index);
-    auto const [least, most] = stretch(map);
+    dm2::patch_map map = dm2::class_probability(patches, net.grid(), net.classes(), index);
+    auto const [least, most] = dm2::stretch(map);
     dm2::picture const p = dm2::read_image(result.picture);
-    dm2::write_png(file, draw_heatmap(p, map, dm2::evaluation_region(p.height, p.width, net.crop())));
+    dm2::write_png(file, dm2::draw_heatmap(p, map, dm2::evaluation_region(p.height, p.width, net.crop())));
     return {file, index, least, most};
   }
 

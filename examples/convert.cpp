@@ -28,13 +28,14 @@ struct options {
 };
 
 constexpr char const* footer =
-    R"(INPUT may be a Lightning .ckpt, a torch .pt (either format) or a safetensors file; its content tells, not its name.
+    R"(INPUT may be a Lightning .ckpt, a torch .pt (either format) or safetensors; its content tells, not its name.
 Tensors are written as they are stored, under their names. A safetensors file's metadata is kept; a Lightning
 checkpoint's hyper-parameters become metadata, as JSON, and so does the model's configuration where they tell it.
 classify finds the class names that --names stores.
 
 Exit codes:
   0  done
+  1  the list or the metadata could not be printed
   2  the command line makes no sense, or OUTPUT exists and --force was not given
   3  a file could not be read or written, or is refused
 

@@ -44,9 +44,10 @@ struct layer_of {
     backward(int l, int sequences) : f{l, sequences} {}
 
     void operator()(cpu::context<T>& ctx) {
-      cpu::attention_core_backward(ctx, {f.x.data(), f.count}, attention::core_parameters(f.state.view(), attention_layer_number),
-                                   {dy.data(), f.count}, {dx.data(), f.count},
-                                   attention::core_parameters(network_view<L, T>{grad.data()}, attention_layer_number), f.length);
+      cpu::attention_core_backward(
+          ctx, {f.x.data(), f.count}, attention::core_parameters(f.state.view(), attention_layer_number),
+          {dy.data(), f.count}, {dx.data(), f.count},
+          attention::core_parameters(network_view<L, T>{grad.data()}, attention_layer_number), f.length);
     }
     [[nodiscard]] std::vector<std::span<T const>> results() const { return {dx.span(), grad.span()}; }
   };
@@ -58,8 +59,8 @@ void run(benchmark::State& state) {
   bool const backward = std::is_same_v<Case<float>, typename layer_of<C>::template backward<float>>;
   int const length = int(state.range(0)), count = int(state.range(1)), threads = int(state.range(2));
   double const flops = attention_core_flops(sizes<C>::attention, length) * (backward ? 2 : 1);
-  time_operation<Case>(state, std::to_string(length) + "/" + std::to_string(count), threads, {count * flops, 0}, 1e-4, length,
-                       count);
+  time_operation<Case>(state, std::to_string(length) + "/" + std::to_string(count), threads, {count * flops, 0}, 1e-4,
+                       length, count);
 }
 
 void lengths(benchmark::internal::Benchmark* b) {

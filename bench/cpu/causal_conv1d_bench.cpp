@@ -51,7 +51,8 @@ struct backward_case {
     int const c = f.channels, l = f.length;
     std::fill_n(dx.data(), dx.size(), T(0));
     cpu::causal_conv1d_backward(cpu::sequence<T const>{f.x.data(), c, l}, c, taps, f.w.data(),
-                                cpu::sequence<T const>{dy.data(), c, l}, cpu::sequence<T>{dx.data(), c, l}, dw.data(), db.data());
+                                cpu::sequence<T const>{dy.data(), c, l}, cpu::sequence<T>{dx.data(), c, l}, dw.data(),
+                                db.data());
   }
   [[nodiscard]] std::vector<std::span<T const>> results() const { return {dx.span(), dw.span(), db.span()}; }
 };
@@ -62,10 +63,17 @@ void run(benchmark::State& state) {
   int const length = int(state.range(0)), channels = int(state.range(1));
   bool const backward = std::is_same_v<Case<float>, backward_case<float>>;
   double const bytes = double(length) * channels * sizeof(float) * (backward ? 3 : 2);
-  time_operation<Case>(state, std::to_string(length) + "/" + std::to_string(channels), 1, {0, bytes}, 1e-5, length, channels);
+  time_operation<Case>(state, std::to_string(length) + "/" + std::to_string(channels), 1, {0, bytes}, 1e-5, length,
+                       channels);
 }
 
 }  // namespace
 
-BENCHMARK(run<forward_case>)->Name("causal_conv1d/forward")->ArgNames({"length", "channels"})->ArgsProduct({{197, 3137}, {640, 1024}});
-BENCHMARK(run<backward_case>)->Name("causal_conv1d/backward")->ArgNames({"length", "channels"})->ArgsProduct({{197, 3137}, {640, 1024}});
+BENCHMARK(run<forward_case>)
+    ->Name("causal_conv1d/forward")
+    ->ArgNames({"length", "channels"})
+    ->ArgsProduct({{197, 3137}, {640, 1024}});
+BENCHMARK(run<backward_case>)
+    ->Name("causal_conv1d/backward")
+    ->ArgNames({"length", "channels"})
+    ->ArgsProduct({{197, 3137}, {640, 1024}});

@@ -16,7 +16,8 @@ struct fold {
 
   template <class T>
   struct of {
-    buffer<T> one = normal<T>(std::size_t(D) * I, 1), other = normal<T>(std::size_t(D) * I, 2), merged{2 * std::size_t(D) * I};
+    buffer<T> one = normal<T>(std::size_t(D) * I, 1), other = normal<T>(std::size_t(D) * I, 2),
+              merged{2 * std::size_t(D) * I};
 
     void operator()(cpu::context<T>& ctx) {
       using half = block<T const, space::host, D, I>;

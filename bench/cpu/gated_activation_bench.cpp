@@ -43,8 +43,8 @@ struct backward_case {
   explicit backward_case(std::size_t n) : f{n} {}
 
   void operator()(cpu::context<T>& ctx) {
-    cpu::gated_activation_backward(ctx, rows<T const, 2 * width>{f.x.data(), f.count}, rows<T const, width>{dy.data(), f.count},
-                                   rows<T, 2 * width>{dx.data(), f.count});
+    cpu::gated_activation_backward(ctx, rows<T const, 2 * width>{f.x.data(), f.count},
+                                   rows<T const, width>{dy.data(), f.count}, rows<T, 2 * width>{dx.data(), f.count});
   }
   [[nodiscard]] std::vector<std::span<T const>> results() const { return {dx.span()}; }
 };
@@ -54,11 +54,19 @@ template <template <class> class Case>
 void run(benchmark::State& state) {
   std::size_t const count = std::size_t(state.range(0));
   double const numbers = std::is_same_v<Case<float>, backward_case<float>> ? 5 : 3;
-  time_operation<Case>(state, std::to_string(count), int(state.range(1)), {0, numbers * sizeof(float) * double(count) * width},
-                       1e-5, count);
+  time_operation<Case>(state, std::to_string(count), int(state.range(1)),
+                       {0, numbers * sizeof(float) * double(count) * width}, 1e-5, count);
 }
 
 }  // namespace
 
-BENCHMARK(run<forward_case>)->Name("gated_activation/forward")->ArgNames({"rows", "threads"})->ArgsProduct({{1576}, {1, 2}})->UseRealTime();
-BENCHMARK(run<backward_case>)->Name("gated_activation/backward")->ArgNames({"rows", "threads"})->ArgsProduct({{1576}, {1, 2}})->UseRealTime();
+BENCHMARK(run<forward_case>)
+    ->Name("gated_activation/forward")
+    ->ArgNames({"rows", "threads"})
+    ->ArgsProduct({{1576}, {1, 2}})
+    ->UseRealTime();
+BENCHMARK(run<backward_case>)
+    ->Name("gated_activation/backward")
+    ->ArgNames({"rows", "threads"})
+    ->ArgsProduct({{1576}, {1, 2}})
+    ->UseRealTime();

@@ -21,7 +21,8 @@ struct product {
   product(int rows, int columns, int depth) : m{rows}, n{columns}, k{depth} {}
 
   void operator()(cpu::context<T>& ctx) {
-    cpu::matrix<T const> const right = B == op::plain ? cpu::matrix<T const>{b.data(), k, n} : cpu::matrix<T const>{b.data(), n, k};
+    cpu::matrix<T const> const right =
+        B == op::plain ? cpu::matrix<T const>{b.data(), k, n} : cpu::matrix<T const>{b.data(), n, k};
     cpu::parallel_gemm<op::plain, B, false, T>(ctx, {a.data(), m, k}, right, {c.data(), m, n});
   }
   [[nodiscard]] std::vector<std::span<T const>> results() const { return {c.span()}; }
@@ -31,7 +32,8 @@ struct product {
     for (int i = 0; i < m; ++i)
       for (int l = 0; l < k; ++l)
         for (int j = 0; j < n; ++j)
-          out[std::size_t(i * n + j)] += double(a.data()[i * k + l]) * double(b.data()[B == op::plain ? l * n + j : j * k + l]);
+          out[std::size_t(i * n + j)] +=
+              double(a.data()[i * k + l]) * double(b.data()[B == op::plain ? l * n + j : j * k + l]);
     return {out};
   }
 };

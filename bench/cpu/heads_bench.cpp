@@ -53,8 +53,8 @@ struct training : head_case<T> {
 
 template <class T>
 struct backward : head_case<T> {
-  buffer<T> dcls = normal<T>(this->cls.size(), 2), daux = normal<T>(this->aux.size(), 3), dfeatures{this->features.size()},
-            grad{state_extent<C>};
+  buffer<T> dcls = normal<T>(this->cls.size(), 2), daux = normal<T>(this->aux.size(), 3),
+            dfeatures{this->features.size()}, grad{state_extent<C>};
 
   using head_case<T>::head_case;
 
@@ -74,6 +74,18 @@ void run(benchmark::State& state) {
 
 }  // namespace
 
-BENCHMARK(run<evaluation, 1>)->Name("heads/evaluation")->ArgNames({"batch", "threads"})->ArgsProduct({{1, 8}, {1, 2}})->UseRealTime();
-BENCHMARK(run<training, 1>)->Name("heads/training")->ArgNames({"batch", "threads"})->ArgsProduct({{8}, {1, 2}})->UseRealTime();
-BENCHMARK(run<backward, 2>)->Name("heads/backward")->ArgNames({"batch", "threads"})->ArgsProduct({{8}, {1, 2}})->UseRealTime();
+BENCHMARK(run<evaluation, 1>)
+    ->Name("heads/evaluation")
+    ->ArgNames({"batch", "threads"})
+    ->ArgsProduct({{1, 8}, {1, 2}})
+    ->UseRealTime();
+BENCHMARK(run<training, 1>)
+    ->Name("heads/training")
+    ->ArgNames({"batch", "threads"})
+    ->ArgsProduct({{8}, {1, 2}})
+    ->UseRealTime();
+BENCHMARK(run<backward, 2>)
+    ->Name("heads/backward")
+    ->ArgNames({"batch", "threads"})
+    ->ArgsProduct({{8}, {1, 2}})
+    ->UseRealTime();

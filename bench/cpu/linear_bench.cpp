@@ -15,7 +15,8 @@ constexpr int in = tiny.dim, out = sizes<tiny>::projected;
 template <class T>
 struct forward_case {
   std::size_t count;
-  buffer<T> x = normal<T>(count * in, 1), w = normal<T>(std::size_t(out) * in, 2), bias = normal<T>(out, 3), y{count * out};
+  buffer<T> x = normal<T>(count * in, 1), w = normal<T>(std::size_t(out) * in, 2), bias = normal<T>(out, 3),
+            y{count * out};
 
   explicit forward_case(std::size_t n) : count{n} {}
 
@@ -56,10 +57,19 @@ void run(benchmark::State& state) {
   bool const backward = std::is_same_v<Case<float>, backward_case<float>>;
   std::size_t const count = std::size_t(state.range(0));
   double const flops = product_flops(double(count), out, in) * (backward ? 2 : 1);
-  time_operation<Case>(state, std::to_string(count) + (backward ? "b" : "f"), int(state.range(1)), {flops, 0}, 1e-5, count);
+  time_operation<Case>(state, std::to_string(count) + (backward ? "b" : "f"), int(state.range(1)), {flops, 0}, 1e-5,
+                       count);
 }
 
 }  // namespace
 
-BENCHMARK(run<forward_case>)->Name("linear/forward")->ArgNames({"rows", "threads"})->ArgsProduct({{197, 1576}, {1, 2}})->UseRealTime();
-BENCHMARK(run<backward_case>)->Name("linear/backward")->ArgNames({"rows", "threads"})->ArgsProduct({{197, 1576}, {1, 2}})->UseRealTime();
+BENCHMARK(run<forward_case>)
+    ->Name("linear/forward")
+    ->ArgNames({"rows", "threads"})
+    ->ArgsProduct({{197, 1576}, {1, 2}})
+    ->UseRealTime();
+BENCHMARK(run<backward_case>)
+    ->Name("linear/backward")
+    ->ArgNames({"rows", "threads"})
+    ->ArgsProduct({{197, 1576}, {1, 2}})
+    ->UseRealTime();

@@ -41,8 +41,9 @@ struct layer_of {
     backward(int l, int sequences) : f{l, sequences} {}
 
     void operator()(cpu::context<T>& ctx) {
-      cpu::mixer_core_backward(ctx, {f.x.data(), f.count}, mixer::core_parameters(f.state.view(), 0), {dg.data(), f.count},
-                               {dx.data(), f.count}, mixer::core_parameters(network_view<L, T>{grad.data()}, 0), f.length);
+      cpu::mixer_core_backward(ctx, {f.x.data(), f.count}, mixer::core_parameters(f.state.view(), 0),
+                               {dg.data(), f.count}, {dx.data(), f.count},
+                               mixer::core_parameters(network_view<L, T>{grad.data()}, 0), f.length);
     }
     [[nodiscard]] std::vector<std::span<T const>> results() const { return {dx.span(), grad.span()}; }
   };
@@ -56,8 +57,8 @@ void run(benchmark::State& state) {
   mixer_shape const m = sizes<C>::mixer;
   bool const chunked = cpu::detail::use_chunks(m, length, cpu::scan_form::automatic);
   double const flops = 2 * (chunked ? chunked_scan_flops(m, length) : scan_flops(m, length)) * (backward ? 2 : 1);
-  time_operation<Case>(state, std::to_string(length) + "/" + std::to_string(count), threads, {count * flops, 0}, 1e-4, length,
-                       count);
+  time_operation<Case>(state, std::to_string(length) + "/" + std::to_string(count), threads, {count * flops, 0}, 1e-4,
+                       length, count);
 }
 
 void lengths(benchmark::internal::Benchmark* b) {

@@ -53,9 +53,9 @@ struct between {
     }
     void operator()(cpu::context<T>& ctx) {
       linear_parameters<T, dim, inner> const dout{block<T, space::host, dim, inner>{dmerged.data()}, {}};
-      cpu::project_add_norm_project_backward(ctx, {f.g.data(), f.count}, f.out, f.point(), f.next(), {dy.data(), f.count},
-                                             {dresidual.data(), f.count}, {dg.data(), f.count}, dout,
-                                             mixer::in(network_view<L, T>{grad.data()}, 0));
+      cpu::project_add_norm_project_backward(ctx, {f.g.data(), f.count}, f.out, f.point(), f.next(),
+                                             {dy.data(), f.count}, {dresidual.data(), f.count}, {dg.data(), f.count},
+                                             dout, mixer::in(network_view<L, T>{grad.data()}, 0));
     }
     [[nodiscard]] std::vector<std::span<T const>> results() const {
       return {dresidual.span(), dg.span(), dmerged.span(), grad.span()};

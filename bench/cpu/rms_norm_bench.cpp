@@ -64,8 +64,12 @@ void run(benchmark::State& state) {
 
 }  // namespace
 
-#define DM2_BENCH_NORM(C, Case) \
-  BENCHMARK(run<C, width<C>::Case>)->Name("rms_norm/" #Case "/" #C)->ArgNames({"rows", "threads"})->ArgsProduct({{197, 1576}, {1, 2}})->UseRealTime()
+#define DM2_BENCH_NORM(C, Case)            \
+  BENCHMARK(run<C, width<C>::Case>)        \
+      ->Name("rms_norm/" #Case "/" #C)     \
+      ->ArgNames({"rows", "threads"})      \
+      ->ArgsProduct({{197, 1576}, {1, 2}}) \
+      ->UseRealTime()
 DM2_BENCH_NORM(192, forward);
 DM2_BENCH_NORM(384, forward);
 DM2_BENCH_NORM(192, backward);

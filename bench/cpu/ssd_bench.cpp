@@ -32,7 +32,8 @@ struct heads {
 
     [[nodiscard]] cpu::ssd_input<M, T> input() const {
       using block_h = block<T const, space::host, M.heads>;
-      return {{x.data(), n}, {dt.data(), n}, block_h{a.data()}, {b.data(), n}, {c.data(), n}, block_h{d.data()}, length};
+      return {{x.data(), n},     {dt.data(), n}, block_h{a.data()}, {b.data(), n}, {c.data(), n},
+              block_h{d.data()}, length};
     }
     void operator()(cpu::context<T>& ctx) { cpu::ssd(ctx, input(), rows<T, M.d_inner()>{y.data(), n}, form); }
     [[nodiscard]] std::vector<std::span<T const>> results() const { return {y.span()}; }
@@ -47,9 +48,11 @@ struct heads {
           std::size_t const group = h / (H / std::size_t(M.groups)) * N;
           for (std::size_t t = s * std::size_t(length); t < (s + 1) * std::size_t(length); ++t) {
             double const step = double(dt.data()[t * H + h]), keep = std::exp(step * double(a.data()[h]));
-            for (std::size_t p = 0; p < P; ++p) out[t * inner + h * P + p] = double(d.data()[h]) * double(x.data()[t * inner + h * P + p]);
+            for (std::size_t p = 0; p < P; ++p)
+              out[t * inner + h * P + p] = double(d.data()[h]) * double(x.data()[t * inner + h * P + p]);
             for (std::size_t k = 0; k < N; ++k) {
-              double const in = step * double(b.data()[t * state + group + k]), read = double(c.data()[t * state + group + k]);
+              double const in = step * double(b.data()[t * state + group + k]),
+                           read = double(c.data()[t * state + group + k]);
               for (std::size_t p = 0; p < P; ++p) {
                 double& m = memory[k * P + p];
                 m = keep * m + in * double(x.data()[t * inner + h * P + p]);
@@ -65,8 +68,8 @@ struct heads {
   template <class T>
   struct backward {
     forward<T> f;
-    buffer<T> dy = normal<T>(f.n * inner, 7), dx{f.n * inner}, ddt{f.n * std::size_t(M.heads)}, da{std::size_t(M.heads)},
-              db{f.n * state}, dc{f.n * state}, dd{std::size_t(M.heads)};
+    buffer<T> dy = normal<T>(f.n * inner, 7), dx{f.n * inner}, ddt{f.n * std::size_t(M.heads)},
+              da{std::size_t(M.heads)}, db{f.n * state}, dc{f.n * state}, dd{std::size_t(M.heads)};
 
     backward(int l, int sequences, scan_form form) : f{l, sequences, form} {}
 
@@ -86,8 +89,8 @@ template <mixer_shape M, scan_form Form>
 void run_forward(benchmark::State& state) {
   int const length = int(state.range(0)), count = int(state.range(1)), threads = int(state.range(2));
   double const flops = Form == scan_form::chunked ? chunked_scan_flops(M, length) : scan_flops(M, length);
-  time_operation<heads<M>::template forward>(
-      state, std::to_string(length) + (Form == scan_form::chunked ? "c" : "q"), threads, {count * flops, 0}, 2e-5, length, count, Form);
+  time_operation<heads<M>::template forward>(state, std::to_string(length) + (Form == scan_form::chunked ? "c" : "q"),
+                                             threads, {count * flops, 0}, 2e-5, length, count, Form);
 }
 
 /// Twice the chunked forward, the form in which the backward runs.
@@ -95,8 +98,8 @@ template <mixer_shape M>
 void run_backward(benchmark::State& state) {
   int const length = int(state.range(0)), count = int(state.range(1)), threads = int(state.range(2));
   double const flops = 2 * chunked_scan_flops(M, length);
-  time_operation<heads<M>::template backward>(state, std::to_string(length), threads, {count * flops, 0}, 1e-4, length, count,
-                                              scan_form::automatic);
+  time_operation<heads<M>::template backward>(state, std::to_string(length), threads, {count * flops, 0}, 1e-4, length,
+                                              count, scan_form::automatic);
 }
 
 void lengths(benchmark::internal::Benchmark* b) {

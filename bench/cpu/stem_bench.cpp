@@ -77,11 +77,24 @@ template <template <class> class Case, int forwards>
 void run(benchmark::State& state) {
   int const batch = int(state.range(0)), threads = int(state.range(1));
   double const unwanted = forwards == 2 ? first_convolution_flops(shape) : 0;
-  time_operation<Case>(state, std::to_string(batch), threads, {batch * (forwards * stem_flops(shape) - unwanted), 0}, 1e-4, batch);
+  time_operation<Case>(state, std::to_string(batch), threads, {batch * (forwards * stem_flops(shape) - unwanted), 0},
+                       1e-4, batch);
 }
 
 }  // namespace
 
-BENCHMARK(run<evaluation, 1>)->Name("stem/evaluation")->ArgNames({"batch", "threads"})->ArgsProduct({{1, 8}, {1, 2}})->UseRealTime();
-BENCHMARK(run<training, 1>)->Name("stem/training")->ArgNames({"batch", "threads"})->ArgsProduct({{8}, {1, 2}})->UseRealTime();
-BENCHMARK(run<backward, 2>)->Name("stem/backward")->ArgNames({"batch", "threads"})->ArgsProduct({{8}, {1, 2}})->UseRealTime();
+BENCHMARK(run<evaluation, 1>)
+    ->Name("stem/evaluation")
+    ->ArgNames({"batch", "threads"})
+    ->ArgsProduct({{1, 8}, {1, 2}})
+    ->UseRealTime();
+BENCHMARK(run<training, 1>)
+    ->Name("stem/training")
+    ->ArgNames({"batch", "threads"})
+    ->ArgsProduct({{8}, {1, 2}})
+    ->UseRealTime();
+BENCHMARK(run<backward, 2>)
+    ->Name("stem/backward")
+    ->ArgNames({"batch", "threads"})
+    ->ArgsProduct({{8}, {1, 2}})
+    ->UseRealTime();

@@ -50,8 +50,8 @@ struct loss_case {
     double const a = 1 - double(box.area()) / tokens, n = double(batch);
     for (std::size_t b = 0; b < batch; ++b) {
       T const* const t = target.data() + b * (2 + tokens) * classes;
-      row(cls.data() + b * classes, t + classes, target.data() + ((batch - 1 - b) * (2 + tokens) + 1) * classes, a, 1 / n,
-          dc.data() + b * classes);
+      row(cls.data() + b * classes, t + classes, target.data() + ((batch - 1 - b) * (2 + tokens) + 1) * classes, a,
+          1 / n, dc.data() + b * classes);
       for (std::size_t k = 0; k < tokens; ++k)
         row(aux.data() + (b * tokens + k) * classes, t + (2 + k) * classes, t, 1, 1 / (n * tokens),
             da.data() + (b * tokens + k) * classes);

@@ -61,11 +61,15 @@ template <template <class> class Case>
 void run(benchmark::State& state) {
   std::size_t const batch = std::size_t(state.range(0));
   double const patches = std::is_same_v<Case<float>, mixing<float>> ? double(box.area()) : double(length);
-  time_operation<Case>(state, std::to_string(batch), int(state.range(1)), {0, 2 * sizeof(float) * double(batch) * patches * dim},
-                       1e-6, batch);
+  time_operation<Case>(state, std::to_string(batch), int(state.range(1)),
+                       {0, 2 * sizeof(float) * double(batch) * patches * dim}, 1e-6, batch);
 }
 
 }  // namespace
 
-BENCHMARK(run<assembly>)->Name("tokens/assemble")->ArgNames({"batch", "threads"})->ArgsProduct({{8}, {1, 2}})->UseRealTime();
+BENCHMARK(run<assembly>)
+    ->Name("tokens/assemble")
+    ->ArgNames({"batch", "threads"})
+    ->ArgsProduct({{8}, {1, 2}})
+    ->UseRealTime();
 BENCHMARK(run<mixing>)->Name("tokens/mix")->ArgNames({"batch", "threads"})->ArgsProduct({{8}, {1, 2}})->UseRealTime();

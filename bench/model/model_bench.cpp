@@ -56,10 +56,15 @@ void forward(benchmark::State& state) {
   auto const pictures = normal<float>(std::size_t(batch) * net.pixels, 2);
   std::vector<float> logits(std::size_t(batch) * net.classes);
   net.forward(pictures.span(), logits);
-  time_against_ceiling(state, threads, batch, batch * forward_flops<C>(), [&] { net.forward(pictures.span(), logits); });
+  time_against_ceiling(state, threads, batch, batch * forward_flops<C>(),
+                       [&] { net.forward(pictures.span(), logits); });
 }
 
 }  // namespace
 
 BENCHMARK(forward<tiny>)->Name("tiny")->ArgNames({"batch", "threads"})->ArgsProduct({{1, 8}, {1, 2}})->UseManualTime();
-BENCHMARK(forward<small>)->Name("small")->ArgNames({"batch", "threads"})->ArgsProduct({{1, 8}, {1, 2}})->UseManualTime();
+BENCHMARK(forward<small>)
+    ->Name("small")
+    ->ArgNames({"batch", "threads"})
+    ->ArgsProduct({{1, 8}, {1, 2}})
+    ->UseManualTime();

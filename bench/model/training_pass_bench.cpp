@@ -62,7 +62,8 @@ double step_error(step_case<float>& narrow, int batch) {
 void step(benchmark::State& state) {
   int const batch = int(state.range(0)), threads = int(state.range(1));
   auto const run = std::make_unique<step_case<float>>(batch, threads);
-  if (!verified(state, std::to_string(batch) + "/" + std::to_string(threads), 1e-3, [&] { return step_error(*run, batch); }))
+  if (!verified(state, std::to_string(batch) + "/" + std::to_string(threads), 1e-3,
+                [&] { return step_error(*run, batch); }))
     return;
   (*run)();
   time_against_ceiling(state, threads, batch, batch * training_flops<C>(), *run);

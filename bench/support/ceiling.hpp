@@ -78,8 +78,7 @@ void time_against_ceiling(benchmark::State& state, int threads, int pictures, do
   state.counters["FLOP/s"] = run_flops / of_run.wall;
   state.counters["ceiling"] = top_flops / of_top.wall;
   state.counters["of_ceiling"] = run_flops / of_run.wall / (top_flops / of_top.wall);
-  if (threads == 1)
-    state.counters["of_ceiling_cpu"] = run_flops / of_run.processor / (top_flops / of_top.processor);
+  if (threads == 1) state.counters["of_ceiling_cpu"] = run_flops / of_run.processor / (top_flops / of_top.processor);
 }
 
 }  // namespace dm2::bench

@@ -62,7 +62,8 @@ constexpr double mixer_projection_flops() {
 template <config C>
 constexpr double attention_projection_flops() {
   using size = sizes<C>;
-  return product_flops(size::length, 3 * size::attn_width, C.dim) + product_flops(size::length, C.dim, size::attn_width);
+  return product_flops(size::length, 3 * size::attn_width, C.dim) +
+         product_flops(size::length, C.dim, size::attn_width);
 }
 
 /// Both heads for one picture: the class token's and the patches'.
@@ -77,8 +78,9 @@ constexpr double forward_flops() {
   using size = sizes<C>;
   double flops = stem_flops(size::stem) + head_flops<C>();
   for (int i = 0; i < C.depth; ++i)
-    flops += C.attn_layers.contains(i) ? attention_projection_flops<C>() + attention_core_flops(size::attention, size::length)
-                                       : mixer_projection_flops<C>() + mixer_core_flops(size::mixer, size::length);
+    flops += C.attn_layers.contains(i)
+                 ? attention_projection_flops<C>() + attention_core_flops(size::attention, size::length)
+                 : mixer_projection_flops<C>() + mixer_core_flops(size::mixer, size::length);
   return flops + C.depth * product_flops(size::length, 3 * C.mlp_dim, C.dim);
 }
 

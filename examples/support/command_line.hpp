@@ -7,9 +7,12 @@
 
 #include <CLI/CLI.hpp>
 
+#include "text.hpp"
+
 #include <cstddef>
 #include <exception>
 #include <iostream>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -71,8 +74,11 @@ int run_program(CLI::App& app, int argc, char** argv, Body const& body) {
   } catch (usage_error const& problem) {
     std::cerr << app.get_name() << ": " << problem.what() << "\nRun with --help for more information.\n";
     return exit_usage;
+  } catch (std::bad_alloc const&) {
+    std::cerr << app.get_name() << ": there is not enough memory for this\n";
+    return exit_model;
   } catch (std::exception const& problem) {
-    std::cerr << app.get_name() << ": " << first_lines(problem.what(), 12) << '\n';
+    std::cerr << app.get_name() << ": " << first_lines(printable(problem.what(), true), 12) << '\n';
     return exit_model;
   }
 }

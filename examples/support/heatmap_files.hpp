@@ -9,6 +9,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <system_error>
 #include <vector>
 
 namespace dm2::example {
@@ -22,6 +23,13 @@ namespace dm2::example {
   return pattern;
 }
 
+/// A path that is the same for all ways to name a file; as it is where the system cannot tell.
+[[nodiscard]] inline std::filesystem::path one_name(std::filesystem::path const& path) {
+  std::error_code problem;
+  auto const real = std::filesystem::weakly_canonical(path, problem);
+  return problem ? path : real;
+}
+
 /// A file for each picture: `target` itself for one; else `target` is a folder, or has {} where a picture's name goes.
 /// The second picture of a name becomes name-2.
 ///
@@ -30,26 +38,28 @@ namespace dm2::example {
 [[nodiscard]] inline std::vector<std::filesystem::path> heatmap_files(std::string const& target,
                                                                       std::span<std::filesystem::path const> pictures) {
   namespace fs = std::filesystem;
-  bool const folder = fs::is_directory(target) || target.ends_with('/');
+  std::error_code problem;
+  bool const folder = fs::is_directory(target, problem) || target.ends_with('/');
   std::string const pattern = folder ? (fs::path{target} / "{}.png").string() : target;
   bool const one_each = pattern.find("{}") != std::string::npos;
   if (!one_each && pictures.size() > 1)
     throw usage_error{"--heatmap " + target + " is one file, there are " + std::to_string(pictures.size()) +
                       " pictures: give a folder, or a name with {} in it"};
   std::set<fs::path> taken, inputs;
-  for (auto const& picture : pictures) inputs.insert(fs::weakly_canonical(picture));
+  for (auto const& picture : pictures) inputs.insert(one_name(picture));
   std::vector<fs::path> out;
   for (auto const& picture : pictures) {
     fs::path file = fill_pattern(pattern, picture, "");
     for (int n = 2; one_each && taken.contains(file); ++n)
       file = fill_pattern(pattern, picture, "-" + std::to_string(n));
     if (file.extension() != ".png") throw usage_error{"--heatmap " + file.string() + ": the name must end in .png"};
-    if (inputs.contains(fs::weakly_canonical(file)))
+    if (inputs.contains(one_name(file)))
       throw usage_error{"--heatmap " + file.string() + " would overwrite a picture that is to be read"};
     taken.insert(file);
     out.push_back(std::move(file));
   }
-  if (folder) fs::create_directories(target);
+  if (folder) fs::create_directories(target, problem);
+  if (folder && problem) throw usage_error{"--heatmap " + target + " cannot be made: " + problem.message()};
   return out;
 }
 

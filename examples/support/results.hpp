@@ -6,7 +6,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "heatmap.hpp"
 #include "table.hpp"
 #include "text.hpp"
 
@@ -23,6 +22,13 @@
 #include <vector>
 
 namespace dm2::example {
+
+/// What a heat map shows: the file, the class, and the probabilities at the two ends of the colours.
+struct heatmap_note {
+  std::filesystem::path file;
+  int index;
+  float least, most;
+};
 
 /// What there is to say about one picture.
 struct picture_result {
@@ -81,7 +87,7 @@ class json_writer final : public result_writer {
  public:
   json_writer(std::ostream& out, std::vector<std::string> const& names) : out_{out}, names_{names} {}
 
-  void begin() override { out_ << '['; }
+  void begin() override { out_ << "[\n"; }
   void write(picture_result const& result) override {
     auto list = nlohmann::ordered_json::array();
     for (auto const& [index, probability] : result.best) {
@@ -101,12 +107,14 @@ class json_writer final : public result_writer {
   void failed(std::filesystem::path const& picture, std::string const& reason) override {
     put({{"picture", picture.string()}, {"error", reason}});
   }
-  void end() override { out_ << "\n]\n"; }
+  void end() override { out_ << "]\n"; }
 
  private:
   void put(nlohmann::ordered_json const& object) {
-    // file names need not be UTF-8; what is not becomes U+FFFD
-    out_ << (first_ ? "\n" : ",\n") << object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    // file names need not be UTF-8; what is not becomes U+FFFD. The comma stands in front, so that what is printed ends
+    // with a whole line at any time: complaints may go to the same terminal
+    out_ << (first_ ? "" : ",") << object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
+         << '\n';
     first_ = false;
   }
 

@@ -15,13 +15,16 @@
 
 namespace dm2::example {
 
-/// The text with '?' for every byte that could move a terminal's cursor or is not UTF-8: names come from files.
-[[nodiscard]] inline std::string printable(std::string_view text) {
+/// The text with '?' for every byte that could move a terminal's cursor or is not UTF-8: names come from files. The
+/// ends of lines stay where `lines` is set.
+[[nodiscard]] inline std::string printable(std::string_view text, bool lines = false) {
   std::string out{text};
   bool const utf8 = detail::is_utf8(text);
-  for (char& c : out) {
-    auto const byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7F || (!utf8 && byte >= 0x80)) c = '?';
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    auto const byte = static_cast<unsigned char>(text[i]);
+    auto const next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
+    if ((byte < 0x20 && !(lines && byte == '\n')) || byte == 0x7F || (!utf8 && byte >= 0x80)) out[i] = '?';
+    if (utf8 && byte == 0xC2 && next < 0xA0) out[i] = out[i + 1] = '?', ++i;  // U+0080 to U+009F are controls too
   }
   return out;
 }

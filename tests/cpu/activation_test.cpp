@@ -5,6 +5,9 @@
 #include "support/gradcheck.hpp"
 #include "support/random.hpp"
 
+#include <cmath>
+#include <limits>
+
 using namespace dm2;
 using namespace dm2::test;
 

@@ -22,22 +22,31 @@ struct attention_case {
   std::vector<double> qkv, conv, bias, dy, y, dqkv, dconv, dbias;
 
   attention_case(int sequences, int tokens, int threads = 1)
-      : batch{sequences}, length{tokens}, ctx{threads}, qkv{random.normal(count() * 3 * width)},
-        conv{random.normal(std::size_t(3 * width * taps))}, bias{random.normal(taps == 0 ? 0 : 3 * width)},
-        dy{random.normal(count() * width)}, y{poisoned(dy.size())}, dqkv{poisoned(qkv.size())}, dconv(conv.size()),
+      : batch{sequences},
+        length{tokens},
+        ctx{threads},
+        qkv{random.normal(count() * 3 * width)},
+        conv{random.normal(std::size_t(3 * width * taps))},
+        bias{random.normal(taps == 0 ? 0 : 3 * width)},
+        dy{random.normal(count() * width)},
+        y{poisoned(dy.size())},
+        dqkv{poisoned(qkv.size())},
+        dconv(conv.size()),
         dbias(bias.size()) {}
 
   [[nodiscard]] std::size_t count() const { return std::size_t(batch) * std::size_t(length); }
   [[nodiscard]] attention_parameters<A, double const> parameters() const {
-    if constexpr (taps == 0) return {};
-    else return {as_block<3 * width, 1, taps>(conv), as_block<3 * width>(bias)};
+    if constexpr (taps == 0)
+      return {};
+    else
+      return {as_block<3 * width, 1, taps>(conv), as_block<3 * width>(bias)};
   }
   void forward() { cpu::attention_core<A>(ctx, as_rows<3 * width>(qkv), parameters(), as_rows<width>(y), length); }
   void backward() {
     attention_parameters<A, double> grad{};
     if constexpr (taps != 0) grad = {as_block<3 * width, 1, taps>(dconv), as_block<3 * width>(dbias)};
-    cpu::attention_core_backward<A>(ctx, as_rows<3 * width>(qkv), parameters(), as_rows<width>(dy), as_rows<3 * width>(dqkv),
-                                    grad, length);
+    cpu::attention_core_backward<A>(ctx, as_rows<3 * width>(qkv), parameters(), as_rows<width>(dy),
+                                    as_rows<3 * width>(dqkv), grad, length);
   }
 };
 

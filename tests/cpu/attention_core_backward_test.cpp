@@ -3,6 +3,8 @@
 #include "cpu/attention_case.hpp"
 #include "support/gradcheck.hpp"
 
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -36,7 +38,9 @@ TEST_CASE("attention_core_backward: the input's gradient is overwritten, the par
   CHECK(relative_error(g.dbias, f.dbias) < 1e-14);
 }
 
-TEST_CASE("attention_core_backward: the gradient of a batch is that of its sequences, also of more than are summed at a time") {
+TEST_CASE(
+    "attention_core_backward: the gradient of a batch is that of its sequences, also of more than are summed at a "
+    "time") {
   constexpr int batch = cpu::detail::gradient_parts + 3, length = 5, width = partly_turned.width();
   attention_case<partly_turned> all{batch, length, 2}, one{1, length};
   all.backward();

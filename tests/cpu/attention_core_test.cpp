@@ -3,6 +3,8 @@
 #include "cpu/attention_case.hpp"
 #include "support/compare.hpp"
 
+#include <cmath>
+
 using namespace dm2;
 using namespace dm2::test;
 

@@ -7,6 +7,10 @@
 #include "support/gradcheck.hpp"
 #include "support/random.hpp"
 
+#include <algorithm>
+#include <string>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 using cpu::sequence;
@@ -25,8 +29,16 @@ struct conv_case {
   std::vector<double> x, w, bias, dy, y, dx, dw, db;
 
   conv_case(int c, int k, int l)
-      : channels{c}, taps{k}, length{l}, x{random.normal(size())}, w{random.normal(std::size_t(c * k))},
-        bias{random.normal(std::size_t(c))}, dy{random.normal(size())}, y{poisoned(size())}, dx(size()), dw(w.size()),
+      : channels{c},
+        taps{k},
+        length{l},
+        x{random.normal(size())},
+        w{random.normal(std::size_t(c * k))},
+        bias{random.normal(std::size_t(c))},
+        dy{random.normal(size())},
+        y{poisoned(size())},
+        dx(size()),
+        dw(w.size()),
         db(bias.size()) {}
 
   [[nodiscard]] std::size_t size() const { return std::size_t(channels * length); }
@@ -36,14 +48,14 @@ struct conv_case {
     return out;
   }
   void forward() {
-    cpu::causal_conv1d<double>(dense<double const>(x.data(), channels, length), channels, taps, arranged().data(), bias.data(),
-                               dense(y.data(), channels, length));
+    cpu::causal_conv1d<double>(dense<double const>(x.data(), channels, length), channels, taps, arranged().data(),
+                               bias.data(), dense(y.data(), channels, length));
   }
   void backward() {
     std::vector<double> sums(w.size());
-    cpu::causal_conv1d_backward<double>(dense<double const>(x.data(), channels, length), channels, taps, arranged().data(),
-                                        dense<double const>(dy.data(), channels, length), dense(dx.data(), channels, length),
-                                        sums.data(), db.data());
+    cpu::causal_conv1d_backward<double>(dense<double const>(x.data(), channels, length), channels, taps,
+                                        arranged().data(), dense<double const>(dy.data(), channels, length),
+                                        dense(dx.data(), channels, length), sums.data(), db.data());
     cpu::add_arranged_taps(sums.data(), channels, taps, false, dw.data());
   }
   long double loss() {
@@ -93,7 +105,9 @@ TEST_CASE("causal_conv1d: a sequence walked backwards, a slice of wider rows, is
     int const width = 9, first = 3;
     std::vector<double> wide = poisoned(std::size_t(width * f.length)), out = wide;
     for (int t = 0; t < f.length; ++t) std::copy_n(f.x.data() + t * 5, 5, wide.data() + t * width + first);
-    auto const backwards = [&](auto* data) { return sequence<double>{data + (f.length - 1) * width, -width, f.length}; };
+    auto const backwards = [&](auto* data) {
+      return sequence<double>{data + (f.length - 1) * width, -width, f.length};
+    };
     sequence<double> const in = backwards(wide.data()), to = backwards(out.data());
     cpu::causal_conv1d<double>({in.from(first).data, in.stride, in.length}, 5, taps, f.arranged().data(), f.bias.data(),
                                to.from(first));

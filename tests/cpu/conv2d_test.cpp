@@ -5,6 +5,11 @@
 #include "support/gradcheck.hpp"
 #include "support/random.hpp"
 
+#include <algorithm>
+#include <cmath>
+#include <utility>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 using cpu::detail::plane;
@@ -20,9 +25,15 @@ struct conv_case {
   std::vector<double> x, w, dy, y, dx, dw;
 
   conv_case(plane of, int out_channels, int threads = 1)
-      : p{of}, out{out_channels}, ctx{threads}, x{random.normal(pixels() * std::size_t(p.channels))},
-        w{random.normal(std::size_t(out * p.channels * p.kernel * p.kernel))}, dy{random.normal(pixels() * std::size_t(out))},
-        y{poisoned(dy.size())}, dx{poisoned(x.size())}, dw(w.size()) {}
+      : p{of},
+        out{out_channels},
+        ctx{threads},
+        x{random.normal(pixels() * std::size_t(p.channels))},
+        w{random.normal(std::size_t(out * p.channels * p.kernel * p.kernel))},
+        dy{random.normal(pixels() * std::size_t(out))},
+        y{poisoned(dy.size())},
+        dx{poisoned(x.size())},
+        dw(w.size()) {}
 
   [[nodiscard]] std::size_t pixels() const { return std::size_t(p.height * p.width); }
   [[nodiscard]] plane gradient_plane() const { return {p.height, p.width, out, p.kernel, p.kernel - 1 - p.before}; }
@@ -37,11 +48,15 @@ struct conv_case {
   }
   [[nodiscard]] std::vector<double> arranged() const {
     auto a = poisoned(w.size());
-    cpu::detail::for_each_tap(out, p.channels, p.kernel, [&](int from, int to) { a[std::size_t(to)] = w[std::size_t(from)]; });
+    cpu::detail::for_each_tap(out, p.channels, p.kernel,
+                              [&](int from, int to) { a[std::size_t(to)] = w[std::size_t(from)]; });
     return a;
   }
-  void convolve(plane of, std::vector<double> const& in, std::vector<double> const& taps, int channels, std::vector<double>& to) {
-    auto const emit = [&](int r, double const* row) { std::copy_n(row, of.width * channels, to.data() + r * of.width * channels); };
+  void convolve(plane of, std::vector<double> const& in, std::vector<double> const& taps, int channels,
+                std::vector<double>& to) {
+    auto const emit = [&](int r, double const* row) {
+      std::copy_n(row, of.width * channels, to.data() + r * of.width * channels);
+    };
     if (ctx.reserve(0, cpu::detail::conv_band_scratch(of, channels) * sizeof(double) + arena::alignment))
       cpu::detail::conv2d(ctx, of, in.data(), taps.data(), channels, emit);
   }
@@ -54,7 +69,8 @@ struct conv_case {
     convolve(q, grad, mirrored, p.channels, dx);
     std::vector<double> sums(w.size());
     cpu::detail::conv2d_weight_gradient(p, padded(p, x).data(), q, grad.data(), sums.data());
-    cpu::detail::for_each_tap(out, p.channels, p.kernel, [&](int to, int from) { dw[std::size_t(to)] += sums[std::size_t(from)]; });
+    cpu::detail::for_each_tap(out, p.channels, p.kernel,
+                              [&](int to, int from) { dw[std::size_t(to)] += sums[std::size_t(from)]; });
   }
   [[nodiscard]] std::vector<double> naive() const {
     std::vector<double> want;
@@ -105,9 +121,8 @@ TEST_CASE("conv2d: on the calling thread gives the same bits") {
   arena scratch{memory.data(), memory.size()};
   auto y = poisoned(f.y.size());
   auto const in = conv_case::padded(f.p, f.x);
-  cpu::detail::conv2d(f.p, in.data(), f.arranged().data(), 5, scratch, [&](int r, double const* row) {
-    std::copy_n(row, 47 * 5, y.data() + r * 47 * 5);
-  });
+  cpu::detail::conv2d(f.p, in.data(), f.arranged().data(), 5, scratch,
+                      [&](int r, double const* row) { std::copy_n(row, 47 * 5, y.data() + r * 47 * 5); });
   CHECK(y == f.y);
   CHECK(scratch.used() == 0);
 }

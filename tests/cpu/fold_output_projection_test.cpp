@@ -8,6 +8,9 @@
 #include "support/random.hpp"
 #include "support/views.hpp"
 
+#include <utility>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -37,7 +40,8 @@ struct fold_case {
 
 #define DM2_VARIANTS fold_case<mixer_variant::published>, fold_case<mixer_variant::bidirectional>
 
-TEST_CASE_TEMPLATE("fold_output_projection: one product gives the mean of both directions' projections", F, DM2_VARIANTS) {
+TEST_CASE_TEMPLATE("fold_output_projection: one product gives the mean of both directions' projections", F,
+                   DM2_VARIANTS) {
   F f;
   f.fold();
   auto const g = f.random.normal(3 * I), g_b = f.random.normal(3 * I);  // g_b as the second direction computes it
@@ -48,8 +52,9 @@ TEST_CASE_TEMPLATE("fold_output_projection: one product gives the mean of both d
     both.insert(both.end(), g_b.begin() + std::ptrdiff_t(r * I), g_b.begin() + std::ptrdiff_t((r + 1) * I));
   }
   auto want = naive::linear(g, f.forward, {}, I, D);
-  auto const second = published ? naive::flip_columns(naive::linear(naive::flip_columns(g_b, I), f.backward, {}, I, D), D)
-                                : naive::linear(g_b, f.backward, {}, I, D);
+  auto const second = published
+                          ? naive::flip_columns(naive::linear(naive::flip_columns(g_b, I), f.backward, {}, I, D), D)
+                          : naive::linear(g_b, f.backward, {}, I, D);
   for (std::size_t i = 0; i < want.size(); ++i) want[i] = (want[i] + second[i]) / 2;
   CHECK(relative_error(naive::linear(both, f.merged, {}, 2 * I, D), want) < 1e-14);
 }

@@ -7,6 +7,10 @@
 #include "support/random.hpp"
 #include "support/views.hpp"
 
+#include <cmath>
+#include <utility>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -20,7 +24,10 @@ struct gate_case {
   std::vector<double> in, dy, y, din;
 
   explicit gate_case(std::size_t count, int threads = 1)
-      : ctx{threads}, in{random.normal(count * 2 * C, 2)}, dy{random.normal(count * C)}, y{poisoned(count * C)},
+      : ctx{threads},
+        in{random.normal(count * 2 * C, 2)},
+        dy{random.normal(count * C)},
+        y{poisoned(count * C)},
         din{poisoned(count * 2 * C)} {}
 
   void forward() { cpu::gated_activation(ctx, as_rows<2 * C>(in), as_rows<C>(y)); }
@@ -66,7 +73,8 @@ TEST_CASE("gated_activation: the gradient may take the input's place") {
   gate_case f{17};
   f.backward();
   auto in_place = f.in;
-  cpu::gated_activation_backward(f.ctx, as_rows<2 * C>(in_place), as_rows<C>(std::as_const(f.dy)), as_rows<2 * C>(in_place));
+  cpu::gated_activation_backward(f.ctx, as_rows<2 * C>(in_place), as_rows<C>(std::as_const(f.dy)),
+                                 as_rows<2 * C>(in_place));
   CHECK(in_place == f.din);
 }
 

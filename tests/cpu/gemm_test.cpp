@@ -6,6 +6,10 @@
 #include "support/random.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+#include <vector>
 
 using namespace dm2;
 using namespace dm2::test;

@@ -8,6 +8,8 @@
 #include "support/views.hpp"
 
 #include <algorithm>
+#include <type_traits>
+#include <vector>
 
 using namespace dm2;
 using namespace dm2::test;
@@ -30,10 +32,24 @@ struct head_case {
   std::vector<double> logits, cls, aux, dx, dw, db, daux_w, daux_b;
 
   head_case(int pictures, int tokens, int threads = 1)
-      : batch{pictures}, length{tokens}, ctx{threads}, x{random.normal(count() * D)}, w{random.normal(K * D)},
-        b{random.normal(K)}, aux_w{random.normal(K * D)}, aux_b{random.normal(K)}, dcls{random.normal(pictures_of() * K)},
-        daux{random.normal((count() - pictures_of()) * K)}, logits{poisoned(dcls.size())}, cls{logits},
-        aux{poisoned(daux.size())}, dx{poisoned(x.size())}, dw(K * D), db(K), daux_w(K * D), daux_b(K) {}
+      : batch{pictures},
+        length{tokens},
+        ctx{threads},
+        x{random.normal(count() * D)},
+        w{random.normal(K * D)},
+        b{random.normal(K)},
+        aux_w{random.normal(K * D)},
+        aux_b{random.normal(K)},
+        dcls{random.normal(pictures_of() * K)},
+        daux{random.normal((count() - pictures_of()) * K)},
+        logits{poisoned(dcls.size())},
+        cls{logits},
+        aux{poisoned(daux.size())},
+        dx{poisoned(x.size())},
+        dw(K * D),
+        db(K),
+        daux_w(K * D),
+        daux_b(K) {}
 
   [[nodiscard]] std::size_t pictures_of() const { return std::size_t(batch); }
   [[nodiscard]] std::size_t count() const { return std::size_t(batch) * std::size_t(length); }
@@ -157,7 +173,8 @@ TEST_CASE("heads: rows that disagree are refused by name, and nothing is written
         "evaluation_heads.logits rows: got 3, expected 2");
   CHECK(message([](head_case& f) { f.cls.resize(K); }, forward) == "training_heads.cls rows: got 1, expected 2");
   CHECK(message([](head_case& f) { f.aux.resize(11 * K); }, forward) == "training_heads.aux rows: got 11, expected 12");
-  CHECK(message([](head_case& f) { f.dcls.resize(K); }, backward) == "training_heads_backward.dcls rows: got 1, expected 2");
+  CHECK(message([](head_case& f) { f.dcls.resize(K); }, backward) ==
+        "training_heads_backward.dcls rows: got 1, expected 2");
   CHECK(message([](head_case& f) { f.daux.resize(11 * K); }, backward) ==
         "training_heads_backward.daux rows: got 11, expected 12");
   CHECK(message([](head_case& f) { f.dx.resize(13 * D); }, backward) ==

@@ -7,6 +7,9 @@
 #include "support/random.hpp"
 #include "support/views.hpp"
 
+#include <utility>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -21,10 +24,20 @@ struct linear_case {
   std::vector<double> x, w, bias, dy, y, dx, dw, db;
 
   explicit linear_case(std::size_t rows_in, int threads = 1)
-      : count{rows_in}, ctx{threads}, x{random.normal(count * K)}, w{random.normal(N * K)}, bias{random.normal(N)},
-        dy{random.normal(count * N)}, y{poisoned(count * N)}, dx{poisoned(count * K)}, dw(N * K), db(N) {}
+      : count{rows_in},
+        ctx{threads},
+        x{random.normal(count * K)},
+        w{random.normal(N * K)},
+        bias{random.normal(N)},
+        dy{random.normal(count * N)},
+        y{poisoned(count * N)},
+        dx{poisoned(count * K)},
+        dw(N * K),
+        db(N) {}
 
-  void forward() { cpu::linear(ctx, as_rows<K>(x), as_block<N, K>(std::as_const(w)), as_block<N>(bias), as_rows<N>(y)); }
+  void forward() {
+    cpu::linear(ctx, as_rows<K>(x), as_block<N, K>(std::as_const(w)), as_block<N>(bias), as_rows<N>(y));
+  }
   void backward() {
     cpu::linear_backward(ctx, as_rows<K>(x), as_block<N, K>(std::as_const(w)), as_rows<N>(dy), as_rows<K>(dx),
                          as_block<N, K>(dw), as_block<N>(db));

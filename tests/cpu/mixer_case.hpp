@@ -10,7 +10,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -41,11 +43,16 @@ struct mixer_case {
   std::array<direction_numbers, 2> p, grad;
 
   mixer_case(int sequences, int tokens, int threads = 1)
-      : batch{sequences}, length{tokens}, ctx{threads}, in{random.normal(count() * projected)},
-        dg{random.normal(count() * 2 * inner)}, g{poisoned(dg.size())}, din{poisoned(in.size())} {
+      : batch{sequences},
+        length{tokens},
+        ctx{threads},
+        in{random.normal(count() * projected)},
+        dg{random.normal(count() * 2 * inner)},
+        g{poisoned(dg.size())},
+        din{poisoned(in.size())} {
     for (auto& one : p)
-      one = {random.normal(M.conv_dim() * M.d_conv), random.normal(M.conv_dim()),      random.normal(M.heads, 1, -2),
-             random.uniform(M.heads, 0, 2.7),        random.normal(M.heads),           random.normal(std::size_t(inner))};
+      one = {random.normal(M.conv_dim() * M.d_conv), random.normal(M.conv_dim()), random.normal(M.heads, 1, -2),
+             random.uniform(M.heads, 0, 2.7),        random.normal(M.heads),      random.normal(std::size_t(inner))};
     for (std::size_t i = 0; i < 2; ++i)
       for (std::size_t k = 0; k < 6; ++k) grad[i][k].assign(p[i][k].size(), 0);
   }
@@ -54,11 +61,15 @@ struct mixer_case {
   [[nodiscard]] mixer_parameters<M, double const> parameters() const {
     return {direction_view<M>(p[0], p[0]), direction_view<M>(p[1], p[second_d])};
   }
-  void forward() { cpu::mixer_core<M>(ctx, as_rows<projected>(std::as_const(in)), parameters(), as_rows<2 * inner>(g), length); }
+  void forward() {
+    cpu::mixer_core<M>(ctx, as_rows<projected>(std::as_const(in)), parameters(), as_rows<2 * inner>(g), length);
+  }
   void backward() {
     cpu::mixer_core_backward<M>(
-        ctx, as_rows<projected>(std::as_const(in)), parameters(), as_rows<2 * inner>(std::as_const(dg)), as_rows<projected>(din),
-        mixer_parameters<M, double>{direction_view<M>(grad[0], grad[0]), direction_view<M>(grad[1], grad[second_d])}, length);
+        ctx, as_rows<projected>(std::as_const(in)), parameters(), as_rows<2 * inner>(std::as_const(dg)),
+        as_rows<projected>(din),
+        mixer_parameters<M, double>{direction_view<M>(grad[0], grad[0]), direction_view<M>(grad[1], grad[second_d])},
+        length);
   }
 };
 

@@ -3,6 +3,8 @@
 #include "cpu/mixer_case.hpp"
 #include "support/gradcheck.hpp"
 
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -45,8 +47,9 @@ TEST_CASE("mixer_core_backward: the input's gradient is overwritten, the paramet
     }
 }
 
-TEST_CASE_TEMPLATE("mixer_core_backward: the gradient of a batch is that of its sequences, also of more than are summed at a time",
-                   F, mixer_case<plain_mixer>, mixer_case<bidirectional_mixer>) {
+TEST_CASE_TEMPLATE(
+    "mixer_core_backward: the gradient of a batch is that of its sequences, also of more than are summed at a time", F,
+    mixer_case<plain_mixer>, mixer_case<bidirectional_mixer>) {
   constexpr int batch = cpu::detail::gradient_parts + 3, length = 4;
   F all{batch, length, 2}, one{1, length};
   all.backward();
@@ -72,7 +75,8 @@ TEST_CASE("mixer_core_backward: rows that disagree are refused by name, and noth
   f.dg.resize(std::size_t(15 * 2 * f.inner));
   CHECK(shape_message([&] { f.backward(); }) == "mixer_core_backward.dg rows: got 15, expected 14");
   f.length = 4;
-  CHECK(shape_message([&] { f.backward(); }) == "mixer_core_backward.zxbcdt: got 14 rows, expected a multiple of the length 4");
+  CHECK(shape_message([&] { f.backward(); }) ==
+        "mixer_core_backward.zxbcdt: got 14 rows, expected a multiple of the length 4");
   for (auto const& numbers : f.grad[0])
     for (double v : numbers) CHECK(v == 0);
 }

@@ -6,6 +6,9 @@
 #include "cpu/mixer_case.hpp"
 #include "support/compare.hpp"
 
+#include <string>
+#include <type_traits>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -21,7 +24,8 @@ TEST_CASE_TEMPLATE("mixer_core: gate and norm equal the reference's, in one grou
     auto const tokens = [](auto& v) { return cpu::sequence{v.data(), 32, 10}; };
     cpu::detail::gate_and_norm<M, T>(y.data(), tokens(z), w.data(), tokens(out));
     CHECK(g.out_error(out) < g.out_tolerance);
-    cpu::detail::gate_and_norm_backward<M, T>(y.data(), tokens(z), w.data(), tokens(dg), dy.data(), tokens(dz), dw.data());
+    cpu::detail::gate_and_norm_backward<M, T>(y.data(), tokens(z), w.data(), tokens(dg), dy.data(), tokens(dz),
+                                              dw.data());
     CHECK(g.gradient_error("y", dy) < g.gradient_tolerance);
     CHECK(g.gradient_error("z", dz) < g.gradient_tolerance);
     CHECK(g.gradient_error("weight", dw) < g.gradient_tolerance);
@@ -42,18 +46,21 @@ TEST_CASE_TEMPLATE("mixer_core: each half equals a direction over the flipped pr
       auto halves = naive_directions(f, i);
       for (int k : {0, 1}) want[k].insert(want[k].end(), halves[std::size_t(k)].begin(), halves[std::size_t(k)].end());
     }
-    for (int k : {0, 1}) CHECK(relative_error(naive::columns(f.g, 2 * F::inner, k * F::inner, F::inner), want[k]) < 1e-12);
+    for (int k : {0, 1})
+      CHECK(relative_error(naive::columns(f.g, 2 * F::inner, k * F::inner, F::inner), want[k]) < 1e-12);
   }
 }
 
-TEST_CASE_TEMPLATE("mixer_core: with the folded projection, the mean of both projected directions", F, DM2_MIXER_CASES) {
+TEST_CASE_TEMPLATE("mixer_core: with the folded projection, the mean of both projected directions", F,
+                   DM2_MIXER_CASES) {
   constexpr int D = 3, I = F::inner;
   F f{1, 17};
   auto const w = f.random.normal(D * I), w_b = f.random.normal(D * I);
   f.forward();
   auto const halves = naive_directions(f, 0);
   auto merged = poisoned(D * 2 * I);
-  cpu::fold_output_projection<F::shape.variant>(f.ctx, as_block<D, I>(w), as_block<D, I>(w_b), as_block<D, 2 * I>(merged));
+  cpu::fold_output_projection<F::shape.variant>(f.ctx, as_block<D, I>(w), as_block<D, I>(w_b),
+                                                as_block<D, 2 * I>(merged));
   auto const got = naive::linear(f.g, merged, {}, 2 * I, D);
   auto want = naive::linear(halves[0], w, {}, I, D);
   // the projection belongs to the direction, so it reads what the direction wrote, before that is flipped back

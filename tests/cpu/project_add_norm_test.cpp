@@ -7,6 +7,10 @@
 #include "support/random.hpp"
 #include "support/views.hpp"
 
+#include <type_traits>
+#include <utility>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -35,11 +39,28 @@ struct between_case {
   std::vector<double> dg, dbefore, dout_w, dout_b, dnorm, din_w, din_b;
 
   explicit between_case(std::size_t rows_in, int threads = 1)
-      : count{rows_in}, ctx{threads}, g{random.normal(count * K)}, before{random.normal(count * D)},
-        out_w{random.normal(D * K)}, out_b{random.normal(D)}, norm{random.normal(D)}, in_w{random.normal(N * D)},
-        in_b{random.normal(N)}, dy{random.normal(count * N)}, dend{random.normal(count * D)},
-        dafter{random.normal(count * D)}, after{poisoned(count * D)}, rstd{poisoned(count)}, y{poisoned(count * N)},
-        end{poisoned(count * D)}, dg{poisoned(count * K)}, dbefore{dafter}, dout_w(D * K), dout_b(D), dnorm(D), din_w(N * D),
+      : count{rows_in},
+        ctx{threads},
+        g{random.normal(count * K)},
+        before{random.normal(count * D)},
+        out_w{random.normal(D * K)},
+        out_b{random.normal(D)},
+        norm{random.normal(D)},
+        in_w{random.normal(N * D)},
+        in_b{random.normal(N)},
+        dy{random.normal(count * N)},
+        dend{random.normal(count * D)},
+        dafter{random.normal(count * D)},
+        after{poisoned(count * D)},
+        rstd{poisoned(count)},
+        y{poisoned(count * N)},
+        end{poisoned(count * D)},
+        dg{poisoned(count * K)},
+        dbefore{dafter},
+        dout_w(D * K),
+        dout_b(D),
+        dnorm(D),
+        din_w(N * D),
         din_b(N) {}
 
   norm_point<double, D> point() { return {as_rows<D>(after), rstd.data()}; }
@@ -51,16 +72,18 @@ struct between_case {
   }
   void backward() {
     dbefore = dafter;
-    cpu::project_add_norm_project_backward(ctx, as_rows<K>(g), out(), point(), in(), as_rows<N>(dy), as_rows<D>(dbefore),
-                                           as_rows<K>(dg), linear_view(dout_w, dout_b), norm_view(dnorm, din_w, din_b));
+    cpu::project_add_norm_project_backward(ctx, as_rows<K>(g), out(), point(), in(), as_rows<N>(dy),
+                                           as_rows<D>(dbefore), as_rows<K>(dg), linear_view(dout_w, dout_b),
+                                           norm_view(dnorm, din_w, din_b));
   }
   void forward_end() {
     cpu::project_add_norm(ctx, as_rows<K>(g), out(), as_rows<D>(before), point(), as_block<D>(std::as_const(norm)), eps,
                           as_rows<D>(end));
   }
   void backward_end() {
-    cpu::project_add_norm_backward(ctx, as_rows<K>(g), out(), point(), as_block<D>(std::as_const(norm)), as_rows<D>(dend),
-                                   as_rows<D>(dbefore), as_rows<K>(dg), linear_view(dout_w, dout_b), as_block<D>(dnorm));
+    cpu::project_add_norm_backward(ctx, as_rows<K>(g), out(), point(), as_block<D>(std::as_const(norm)),
+                                   as_rows<D>(dend), as_rows<D>(dbefore), as_rows<K>(dg), linear_view(dout_w, dout_b),
+                                   as_block<D>(dnorm));
   }
   [[nodiscard]] std::vector<double> sum() const {
     auto x = naive::linear(g, out_w, out_b, K, D);
@@ -98,7 +121,8 @@ TEST_CASE("project_add_norm_project: the residual may be updated in place") {
   between_case f{17}, g{17};
   f.forward();
   g.after = g.before;
-  cpu::project_add_norm_project(g.ctx, as_rows<K>(g.g), g.out(), as_rows<D>(g.after), g.point(), g.in(), eps, as_rows<N>(g.y));
+  cpu::project_add_norm_project(g.ctx, as_rows<K>(g.g), g.out(), as_rows<D>(g.after), g.point(), g.in(), eps,
+                                as_rows<N>(g.y));
   CHECK(g.after == f.after);
   CHECK(g.y == f.y);
 }

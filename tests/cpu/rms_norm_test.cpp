@@ -8,6 +8,10 @@
 #include "support/random.hpp"
 #include "support/views.hpp"
 
+#include <cmath>
+#include <utility>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -24,15 +28,20 @@ struct norm_case {
   std::vector<double> x, w, dy, y, rstd, dx, dw;
 
   explicit norm_case(std::size_t rows_in, int threads = 1)
-      : count{rows_in}, ctx{threads}, x{random.normal(count * C, 0.1)}, w{random.normal(C)}, dy{random.normal(count * C)},
-        y{poisoned(count * C)}, rstd{poisoned(count)}, dx(count * C), dw(C) {}
+      : count{rows_in},
+        ctx{threads},
+        x{random.normal(count * C, 0.1)},
+        w{random.normal(C)},
+        dy{random.normal(count * C)},
+        y{poisoned(count * C)},
+        rstd{poisoned(count)},
+        dx(count * C),
+        dw(C) {}
 
-  void forward() {
-    cpu::rms_norm(ctx, as_rows<C>(x), as_block<C>(std::as_const(w)), eps, as_rows<C>(y), rstd.data());
-  }
+  void forward() { cpu::rms_norm(ctx, as_rows<C>(x), as_block<C>(std::as_const(w)), eps, as_rows<C>(y), rstd.data()); }
   void backward() {
-    cpu::rms_norm_backward(ctx, as_rows<C>(x), as_block<C>(std::as_const(w)), std::as_const(rstd).data(), as_rows<C>(dy),
-                           as_rows<C>(dx), as_block<C>(dw));
+    cpu::rms_norm_backward(ctx, as_rows<C>(x), as_block<C>(std::as_const(w)), std::as_const(rstd).data(),
+                           as_rows<C>(dy), as_rows<C>(dx), as_block<C>(dw));
   }
   long double loss() {
     forward();
@@ -73,7 +82,7 @@ TEST_CASE("rms_norm: the output may be the input, and rstd may be left out") {
   norm_case<7> f{17};
   f.forward();
   auto x = f.x;
-  cpu::rms_norm(f.ctx, as_rows<7>(x), as_block<7>(std::as_const(f.w)), eps, as_rows<7>(x), static_cast<double*>(nullptr));
+  cpu::rms_norm(f.ctx, as_rows<7>(x), as_block<7>(std::as_const(f.w)), eps, as_rows<7>(x), nullptr);
   CHECK(x == f.y);
 }
 

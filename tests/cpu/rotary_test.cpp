@@ -7,6 +7,9 @@
 #include "support/gradcheck.hpp"
 #include "support/random.hpp"
 
+#include <cmath>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 using cpu::sequence;

@@ -4,6 +4,9 @@
 #include "cpu/ssd_case.hpp"
 #include "support/gradcheck.hpp"
 
+#include <cmath>
+#include <string>
+
 using namespace dm2;
 using namespace dm2::test;
 

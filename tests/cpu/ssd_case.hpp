@@ -24,15 +24,29 @@ struct ssd_case {
 
   /// Operands to be filled in; every size is that of the batch.
   ssd_case(int sequences, int tokens, int threads)
-      : batch{sequences}, length{tokens}, ctx{threads}, a(M.heads), d(M.heads), y{poisoned<T>(rows_of(width))},
-        dx{poisoned<T>(rows_of(width))}, ddt{poisoned<T>(rows_of(M.heads))}, da(M.heads), db{poisoned<T>(rows_of(state))},
-        dc{db}, dd(M.heads) {}
+      : batch{sequences},
+        length{tokens},
+        ctx{threads},
+        a(M.heads),
+        d(M.heads),
+        y{poisoned<T>(rows_of(width))},
+        dx{poisoned<T>(rows_of(width))},
+        ddt{poisoned<T>(rows_of(M.heads))},
+        da(M.heads),
+        db{poisoned<T>(rows_of(state))},
+        dc{db},
+        dd(M.heads) {}
 
   [[nodiscard]] std::size_t rows_of(int channels) const { return std::size_t(batch) * std::size_t(length * channels); }
 
   [[nodiscard]] cpu::ssd_input<M, T> input() const {
-    return {as_rows<width>(x), as_rows<M.heads>(dt), as_block<M.heads>(a), as_rows<state>(b),
-            as_rows<state>(c), as_block<M.heads>(d), length};
+    return {as_rows<width>(x),
+            as_rows<M.heads>(dt),
+            as_block<M.heads>(a),
+            as_rows<state>(b),
+            as_rows<state>(c),
+            as_block<M.heads>(d),
+            length};
   }
   void forward(cpu::scan_form form = cpu::scan_form::automatic) { cpu::ssd(ctx, input(), as_rows<width>(y), form); }
   void backward() {
@@ -73,8 +87,8 @@ naive::numbers naive_ssd(ssd_case<M> const& f) {
   naive::numbers y;
   for (int i = 0; i < f.batch; ++i) {
     auto const part = [&](naive::numbers const& v, int n) { return sequence_of(v, i, f.length, n); };
-    auto const one = naive::ssd(part(f.x, f.width), part(f.dt, M.heads), f.a, part(f.b, f.state), part(f.c, f.state), f.d,
-                                M.groups, M.d_state);
+    auto const one = naive::ssd(part(f.x, f.width), part(f.dt, M.heads), f.a, part(f.b, f.state), part(f.c, f.state),
+                                f.d, M.groups, M.d_state);
     y.insert(y.end(), one.begin(), one.end());
   }
   return y;

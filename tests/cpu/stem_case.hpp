@@ -8,7 +8,10 @@
 #include "support/random.hpp"
 #include "support/views.hpp"
 
+#include <algorithm>
 #include <array>
+#include <cmath>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -55,13 +58,22 @@ struct stem_case {
   stem_saved<S, double> saved;
 
   explicit stem_case(int pictures, int threads = 1)
-      : batch{pictures}, ctx{threads}, picture{random.normal(std::size_t(batch) * pixels)},
-        dgrid{random.normal(std::size_t(batch) * S.tokens() * S.dim)}, grid{poisoned(dgrid.size())},
-        dpicture{poisoned(picture.size())}, memory{planned_bytes<stem_saved<S, double>>(batch)},
-        place{memory.data(), memory.size()}, saved{place, batch} {
+      : batch{pictures},
+        ctx{threads},
+        picture{random.normal(std::size_t(batch) * pixels)},
+        dgrid{random.normal(std::size_t(batch) * S.tokens() * S.dim)},
+        grid{poisoned(dgrid.size())},
+        dpicture{poisoned(picture.size())},
+        memory{planned_bytes<stem_saved<S, double>>(batch)},
+        place{memory.data(), memory.size()},
+        saved{place, batch} {
     constexpr std::size_t h = S.hidden, side = S.patch / 2;
-    p = {random.normal(h * S.channels * 49, 0.2), {random.normal(h * h * 9, 0.3), random.normal(h * h * 9, 0.3)}, {}, {},
-         random.normal(S.dim * h * side * side), random.normal(S.dim)};
+    p = {random.normal(h * S.channels * 49, 0.2),
+         {random.normal(h * h * 9, 0.3), random.normal(h * h * 9, 0.3)},
+         {},
+         {},
+         random.normal(S.dim * h * side * side),
+         random.normal(S.dim)};
     for (std::size_t i = 0; i < 3; ++i) {
       p.weight[i] = random.normal(h, 0.3, 1), p.bias[i] = random.normal(h);
       mean[i] = random.normal(h), var[i] = random.uniform(h, 0.5, 2);
@@ -73,15 +85,16 @@ struct stem_case {
   template <class T>
   static stem_statistics<S, T> statistics(auto& m, auto& v) {
     constexpr int h = S.hidden;
-    return {{as_block<h>(m[0]), as_block<h>(m[1]), as_block<h>(m[2])}, {as_block<h>(v[0]), as_block<h>(v[1]), as_block<h>(v[2])}};
+    return {{as_block<h>(m[0]), as_block<h>(m[1]), as_block<h>(m[2])},
+            {as_block<h>(v[0]), as_block<h>(v[1]), as_block<h>(v[2])}};
   }
   void evaluate() {
     cpu::stem_forward<S>(ctx, std::as_const(picture).data(), stem_view<S>(std::as_const(p)),
                          statistics<double const>(std::as_const(mean), std::as_const(var)), as_rows<dim>(grid));
   }
   void forward() {
-    cpu::stem_forward_train<S>(ctx, std::as_const(picture).data(), stem_view<S>(std::as_const(p)), statistics<double>(mean, var),
-                               as_rows<dim>(grid), saved);
+    cpu::stem_forward_train<S>(ctx, std::as_const(picture).data(), stem_view<S>(std::as_const(p)),
+                               statistics<double>(mean, var), as_rows<dim>(grid), saved);
   }
   void backward() {
     cpu::stem_backward<S>(ctx, std::as_const(picture).data(), stem_view<S>(std::as_const(p)), saved,
@@ -90,8 +103,8 @@ struct stem_case {
 };
 
 /// x [C, H, W] of one picture with w [Co, C, K, K], zeros around it; [Co, H / stride, W / stride].
-inline naive::numbers naive_conv2d(naive::numbers const& x, naive::numbers const& w, int channels, int height, int width,
-                                   int kernel, int stride, int pad) {
+inline naive::numbers naive_conv2d(naive::numbers const& x, naive::numbers const& w, int channels, int height,
+                                   int width, int kernel, int stride, int pad) {
   int const out = int(w.size()) / (channels * kernel * kernel);
   naive::numbers y;
   for (int o = 0; o < out; ++o)
@@ -136,12 +149,13 @@ inline void naive_batch_norm(std::vector<naive::numbers>& x, naive::numbers cons
 
 /// The grid [B tokens, dim]; training moves mean and var.
 template <stem_shape S>
-naive::numbers naive_stem(stem_case<S> const& f, std::array<naive::numbers, 3>& mean, std::array<naive::numbers, 3>& var,
-                          bool training) {
+naive::numbers naive_stem(stem_case<S> const& f, std::array<naive::numbers, 3>& mean,
+                          std::array<naive::numbers, 3>& var, bool training) {
   std::vector<naive::numbers> x;
   for (int b = 0; b < f.batch; ++b) {
     auto const first = f.picture.begin() + b * std::ptrdiff_t(f.pixels);
-    x.push_back(naive_conv2d({first, first + std::ptrdiff_t(f.pixels)}, f.p.conv1, S.channels, S.height, S.width, 7, 2, 3));
+    x.push_back(
+        naive_conv2d({first, first + std::ptrdiff_t(f.pixels)}, f.p.conv1, S.channels, S.height, S.width, 7, 2, 3));
   }
   naive_batch_norm(x, f.p.weight[0], f.p.bias[0], mean[0], var[0], training);
   for (std::size_t i = 0; i < 2; ++i) {
@@ -150,9 +164,11 @@ naive::numbers naive_stem(stem_case<S> const& f, std::array<naive::numbers, 3>& 
   }
   naive::numbers grid;
   for (auto const& one : x) {
-    auto const planar = naive_conv2d(one, f.p.proj, S.hidden, S.half_height(), S.half_width(), S.patch / 2, S.patch / 2, 0);
+    auto const planar =
+        naive_conv2d(one, f.p.proj, S.hidden, S.half_height(), S.half_width(), S.patch / 2, S.patch / 2, 0);
     for (int t = 0; t < S.tokens(); ++t)
-      for (int d = 0; d < S.dim; ++d) grid.push_back(planar[std::size_t(d * S.tokens() + t)] + f.p.proj_bias[std::size_t(d)]);
+      for (int d = 0; d < S.dim; ++d)
+        grid.push_back(planar[std::size_t(d * S.tokens() + t)] + f.p.proj_bias[std::size_t(d)]);
   }
   return grid;
 }

@@ -3,12 +3,15 @@
 #include "cpu/stem_case.hpp"
 #include "support/gradcheck.hpp"
 
+#include <utility>
+
 using namespace dm2;
 using namespace dm2::test;
 
 #define DM2_STEM_CASES stem_case<one_pixel>, stem_case<odd_grid>, stem_case<one_column>, stem_case<two_bands>
 
-TEST_CASE_TEMPLATE("stem_train: equals its formula with the batch's statistics, which move the running ones", F, DM2_STEM_CASES) {
+TEST_CASE_TEMPLATE("stem_train: equals its formula with the batch's statistics, which move the running ones", F,
+                   DM2_STEM_CASES) {
   for (int const batch : {1, 3}) {
     if (batch * F::shape.half_height() * F::shape.half_width() == 1) continue;  // zero variance: rounding over eps
     F f{batch, 2};
@@ -68,7 +71,7 @@ TEST_CASE("stem_train: a batch of more pictures than are summed at a time has th
   f.backward();
   CHECK(gradient_error(f.p.conv1, f.grad.conv1, loss, 12, 1e-7) < gradient_tolerance);
   CHECK(gradient_error(f.p.conv[1], f.grad.conv[1], loss, 12, 1e-7) < gradient_tolerance);
-  CHECK(gradient_error(f.picture, f.dpicture, loss, 24, 1e-7) < gradient_tolerance);
+  CHECK(gradient_error(f.picture, f.dpicture, loss, 24, 1e-6) < gradient_tolerance);
 }
 
 TEST_CASE("stem_train: a part of a picture is refused by name, and nothing is written") {

@@ -7,6 +7,12 @@
 #include "support/random.hpp"
 #include "support/views.hpp"
 
+#include <cmath>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -30,8 +36,15 @@ struct loss_case {
   std::vector<double> cls, aux, target, dcls, daux;
 
   loss_case(std::size_t n, std::size_t patches, mix_box b, int threads = 1)
-      : batch{n}, tokens{patches}, box{b}, ctx{threads}, cls{random.normal(n * K, 2)}, aux{random.normal(n * patches * K, 2)},
-        target{random.uniform(n * (2 + patches) * K, 0, 0.5)}, dcls{poisoned(cls.size())}, daux{poisoned(aux.size())} {}
+      : batch{n},
+        tokens{patches},
+        box{b},
+        ctx{threads},
+        cls{random.normal(n * K, 2)},
+        aux{random.normal(n * patches * K, 2)},
+        target{random.uniform(n * (2 + patches) * K, 0, 0.5)},
+        dcls{poisoned(cls.size())},
+        daux{poisoned(aux.size())} {}
 
   double run() {
     return cpu::token_label_loss(ctx, as_rows<K>(std::as_const(cls)), as_rows<K>(aux), as_rows<K>(target), box,
@@ -74,7 +87,9 @@ TEST_CASE_TEMPLATE("cross_entropy: loss and gradient equal the reference's", T, 
 TEST_CASE("cross_entropy: the gradient may be left out, and may take the logits' place") {
   loss_case f{17, 1, {}};
   auto const target = f.random.uniform(17 * K, 0, 1);
-  auto const call = [&](rows<double, K> d) { return cpu::cross_entropy(f.ctx, as_rows<K>(std::as_const(f.cls)), as_rows<K>(target), d); };
+  auto const call = [&](rows<double, K> d) {
+    return cpu::cross_entropy(f.ctx, as_rows<K>(std::as_const(f.cls)), as_rows<K>(target), d);
+  };
   double const loss = call(as_rows<K>(f.dcls));
   CHECK(call({}) == loss);
   CHECK(gradient_error(f.cls, f.dcls, [&] { return static_cast<long double>(call({})); }) < gradient_tolerance);
@@ -94,7 +109,9 @@ TEST_CASE("cross_entropy: row counts that differ are refused by name, and nothin
   cpu::context<double> ctx;
   std::vector<double> const logits(4 * K), target(3 * K), right(4 * K);
   auto d = poisoned(5 * K);
-  auto const call = [&](auto const& t) { return shape_message([&] { cpu::cross_entropy(ctx, as_rows<K>(logits), as_rows<K>(t), as_rows<K>(d)); }); };
+  auto const call = [&](auto const& t) {
+    return shape_message([&] { cpu::cross_entropy(ctx, as_rows<K>(logits), as_rows<K>(t), as_rows<K>(d)); });
+  };
   CHECK(call(target) == "cross_entropy.target rows: got 3, expected 4");
   CHECK(call(right) == "cross_entropy.dlogits rows: got 5, expected 4");
   CHECK(untouched(d));

@@ -6,6 +6,10 @@
 #include "support/random.hpp"
 #include "support/views.hpp"
 
+#include <string>
+#include <utility>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -22,15 +26,23 @@ struct token_case {
   std::vector<double> grid, cls, pos, dx, x, dgrid, dcls, dpos;
 
   explicit token_case(std::size_t n)
-      : batch{n}, grid{random.normal(n * (L - 1) * D)}, cls{random.normal(D)}, pos{random.normal(L * D)},
-        dx{random.normal(n * L * D)}, x{poisoned(n * L * D)}, dgrid{poisoned(grid.size())}, dcls(D), dpos(L * D) {}
+      : batch{n},
+        grid{random.normal(n * (L - 1) * D)},
+        cls{random.normal(D)},
+        pos{random.normal(L * D)},
+        dx{random.normal(n * L * D)},
+        x{poisoned(n * L * D)},
+        dgrid{poisoned(grid.size())},
+        dcls(D),
+        dpos(L * D) {}
 
   void forward() {
-    cpu::assemble_tokens(ctx, as_rows<D>(grid), as_block<1, 1, D>(std::as_const(cls)), as_block<1, L, D>(std::as_const(pos)),
-                         as_rows<D>(x));
+    cpu::assemble_tokens(ctx, as_rows<D>(grid), as_block<1, 1, D>(std::as_const(cls)),
+                         as_block<1, L, D>(std::as_const(pos)), as_rows<D>(x));
   }
   void backward() {
-    cpu::assemble_tokens_backward(ctx, as_rows<D>(dx), as_rows<D>(dgrid), as_block<1, 1, D>(dcls), as_block<1, L, D>(dpos));
+    cpu::assemble_tokens_backward(ctx, as_rows<D>(dx), as_rows<D>(dgrid), as_block<1, 1, D>(dcls),
+                                  as_block<1, L, D>(dpos));
   }
 };
 
@@ -103,8 +115,8 @@ TEST_CASE("assemble_tokens: rows that are no whole pictures are refused by name,
 TEST_CASE("mix_tokens: inside the box each sample has its partner's patches, and a second call undoes the first") {
   cpu::context<double> ctx{2};
   for (std::size_t const batch : {1u, 2u, 3u, 4u})
-    for (mix_box const box : {mix_box{}, mix_box{0, 3, 0, 5}, mix_box{1, 2, 1, 4}, mix_box{2, 3, 4, 5}, mix_box{2, 2, 0, 5},
-                              mix_box{2, 1, 0, 5}}) {
+    for (mix_box const box : {mix_box{}, mix_box{0, 3, 0, 5}, mix_box{1, 2, 1, 4}, mix_box{2, 3, 4, 5},
+                              mix_box{2, 2, 0, 5}, mix_box{2, 1, 0, 5}}) {
       auto const before = random_source{97}.normal(batch * 3 * 5 * D);
       auto grid = before;
       cpu::mix_tokens(ctx, as_rows<D>(grid), 3, 5, box);
@@ -135,9 +147,14 @@ TEST_CASE("mix_tokens: a box that leaves the grid and a part of a picture are re
   auto grid = before;
   for (mix_box const box : {mix_box{-1, 2, 0, 5}, mix_box{0, 4, 0, 5}, mix_box{0, 3, -1, 5}, mix_box{0, 3, 0, 6}}) {
     std::string const message = shape_message([&] { cpu::mix_tokens(ctx, as_rows<D>(grid), 3, 5, box); });
-    CHECK(message.find("mix_tokens.box") == 0);
+    CHECK(message == "mix_tokens.box: got rows [" + std::to_string(box.row0) + ", " + std::to_string(box.row1) +
+                         "), columns [" + std::to_string(box.col0) + ", " + std::to_string(box.col1) +
+                         "), expected it inside 3 x 5");
   }
-  CHECK(shape_message([&] { cpu::mix_tokens(ctx, as_rows<D>(grid), 4, 5, {}); }).find("mix_tokens.grid") == 0);
-  CHECK(shape_message([&] { cpu::mix_tokens(ctx, as_rows<D>(grid), 0, 5, {}); }).find("mix_tokens.grid") == 0);
+  auto const whole = [&](int height) {
+    return shape_message([&] { cpu::mix_tokens(ctx, as_rows<D>(grid), height, 5, {}); });
+  };
+  CHECK(whole(4) == "mix_tokens.grid: got 30 rows, expected a multiple of the patches 4 x 5");
+  CHECK(whole(0) == "mix_tokens.grid: got 30 rows, expected a multiple of the patches 0 x 5");
   CHECK(grid == before);
 }

@@ -22,8 +22,9 @@ picture ramps(int height, int width) {
 }  // namespace
 
 TEST_CASE("evaluation_region: a pixel of the crop shows the place of the picture that the region maps it to") {
-  for (auto const& [height, width] : {std::array{240, 250}, {250, 163}, {120, 255}, {255, 255}, {90, 91}, {31, 200}})
+  for (auto const& sides : {std::array{240, 250}, {250, 163}, {120, 255}, {255, 255}, {90, 91}, {31, 200}})
     for (image_extent const crop : {image_extent{64, 64}, {48, 32}, {56, 112}}) {
+      int const height = sides[0], width = sides[1];
       CAPTURE(height);
       CAPTURE(width);
       CAPTURE(crop.width);

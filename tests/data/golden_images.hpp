@@ -7,6 +7,8 @@
 #include <dm2/io/mapped_file.hpp>
 #include <dm2/io/safetensors.hpp>
 
+#include "support/scratch_folder.hpp"
+
 #include <doctest/doctest.h>
 
 #include <array>
@@ -92,26 +94,6 @@ inline picture gradient(int height, int width) {
     }
   return p;
 }
-
-/// A new folder for one test, removed with all that is in it.
-class scratch_folder {
- public:
-  scratch_folder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "dm2-test-XXXXXX").string();
-    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
-    path_ = pattern;
-  }
-  scratch_folder(scratch_folder const&) = delete;
-  scratch_folder& operator=(scratch_folder const&) = delete;
-  ~scratch_folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  [[nodiscard]] std::filesystem::path const& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
 
 inline void write_file(std::filesystem::path const& path, std::string_view text) {
   std::ofstream{path, std::ios::binary} << text;

@@ -146,17 +146,18 @@ TEST_CASE("classify: what is wrong with the command line or the model is said, w
        {"images/photo.jpg", "--names", "../../examples/imagenet_classes.txt"},
        ema_checkpoint,
        "has 1000 class names"},
+      {2, {"images/rgb.png", "--heatmap", "README.md/maps/"}, ema_checkpoint, "README.md/maps/ cannot be made"},
       {1, {"images/bad_text.jpg"}, ema_checkpoint, "images/bad_text.jpg: is neither a JPEG nor a PNG"},
       {1, {"lightning"}, ema_checkpoint, "lightning: has no .jpg"},
       {1, {"images/rgb.png", "--heatmap", "no/such/folder/m.png"}, ema_checkpoint, "no/such/folder/m.png"},
   };
-  for (auto const& [code, arguments, weights, message] : cases) {
-    auto const got = classify(arguments, weights);
-    CAPTURE(message);
+  for (auto const& wrong : cases) {
+    auto const got = classify(wrong.arguments, wrong.weights);
+    CAPTURE(wrong.message);
     CAPTURE(got.err);
-    CHECK(got.code == code);
+    CHECK(got.code == wrong.code);
     CHECK(got.err.starts_with("classify: "));
-    CHECK(contains(got.err, message));
+    CHECK(contains(got.err, wrong.message));
     CHECK(lines_of(got.err).size() <= 15);
   }
 }

@@ -1,4 +1,5 @@
 // examples/convert as a user runs it.
+#include <dm2/io/safetensors_write.hpp>
 #include <dm2/io/tensor_file.hpp>
 
 #include <nlohmann/json.hpp>
@@ -8,7 +9,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstring>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -96,6 +100,18 @@ TEST_CASE("convert: the list has a line for each tensor and their total") {
   CHECK(contains(total, std::to_string(file.tensors().size()) + " tensors " + std::to_string(numbers) + " numbers"));
 }
 
+TEST_CASE("convert: names from a file cannot move the terminal's cursor") {
+  scratch_folder const folder;
+  std::string const file = (folder / "f").string(), name = "a\x1B[2J";
+  float const one = 1;
+  dm2::write_safetensors(
+      file, std::vector{dm2::stored_tensor{name, dm2::dtype::f32, {1}, {1}, reinterpret_cast<std::byte const*>(&one)}});
+  CHECK(contains(convert({file, "--list"}).out, "a?[2J  F32"));
+  auto const misfit = run_program(DM2_CLASSIFY, {"-w", file, "-m", "micro", "images/photo.jpg"});
+  CHECK(misfit.code == 3);
+  CHECK_FALSE(contains(misfit.err, "\x1B"));
+}
+
 TEST_CASE("convert: what exists stays, unless it is forced") {
   scratch_folder const folder;
   auto const file = folder / "f.safetensors";
@@ -132,13 +148,13 @@ TEST_CASE("convert: what is wrong is said, with its exit code, and nothing is wr
       {3, {raw_checkpoint, out, "--names", "../../examples/imagenet_classes.txt"}, "the model has 10 classes"},
       {3, {raw_checkpoint, (folder / "no/such/f").string()}, "cannot be created"},
   };
-  for (auto const& [code, arguments, message] : cases) {
-    auto const got = convert(arguments);
-    CAPTURE(message);
+  for (auto const& wrong : cases) {
+    auto const got = convert(wrong.arguments);
+    CAPTURE(wrong.message);
     CAPTURE(got.err);
-    CHECK(got.code == code);
+    CHECK(got.code == wrong.code);
     CHECK(got.err.starts_with("convert: "));
-    CHECK(contains(got.err, message));
+    CHECK(contains(got.err, wrong.message));
     CHECK(folder.files() == 0);
   }
 }

@@ -1,7 +1,7 @@
 // The heat maps that examples/classify writes, and the parts that draw them.
 #include <dm2/data/decode.hpp>
+#include <dm2/data/heatmap.hpp>
 
-#include "../examples/support/heatmap.hpp"
 #include "../examples/support/heatmap_files.hpp"
 #include "examples/run_program.hpp"
 #include "io/refusal.hpp"
@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+using namespace dm2;
+using namespace dm2::detail;
 using namespace dm2::test;
 using namespace dm2::example;
 

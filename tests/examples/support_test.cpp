@@ -16,6 +16,9 @@ TEST_CASE("text: nothing that a file may hold reaches the terminal as a control"
   CHECK(printable("a\x1B[2Jb\r\n\x7F") == "a?[2Jb???");
   CHECK(printable("\xC3\xA9t\xC3\xA9") == "\xC3\xA9t\xC3\xA9");
   CHECK(printable("\xC3\xA9 \xFF") == "?? ?");
+  CHECK(printable("a\xC2\x9B"
+                  "2J\xC2\xA0") == "a??2J\xC2\xA0");
+  CHECK(printable("a\nb\r\xC2", true) == "a\nb??");
 }
 
 TEST_CASE("text: widths, numbers and sizes are as people write them") {

@@ -3,8 +3,8 @@ if(TARGET classify AND TARGET convert)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*_test.cpp)
   add_executable(dm2_examples_tests ${sources})
   target_link_libraries(dm2_examples_tests PRIVATE dm2_test_main CLI11::CLI11)
-  target_compile_definitions(dm2_examples_tests PRIVATE DM2_CLASSIFY="$<TARGET_FILE:classify>" DM2_CONVERT="$<TARGET_FILE:convert>"
-                                                        DM2_PROJECT_VERSION="${PROJECT_VERSION}")
+  target_compile_definitions(dm2_examples_tests PRIVATE DM2_CLASSIFY="$<TARGET_FILE:classify>"
+                             DM2_CONVERT="$<TARGET_FILE:convert>" DM2_PROJECT_VERSION="${PROJECT_VERSION}")
   add_dependencies(dm2_examples_tests classify convert)
   foreach(source ${sources})
     get_filename_component(name ${source} NAME)

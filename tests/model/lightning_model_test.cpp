@@ -37,12 +37,12 @@ TEST_CASE_TEMPLATE("lightning: each set of weights of each checkpoint gives the 
   golden const g{"lightning/logits.safetensors"};
   auto const pictures = g.get<T>("image");
   model<micro, cpu::context<T>> net{4};
-  for (auto const& [file, which, name] : cases) {
-    CAPTURE(file);
-    CAPTURE(int(which));
-    load(net, std::string{DM2_GOLDEN_DIR "/lightning/"} + file, which);
+  for (checkpoint_case const& c : cases) {
+    CAPTURE(c.file);
+    CAPTURE(int(c.which));
+    load(net, std::string{DM2_GOLDEN_DIR "/lightning/"} + c.file, c.which);
     std::vector<T> logits(4 * net.classes, std::numeric_limits<T>::quiet_NaN());
     net.forward(pictures, logits);
-    CHECK(relative_error(logits, g.get(name)) < tolerance);
+    CHECK(relative_error(logits, g.get(c.logits)) < tolerance);
   }
 }

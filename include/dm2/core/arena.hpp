@@ -29,9 +29,10 @@ class arena {
   /// n elements, uninitialised. Throws std::length_error past the end, which means that the plan was measured for less.
   template <class T>
   T* take(std::size_t n) {
-    if (n > (std::numeric_limits<std::size_t>::max() / 2) / sizeof(T))
-      throw std::length_error{"dm2::arena: size overflows"};
+    constexpr std::size_t most = std::numeric_limits<std::size_t>::max() / 2;  // of one piece, and of their sum
+    if (n > most / sizeof(T)) throw std::length_error{"dm2::arena: size overflows"};
     std::size_t const bytes = (n * sizeof(T) + alignment - 1) / alignment * alignment;
+    if (bytes > most - used_) throw std::length_error{"dm2::arena: size overflows"};
     if (memory_ != nullptr && bytes > capacity_ - used_)
       throw std::length_error{"dm2::arena: planned for less than is taken"};
     T* const piece = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + used_);

@@ -123,9 +123,9 @@ template <class T>
 struct sparse_rows {
   T const* base;               ///< [count]
   std::uint32_t const* begin;  ///< [count + 1]
-  std::uint32_t const* index;
-  T const* extra;
-  std::size_t count;
+  std::uint32_t const* index;  ///< [begin[count]], classes
+  T const* extra;              ///< [begin[count]], what each of them has above the base
+  std::size_t count;           ///< rows
 };
 
 }  // namespace dm2

@@ -56,9 +56,12 @@ class context {
   /// allocate nothing. Their operands may be null.
   template <class F>
   void plan(F const& operations) {
+    struct guard {
+      bool& flag;
+      ~guard() { flag = false; }
+    } const reset{planning_};
     planning_ = true;
     operations();
-    planning_ = false;
   }
 
   /// Scratch of the operation that runs now. Take inside an arena_scope.
@@ -99,17 +102,21 @@ class context {
     if (shared <= shared_.capacity() && each <= each_ && count <= scratch_.size()) return;
     if (shared_.used() != 0) throw std::logic_error{"dm2::cpu::context: scratch grown while in use"};
     shared = round(std::max(shared, shared_.capacity()));
-    each_ = round(std::max(each, each_));
+    each = round(std::max(each, each_));
+    std::vector<arena>{}.swap(scratch_);  // what follows may throw: nothing may point into memory that is gone
+    shared_ = {};
+    each_ = 0;
     memory_ = {};
-    memory_ = host_memory{shared + count * each_};
+    memory_ = host_memory{shared + count * each};
+    each_ = each;
     shared_ = arena{memory_.data(), shared};
-    scratch_.clear();
+    scratch_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) scratch_.emplace_back(memory_.data() + shared + i * each_, each_);
   }
 
   template <class F>
   void run(int i, std::size_t thread, F const& f) {
-    if (scratch_.empty()) {
+    if (thread >= scratch_.size()) {  // an operation that takes no scratch, and reserved none for this thread
       arena none{nullptr, 0};
       f(i, none);
       return;

@@ -21,7 +21,7 @@ namespace dm2::cpu {
 /// Throws   shape_error if the row counts differ; nothing is written then.
 template <class T, int C>
 void rms_norm(context<T>& ctx, std::type_identity_t<rows<T const, C>> x, block<T const, space::host, C> w, double eps,
-              std::type_identity_t<rows<T, C>> y, T* rstd) {
+              std::type_identity_t<rows<T, C>> y, std::type_identity_t<T>* rstd) {
   require_extent("rms_norm.y rows", y.count, x.count);
   ctx.for_range(std::ptrdiff_t(x.count), 16, [&](std::ptrdiff_t first, std::ptrdiff_t last) {
     for (std::ptrdiff_t r = first; r < last; ++r) {

@@ -177,7 +177,7 @@ void stage_backward(T const* picture, stem_saved<S, T> const& saved, stem_train_
 template <stem_shape S, class T>
 void stem_backward(context<T>& ctx, T const* picture, stem_parameters<S, T const> const& p,
                    stem_saved<S, T> const& saved, std::type_identity_t<rows<T const, S.dim>> dgrid,
-                   stem_parameters<S, T> const& grad, T* dpicture) {
+                   stem_parameters<S, T> const& grad, std::type_identity_t<T>* dpicture) {
   using namespace detail;
   int const batch = stem_batch<S>(dgrid.count);
   if (!ctx.reserve(planned_bytes<stem_train_scratch<S, T>>() + planned_bytes<stem_backward_scratch<S, T>>(batch),

@@ -20,7 +20,7 @@ namespace dm2 {
 inline constexpr std::uint64_t shuffle_key = std::numeric_limits<std::uint64_t>::max();
 
 /// 0 .. n - 1 shuffled (Fisher and Yates), a function of the seed and the epoch alone: every order is equally likely as
-/// far as the generator goes. 4 n bytes; 10 ms for the 1.28 million pictures of ImageNet.
+/// far as the generator goes. 4 n bytes; 20 ms for the 1.28 million pictures of ImageNet.
 ///
 /// Throws std::length_error where n passes 2^32 - 1.
 [[nodiscard]] inline std::vector<std::uint32_t> epoch_permutation(std::size_t n, std::uint64_t seed,

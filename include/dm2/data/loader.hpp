@@ -10,57 +10,20 @@
 #include <dm2/data/decode.hpp>
 #include <dm2/data/epoch_order.hpp>
 #include <dm2/data/label_map_file.hpp>
-#include <dm2/data/transform.hpp>
+#include <dm2/data/loader_options.hpp>
+#include <dm2/data/sample_transform.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <set>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace dm2 {
-
-/// From a decoded picture to the network's input, called by several threads at once. `map` is the picture's label map, to
-/// be changed with it, or null; `out` is [3, height, width]. All that is drawn comes from the stream. Returns the part
-/// of the map that `out` shows. A file_error makes the sample a bad one; other exceptions end loading.
-using sample_transform =
-    std::function<crop_fraction(picture p, label_map_data* map, random_stream& stream, std::span<float> out)>;
-
-/// evaluation_transform and normalise. Label maps are not carried along: what is returned is the whole of the map.
-[[nodiscard]] inline sample_transform evaluation_sample_transform(image_extent crop, image_extent resize,
-                                                                  normalisation const& n = imagenet_normalisation) {
-  return [=](picture p, label_map_data*, random_stream&, std::span<float> out) {
-    normalise(evaluation_transform(p, crop, resize), out, n);
-    return crop_fraction{};
-  };
-}
-
-/// What an epoch is.
-enum class loading : unsigned char {
-  training,   ///< shuffled, samples that fill no batch left out, a bad sample's place taken by another
-  evaluation  ///< in the order of the set, the last batch smaller, bad samples left out
-};
-
-/// How a loader loads.
-struct loader_options {
-  loading mode = loading::training;
-  image_extent image{224, 224};  ///< that the transform writes
-  int batch = 1;                 ///< samples of a batch, on this process
-  int threads = 0;               ///< that read and transform; 0 for one a processor
-  int prefetch = 3;              ///< batches held ready beyond the one that the caller has; at least 1
-  std::uint64_t seed = 0;        ///< of shuffling and of every draw of the transform
-  int rank = 0, world = 1;       ///< this process, and how many share each epoch (epoch_batches)
-  bool label_maps = true;        ///< read label maps where the set has them
-  int label_map_classes = 0;     ///< classes that label maps may name; 0 for the set's own
-  std::size_t max_bad = 100;     ///< different bad samples after which next() throws
-  decode_options decoding{};
-  std::function<void(file_error const&)> report{};  ///< told once of each bad sample, by the thread that calls next()
-};
 
 /// Reads an epoch's batches, in order, ahead of their use.
 ///
@@ -83,7 +46,7 @@ class loader {
   /// batch.
   loader(dataset const& set, loader_options options, sample_transform transform)
       : set_{&set},
-        options_{checked(std::move(options))},
+        options_{detail::checked(std::move(options))},
         transform_{std::move(transform)},
         cut_{set.size(), std::size_t(options_.batch), std::size_t(options_.rank), std::size_t(options_.world),
              options_.mode == loading::training} {
@@ -129,6 +92,7 @@ class loader {
   /// Throws  file_error naming the last bad file, with the count, once there are more bad samples than max_bad or no
   ///         sample is good, then at every call; whatever else a thread threw.
   [[nodiscard]] batch const* next() {
+    if (fatal_) throw *fatal_;
     while (detail::batch_slot* const slot = queue_->next()) {
       report_bad(*slot);
       if (options_.mode == loading::evaluation) leave_out_bad(*slot);
@@ -138,19 +102,6 @@ class loader {
   }
 
  private:
-  static loader_options checked(loader_options o) {
-    auto const require = [](bool ok, char const* what, int got) {
-      if (!ok) throw std::invalid_argument{std::string{"loader: "} + what + " is " + std::to_string(got)};
-    };
-    require(o.batch >= 1, "batch", o.batch);
-    require(o.prefetch >= 1, "prefetch", o.prefetch);
-    require(o.world >= 1, "world", o.world);
-    require(o.rank >= 0 && o.rank < o.world, "rank", o.rank);
-    require(o.image.height >= 1, "image.height", o.image.height);
-    require(o.image.width >= 1, "image.width", o.image.width);
-    require(o.label_map_classes >= 0, "label_map_classes", o.label_map_classes);
-    return o;
-  }
   [[nodiscard]] bool with_maps() const { return options_.label_maps && set_->has_label_maps(); }
   /// The sample at a place of the epoch's order.
   [[nodiscard]] std::size_t sample_at(std::size_t place) const {
@@ -200,10 +151,11 @@ class loader {
     }
     bool const none = bad_.size() == set_->size() || (options_.mode == loading::training && !good);
     if (!last_bad_ || (bad_.size() <= options_.max_bad && !none)) return;
-    throw file_error{last_bad_->path(), std::string{last_bad_->what()}.substr(last_bad_->path().string().size() + 2) +
-                                            " (" + std::to_string(bad_.size()) + " bad samples of " +
-                                            std::to_string(set_->size()) + ", the limit is " +
-                                            std::to_string(options_.max_bad) + ")"};
+    std::string const reason = std::string{last_bad_->what()}.substr(last_bad_->path().string().size() + 2);
+    fatal_.emplace(last_bad_->path(), reason + "; " + std::to_string(bad_.size()) + " of " +
+                                          std::to_string(set_->size()) + " samples are bad so far, the limit is " +
+                                          std::to_string(options_.max_bad));
+    throw *fatal_;
   }
 
   /// Closes the gaps that bad samples left.
@@ -232,7 +184,7 @@ class loader {
   std::uint32_t epoch_ = 0;
   std::vector<std::uint32_t> order_;  ///< training only
   std::set<std::size_t> bad_;
-  std::optional<file_error> last_bad_;
+  std::optional<file_error> last_bad_, fatal_;
   std::optional<detail::batch_queue> queue_;  ///< last: its threads use the rest
 };
 

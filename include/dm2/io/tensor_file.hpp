@@ -42,6 +42,10 @@ enum class file_format { safetensors, torch_zip, torch_legacy, lightning };
   return "";
 }
 
+/// The metadata key that marks dm2's own training checkpoints, and the prefixes of the two sets of weights in them.
+inline constexpr char const* training_key = "training";
+inline constexpr std::string_view raw_prefix = "raw/", ema_prefix = "ema/";
+
 /// A file's tensors and what it says about them. The format is told by the content, not by the name. The file stays
 /// mapped as long as this lives, and so do the tensors, which are views of it. Move-only.
 ///
@@ -49,8 +53,8 @@ enum class file_format { safetensors, torch_zip, torch_legacy, lightning };
 /// taken is bounded by a small multiple of the file's header or pickle, whatever sizes it claims.
 class tensor_file {
  public:
-  /// `which` chooses between a Lightning checkpoint's weights and their running averages. weights::ema on a file that
-  /// holds one set only is an error.
+  /// `which` chooses between a checkpoint's weights and their running averages, in a Lightning checkpoint and in dm2's own
+  /// training checkpoints, whose optimiser state is left out. weights::ema on a file that holds one set only is an error.
   explicit tensor_file(std::filesystem::path const& path, weights which = weights::automatic) : file_{path} {
     auto const bytes = file_.bytes();
     if (bytes.empty()) throw file_error{path, "is empty"};
@@ -99,11 +103,20 @@ class tensor_file {
     hyper_parameters_ = std::move(content.hyper_parameters);
   }
   void read_safetensors_content(weights which) {
-    if (which == weights::ema)
-      throw file_error{path(), "is a safetensors file, which holds one set of weights; EMA weights cannot be chosen"};
     safetensors_content content = read_safetensors(file_.bytes(), file_.path());
     tensors_ = std::move(content.tensors);
     metadata_ = std::move(content.metadata);
+    if (metadata_.contains(training_key))
+      choose_training_weights(which);
+    else if (which == weights::ema)
+      throw file_error{path(), "is a safetensors file, which holds one set of weights; EMA weights cannot be chosen"};
+  }
+  /// Of a training checkpoint, the tensors of one set under the model's own names.
+  void choose_training_weights(weights which) {
+    std::string_view const prefix = which == weights::raw ? raw_prefix : ema_prefix;
+    std::erase_if(tensors_, [&](stored_tensor const& t) { return !t.name.starts_with(prefix); });
+    for (stored_tensor& t : tensors_) t.name.erase(0, prefix.size());
+    averaged_ = which != weights::raw;
   }
   void index() {
     by_name_.resize(tensors_.size());

@@ -90,6 +90,7 @@ class model {
     if (batch < 1) throw shape_error{"model.batch: got " + std::to_string(batch) + ", expected at least 1"};
     if (batch <= batch_) return;
     std::size_t const bytes = planned_bytes<detail::evaluation_plan<C, scalar>>(batch);
+    batch_ = 0;  // until there is memory again
     memory_ = {};
     memory_ = buffer{bytes};
     batch_ = batch;

@@ -21,7 +21,7 @@ namespace detail {
 [[nodiscard]] inline std::uint8_t blend(int from, int to, float factor) noexcept {
   auto const product = static_cast<float>(static_cast<double>(factor) * (to - from));
   float const sum = static_cast<float>(from) + product;
-  return static_cast<std::uint8_t>(static_cast<int>(std::min(std::max(sum, 0.0f), 255.0f)));
+  return static_cast<std::uint8_t>(static_cast<int>(std::min(255.0f, std::max(0.0f, sum))));  // NaN becomes 0
 }
 
 /// Blends with one level everywhere.
@@ -78,11 +78,7 @@ inline void enhance_contrast(picture& p, double factor) {
   std::uint64_t sum = 0;
   for (int y = 0; y < p.height; ++y) {
     std::uint8_t const* const row = p.row(y);
-    std::uint32_t line = 0;  // 2^24 pixels of 255 fit, rows are shorter: 3 * width bytes are addressed by int
-    for (std::size_t i = 0; i < p.stride(); i += 3) {
-      line += detail::luma(row + i);
-    }
-    sum += line;
+    for (std::size_t i = 0; i < p.stride(); i += 3) sum += detail::luma(row + i);
   }
   double const mean = static_cast<double>(sum) / static_cast<double>(p.pixels.size() / 3);
   detail::blend_with_level(p, static_cast<int>(mean + 0.5), f);

@@ -75,7 +75,7 @@ inline void look_up(picture& p, level_table const& table) noexcept {
   return make_table([&](int v) {
     std::size_t const level = sum / step;
     sum += h[static_cast<std::size_t>(v)];
-    return level;  // at most 255: what precedes the highest level sums up to less than 256 steps less a half
+    return std::min<std::size_t>(level, 255);  // a small step, rounded down, leaves pixels over at the end
   });
 }
 

@@ -28,12 +28,21 @@ enum class augment_operation : unsigned char {
 };
 
 /// timm's name of each operation.
-inline constexpr std::array<std::string_view, 15> augment_operation_names{
-    "AutoContrast",     "Equalize",           "Invert",
-    "Rotate",           "PosterizeIncreasing", "SolarizeIncreasing",
-    "SolarizeAdd",      "ColorIncreasing",    "ContrastIncreasing",
-    "BrightnessIncreasing", "SharpnessIncreasing", "ShearX",
-    "ShearY",           "TranslateXRel",      "TranslateYRel"};
+inline constexpr std::array<std::string_view, 15> augment_operation_names{"AutoContrast",
+                                                                          "Equalize",
+                                                                          "Invert",
+                                                                          "Rotate",
+                                                                          "PosterizeIncreasing",
+                                                                          "SolarizeIncreasing",
+                                                                          "SolarizeAdd",
+                                                                          "ColorIncreasing",
+                                                                          "ContrastIncreasing",
+                                                                          "BrightnessIncreasing",
+                                                                          "SharpnessIncreasing",
+                                                                          "ShearX",
+                                                                          "ShearY",
+                                                                          "TranslateXRel",
+                                                                          "TranslateYRel"};
 
 /// How many operations there are.
 inline constexpr std::size_t augment_operation_count = augment_operation_names.size();

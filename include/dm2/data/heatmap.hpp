@@ -2,41 +2,40 @@
 /// The patch head's view of one class, drawn over the picture.
 #pragma once
 
+#include <dm2/core/error.hpp>
+#include <dm2/data/colour_map.hpp>
 #include <dm2/data/evaluation_region.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/transform.hpp>
-
-#include "colour_map.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <span>
+#include <string>
 #include <vector>
 
-namespace dm2::example {
-
-/// What a heat map shows: the file, the class, and the probabilities at the two ends of the colours.
-struct heatmap_note {
-  std::filesystem::path file;
-  int index;
-  float least, most;
-};
+namespace dm2 {
 
 /// A number for each patch of a grid, [grid height, grid width].
 struct patch_map {
-  image_extent grid;
-  std::vector<float> value;
+  image_extent grid;         ///< rows and columns
+  std::vector<float> value;  ///< [grid height, grid width]
 };
 
 /// The softmax probability of class `index` in each patch.
 ///
 /// Shapes   patches [grid height, grid width, classes].
+/// Throws   shape_error if patches has another size or there is no such class.
 [[nodiscard]] inline patch_map class_probability(std::span<float const> patches, image_extent grid, std::size_t classes,
                                                  int index) {
+  if (grid.height < 1 || grid.width < 1 || index < 0 || std::size_t(index) >= classes)
+    throw shape_error{"class_probability: class " + std::to_string(index) + " of " + std::to_string(classes) +
+                      ", grid " + std::to_string(grid.height) + " x " + std::to_string(grid.width)};
+  require_extent("class_probability: patches", patches.size(),
+                 std::size_t(grid.height) * std::size_t(grid.width) * classes);
   patch_map out{grid, {}};
   for (std::size_t at = 0; at < patches.size(); at += classes) {
     auto const logits = patches.subspan(at, classes);
@@ -48,13 +47,16 @@ struct patch_map {
   return out;
 }
 
-/// Moves and scales the map to 0 .. 1; a constant one becomes 0. Returns its least and largest values before.
+/// Moves and scales the map, which has a value, to 0 .. 1; a constant one becomes 0. Returns its least and largest
+/// values before.
 inline std::array<float, 2> stretch(patch_map& map) {
   auto const [low, high] = std::minmax_element(map.value.begin(), map.value.end());
   float const least = *low, most = *high;
   for (float& v : map.value) v = most > least ? (v - least) / (most - least) : 0;
   return {least, most};
 }
+
+namespace detail {
 
 /// Four neighbours along an axis and their weights.
 struct cubic_taps {
@@ -112,22 +114,30 @@ inline void paint_row(std::uint8_t const* from, std::span<float const> heat, see
   }
 }
 
+}  // namespace detail
+
 /// The map, 0 to 1, as colours over the picture in greys, in the picture's own resolution. What the evaluation crop
 /// cuts off, and the model did not see, has no colour and is dark.
+///
+/// Throws shape_error if p has no pixel or the map is not a value a cell of a grid.
 [[nodiscard]] inline picture draw_heatmap(picture const& p, patch_map const& map, picture_region region) {
-  seen_axis const down = look_along(p.height, region.top, region.height, map.grid.height);
-  seen_axis const across = look_along(p.width, region.left, region.width, map.grid.width);
+  require_picture("draw_heatmap", p);
+  if (map.grid.height < 1 || map.grid.width < 1) throw shape_error{"draw_heatmap: a grid without cells"};
+  require_extent("draw_heatmap: values of the map", map.value.size(),
+                 std::size_t(map.grid.height) * std::size_t(map.grid.width));
+  detail::seen_axis const down = detail::look_along(p.height, region.top, region.height, map.grid.height);
+  detail::seen_axis const across = detail::look_along(p.width, region.left, region.width, map.grid.width);
   auto const columns = std::size_t(map.grid.width);
   std::vector<float> row(columns);
   picture out{p.height, p.width};
   for (int y = 0; y < p.height; ++y) {
-    cubic_taps const& taps = down.taps[std::size_t(y)];
+    detail::cubic_taps const& taps = down.taps[std::size_t(y)];
     std::fill(row.begin(), row.end(), 0.0f);
     for (std::size_t k = 0; k < 4; ++k)
       for (std::size_t x = 0; x < columns; ++x) row[x] += taps.weight[k] * map.value[taps.at[k] * columns + x];
-    paint_row(p.row(y), row, across, y >= down.first && y < down.last, out.row(y));
+    detail::paint_row(p.row(y), row, across, y >= down.first && y < down.last, out.row(y));
   }
   return out;
 }
 
-}  // namespace dm2::example
+}  // namespace dm2

@@ -2,7 +2,7 @@
 /// Memory and load time of inference: Tiny at batch 1, from a checkpoint file to logits, in a process that does nothing else.
 /// The file and the logits to expect come from a child process, which computes them in double.
 #include "support/random_model.hpp"
-#include "support/verify.hpp"
+#include "support/relative_error.hpp"
 
 #include <dm2/io/checkpoint.hpp>
 #include <dm2/model/model.hpp>
@@ -67,11 +67,11 @@ bool measure(std::filesystem::path const& weights, std::filesystem::path const& 
                                                std::streamsize(want.size() * sizeof(double)));
   double const error = relative_error(out, want);
   std::printf("construction       %8.1f ms\n", 1e3 * (built - start));
-  std::printf("load               %8.1f ms   (at most %.0f; file of %.1f MB in the page cache)\n", 1e3 * (loaded - built),
-              1e3 * most_load_seconds, double(std::filesystem::file_size(weights)) / 1e6);
+  std::printf("load               %8.1f ms   (at most %.0f; file of %.1f MB in the page cache)\n",
+              1e3 * (loaded - built), 1e3 * most_load_seconds, double(std::filesystem::file_size(weights)) / 1e6);
   std::printf("first forward      %8.1f ms\n", 1e3 * (done - first));
-  std::printf("peak memory        %8.1f MB   (at most %.0f; %.1f before the model, %.1f after loading)\n", peak, most_megabytes,
-              before, after_load);
+  std::printf("peak memory        %8.1f MB   (at most %.0f; %.1f before the model, %.1f after loading)\n", peak,
+              most_megabytes, before, after_load);
   std::printf("model.bytes()      %8.1f MB\n", double(net.bytes()) / 1e6);
   std::printf("logits' error      %8.1e      (at most 1e-4)\n", error);
   if (!(error <= 1e-4)) std::fprintf(stderr, "WRONG RESULT\n");
@@ -81,7 +81,8 @@ bool measure(std::filesystem::path const& weights, std::filesystem::path const& 
 }  // namespace
 
 int main() {
-  std::string const stem = (std::filesystem::temp_directory_path() / "dm2_memory_bench.").string() + std::to_string(getpid());
+  std::string const stem =
+      (std::filesystem::temp_directory_path() / "dm2_inference_memory.").string() + std::to_string(getpid());
   std::filesystem::path const weights = stem + ".safetensors", logits = stem + ".logits";
   bool good = false;
   try {

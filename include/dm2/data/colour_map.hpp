@@ -6,7 +6,7 @@
 #include <array>
 #include <cstddef>
 
-namespace dm2::example {
+namespace dm2 {
 
 /// Red, green, blue, 0 to 255.
 using colour = std::array<float, 3>;
@@ -21,4 +21,4 @@ using colour = std::array<float, 3>;
   return out;
 }
 
-}  // namespace dm2::example
+}  // namespace dm2

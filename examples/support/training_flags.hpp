@@ -1,0 +1,247 @@
+/// @file
+/// The command line of train: every number of the recipe as a flag, under the names that users of timm know.
+#pragma once
+
+#include <dm2/data/augment/augmentation.hpp>
+#include <dm2/train/optimizer.hpp>
+#include <dm2/train/schedule.hpp>
+#include <dm2/train/token_label_target.hpp>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "command_line.hpp"
+#include "models.hpp"
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace dm2::example {
+
+/// What a person asks of train. The defaults are the published recipe's.
+struct training_flags {
+  std::string model = "tiny";
+  std::optional<int> classes, image, label_size;  ///< what the model is expected to have
+  std::filesystem::path data, train, validation, labels;
+  std::filesystem::path output = "runs", resume, initial;
+  std::string experiment;
+  bool overwrite = false, check = false, token_labels = false;
+
+  int batch = 256, accumulate = 4, validation_batch = 0;
+  dm2::schedule rates{};
+  optimizer_options optimiser{};
+  double ema_decay = 0.9999;
+  bool ema = true, ema_warm_up = false;
+
+  std::string operations = "rand-m9-mstd0.5-inc1";
+  bool no_augmentation = false;
+  augmentation augment{};
+  std::pair<double, double> area{0.08, 1}, ratio{3.0 / 4, 4.0 / 3}, erase_area{0.02, 1.0 / 3}, erase_ratio{0.3, 3.3};
+  std::pair<double, double> betas{0.9, 0.99};
+  double smoothing = 0.1;
+  bool mix_token = true;
+  crop_convention crops = crop_convention::published;
+
+  std::uint64_t seed = 0;
+  int workers = 2, threads = 0, max_bad = 100;
+  int history = 2, checkpoint_steps = 0, stop_after = 0;
+  int log_interval = 50, image_interval = 5, images = 8;
+};
+
+namespace detail {
+
+inline CLI::Validator at_least(double least) { return CLI::Range(least, 1e300).description(""); }
+inline CLI::Validator fraction() { return CLI::Range(0.0, 1.0).description(""); }
+
+/// A flag that takes one of the names.
+template <class T>
+void add_choice(CLI::App& app, char const* name, T& value, std::map<std::string, T> const& choices, char const* text) {
+  std::string chosen, names;
+  for (auto const& [key, one] : choices) {
+    names += (names.empty() ? "" : "|") + key;
+    if (one == value) chosen = key;
+  }
+  app.add_option(name, value, text)
+      ->type_name(names)
+      ->default_str(chosen)
+      ->transform(CLI::CheckedTransformer(choices).description(""));
+}
+
+/// A flag that takes two numbers. The default is shown, and stored, in full precision.
+inline CLI::Option* add_pair(CLI::App& app, char const* name, std::pair<double, double>& value, char const* text) {
+  return app.add_option(name, value, text)
+      ->type_name("A B")
+      ->default_str(nlohmann::json{value.first, value.second}.dump());
+}
+
+inline void add_data(CLI::App& app, training_flags& f) {
+  std::string const group = "Data";
+  app.add_option("DIR,--data-dir,--data-path", f.data, "Folder with train/CLASS/... and val/CLASS/...")->group(group);
+  app.add_option("--train-dir", f.train, "Training pictures, where they are not in DIR/train")->group(group);
+  app.add_option("--val-dir", f.validation, "Validation pictures, where they are not in DIR/val")->group(group);
+  app.add_option("--token-label-data", f.labels, "Label maps, FOLDER/CLASS/NAME.pt; without them, hard labels")
+      ->group(group);
+  app.add_flag("--token-label", f.token_labels, "Insist on label maps")->group(group);
+  add_choice<crop_convention>(app, "--token-label-crop", f.crops,
+                              {{"published", crop_convention::published}, {"aligned", crop_convention::aligned}},
+                              "How a crop finds its part of the label map; published is transposed");
+  app.add_flag("--check", f.check, "Look at every picture and label map first; list what is wrong with them")
+      ->group(group);
+  app.add_option("--max-bad", f.max_bad, "Bad pictures that are skipped before training gives up")
+      ->check(number_from(0, 1'000'000'000))
+      ->group(group);
+}
+
+inline void add_model(CLI::App& app, training_flags& f) {
+  std::string const group = "Model";
+  app.add_option("-m,--model", f.model, joined(model_names()))
+      ->type_name("NAME")
+      ->check(CLI::IsMember(model_names()).description(""))
+      ->group(group);
+  app.add_option("--initial-checkpoint", f.initial, "Weights to start from; heads and picture size may differ")
+      ->type_name("FILE")
+      ->group(group);
+  app.add_option("--resume", f.resume, "Go on with this checkpoint, or with the run's last one where there is one")
+      ->type_name("FILE|auto")
+      ->group(group);
+  app.add_option("--num-classes", f.classes, "Check that the model has as many classes")->group(group);
+  app.add_option("--img-size", f.image, "Check that the model takes pictures of this size")->group(group);
+  app.add_option("--token-label-size", f.label_size, "Check that the model has so many patches a side")->group(group);
+}
+
+inline void add_optimisation(CLI::App& app, training_flags& f) {
+  std::string const group = "Optimisation";
+  app.add_option("-b,--batch-size", f.batch, "Pictures of a micro-batch")->check(number_from(1, 1 << 20))->group(group);
+  app.add_option("--grad-accum-steps", f.accumulate, "Micro-batches a step")
+      ->check(number_from(1, 1 << 20))
+      ->group(group);
+  app.add_option("--validation-batch-size", f.validation_batch, "Pictures of a validation batch (0: a micro-batch's)")
+      ->check(number_from(0, 1 << 20))
+      ->group(group);
+  app.add_option("--epochs", f.rates.epochs, "Epochs of the schedule")->check(number_from(1, 1'000'000))->group(group);
+  add_choice<optimizer_kind>(app, "--opt", f.optimiser.kind,
+                             {{"lion", optimizer_kind::lion}, {"adamw", optimizer_kind::adamw}}, "Optimiser");
+  app.add_option("--lr", f.rates.base, "Learning rate after the warm-up")->check(at_least(0))->group(group);
+  app.add_option("--sched", "Schedule after the warm-up")
+      ->type_name("cosine")
+      ->default_str("cosine")
+      ->check(CLI::IsMember({"cosine"}).description(""))
+      ->group(group);
+  app.add_option("--warmup-epochs,--lr-warmup-epochs", f.rates.warmup, "Epochs of the warm-up")
+      ->check(number_from(0, 1'000'000))
+      ->group(group);
+  app.add_option("--warmup-lr", f.rates.start, "Learning rate of the first epoch")->check(at_least(0))->group(group);
+  app.add_option("--min-lr", f.rates.floor, "Learning rate at the end")->check(at_least(0))->group(group);
+  app.add_option("--weight-decay,--wd", f.optimiser.weight_decay, "Decay of every parameter")
+      ->check(at_least(0))
+      ->group(group);
+  add_pair(app, "--opt-betas", f.betas, "Betas of the optimiser")->group(group);
+  app.add_option("--opt-eps", f.optimiser.eps, "Epsilon of AdamW")->check(at_least(0))->group(group);
+  app.add_option("--clip-grad,--clip-grad-norm", f.optimiser.clip_norm, "Clip gradients to this norm (0: not)")
+      ->check(at_least(0))
+      ->group(group);
+  app.add_flag("--shared-pairs", f.optimiser.shared_pairs,
+               "Step dt_bias with dt_bias_b, and A_log with A_log_b, as one memory: the published run's accident")
+      ->group(group);
+  app.add_option("--model-ema-decay", f.ema_decay, "Decay of the averaged weights")->check(fraction())->group(group);
+  app.add_flag("--model-ema", f.ema, "Average the weights; always done, and accepted for timm's sake")->group(group);
+  app.add_flag("--model-ema-warmup", f.ema_warm_up, "Average over less at the beginning")->group(group);
+}
+
+inline void add_augmentation(CLI::App& app, training_flags& f) {
+  std::string const group = "Augmentation and targets";
+  app.add_option("--aa,--auto-augment", f.operations, "RandAugment, or none")->type_name("rand-...|none")->group(group);
+  app.add_option("--hflip", f.augment.flip, "Probability of mirroring")->check(fraction())->group(group);
+  add_pair(app, "--scale", f.area, "Area of the crop, as parts of the picture")->group(group);
+  add_pair(app, "--ratio", f.ratio, "Width over height of the crop")->group(group);
+  app.add_option("--reprob", f.augment.erase, "Probability of erasing a rectangle")->check(fraction())->group(group);
+  add_pair(app, "--re-area", f.erase_area, "Area of the rectangle, as parts of the crop")->group(group);
+  add_pair(app, "--re-ratio", f.erase_ratio, "Height over width of the rectangle")->group(group);
+  app.add_flag("--no-aug", f.no_augmentation, "The evaluation transform for training too")->group(group);
+  app.add_option("--smoothing,--label-smoothing", f.smoothing, "Label smoothing")->check(fraction())->group(group);
+  app.add_flag("--mix-token,!--no-mix-token", f.mix_token, "MixToken: boxes of patches from a partner picture")
+      ->default_str("true")
+      ->group(group);
+}
+
+inline void add_run(CLI::App& app, training_flags& f) {
+  std::string const group = "Run";
+  app.add_option("--output,--output-dir", f.output, "Folder of runs")->group(group);
+  app.add_option("--experiment", f.experiment, "Folder of this run in it (the model's name)")->group(group);
+  app.add_flag("--overwrite", f.overwrite, "Begin anew in a folder that holds a run")->group(group);
+  app.add_option("--seed", f.seed, "Of the first weights and of everything random")->group(group);
+  app.add_option("-j,--workers", f.workers, "Threads that read and transform pictures (0: one a processor)")
+      ->check(number_from(0, 1024))
+      ->group(group);
+  app.add_option("--threads", f.threads, "Threads that compute (0: one a processor)")
+      ->check(number_from(0, 1024))
+      ->group(group);
+  app.add_option("--checkpoint-hist", f.history, "Epochs whose checkpoints are kept beside best and last")
+      ->check(number_from(0, 1'000'000))
+      ->group(group);
+  app.add_option("--checkpoint-steps", f.checkpoint_steps, "Write the last checkpoint every so many steps too (0: not)")
+      ->check(number_from(0, 1'000'000'000))
+      ->group(group);
+  app.add_option("--stop-after", f.stop_after, "End after this many epochs of the schedule (0: all)")
+      ->check(number_from(0, 1'000'000))
+      ->group(group);
+  app.add_option("--log-interval", f.log_interval, "Steps between two rows of steps.csv")
+      ->check(number_from(1, 1'000'000'000))
+      ->group(group);
+  app.add_option("--image-interval", f.image_interval, "Epochs between two pictures with class maps (0: none)")
+      ->check(number_from(0, 1'000'000))
+      ->group(group);
+  app.add_option("--images", f.images, "Validation pictures in them")->check(number_from(1, 1000))->group(group);
+}
+
+}  // namespace detail
+
+inline void add_training_flags(CLI::App& app, training_flags& f) {
+  app.option_defaults()->always_capture_default();
+  detail::add_data(app, f);
+  detail::add_model(app, f);
+  detail::add_optimisation(app, f);
+  detail::add_augmentation(app, f);
+  detail::add_run(app, f);
+}
+
+namespace detail {
+
+/// A word of the command line as JSON: numbers, booleans and lists of them as what they are, other words as texts.
+[[nodiscard]] inline nlohmann::ordered_json word_json(std::string const& word) {
+  auto const parsed = nlohmann::ordered_json::parse(word, nullptr, /*allow_exceptions=*/false);
+  return parsed.is_number() || parsed.is_boolean() || parsed.is_array() ? parsed : nlohmann::ordered_json(word);
+}
+
+/// What an option has, or its default.
+[[nodiscard]] inline nlohmann::ordered_json value_json(CLI::Option const& option) {
+  if (option.count() == 0) {
+    bool const flag = option.get_items_expected_max() == 0;
+    return flag && option.get_default_str().empty() ? nlohmann::ordered_json(false)
+                                                    : word_json(option.get_default_str());
+  }
+  auto values = nlohmann::ordered_json::array();
+  for (std::string const& word : option.reduced_results()) values.push_back(word_json(word));
+  return values.size() == 1 ? values[0] : values;
+}
+
+}  // namespace detail
+
+/// The flags with which the run is made, by their first names: what a checkpoint stores. Flags that say how to get to the
+/// result, not what it is, are left out: a resumed run's checkpoints have the bytes of one that never stopped.
+[[nodiscard]] inline nlohmann::ordered_json arguments_json(CLI::App const& app) {
+  auto out = nlohmann::ordered_json::object();
+  std::set<std::string> const left_out{"help", "version", "resume", "overwrite", "check", "stop-after"};
+  for (CLI::Option const* option : app.get_options())
+    if (!option->get_lnames().empty() && !left_out.contains(option->get_lnames().front()))
+      out[option->get_lnames().front()] = detail::value_json(*option);
+  return out;
+}
+
+}  // namespace dm2::example

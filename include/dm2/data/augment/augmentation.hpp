@@ -1,0 +1,60 @@
+/// @file
+/// What training does to a picture at random, as numbers.
+#pragma once
+
+#include <dm2/data/augment/warp.hpp>
+#include <dm2/data/transform.hpp>
+
+#include <stdexcept>
+#include <string>
+
+namespace dm2 {
+
+/// The random part of the training transform. The defaults are those of the published recipe.
+struct augmentation {
+  double flip = 0.5;  ///< probability of mirroring left to right
+
+  int operations = 2;                  ///< RandAugment operations drawn, with replacement
+  double operation_probability = 0.5;  ///< with which a drawn operation is applied
+  double magnitude = 9;                ///< mean of an operation's magnitude, on a scale of 10
+  double magnitude_std = 0.5;          ///< its standard deviation; infinite: uniform from 0 to `magnitude`
+  double magnitude_max = 10;           ///< magnitudes are clamped to 0 and this
+  colour fill = imagenet_colour;       ///< what geometric operations show where the picture has nothing
+
+  double area_min = 0.08, area_max = 1;             ///< of the crop, as part of the picture, uniform
+  double ratio_min = 3.0 / 4, ratio_max = 4.0 / 3;  ///< of the crop, width over height, log-uniform
+
+  normalisation norm = imagenet_normalisation;  ///< applied to the resized crop
+
+  double erase = 0.25;                                     ///< probability of erasing a rectangle
+  double erase_area_min = 0.02, erase_area_max = 1.0 / 3;  ///< of the rectangle, as part of the crop, uniform
+  double erase_ratio_min = 0.3, erase_ratio_max = 3.3;     ///< of the rectangle, height over width, log-uniform
+};
+
+/// Throws std::invalid_argument, naming the field and its value, unless probabilities are in [0, 1], counts and
+/// magnitudes not negative, and every range is a range of positive numbers.
+inline void require_augmentation(augmentation const& a) {
+  auto const demand = [](bool holds, char const* field, double value, char const* wanted) {
+    if (!holds)
+      throw std::invalid_argument{std::string{"augmentation: "} + field + " is " + std::to_string(value) +
+                                  ", expected " + wanted};
+  };
+  auto const probability = [&](char const* field, double v) { demand(v >= 0 && v <= 1, field, v, "0..1"); };
+  auto const range = [&](char const* low_field, double low, char const* high_field, double high, double most) {
+    demand(low > 0 && low <= most, low_field, low, most == 1 ? "more than 0, at most 1" : "more than 0");
+    demand(high >= low && high <= most, high_field, high, "at least the range's other end, and in bounds");
+  };
+  probability("flip", a.flip);
+  probability("operation_probability", a.operation_probability);
+  probability("erase", a.erase);
+  demand(a.operations >= 0, "operations", a.operations, "0 or more");
+  demand(a.magnitude >= 0 && a.magnitude <= 100, "magnitude", a.magnitude, "0..100");
+  demand(a.magnitude_std >= 0, "magnitude_std", a.magnitude_std, "0 or more");
+  demand(a.magnitude_max >= 0 && a.magnitude_max <= 100, "magnitude_max", a.magnitude_max, "0..100");
+  range("area_min", a.area_min, "area_max", a.area_max, 1);
+  range("ratio_min", a.ratio_min, "ratio_max", a.ratio_max, 1e6);
+  range("erase_area_min", a.erase_area_min, "erase_area_max", a.erase_area_max, 1);
+  range("erase_ratio_min", a.erase_ratio_min, "erase_ratio_max", a.erase_ratio_max, 1e6);
+}
+
+}  // namespace dm2

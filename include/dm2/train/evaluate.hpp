@@ -1,0 +1,80 @@
+/// @file
+/// Accuracy over a set of labelled pictures.
+#pragma once
+
+#include <dm2/data/loader.hpp>
+#include <dm2/model/model.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <vector>
+
+namespace dm2 {
+
+/// Counts over labelled samples.
+struct evaluation {
+  std::size_t samples = 0;
+  std::size_t top1 = 0, top5 = 0;  ///< samples whose class is the first, or among the five first
+  double loss_sum = 0;             ///< of the cross entropies with the class, unsmoothed
+
+  [[nodiscard]] double accuracy() const { return share(double(top1)); }
+  [[nodiscard]] double accuracy5() const { return share(double(top5)); }
+  /// Mean cross entropy.
+  [[nodiscard]] double loss() const { return share(loss_sum); }
+
+  /// Adds one sample's logits [classes]. One that equals the right class's counts as before it, and NaN is never right.
+  template <class T>
+  void add(std::span<T const> logits, int label) {
+    T const right = logits[std::size_t(label)];
+    std::size_t before = 0;
+    double top = double(logits[0]), sum = 0;
+    for (std::size_t c = 0; c < logits.size(); ++c) {
+      before += c != std::size_t(label) && !(logits[c] < right) ? 1 : 0;
+      top = std::max(top, double(logits[c]));
+    }
+    for (T l : logits) sum += std::exp(double(l) - top);
+    if (std::isnan(right)) before = logits.size();
+    ++samples;
+    top1 += before < 1 ? 1 : 0;
+    top5 += before < 5 ? 1 : 0;
+    loss_sum += top + std::log(sum) - double(right);
+  }
+  /// Adds another's counts.
+  evaluation& operator+=(evaluation const& other) {
+    samples += other.samples;
+    top1 += other.top1;
+    top5 += other.top5;
+    loss_sum += other.loss_sum;
+    return *this;
+  }
+
+ private:
+  [[nodiscard]] double share(double of) const { return samples == 0 ? 0 : of / double(samples); }
+};
+
+/// Top-1, top-5 and loss of a model over a loader's samples, which must be in evaluation mode.
+///
+/// `watch`, where given, is called with the samples done after each batch; false stops, and what is counted so far is returned.
+/// Throws what loader::next throws.
+template <config C, class Context>
+evaluation evaluate(model<C, Context>& net, loader& samples, std::function<bool(std::size_t)> const& watch = {}) {
+  using scalar = typename Context::scalar;
+  evaluation result;
+  std::vector<scalar> pictures, logits;
+  samples.start(0);
+  while (batch const* b = samples.next()) {
+    pictures.assign(b->pictures.begin(), b->pictures.end());
+    logits.resize(std::size_t(b->size) * net.classes);
+    net.forward(pictures, logits);
+    for (int i = 0; i < b->size; ++i)
+      result.add(std::span<scalar const>{logits}.subspan(std::size_t(i) * net.classes, net.classes),
+                 b->labels[std::size_t(i)]);
+    if (watch && !watch(result.samples)) break;
+  }
+  return result;
+}
+
+}  // namespace dm2

@@ -1,0 +1,29 @@
+/// @file
+/// The box of MixToken.
+#pragma once
+
+#include <dm2/core/operands.hpp>
+#include <dm2/core/random.hpp>
+
+#include <algorithm>
+#include <cmath>
+
+namespace dm2 {
+
+/// The box about (row, col) whose sides are sqrt(1 - lam) of the grid's, truncated to whole patches, and which is clipped to the
+/// grid (Yun et al. 2019, CutMix, arXiv 1905.04899, on patches).
+[[nodiscard]] inline mix_box mix_box_at(int height, int width, double lam, int row, int col) {
+  double const side = std::sqrt(1 - lam);
+  int const half_rows = int(height * side) / 2, half_cols = int(width * side) / 2;
+  return {std::clamp(row - half_rows, 0, height), std::clamp(row + half_rows, 0, height),
+          std::clamp(col - half_cols, 0, width), std::clamp(col + half_cols, 0, width)};
+}
+
+/// One box for a batch: lam from Beta(1, 1), which is uniform in [0, 1), and a patch as its centre.
+[[nodiscard]] inline mix_box draw_mix_box(int height, int width, random_stream& random) {
+  double const lam = random.uniform();
+  int const row = int(random.below(std::uint32_t(height))), col = int(random.below(std::uint32_t(width)));
+  return mix_box_at(height, width, lam, row, col);
+}
+
+}  // namespace dm2

@@ -1,0 +1,296 @@
+/// @file
+/// The training loop: epochs of accumulated steps, averages, validation, checkpoints, resumption.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/core/random.hpp>
+#include <dm2/data/loader.hpp>
+#include <dm2/model/training_pass.hpp>
+#include <dm2/train/ema.hpp>
+#include <dm2/train/evaluate.hpp>
+#include <dm2/train/mix_box.hpp>
+#include <dm2/train/optimizer.hpp>
+#include <dm2/train/run_folder.hpp>
+#include <dm2/train/schedule.hpp>
+#include <dm2/train/sparse_target.hpp>
+#include <dm2/train/training_file.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace dm2 {
+
+/// Training met a number that is not finite. what() names the epoch and the step, counted from 1, and the first tensor
+/// that holds one.
+struct divergence_error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// What one epoch amounted to.
+struct epoch_report {
+  int epoch = 0;
+  std::int64_t step = 0;  ///< optimiser steps so far
+  double rate = 0;        ///< learning rate
+  double train_loss = 0;  ///< mean over the epoch's micro-batches
+  evaluation validation;  ///< of the averaged weights; no samples without a validation set
+  bool best = false;
+  double seconds = 0, waiting = 0;  ///< of the epoch's training, and the part of it spent waiting for data
+};
+
+/// What one optimiser step amounted to.
+struct step_report {
+  int epoch = 0;
+  std::int64_t step = 0;
+  std::size_t batch = 0, batches = 0;  ///< micro-batches done in the epoch, and in all
+  double rate = 0, loss = 0;           ///< loss: mean over the step's micro-batches
+  double gradient_norm = 0;            ///< before clipping; 0 where clipping is off
+  int samples = 0;                     ///< in this step
+  double waiting = 0;                  ///< seconds waited for data since the loader was made
+};
+
+/// The defaults are the published recipe's.
+struct trainer_options {
+  int batch = 256;     ///< samples of a micro-batch
+  int accumulate = 4;  ///< micro-batches a step; each one's loss is divided by this
+  schedule rates{};
+  optimizer_options optimiser{};
+  double ema_decay = 0.9999;
+  bool ema_warm_up = false;
+  double smoothing = 0.1;
+  bool mix_token = true;
+  crop_convention crops = crop_convention::published;
+  std::uint64_t seed = 0;
+  int stop_after = 0;                 ///< end after this many epochs, for a part of a longer schedule; 0 for all
+  std::int64_t checkpoint_steps = 0;  ///< write the last checkpoint every so many steps too; 0 after epochs only
+  std::map<std::string, std::string> metadata{};  ///< added to every checkpoint
+  std::function<void(step_report const&)> on_step{};
+  std::function<void(epoch_report const&)> on_epoch{};  ///< after the epoch's validation, before its checkpoint
+  std::atomic<bool> const* stop =
+      nullptr;  ///< set from a signal handler: the run ends after the present step, with a checkpoint
+};
+
+/// Trains a model over a loader.
+///
+/// A run's numbers are a function of the options, the data and the number of compute threads. A resumed run goes on with the
+/// bytes that an uninterrupted one would have had, from whatever checkpoint.
+template <config C, class Context>
+class trainer {
+ public:
+  using scalar = typename Context::scalar;
+
+  /// The model holds the parameters to start with. `validation` may be null. The referenced objects outlive the trainer.
+  trainer(model<C, Context>& net, trainer_options options, loader& training, loader* validation, run_folder folder)
+      : net_{net},
+        options_{checked(std::move(options))},
+        training_{training},
+        validation_{validation},
+        folder_{std::move(folder)},
+        pass_{net, options_.batch},
+        optimiser_{options_.optimiser},
+        average_{net, options_.ema_decay, options_.ema_warm_up},
+        targets_{C.classes, options_.smoothing} {}
+
+  /// Goes on from a training checkpoint. Throws file_error as resume_training does, and if it was written with another batch,
+  /// accumulation, seed or number of batches an epoch.
+  void resume(std::filesystem::path const& path) {
+    nlohmann::json const progress = resume_training(path, net_, average_, optimiser_);
+    try {
+      for (char const* key : {"batch", "accumulate", "seed", "batches"})
+        if (progress.at(key) != own_progress().at(key))
+          throw file_error{path, std::string{"was written with "} + key + " " + progress.at(key).dump() + ", not " +
+                                     own_progress().at(key).dump()};
+      epoch_ = progress.at("epoch").get<int>();
+      next_batch_ = progress.at("next_batch").get<std::size_t>();
+      loss_sum_ = progress.at("loss_sum").get<double>();
+      best_ = progress.at("best").get<double>();
+      best_epoch_ = progress.at("best_epoch").get<int>();
+    } catch (nlohmann::json::exception const&) {
+      throw file_error{path, "its training metadata lack where the run is"};
+    }
+  }
+
+  /// Trains to the last epoch, or until options.stop is set, which ends a validation too; returns whether it came to the end.
+  ///
+  /// Throws divergence_error, what the loaders throw, and file_error where a checkpoint cannot be written; the last checkpoint is
+  /// whole then.
+  bool run() {
+    int const end =
+        options_.stop_after > 0 ? std::min(options_.stop_after, options_.rates.epochs) : options_.rates.epochs;
+    for (; epoch_ < end; ++epoch_)
+      if (stopping() || !train_epoch() || !finish_epoch()) return false;
+    return true;
+  }
+
+  /// The epoch that run() goes on in, and the optimiser steps so far.
+  [[nodiscard]] int epoch() const { return epoch_; }
+  [[nodiscard]] std::int64_t steps() const { return optimiser_.steps(); }
+  [[nodiscard]] double best() const { return best_; }
+  [[nodiscard]] int best_epoch() const { return best_epoch_; }
+  [[nodiscard]] ema<C, Context>& average() { return average_; }
+
+ private:
+  using clock = std::chrono::steady_clock;
+
+  static trainer_options checked(trainer_options o) {
+    if (o.batch < 1 || o.accumulate < 1)
+      throw std::invalid_argument{"trainer: batch and accumulate must be at least 1"};
+    return o;
+  }
+  [[nodiscard]] bool stopping() const { return options_.stop != nullptr && options_.stop->load(); }
+
+  /// Every step from next_batch_ on; false if it was stopped, with a checkpoint.
+  bool train_epoch() {
+    auto const begin = clock::now();
+    double const waited = training_.seconds_waiting();
+    rate_ = options_.rates.rate(epoch_);
+    training_.start(std::uint32_t(epoch_), next_batch_);
+    while (next_batch_ < training_.batches()) {
+      train_step();
+      bool const last = next_batch_ == training_.batches();
+      if (last) break;
+      if (stopping()) return save(folder_.last()), false;
+      if (options_.checkpoint_steps > 0 && optimiser_.steps() % options_.checkpoint_steps == 0) save(folder_.last());
+    }
+    seconds_ = std::chrono::duration<double>(clock::now() - begin).count();
+    waiting_ = training_.seconds_waiting() - waited;
+    return true;
+  }
+
+  /// One optimiser step: `accumulate` micro-batches, or as many as the epoch has left.
+  void train_step() {
+    double loss = 0;
+    int micro = 0;
+    pass_.clear_gradients();
+    for (; micro < options_.accumulate && next_batch_ < training_.batches(); ++micro) loss += micro_batch();
+    double const norm = optimiser_.step(net_, pass_.gradients(), rate_);
+    average_.step(net_);
+    if (options_.on_step)
+      options_.on_step({epoch_, optimiser_.steps(), next_batch_, training_.batches(), rate_, loss / micro, norm,
+                        micro * options_.batch, training_.seconds_waiting()});
+  }
+
+  double micro_batch() {
+    batch const* const b = training_.next();
+    if (b == nullptr || b->size != options_.batch)
+      throw std::logic_error{"dm2::trainer: the loader gave no whole batch"};
+    pictures_.assign(b->pictures.begin(), b->pictures.end());
+    constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
+    targets_.clear();
+    for (int i = 0; i < b->size; ++i) {
+      int const label = b->labels[std::size_t(i)];
+      if (b->maps.empty())
+        targets_.add(label, sizes<C>::tokens);
+      else
+        targets_.add(b->map_at(i), b->crops[std::size_t(i)], label, height, width, options_.crops);
+    }
+    // samples draw with stream numbers below 2^32, so the batches' boxes stand above them
+    random_stream random{options_.seed, std::uint32_t(epoch_), (std::uint64_t{1} << 32) + next_batch_};
+    pass_.forward(pictures_, options_.mix_token ? draw_mix_box(height, width, random) : mix_box{});
+    double const loss = pass_.loss(targets_.rows(), 1.0 / options_.accumulate);
+    if (!std::isfinite(loss)) diverged("loss");
+    pass_.backward();
+    if (!std::isfinite(sum_of_squares(net_.ctx(), pass_.gradients().data(), pass_.gradients().size())))
+      diverged("gradient");
+    loss_sum_ += loss;
+    ++next_batch_;
+    return loss;
+  }
+
+  [[noreturn]] void diverged(char const* what) {
+    auto const first_bad = [&](std::span<scalar const> values, auto... kinds) -> std::string {
+      for (parameter_entry const& e : net_.table()) {
+        if (((e.kind != kinds) && ...)) continue;
+        for (scalar v : values.subspan(e.offset, e.size))
+          if (!std::isfinite(v)) return std::string{e.name};
+      }
+      return {};
+    };
+    std::string text = "the " + std::string{what} + " is not finite in epoch " + std::to_string(epoch_ + 1) +
+                       ", step " + std::to_string(optimiser_.steps() + 1) + " (micro-batch " +
+                       std::to_string(next_batch_ + 1) + ")";
+    auto const add = [&](char const* kind, std::string const& name) {
+      if (!name.empty()) text += std::string{"; first bad "} + kind + ": " + name;
+    };
+    auto const bad_picture =
+        std::find_if(pictures_.begin(), pictures_.end(), [](scalar v) { return !std::isfinite(v); });
+    if (bad_picture != pictures_.end())
+      add("picture of the batch", std::to_string(std::size_t(bad_picture - pictures_.begin()) / net_.pixels));
+    add("weight", first_bad(net_.state(), entry_kind::parameter, entry_kind::unused));
+    add("statistic", first_bad(net_.state(), entry_kind::statistic));  // bad through what went into it
+    add("gradient", first_bad(pass_.gradients(), entry_kind::parameter));
+    throw divergence_error{text};
+  }
+
+  /// Accuracy of the averaged weights; false if it was stopped.
+  bool validate(evaluation& result) {
+    average_.swap(net_);
+    try {
+      result = evaluate(net_, *validation_, [&](std::size_t) { return !stopping(); });
+    } catch (...) {
+      average_.swap(net_);
+      throw;
+    }
+    average_.swap(net_);
+    return !stopping();
+  }
+
+  /// Validation and checkpoints; false if it was stopped before, with a checkpoint of an epoch without steps left.
+  bool finish_epoch() {
+    epoch_report report{epoch_, optimiser_.steps(), rate_,   loss_sum_ / double(training_.batches()), {},
+                        false,  seconds_,           waiting_};
+    if (validation_ != nullptr && !validate(report.validation)) return save(folder_.last()), false;
+    double const score = validation_ != nullptr ? report.validation.accuracy() : -report.train_loss;
+    report.best = best_epoch_ < 0 || score > best_;
+    if (report.best) {
+      best_ = score;
+      best_epoch_ = epoch_;
+    }
+    if (options_.on_epoch) options_.on_epoch(report);
+    next_batch_ = 0;
+    loss_sum_ = 0;
+    ++epoch_;  // the checkpoint says where to go on
+    if (report.best) save(folder_.best());
+    save(folder_.of_epoch(epoch_));
+    folder_.keep_history(epoch_);
+    save(folder_.last());
+    --epoch_;
+    return true;
+  }
+
+  [[nodiscard]] nlohmann::json own_progress() const {
+    return {{"epoch", epoch_},         {"next_batch", next_batch_},         {"loss_sum", loss_sum_},
+            {"best", best_},           {"best_epoch", best_epoch_},         {"batches", training_.batches()},
+            {"batch", options_.batch}, {"accumulate", options_.accumulate}, {"seed", options_.seed}};
+  }
+  void save(std::filesystem::path const& path) {
+    if (!path.empty()) save_training(path, net_, average_, optimiser_, own_progress(), options_.metadata);
+  }
+
+  model<C, Context>& net_;
+  trainer_options options_;
+  loader& training_;
+  loader* validation_;
+  run_folder folder_;
+  training_pass<C, Context> pass_;
+  optimizer<C, Context> optimiser_;
+  ema<C, Context> average_;
+  sparse_targets<scalar> targets_;
+  std::vector<scalar> pictures_;
+  int epoch_ = 0, best_epoch_ = -1;
+  std::size_t next_batch_ = 0;
+  double loss_sum_ = 0, best_ = 0, rate_ = 0, seconds_ = 0, waiting_ = 0;
+};
+
+}  // namespace dm2

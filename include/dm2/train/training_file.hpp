@@ -1,0 +1,139 @@
+/// @file
+/// Training checkpoints: everything that a run needs to go on as if it had never stopped, in one safetensors file.
+///
+/// raw/NAME and ema/NAME hold the weights and their averages under the model's names, momentum/NAME and second/NAME the
+/// optimiser's state. The metadata hold the configuration, and under "training" where the run is. tensor_file, and so load,
+/// reads the averages (or the raw weights) of such a file like any other's.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/core/parameters.hpp>
+#include <dm2/io/config_json.hpp>
+#include <dm2/io/mapped_file.hpp>
+#include <dm2/io/safetensors.hpp>
+#include <dm2/io/safetensors_write.hpp>
+#include <dm2/io/tensor_file.hpp>
+#include <dm2/model/model.hpp>
+#include <dm2/train/ema.hpp>
+#include <dm2/train/optimizer.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <unordered_map>
+#include <vector>
+
+namespace dm2 {
+namespace detail {
+
+template <class T>
+stored_tensor entry_tensor(std::string_view prefix, parameter_entry const& e, std::span<T const> values) {
+  stored_tensor t;
+  t.name = std::string{prefix} + std::string{e.name};
+  t.type = std::is_same_v<T, std::int64_t> ? dtype::i64 : std::is_same_v<T, double> ? dtype::f64 : dtype::f32;
+  t.shape.assign(e.shape.begin(), e.shape.begin() + e.rank);
+  t.strides = contiguous_strides(t.shape);
+  t.data = std::as_bytes(values.subspan(e.offset, e.size)).data();
+  return t;
+}
+
+inline constexpr std::string_view momentum_prefix = "momentum/", second_prefix = "second/";
+
+}  // namespace detail
+
+/// Writes a training checkpoint, whole or not at all. `progress` is what the trainer wants back; `metadata` is added.
+///
+/// Throws file_error where the file cannot be written.
+template <config C, class Context>
+void save_training(std::filesystem::path const& path, model<C, Context>& net, ema<C, Context>& average,
+                   optimizer<C, Context>& optimiser, nlohmann::json progress,
+                   std::map<std::string, std::string> metadata) {
+  using scalar = typename Context::scalar;
+  using values = std::span<scalar const>;
+  std::span<std::int64_t const> const counters{net.counters()};
+  std::vector<stored_tensor> tensors;
+  for (auto const& [prefix, state] :
+       {std::pair{raw_prefix, values{net.state()}}, std::pair{ema_prefix, values{average.state()}}})
+    for (parameter_entry const& e : net.table())
+      tensors.push_back(e.kind == entry_kind::counter ? detail::entry_tensor(prefix, e, counters)
+                                                      : detail::entry_tensor(prefix, e, state));
+  for (auto const& [prefix, state] : {std::pair{detail::momentum_prefix, values{optimiser.momentum()}},
+                                      std::pair{detail::second_prefix, values{optimiser.second_moment()}}})
+    for (parameter_entry const& e : net.table())
+      if (e.kind == entry_kind::parameter && !state.empty()) tensors.push_back(detail::entry_tensor(prefix, e, state));
+  progress["optimizer_steps"] = optimiser.steps();
+  progress["ema_steps"] = average.steps();
+  metadata["config"] = to_json(C).dump();
+  metadata["format"] = "pt";
+  metadata[training_key] = progress.dump();
+  write_safetensors(path, tensors, metadata);
+}
+
+/// Fills model, averages and optimiser from a training checkpoint and returns the trainer's progress.
+///
+/// Throws file_error if the file is none, is of another configuration, optimiser or precision, or lacks a tensor; nothing is
+/// changed then.
+template <config C, class Context>
+nlohmann::json resume_training(std::filesystem::path const& path, model<C, Context>& net, ema<C, Context>& average,
+                               optimizer<C, Context>& optimiser) {
+  using scalar = typename Context::scalar;
+  mapped_file const file{path};
+  safetensors_content const content = read_safetensors(file.bytes(), path);
+  auto const text = content.metadata.find(training_key);
+  if (text == content.metadata.end()) throw file_error{path, "is no training checkpoint"};
+  nlohmann::json const progress = nlohmann::json::parse(text->second, nullptr, false);
+  if (!progress.is_object()) throw file_error{path, "its training metadata are damaged"};
+  auto const named_config = content.metadata.find("config");
+  if (named_config == content.metadata.end()) throw file_error{path, "holds no configuration"};
+  auto const differences = config_differences(C, nlohmann::json::parse(named_config->second, nullptr, false));
+  if (!differences.empty()) throw file_error{path, "is of another configuration: " + differences.front()};
+
+  struct move {
+    stored_tensor const* from;
+    std::span<scalar> to;
+    std::span<std::int64_t> counter;
+  };
+  std::unordered_map<std::string_view, stored_tensor const*> by_name;
+  for (stored_tensor const& t : content.tensors) by_name.emplace(t.name, &t);
+  std::vector<move> moves;
+  auto const want = [&](std::string_view prefix, parameter_entry const& e, std::span<scalar> state) {
+    std::string const name = std::string{prefix} + std::string{e.name};
+    auto const found = by_name.find(name);
+    if (found == by_name.end()) throw file_error{path, "lacks the tensor '" + name + "'"};
+    if (found->second->size() != e.size)
+      throw file_error{path, "'" + name + "' has " + std::to_string(found->second->size()) + " numbers, expected " +
+                                 std::to_string(e.size)};
+    bool const counter = e.kind == entry_kind::counter;
+    if (!counter && size_of(found->second->type) != sizeof(scalar))
+      throw file_error{path, "'" + name + "' is of type " + std::string{name_of(found->second->type)} +
+                                 ", another precision than the run's"};
+    moves.push_back({found->second, counter ? std::span<scalar>{} : state.subspan(e.offset, e.size),
+                     counter ? net.counters().subspan(e.offset, 1) : std::span<std::int64_t>{}});
+  };
+  for (parameter_entry const& e : net.table()) {
+    want(raw_prefix, e, net.state());
+    if (e.kind != entry_kind::counter) want(ema_prefix, e, average.state());
+    if (e.kind != entry_kind::parameter) continue;
+    want(detail::momentum_prefix, e, optimiser.momentum());
+    if (!optimiser.second_moment().empty()) want(detail::second_prefix, e, optimiser.second_moment());
+  }
+  for (char const* key : {"optimizer_steps", "ema_steps"})
+    if (!progress.contains(key) || !progress[key].is_number_integer())
+      throw file_error{path, "lacks its " + std::string{key}};
+  for (move const& m : moves)
+    if (m.counter.empty())
+      copy_to(*m.from, m.to);
+    else
+      copy_to(*m.from, m.counter);
+  optimiser.set_steps(progress["optimizer_steps"].get<std::int64_t>());
+  average.set_steps(progress["ema_steps"].get<std::int64_t>());
+  return progress;
+}
+
+}  // namespace dm2

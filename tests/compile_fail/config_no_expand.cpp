@@ -1,0 +1,5 @@
+// expect: dm2::config: dim and expand must be at least 1
+#include <dm2/model/config.hpp>
+
+constexpr dm2::config wrong{.expand = 0};
+constexpr int length = dm2::sizes<wrong>::length;

@@ -1,0 +1,72 @@
+/// @file
+/// A whole training run of the small configuration on generated pictures.
+#pragma once
+
+#include <dm2/cpu/context.hpp>
+#include <dm2/data/dataset.hpp>
+#include <dm2/data/loader.hpp>
+#include <dm2/data/sample_transform.hpp>
+#include <dm2/data/training_transform.hpp>
+#include <dm2/train/initialise.hpp>
+#include <dm2/train/run_folder.hpp>
+#include <dm2/train/trainer.hpp>
+
+#include "data/picture_set.hpp"
+#include "train/small_config.hpp"
+
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace dm2::test {
+
+/// 24 pictures in batches of 4, two of which make a step: 3 steps an epoch, 2 epochs.
+inline trainer_options small_options() {
+  trainer_options o;
+  o.batch = 4;
+  o.accumulate = 2;
+  o.rates = {.base = 1e-2, .start = 1e-3, .floor = 1e-4, .warmup = 1, .epochs = 2};
+  o.ema_decay = 0.5;
+  o.seed = 7;
+  return o;
+}
+
+/// The recipe's transform on pictures of 16 x 16.
+inline sample_transform small_transform() {
+  return [](picture p, label_map_data* map, random_stream& stream, std::span<float> out) {
+    return training_transform(std::move(p), map, augmentation{}, 16, 16, stream, out);
+  };
+}
+
+/// Model, loaders and trainer over a set of pictures; the set outlives it.
+template <class T = double>
+struct small_run {
+  using context = cpu::context<T>;
+  using network = model<small_config, context>;
+
+  small_run(dataset const& set, trainer_options o, run_folder folder = {}, int loader_threads = 1,
+            sample_transform transform = small_transform())
+      : net{4, context{1}},
+        training{set,
+                 {.image = {16, 16}, .batch = o.batch, .threads = loader_threads, .prefetch = 2, .seed = o.seed},
+                 std::move(transform)},
+        validation{set,
+                   {.mode = loading::evaluation, .image = {16, 16}, .batch = 5, .threads = 1, .label_maps = false},
+                   evaluation_sample_transform({16, 16}, {18, 18})},
+        driver{(initialise(net, o.seed), net), o, training, &validation, std::move(folder)} {}
+
+  network net;
+  loader training, validation;
+  trainer<small_config, context> driver;
+};
+
+/// Where an entry of the small configuration's state begins.
+inline std::size_t offset_of(std::string_view name) {
+  for (parameter_entry const& e : parameter_table<small_config>)
+    if (e.name == name) return e.offset;
+  throw std::logic_error{"no such entry"};
+}
+
+}  // namespace dm2::test
