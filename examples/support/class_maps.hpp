@@ -7,12 +7,11 @@
 #include <dm2/data/dataset.hpp>
 #include <dm2/data/decode.hpp>
 #include <dm2/data/evaluation_region.hpp>
+#include <dm2/data/heatmap.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/transform.hpp>
 #include <dm2/model/model.hpp>
 #include <dm2/train/log/picture_grid.hpp>
-
-#include "heatmap.hpp"
 
 #include <algorithm>
 #include <cstddef>

@@ -1,15 +1,20 @@
 /// @file
-/// DeMansia 2 in one include: the model on the CPU, its files, its pictures.
+/// DeMansia 2 in one include: the model on the CPU, its files, its pictures, its training.
 #pragma once
 
 #include <dm2/core/version.hpp>
 #include <dm2/cpu/operations.hpp>
+#include <dm2/data/check_dataset.hpp>
 #include <dm2/data/classify.hpp>
+#include <dm2/data/dataset.hpp>
 #include <dm2/data/decode.hpp>
 #include <dm2/data/encode_png.hpp>
 #include <dm2/data/evaluation_region.hpp>
+#include <dm2/data/heatmap.hpp>
 #include <dm2/data/image_folder.hpp>
+#include <dm2/data/loader.hpp>
 #include <dm2/data/resize.hpp>
+#include <dm2/data/training_transform.hpp>
 #include <dm2/data/transform.hpp>
 #include <dm2/io/checkpoint.hpp>
 #include <dm2/io/checkpoint_differences.hpp>
@@ -20,3 +25,6 @@
 #include <dm2/model/model.hpp>
 #include <dm2/model/parameter_table.hpp>
 #include <dm2/model/training_pass.hpp>
+#include <dm2/train/evaluate.hpp>
+#include <dm2/train/initialise.hpp>
+#include <dm2/train/trainer.hpp>

@@ -14,6 +14,13 @@ using namespace dm2::test;
 
 #define DM2_MIXER_CASES mixer_case<published_mixer>, mixer_case<plain_mixer>, mixer_case<bidirectional_mixer>
 
+namespace {
+
+constexpr mixer_shape golden_gate{.heads = 4, .headdim = 8, .d_state = 1, .groups = 1, .d_conv = 1};
+constexpr mixer_shape golden_gate_of_two{.heads = 4, .headdim = 8, .d_state = 1, .groups = 2, .d_conv = 1};
+
+}  // namespace
+
 TEST_CASE_TEMPLATE("mixer_core: gate and norm equal the reference's, in one group and in two", T, double, float) {
   auto const check = [](auto shape) {
     constexpr mixer_shape M = decltype(shape)::value;
@@ -21,7 +28,9 @@ TEST_CASE_TEMPLATE("mixer_core: gate and norm equal the reference's, in one grou
     auto const y = g.in("y"), z = g.in("z"), w = g.in("weight"), dg = g.cotangent();
     auto out = poisoned<T>(y.size()), dy = out;
     std::vector<T> dz(z.size()), dw(w.size());
-    auto const tokens = [](auto& v) { return cpu::sequence{v.data(), 32, 10}; };
+    auto const tokens = [](auto& v) {
+      return cpu::sequence<std::remove_reference_t<decltype(*v.data())>>{v.data(), 32, 10};
+    };
     cpu::detail::gate_and_norm<M, T>(y.data(), tokens(z), w.data(), tokens(out));
     CHECK(g.out_error(out) < g.out_tolerance);
     cpu::detail::gate_and_norm_backward<M, T>(y.data(), tokens(z), w.data(), tokens(dg), dy.data(), tokens(dz),
@@ -30,10 +39,8 @@ TEST_CASE_TEMPLATE("mixer_core: gate and norm equal the reference's, in one grou
     CHECK(g.gradient_error("z", dz) < g.gradient_tolerance);
     CHECK(g.gradient_error("weight", dw) < g.gradient_tolerance);
   };
-  constexpr mixer_shape one{.heads = 4, .headdim = 8, .d_state = 1, .groups = 1, .d_conv = 1};
-  constexpr mixer_shape two{.heads = 4, .headdim = 8, .d_state = 1, .groups = 2, .d_conv = 1};
-  check(std::integral_constant<mixer_shape, one>{});
-  check(std::integral_constant<mixer_shape, two>{});
+  check(std::integral_constant<mixer_shape, golden_gate>{});
+  check(std::integral_constant<mixer_shape, golden_gate_of_two>{});
 }
 
 TEST_CASE_TEMPLATE("mixer_core: each half equals a direction over the flipped projection", F, DM2_MIXER_CASES) {

@@ -109,7 +109,7 @@ inline void paint_row(std::uint8_t const* from, std::span<float const> heat, see
     cubic_taps const& taps = across.taps[std::size_t(x)];
     float value = 0;
     for (std::size_t k = 0; k < 4; ++k) value += taps.weight[k] * heat[taps.at[k]];
-    colour const paint = heat_colour(value);
+    blend_colour const paint = heat_colour(value);
     for (std::size_t c = 0; c < 3; ++c) to[c] = std::uint8_t((1 - cover) * grey + cover * paint[c] + 0.5f);
   }
 }

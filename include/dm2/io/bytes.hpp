@@ -19,7 +19,7 @@ static_assert(std::endian::native == std::endian::little,
 
 /// The object stored at `at`, at any alignment. The caller has checked that sizeof(T) bytes are there.
 template <class T>
-requires std::is_trivially_copyable_v<T>
+  requires std::is_trivially_copyable_v<T>
 [[nodiscard]] T read_le(std::byte const* at) noexcept {
   T value;
   std::memcpy(&value, at, sizeof value);

@@ -91,6 +91,14 @@ inline std::vector<std::string> file_config_differences(config const& program, t
   return out;
 }
 
+/// Everything in which a file is not a model of that configuration and table, a line each.
+inline std::vector<std::string> model_differences(config const& program, std::span<parameter_entry const> table,
+                                                  tensor_file const& file) {
+  std::vector<std::string> out = file_config_differences(program, file);
+  for (std::string& line : tensor_differences(table, file, common_prefix(table, file))) out.push_back(std::move(line));
+  return out;
+}
+
 template <class T>
 inline constexpr dtype dtype_of = std::is_same_v<T, double> ? dtype::f64 : dtype::f32;
 
@@ -109,8 +117,7 @@ template <checkpoint_model M>
 void load(M& net, tensor_file const& file) {
   std::span<parameter_entry const> const table{net.table()};
   std::string const prefix = detail::common_prefix(table, file);
-  std::vector<std::string> wrong = detail::file_config_differences(M::configuration, file);
-  for (std::string& line : detail::tensor_differences(table, file, prefix)) wrong.push_back(std::move(line));
+  std::vector<std::string> const wrong = detail::model_differences(M::configuration, table, file);
   if (!wrong.empty()) {
     std::string text = "does not fit the model (" + std::to_string(wrong.size()) + " differences)";
     for (std::string const& line : wrong) text += "\n  " + line;

@@ -200,35 +200,35 @@ T convert_element(S value, stored_tensor const& t) {
 /// Throws   shape_error unless out.size() == t.size() (nothing is written then); std::invalid_argument where integers
 ///          are asked of floating-point data, std::out_of_range where one does not fit.
 template <class T>
-requires std::is_arithmetic_v<T> &&(!std::same_as<T, bool>)void copy_to(stored_tensor const& t, std::span<T> out) {
-  if (out.size() != t.size())
-    throw shape_error{t.name + ": got " + std::to_string(out.size()) + " places for " + std::to_string(t.size()) +
-                      " elements"};
-  T* to = out.data();
-  detail::with_loader(t.type, [&](auto load) {
-    using stored = decltype(load(t.data));
-    detail::for_each_row(t, [&](std::byte const* from, std::int64_t step, std::size_t count) {
-      if constexpr (std::same_as<stored, T> && sizeof(T) >= 4) {
-        bool const plain =
-            (t.type == dtype::f32 || t.type == dtype::f64 || t.type == dtype::i32 || t.type == dtype::i64);
-        if (plain && step == static_cast<std::int64_t>(sizeof(T))) {
-          std::memcpy(to, from, count * sizeof(T));
-          to += count;
-          return;
+  requires std::is_arithmetic_v<T> &&(!std::same_as<T, bool>)void copy_to(stored_tensor const& t, std::span<T> out) {
+    if (out.size() != t.size())
+      throw shape_error{t.name + ": got " + std::to_string(out.size()) + " places for " + std::to_string(t.size()) +
+                        " elements"};
+    T* to = out.data();
+    detail::with_loader(t.type, [&](auto load) {
+      using stored = decltype(load(t.data));
+      detail::for_each_row(t, [&](std::byte const* from, std::int64_t step, std::size_t count) {
+        if constexpr (std::same_as<stored, T> && sizeof(T) >= 4) {
+          bool const plain =
+              (t.type == dtype::f32 || t.type == dtype::f64 || t.type == dtype::i32 || t.type == dtype::i64);
+          if (plain && step == static_cast<std::int64_t>(sizeof(T))) {
+            std::memcpy(to, from, count * sizeof(T));
+            to += count;
+            return;
+          }
         }
-      }
-      for (std::size_t k = 0; k < count; ++k)
-        *to++ = detail::convert_element<T>(load(from + static_cast<std::int64_t>(k) * step), t);
+        for (std::size_t k = 0; k < count; ++k)
+          *to++ = detail::convert_element<T>(load(from + static_cast<std::int64_t>(k) * step), t);
+      });
     });
-  });
-}
+  }
 
-/// The elements of t in row-major order.
-template <class T>
-[[nodiscard]] std::vector<T> to_vector(stored_tensor const& t) {
-  std::vector<T> out(t.size());
-  copy_to(t, std::span<T>{out});
-  return out;
-}
+  /// The elements of t in row-major order.
+  template <class T>
+  [[nodiscard]] std::vector<T> to_vector(stored_tensor const& t) {
+    std::vector<T> out(t.size());
+    copy_to(t, std::span<T>{out});
+    return out;
+  }
 
 }  // namespace dm2

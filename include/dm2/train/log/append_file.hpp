@@ -29,6 +29,7 @@ class append_file {
     create   ///< a file of that name must not exist
   };
 
+  /// Opens `path`.
   append_file(std::filesystem::path path, mode how) : path_{std::move(path)} {
     out_.reset(std::fopen(path_.string().c_str(), how == mode::create ? "wbx" : "ab"));
     if (!out_) fail("cannot be opened for writing", errno);

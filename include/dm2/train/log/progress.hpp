@@ -44,6 +44,7 @@ namespace dm2 {
 /// Call clear before anything else is printed: both may be one terminal.
 class status_line {
  public:
+  /// A line that draws nothing yet, and never does unless `enabled`.
   explicit status_line(bool enabled = stderr_is_terminal()) : enabled_{enabled} {}
   status_line(status_line const&) = delete;
   status_line& operator=(status_line const&) = delete;

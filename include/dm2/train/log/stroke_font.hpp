@@ -2,15 +2,10 @@
 /// A typeface of lines and arcs, so that charts need no font files.
 #pragma once
 
-#include <dm2/train/log/canvas.hpp>
-
 #include <array>
 #include <charconv>
-#include <cmath>
 #include <cstddef>
-#include <numbers>
 #include <string_view>
-#include <vector>
 
 namespace dm2::detail {
 
