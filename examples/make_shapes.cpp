@@ -135,6 +135,7 @@ void write_set(options const& o) {
 }
 
 void report_linear(options const& o) {
+  Eigen::setNbThreads(1);  // its products are too narrow to be worth a second thread
   auto const train = draw_rows(o, shapes::part::training, o.train), val = draw_rows(o, shapes::part::validation, o.val);
   auto const result = shapes::linear_baseline(train, val, o.seed);
   std::cout << "linear classifier on pixels: " << percent(float(result.train)) << " of the training pictures, at best "

@@ -61,13 +61,14 @@ inline CLI::Validator fraction() { return CLI::Range(0.0, 1.0).description(""); 
 
 /// A flag that takes one of the names.
 template <class T>
-void add_choice(CLI::App& app, char const* name, T& value, std::map<std::string, T> const& choices, char const* text) {
+CLI::Option* add_choice(CLI::App& app, char const* name, T& value, std::map<std::string, T> const& choices,
+                        char const* text) {
   std::string chosen, names;
   for (auto const& [key, one] : choices) {
     names += (names.empty() ? "" : "|") + key;
     if (one == value) chosen = key;
   }
-  app.add_option(name, value, text)
+  return app.add_option(name, value, text)
       ->type_name(names)
       ->default_str(chosen)
       ->transform(CLI::CheckedTransformer(choices).description(""));
@@ -90,7 +91,8 @@ inline void add_data(CLI::App& app, training_flags& f) {
   app.add_flag("--token-label", f.token_labels, "Insist on label maps")->group(group);
   add_choice<crop_convention>(app, "--token-label-crop", f.crops,
                               {{"published", crop_convention::published}, {"aligned", crop_convention::aligned}},
-                              "How a crop finds its part of the label map; published is transposed");
+                              "How a crop finds its part of the label map; published is transposed")
+      ->group(group);
   app.add_flag("--check", f.check, "Look at every picture and label map first; list what is wrong with them")
       ->group(group);
   app.add_option("--max-bad", f.max_bad, "Bad pictures that are skipped before training gives up")
@@ -126,7 +128,8 @@ inline void add_optimisation(CLI::App& app, training_flags& f) {
       ->group(group);
   app.add_option("--epochs", f.rates.epochs, "Epochs of the schedule")->check(number_from(1, 1'000'000))->group(group);
   add_choice<optimizer_kind>(app, "--opt", f.optimiser.kind,
-                             {{"lion", optimizer_kind::lion}, {"adamw", optimizer_kind::adamw}}, "Optimiser");
+                             {{"lion", optimizer_kind::lion}, {"adamw", optimizer_kind::adamw}}, "Optimiser")
+      ->group(group);
   app.add_option("--lr", f.rates.base, "Learning rate after the warm-up")->check(at_least(0))->group(group);
   app.add_option("--sched", "Schedule after the warm-up")
       ->type_name("cosine")

@@ -20,8 +20,11 @@
 #include "training_log.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
+#include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <iostream>
 #include <optional>
 #include <sstream>
@@ -62,6 +65,10 @@ inline std::optional<std::filesystem::path> resumed_file(training_flags const& f
         folder.root().string() +
         " holds a run; --resume auto goes on with it, --overwrite begins anew, --experiment names another"};
   folder.remove_checkpoints();
+  std::vector<std::filesystem::path> events;  // TensorBoard would show the old run's beside the new one's
+  for (auto const& entry : std::filesystem::directory_iterator{folder.root()})
+    if (entry.path().filename().string().starts_with(dm2::detail::event_file_prefix)) events.push_back(entry.path());
+  for (auto const& file : events) std::filesystem::remove(file);
   return std::nullopt;
 }
 

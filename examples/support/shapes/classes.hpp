@@ -65,11 +65,12 @@ inline constexpr std::array<shape_class, 14> classes{{
 /// Whether a filling has its second colour at a point of the shape.
 [[nodiscard]] inline bool second_colour(filling fill, point p) {
   auto const odd = [](double v, double width) { return (int(std::floor(v / width + 0.5)) & 1) != 0; };
+  constexpr double fifth = 0.34;  // of the square's side
   switch (fill) {
     case filling::checks:
-      return odd(p.x, 0.5) != odd(p.y, 0.5);
+      return odd(p.x, fifth) != odd(p.y, fifth);
     case filling::stripes:
-      return odd(p.x, 0.4);
+      return odd(p.x, fifth);
     case filling::halves:
       return p.x > 0;
     case filling::plain:

@@ -82,7 +82,8 @@ inline void check_label_map_values(label_map_data const& map, int classes, std::
 /// Returns  the scores and the indices as float, in row-major order.
 /// Throws   file_error naming the file and the reason: it cannot be read or is refused (tensor_file); it holds another
 ///          number of tensors, another shape or type; a score is not finite, or an index not a whole number from 0 to
-///          classes - 1 (by default, any that float counts exactly). At most 4 * 10 * max_label_map_side^2 bytes are taken for the result.
+///          classes - 1 (by default, any that float counts exactly). The result takes at most
+///          4 * 10 * max_label_map_side^2 bytes.
 [[nodiscard]] inline label_map_data read_label_map(std::filesystem::path const& path, int classes = 1 << 24) {
   tensor_file const file{path};
   stored_tensor const& t = detail::label_map_tensor(file);

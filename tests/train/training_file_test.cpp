@@ -1,0 +1,157 @@
+// Training checkpoints: what goes in comes out, and what does not fit changes nothing.
+#include <dm2/io/checkpoint.hpp>
+#include <dm2/train/initialise.hpp>
+#include <dm2/train/training_file.hpp>
+
+#include "io/scratch.hpp"
+#include "train/small_config.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+using namespace dm2;
+using namespace dm2::test;
+
+namespace {
+
+/// Everything that a checkpoint holds, each buffer with its own numbers.
+template <class T, config C = small_config>
+struct run_state {
+  using context = cpu::context<T>;
+  model<C, context> net{1, context{1}};
+  ema<C, context> average{net};
+  optimizer<C, context> optimiser;
+
+  explicit run_state(std::uint64_t seed, optimizer_kind kind = optimizer_kind::adamw) : optimiser{{.kind = kind}} {
+    initialise(net, seed + 1);
+    average.restart(net);
+    initialise(net, seed);
+    for (auto& n : net.counters()) n = std::int64_t(40 + seed);
+    for (parameter_entry const& e : net.table())
+      if (e.kind == entry_kind::parameter)
+        for (std::size_t i = e.offset; i < e.offset + e.size; ++i) {
+          optimiser.momentum()[i] = T(seed) + T(i) / 3;
+          if (!optimiser.second_moment().empty()) optimiser.second_moment()[i] = T(seed) + T(i) / 7;
+        }
+    optimiser.set_steps(std::int64_t(seed) * 11);
+    average.set_steps(std::int64_t(seed) * 13);
+  }
+  void save(std::filesystem::path const& path) {
+    save_training(path, net, average, optimiser, {{"epoch", 3}, {"loss_sum", 0.1}}, {{"class_names", "[\"a\"]"}});
+  }
+  [[nodiscard]] std::vector<T> numbers() {
+    std::vector<T> out;
+    for (std::span<T> part : {net.state(), average.state(), optimiser.momentum(), optimiser.second_moment()})
+      out.insert(out.end(), part.begin(), part.end());
+    for (auto n : {net.counters()[0], optimiser.steps(), average.steps()}) out.push_back(T(n));
+    return out;
+  }
+};
+
+template <class State>
+std::string refusal(std::filesystem::path const& path, State& into) {
+  auto const before = into.numbers();
+  std::string text;
+  try {
+    (void)resume_training(path, into.net, into.average, into.optimiser);
+  } catch (file_error const& e) {
+    text = e.what();
+  }
+  CHECK(into.numbers() == before);
+  return text;
+}
+
+bool has(std::string const& text, char const* part) { return text.find(part) != text.npos; }
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("training file: weights, averages, optimiser, counts and progress come back to the last bit", T,
+                   float, double) {
+  for (optimizer_kind const kind : {optimizer_kind::lion, optimizer_kind::adamw}) {
+    scratch_folder const folder;
+    run_state<T> one{1, kind}, two{2, kind};
+    CHECK(one.numbers() != two.numbers());
+    one.save(folder / "c.safetensors");
+    auto const progress = resume_training(folder / "c.safetensors", two.net, two.average, two.optimiser);
+    CHECK(one.numbers() == two.numbers());
+    CHECK(progress.at("epoch") == 3);
+    CHECK(progress.at("loss_sum") == 0.1);
+    two.save(folder / "again.safetensors");
+    CHECK(read_raw(folder / "again.safetensors") == read_raw(folder / "c.safetensors"));
+  }
+}
+
+TEST_CASE("training file: a model loads the averages, or the raw weights, by the model's own names") {
+  scratch_folder const folder;
+  run_state<float> state{1};
+  auto const path = folder / "c.safetensors";
+  state.save(path);
+  model<small_config> raw, averaged, automatic;
+  load(raw, path, weights::raw);
+  load(averaged, path, weights::ema);
+  load(automatic, path);
+  CHECK(std::ranges::equal(raw.state(), state.net.state()));
+  CHECK(std::ranges::equal(averaged.state(), state.average.state()));
+  CHECK(std::ranges::equal(automatic.state(), state.average.state()));
+  CHECK(raw.counters()[0] == 41);
+  CHECK(averaged.counters()[0] == 41);
+  CHECK(tensor_file{path}.metadata().at("class_names") == "[\"a\"]");
+}
+
+TEST_CASE("training file: what is no checkpoint of this run is refused by name, and nothing is changed") {
+  scratch_folder const folder;
+  auto const path = folder / "c.safetensors";
+  run_state<float> into{2};
+  SUBCASE("weights alone") {
+    run_state<float> other{1};
+    save(other.net, path);
+    CHECK(has(refusal(path, into), "is no training checkpoint"));
+  }
+  SUBCASE("another optimiser") {
+    run_state<float>{1, optimizer_kind::lion}.save(path);
+    CHECK(has(refusal(path, into), "lacks the tensor 'second/cls_token'"));
+  }
+  SUBCASE("another precision") {
+    run_state<double>{1}.save(path);
+    CHECK(has(refusal(path, into), "'raw/cls_token' is of type F64, another precision than the run's"));
+  }
+  SUBCASE("another configuration") {
+    constexpr config other = [] {
+      config c = small_config;
+      c.classes = 4;
+      return c;
+    }();
+    run_state<float, other>{1}.save(path);
+    CHECK(has(refusal(path, into), "is of another configuration: classes: 4 in the file, 3 in the program"));
+  }
+  SUBCASE("a file cut off anywhere") {
+    run_state<float>{1}.save(path);
+    std::string const whole = read_raw(path);
+    for (std::size_t size : {std::size_t{0}, std::size_t{7}, std::size_t{300}, whole.size() / 2, whole.size() - 1}) {
+      write_raw(path, whole.substr(0, size));
+      CHECK(refusal(path, into).starts_with(path.string()));
+    }
+  }
+  SUBCASE("no file") { CHECK(has(refusal(path, into), "c.safetensors")); }
+}
+
+TEST_CASE("training file: the model's entries stand in the order of its state dict, under raw/ and ema/") {
+  scratch_folder const folder;
+  run_state<float> state{1};
+  state.save(folder / "c.safetensors");
+  for (weights const which : {weights::raw, weights::ema}) {
+    tensor_file const file{folder / "c.safetensors", which};
+    REQUIRE(file.tensors().size() == state.net.table().size());
+    for (std::size_t i = 0; i < file.tensors().size(); ++i) {
+      parameter_entry const& e = state.net.table()[i];
+      CHECK(file.tensors()[i].name == e.name);
+      CHECK(file.tensors()[i].shape == std::vector<std::int64_t>(e.shape.begin(), e.shape.begin() + e.rank));
+    }
+  }
+}
