@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -78,13 +79,15 @@ bool started(pid_t child, fs::path const& mark, int& status) {
 }
 
 /// Every tensor of a checkpoint is there: the header's offsets are held against the file's size, the data are read.
-void require_whole(fs::path const& file) {
+/// Returns where the run was.
+std::string require_whole(fs::path const& file) {
   mapped_file const mapped{file};
   safetensors_content const content = read_safetensors(mapped.bytes(), file);
   REQUIRE(content.metadata.contains(training_key));
   REQUIRE(content.tensors.size() > 2 * parameter_table<small_config>.size());
   for (stored_tensor const& t : content.tensors)
     for (double v : to_vector<double>(t)) REQUIRE(std::isfinite(v));
+  return content.metadata.at(training_key);
 }
 
 }  // namespace
@@ -120,6 +123,7 @@ TEST_CASE("resume: twenty kills at random moments change no byte, and the last c
   // so that twenty of them take half of a run, and a run is killed in its last steps too
   std::uniform_int_distribution<std::int64_t> wait_ns{0, std::chrono::nanoseconds{duration}.count() / 20};
   int kills = 0, runs = 0;
+  std::set<std::string> places;
   while (kills < 20 || runs == 0) {
     CAPTURE(kills);
     scratch_folder const killed;
@@ -137,7 +141,7 @@ TEST_CASE("resume: twenty kills at random moments change no byte, and the last c
       if (ended) require_success(status);
       bool const there = fs::exists(killed / "last.safetensors");
       REQUIRE((there || !saved));  // once there, it is never gone
-      if (there) require_whole(killed / "last.safetensors");
+      if (there) places.insert(require_whole(killed / "last.safetensors"));
       saved = there;
     }
     ++runs;
@@ -146,5 +150,6 @@ TEST_CASE("resume: twenty kills at random moments change no byte, and the last c
     for (auto const& file : fs::directory_iterator{killed.path()})
       CHECK_FALSE(file.path().filename().string().ends_with(".tmp"));
   }
-  MESSAGE(kills << " kills in " << runs << " runs");
+  CHECK(places.size() >= 3);
+  MESSAGE(kills << " kills in " << runs << " runs, at " << places.size() << " different steps");
 }

@@ -8,41 +8,18 @@ where the package can be neither imported nor installed (ctest: SKIP_RETURN_CODE
 """
 import io
 import math
-import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+import pypi  # noqa: E402
+
 PACKAGES = ["tensorboard", "pillow", "setuptools<81"]
 
 
-def skip(reason: str) -> None:
-    print(f"skipped: {reason}")
-    sys.exit(77)
-
-
-def usable(python: str) -> bool:
-    """Whether that Python has what the check needs; asked of it, since a package may be found and still not load."""
-    code = "from tensorboard.backend.event_processing import event_accumulator; import PIL.Image"
-    return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
-
-
-def install(venv: Path) -> str:
-    """Path of a Python that has the packages."""
-    python = str(venv / "bin" / "python")
-    if os.path.exists(python) and usable(python):
-        return python
-    try:
-        subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, capture_output=True, timeout=120)
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--retries", "1"]
-        subprocess.run(pip + PACKAGES, check=True, capture_output=True, timeout=400)
-    except (OSError, subprocess.SubprocessError) as problem:
-        output = getattr(problem, "stderr", None) or b""
-        skip(f"tensorboard cannot be installed from PyPI: {problem}\n{output.decode(errors='replace')[-800:]}")
-    if not usable(python):
-        skip("tensorboard was installed and cannot be imported")
-    return python
+IMPORTS = "from tensorboard.backend.event_processing import event_accumulator; import PIL.Image"
 
 
 def check_records(folder: str) -> None:
@@ -108,15 +85,5 @@ def check(program: str) -> None:
     print("TensorBoard's reader finds every curve, picture and text")
 
 
-def main() -> None:
-    if usable(sys.executable):
-        check(sys.argv[1])
-    elif len(sys.argv) > 2:
-        python = install(Path(sys.argv[2]))
-        sys.exit(subprocess.run([python, __file__, sys.argv[1]]).returncode)
-    else:
-        skip("this Python has no tensorboard package, and no VENV to install one into was given")
-
-
 if __name__ == "__main__":
-    main()
+    pypi.run(check, __file__, PACKAGES, IMPORTS)
