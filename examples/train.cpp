@@ -25,7 +25,7 @@ Exit codes:
   2  the command line makes no sense, or the data do not fit the model
   3  a file could not be read or written, is damaged, or is not what was asked for; or memory ran out
   4  training diverged: a loss or gradient is not finite
-  5  stopped by a signal, with a checkpoint
+  5  stopped by a signal, with a checkpoint if a step was done
 
 Examples:
   train imagenet --token-label-data label_top5_train_nfnet -b 64 --grad-accum-steps 16

@@ -11,6 +11,7 @@
 
 #include "models.hpp"
 #include "progress.hpp"
+#include "stop_signal.hpp"
 #include "training_flags.hpp"
 
 #include <cstddef>
@@ -60,12 +61,15 @@ struct training_data {
   }
 };
 
-/// Looks at every sample of a set and prints what is wrong, on stderr; returns whether nothing is.
+/// Looks at every sample of a set, unless a signal ends it, and prints what is wrong, on stderr; returns whether nothing is.
 [[nodiscard]] inline bool print_check(char const* name, dataset const& set, int threads) {
   progress_bar bar{set.size()};
   check_options options;
   options.threads = threads;
-  options.progress = [&](std::size_t done) { return bar.show(done), true; };
+  options.progress = [&](std::size_t done) {
+    bar.show(done);
+    return !stop_requested;
+  };
   check_report const report = check(set, options);
   bar.clear();
   for (file_error const& problem : report.listed) std::cerr << printable(problem.what()) << '\n';

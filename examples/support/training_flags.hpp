@@ -240,7 +240,8 @@ namespace detail {
 /// result, not what it is, are left out: a resumed run's checkpoints have the bytes of one that never stopped.
 [[nodiscard]] inline nlohmann::ordered_json arguments_json(CLI::App const& app) {
   auto out = nlohmann::ordered_json::object();
-  std::set<std::string> const left_out{"help", "version", "resume", "overwrite", "check", "stop-after"};
+  std::set<std::string> const left_out{"help",   "version",    "resume",  "overwrite", "check",
+                                       "output", "experiment", "workers", "stop-after"};
   for (CLI::Option const* option : app.get_options())
     if (!option->get_lnames().empty() && !left_out.contains(option->get_lnames().front()))
       out[option->get_lnames().front()] = detail::value_json(*option);

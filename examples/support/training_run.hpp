@@ -101,6 +101,7 @@ class training_run {
   /// Trains; returns an exit code. Throws what the parts throw.
   int run() {
     if (flags_.check && !check_data()) return exit_incomplete;
+    if (stop_requested) return exit_stopped;
     auto const resumed = detail::resumed_file(flags_, folder_);
     folder_.remove_unfinished();
     if (resumed) detail::require_same_classes(*resumed, data_.training);

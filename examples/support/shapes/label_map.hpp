@@ -48,7 +48,7 @@ namespace detail {
 }  // namespace detail
 
 /// The map of a drawing in cells x cells points. Where the object covers a quarter of a cell or more, its class has the
-/// highest score, 8 + 8 * cover; other scores are from 0 to 1, and go to classes at random. In each cell they descend.
+/// highest score, 15 + 15 * cover; other scores are from 0 to 1, and go to classes at random. In each cell they descend.
 ///
 /// Throws shape_error unless the picture's side is a multiple of `cells`.
 [[nodiscard]] inline label_map_data draw_label_map(drawing const& d, int cells, random_stream& random) {
@@ -63,7 +63,7 @@ namespace detail {
     auto const index = detail::five_classes(object ? d.label : -1, random);
     std::array<double, 5> score{};
     for (double& s : score) s = random.uniform();
-    if (object) score[0] = 8 + 8 * cover[cell];
+    if (object) score[0] = 15 + 15 * cover[cell];
     std::sort(score.begin(), score.end(), std::greater{});
     for (std::size_t k = 0; k < 5; ++k) {
       map.values[k * plane + cell] = float(score[k]);

@@ -88,7 +88,7 @@ inline layer random_fragment(random_stream& random, double smallest, double larg
 /// The object, whole in the picture but for its corners. Colours come from the same distribution whatever the class.
 inline layer random_object(shape_class const& c, background const& behind, random_stream& random) {
   layer l;
-  double const size = random.uniform(0.22, 0.38);
+  double const size = random.uniform(0.28, 0.42);
   point const at = random_point(random, 1.05 * size, 1 - 1.05 * size);
   l.place = {at, size, random_angle(random)};
   l.outline = c.outline;
@@ -101,18 +101,18 @@ inline layer random_object(shape_class const& c, background const& behind, rando
 
 }  // namespace detail
 
-/// A random picture of a class: three to eight fragments behind the object, none to two small ones before it.
+/// A random picture of a class: two to six fragments behind the object, none to two small ones before it.
 /// Throws std::out_of_range for a class that there is not.
 [[nodiscard]] inline scene random_scene(int label, random_stream& random) {
   shape_class const& c = classes.at(std::size_t(label));
   scene s;
   s.label = label;
   s.behind = detail::random_background(random);
-  std::uint32_t const back = 3 + random.below(6), front = random.below(3);
-  for (std::uint32_t i = 0; i < back; ++i) s.layers.push_back(detail::random_fragment(random, 0.05, 0.16));
+  std::uint32_t const back = 2 + random.below(5), front = random.below(3);
+  for (std::uint32_t i = 0; i < back; ++i) s.layers.push_back(detail::random_fragment(random, 0.05, 0.14));
   s.layers.push_back(detail::random_object(c, s.behind, random));
   for (std::uint32_t i = 0; i < front; ++i) s.layers.push_back(detail::random_fragment(random, 0.03, 0.07));
-  s.noise = random.uniform(0.01, 0.06);
+  s.noise = random.uniform(0.01, 0.05);
   return s;
 }
 

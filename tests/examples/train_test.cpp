@@ -1,0 +1,157 @@
+// examples/train and examples/evaluate as a user runs them.
+#include <dm2/data/encode_png.hpp>
+#include <dm2/data/picture.hpp>
+#include <dm2/io/tensor_file.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include "examples/run_program.hpp"
+#include "io/refusal.hpp"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+using namespace dm2::test;
+namespace fs = std::filesystem;
+
+namespace {
+
+/// `classes` folders of `count` pictures, each class another grey.
+void draw_pictures(fs::path const& root, int classes, int count) {
+  for (int c = 0; c < classes; ++c) {
+    fs::path const folder = root / ("class" + std::to_string(c));
+    fs::create_directories(folder);
+    for (int i = 0; i < count; ++i) {
+      dm2::picture p{20, 24};
+      for (std::size_t k = 0; k < p.pixels.size(); ++k) p.pixels[k] = std::uint8_t(20 * c + int(k) % (7 + i));
+      dm2::write_png(folder / ("p" + std::to_string(i) + ".png"), p);
+    }
+  }
+}
+
+/// A folder with pictures for the small model of ten classes.
+struct picture_folder {
+  scratch_folder folder;
+
+  explicit picture_folder(int classes = 10) {
+    draw_pictures(folder / "data/train", classes, 2);
+    draw_pictures(folder / "data/val", classes, 1);
+  }
+  [[nodiscard]] outcome train(std::vector<std::string> more) const {
+    std::vector<std::string> words{"data", "-m",       "micro", "-b", "5", "--grad-accum-steps", "2", "--lr",
+                                   "1e-3", "--epochs", "2",     "-j", "1", "--threads",          "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run_program(DM2_TRAIN, words, folder.path());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("train: a run leaves checkpoints, tables and events, and says what it does") {
+  picture_folder const here;
+  auto const run = here.train({"--log-interval", "1", "--image-interval", "1"});
+  CHECK(run.code == 0);
+  CHECK(contains(run.out, "254,428 parameters"));
+  CHECK(contains(run.out, "20 training pictures, 10 for validation, hard labels"));
+  CHECK(contains(run.out, "5 x 2 = 10 pictures a step, 2 steps an epoch, 2 epochs"));
+  CHECK(contains(run.out, "epoch 2/2  loss "));
+  fs::path const folder = here.folder / "runs/micro";
+  for (char const* name : {"last", "best", "epoch-0001", "epoch-0002"})
+    CHECK(fs::exists(folder / (std::string{name} + ".safetensors")));
+  CHECK(lines_of(read_raw(folder / "steps.csv")).size() == 5);
+  CHECK(lines_of(read_raw(folder / "epochs.csv")).size() == 3);
+  auto const& metadata = dm2::tensor_file{folder / "last.safetensors"}.metadata();
+  auto const arguments = nlohmann::json::parse(metadata.at("arguments"));
+  CHECK(arguments["lr"] == 1e-3);
+  CHECK(arguments["weight-decay"] == 0.5);
+  CHECK(arguments["opt"] == "lion");
+  CHECK(arguments["mix-token"] == true);
+  CHECK(arguments["ratio"] == nlohmann::json{0.75, 4.0 / 3});
+  CHECK(nlohmann::json::parse(metadata.at("class_names"))[9] == "class9");
+}
+
+TEST_CASE("train: a run in two parts has the checkpoints of one in one part") {
+  picture_folder const here;
+  CHECK(here.train({"--experiment", "whole"}).code == 0);
+  CHECK(here.train({"--experiment", "parts", "--stop-after", "1"}).code == 0);
+  CHECK(here.train({"--experiment", "parts"}).code == 2);  // it would be lost
+  auto const rest = here.train({"--experiment", "parts", "--resume", "auto"});
+  CHECK(rest.code == 0);
+  CHECK(contains(rest.out, "in epoch 2 after 2 steps"));
+  for (char const* name : {"last.safetensors", "best.safetensors", "epoch-0002.safetensors"})
+    CHECK(read_raw(here.folder / "runs/whole" / name) == read_raw(here.folder / "runs/parts" / name));
+}
+
+TEST_CASE("convert: a training checkpoint becomes the published state dict: names, order, types and shapes") {
+  picture_folder const here;
+  CHECK(here.train({"--epochs", "1"}).code == 0);
+  dm2::tensor_file const published{golden("lightning/epoch=0-step=2.ckpt"), dm2::weights::raw};
+  for (char const* which : {"--raw", "--ema"}) {
+    auto const done = run_program(DM2_CONVERT, {"runs/micro/last.safetensors", "out.safetensors", which, "--force"},
+                                  here.folder.path());
+    CHECK(done.code == 0);
+    dm2::tensor_file const ours{here.folder / "out.safetensors"};
+    REQUIRE(ours.tensors().size() == published.tensors().size());
+    for (std::size_t i = 0; i < ours.tensors().size(); ++i) {
+      CHECK(ours.tensors()[i].name == published.tensors()[i].name);
+      CHECK(ours.tensors()[i].shape == published.tensors()[i].shape);
+      CHECK(ours.tensors()[i].type == published.tensors()[i].type);
+    }
+    CHECK(ours.metadata().at("format") == "pt");
+    CHECK_FALSE(ours.averaged());
+  }
+}
+
+TEST_CASE("evaluate: counts agree with the run's own, in total and by class") {
+  picture_folder const here;
+  CHECK(here.train({}).code == 0);
+  auto const epochs = lines_of(read_raw(here.folder / "runs/micro/epochs.csv"));
+  auto const run =
+      run_program(DM2_EVALUATE, {"data", "-w", "runs/micro/last.safetensors", "--json", "--per-class", "c.csv"},
+                  here.folder.path());
+  CHECK(run.code == 0);
+  auto const found = nlohmann::json::parse(run.out);
+  CHECK(found["model"] == "micro");
+  CHECK(found["samples"] == 10);
+  auto const cells = [&] {
+    std::vector<double> out;
+    for (std::size_t at = 0; at != std::string::npos; at = epochs[2].find(',', at + 1))
+      out.push_back(std::stod(epochs[2].substr(at == 0 ? 0 : at + 1)));
+    return out;
+  }();
+  CHECK(std::abs(found["loss"].get<double>() - cells[2]) <= 1e-5 * cells[2]);
+  CHECK(std::abs(found["top1"].get<double>() - cells[3]) <= 1e-9);
+  CHECK(std::abs(found["top5"].get<double>() - cells[4]) <= 1e-9);
+  CHECK(lines_of(read_raw(here.folder / "c.csv")).size() == 11);
+  CHECK(lines_of(read_raw(here.folder / "c.csv"))[3].starts_with("2,\"class2\",1,"));
+}
+
+TEST_CASE("train: what does not fit is refused with what to do, and bad pictures are listed by --check") {
+  picture_folder const nine{9};
+  auto const classes = nine.train({});
+  CHECK(classes.code == 2);
+  CHECK(contains(classes.err, "data/train has 9 classes, the model 10"));
+  CHECK(contains(classes.err, "tiny: pictures of 224 x 224"));
+  CHECK(contains(classes.err, "f.template operator()<config{.classes = 9}>(\"mine\");"));
+
+  picture_folder const here;
+  CHECK(here.train({"--img-size", "224"}).code == 2);
+  CHECK(here.train({"--aa", "augmix"}).code == 2);
+  CHECK(here.train({"--resume", "nothing.safetensors"}).code == 3);
+  auto const diverged = here.train({"--lr", "1e30", "--warmup-epochs", "0"});
+  CHECK(diverged.code == 4);
+  CHECK(contains(diverged.err, "is not finite in epoch 1, step 2"));
+  write_raw(here.folder / "data/train/class3/p1.png", "no picture");
+  auto const checked = here.train({"--check"});
+  CHECK(checked.code == 1);
+  CHECK(contains(checked.err, "class3/p1.png: is neither a JPEG nor a PNG picture"));
+  CHECK(contains(checked.err, "training: 20 samples, 1 problem\n"));
+  CHECK_FALSE(contains(checked.out, "epoch"));
+}
