@@ -206,7 +206,7 @@ inline void add_run(CLI::App& app, training_flags& f) {
 }  // namespace detail
 
 inline void add_training_flags(CLI::App& app, training_flags& f) {
-  app.option_defaults()->always_capture_default();
+  app.option_defaults()->always_capture_default()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   detail::add_data(app, f);
   detail::add_model(app, f);
   detail::add_optimisation(app, f);

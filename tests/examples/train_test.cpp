@@ -67,7 +67,7 @@ TEST_CASE("train: a run leaves checkpoints, tables and events, and says what it 
     CHECK(fs::exists(folder / (std::string{name} + ".safetensors")));
   CHECK(lines_of(read_raw(folder / "steps.csv")).size() == 5);
   CHECK(lines_of(read_raw(folder / "epochs.csv")).size() == 3);
-  auto const& metadata = dm2::tensor_file{folder / "last.safetensors"}.metadata();
+  auto const metadata = dm2::tensor_file{folder / "last.safetensors"}.metadata();
   auto const arguments = nlohmann::json::parse(metadata.at("arguments"));
   CHECK(arguments["lr"] == 1e-3);
   CHECK(arguments["weight-decay"] == 0.5);

@@ -120,8 +120,8 @@ TEST_CASE("resume: twenty kills at random moments change no byte, and the last c
   unsigned const seed = std::random_device{}();
   CAPTURE(seed);
   std::mt19937 random{seed};
-  // so that twenty of them take half of a run, and a run is killed in its last steps too
-  std::uniform_int_distribution<std::int64_t> wait_ns{0, std::chrono::nanoseconds{duration}.count() / 20};
+  // twenty of them take a little more than one run, so that kills fall everywhere in it
+  std::uniform_int_distribution<std::int64_t> wait_ns{0, std::chrono::nanoseconds{duration}.count() / 8};
   int kills = 0, runs = 0;
   std::set<std::string> places;
   while (kills < 20 || runs == 0) {

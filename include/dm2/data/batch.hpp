@@ -15,7 +15,8 @@ namespace dm2 {
 struct batch {
   std::size_t number = 0;            ///< place in the epoch, from 0
   int size = 0;                      ///< samples
-  int height = 0, width = 0;         ///< of the pictures
+  int height = 0;                    ///< of every picture, in pixels
+  int width = 0;                     ///< of every picture, in pixels
   std::vector<float> pictures;       ///< [size, 3, height, width], normalised
   std::vector<int> labels;           ///< class of each
   std::vector<std::size_t> samples;  ///< number of each in the set

@@ -28,7 +28,7 @@ struct check_options {
   int threads = 0;           ///< 0 for one a processor
   std::size_t listed = 100;  ///< problems that are listed; all are counted
   bool decode = true;  ///< decode every picture, 5 ms of one processor for 500 x 375; else look at its first bytes
-  decode_options decoding{};
+  decode_options decoding{};  ///< what counts as a good picture: the limits that training will read with
   /// Called with the number of samples seen so far every 64 samples or fewer, by one thread at a time; false stops.
   std::function<bool(std::size_t)> progress{};
 };

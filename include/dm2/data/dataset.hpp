@@ -108,6 +108,7 @@ struct packed_names {
 /// picture at all; std::invalid_argument if a class name is given twice.
 class dataset {
  public:
+  /// Lists root's class folders on options.threads threads and keeps the names; no picture is opened.
   explicit dataset(std::filesystem::path root, dataset_options options = {})
       : root_{std::move(root)}, label_maps_{std::move(options.label_maps)}, classes_{std::move(options.classes)} {
     std::vector<std::string> const folders = class_folders(root_, options.order);

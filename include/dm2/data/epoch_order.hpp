@@ -37,9 +37,11 @@ inline constexpr std::uint64_t shuffle_key = std::numeric_limits<std::uint64_t>:
 /// How an epoch of `samples` is cut into batches of `batch` for process `rank` of `world`. Its batch b is the epoch's
 /// batch b world + rank, so the processes' b-th batches together are one batch of a single process with batch world.
 struct epoch_batches {
-  std::size_t samples = 0, batch = 1;
-  std::size_t rank = 0, world = 1;
-  bool drop_last = true;  ///< leave out samples that fill no batch on every process; else the last batch is smaller
+  std::size_t samples = 0;  ///< of the epoch, over all processes
+  std::size_t batch = 1;    ///< samples of one process's batch, at least 1
+  std::size_t rank = 0;     ///< this process, below world
+  std::size_t world = 1;    ///< processes that share the epoch, at least 1
+  bool drop_last = true;    ///< leave out samples that fill no batch on every process; else the last batch is smaller
 
   /// Batches of this process.
   [[nodiscard]] constexpr std::size_t count() const noexcept {

@@ -12,7 +12,10 @@ namespace dm2 {
 
 /// A rectangle in pixels of a picture; pixel (y, x) covers [y, y + 1) x [x, x + 1).
 struct picture_region {
-  double top, left, height, width;
+  double top;     ///< distance from the picture's upper edge; not a whole number in general
+  double left;    ///< distance from the picture's left edge
+  double height;  ///< rows covered
+  double width;   ///< columns covered
 };
 
 /// The part of a picture of `height` x `width` that evaluation_transform(picture, crop) keeps.

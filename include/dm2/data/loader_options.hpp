@@ -22,17 +22,18 @@ enum class loading : unsigned char {
 
 /// How a loader loads.
 struct loader_options {
-  loading mode = loading::training;
-  image_extent image{224, 224};  ///< that the transform writes
-  int batch = 1;                 ///< samples of a batch, on this process
-  int threads = 0;               ///< that read and transform; 0 for one a processor
-  int prefetch = 3;              ///< batches held ready beyond the one that the caller has; at least 1
-  std::uint64_t seed = 0;        ///< of shuffling and of every draw of the transform
-  int rank = 0, world = 1;       ///< this process, and how many share each epoch (epoch_batches)
-  bool label_maps = true;        ///< read label maps where the set has them
-  int label_map_classes = 0;     ///< classes that label maps may name; 0 for the set's own
-  std::size_t max_bad = 100;     ///< different bad samples after which next() throws
-  decode_options decoding{};
+  loading mode = loading::training;  ///< order of the samples, and what happens to bad and surplus ones
+  image_extent image{224, 224};      ///< that the transform writes
+  int batch = 1;                     ///< samples of a batch, on this process
+  int threads = 0;                   ///< that read and transform; 0 for one a processor
+  int prefetch = 3;                  ///< batches held ready beyond the one that the caller has; at least 1
+  std::uint64_t seed = 0;            ///< of shuffling and of every draw of the transform
+  int rank = 0;                      ///< this process, below world (epoch_batches)
+  int world = 1;                     ///< processes that share each epoch
+  bool label_maps = true;            ///< read label maps where the set has them
+  int label_map_classes = 0;         ///< classes that label maps may name; 0 for the set's own
+  std::size_t max_bad = 100;         ///< different bad samples after which next() throws
+  decode_options decoding{};         ///< limits that pictures are held against; those beyond them count as bad
   std::function<void(file_error const&)> report{};  ///< told once of each bad sample, by the thread that calls next()
 };
 

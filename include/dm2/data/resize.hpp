@@ -18,7 +18,10 @@ namespace dm2 {
 
 /// A rectangle of pixels; top and left count from the picture's upper left corner.
 struct pixel_box {
-  int top = 0, left = 0, height = 0, width = 0;
+  int top = 0;     ///< its first row
+  int left = 0;    ///< its first column
+  int height = 0;  ///< rows
+  int width = 0;   ///< columns
 };
 
 namespace detail {

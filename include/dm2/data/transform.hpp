@@ -16,7 +16,9 @@ namespace dm2 {
 
 /// Height and width in pixels.
 struct image_extent {
-  int height = 0, width = 0;
+  int height = 0;  ///< rows of pixels
+  int width = 0;   ///< pixels a row
+  /// Both sides are equal.
   friend bool operator==(image_extent const&, image_extent const&) = default;
 };
 
@@ -86,7 +88,8 @@ struct centred {
 
 /// What is subtracted from, and then divides, each channel of a picture scaled to [0, 1].
 struct normalisation {
-  std::array<float, 3> mean, std;
+  std::array<float, 3> mean;  ///< of red, green and blue, on the scale of 0 to 1
+  std::array<float, 3> std;   ///< standard deviation of each, on the same scale; not 0
 };
 
 /// ImageNet's statistics, red, green, blue.

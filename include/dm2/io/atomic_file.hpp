@@ -36,6 +36,7 @@ namespace dm2 {
 /// Throws file_error (naming the target) from every member where the system refuses.
 class atomic_file {
  public:
+  /// Creates the temporary file, empty, beside the target; the target is not touched yet.
   explicit atomic_file(std::filesystem::path target) : target_{std::move(target)} {
     std::error_code none;
     if (std::filesystem::is_symlink(target_, none)) {
@@ -102,10 +103,12 @@ class atomic_file {
   }
   int fd_ = -1;
 #else
+  /// Appends `bytes`.
   void write(std::span<std::byte const> bytes) {
     out_.write(reinterpret_cast<char const*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     if (!out_) throw file_error{target_, "cannot be written"};
   }
+  /// Closes the file and renames it to its final name; there is no portable way to sync it. Call once, last.
   void commit() {
     out_.close();
     if (!out_) throw file_error{target_, "cannot be closed"};

@@ -37,10 +37,13 @@ namespace dm2 {
 /// an empty span.
 class mapped_file {
  public:
+  /// Maps the file as it is now; `path` is kept for messages.
   explicit mapped_file(std::filesystem::path path) : path_{std::move(path)} { open(); }
+  /// Takes over the bytes; `other` is left empty.
   mapped_file(mapped_file&& other) noexcept : path_{std::move(other.path_)}, bytes_{std::exchange(other.bytes_, {})} {
     take(other);
   }
+  /// Gives up its own bytes and takes over those of `other`, which is left empty.
   mapped_file& operator=(mapped_file&& other) noexcept {
     if (this == &other) return *this;
     close();
@@ -53,7 +56,9 @@ class mapped_file {
   mapped_file& operator=(mapped_file const&) = delete;
   ~mapped_file() { close(); }
 
+  /// The whole content; valid as long as this, or what it is moved into, holds the file.
   [[nodiscard]] std::span<std::byte const> bytes() const noexcept { return bytes_; }
+  /// The file, as the constructor was given it.
   [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
 
  private:

@@ -60,26 +60,34 @@ constexpr std::uint64_t node_pair(std::uint32_t first, std::uint32_t second) noe
 /// shared and may even contain themselves, so that whoever walks them has to bound depth and count.
 class pickle_value {
  public:
+  /// The value of that number in `data`, which must outlive the handle; the number is not checked.
   pickle_value(detail::pickle_data const& data, std::uint32_t number) noexcept : data_{&data}, number_{number} {}
 
+  /// What the value is: which of the functions below mean something.
   [[nodiscard]] pickle_kind kind() const noexcept { return node().kind; }
+  /// Whether the value is of that kind.
   [[nodiscard]] bool is(pickle_kind k) const noexcept { return kind() == k; }
+  /// Whether it is a tuple, a list or a set.
   [[nodiscard]] bool is_sequence() const noexcept { return is(pickle_kind::tuple) || is(pickle_kind::list); }
   /// Equal for two handles to one shared value.
   [[nodiscard]] std::uint32_t number() const noexcept { return number_; }
 
+  /// A boolean's value; nothing for any other kind, integers included.
   [[nodiscard]] std::optional<bool> as_boolean() const noexcept {
     if (!is(pickle_kind::boolean)) return std::nullopt;
     return node().wide != 0;
   }
+  /// An integer's value; nothing for any other kind, and for integers that do not fit 64 bits.
   [[nodiscard]] std::optional<std::int64_t> as_integer() const noexcept {
     if (!is(pickle_kind::integer)) return std::nullopt;
     return static_cast<std::int64_t>(node().wide);
   }
+  /// A floating-point number's value; nothing for any other kind, integers included.
   [[nodiscard]] std::optional<double> as_floating() const noexcept {
     if (!is(pickle_kind::floating)) return std::nullopt;
     return std::bit_cast<double>(node().wide);
   }
+  /// A text's bytes, not checked to be UTF-8; nothing for any other kind. Valid as long as the pickle's bytes.
   [[nodiscard]] std::optional<std::string_view> as_text() const noexcept {
     if (!is(pickle_kind::text)) return std::nullopt;
     return raw();
@@ -141,12 +149,14 @@ class pickle_value {
 /// A pickle that has been read. Text stays where it was: the bytes that it was read from must outlive it.
 class pickle_document {
  public:
+  /// Takes what the reader made; its root must be one of its nodes.
   explicit pickle_document(detail::pickle_data data) noexcept : data_{std::move(data)} {}
 
   /// The value that the pickle stands for.
   [[nodiscard]] pickle_value root() const noexcept { return {data_, data_.root}; }
-  /// Number of distinct values, and any one of them.
+  /// Number of values, each counted once however often it is shared.
   [[nodiscard]] std::size_t count() const noexcept { return data_.nodes.size(); }
+  /// Value i < count(), in the order in which the pickle made them.
   [[nodiscard]] pickle_value value(std::size_t i) const noexcept { return {data_, static_cast<std::uint32_t>(i)}; }
 
  private:

@@ -66,8 +66,8 @@ inline constexpr std::size_t max_stored_rank = 16;
 /// One tensor inside an open file: element (i, j, ...) is at data + (i*strides[0] + j*strides[1] + ...) *
 /// size_of(type). Whoever made it has checked that every element lies inside the file; data need not be aligned.
 struct stored_tensor {
-  std::string name;
-  dm2::dtype type = dm2::dtype::f32;
+  std::string name;                   ///< The file's own, less what marks a checkpoint's set of weights.
+  dm2::dtype type = dm2::dtype::f32;  ///< Of every element.
   std::vector<std::int64_t> shape;    ///< Extents; empty for a single number.
   std::vector<std::int64_t> strides;  ///< In elements, one an axis, not negative.
   std::byte const* data = nullptr;    ///< The first element; belongs to the file.

@@ -42,9 +42,12 @@ enum class file_format { safetensors, torch_zip, torch_legacy, lightning };
   return "";
 }
 
-/// The metadata key that marks dm2's own training checkpoints, and the prefixes of the two sets of weights in them.
+/// The metadata key that marks dm2's own training checkpoints.
 inline constexpr char const* training_key = "training";
-inline constexpr std::string_view raw_prefix = "raw/", ema_prefix = "ema/";
+/// What the names of a training checkpoint's weights, as the optimiser left them, begin with.
+inline constexpr std::string_view raw_prefix = "raw/";
+/// What the names of the weights' running averages in a training checkpoint begin with.
+inline constexpr std::string_view ema_prefix = "ema/";
 
 /// A file's tensors and what it says about them. The format is told by the content, not by the name. The file stays
 /// mapped as long as this lives, and so do the tensors, which are views of it. Move-only.
@@ -68,7 +71,9 @@ class tensor_file {
     index();
   }
 
+  /// The file, as the constructor was given it.
   [[nodiscard]] std::filesystem::path const& path() const noexcept { return file_.path(); }
+  /// The format that the content has.
   [[nodiscard]] file_format format() const noexcept { return format_; }
   /// Whether the tensors are a checkpoint's running averages.
   [[nodiscard]] bool averaged() const noexcept { return averaged_; }

@@ -51,6 +51,7 @@ class torch_file {
       fail("holds " + root().describe() + "; nothing was run, and there is nothing else to read");
   }
 
+  /// The path that messages name, as the constructor was given it.
   [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }
   /// Whether it is a zip archive, not the older format.
   [[nodiscard]] bool is_zip() const noexcept { return zip_format_; }

@@ -27,9 +27,10 @@ namespace dm2 {
 /// Memory taken is less than the archive's own size.
 class zip_archive {
  public:
+  /// One stored file of the archive.
   struct entry {
-    std::string_view name;
-    std::span<std::byte const> bytes;
+    std::string_view name;             ///< its whole path in the archive, as written there; not checked to be UTF-8
+    std::span<std::byte const> bytes;  ///< its content
   };
 
   /// `path` is for messages only.

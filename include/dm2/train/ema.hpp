@@ -18,6 +18,7 @@ namespace dm2 {
 template <config C, class Context>
 class ema {
  public:
+  /// The type of the state and of the averages.
   using scalar = typename Context::scalar;
 
   /// Starts at the model's present state. With `warm_up`, step t uses min(decay, (1 + t) / (10 + t)), so that a short run does
@@ -44,12 +45,15 @@ class ema {
 
   /// The averages, laid out as the model's state.
   [[nodiscard]] std::span<scalar> state() { return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>}; }
+  /// @copydoc state()
   [[nodiscard]] std::span<scalar const> state() const {
     return {reinterpret_cast<scalar const*>(state_.data()), state_extent<C>};
   }
-  /// Steps averaged; set when a run is resumed.
+  /// Steps averaged since the start or restart().
   [[nodiscard]] std::int64_t steps() const { return steps_; }
+  /// Sets the steps averaged, when a run is resumed; the warm-up depends on them.
   void set_steps(std::int64_t steps) { steps_ = steps; }
+  /// The part of the average that a step keeps, once warm.
   [[nodiscard]] double decay() const { return decay_; }
 
  private:

@@ -16,11 +16,14 @@ namespace dm2 {
 
 /// Counts over labelled samples.
 struct evaluation {
-  std::size_t samples = 0;
-  std::size_t top1 = 0, top5 = 0;  ///< samples whose class is the first, or among the five first
-  double loss_sum = 0;             ///< of the cross entropies with the class, unsmoothed
+  std::size_t samples = 0;  ///< added so far
+  std::size_t top1 = 0;     ///< samples whose class has the highest logit
+  std::size_t top5 = 0;     ///< samples whose class is among the five highest logits
+  double loss_sum = 0;      ///< of the cross entropies with the class, unsmoothed
 
+  /// Top-1 accuracy, 0 to 1; 0 without samples.
   [[nodiscard]] double accuracy() const { return share(double(top1)); }
+  /// Top-5 accuracy, 0 to 1; 0 without samples.
   [[nodiscard]] double accuracy5() const { return share(double(top5)); }
   /// Mean cross entropy.
   [[nodiscard]] double loss() const { return share(loss_sum); }

@@ -17,13 +17,18 @@
 
 namespace dm2 {
 
-enum class optimizer_kind : unsigned char { lion, adamw };
+/// The rule that moves the parameters.
+enum class optimizer_kind : unsigned char {
+  lion,  ///< by the sign of the averaged gradient; one buffer of the state's size
+  adamw  ///< by the averaged gradient over the root of its averaged square; two buffers of the state's size
+};
 
 /// The defaults are the published recipe's.
 struct optimizer_options {
-  optimizer_kind kind = optimizer_kind::lion;
-  double weight_decay = 0.5;  ///< of every parameter, biases and norms too, as published
-  double beta1 = 0.9, beta2 = 0.99;
+  optimizer_kind kind = optimizer_kind::lion;  ///< the rule
+  double weight_decay = 0.5;                   ///< of every parameter, biases and norms too, as published
+  double beta1 = 0.9;    ///< Lion: the momentum's weight in the direction; AdamW: decay a step of the first moment
+  double beta2 = 0.99;   ///< decay a step of Lion's momentum, or of AdamW's second moment
   double eps = 1e-8;     ///< AdamW only
   double clip_norm = 0;  ///< the gradient is scaled down to this norm; 0 leaves it alone
   /// In the published run `dt_bias` and `dt_bias_b` of a mixer are one memory, and so are `A_log` and `A_log_b`: each step moves
@@ -68,8 +73,10 @@ struct update_runs {
 template <config C, class Context>
 class optimizer {
  public:
+  /// The type of parameters, gradients and momenta.
   using scalar = typename Context::scalar;
 
+  /// Takes the buffers, all zero. The options are not checked.
   explicit optimizer(optimizer_options options = {})
       : options_{options},
         runs_{options.shared_pairs},
@@ -96,9 +103,11 @@ class optimizer {
   [[nodiscard]] std::span<scalar> momentum() { return view(first_); }
   /// AdamW's second moment; empty for Lion.
   [[nodiscard]] std::span<scalar> second_moment() { return view(second_); }
-  /// Steps taken; set when a run is resumed.
+  /// Steps taken.
   [[nodiscard]] std::int64_t steps() const { return steps_; }
+  /// Sets the steps taken, when a run is resumed; AdamW's bias correction depends on them.
   void set_steps(std::int64_t steps) { steps_ = steps; }
+  /// The options as given.
   [[nodiscard]] optimizer_options const& options() const { return options_; }
 
  private:

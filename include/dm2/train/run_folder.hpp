@@ -28,9 +28,11 @@ class run_folder {
     if (problem) throw file_error{root_, "cannot be made: " + problem.message()};
   }
 
+  /// The folder; empty without one.
   [[nodiscard]] std::filesystem::path const& root() const { return root_; }
-  /// Empty paths without a folder.
+  /// The checkpoint that a run goes on from. An empty path without a folder.
   [[nodiscard]] std::filesystem::path last() const { return in("last.safetensors"); }
+  /// The checkpoint of the best epoch. An empty path without a folder.
   [[nodiscard]] std::filesystem::path best() const { return in("best.safetensors"); }
   /// After so many epochs. Empty without a history.
   [[nodiscard]] std::filesystem::path of_epoch(int epochs) const {

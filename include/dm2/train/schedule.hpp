@@ -13,7 +13,7 @@ struct schedule {
   double start = 1e-7;  ///< of epoch 0
   double floor = 1e-6;  ///< at epoch `epochs`
   int warmup = 10;      ///< epochs; the last of them has the base rate
-  int epochs = 300;
+  int epochs = 300;     ///< in all, the warm-up included
 
   /// The rate of an epoch, counted from 0: start + epoch (base - start) / (warmup - 1) in the warm-up, then
   /// floor + (base - floor) (1 + cos(pi (epoch - warmup) / (epochs - warmup))) / 2; the floor from `epochs` on.

@@ -24,9 +24,11 @@ namespace dm2 {
 template <std::floating_point T>
 class sparse_targets {
  public:
+  /// No rows yet. `smoothing` as label_smoothing takes it; neither argument is checked.
   explicit sparse_targets(int classes, double smoothing = 0.1)
       : smoothing_{smoothing, classes}, scores_(std::size_t(classes)), begin_{0} {}
 
+  /// Removes every row and keeps the memory: call before each batch.
   void clear() {
     base_.clear();
     index_.clear();
@@ -57,6 +59,7 @@ class sparse_targets {
   [[nodiscard]] sparse_rows<T> rows() const {
     return {base_.data(), begin_.data(), index_.data(), extra_.data(), base_.size()};
   }
+  /// Number of classes that the rows are over.
   [[nodiscard]] int classes() const { return int(scores_.size()); }
   /// Bytes in use.
   [[nodiscard]] std::size_t bytes() const {

@@ -16,7 +16,10 @@ namespace dm2 {
 
 /// A random crop: its corner and size as fractions of the picture that it was cut from.
 struct crop_fraction {
-  double top = 0, left = 0, height = 1, width = 1;
+  double top = 0;     ///< rows above the crop, over the picture's height
+  double left = 0;    ///< columns left of the crop, over the picture's width
+  double height = 1;  ///< the crop's height over the picture's
+  double width = 1;   ///< the crop's width over the picture's
 };
 
 /// Which cut of the label map a crop of the picture means.
@@ -29,18 +32,23 @@ enum class crop_convention : unsigned char {
 /// A label map: for each cell the teacher's five highest scores, and the classes that have them.
 template <class T>
 struct label_map {
-  static constexpr int top = 5;
-  std::span<T const> data;  ///< [2, 5, height, width]: scores (not softmaxed), then class indices
-  int height, width;
+  static constexpr int top = 5;  ///< scores a cell
+  std::span<T const> data;       ///< scores (not softmaxed), then class indices: [2, 5, height, width]
+  int height;                    ///< rows of cells
+  int width;                     ///< cells a row
 
+  /// The k-th of the five scores, 0 <= k < 5, of cell row * width + column. Neither is checked.
   [[nodiscard]] T score(int k, int cell) const { return data[std::size_t(k * height * width + cell)]; }
+  /// The class, a whole number, that the score (k, cell) belongs to.
   [[nodiscard]] T index(int k, int cell) const { return data[std::size_t((top + k) * height * width + cell)]; }
 };
 
 /// What the smoothed one-hot target has at the right class and elsewhere: 1 - s + s / classes, and s / classes.
 struct label_smoothing {
-  double on, off;
+  double on;   ///< at the right class
+  double off;  ///< at every other class
 
+  /// `smoothing` s is from 0 (one-hot) to 1 (uniform); neither argument is checked.
   constexpr label_smoothing(double smoothing, int classes)
       : on{1 - smoothing + smoothing / classes}, off{smoothing / classes} {}
 };

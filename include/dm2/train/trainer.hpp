@@ -40,42 +40,45 @@ struct divergence_error : std::runtime_error {
 
 /// What one epoch amounted to.
 struct epoch_report {
-  int epoch = 0;
+  int epoch = 0;          ///< from 0
   std::int64_t step = 0;  ///< optimiser steps so far
   double rate = 0;        ///< learning rate
   double train_loss = 0;  ///< mean over the epoch's micro-batches
   evaluation validation;  ///< of the averaged weights; no samples without a validation set
-  bool best = false;
-  double seconds = 0, waiting = 0;  ///< of the epoch's training, and the part of it spent waiting for data
+  bool best = false;      ///< validation accuracy, or without a validation set the loss, is the run's best so far
+  double seconds = 0;     ///< that the epoch's training took, validation left out
+  double waiting = 0;     ///< seconds of those spent waiting for data
 };
 
 /// What one optimiser step amounted to.
 struct step_report {
-  int epoch = 0;
-  std::int64_t step = 0;
-  std::size_t batch = 0, batches = 0;  ///< micro-batches done in the epoch, and in all
-  double rate = 0, loss = 0;           ///< loss: mean over the step's micro-batches
-  double gradient_norm = 0;            ///< before clipping; 0 where clipping is off
-  int samples = 0;                     ///< in this step
-  double waiting = 0;                  ///< seconds waited for data since the loader was made
+  int epoch = 0;             ///< from 0
+  std::int64_t step = 0;     ///< optimiser steps so far, this one included
+  std::size_t batch = 0;     ///< micro-batches done in the epoch
+  std::size_t batches = 0;   ///< micro-batches of the whole epoch
+  double rate = 0;           ///< learning rate
+  double loss = 0;           ///< mean over the step's micro-batches
+  double gradient_norm = 0;  ///< before clipping; 0 where clipping is off
+  int samples = 0;           ///< in this step
+  double waiting = 0;        ///< seconds waited for data since the loader was made
 };
 
 /// The defaults are the published recipe's.
 struct trainer_options {
-  int batch = 256;     ///< samples of a micro-batch
-  int accumulate = 4;  ///< micro-batches a step; each one's loss is divided by this
-  schedule rates{};
-  optimizer_options optimiser{};
-  double ema_decay = 0.9999;
-  bool ema_warm_up = false;
-  double smoothing = 0.1;
-  bool mix_token = true;
-  crop_convention crops = crop_convention::published;
-  std::uint64_t seed = 0;
+  int batch = 256;                                     ///< samples of a micro-batch
+  int accumulate = 4;                                  ///< micro-batches a step; each one's loss is divided by this
+  schedule rates{};                                    ///< learning rate of each epoch, and how many epochs
+  optimizer_options optimiser{};                       ///< the rule that moves the weights
+  double ema_decay = 0.9999;                           ///< part of the weights' average that a step keeps
+  bool ema_warm_up = false;                            ///< start with a smaller decay (ema)
+  double smoothing = 0.1;                              ///< of the targets: 0 for none, 1 for uniform (label_smoothing)
+  bool mix_token = true;                               ///< samples exchange a box of patches, one a micro-batch
+  crop_convention crops = crop_convention::published;  ///< how label maps are cut; unused without them
+  std::uint64_t seed = 0;                              ///< of the boxes; the loader's draws have its own
   int stop_after = 0;                 ///< end after this many epochs, for a part of a longer schedule; 0 for all
   std::int64_t checkpoint_steps = 0;  ///< write the last checkpoint every so many steps too; 0 after epochs only
-  std::map<std::string, std::string> metadata{};  ///< added to every checkpoint
-  std::function<void(step_report const&)> on_step{};
+  std::map<std::string, std::string> metadata{};        ///< added to every checkpoint
+  std::function<void(step_report const&)> on_step{};    ///< after each optimiser step, by the thread in run()
   std::function<void(epoch_report const&)> on_epoch{};  ///< after the epoch's validation, before its checkpoint
   std::atomic<bool> const* stop =
       nullptr;  ///< set from a signal handler: the run ends after the present step, with a checkpoint
@@ -88,6 +91,7 @@ struct trainer_options {
 template <config C, class Context>
 class trainer {
  public:
+  /// The type of weights, pictures and gradients.
   using scalar = typename Context::scalar;
 
   /// The model holds the parameters to start with. `validation` may be null. The referenced objects outlive the trainer.
@@ -133,11 +137,16 @@ class trainer {
     return true;
   }
 
-  /// The epoch that run() goes on in, and the optimiser steps so far.
+  /// The epoch that run() goes on in, from 0.
   [[nodiscard]] int epoch() const { return epoch_; }
+  /// Optimiser steps so far.
   [[nodiscard]] std::int64_t steps() const { return optimiser_.steps(); }
+  /// The best epoch's validation accuracy, 0 to 1, or without a validation set its negated training loss; 0 before
+  /// there is one.
   [[nodiscard]] double best() const { return best_; }
+  /// The epoch that best() is of, from 0; -1 before there is one.
   [[nodiscard]] int best_epoch() const { return best_epoch_; }
+  /// The averaged weights.
   [[nodiscard]] ema<C, Context>& average() { return average_; }
 
  private:

@@ -21,14 +21,18 @@ struct augmentation {
   double magnitude_max = 10;           ///< magnitudes are clamped to 0 and this
   colour fill = imagenet_colour;       ///< what geometric operations show where the picture has nothing
 
-  double area_min = 0.08, area_max = 1;             ///< of the crop, as part of the picture, uniform
-  double ratio_min = 3.0 / 4, ratio_max = 4.0 / 3;  ///< of the crop, width over height, log-uniform
+  double area_min = 0.08;      ///< least area of the crop, as part of the picture's; drawn uniformly
+  double area_max = 1;         ///< greatest area of the crop, at most 1
+  double ratio_min = 3.0 / 4;  ///< least aspect of the crop, width over height; drawn log-uniformly
+  double ratio_max = 4.0 / 3;  ///< greatest aspect of the crop, width over height
 
   normalisation norm = imagenet_normalisation;  ///< applied to the resized crop
 
-  double erase = 0.25;                                     ///< probability of erasing a rectangle
-  double erase_area_min = 0.02, erase_area_max = 1.0 / 3;  ///< of the rectangle, as part of the crop, uniform
-  double erase_ratio_min = 0.3, erase_ratio_max = 3.3;     ///< of the rectangle, height over width, log-uniform
+  double erase = 0.25;              ///< probability of erasing a rectangle
+  double erase_area_min = 0.02;     ///< least area of the rectangle, as part of the crop's; drawn uniformly
+  double erase_area_max = 1.0 / 3;  ///< greatest area of the rectangle, at most 1
+  double erase_ratio_min = 0.3;     ///< least aspect of the rectangle, height over width; drawn log-uniformly
+  double erase_ratio_max = 3.3;     ///< greatest aspect of the rectangle, height over width
 };
 
 /// Throws std::invalid_argument, naming the field and its value, unless probabilities are in [0, 1], counts and

@@ -16,9 +16,9 @@ namespace dm2 {
 
 /// A RandAugment operation with all that apply() needs.
 struct drawn_operation {
-  augment_operation operation;
-  double argument;
-  resize_filter filter;
+  augment_operation operation;  ///< what is done
+  double argument;              ///< how much, with its sign, in the operation's unit (operation_argument)
+  resize_filter filter;         ///< how geometric operations sample the picture; the others do not use it
 };
 
 /// The argument that apply() takes for a magnitude m on a scale of 10; `negative` is the random sign, which rotations,

@@ -24,7 +24,12 @@ inline constexpr colour imagenet_colour{124, 116, 104};
 /// Where a warp's pixel comes from: output (x, y) shows input (xx x + xy y + x0, yx x + yy y + y0), both measured in
 /// pixels from the picture's upper left corner, so that a pixel's centre is at a half.
 struct affine_map {
-  double xx = 1, xy = 0, x0 = 0, yx = 0, yy = 1, y0 = 0;
+  double xx = 1;  ///< input columns an output column
+  double xy = 0;  ///< input columns an output row
+  double x0 = 0;  ///< the input's x, in pixels, where the output's x and y are 0
+  double yx = 0;  ///< input rows an output column
+  double yy = 1;  ///< input rows an output row
+  double y0 = 0;  ///< the input's y, in pixels, where the output's x and y are 0
 };
 
 namespace detail {

@@ -18,7 +18,12 @@ namespace dm2 {
 /// Where a warped label map's cell comes from: output (y, x) is input (yy y + yx x + y0, xy y + xx x + x0), both
 /// counted in cells, so that a cell's centre is at a whole number.
 struct cell_map {
-  double yy = 1, yx = 0, y0 = 0, xy = 0, xx = 1, x0 = 0;
+  double yy = 1;  ///< input rows an output row
+  double yx = 0;  ///< input rows an output column
+  double y0 = 0;  ///< the input row, in cells, of output (0, 0)
+  double xy = 0;  ///< input columns an output row
+  double xx = 1;  ///< input columns an output column
+  double x0 = 0;  ///< the input column, in cells, of output (0, 0)
 };
 
 /// Throws shape_error naming `what` unless the map has at least one cell and [2, 5, height, width] values.
