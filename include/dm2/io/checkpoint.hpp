@@ -143,13 +143,13 @@ void load(M& net, std::filesystem::path const& path, weights which = weights::au
 
 /// Writes the model's state to a safetensors file, whole or not at all: every entry of the table in the model's own
 /// precision, the configuration under the metadata key "config", and "format": "pt", by which Python's packages know
-/// whose names these are. `metadata` is added; its keys may not be those two.
+/// whose names these are. `metadata` is added; its keys may not be those two, nor "training".
 ///
 /// Throws std::invalid_argument for such a key, file_error where the file cannot be written.
 template <checkpoint_model M>
 void save(M const& net, std::filesystem::path const& path, std::map<std::string, std::string> metadata = {}) {
-  if (metadata.contains("config") || metadata.contains("format"))
-    throw std::invalid_argument{"dm2::save: the metadata keys 'config' and 'format' are the model's own"};
+  if (metadata.contains("config") || metadata.contains("format") || metadata.contains(training_key))
+    throw std::invalid_argument{"dm2::save: the metadata keys 'config', 'format' and 'training' are dm2's own"};
   metadata["config"] = to_json(M::configuration).dump();
   metadata["format"] = "pt";
   auto const state = net.state();

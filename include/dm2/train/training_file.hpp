@@ -43,6 +43,8 @@ stored_tensor entry_tensor(std::string_view prefix, parameter_entry const& e, st
   return t;
 }
 
+constexpr char const* optimizer_name(optimizer_kind kind) { return kind == optimizer_kind::lion ? "lion" : "adamw"; }
+
 inline constexpr std::string_view momentum_prefix = "momentum/", second_prefix = "second/";
 
 }  // namespace detail
@@ -69,6 +71,7 @@ void save_training(std::filesystem::path const& path, model<C, Context>& net, em
       if (e.kind == entry_kind::parameter && !state.empty()) tensors.push_back(detail::entry_tensor(prefix, e, state));
   progress["optimizer_steps"] = optimiser.steps();
   progress["ema_steps"] = average.steps();
+  progress["optimizer"] = detail::optimizer_name(optimiser.options().kind);
   metadata["config"] = to_json(C).dump();
   metadata["format"] = "pt";
   metadata[training_key] = progress.dump();
@@ -93,6 +96,11 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
   if (named_config == content.metadata.end()) throw file_error{path, "holds no configuration"};
   auto const differences = config_differences(C, nlohmann::json::parse(named_config->second, nullptr, false));
   if (!differences.empty()) throw file_error{path, "is of another configuration: " + differences.front()};
+
+  std::string const kind = detail::optimizer_name(optimiser.options().kind);
+  if (progress.value("optimizer", nlohmann::json{}) != kind)
+    throw file_error{path, "was written with the optimiser " + progress.value("optimizer", nlohmann::json{}).dump() +
+                               ", not " + kind};
 
   struct move {
     stored_tensor const* from;
