@@ -1,6 +1,6 @@
 /// @file
-/// Memory and load time of inference: Tiny at batch 1, from a checkpoint file to logits, in a process that does nothing else.
-/// The file and the logits to expect come from a child process, which computes them in double.
+/// Memory and load time of inference: Tiny at batch 1, from a checkpoint file to logits, in a process that does nothing
+/// else. The file and the logits to expect come from a child process, which computes them in double.
 #include "support/random_model.hpp"
 #include "support/relative_error.hpp"
 

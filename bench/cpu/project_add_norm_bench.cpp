@@ -1,5 +1,6 @@
 /// @file
-/// What lies between two mixers: output projection, residual addition, norm, next input projection; forward and backward.
+/// What lies between two mixers: output projection, residual addition, norm, next input projection; forward and
+/// backward.
 #include "support/flops.hpp"
 #include "support/operation.hpp"
 #include "support/random_model.hpp"

@@ -43,8 +43,9 @@ struct step_case {
   }
 };
 
-/// The largest error of a parameter's gradient, and of the loss, against the same step in double. Gradients that are zero but
-/// for rounding, as of the key's bias where attention ignores it, are compared as part of the tensor that holds them.
+/// The largest error of a parameter's gradient, and of the loss, against the same step in double. Gradients that are
+/// zero but for rounding, as of the key's bias where attention ignores it, are compared as part of the tensor that
+/// holds them.
 double step_error(step_case<float>& narrow, int batch) {
   step_case<double> wide{batch, 2};
   narrow();

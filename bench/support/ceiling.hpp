@@ -54,13 +54,15 @@ elapsed time_once(F&& f) {
           double(std::clock() - ticks) / CLOCKS_PER_SEC};
 }
 
-/// Times run(), which is `flops` operations on `pictures` pictures, by turns with the ceiling on as many threads, so that both
-/// see the same machine. Reports
+/// Times run(), which is `flops` operations on `pictures` pictures, by turns with the ceiling on as many threads, so
+/// that both see the same machine. Reports
 ///   pictures/s, FLOP/s   of run()
 ///   ceiling              FLOP/s of the 1024 x 1024 product
 ///   of_ceiling           the ratio of the two
-///   of_ceiling_cpu       the same by processor time, with one thread only: what a machine with other work to do would reach
-///                        alone, where of_ceiling also has the luck of who was interrupted. Waiting threads spin and would count
+///   of_ceiling_cpu       the same by processor time, with one thread only: what a machine with other work to do would
+///   reach
+///                        alone, where of_ceiling also has the luck of who was interrupted. Waiting threads spin and
+///                        would count
 template <class F>
 void time_against_ceiling(benchmark::State& state, int threads, int pictures, double flops, F&& run) {
   ceiling top{threads};

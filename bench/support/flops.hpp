@@ -1,9 +1,10 @@
 /// @file
 /// Floating-point operations of each operation.
 ///
-/// A multiplication and the addition behind it count as two. Only matrix products and convolutions count, at the size that the
-/// mathematics asks for: a causal product counts its lower triangle, and nothing that is computed again for want of memory, that
-/// pads a border or that is pointwise (norms, activations, softmax, the depthwise convolutions, 0.7 % of Tiny) counts.
+/// A multiplication and the addition behind it count as two. Only matrix products and convolutions count, at the size
+/// that the mathematics asks for: a causal product counts its lower triangle, and nothing that is computed again for
+/// want of memory, that pads a border or that is pointwise (norms, activations, softmax, the depthwise convolutions,
+/// 0.7 % of Tiny) counts.
 #pragma once
 
 #include <dm2/core/shapes.hpp>
@@ -16,8 +17,8 @@ namespace dm2::bench {
 /// [m, k] times [k, n].
 constexpr double product_flops(double m, double n, double k) { return 2 * m * n * k; }
 
-/// The scan of one sequence in its quadratic form: C B^T and its product with x, both for tokens j <= i, for each group of
-/// heads. This form counts in a whole model, whatever form runs.
+/// The scan of one sequence in its quadratic form: C B^T and its product with x, both for tokens j <= i, for each group
+/// of heads. This form counts in a whole model, whatever form runs.
 constexpr double scan_flops(mixer_shape m, double length) {
   return product_flops(length * (length + 1) / 2, m.d_state * m.groups + m.d_inner(), 1);
 }

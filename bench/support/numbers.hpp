@@ -26,7 +26,8 @@ class buffer {
   std::size_t size_;
 };
 
-/// n numbers from N(0, 1). Each is a float, so that the same seed gives an operation and its oracle in double one input.
+/// n numbers from N(0, 1). Each is a float, so that the same seed gives an operation and its oracle in double one
+/// input.
 template <class T>
 buffer<T> normal(std::size_t n, std::uint64_t seed) {
   std::mt19937_64 source{seed};

@@ -15,8 +15,8 @@
 
 namespace dm2::bench {
 
-/// What one call counts as: floating-point operations (support/flops.hpp) and bytes that it has to read and write. 0 where the
-/// number says nothing.
+/// What one call counts as: floating-point operations (support/flops.hpp) and bytes that it has to read and write. 0
+/// where the number says nothing.
 struct work {
   double flops = 0, bytes = 0;
 };
@@ -29,8 +29,8 @@ inline void report(benchmark::State& state, work w) {
 }
 
 namespace detail {
-/// The largest error of an operation's results. The oracle is op.oracle(), which shares no code with the operation, where there
-/// is one, else the same operation in double.
+/// The largest error of an operation's results. The oracle is op.oracle(), which shares no code with the operation,
+/// where there is one, else the same operation in double.
 template <template <class> class Op, class... A>
 double operation_error(int threads, A const&... arguments) {
   Op<float> op{arguments...};
@@ -58,8 +58,9 @@ double operation_error(int threads, A const&... arguments) {
 
 /// Verifies Op<float>{arguments...} and times its call.
 ///
-/// Op<T> makes its operands when constructed; op(ctx) runs the operation; op.results() are what it wrote, as spans of T, right
-/// after the first call; op.oracle(), where there is one, is the same as vectors of double. `key` names this case.
+/// Op<T> makes its operands when constructed; op(ctx) runs the operation; op.results() are what it wrote, as spans of
+/// T, right after the first call; op.oracle(), where there is one, is the same as vectors of double. `key` names this
+/// case.
 template <template <class> class Op, class... A>
 void time_operation(benchmark::State& state, std::string const& key, int threads, work w, double tolerance,
                     A const&... arguments) {

@@ -1,6 +1,6 @@
 /// @file
-/// Random parameters at which every term of the network matters; a training's initialisation, with its zero biases and equal
-/// directions, would hide errors.
+/// Random parameters at which every term of the network matters; a training's initialisation, with its zero biases and
+/// equal directions, would hide errors.
 #pragma once
 
 #include "support/numbers.hpp"
@@ -17,8 +17,8 @@ namespace dm2::bench {
 
 namespace detail {
 
-/// One entry's number from r ~ N(0, 1) and u ~ U(0, 1). Weights have 1 / fan_in as variance, so that activations keep their
-/// size from layer to layer.
+/// One entry's number from r ~ N(0, 1) and u ~ U(0, 1). Weights have 1 / fan_in as variance, so that activations keep
+/// their size from layer to layer.
 inline float parameter_value(parameter_entry const& e, float r, float u) {
   std::string_view const name = e.name;
   auto const has = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };

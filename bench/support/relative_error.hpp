@@ -9,8 +9,8 @@
 
 namespace dm2::bench {
 
-/// |got - want| / |want| in the Euclidean norm, in double; NaN for different sizes, or where either holds a NaN. Two zero
-/// vectors give 0.
+/// |got - want| / |want| in the Euclidean norm, in double; NaN for different sizes, or where either holds a NaN. Two
+/// zero vectors give 0.
 template <class A, class B>
 double relative_error(A const& got, B const& want) {
   if (std::size(got) != std::size(want)) return std::numeric_limits<double>::quiet_NaN();

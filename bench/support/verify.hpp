@@ -14,8 +14,8 @@ namespace dm2::bench {
 /// Whether any result was wrong; main returns EXIT_FAILURE then.
 inline bool found_wrong_result = false;
 
-/// Stops the benchmark and marks the program as failed unless error() is at most the tolerance, which NaN is not. error is
-/// computed once for each key, since the library enters a benchmark several times to find its number of iterations.
+/// Stops the benchmark and marks the program as failed unless error() is at most the tolerance, which NaN is not. error
+/// is computed once for each key, since the library enters a benchmark several times to find its number of iterations.
 template <class F>
 bool verified(benchmark::State& state, std::string const& key, double tolerance, F const& error) {
   static std::map<std::string, double> known;

@@ -35,7 +35,8 @@ namespace dm2::example {
   return int(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-/// A picture as the model gets it, and over it the probability, patch by patch, of the class that the model takes it for.
+/// A picture as the model gets it, and over it the probability, patch by patch, of the class that the model takes it
+/// for.
 template <config C, class Context>
 [[nodiscard]] std::pair<picture, picture> with_class_map(model<C, Context>& net, picture const& p) {
   constexpr image_extent crop{C.image.height, C.image.width}, grid{C.image.height / C.patch, C.image.width / C.patch};

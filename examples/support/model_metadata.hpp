@@ -64,7 +64,7 @@ namespace dm2::example {
                                                                           std::string const& name,
                                                                           std::filesystem::path const& names) {
   std::map<std::string, std::string> out = file.metadata();
-  out.erase(training_key);  // the copy holds one set of weights, and nothing to go on training with
+  out.erase(training_key);      // the copy holds one set of weights, and nothing to go on training with
   out.emplace("format", "pt");  // Python's packages refuse a file without it
   if (!file.hyper_parameters().is_null()) out["hyper_parameters"] = file.hyper_parameters().dump();
   if (!name.empty())

@@ -61,7 +61,8 @@ struct training_data {
   }
 };
 
-/// Looks at every sample of a set, unless a signal ends it, and prints what is wrong, on stderr; returns whether nothing is.
+/// Looks at every sample of a set, unless a signal ends it, and prints what is wrong, on stderr; returns whether
+/// nothing is.
 [[nodiscard]] inline bool print_check(char const* name, dataset const& set, int threads) {
   progress_bar bar{set.size()};
   check_options options;

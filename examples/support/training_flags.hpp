@@ -236,8 +236,8 @@ namespace detail {
 
 }  // namespace detail
 
-/// The flags with which the run is made, by their first names: what a checkpoint stores. Flags that say how to get to the
-/// result, not what it is, are left out: a resumed run's checkpoints have the bytes of one that never stopped.
+/// The flags with which the run is made, by their first names: what a checkpoint stores. Flags that say how to get to
+/// the result, not what it is, are left out: a resumed run's checkpoints have the bytes of one that never stopped.
 [[nodiscard]] inline nlohmann::ordered_json arguments_json(CLI::App const& app) {
   auto out = nlohmann::ordered_json::object();
   std::set<std::string> const left_out{"help",   "version",    "resume",  "overwrite", "check",

@@ -20,9 +20,7 @@
 #include "training_log.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
-#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <iostream>
@@ -55,7 +53,8 @@ void require_flags(training_flags const& f) {
   if (f.token_labels && f.labels.empty()) throw usage_error{"--token-label needs --token-label-data"};
 }
 
-/// The checkpoint to go on with, or nothing. Throws usage_error where the run's folder holds a run that nobody mentioned.
+/// The checkpoint to go on with, or nothing. Throws usage_error where the run's folder holds a run that nobody
+/// mentioned.
 inline std::optional<std::filesystem::path> resumed_file(training_flags const& f, run_folder const& folder) {
   bool const there = std::filesystem::exists(folder.last());
   if (f.resume == "auto") return there ? std::optional{folder.last()} : std::nullopt;
@@ -236,10 +235,10 @@ class training_run {
                 grouped(std::size_t(driver.steps())) + " steps; --resume auto goes on");
         return exit_stopped;
       }
-      std::array<char, 64> best;
-      std::snprintf(best.data(), best.size(), data_.validation ? ", top-1 %.2f %%" : "", 100 * driver.best());
+      std::string best;
+      if (data_.validation) best = ", top-1 " + percent(float(driver.best()));
       if (driver.best_epoch() >= 0)
-        log.say("best epoch " + std::to_string(driver.best_epoch() + 1) + best.data() + ": " + folder_.best().string());
+        log.say("best epoch " + std::to_string(driver.best_epoch() + 1) + best + ": " + folder_.best().string());
       return exit_ok;
     } catch (divergence_error const& problem) {
       log.clear();

@@ -10,8 +10,8 @@
 
 namespace dm2::test {
 
-/// |got - want| / |want| in the Euclidean norm, in double. NaN anywhere gives NaN, which no comparison accepts; where want
-/// is zero, |got|.
+/// |got - want| / |want| in the Euclidean norm, in double. NaN anywhere gives NaN, which no comparison accepts; where
+/// want is zero, |got|.
 template <class A, class B>
 double relative_error(A const& got, B const& want) {
   REQUIRE(std::size(got) == std::size(want));

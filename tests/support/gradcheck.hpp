@@ -32,12 +32,12 @@ inline std::vector<std::size_t> sample_positions(std::size_t n, std::size_t most
   return some;
 }
 
-/// Relative error, in the Euclidean norm, of gradient against central differences of loss() over all elements of x, or a
-/// seeded sample of `most`: (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12 h with h = step max(0.1, |x_i|). x is as before on
-/// return. NaN anywhere gives NaN.
+/// Relative error, in the Euclidean norm, of gradient against central differences of loss() over all elements of x, or
+/// a seeded sample of `most`: (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12 h with h = step max(0.1, |x_i|). x is as
+/// before on return. NaN anywhere gives NaN.
 ///
-/// The default step is small enough for a norm over numbers of 3e-3, where its eps bends it most, and large enough that the
-/// rounding of the loss over h stays at 1e-9. A function with kinks wants a smaller one, so that it crosses none.
+/// The default step is small enough for a norm over numbers of 3e-3, where its eps bends it most, and large enough that
+/// the rounding of the loss over h stays at 1e-9. A function with kinks wants a smaller one, so that it crosses none.
 template <class F>
 double gradient_error(std::vector<double>& x, std::span<double const> gradient, F const& loss, std::size_t most = 64,
                       double step = 5e-5) {

@@ -65,7 +65,8 @@ moments of(std::span<double const> v) {
   return m;
 }
 
-/// Uniform in +-bound: the standard deviation is bound / sqrt(3), the largest of many is close to the bound, not over it.
+/// Uniform in +-bound: the standard deviation is bound / sqrt(3), the largest of many is close to the bound, not over
+/// it.
 void check_uniform(std::string_view name, double bound) {
   CAPTURE(name);
   auto const v = entry(name);

@@ -33,8 +33,8 @@ inline double full_square(point p) { return box(p, 0.85, 0.85); }
 
 }  // namespace detail
 
-/// The classes in the order of their numbers, which is the alphabet's: that of the folders of a set. Disc and square come
-/// with four fillings each, so that neither outline nor filling alone tells the class.
+/// The classes in the order of their numbers, which is the alphabet's: that of the folders of a set. Disc and square
+/// come with four fillings each, so that neither outline nor filling alone tells the class.
 inline constexpr std::array<shape_class, 14> classes{{
     {"checkered_disc", detail::full_disc, filling::checks},
     {"checkered_square", detail::full_square, filling::checks},

@@ -48,7 +48,8 @@ namespace detail {
 }  // namespace detail
 
 /// The map of a drawing in cells x cells points. Where the object covers a quarter of a cell or more, its class has the
-/// highest score, 15 + 15 * cover; other scores are from 0 to 1, and go to classes at random. In each cell they descend.
+/// highest score, 15 + 15 * cover; other scores are from 0 to 1, and go to classes at random. In each cell they
+/// descend.
 ///
 /// Throws shape_error unless the picture's side is a multiple of `cells`.
 [[nodiscard]] inline label_map_data draw_label_map(drawing const& d, int cells, random_stream& random) {

@@ -95,8 +95,8 @@ struct linear_result {
   double train = 0, held_out = 0;  ///< accuracies
 };
 
-/// Trains for `epochs` epochs at falling rates. The held-out accuracy is that of the best epoch: the most that can be said
-/// for the classifier.
+/// Trains for `epochs` epochs at falling rates. The held-out accuracy is that of the best epoch: the most that can be
+/// said for the classifier.
 [[nodiscard]] inline linear_result linear_baseline(pixel_rows const& train, pixel_rows const& held_out,
                                                    std::uint64_t seed, int epochs = 20) {
   linear_classifier classifier{train.pixels.cols(), int(classes.size())};

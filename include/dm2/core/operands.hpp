@@ -117,8 +117,8 @@ struct mix_box {
   [[nodiscard]] constexpr int area() const { return std::max(0, row1 - row0) * std::max(0, col1 - col0); }
 };
 
-/// Rows of a target that are one number everywhere but at a few classes: row r is base[r], plus extra[i] at class index[i] for
-/// begin[r] <= i < begin[r + 1].
+/// Rows of a target that are one number everywhere but at a few classes: row r is base[r], plus extra[i] at class
+/// index[i] for begin[r] <= i < begin[r + 1].
 template <class T>
 struct sparse_rows {
   T const* base;               ///< [count]

@@ -85,9 +85,11 @@ template <class T>
 void batch_norm_sums(context<T>& ctx, T const* x, T const* da, std::ptrdiff_t pixels, int channels,
                      channel_affine<T> const& a, T const* mean, T const* rstd, double* parts, double* means, T* dweight,
                      T* dbias) {
-  // The factor is a product: half of the branches that a choice compiles to are mispredicted, which takes seven times as long.
+  // The factor is a product: half of the branches that a choice compiles to are mispredicted, which takes seven times
+  // as long.
   sum_pixels(ctx, pixels, 2 * channels, parts, means, [=](std::ptrdiff_t i, double* sum) {
-    T const *const in = x + i * channels, *const grad = da + i * channels, *const scale = a.scale, *const shift = a.shift;
+    T const *const in = x + i * channels, *const grad = da + i * channels, *const scale = a.scale,
+                   *const shift = a.shift;
     for (int c = 0; c < channels; ++c) {
       double const dz = double(T(in[c] * scale[c] + shift[c] > 0) * grad[c]);
       sum[c] += dz;

@@ -4,11 +4,11 @@
 
 #include <dm2/cpu/attention_core.hpp>
 #include <dm2/cpu/attention_core_backward.hpp>
-#include <dm2/cpu/memory.hpp>
 #include <dm2/cpu/fold_output_projection.hpp>
 #include <dm2/cpu/gated_activation.hpp>
 #include <dm2/cpu/heads.hpp>
 #include <dm2/cpu/linear.hpp>
+#include <dm2/cpu/memory.hpp>
 #include <dm2/cpu/mixer_core.hpp>
 #include <dm2/cpu/mixer_core_backward.hpp>
 #include <dm2/cpu/optimizer_step.hpp>

@@ -8,9 +8,9 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cpu/memory.hpp>
 #include <dm2/cpu/context.hpp>
 #include <dm2/cpu/linear.hpp>
+#include <dm2/cpu/memory.hpp>
 #include <dm2/cpu/rms_norm.hpp>
 
 #include <cstddef>

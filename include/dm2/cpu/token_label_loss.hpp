@@ -74,8 +74,8 @@ struct sparse_row {
   }
 };
 
-/// -sum_c t_c log softmax(l)_c, and, where dlogits is not null, dlogits = weight (softmax(l) sum_c t_c - t). dlogits may be
-/// the logits.
+/// -sum_c t_c log softmax(l)_c, and, where dlogits is not null, dlogits = weight (softmax(l) sum_c t_c - t). dlogits
+/// may be the logits.
 template <class T, class Target>
 double row_cross_entropy(T const* logits, Target const& target, int classes, T weight, T* dlogits) {
   auto const l = array(logits, classes);
@@ -90,8 +90,8 @@ double row_cross_entropy(T const* logits, Target const& target, int classes, T w
   return loss;
 }
 
-/// token_label_loss over any kind of target: row(sample, r, other, a) is the mixture a of sample's row r and 1 - a of other's,
-/// where row 0 is the class token's and 1 + t is patch t's.
+/// token_label_loss over any kind of target: row(sample, r, other, a) is the mixture a of sample's row r and 1 - a of
+/// other's, where row 0 is the class token's and 1 + t is patch t's.
 template <class T, int K, class Row>
 double token_loss(context<T>& ctx, rows<T const, K> cls, rows<T const, K> aux, mix_box box, double scale,
                   rows<T, K> dcls, rows<T, K> daux, Row const& row) {

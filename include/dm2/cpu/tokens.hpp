@@ -72,12 +72,13 @@ template <class T, int C>
 void mix_tokens(context<T>& ctx, rows<T, C> grid, int height, int width, mix_box box) {
   std::size_t const tokens = std::size_t(height) * std::size_t(width);
   if (tokens == 0 || grid.count % tokens != 0)
-    throw shape_error{"mix_tokens.grid: got " + std::to_string(grid.count) + " rows, expected a multiple of the patches " +
-                      std::to_string(height) + " x " + std::to_string(width)};
+    throw shape_error{"mix_tokens.grid: got " + std::to_string(grid.count) +
+                      " rows, expected a multiple of the patches " + std::to_string(height) + " x " +
+                      std::to_string(width)};
   if (box.row0 < 0 || box.row1 > height || box.col0 < 0 || box.col1 > width)
     throw shape_error{"mix_tokens.box: got rows [" + std::to_string(box.row0) + ", " + std::to_string(box.row1) +
-                      "), columns [" + std::to_string(box.col0) + ", " + std::to_string(box.col1) + "), expected it inside " +
-                      std::to_string(height) + " x " + std::to_string(width)};
+                      "), columns [" + std::to_string(box.col0) + ", " + std::to_string(box.col1) +
+                      "), expected it inside " + std::to_string(height) + " x " + std::to_string(width)};
   if (box.area() == 0) return;
   int const batch = int(grid.count / tokens);
   ctx.for_each(batch / 2, [&](int b, arena&) {

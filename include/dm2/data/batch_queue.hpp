@@ -32,8 +32,8 @@ struct batch_slot {
   int taken = 0, missing = 0;                         ///< places given to threads, and not yet done
 };
 
-/// A ring of slots that threads fill place by place, `slots` batches ahead of the taker. The mutex is held to hand out a
-/// place and to take it back, under 1 us of the milliseconds that a place takes.
+/// A ring of slots that threads fill place by place, `slots` batches ahead of the taker. The mutex is held to hand out
+/// a place and to take it back, under 1 us of the milliseconds that a place takes.
 class batch_queue {
  public:
   using fill_function = std::function<void(batch_slot&, int place)>;

@@ -38,8 +38,8 @@ namespace dm2 {
 ///
 /// Memory: prefetch + 1 batches, taken by the first epoch and used again, and a picture for each thread.
 ///
-/// The set has to outlive the loader. One thread at a time may call it. Destroying it, or starting another epoch, at any
-/// time waits for the samples that threads are at and drops them.
+/// The set has to outlive the loader. One thread at a time may call it. Destroying it, or starting another epoch, at
+/// any time waits for the samples that threads are at and drops them.
 class loader {
  public:
   /// Throws std::invalid_argument if an option is out of range, if there is no transform, or if a training set fills no

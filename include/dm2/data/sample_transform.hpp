@@ -15,9 +15,9 @@
 
 namespace dm2 {
 
-/// From a decoded picture to the network's input, called by several threads at once. `map` is the picture's label map, to
-/// be changed with it, or null; `out` is [3, height, width]. All that is drawn comes from the stream. Returns the part
-/// of the map that `out` shows. A file_error makes the sample a bad one; other exceptions end loading.
+/// From a decoded picture to the network's input, called by several threads at once. `map` is the picture's label map,
+/// to be changed with it, or null; `out` is [3, height, width]. All that is drawn comes from the stream. Returns the
+/// part of the map that `out` shows. A file_error makes the sample a bad one; other exceptions end loading.
 using sample_transform =
     std::function<crop_fraction(picture p, label_map_data* map, random_stream& stream, std::span<float> out)>;
 

@@ -56,8 +56,9 @@ inline constexpr std::string_view ema_prefix = "ema/";
 /// taken is bounded by a small multiple of the file's header or pickle, whatever sizes it claims.
 class tensor_file {
  public:
-  /// `which` chooses between a checkpoint's weights and their running averages, in a Lightning checkpoint and in dm2's own
-  /// training checkpoints, whose optimiser state is left out. weights::ema on a file that holds one set only is an error.
+  /// `which` chooses between a checkpoint's weights and their running averages, in a Lightning checkpoint and in dm2's
+  /// own training checkpoints, whose optimiser state is left out. weights::ema on a file that holds one set only is an
+  /// error.
   explicit tensor_file(std::filesystem::path const& path, weights which = weights::automatic) : file_{path} {
     auto const bytes = file_.bytes();
     if (bytes.empty()) throw file_error{path, "is empty"};

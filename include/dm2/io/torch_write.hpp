@@ -79,8 +79,8 @@ struct pickle_text {
 
 }  // namespace detail
 
-/// The bytes of a file that torch.load reads as this one tensor, row-major. The tensor's name is not stored; equal tensors
-/// are equal bytes.
+/// The bytes of a file that torch.load reads as this one tensor, row-major. The tensor's name is not stored; equal
+/// tensors are equal bytes.
 ///
 /// Throws std::length_error for a tensor of about 4 GiB or more.
 [[nodiscard]] inline std::vector<std::byte> encode_torch(stored_tensor const& t) {

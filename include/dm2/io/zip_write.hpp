@@ -36,8 +36,8 @@ inline constexpr auto crc32_table = [] {
   return ~v;
 }
 
-/// An archive that is built in memory. Each entry's data begin at a multiple of 64 bytes, as torch.save has them, so that
-/// tensors can be read in place.
+/// An archive that is built in memory. Each entry's data begin at a multiple of 64 bytes, as torch.save has them, so
+/// that tensors can be read in place.
 ///
 /// Throws std::length_error from add() and finish() where the archive would pass 4 GiB or 65,535 entries, which takes
 /// the ZIP64 form.

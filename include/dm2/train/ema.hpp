@@ -13,16 +13,16 @@
 
 namespace dm2 {
 
-/// Averages every floating-point entry of the state, BatchNorm's running statistics too. Validation and the best checkpoint use
-/// the averages.
+/// Averages every floating-point entry of the state, BatchNorm's running statistics too. Validation and the best
+/// checkpoint use the averages.
 template <config C, class Context>
 class ema {
  public:
   /// The type of the state and of the averages.
   using scalar = typename Context::scalar;
 
-  /// Starts at the model's present state. With `warm_up`, step t uses min(decay, (1 + t) / (10 + t)), so that a short run does
-  /// not average its beginning.
+  /// Starts at the model's present state. With `warm_up`, step t uses min(decay, (1 + t) / (10 + t)), so that a short
+  /// run does not average its beginning.
   explicit ema(model<C, Context>& net, double decay = 0.9999, bool warm_up = false)
       : decay_{decay}, warm_up_{warm_up}, state_{state_extent<C> * sizeof(scalar)} {
     restart(net);

@@ -60,7 +60,8 @@ struct evaluation {
 
 /// Top-1, top-5 and loss of a model over a loader's samples, which must be in evaluation mode.
 ///
-/// `watch`, where given, is called with the samples done after each batch; false stops, and what is counted so far is returned.
+/// `watch`, where given, is called with the samples done after each batch; false stops, and what is counted so far is
+/// returned.
 /// Throws what loader::next throws.
 template <config C, class Context>
 evaluation evaluate(model<C, Context>& net, loader& samples, std::function<bool(std::size_t)> const& watch = {}) {

@@ -53,8 +53,8 @@ namespace detail {
 
 }  // namespace detail
 
-/// A position embedding for another patch grid: the patches' vectors resized like a picture, bicubic and antialiased, and
-/// the class token's kept, in the middle of both.
+/// A position embedding for another patch grid: the patches' vectors resized like a picture, bicubic and antialiased,
+/// and the class token's kept, in the middle of both.
 ///
 /// Shapes   from [1 + rows * columns of `old`, dim], to [1 + rows * columns of `now`, dim]; the class token is number
 ///          rows * columns / 2.

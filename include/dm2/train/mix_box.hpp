@@ -10,8 +10,8 @@
 
 namespace dm2 {
 
-/// The box about (row, col) whose sides are sqrt(1 - lam) of the grid's, truncated to whole patches, and which is clipped to the
-/// grid (Yun et al. 2019, CutMix, arXiv 1905.04899, on patches).
+/// The box about (row, col) whose sides are sqrt(1 - lam) of the grid's, truncated to whole patches, and which is
+/// clipped to the grid (Yun et al. 2019, CutMix, arXiv 1905.04899, on patches).
 [[nodiscard]] inline mix_box mix_box_at(int height, int width, double lam, int row, int col) {
   double const side = std::sqrt(1 - lam);
   int const half_rows = int(height * side) / 2, half_cols = int(width * side) / 2;

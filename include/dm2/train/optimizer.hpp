@@ -31,8 +31,8 @@ struct optimizer_options {
   double beta2 = 0.99;   ///< decay a step of Lion's momentum, or of AdamW's second moment
   double eps = 1e-8;     ///< AdamW only
   double clip_norm = 0;  ///< the gradient is scaled down to this norm; 0 leaves it alone
-  /// In the published run `dt_bias` and `dt_bias_b` of a mixer are one memory, and so are `A_log` and `A_log_b`: each step moves
-  /// it twice, first with the one's gradient and momentum, then with the other's.
+  /// In the published run `dt_bias` and `dt_bias_b` of a mixer are one memory, and so are `A_log` and `A_log_b`: each
+  /// step moves it twice, first with the one's gradient and momentum, then with the other's.
   bool shared_pairs = false;
 };
 
@@ -47,8 +47,8 @@ struct update_run {
 constexpr bool opens_pair(std::string_view name) { return name.ends_with(".dt_bias") || name.ends_with(".A_log"); }
 constexpr bool closes_pair(std::string_view name) { return name.ends_with(".dt_bias_b") || name.ends_with(".A_log_b"); }
 
-/// Runs of trained parameters, as long as possible, without the pairs where those are left out. Padding inside a run is zero in
-/// every buffer and stays zero.
+/// Runs of trained parameters, as long as possible, without the pairs where those are left out. Padding inside a run is
+/// zero in every buffer and stays zero.
 template <config C>
 struct update_runs {
   std::array<update_run, entry_count<C>> runs{};

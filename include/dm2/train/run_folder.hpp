@@ -51,7 +51,8 @@ class run_folder {
     });
   }
 
-  /// Removes what a kill left of checkpoints that were being written. Only where no other process writes into the folder.
+  /// Removes what a kill left of checkpoints that were being written. Only where no other process writes into the
+  /// folder.
   void remove_unfinished() const {
     remove_where([](std::string const& name) {
       return name.ends_with(".tmp") && name.front() == '.' &&

@@ -18,9 +18,9 @@ namespace dm2 {
 
 /// The targets of a batch: for each sample a row for the class token and one for each patch.
 ///
-/// A label map's row is off + on softmax(scores): RoIAlign gives a score to the few tens of classes whose cells it touches, and
-/// all others share exp(0) / Z. At 1000 classes and 196 patches a sample takes about 50 KB where the dense rows take 792.
-/// Memory is kept from batch to batch.
+/// A label map's row is off + on softmax(scores): RoIAlign gives a score to the few tens of classes whose cells it
+/// touches, and all others share exp(0) / Z. At 1000 classes and 196 patches a sample takes about 50 KB where the dense
+/// rows take 792. Memory is kept from batch to batch.
 template <std::floating_point T>
 class sparse_targets {
  public:

@@ -86,15 +86,16 @@ struct trainer_options {
 
 /// Trains a model over a loader.
 ///
-/// A run's numbers are a function of the options, the data and the number of compute threads. A resumed run goes on with the
-/// bytes that an uninterrupted one would have had, from whatever checkpoint.
+/// A run's numbers are a function of the options, the data and the number of compute threads. A resumed run goes on
+/// with the bytes that an uninterrupted one would have had, from whatever checkpoint.
 template <config C, class Context>
 class trainer {
  public:
   /// The type of weights, pictures and gradients.
   using scalar = typename Context::scalar;
 
-  /// The model holds the parameters to start with. `validation` may be null. The referenced objects outlive the trainer.
+  /// The model holds the parameters to start with. `validation` may be null. The referenced objects outlive the
+  /// trainer.
   trainer(model<C, Context>& net, trainer_options options, loader& training, loader* validation, run_folder folder)
       : net_{net},
         options_{checked(std::move(options))},
@@ -106,8 +107,8 @@ class trainer {
         average_{net, options_.ema_decay, options_.ema_warm_up},
         targets_{C.classes, options_.smoothing} {}
 
-  /// Goes on from a training checkpoint. Throws file_error as resume_training does, and if it was written with another batch,
-  /// accumulation, seed or number of batches an epoch.
+  /// Goes on from a training checkpoint. Throws file_error as resume_training does, and if it was written with another
+  /// batch, accumulation, seed or number of batches an epoch.
   void resume(std::filesystem::path const& path) {
     nlohmann::json const progress = resume_training(path, net_, average_, optimiser_);
     try {
@@ -125,9 +126,11 @@ class trainer {
     }
   }
 
-  /// Trains to the last epoch, or until options.stop is set, which ends a validation too; returns whether it came to the end.
+  /// Trains to the last epoch, or until options.stop is set, which ends a validation too; returns whether it came to
+  /// the end.
   ///
-  /// Throws divergence_error, what the loaders throw, and file_error where a checkpoint cannot be written; the last checkpoint is
+  /// Throws divergence_error, what the loaders throw, and file_error where a checkpoint cannot be written; the last
+  ///          checkpoint is
   /// whole then.
   bool run() {
     int const end =

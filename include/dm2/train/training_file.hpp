@@ -2,8 +2,8 @@
 /// Training checkpoints: everything that a run needs to go on as if it had never stopped, in one safetensors file.
 ///
 /// raw/NAME and ema/NAME hold the weights and their averages under the model's names, momentum/NAME and second/NAME the
-/// optimiser's state. The metadata hold the configuration, and under "training" where the run is. tensor_file, and so load,
-/// reads the averages (or the raw weights) of such a file like any other's.
+/// optimiser's state. The metadata hold the configuration, and under "training" where the run is. tensor_file, and so
+/// load, reads the averages (or the raw weights) of such a file like any other's.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -80,7 +80,8 @@ void save_training(std::filesystem::path const& path, model<C, Context>& net, em
 
 /// Fills model, averages and optimiser from a training checkpoint and returns the trainer's progress.
 ///
-/// Throws file_error if the file is none, is of another configuration, optimiser or precision, or lacks a tensor; nothing is
+/// Throws file_error if the file is none, is of another configuration, optimiser or precision, or lacks a tensor;
+///          nothing is
 /// changed then.
 template <config C, class Context>
 nlohmann::json resume_training(std::filesystem::path const& path, model<C, Context>& net, ema<C, Context>& average,

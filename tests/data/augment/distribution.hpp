@@ -1,6 +1,6 @@
 /// @file
-/// Random draws against their distributions. Bounds are five standard errors of a count or a mean, which a right program
-/// leaves about once in two million comparisons; the tests' streams are fixed, so that none is flaky.
+/// Random draws against their distributions. Bounds are five standard errors of a count or a mean, which a right
+/// program leaves about once in two million comparisons; the tests' streams are fixed, so that none is flaky.
 #pragma once
 
 #include <algorithm>

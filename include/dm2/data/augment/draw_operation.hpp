@@ -24,8 +24,9 @@ struct drawn_operation {
 /// The argument that apply() takes for a magnitude m on a scale of 10; `negative` is the random sign, which rotations,
 /// shears, translations and blends have.
 ///
-/// rotate 30 m/10 degrees; shear 0.3 m/10; translate 0.45 m/10; posterize 4 - int(4 m/10); solarize 256 - int(256 m/10);
-/// solarize_add int(110 m/10); color, contrast, brightness and sharpness 1 +- 0.9 m/10, at least 0.1; the others 0.
+/// rotate 30 m/10 degrees; shear 0.3 m/10; translate 0.45 m/10; posterize 4 - int(4 m/10); solarize 256 - int(256
+/// m/10); solarize_add int(110 m/10); color, contrast, brightness and sharpness 1 +- 0.9 m/10, at least 0.1; the others
+/// 0.
 [[nodiscard]] inline double operation_argument(augment_operation operation, double magnitude, bool negative) noexcept {
   using enum augment_operation;
   double const m = magnitude / 10;

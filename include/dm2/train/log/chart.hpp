@@ -246,7 +246,8 @@ class chart_painter {
 
 /// The chart on white paper: light grid lines at round values, a legend with the curves' last values above each panel.
 ///
-/// Throws shape_error if there is no panel, a curve's x and y differ in length, or a size or the smoothing is out of its
+/// Throws shape_error if there is no panel, a curve's x and y differ in length, or a size or the smoothing is out of
+///          its
 /// range.
 [[nodiscard]] inline picture draw_chart(chart const& c) {
   auto const within = [](int value, int low, int high) { return value >= low && value <= high; };

@@ -59,7 +59,8 @@ namespace detail {
 /// Reads a CSV file whose first line names the columns: csv_log's, and those that timm and Lightning write. Cells that
 /// hold commas are not supported.
 ///
-/// Throws file_error if the file cannot be read, has no header, or has a row of another number of cells; a last row that
+/// Throws file_error if the file cannot be read, has no header, or has a row of another number of cells; a last row
+///          that
 /// no line break ends may still be being written, and is left out where it is too short.
 [[nodiscard]] inline csv_table read_csv(std::filesystem::path const& path) {
   std::ifstream in{path, std::ios::binary};

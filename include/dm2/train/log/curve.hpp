@@ -41,8 +41,8 @@ namespace detail {
 
 /// Means over the neighbours on both sides, which do not lag behind the curve as a mean over the past does:
 ///   mean[i] = sum_j w[i,j] y[j] / sum_j w[i,j],   w[i,j] = exp(-|x[i] - x[j]| / reach)
-/// with x as places on `across`, 0 to 1; where `log`, of the logarithms. A curve whose points are far apart against `reach` stays as it is; reach 0 changes
-/// nothing. The points are in the order of x.
+/// with x as places on `across`, 0 to 1; where `log`, of the logarithms. A curve whose points are far apart against
+/// `reach` stays as it is; reach 0 changes nothing. The points are in the order of x.
 inline void smooth(std::vector<point>& points, double reach, bool log, axis const& across) {
   if (!(reach > 0)) return;
   std::vector<double> sums(points.size()), weights(points.size());

@@ -119,7 +119,8 @@ struct training_position {
   }
 };
 
-/// "epoch 3/300 [####......] 120/480  loss 5.1234  1234 img/s  lr 8.0e-04  data 3 %  1:02:03 left": the run's time left.
+/// "epoch 3/300 [####......] 120/480  loss 5.1234  1234 img/s  lr 8.0e-04  data 3 %  1:02:03 left": the run's time
+/// left.
 [[nodiscard]] inline std::string training_line(training_position const& at, training_meter const& meter) {
   auto const part = [](std::int64_t value) { return static_cast<std::size_t>(std::max<std::int64_t>(0, value)); };
   double const rate = meter.images_per_second();
