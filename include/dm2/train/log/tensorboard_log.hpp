@@ -172,8 +172,9 @@ class tensorboard_log {
 
   /// Numbers are little-endian, as every machine that dm2 runs on stores them.
   void append(void const* from, std::size_t count) {
-    auto const* const bytes = static_cast<std::byte const*>(from);
-    record_.insert(record_.end(), bytes, bytes + count);
+    std::size_t const at = record_.size();
+    record_.resize(at + count);
+    if (count != 0) std::memcpy(record_.data() + at, from, count);
   }
 
   append_file file_;
