@@ -84,7 +84,7 @@ class png_reader {
 inline int open_png(png_reader& reader, png_header const& header) {
   int passes = 1;
   reader.run([&] {
-    png_structp const png = reader.png;
+    auto* const png = reader.png;
     png_set_user_limits(png, 0x7fffffff, 0x7fffffff);                       // read_png_header has checked the size
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);  // text, profiles, gamma: not even unpacked
     png_read_info(png, reader.info);

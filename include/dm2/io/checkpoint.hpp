@@ -87,7 +87,7 @@ inline std::vector<std::string> file_config_differences(config const& program, t
     auto const parsed = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
     for (std::string& line : config_differences(program, parsed)) out.push_back(std::move(line));
   }
-  for (std::string& line : out) line = "configuration: " + line;
+  for (std::string& line : out) line.insert(0, "configuration: ");
   return out;
 }
 

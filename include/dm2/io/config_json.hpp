@@ -50,7 +50,7 @@ inline std::vector<int> layer_numbers(layer_set set) {
 }
 
 /// Whether two values of a field mean the same: numbers to 1e-6 (a float's worth of an epsilon), layers in any order.
-inline bool same_value(nlohmann::json a, nlohmann::json b) {
+inline bool same_value(nlohmann::json const& a, nlohmann::json const& b) {
   if (a.is_number() && b.is_number()) {
     double const x = a.get<double>(), y = b.get<double>();
     return std::abs(x - y) <= 1e-6 * std::max(std::abs(x), std::abs(y));
@@ -132,7 +132,7 @@ inline nlohmann::json one_of_pair(nlohmann::json const& value) {
       if (from.is_object() && from.contains(theirs) && !from[theirs].is_null()) out[ours] = from[theirs];
   };
   auto const part = [&hyper](char const* name) {
-    return hyper.is_object() ? hyper.value(name, nlohmann::json{}) : nullptr;
+    return hyper.is_object() ? hyper.value(name, nlohmann::json{}) : nlohmann::json{};
   };
   take(hyper, {{"img_size", "image"},
                {"patch_size", "patch"},
