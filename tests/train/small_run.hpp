@@ -12,15 +12,39 @@
 #include <dm2/train/trainer.hpp>
 
 #include "data/picture_set.hpp"
+#include "io/scratch.hpp"
 #include "train/small_config.hpp"
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
 
 namespace dm2::test {
+
+/// 24 pictures in three classes, with label maps and without.
+inline picture_set const& small_pictures() {
+  static picture_set const set{24};
+  return set;
+}
+inline dataset const& mapped() {
+  static dataset const set = small_pictures().with_maps();
+  return set;
+}
+inline dataset const& plain() {
+  static dataset const set = small_pictures().plain();
+  return set;
+}
+
+/// Every file of a folder, by name.
+inline std::map<std::string, std::string> contents(std::filesystem::path const& folder) {
+  std::map<std::string, std::string> out;
+  for (auto const& e : std::filesystem::directory_iterator{folder})
+    out[e.path().filename().string()] = read_raw(e.path());
+  return out;
+}
 
 /// 24 pictures in batches of 4, two of which make a step: 3 steps an epoch, 2 epochs.
 inline trainer_options small_options() {

@@ -19,29 +19,8 @@
 
 using namespace dm2;
 using namespace dm2::test;
-namespace fs = std::filesystem;
 
 namespace {
-
-picture_set const& pictures() {
-  static picture_set const set{24};
-  return set;
-}
-dataset const& mapped() {
-  static dataset const set = pictures().with_maps();
-  return set;
-}
-dataset const& plain() {
-  static dataset const set = pictures().plain();
-  return set;
-}
-
-/// Every file of a folder, by name.
-std::map<std::string, std::string> contents(fs::path const& folder) {
-  std::map<std::string, std::string> out;
-  for (auto const& e : fs::directory_iterator{folder}) out[e.path().filename().string()] = read_raw(e.path());
-  return out;
-}
 
 std::map<std::string, std::string> uninterrupted(trainer_options const& o, int threads = 1) {
   scratch_folder const folder;
