@@ -15,18 +15,19 @@
 
 namespace dm2 {
 
-/// Weight and bias of a linear layer, or their gradients. A bias that is a view of nothing is absent.
-template <class T, int N, int K, space S = space::host>
+/// Weight and bias of a linear layer, or their gradients. A bias that is a view of nothing is absent. W is the type of
+/// the matrix where it is not the bias's: a GPU multiplies 16-bit copies.
+template <class T, int N, int K, space S = space::host, class W = T>
 struct linear_parameters {
-  block<T, S, N, K> weight;  ///< [N, K]: output channels, input channels
+  block<W, S, N, K> weight;  ///< [N, K]: output channels, input channels
   block<T, S, N> bias;       ///< [N], or a view of nothing
 };
 
 /// A norm and the projection that reads it, or their gradients.
-template <class T, int N, int K, space S = space::host>
+template <class T, int N, int K, space S = space::host, class W = T>
 struct norm_projection {
-  block<T, S, K> norm;               ///< [K], the norm's weight
-  linear_parameters<T, N, K, S> in;  ///< reads the normed rows
+  block<T, S, K> norm;                  ///< [K], the norm's weight
+  linear_parameters<T, N, K, S, W> in;  ///< reads the normed rows
 };
 
 /// The state of the residual stream where a norm reads it: what its backward needs.
@@ -100,10 +101,10 @@ struct attention_parameters {
 };
 
 /// Both classifiers' parameters, or their gradients.
-template <class T, int K, int D, space S = space::host>
+template <class T, int K, int D, space S = space::host, class W = T>
 struct head_parameters {
-  linear_parameters<T, K, D, S> cls;  ///< of the class token
-  linear_parameters<T, K, D, S> aux;  ///< of each patch
+  linear_parameters<T, K, D, S, W> cls;  ///< of the class token
+  linear_parameters<T, K, D, S, W> aux;  ///< of each patch
 };
 
 /// A box on the patch grid, half open: rows [row0, row1), columns [col0, col1).

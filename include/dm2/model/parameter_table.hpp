@@ -41,15 +41,19 @@ struct name_buffer {
   }
 };
 
+// The tables are made by functions and not by lambdas in their initialisers, which stop nvcc 13 with an internal error.
+
 template <config C>
-inline constexpr std::size_t entry_count = [] {
+constexpr std::size_t count_entries() {
   std::size_t n = 0;
   for_each_layer<C>([&]<class Layer>(int) { n += Layer::param_table.size(); });
   return n;
-}();
+}
+template <config C>
+inline constexpr std::size_t entry_count = count_entries<C>();
 
 template <config C>
-inline constexpr auto entry_names = [] {
+constexpr auto make_entry_names() {
   std::array<name_buffer, entry_count<C>> names{};
   std::size_t k = 0;
   for_each_layer<C>([&]<class Layer>(int number) {
@@ -65,33 +69,41 @@ inline constexpr auto entry_names = [] {
     }
   });
   return names;
-}();
-
-}  // namespace detail
-
-/// Name, shape and place of every entry of the state.
+}
 template <config C>
-inline constexpr auto parameter_table = [] {
-  std::array<parameter_entry, detail::entry_count<C>> table{};
+inline constexpr auto entry_names = make_entry_names<C>();
+
+template <config C>
+constexpr auto make_parameter_table() {
+  std::array<parameter_entry, entry_count<C>> table{};
   std::size_t k = 0, offset = 0, counters = 0;
-  detail::for_each_layer<C>([&]<class Layer>(int) {
+  for_each_layer<C>([&]<class Layer>(int) {
     for (parameter_info const& p : Layer::param_table) {
-      detail::name_buffer const& name = detail::entry_names<C>[k];
+      name_buffer const& name = entry_names<C>[k];
       bool const counter = p.kind == entry_kind::counter;
       table[k++] = {{name.text.data(), name.length}, p.shape, p.rank, counter ? counters++ : offset, p.size(), p.kind};
       offset += p.extent();
     }
   });
   return table;
-}();
+}
+
+template <config C>
+constexpr std::size_t count_state_elements() {
+  std::size_t n = 0;
+  for_each_layer<C>([&]<class Layer>(int) { n += layer_extent<Layer>; });
+  return n;
+}
+
+}  // namespace detail
+
+/// Name, shape and place of every entry of the state.
+template <config C>
+inline constexpr auto parameter_table = detail::make_parameter_table<C>();
 
 /// Elements of a flat buffer for the state (or its gradient, momentum, average), padding included.
 template <config C>
-inline constexpr std::size_t state_extent = [] {
-  std::size_t n = 0;
-  detail::for_each_layer<C>([&]<class Layer>(int) { n += layer_extent<Layer>; });
-  return n;
-}();
+inline constexpr std::size_t state_extent = detail::count_state_elements<C>();
 
 /// Numbers that the published code counts as parameters: trained ones, and `D_b` where nothing reads it.
 template <config C>

@@ -1,0 +1,124 @@
+/// @file
+/// What every CUDA operation runs with: a precision, a device, a stream, scratch memory, the library's handle.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/check.cuh>
+#include <dm2/cuda/element.cuh>
+#include <dm2/cuda/memory.cuh>
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+namespace dm2::cuda {
+namespace detail {
+struct blas_release {
+  void operator()(cublasLtHandle_t h) const { static_cast<void>(cublasLtDestroy(h)); }
+};
+inline int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, name, device), "device attribute");
+  return value;
+}
+}  // namespace detail
+
+/// What a kernel's launch is chosen by.
+struct device_properties {
+  int device;            ///< its number
+  int major;             ///< compute capability
+  int minor;             ///< compute capability
+  int multiprocessors;   ///< of the device
+  int shared_per_block;  ///< bytes of shared memory that a block may ask for
+  int shared_per_sm;     ///< bytes of shared memory of a multiprocessor, 1 KB a block of them taken
+
+  /// Of device number `device`.
+  explicit device_properties(int number)
+      : device{number},
+        major{detail::attribute(cudaDevAttrComputeCapabilityMajor, number)},
+        minor{detail::attribute(cudaDevAttrComputeCapabilityMinor, number)},
+        multiprocessors{detail::attribute(cudaDevAttrMultiProcessorCount, number)},
+        shared_per_block{detail::attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, number)},
+        shared_per_sm{detail::attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, number)} {}
+};
+
+/// The current device's number.
+inline int current_device() {
+  int device = 0;
+  check(cudaGetDevice(&device), "current device");
+  return device;
+}
+
+/// The CUDA backend's context, the first argument of every operation in dm2::cuda.
+///
+/// Operations are asynchronous on stream() and allocate nothing once their scratch is there, so that they can be
+/// captured in a graph. The same input and device give the same bits. One context must not be used by two threads at a
+/// time; contexts do not disturb each other.
+template <precision P = precision::bf16>
+class context {
+ public:
+  using scalar = float;                           ///< the type of parameters, of the residual stream and of logits
+  using element = cuda::element<P>;               ///< the type of the other activations
+  using buffer = device_memory;                   ///< what owns memory of this backend
+  static constexpr space memory = space::device;  ///< where views of this backend point
+
+  /// On the current device; `stream` is the caller's and outlives the context, null is the default stream.
+  explicit context(cudaStream_t stream = nullptr) : stream_{stream}, properties_{current_device()} {
+    cublasLtHandle_t handle = nullptr;
+    check(cublasLtCreate(&handle), "cuBLASLt");
+    blas_.reset(handle);
+  }
+
+  /// Where operations are enqueued.
+  [[nodiscard]] cudaStream_t stream() const { return stream_; }
+  /// Later operations go to `stream`. They use the same scratch: earlier ones must have been done, or be waited for.
+  void set_stream(cudaStream_t stream) { stream_ = stream; }
+  /// What the device is.
+  [[nodiscard]] device_properties const& device() const { return properties_; }
+  /// cuBLASLt's handle.
+  [[nodiscard]] cublasLtHandle_t blas() const { return blas_.get(); }
+
+  /// Grows the scratch memory to `bytes` for an operation. An operation calls this first, and returns at once where the
+  /// answer is false: then only its memory is asked for.
+  [[nodiscard]] bool reserve(std::size_t bytes) {
+    if (bytes > shared_.capacity()) {
+      if (shared_.used() != 0) throw std::logic_error{"dm2::cuda::context: scratch grown while in use"};
+      check(cudaStreamSynchronize(stream_), "scratch: wait for its last use");
+      shared_ = {};
+      memory_ = {};
+      memory_ = device_memory{bytes};
+      shared_ = arena{memory_.data(), bytes};
+    }
+    return !planning_;
+  }
+
+  /// Runs `operations` without computing anything, so that they find their scratch when they run in earnest and
+  /// allocate nothing. Their operands may be null.
+  template <class F>
+  void plan(F const& operations) {
+    struct guard {
+      bool& flag;
+      ~guard() { flag = false; }
+    } const reset{planning_};
+    planning_ = true;
+    operations();
+  }
+
+  /// Scratch of the operation that runs now. Take inside an arena_scope.
+  [[nodiscard]] arena& shared() { return shared_; }
+  /// Bytes of scratch held.
+  [[nodiscard]] std::size_t scratch_bytes() const { return memory_.size(); }
+
+ private:
+  cudaStream_t stream_;
+  device_properties properties_;
+  std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, detail::blas_release> blas_;
+  bool planning_ = false;
+  device_memory memory_;
+  arena shared_;
+};
+
+}  // namespace dm2::cuda

@@ -1,0 +1,85 @@
+/// @file
+/// In which numbers the GPU computes: what lies between kernels, and what its products read.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace dm2::cuda {
+
+/// The numbers of activations between kernels and of a product's operands. Parameters, the residual stream, norms,
+/// decays, sums and logits are float in each.
+enum class precision : unsigned char {
+  bf16,  ///< bfloat16, 8 bits of mantissa and float's range
+  fp16,  ///< half, 11 bits of mantissa, at most 65504
+  fp32,  ///< float, and products in float
+  tf32   ///< float, and products of operands rounded to 10 bits of mantissa
+};
+
+namespace detail {
+template <precision P>
+struct element_type {
+  using type = float;
+};
+template <>
+struct element_type<precision::bf16> {
+  using type = __nv_bfloat16;
+};
+template <>
+struct element_type<precision::fp16> {
+  using type = __half;
+};
+}  // namespace detail
+
+/// What activations are stored as.
+template <precision P>
+using element = typename detail::element_type<P>::type;
+
+/// Whether T has 16 bits, so that the tensor cores' mma.sync m16n8k16 multiplies it.
+template <class T>
+inline constexpr bool is_half = std::is_same_v<T, __nv_bfloat16> || std::is_same_v<T, __half>;
+
+namespace detail {
+
+// Conversions by one name in each direction, since the toolkit's have a name a type.
+__host__ __device__ inline float to_float(float x) { return x; }
+__host__ __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__host__ __device__ inline float to_float(__half x) { return __half2float(x); }
+
+template <class T>
+__host__ __device__ inline T from_float(float x) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    return __float2bfloat16_rn(x);
+  else if constexpr (std::is_same_v<T, __half>)
+    return __float2half_rn(x);
+  else
+    return x;
+}
+
+/// Two numbers of 16 bits in a register, the first in the lower half.
+template <class T>
+__device__ inline std::uint32_t pack(float low, float high) {
+  static_assert(is_half<T>, "dm2::cuda::detail::pack<T>: T must have 16 bits");
+  std::uint32_t r;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+
+/// The two numbers of a register.
+template <class T>
+__device__ inline float2 unpack(std::uint32_t v) {
+  static_assert(is_half<T>, "dm2::cuda::detail::unpack<T>: T must have 16 bits");
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    return {__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)};
+  else
+    return __half22float2(*reinterpret_cast<__half2 const*>(&v));
+}
+
+}  // namespace detail
+}  // namespace dm2::cuda
