@@ -7,6 +7,7 @@
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/memory.cuh>
+#include <dm2/cuda/product_plans.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -80,6 +81,8 @@ class context {
   [[nodiscard]] device_properties const& device() const { return properties_; }
   /// cuBLASLt's handle.
   [[nodiscard]] cublasLtHandle_t blas() const { return blas_.get(); }
+  /// How products run that have run before, and their workspace.
+  [[nodiscard]] detail::product_plans& products() { return products_; }
 
   /// Grows the scratch memory to `bytes` for an operation. An operation calls this first, and returns at once where the
   /// answer is false: then only its memory is asked for.
@@ -109,13 +112,14 @@ class context {
 
   /// Scratch of the operation that runs now. Take inside an arena_scope.
   [[nodiscard]] arena& shared() { return shared_; }
-  /// Bytes of scratch held.
-  [[nodiscard]] std::size_t scratch_bytes() const { return memory_.size(); }
+  /// Bytes of scratch held, the products' workspace included.
+  [[nodiscard]] std::size_t scratch_bytes() const { return memory_.size() + products_.bytes(); }
 
  private:
   cudaStream_t stream_;
   device_properties properties_;
   std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, detail::blas_release> blas_;
+  detail::product_plans products_;
   bool planning_ = false;
   device_memory memory_;
   arena shared_;

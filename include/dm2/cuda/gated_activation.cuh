@@ -1,0 +1,56 @@
+/// @file
+/// The gated MLP between its projections.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/check.cuh>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/element.cuh>
+#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/packet.cuh>
+
+#include <cstddef>
+#include <type_traits>
+
+namespace dm2::cuda {
+namespace detail {
+
+/// A thread N neighbouring channels of a row.
+template <int C, int N, class T>
+__global__ void __launch_bounds__(256) gated_activation_kernel(T const* input, T* y, std::size_t count) {
+  std::size_t const at = (std::size_t{blockIdx.x} * 256 + threadIdx.x) * N;
+  if (at >= count * C) return;
+  T const* const from = input + at / C * (2 * C) + at % C;
+  packet<T, N> const x = load_packet<N>(from), gate = load_packet<N>(from + C);
+  packet<T, N> out;
+#pragma unroll
+  for (int i = 0; i < N; ++i) out.v[i] = from_float<T>(to_float(x.v[i]) * silu(to_float(gate.v[i])));
+  store_packet<N>(y + at, out);
+}
+
+template <int C, int N, class T>
+void launch_gated_activation(cudaStream_t stream, T const* input, T* y, std::size_t count) {
+  gated_activation_kernel<C, N><<<blocks_for(count * C / N, 256), 256, 0, stream>>>(input, y, count);
+  check_launch("gated_activation");
+}
+
+}  // namespace detail
+
+/// y = x silu(gate), [x, gate] = the two halves of a row.
+///
+/// Shapes   input [R, 2 C]; y [R, C]. Writes y (=), which does not overlap the input.
+/// Throws   shape_error if the row counts differ; nothing is written then.
+template <precision P, int C>
+void gated_activation(context<P>& ctx, std::type_identity_t<rows<element<P> const, 2 * C, space::device>> input,
+                      rows<element<P>, C, space::device> y) {
+  require_extent("gated_activation.y rows", y.count, input.count);
+  if (!ctx.reserve(0) || y.count == 0) return;
+  constexpr int whole = 16 / int(sizeof(element<P>)), n = C % whole == 0 ? whole : 1;  // 16 bytes
+  if (detail::packets_at<n>(input.data) && detail::packets_at<n>(y.data))
+    detail::launch_gated_activation<C, n>(ctx.stream(), input.data, y.data, y.count);
+  else
+    detail::launch_gated_activation<C, 1>(ctx.stream(), input.data, y.data, y.count);
+}
+
+}  // namespace dm2::cuda

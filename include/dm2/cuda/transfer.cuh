@@ -1,0 +1,30 @@
+/// @file
+/// Zeroing and copying runs of numbers, on the device and between it and the host.
+#pragma once
+
+#include <dm2/cuda/check.cuh>
+#include <dm2/cuda/context.cuh>
+
+#include <cstddef>
+#include <type_traits>
+
+namespace dm2::cuda {
+
+/// data[0, n) = 0 on the device. For n = 0, data may be null.
+template <precision P, class T>
+void clear(context<P>& ctx, T* data, std::size_t n) {
+  static_assert(std::is_trivially_copyable_v<T>, "dm2::cuda::clear<T>: T must be plain numbers");
+  if (!ctx.reserve(0) || n == 0) return;
+  check(cudaMemsetAsync(data, 0, n * sizeof(T), ctx.stream()), "clear");
+}
+
+/// to[0, n) = from[0, n), which do not overlap. Either may be on the host; the copy is asynchronous where that side is
+/// pinned, and then it must stay until the stream has come by.
+template <precision P, class T>
+void copy(context<P>& ctx, std::type_identity_t<T> const* from, std::size_t n, T* to) {
+  static_assert(std::is_trivially_copyable_v<T>, "dm2::cuda::copy<T>: T must be plain numbers");
+  if (!ctx.reserve(0) || n == 0) return;
+  check(cudaMemcpyAsync(to, from, n * sizeof(T), cudaMemcpyDefault, ctx.stream()), "copy");
+}
+
+}  // namespace dm2::cuda
