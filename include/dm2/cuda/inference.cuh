@@ -1,0 +1,193 @@
+/// @file
+/// The network's forward pass on the GPU: pictures to tokens, the trunk, the heads.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/attention_core.cuh>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/gated_activation.cuh>
+#include <dm2/cuda/heads.cuh>
+#include <dm2/cuda/inference_weights.cuh>
+#include <dm2/cuda/mixer_core.cuh>
+#include <dm2/cuda/project_add_norm.cuh>
+#include <dm2/cuda/stem.cuh>
+#include <dm2/model/blocks.hpp>
+#include <dm2/model/config.hpp>
+
+#include <cstddef>
+#include <type_traits>
+
+namespace dm2::cuda::detail {
+
+/// Activations of an evaluation of `batch` pictures.
+template <config C, precision P>
+struct inference_plan {
+  using T = element<P>;
+  std::size_t count;  ///< rows: batch * length
+  float* residual;    ///< [count, dim]
+  float* squares;     ///< [count, 2, units], of a mixer
+  T* wide;            ///< [count, widest_input], what a core reads
+  T* inner;           ///< [count, widest_output], what it writes
+  T* features;        ///< [count, dim]
+
+  inference_plan(arena& a, int batch)
+      : count{std::size_t(batch) * sizes<C>::length},
+        residual{a.take<float>(count * C.dim)},
+        squares{a.take<float>(count * 2 * mixer_core_traits<T, sizes<C>::mixer>::units)},
+        wide{a.take<T>(count * dm2::detail::widest_input<C>)},
+        inner{a.take<T>(count * dm2::detail::widest_output<C>)},
+        features{a.take<T>(count * C.dim)} {}
+};
+
+/// The trunk over one set of weights and one plan.
+template <config C, precision P>
+class inference_trunk {
+ public:
+  using T = element<P>;
+
+  inference_trunk(context<P>& ctx, inference_weights<C, P> const& weights, inference_plan<C, P> const& plan)
+      : ctx_{ctx}, weights_{weights}, plan_{plan}, net_{weights.view()} {}
+
+  /// From the tokens in plan.residual to plan.features.
+  void run() {
+    constexpr int last = dm2::detail::block_count<C> - 1;
+    dm2::detail::with_block<C>(0, [&]<class First>() {
+      norm_project(ctx_, point(), input<First>(0), C.eps, wide<First>());
+    });
+    for (int k = 0; k <= last; ++k)
+      dm2::detail::with_block<C>(k, [&]<class Block>() {
+        int const layer = dm2::detail::block_layer<C>(k);
+        bool const scaled = core<Block>(layer);
+        if (k == last) return finish<Block>(layer, scaled);
+        dm2::detail::with_block<C>(k + 1, [&]<class Next>() {
+          between<Block, Next>(layer, dm2::detail::block_layer<C>(k + 1), scaled);
+        });
+      });
+  }
+
+ private:
+  using mixer = dm2::detail::mixer_block<C>;
+  static constexpr mixer_shape shape = sizes<C>::mixer;
+  using core_traits = mixer_core_traits<T, shape>;
+  template <class Block>
+  static constexpr bool is_mixer = std::is_same_v<Block, mixer>;
+
+  [[nodiscard]] rows<float, C.dim, space::device> residual() const { return {plan_.residual, plan_.count}; }
+  [[nodiscard]] norm_point<float, C.dim, space::device> point() const { return {residual(), nullptr}; }
+  template <class Block>
+  [[nodiscard]] rows<T, Block::wide, space::device> wide() const {
+    return {plan_.wide, plan_.count};
+  }
+  template <class Block>
+  [[nodiscard]] rows<T, Block::inner, space::device> inner() const {
+    return {plan_.inner, plan_.count};
+  }
+  template <class Block>
+  [[nodiscard]] norm_projection<float const, Block::wide, C.dim, space::device, T const> input(int layer) const {
+    auto const p = Block::in(net_, layer);
+    return {p.norm, weights_.operand(p.in)};
+  }
+  template <class Block>
+  [[nodiscard]] linear_parameters<float const, C.dim, Block::inner, space::device, T const> output(int layer) {
+    if constexpr (is_mixer<Block>)
+      return {block<T const, space::device, C.dim, Block::inner>{weights_.merged[std::size_t(layer)]}, {}};
+    else
+      return weights_.operand(Block::out(ctx_, net_, layer, static_cast<float*>(nullptr)));
+  }
+
+  /// One block's core. True if what it wrote still lacks its norm's factor.
+  template <class Block>
+  bool core(int layer) {
+    if constexpr (is_mixer<Block>) {
+      auto p = mixer::core_parameters(net_, layer);
+      p.forward.norm = p.backward.norm = block<float const, space::device, sizes<C>::d_inner>{weights_.ones};
+      if constexpr (core_traits::possible) {
+        if (mixer_core_fits<T, shape>(ctx_.device(), sizes<C>::length)) {
+          if (ctx_.reserve(0))
+            mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, plan_.squares,
+                                       int(plan_.count) / sizes<C>::length, sizes<C>::length);
+          return true;
+        }
+      }
+      mixer_core<shape>(ctx_, wide<Block>(), p, inner<Block>(), sizes<C>::length);
+    } else {
+      Block::core(ctx_, net_, layer, wide<Block>(), inner<Block>());
+    }
+    return false;
+  }
+
+  template <class Block, class Next>
+  void between(int layer, int next, bool scaled) {
+    auto const out = output<Block>(layer);
+    auto const in = input<Next>(next);
+    if constexpr (is_mixer<Block>) {
+      if (scaled) {
+        if (run_scaled<Next::wide>(out.weight.data, in.norm.data, in.in.weight.data, in.in.bias.data, plan_.wide)) return;
+      }
+    }
+    project_add_norm_project(ctx_, inner<Block>(), out, residual(), point(), in, C.eps, wide<Next>());
+  }
+
+  template <class Block>
+  void finish(int layer, bool scaled) {
+    auto const out = output<Block>(layer);
+    auto const norm = get<final_layer<C>::norm>(net_.final());
+    if constexpr (is_mixer<Block>) {
+      if (scaled) {
+        if (run_scaled<0>(out.weight.data, norm.data, nullptr, nullptr, plan_.features)) return;
+      }
+    }
+    project_add_norm(ctx_, inner<Block>(), out, residual(), point(), norm, C.eps,
+                     rows<T, C.dim, space::device>{plan_.features, plan_.count});
+  }
+
+  /// The fused kernel behind a mixer that left its norm's factor out; where there is none for these sizes, applies the
+  /// factor and returns false.
+  template <int Wide>
+  bool run_scaled(T const* out, float const* norm, T const* in, float const* in_bias, T* y) {
+    constexpr int K = mixer::inner, U = core_traits::units;
+    if (between_fits<T, C.dim, K, Wide, U>(ctx_.device())) {
+      if (ctx_.reserve(0))
+        between_fused<C.dim, K, Wide, U>(
+            ctx_, between_arguments<T>{plan_.inner, plan_.squares, out, nullptr, plan_.residual, plan_.residual, nullptr,
+                                       norm, in, in_bias, y, int(plan_.count), float(C.eps)});
+      return true;
+    }
+    if constexpr (core_traits::possible) {
+      if (ctx_.reserve(0))
+        scale_by_squares<P, shape>(ctx_, plan_.inner, plan_.squares, nullptr, nullptr, int(plan_.count));
+    }
+    return false;
+  }
+
+  context<P>& ctx_;
+  inference_weights<C, P> const& weights_;
+  inference_plan<C, P> const& plan_;
+  network_view<C, float const, space::device> net_;
+};
+
+/// Pictures to features [batch * length, dim], left in plan.features. `pictures` is what stem_tokens takes.
+template <config C, precision P, class Pictures>
+void inference_features(context<P>& ctx, inference_weights<C, P> const& weights, Pictures const& pictures,
+                        inference_plan<C, P> const& plan) {
+  using tokens = token_layer<C>;
+  auto const p = weights.view().tokens();
+  stem_tokens(ctx, pictures, weights.stem, get<tokens::cls_token>(p), get<tokens::pos_embed>(p),
+              rows<float, C.dim, space::device>{plan.residual, plan.count});
+  inference_trunk<C, P>{ctx, weights, plan}.run();
+}
+
+/// Features to logits [batch, classes]: head(class token) + max over patches of aux_head / 2.
+template <config C, precision P>
+void inference_heads(context<P>& ctx, inference_weights<C, P> const& weights, inference_plan<C, P> const& plan,
+                     rows<float, C.classes, space::device> logits) {
+  auto const p = dm2::detail::head_operands(weights.view());
+  head_parameters<float const, C.classes, C.dim, space::device, element<P> const> const operands{
+      weights.operand(p.cls), weights.operand(p.aux)};
+  evaluation_heads(ctx, rows<element<P>, C.dim, space::device>{plan.features, plan.count}, operands, logits,
+                   sizes<C>::length);
+}
+
+}  // namespace dm2::cuda::detail

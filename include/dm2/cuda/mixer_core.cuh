@@ -1,0 +1,100 @@
+/// @file
+/// The bidirectional Mamba-2 mixer between its projections: convolution, SiLU, scan, gate and norm of both directions.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/mixer_core_fused.cuh>
+#include <dm2/cuda/mixer_core_general.cuh>
+
+#include <cstddef>
+#include <string>
+#include <type_traits>
+
+namespace dm2::cuda {
+namespace detail {
+
+/// g *= 1 / sqrt(mean square of its half + 1e-5), and norm where it is not null; a warp a row.
+template <class Tr>
+__global__ void __launch_bounds__(256) scale_by_squares_kernel(typename Tr::element* g, float const* squares,
+                                                               float const* norm, float const* norm_b, int count) {
+  using T = typename Tr::element;
+  int const row = int(blockIdx.x) * 8 + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  if (row >= count) return;
+  for (int second = 0; second < 2; ++second) {
+    std::size_t const half = std::size_t(row) * 2 + std::size_t(second);
+    float sum = 0;
+    for (int u = 0; u < Tr::units; ++u) sum += squares[half * Tr::units + std::size_t(u)];
+    float const scale = rsqrtf(sum * (1.f / Tr::inner) + 1e-5f);
+    float const* const w = second == 0 ? norm : norm_b;
+    for (int c = lane * 4; c < Tr::inner; c += 128) {
+      packed<4>& v = *reinterpret_cast<packed<4>*>(g + half * Tr::inner + std::size_t(c));
+      float2 a = unpack<T>(v.word[0]), b = unpack<T>(v.word[1]);
+      a.x *= scale, a.y *= scale, b.x *= scale, b.y *= scale;
+      if (w != nullptr) {
+        bool const reversed = second == 1 && Tr::reverse_channels;
+        auto const at = [&](int i) { return w[reversed ? Tr::inner - 1 - (c + i) : c + i]; };
+        a.x *= at(0), a.y *= at(1), b.x *= at(2), b.y *= at(3);
+      }
+      v = {{pack<T>(a.x, a.y), pack<T>(b.x, b.y)}};
+    }
+  }
+}
+
+/// The factor that mixer_core_fused left out, and the norms' weights where they are not null.
+template <precision P, mixer_shape M>
+void scale_by_squares(context<P>& ctx, element<P>* g, float const* squares, float const* norm, float const* norm_b,
+                      int count) {
+  using Tr = mixer_core_traits<element<P>, M>;
+  scale_by_squares_kernel<Tr><<<unsigned((count + 7) / 8), 256, 0, ctx.stream()>>>(g, squares, norm, norm_b, count);
+  check_launch("mixer_core: norm");
+}
+
+/// Sequences in `count` rows; throws shape_error unless they are whole.
+inline int mixer_sequences(std::size_t count, int length) {
+  if (length < 1 || count % std::size_t(length) != 0)
+    throw shape_error{"mixer_core.zxbcdt: got " + std::to_string(count) + " rows, expected a multiple of the length " +
+                      std::to_string(length)};
+  return int(count / std::size_t(length));
+}
+
+}  // namespace detail
+
+/// From the input projection to what the output projections read, for both directions of the mixer.
+///
+/// Direction d of sequence b: u = silu(conv(xBC)), y = scan(u) + D x, g = RMSNorm(y silu(z)) norm.
+///
+/// Shapes   zxbcdt [B L, projected], channels [z, x, B, C, dt]; g [B L, 2 d_inner], the first direction's channels,
+///          then the second's, those in reverse in the published variant. `length` = L, any L >= 1.
+/// Writes   g (=), which does not overlap zxbcdt.
+/// Stream   the context's; no synchronisation. One kernel for 16-bit numbers, one group, heads of a multiple of 16
+///          channels, a state of 16, 32, 64 or 128 and at most 224 tokens; composed otherwise.
+/// Throws   shape_error if the rows disagree; nothing is written then.
+/// Source   Dao & Gu 2024 (arXiv 2405.21060).
+template <mixer_shape M, precision P>
+void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.projected(), space::device>> zxbcdt,
+                mixer_parameters<M, float const, space::device> const& p,
+                std::type_identity_t<rows<element<P>, 2 * M.d_inner(), space::device>> g, int length) {
+  int const sequences = detail::mixer_sequences(zxbcdt.count, length);
+  require_extent("mixer_core.g rows", g.count, zxbcdt.count);
+  using Tr = detail::mixer_core_traits<element<P>, M>;
+  if constexpr (Tr::possible) {
+    if (detail::mixer_core_fits<element<P>, M>(ctx.device(), length)) {
+      std::size_t const sums = zxbcdt.count * 2 * Tr::units;
+      if (!ctx.reserve(sums * sizeof(float) + arena::alignment)) return;
+      arena_scope const scope{ctx.shared()};
+      float* const squares = ctx.shared().template take<float>(sums);
+      detail::mixer_core_fused<P, M>(ctx, zxbcdt.data, p, g.data, squares, sequences, length);
+      detail::scale_by_squares<P, M>(ctx, g.data, squares, p.forward.norm.data, p.backward.norm.data,
+                                     int(zxbcdt.count));
+      return;
+    }
+  }
+  detail::mixer_core_general<M>(ctx, zxbcdt, p, g, length);
+}
+
+}  // namespace dm2::cuda

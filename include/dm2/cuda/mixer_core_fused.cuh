@@ -1,0 +1,496 @@
+/// @file
+/// The mixer between its projections as one kernel: convolution, SiLU, scan and gate of one direction of one sequence a
+/// block, for sequences of at most 224 tokens in 16-bit numbers.
+///
+/// The scan is the quadratic form of state-space duality. S = C B^T is made once for all heads and kept in shared
+/// memory as fragments of the tensor cores. Tokens go in blocks of 64: for an earlier block J, exp(c_i - c_j) is split
+/// at e_J, the decay's sum at J's end, so that S multiplies X'_j = dt_j exp(e_J - c_j) x_j as it is; inside a block the
+/// difference is taken before exp. Both factors of the split are at most 1.
+///
+/// The gated RMSNorm needs the sum of squares over all heads. The kernel leaves what is to be normed and each unit's
+/// sum, and the reader applies the rest: the output projection commutes with a factor a row.
+#pragma once
+
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/element.cuh>
+#include <dm2/cuda/mma.cuh>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace dm2::cuda::detail {
+
+/// Every constant of the kernel. A unit is the part of a head that a block works on at a time: `columns` of its
+/// channels.
+template <class T, mixer_shape M>
+struct mixer_core_traits {
+  using element = T;
+  static constexpr int heads = M.heads, headdim = M.headdim, state = M.d_state, taps = M.d_conv;
+  static constexpr int inner = M.heads * M.headdim, conv_dim = inner + 2 * M.groups * M.d_state;
+  static constexpr int projected = inner + conv_dim + M.heads;
+  static constexpr bool reverse_channels = M.variant == mixer_variant::published;
+  static constexpr int columns = headdim <= 64 ? headdim : headdim / 2, units = inner / columns;
+  static constexpr int per_head = headdim / columns;
+  static constexpr int threads = 256, most_tiles = 14;
+
+  /// Channels that a thread loads at a time: every slice of the projection starts at a multiple of it.
+  static constexpr int vector = (projected % 8 == 0 && heads % 8 == 0) ? 8 : 4;
+  /// Whether the kernel can do this shape at all.
+  static constexpr bool possible =
+      is_half<T> && M.groups == 1 && (state == 16 || state == 32 || state == 64 || state == 128) &&
+      headdim % columns == 0 && columns % 16 == 0 && taps <= 4 && projected % 4 == 0 && heads % 4 == 0;
+
+  static constexpr int column_groups = columns / 16;
+  static constexpr int pitch = columns * 2 + 16;  ///< bytes of a row of x: an odd number of 16 bytes
+  static constexpr int state_bytes = state * 2;   ///< of a row of B and C
+  static constexpr bool share = state == 128;     ///< S takes C's place
+};
+
+/// Bytes of shared memory: where things lie, for n tiles of 16 tokens.
+template <class Tr>
+struct mixer_core_layout {
+  int tokens, scores, c, b, x, scaled, vectors, bytes;
+
+  __host__ __device__ explicit mixer_core_layout(int n) {
+    tokens = 16 * n;
+    int const triangle = n * (n + 1) / 2 * 512, rows = tokens * Tr::state_bytes;
+    scores = 0;
+    c = Tr::share ? 0 : triangle;
+    b = c + rows;
+    x = triangle;
+    scaled = x + tokens * Tr::pitch;
+    int const last = scaled + (tokens - 1) / 64 * 64 * Tr::pitch;
+    vectors = last > b + rows ? last : b + rows;
+    bytes = vectors + 4 * tokens * int(sizeof(float));
+  }
+};
+
+/// One direction's parameters, as the kernel reads them.
+struct mixer_direction_pointers {
+  float const *conv, *conv_bias, *dt_bias, *a_log, *d;
+};
+
+template <class T>
+struct mixer_core_arguments {
+  T const* zxbcdt;  ///< [B L, projected]
+  T* g;             ///< [B L, 2 inner]
+  float* squares;   ///< [B L, 2, units]
+  mixer_direction_pointers direction[2];
+  int length, units_per_block;
+};
+
+/// Where one direction's slices start, and how its channels and tokens are walked. The second direction of the published
+/// variant reads all channels in reverse; with its parameters read in reverse instead, it is an ordinary direction over
+/// the mirrored slices [dt | C | B | x | z].
+template <class Tr>
+struct direction_slices {
+  int z, x, b, c, dt;
+  bool channels_reversed, tokens_reversed;
+
+  __device__ explicit direction_slices(bool second)
+      : channels_reversed{second && Tr::reverse_channels}, tokens_reversed{second && !Tr::reverse_channels} {
+    constexpr int H = Tr::heads, N = Tr::state, I = Tr::inner;
+    z = channels_reversed ? H + 2 * N + I : 0;
+    x = channels_reversed ? H + 2 * N : I;
+    b = channels_reversed ? H + N : 2 * I;
+    c = channels_reversed ? H : 2 * I + N;
+    dt = channels_reversed ? 0 : 2 * I + 2 * N;
+  }
+  /// Channel of the convolution that position i of x, B or C is.
+  [[nodiscard]] __device__ int conv_channel(int slice, int i) const {
+    int const position = slice + i;
+    return channels_reversed ? Tr::conv_dim - 1 - (position - Tr::heads) : position - Tr::inner;
+  }
+  [[nodiscard]] __device__ int head(int h) const { return channels_reversed ? Tr::heads - 1 - h : h; }
+  [[nodiscard]] __device__ std::ptrdiff_t row(int t, int length) const { return tokens_reversed ? length - 1 - t : t; }
+};
+
+/// V consecutive 16-bit numbers in registers.
+template <int V>
+struct alignas(2 * V) packed {
+  std::uint32_t word[V / 2];
+};
+
+/// silu(conv) of V channels for the tokens [t0, t1): calls store(t, values). Tokens from `length` on give zeros.
+template <class Tr, int V, class Store>
+__device__ inline void convolve(typename Tr::element const* slice, direction_slices<Tr> const& at, int first_channel,
+                                mixer_direction_pointers const& p, int t0, int t1, int length, Store const& store) {
+  using T = typename Tr::element;
+  float weight[Tr::taps][V], bias[V];
+#pragma unroll
+  for (int v = 0; v < V; ++v) {
+    int const channel = at.channels_reversed ? first_channel - v : first_channel + v;
+    bias[v] = p.conv_bias[channel];
+#pragma unroll
+    for (int k = 0; k < Tr::taps; ++k) weight[k][v] = p.conv[channel * Tr::taps + k];
+  }
+  auto const load = [&](int t) {
+    packed<V> r{};
+    if (t >= 0 && t < length) r = *reinterpret_cast<packed<V> const*>(slice + at.row(t, length) * Tr::projected);
+    return r;
+  };
+  packed<V> window[Tr::taps];
+#pragma unroll
+  for (int k = 1; k < Tr::taps; ++k) window[k] = load(t0 - Tr::taps + k);
+#pragma unroll 4
+  for (int t = t0; t < t1; ++t) {
+#pragma unroll
+    for (int k = 1; k < Tr::taps; ++k) window[k - 1] = window[k];
+    window[Tr::taps - 1] = load(t);
+    float value[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) value[v] = bias[v];
+#pragma unroll
+    for (int k = 0; k < Tr::taps; ++k)
+#pragma unroll
+      for (int v = 0; v < V; v += 2) {
+        float2 const pair = unpack<T>(window[k].word[v / 2]);
+        value[v] = fmaf(weight[k][v], pair.x, value[v]);
+        value[v + 1] = fmaf(weight[k][v + 1], pair.y, value[v + 1]);
+      }
+#pragma unroll
+    for (int v = 0; v < V; ++v) value[v] = t < length ? silu_fast(value[v]) : 0.f;
+    store(t, value);
+  }
+}
+
+/// Byte offset of 16-byte chunk k of row t of B or C: chunks change places so that eight rows lie in different banks.
+template <class Tr>
+__device__ inline int state_offset(int t, int chunk) {
+  constexpr int mask = Tr::state_bytes / 16 >= 8 ? 7 : Tr::state_bytes / 16 - 1;
+  return t * Tr::state_bytes + ((chunk ^ (t & mask)) << 4);
+}
+
+/// B and C of every token to shared memory.
+template <class Tr>
+__device__ inline void fill_state(typename Tr::element const* sequence, direction_slices<Tr> const& at,
+                                  mixer_direction_pointers const& p, mixer_core_layout<Tr> const& lay, int length,
+                                  unsigned char* shared) {
+  constexpr int V = Tr::vector, groups = 2 * Tr::state / V, runs = Tr::threads / groups;
+  int const group = int(threadIdx.x) % groups, run = int(threadIdx.x) / groups;
+  if (run >= runs) return;
+  int const channel = group * V % Tr::state;
+  bool const is_c = group * V >= Tr::state;
+  int const slice = is_c ? at.c : at.b, per_run = (lay.tokens + runs - 1) / runs;
+  unsigned char* const to = shared + (is_c ? lay.c : lay.b);
+  convolve<Tr, V>(sequence + slice + channel, at, at.conv_channel(slice, channel), p, run * per_run,
+                  min((run + 1) * per_run, lay.tokens), length, [&](int t, float const(&value)[V]) {
+                    packed<V> out;
+#pragma unroll
+                    for (int v = 0; v < V; v += 2) out.word[v / 2] = pack<typename Tr::element>(value[v], value[v + 1]);
+                    *reinterpret_cast<packed<V>*>(to + state_offset<Tr>(t, channel / 8) + channel % 8 * 2) = out;
+                  });
+}
+
+/// One head's decays, by one warp: cum[t] = log2 of the decay from the start to t; ev[t] = cum[t] - log2(dt_t), so that
+/// exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j). From `length` on dt is 0.
+template <class Tr>
+__device__ inline void fill_decay(typename Tr::element const* sequence, direction_slices<Tr> const& at,
+                                  mixer_direction_pointers const& p, int head, int length, int tokens, float* cum,
+                                  float* ev) {
+  int const lane = int(threadIdx.x) % 32, h = at.head(head);
+  float const rate = -expf(p.a_log[h]) * log2_e, bias = p.dt_bias[h];
+  float step[(Tr::most_tiles + 1) / 2];
+#pragma unroll
+  for (int i = 0; i < (Tr::most_tiles + 1) / 2; ++i) {
+    int const t = i * 32 + lane;
+    step[i] = t < length ? softplus(to_float(sequence[at.row(t, length) * Tr::projected + at.dt + head]) + bias) : 0.f;
+  }
+  float before = 0;
+#pragma unroll
+  for (int i = 0; i < (Tr::most_tiles + 1) / 2; ++i) {
+    float sum = step[i] * rate;
+#pragma unroll
+    for (int o = 1; o < 32; o <<= 1) {
+      float const other = __shfl_up_sync(~0u, sum, o);
+      if (lane >= o) sum += other;
+    }
+    sum += before;
+    before = __shfl_sync(~0u, sum, 31);
+    int const t = i * 32 + lane;
+    if (t < tokens) cum[t] = sum, ev[t] = sum - log2f(step[i]);
+  }
+}
+
+/// S = C B^T for the 32 tokens from 32 q on and every earlier one, as fragments: tile (r, c) at (r (r + 1) / 2 + c) 512
+/// bytes. `a` holds the warp's rows of C.
+template <class Tr>
+__device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][2][4], int q, int tiles,
+                                   mixer_core_layout<Tr> const& lay, unsigned char* shared) {
+  using T = typename Tr::element;
+  int const lane = int(threadIdx.x) % 32, last = min(2 * q + 2, tiles);
+  std::uint32_t const b = shared_address(shared) + std::uint32_t(lay.b);
+  for (int c = 0; c < last; ++c) {
+    float s[2][2][4] = {};
+    int const row = c * 16 + lane % 8 + lane / 16 * 8;
+#pragma unroll
+    for (int k = 0; k < Tr::state / 16; ++k) {
+      std::uint32_t r[4];
+      load_matrix(r, b + std::uint32_t(state_offset<Tr>(row, 2 * k + lane / 8 % 2)));
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        mma<T>(s[m][0], a[k][m], r[0], r[1]);
+        mma<T>(s[m][1], a[k][m], r[2], r[3]);
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      int const r = 2 * q + m;
+      if (c > r || r >= tiles) continue;
+      uint4 const fragment{pack<T>(s[m][0][0], s[m][0][1]), pack<T>(s[m][0][2], s[m][0][3]),
+                           pack<T>(s[m][1][0], s[m][1][1]), pack<T>(s[m][1][2], s[m][1][3])};
+      *reinterpret_cast<uint4*>(shared + lay.scores + (r * (r + 1) / 2 + c) * 512 + lane * 16) = fragment;
+    }
+  }
+}
+
+/// x and X' of one unit to shared memory. Inside each 16 columns, column 4 i + j lies at 2 i + j and, from j = 2 on, at
+/// 8 + 2 i + j - 2: the fragments of the product then give a thread four columns that are neighbours in memory.
+template <class Tr>
+__device__ inline void fill_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
+                                 mixer_direction_pointers const& p, mixer_core_layout<Tr> const& lay, int unit,
+                                 int length, float const* cum, float const* ev, unsigned char* shared) {
+  using T = typename Tr::element;
+  constexpr int groups = Tr::columns / 4, runs = Tr::threads / groups;
+  int const group = int(threadIdx.x) % groups, run = int(threadIdx.x) / groups;
+  if (run >= runs) return;
+  int const column = group * 4, channel = unit * Tr::columns + column, per_run = (lay.tokens + runs - 1) / runs;
+  int const place = (column / 16 * 16 + column % 16 / 2) * 2, scaled = (lay.tokens - 1) / 64 * 64;
+  convolve<Tr, 4>(sequence + at.x + channel, at, at.conv_channel(at.x, channel), p, run * per_run,
+                  min((run + 1) * per_run, lay.tokens), length, [&](int t, float const(&v)[4]) {
+                    unsigned char* const x = shared + lay.x + t * Tr::pitch + place;
+                    *reinterpret_cast<std::uint32_t*>(x) = pack<T>(v[0], v[1]);
+                    *reinterpret_cast<std::uint32_t*>(x + 16) = pack<T>(v[2], v[3]);
+                    if (t >= scaled) return;
+                    float const s = exp2_fast(cum[t | 63] - ev[t]);
+                    unsigned char* const y = shared + lay.scaled + t * Tr::pitch + place;
+                    *reinterpret_cast<std::uint32_t*>(y) = pack<T>(s * v[0], s * v[1]);
+                    *reinterpret_cast<std::uint32_t*>(y + 16) = pack<T>(s * v[2], s * v[3]);
+                  });
+}
+
+/// The scan of one unit for the 32 tokens from 32 q on: what the earlier blocks add, then the tokens' own block.
+template <class Tr>
+__device__ inline void scan_unit(float (&acc)[2][2 * Tr::column_groups][4], int q, int tiles,
+                                 mixer_core_layout<Tr> const& lay, float const* cum, float const* ev, float skip,
+                                 unsigned char const* shared) {
+  using T = typename Tr::element;
+  constexpr int G = Tr::column_groups;
+  int const lane = int(threadIdx.x) % 32, own = q / 2;
+  int const r0 = 2 * q, r1 = min(2 * q + 1, tiles - 1);  // the last pair may have one tile: its second half is not kept
+  std::uint32_t const base = shared_address(shared);
+  std::uint32_t const matrix = std::uint32_t((lane % 16) * Tr::pitch + lane / 16 * 16);
+  unsigned char const* const s[2]{shared + lay.scores + r0 * (r0 + 1) / 2 * 512 + lane * 16,
+                                  shared + lay.scores + r1 * (r1 + 1) / 2 * 512 + lane * 16};
+  auto const fragment = [&](std::uint32_t(&a)[4], int m, int c) {
+    uint4 const v = *reinterpret_cast<uint4 const*>(s[m] + c * 512);
+    a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
+  };
+  for (int block = 0; block < own; ++block) {
+    if (block > 0) {
+      float const decay = exp2_fast(cum[block * 64 + 63] - cum[block * 64 - 1]);
+#pragma unroll
+      for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int n = 0; n < 2 * G; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) acc[m][n][e] *= decay;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      int const c = block * 4 + i;
+      std::uint32_t a[2][4];
+      fragment(a[0], 0, c);
+      fragment(a[1], 1, c);
+#pragma unroll
+      for (int n = 0; n < G; ++n) {
+        std::uint32_t b[4];
+        load_matrix_transposed(b, base + std::uint32_t(lay.scaled + c * 16 * Tr::pitch + n * 32) + matrix);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          mma<T>(acc[m][2 * n], a[m], b[0], b[1]);
+          mma<T>(acc[m][2 * n + 1], a[m], b[2], b[3]);
+        }
+      }
+    }
+  }
+  int const row = lane / 4, column = lane % 4 * 2;
+  float at_row[2][2];
+#pragma unroll
+  for (int m = 0; m < 2; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) at_row[m][half] = cum[min(q * 32 + m * 16 + half * 8 + row, lay.tokens - 1)];
+  if (own > 0) {
+    float const start = cum[own * 64 - 1];
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      float const f[2]{exp2_fast(at_row[m][0] - start), exp2_fast(at_row[m][1] - start)};
+#pragma unroll
+      for (int n = 0; n < 2 * G; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) acc[m][n][e] *= f[e / 2];
+    }
+  }
+  for (int c = own * 4; c <= r1; ++c) {
+    float2 const e0 = *reinterpret_cast<float2 const*>(ev + c * 16 + column);
+    float2 const e1 = *reinterpret_cast<float2 const*>(ev + c * 16 + 8 + column);
+    std::uint32_t a[2][4];
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      fragment(a[m], m, c);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {  // row half e % 2, column half e / 2
+        float2 v = unpack<T>(a[m][e]);
+        float2 const to = e < 2 ? e0 : e1;
+        v.x *= exp2_fast(at_row[m][e % 2] - to.x);
+        v.y *= exp2_fast(at_row[m][e % 2] - to.y);
+        if (c == 2 * q + m) {  // the diagonal: tokens after the row's own do not count, and its own has the skip term
+          int const i = row + e % 2 * 8, j = column + e / 2 * 8;
+          v.x = j < i ? v.x : j == i ? v.x + skip : 0.f;
+          v.y = j + 1 < i ? v.y : j + 1 == i ? v.y + skip : 0.f;
+        }
+        a[m][e] = pack<T>(v.x, v.y);
+      }
+      if (c > 2 * q + m) a[m][0] = a[m][1] = a[m][2] = a[m][3] = 0;
+    }
+#pragma unroll
+    for (int n = 0; n < G; ++n) {
+      std::uint32_t b[4];
+      load_matrix_transposed(b, base + std::uint32_t(lay.x + c * 16 * Tr::pitch + n * 32) + matrix);
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        mma<T>(acc[m][2 * n], a[m], b[0], b[1]);
+        mma<T>(acc[m][2 * n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+}
+
+/// g = y silu(z) of one unit, and each token's sum of squares.
+template <class Tr>
+__device__ inline void gate_unit(float const (&acc)[2][2 * Tr::column_groups][4], int q, direction_slices<Tr> const& at,
+                                 int second, int unit, std::size_t first_row,
+                                 mixer_core_arguments<typename Tr::element> const& p) {
+  using T = typename Tr::element;
+  int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+  for (int m = 0; m < 2; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int const t = q * 32 + m * 16 + half * 8 + lane / 4;
+      bool const inside = t < p.length;
+      std::size_t const row = first_row + std::size_t(at.row(inside ? t : 0, p.length));
+      T const* const z = p.zxbcdt + row * Tr::projected + at.z + unit * Tr::columns + lane % 4 * 4;
+      T* const g = p.g + (row * 2 + std::size_t(second)) * Tr::inner + unit * Tr::columns + lane % 4 * 4;
+      float sum = 0;
+#pragma unroll
+      for (int n = 0; n < Tr::column_groups; ++n) {
+        packed<4> const gate = *reinterpret_cast<packed<4> const*>(z + n * 16);
+        float2 const z0 = unpack<T>(gate.word[0]), z1 = unpack<T>(gate.word[1]);
+        float const v[4]{acc[m][2 * n][half * 2] * silu_fast(z0.x), acc[m][2 * n][half * 2 + 1] * silu_fast(z0.y),
+                         acc[m][2 * n + 1][half * 2] * silu_fast(z1.x),
+                         acc[m][2 * n + 1][half * 2 + 1] * silu_fast(z1.y)};
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sum = fmaf(v[e], v[e], sum);
+        if (inside) *reinterpret_cast<packed<4>*>(g + n * 16) = {{pack<T>(v[0], v[1]), pack<T>(v[2], v[3])}};
+      }
+      sum += __shfl_xor_sync(~0u, sum, 1);
+      sum += __shfl_xor_sync(~0u, sum, 2);
+      if (inside && lane % 4 == 0) p.squares[(row * 2 + std::size_t(second)) * Tr::units + std::size_t(unit)] = sum;
+    }
+}
+
+/// Grid (unit sets, 2, sequences). Warp 4 makes the decays; the others take 32 tokens each, the longest rows on the
+/// first four warps and the shortest on the last three, so that a scheduler's two warps have equal work together.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, 2)
+    mixer_core_kernel(__grid_constant__ mixer_core_arguments<typename Tr::element> const p) {
+  using T = typename Tr::element;
+  extern __shared__ __align__(128) unsigned char shared[];
+  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, second = int(blockIdx.y);
+  int const tiles = (p.length + 15) / 16, pairs = (tiles + 1) / 2;
+  int const q = warp < 4 ? pairs - 1 - warp : warp > 4 && warp - 5 < pairs - 4 ? warp - 5 : -1;
+  std::size_t const first_row = std::size_t(blockIdx.z) * std::size_t(p.length);
+  T const* const sequence = p.zxbcdt + first_row * Tr::projected;
+  direction_slices<Tr> const at{second == 1};
+  mixer_direction_pointers const parameters = second == 0 ? p.direction[0] : p.direction[1];
+  mixer_core_layout<Tr> const lay{tiles};
+  float* const vectors = reinterpret_cast<float*>(shared + lay.vectors);
+  int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
+
+  fill_state<Tr>(sequence, at, parameters, lay, p.length, shared);
+  if (warp == 4)
+    fill_decay<Tr>(sequence, at, parameters, begin / Tr::per_head, p.length, lay.tokens, vectors, vectors + lay.tokens);
+  __syncthreads();
+  std::uint32_t a[Tr::state / 16][2][4];
+  if (q >= 0) {
+#pragma unroll
+    for (int k = 0; k < Tr::state / 16; ++k)
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        int const row = min(q * 32 + m * 16 + lane % 16, lay.tokens - 1);
+        load_matrix(a[k][m], shared_address(shared) + std::uint32_t(lay.c + state_offset<Tr>(row, 2 * k + lane / 16)));
+      }
+  }
+  __syncthreads();
+  if (q >= 0) fill_scores<Tr>(a, q, tiles, lay, shared);
+  __syncthreads();
+
+  for (int unit = begin; unit < end; ++unit) {
+    int const head = unit / Tr::per_head;
+    float* const cum = vectors + head % 2 * 2 * lay.tokens;
+    float* const ev = cum + lay.tokens;
+    fill_unit<Tr>(sequence, at, parameters, lay, unit, p.length, cum, ev, shared);
+    __syncthreads();
+    if (q >= 0) {
+      float acc[2][2 * Tr::column_groups][4] = {};
+      scan_unit<Tr>(acc, q, tiles, lay, cum, ev, parameters.d[at.head(head)], shared);
+      gate_unit<Tr>(acc, q, at, second, unit, first_row, p);
+    } else if (warp == 4 && unit + 1 < end && (unit + 1) / Tr::per_head != head) {
+      float* const next = vectors + (head + 1) % 2 * 2 * lay.tokens;
+      fill_decay<Tr>(sequence, at, parameters, head + 1, p.length, lay.tokens, next, next + lay.tokens);
+    }
+    __syncthreads();
+  }
+}
+
+/// Whether the kernel does sequences of this length on this device.
+template <class T, mixer_shape M>
+bool mixer_core_fits(device_properties const& device, int length) {
+  using Tr = mixer_core_traits<T, M>;
+  int const tiles = (length + 15) / 16;
+  return Tr::possible && tiles <= Tr::most_tiles && mixer_core_layout<Tr>{tiles}.bytes <= device.shared_per_block;
+}
+
+/// Units a block takes: all, where that fills the device; else fewer, at the price of making S more than once.
+inline int units_per_block(int units, int sequences, int multiprocessors) {
+  int take = units;
+  while (take % 2 == 0 && 2 * sequences * (units / take) < 2 * multiprocessors * 9 / 10) take /= 2;
+  return take;
+}
+
+/// g before its norm, and squares [B L, 2, units], each unit's sum of g^2: g / sqrt(their sum / inner + 1e-5) norm is
+/// what the output projection reads. mixer_core_fits() must hold.
+template <precision P, mixer_shape M>
+void mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
+                      mixer_parameters<M, float const, space::device> const& p, element<P>* g, float* squares,
+                      int sequences, int length) {
+  using Tr = mixer_core_traits<element<P>, M>;
+  auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
+    return mixer_direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
+  };
+  int const take = units_per_block(Tr::units, sequences, ctx.device().multiprocessors);
+  mixer_core_arguments<element<P>> const arguments{zxbcdt, g,   squares, {pointers(p.forward), pointers(p.backward)},
+                                                   length, take};
+  int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
+  check(cudaFuncSetAttribute(mixer_core_kernel<Tr>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "mixer_core");
+  dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
+  mixer_core_kernel<Tr><<<grid, Tr::threads, std::size_t(bytes), ctx.stream()>>>(arguments);
+  check_launch("mixer_core");
+}
+
+}  // namespace dm2::cuda::detail

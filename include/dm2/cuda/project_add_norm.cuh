@@ -1,0 +1,149 @@
+/// @file
+/// What lies between two cores of the trunk: output projection, residual addition, norm, next input projection.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/project_add_norm_general.cuh>
+#include <dm2/cuda/project_add_norm_kernel.cuh>
+
+#include <cstddef>
+#include <type_traits>
+
+namespace dm2::cuda {
+namespace detail {
+
+inline constexpr int hopper_shared = 232448, ampere_shared = 166912, small_shared = 101376;
+
+template <class Tr, precision P>
+void launch_between(context<P>& ctx, between_arguments<typename Tr::element> const& arguments) {
+  check(cudaFuncSetAttribute(between_kernel<Tr>, cudaFuncAttributeMaxDynamicSharedMemorySize, Tr::bytes),
+        "project_add_norm");
+  unsigned const tiles = unsigned((arguments.count + Tr::rows - 1) / Tr::rows);
+  between_kernel<Tr><<<tiles, Tr::threads, Tr::bytes, ctx.stream()>>>(arguments);
+  check_launch("project_add_norm");
+}
+
+/// Launches the kernel if it exists for these sizes, fits the device, and leaves no more than a quarter of it idle or
+/// is the `last` that could.
+template <class Tr, precision P>
+bool try_between(context<P>& ctx, between_arguments<typename Tr::element> const& arguments, bool last) {
+  if constexpr (Tr::possible) {
+    int const tiles = (arguments.count + Tr::rows - 1) / Tr::rows;
+    if (Tr::bytes <= ctx.device().shared_per_block && (last || 4 * tiles >= 3 * ctx.device().multiprocessors)) {
+      launch_between<Tr>(ctx, arguments);
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Whether some form of the kernel does these sizes on this device.
+template <class T, int D, int K, int N, int U>
+bool between_fits(device_properties const& device) {
+  auto const fits = [&]<class Tr>(std::type_identity<Tr>) {
+    return Tr::possible && Tr::bytes <= device.shared_per_block;
+  };
+  if constexpr (!is_half<T>)
+    return false;
+  else
+    return fits(std::type_identity<between_traits<T, D, K, N, U, 16, hopper_shared>>{}) ||
+           fits(std::type_identity<between_traits<T, D, K, N, U, 16, ampere_shared>>{}) ||
+           fits(std::type_identity<between_traits<T, D, K, N, U, 16, small_shared>>{});
+}
+
+/// The kernel with the largest tile that fills the device: a tile reads all weights from the L2 cache. between_fits()
+/// must hold.
+template <int D, int K, int N, int U, precision P>
+void between_fused(context<P>& ctx, between_arguments<element<P>> const& arguments) {
+  using T = element<P>;
+  if constexpr (is_half<T>) {
+    static_cast<void>(try_between<between_traits<T, D, K, N, U, 128, hopper_shared>>(ctx, arguments, false) ||
+                      try_between<between_traits<T, D, K, N, U, 64, hopper_shared>>(ctx, arguments, false) ||
+                      try_between<between_traits<T, D, K, N, U, 32, hopper_shared>>(ctx, arguments, false) ||
+                      try_between<between_traits<T, D, K, N, U, 16, hopper_shared>>(ctx, arguments, true) ||
+                      try_between<between_traits<T, D, K, N, U, 32, ampere_shared>>(ctx, arguments, false) ||
+                      try_between<between_traits<T, D, K, N, U, 16, ampere_shared>>(ctx, arguments, true) ||
+                      try_between<between_traits<T, D, K, N, U, 16, small_shared>>(ctx, arguments, true));
+  }
+}
+
+}  // namespace detail
+
+/// y = RMSNorm(point.residual) in^T + bias; point.rstd is set unless it is null.
+///
+/// Shapes   point.residual [R, D]; y [R, N]; the weights of `in` are of the context's element type.
+/// Writes   y, point.rstd (=).
+/// Stream   the context's; no synchronisation.
+/// Throws   shape_error if the row counts differ.
+template <precision P, int N, int D>
+void norm_project(context<P>& ctx, norm_point<float, D, space::device> point,
+                  norm_projection<float const, N, D, space::device, element<P> const> const& p, double eps,
+                  std::type_identity_t<rows<element<P>, N, space::device>> y) {
+  require_extent("norm_project.y rows", y.count, point.residual.count);
+  detail::between_arguments<element<P>> const arguments{
+      nullptr,     nullptr,          nullptr,        nullptr, point.residual.data, nullptr,   point.rstd,
+      p.norm.data, p.in.weight.data, p.in.bias.data, y.data,  int(y.count),        float(eps)};
+  if (detail::between_fits<element<P>, D, 0, N, 0>(ctx.device())) {
+    if (ctx.reserve(0)) detail::between_fused<D, 0, N, 0>(ctx, arguments);
+    return;
+  }
+  detail::norm_project_general(ctx, point, p, eps, y);
+}
+
+/// point.residual = before + g out^T + bias, then y = RMSNorm(point.residual) in^T + bias.
+///
+/// Shapes   g [R, K], what a core wrote; before [R, D]; y [R, N], what the next core reads.
+/// Writes   point, y (=). point.residual may be `before`.
+/// Stream   the context's; no synchronisation. One kernel for 16-bit numbers where a row of the residual stream fits a
+///          block's registers, products through cuBLASLt otherwise.
+/// Throws   shape_error if the row counts differ.
+template <precision P, int D, int K, int N>
+void project_add_norm_project(context<P>& ctx, std::type_identity_t<rows<element<P> const, K, space::device>> g,
+                              linear_parameters<float const, D, K, space::device, element<P> const> const& out,
+                              std::type_identity_t<rows<float const, D, space::device>> before,
+                              norm_point<float, D, space::device> point,
+                              norm_projection<float const, N, D, space::device, element<P> const> const& p, double eps,
+                              std::type_identity_t<rows<element<P>, N, space::device>> y) {
+  require_extent("project_add.before rows", before.count, g.count);
+  require_extent("project_add.after rows", point.residual.count, g.count);
+  require_extent("norm_project.y rows", y.count, point.residual.count);
+  detail::between_arguments<element<P>> const arguments{
+      g.data,      nullptr,          out.weight.data, out.bias.data, before.data,  point.residual.data, point.rstd,
+      p.norm.data, p.in.weight.data, p.in.bias.data,  y.data,        int(y.count), float(eps)};
+  if (detail::between_fits<element<P>, D, K, N, 0>(ctx.device())) {
+    if (ctx.reserve(0)) detail::between_fused<D, K, N, 0>(ctx, arguments);
+    return;
+  }
+  detail::project_add_norm_project_general(ctx, g, out, before, point, p, eps, y);
+}
+
+/// The end of the trunk: point.residual = before + g out^T + bias, then y = RMSNorm(point.residual).
+///
+/// Shapes   g [R, K]; before, y [R, D].
+/// Writes   point, y (=). point.residual may be `before`.
+/// Stream   the context's; no synchronisation.
+/// Throws   shape_error if the row counts differ.
+template <precision P, int D, int K>
+void project_add_norm(context<P>& ctx, std::type_identity_t<rows<element<P> const, K, space::device>> g,
+                      linear_parameters<float const, D, K, space::device, element<P> const> const& out,
+                      std::type_identity_t<rows<float const, D, space::device>> before,
+                      norm_point<float, D, space::device> point,
+                      std::type_identity_t<block<float const, space::device, D>> norm, double eps,
+                      std::type_identity_t<rows<element<P>, D, space::device>> y) {
+  require_extent("project_add.before rows", before.count, g.count);
+  require_extent("project_add.after rows", point.residual.count, g.count);
+  require_extent("rms_norm.y rows", y.count, point.residual.count);
+  detail::between_arguments<element<P>> const arguments{
+      g.data,    nullptr, out.weight.data, out.bias.data, before.data,  point.residual.data, point.rstd,
+      norm.data, nullptr, nullptr,         y.data,        int(y.count), float(eps)};
+  if (detail::between_fits<element<P>, D, K, 0, 0>(ctx.device())) {
+    if (ctx.reserve(0)) detail::between_fused<D, K, 0, 0>(ctx, arguments);
+    return;
+  }
+  detail::project_add_norm_general(ctx, g, out, before, point, norm, eps, y);
+}
+
+}  // namespace dm2::cuda

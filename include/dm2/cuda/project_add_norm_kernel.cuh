@@ -1,0 +1,335 @@
+/// @file
+/// What lies between two cores of the trunk as one kernel: output projection, residual addition, RMSNorm and the next
+/// input projection of a tile of rows, whose normed form never leaves the block.
+#pragma once
+
+#include <dm2/cuda/element.cuh>
+#include <dm2/cuda/mma.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+/// The kernel's constants: T the operands' type, D channels of the residual stream, K those of g (0: there is no output
+/// projection), N those of y (0: y are the normed rows), U units whose sums of squares scale each half of g (0: g is
+/// taken as it is), Rows of a block, Limit bytes of shared memory that a block may have.
+template <class T, int D, int K, int N, int U, int Rows, int Limit>
+struct between_traits {
+  using element = T;
+  static constexpr int dim = D, inner = K, wide = N, units = U, rows = Rows;
+  static constexpr int warps_n = Rows < 128 && D % 64 == 0 ? 4 : 2;
+  static constexpr int warps_m = Rows == 128 ? 4 : Rows == 64 ? 8 / warps_n : Rows / 16;
+  static constexpr int threads = 32 * warps_m * warps_n;
+  static constexpr int row_tiles = Rows / 16 / warps_m;  ///< of 16 rows, of a warp
+  static constexpr int dim_groups = D / 16 / warps_n;    ///< of 16 columns, of a warp, in the first product
+  static constexpr int depth = K % 64 == 0 ? 64 : 32;    ///< columns of g that are in shared memory at a time
+  static constexpr int steps = K / depth;
+  static constexpr int depth_pitch = depth * 2 + 16;  ///< bytes: an odd number of 16 bytes, against bank conflicts
+  static constexpr int dim_pitch = D * 2 + 16;
+  static constexpr int stage_bytes = K == 0 ? 0 : (Rows + D) * depth_pitch;
+  static constexpr int vector_bytes = (2 + warps_n) * Rows * int(sizeof(float));
+
+  static constexpr int total(int stages, int chunk) {
+    int const slot = N == 0 ? 0 : chunk * dim_pitch, over = 2 * slot;
+    return (stages * stage_bytes > over ? stages * stage_bytes : over) + (N == 0 ? 0 : Rows * dim_pitch) + slot +
+           vector_bytes;
+  }
+  static constexpr int wide_chunk = warps_n == 4 ? 128 : 96;  ///< columns of y at a time, where they fit
+  static constexpr int stages = total(3, warps_n * 16) <= Limit ? 3 : 2;
+  static constexpr int chunk = total(stages, wide_chunk) <= Limit ? wide_chunk : warps_n * 16;
+  static constexpr int slot_bytes = N == 0 ? 0 : chunk * dim_pitch;
+  static constexpr int chunks = (N + chunk - 1) / chunk;
+  static constexpr int chunk_groups = chunk / 16 / warps_n;  ///< of 16 columns, of a warp, in the second product
+  static constexpr int region_bytes = stages * stage_bytes > 2 * slot_bytes ? stages* stage_bytes : 2 * slot_bytes;
+  static constexpr int bytes = total(stages, chunk);
+  static constexpr bool keep_normed = D / 16 * row_tiles <= 24;  ///< the second product's operand stays in registers
+
+  static constexpr bool possible = is_half<T> && D % (16 * warps_n) == 0 && D / warps_n * row_tiles <= 192 &&
+                                   K % 32 == 0 && (K == 0 || steps >= 3) && N % 4 == 0 && (U == 0 || steps % 2 == 0) &&
+                                   bytes <= Limit;
+};
+
+template <class T>
+struct between_arguments {
+  T const* g;             ///< [R, K]
+  float const* squares;   ///< [R, 2, U]
+  T const* out;           ///< [D, K]
+  float const* out_bias;  ///< [D] or null
+  float const* before;    ///< [R, D]
+  float* after;           ///< [R, D], may be `before`
+  float* rstd;            ///< [R] or null
+  float const* norm;      ///< [D]
+  T const* in;            ///< [N, D]
+  float const* in_bias;   ///< [N] or null
+  T* y;                   ///< [R, N], or [R, D] where N is 0
+  int count;              ///< R
+  float eps;
+};
+
+/// Where weight row n of a group of 16 stands, so that a thread's four results of two neighbouring tiles are
+/// neighbours in memory: 4 i + j at 2 i + j, and at 8 + 2 i + j - 2 from j = 2 on.
+__device__ inline int fragment_row(int n) { return (n & ~15) | (n & 2) << 2 | (n & 12) >> 1 | (n & 1); }
+
+/// Rows [first, first + n) of a row-major matrix of 16-bit numbers, `columns` of them from `from` on, to shared memory.
+/// Rows from `count` on are zeros.
+template <int Columns, int Pitch, int Threads, bool Permute, class T>
+__device__ inline void copy_rows(std::uint32_t to, T const* from, int stride, int first, int n, int count) {
+  constexpr int pieces = Columns / 8;
+  for (int i = int(threadIdx.x); i < n * pieces; i += Threads) {
+    int const row = i / pieces, piece = i % pieces;
+    bool const valid = first + row < count;
+    copy_async(to + std::uint32_t((Permute ? fragment_row(row) : row) * Pitch + piece * 16),
+               from + std::size_t(valid ? first + row : 0) * std::size_t(stride) + piece * 8, valid);
+  }
+}
+
+/// One step of 16 columns: acc [M 16, G 16] += a w^T, w at `w` with fragment-permuted rows.
+template <class T, int M, int G>
+__device__ inline void multiply_step(float (&acc)[M][2 * G][4], std::uint32_t const (&a)[M][4], std::uint32_t w,
+                                     int pitch) {
+#pragma unroll
+  for (int n = 0; n < G; ++n) {
+    std::uint32_t b[4];
+    load_matrix(b, w + std::uint32_t(n * 16 * pitch));
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+      mma<T>(acc[m][2 * n], a[m], b[0], b[1]);
+      mma<T>(acc[m][2 * n + 1], a[m], b[2], b[3]);
+    }
+  }
+}
+
+/// Calls visit(m, half) for each of a thread's rows of a warp's tiles.
+template <int M, class Visit>
+__device__ inline void for_each_row(Visit const& visit) {
+#pragma unroll
+  for (int m = 0; m < M; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) visit(m, half);
+}
+
+/// A block's places in shared memory.
+template <class Tr>
+struct between_memory {
+  std::uint32_t stages, slot0, normed;
+  float *rho, *sums;
+
+  __device__ explicit between_memory(unsigned char* base)
+      : stages{shared_address(base)},
+        slot0{stages + std::uint32_t(Tr::region_bytes)},
+        normed{slot0 + std::uint32_t(Tr::slot_bytes)},
+        rho{reinterpret_cast<float*>(base + Tr::bytes - Tr::vector_bytes)},
+        sums{rho + 2 * Tr::rows} {}
+  /// The weights of chunk j of y: slots 1 and 2 lie where the first product's operands were.
+  [[nodiscard]] __device__ std::uint32_t slot(int j) const {
+    return j % 3 == 0 ? slot0 : stages + std::uint32_t((j % 3 - 1) * Tr::slot_bytes);
+  }
+};
+
+template <class Tr>
+__device__ inline void load_chunk(between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at,
+                                  int j) {
+  if constexpr (Tr::wide != 0)
+    if (j < Tr::chunks)
+      copy_rows<Tr::dim, Tr::dim_pitch, Tr::threads, true>(at.slot(j), p.in, Tr::dim, j * Tr::chunk, Tr::chunk,
+                                                           Tr::wide);
+}
+
+/// acc = g out^T for the block's rows. Ends with the first chunk of the next weights under way.
+template <class Tr>
+__device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
+                                     between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at) {
+  using T = typename Tr::element;
+  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
+  auto const load = [&](int step) {
+    if (step < Tr::steps) {
+      std::uint32_t const to = at.stages + std::uint32_t(step % Tr::stages * Tr::stage_bytes);
+      copy_rows<Tr::depth, Tr::depth_pitch, Tr::threads, false>(to, p.g + step * Tr::depth, Tr::inner, first, Tr::rows,
+                                                                p.count);
+      copy_rows<Tr::depth, Tr::depth_pitch, Tr::threads, true>(
+          to + std::uint32_t(Tr::rows * Tr::depth_pitch), p.out + step * Tr::depth, Tr::inner, 0, Tr::dim, Tr::dim);
+    } else if (step == Tr::steps) {
+      load_chunk<Tr>(p, at, 0);
+    }
+    commit_copies();
+  };
+#pragma unroll
+  for (int s = 0; s < Tr::stages - 1; ++s) load(s);
+  if constexpr (Tr::units != 0) {
+    for (int i = int(threadIdx.x); i < 2 * Tr::rows; i += Tr::threads) {
+      int const row = first + i / 2;
+      float sum = 0;
+      if (row < p.count)
+        for (int u = 0; u < Tr::units; ++u)
+          sum += p.squares[(std::size_t(row) * 2 + std::size_t(i % 2)) * Tr::units + u];
+      at.rho[i] = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
+    }
+  }
+  std::uint32_t const a_lane = std::uint32_t((wm * Tr::row_tiles * 16 + lane % 16) * Tr::depth_pitch + lane / 16 * 16);
+  std::uint32_t const w_lane = std::uint32_t(
+      (Tr::rows + wn * Tr::dim_groups * 16 + lane % 8 + lane / 16 * 8) * Tr::depth_pitch + lane / 8 % 2 * 16);
+  for (int step = 0; step < Tr::steps; ++step) {
+    wait_copies<Tr::stages - 2>();
+    __syncthreads();
+    load(step + Tr::stages - 1);
+    if constexpr (Tr::units != 0) {
+      if (step == Tr::steps / 2)
+        for_each_row<Tr::row_tiles>([&](int m, int half) {
+          float const* const rho = at.rho + 2 * ((wm * Tr::row_tiles + m) * 16 + half * 8 + lane / 4);
+          float const ratio = rho[0] / rho[1];
+#pragma unroll
+          for (int n = 0; n < 2 * Tr::dim_groups; ++n) acc[m][n][half * 2] *= ratio, acc[m][n][half * 2 + 1] *= ratio;
+        });
+    }
+    std::uint32_t const stage = at.stages + std::uint32_t(step % Tr::stages * Tr::stage_bytes);
+#pragma unroll
+    for (int k = 0; k < Tr::depth / 16; ++k) {
+      std::uint32_t a[Tr::row_tiles][4];
+#pragma unroll
+      for (int m = 0; m < Tr::row_tiles; ++m)
+        load_matrix(a[m], stage + a_lane + std::uint32_t(m * 16 * Tr::depth_pitch + k * 32));
+      multiply_step<T, Tr::row_tiles, Tr::dim_groups>(acc, a, stage + w_lane + std::uint32_t(k * 32), Tr::depth_pitch);
+    }
+  }
+}
+
+/// acc becomes the new residual rows, which are written, and then their normed form, which goes to shared memory or,
+/// where nothing follows, to y.
+template <class Tr>
+__device__ inline void add_and_norm(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
+                                    between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at,
+                                    unsigned char* shared) {
+  using T = typename Tr::element;
+  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
+  int const column = wn * Tr::dim_groups * 16 + lane % 4 * 4;
+  auto const local = [&](int m, int half) { return (wm * Tr::row_tiles + m) * 16 + half * 8 + lane / 4; };
+  for_each_row<Tr::row_tiles>([&](int m, int half) {
+    int const row = local(m, half);
+    bool const inside = first + row < p.count;
+    std::size_t const at_row = std::size_t(first + row) * Tr::dim;
+    float const scale = Tr::units == 0 ? 1.f : at.rho[2 * row + 1];
+    float sum = 0;
+#pragma unroll
+    for (int n = 0; n < Tr::dim_groups; ++n) {
+      float(&low)[4] = acc[m][2 * n];
+      float(&high)[4] = acc[m][2 * n + 1];
+      float4 v{0, 0, 0, 0};
+      if (inside) v = *reinterpret_cast<float4 const*>(p.before + at_row + column + n * 16);
+      if constexpr (Tr::inner != 0) {
+        if (p.out_bias != nullptr) {
+          float4 const b = *reinterpret_cast<float4 const*>(p.out_bias + column + n * 16);
+          v.x += b.x, v.y += b.y, v.z += b.z, v.w += b.w;
+        }
+        v.x = fmaf(low[half * 2], scale, v.x), v.y = fmaf(low[half * 2 + 1], scale, v.y);
+        v.z = fmaf(high[half * 2], scale, v.z), v.w = fmaf(high[half * 2 + 1], scale, v.w);
+        if (inside) *reinterpret_cast<float4*>(p.after + at_row + column + n * 16) = v;
+      }
+      low[half * 2] = v.x, low[half * 2 + 1] = v.y, high[half * 2] = v.z, high[half * 2 + 1] = v.w;
+      sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (lane % 4 == 0) at.sums[wn * Tr::rows + row] = sum;
+  });
+  __syncthreads();
+  unsigned char* const normed = shared + Tr::region_bytes + Tr::slot_bytes;
+  for_each_row<Tr::row_tiles>([&](int m, int half) {
+    int const row = local(m, half);
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < Tr::warps_n; ++w) sum += at.sums[w * Tr::rows + row];
+    float const rstd = rsqrtf(sum * (1.f / Tr::dim) + p.eps);
+    bool const inside = first + row < p.count;
+    if (p.rstd != nullptr && inside && wn == 0 && lane % 4 == 0) p.rstd[first + row] = rstd;
+#pragma unroll
+    for (int n = 0; n < Tr::dim_groups; ++n) {
+      float4 const w = *reinterpret_cast<float4 const*>(p.norm + column + n * 16);
+      uint2 const v{pack<T>(acc[m][2 * n][half * 2] * rstd * w.x, acc[m][2 * n][half * 2 + 1] * rstd * w.y),
+                    pack<T>(acc[m][2 * n + 1][half * 2] * rstd * w.z, acc[m][2 * n + 1][half * 2 + 1] * rstd * w.w)};
+      if constexpr (Tr::wide != 0) {
+        *reinterpret_cast<uint2*>(normed + row * Tr::dim_pitch + (column + n * 16) * 2) = v;
+      } else {
+        if (inside) *reinterpret_cast<uint2*>(p.y + std::size_t(first + row) * Tr::dim + column + n * 16) = v;
+      }
+    }
+  });
+}
+
+/// y = normed in^T + bias, chunk after chunk of y's columns. Chunks 0 and 1 are under way.
+template <class Tr>
+__device__ inline void second_product(between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at) {
+  using T = typename Tr::element;
+  constexpr int M = Tr::row_tiles, G = Tr::chunk_groups, depth = Tr::dim / 16;
+  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
+  std::uint32_t const a_at = at.normed + std::uint32_t((wm * M * 16 + lane % 16) * Tr::dim_pitch + lane / 16 * 16);
+  std::uint32_t const w_lane =
+      std::uint32_t((wn * G * 16 + lane % 8 + lane / 16 * 8) * Tr::dim_pitch + lane / 8 % 2 * 16);
+  auto const load_normed = [&](std::uint32_t(&a)[M][4], int k) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) load_matrix(a[m], a_at + std::uint32_t(m * 16 * Tr::dim_pitch + k * 32));
+  };
+  std::uint32_t kept[Tr::keep_normed ? depth : 1][M][4];
+  if constexpr (Tr::keep_normed) {
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < depth; ++k) load_normed(kept[k], k);
+  }
+  for (int j = 0; j < Tr::chunks; ++j) {
+    wait_copies<1>();
+    __syncthreads();
+    load_chunk<Tr>(p, at, j + 2);
+    commit_copies();
+    float acc[M][2 * G][4] = {};
+#pragma unroll
+    for (int k = 0; k < depth; ++k) {
+      std::uint32_t const w = at.slot(j) + w_lane + std::uint32_t(k * 32);
+      if constexpr (Tr::keep_normed) {
+        multiply_step<T, M, G>(acc, kept[k], w, Tr::dim_pitch);
+      } else {
+        std::uint32_t a[M][4];
+        load_normed(a, k);
+        multiply_step<T, M, G>(acc, a, w, Tr::dim_pitch);
+      }
+    }
+    for_each_row<M>([&](int m, int half) {
+      int const row = first + (wm * M + m) * 16 + half * 8 + lane / 4;
+      if (row >= p.count) return;
+#pragma unroll
+      for (int n = 0; n < G; ++n) {
+        int const column = j * Tr::chunk + (wn * G + n) * 16 + lane % 4 * 4;
+        if (column >= Tr::wide) continue;
+        float4 b{0, 0, 0, 0};
+        if (p.in_bias != nullptr) b = *reinterpret_cast<float4 const*>(p.in_bias + column);
+        *reinterpret_cast<uint2*>(p.y + std::size_t(row) * Tr::wide + column) =
+            uint2{pack<T>(acc[m][2 * n][half * 2] + b.x, acc[m][2 * n][half * 2 + 1] + b.y),
+                  pack<T>(acc[m][2 * n + 1][half * 2] + b.z, acc[m][2 * n + 1][half * 2 + 1] + b.w)};
+      }
+    });
+  }
+}
+
+/// Grid: tiles of rows.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads)
+    between_kernel(__grid_constant__ between_arguments<typename Tr::element> const p) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  between_memory<Tr> const at{shared};
+  float acc[Tr::row_tiles][2 * Tr::dim_groups][4] = {};
+  if constexpr (Tr::inner != 0) {
+    first_product<Tr>(acc, p, at);
+    __syncthreads();  // its operands' place is free
+  } else {
+    load_chunk<Tr>(p, at, 0);
+    commit_copies();
+  }
+  load_chunk<Tr>(p, at, 1);
+  commit_copies();
+  add_and_norm<Tr>(acc, p, at, shared);
+  if constexpr (Tr::wide != 0) second_product<Tr>(p, at);
+}
+
+}  // namespace dm2::cuda::detail
