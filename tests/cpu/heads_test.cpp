@@ -169,6 +169,8 @@ TEST_CASE("heads: rows that disagree are refused by name, and nothing is written
   auto const backward = [](head_case& f) { f.backward(); };
   CHECK(message([](head_case& f) { f.length = 5; }, evaluate) ==
         "evaluation_heads.features: got 14 rows, expected a multiple of the length 5");
+  CHECK(message([](head_case& f) { f.length = 1; }, evaluate) ==
+        "evaluation_heads.length: got 1, expected at least 2: the class token and a patch");
   CHECK(message([](head_case& f) { f.logits.resize(3 * K, f.logits[0]); }, evaluate) ==
         "evaluation_heads.logits rows: got 3, expected 2");
   CHECK(message([](head_case& f) { f.cls.resize(K); }, forward) == "training_heads.cls rows: got 1, expected 2");

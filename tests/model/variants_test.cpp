@@ -188,7 +188,9 @@ TEST_CASE("model: wrong sizes are named, and nothing is written") {
                        shape_error);
   CHECK_THROWS_AS(v.net.forward({}, {}), shape_error);
   CHECK_THROWS_AS(v.net.reserve(0), shape_error);
-  CHECK_THROWS_AS(v.pass.forward(v.pictures, {0, 4, 0, 1}), shape_error);
+  CHECK_THROWS_WITH_AS(
+      v.pass.forward(v.pictures, {0, 4, -1, 1}),
+      "training_pass.forward.box: rows 0 to 4, columns -1 to 1, expected inside the patch grid of 3 x 1", shape_error);
   CHECK_THROWS_AS(v.pass.backward(), std::logic_error);
   v.loss();
   CHECK_THROWS_AS(v.pass.backward(dpictures), shape_error);

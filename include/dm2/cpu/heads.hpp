@@ -50,12 +50,13 @@ inline constexpr int head_tile = 64;
 ///
 /// Shapes   features [B L, D], class token at (L - 1) / 2, at least one patch; logits [B, K].
 /// Writes   logits (=). The patches' logits are not stored: 64 patches of a picture at a time.
-/// Throws   shape_error if the row counts disagree; nothing is written then.
+/// Throws   shape_error if the row counts disagree, or the length leaves no patch; nothing is written then.
 template <class T, int K, int D>
 void evaluation_heads(context<T>& ctx, std::type_identity_t<rows<T const, D>> features,
                       head_parameters<T const, K, D> const& p, std::type_identity_t<rows<T, K>> logits, int length) {
   using namespace detail;
   int const batch = whole_sequences("evaluation_heads.features", features.count, length);
+  if (length < 2) throw shape_error{"evaluation_heads.length: got 1, expected at least 2: the class token and a patch"};
   require_extent("evaluation_heads.logits rows", logits.count, std::size_t(batch));
   if (!ctx.reserve(0, (std::size_t(head_tile) * K + K) * sizeof(T) + 2 * arena::alignment)) return;
   ctx.for_each(batch, [&](int b, arena& scratch) {
