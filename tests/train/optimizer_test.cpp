@@ -133,6 +133,15 @@ TEST_CASE("ema: averages every floating entry, and swap exchanges it with the st
   CHECK(std::equal(state.begin(), state.end(), n.net.state().begin()));
 }
 
+TEST_CASE("ema: a decay of 0 makes the average the state, to the last bit") {
+  numbers n;
+  ema average{n.net, 0.0};
+  for (double& v : n.net.state()) v = 1e9 * n.draw();
+  average.step(n.net);
+  CHECK(std::equal(average.state().begin(), average.state().end(), n.net.state().begin()));
+  CHECK(average.steps() == 1);
+}
+
 TEST_CASE("ema: with a warm-up the first steps weigh more") {
   numbers n;
   ema average{n.net, 0.9999, true};

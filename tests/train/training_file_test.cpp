@@ -87,6 +87,19 @@ TEST_CASE_TEMPLATE("training file: weights, averages, optimiser, counts and prog
   }
 }
 
+TEST_CASE("training file: without the optimiser, weights and averages come back from a file of any kind") {
+  scratch_folder const folder;
+  run_state<float> one{1, optimizer_kind::lion}, two{2};
+  one.save(folder / "c.safetensors");
+  std::vector<float> const before(two.optimiser.momentum().begin(), two.optimiser.momentum().end());
+  (void)resume_training(folder / "c.safetensors", two.net, two.average, two.optimiser, false);
+  CHECK(std::ranges::equal(one.net.state(), two.net.state()));
+  CHECK(std::ranges::equal(one.average.state(), two.average.state()));
+  CHECK(two.average.steps() == 13);
+  CHECK(two.optimiser.steps() == 22);
+  CHECK(std::ranges::equal(two.optimiser.momentum(), before));
+}
+
 TEST_CASE("training file: a model loads the averages, or the raw weights, by the model's own names") {
   scratch_folder const folder;
   run_state<float> state{1};

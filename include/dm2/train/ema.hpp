@@ -34,10 +34,15 @@ class ema {
     steps_ = 0;
   }
 
-  /// average <- average - (1 - decay) (average - state), after an optimiser step.
+  /// average <- average - (1 - decay) (average - state), after an optimiser step. A decay of 0 makes the average the
+  /// state, to the last bit.
   void step(model<C, Context>& net) {
     double const t = double(++steps_), decay = warm_up_ ? std::min(decay_, (1 + t) / (10 + t)) : decay_;
-    ema_step(net.ctx(), state().data(), std::as_const(net).state().data(), state_extent<C>, decay);
+    scalar const* const present = std::as_const(net).state().data();
+    if (decay > 0)
+      ema_step(net.ctx(), state().data(), present, state_extent<C>, decay);
+    else
+      copy(net.ctx(), present, state_extent<C>, state().data());
   }
 
   /// Exchanges the averages and the model's state: call before a validation and again after it.

@@ -107,10 +107,11 @@ class trainer {
         average_{net, options_.ema_decay, options_.ema_warm_up},
         targets_{C.classes, options_.smoothing} {}
 
-  /// Goes on from a training checkpoint. Throws file_error as resume_training does, and if it was written with another
-  /// batch, accumulation, seed or number of batches an epoch.
-  void resume(std::filesystem::path const& path) {
-    nlohmann::json const progress = resume_training(path, net_, average_, optimiser_);
+  /// Goes on from a training checkpoint; without `with_optimizer` with the momenta that the optimiser has, which are
+  /// zero at first. Throws file_error as resume_training does, and if it was written with another batch, accumulation,
+  /// seed or number of batches an epoch.
+  void resume(std::filesystem::path const& path, bool with_optimizer = true) {
+    nlohmann::json const progress = resume_training(path, net_, average_, optimiser_, with_optimizer);
     try {
       for (char const* key : {"batch", "accumulate", "seed", "batches"})
         if (progress.at(key) != own_progress().at(key))
@@ -121,6 +122,8 @@ class trainer {
       loss_sum_ = progress.at("loss_sum").get<double>();
       best_ = progress.at("best").get<double>();
       best_epoch_ = progress.at("best_epoch").get<int>();
+      earlier_steps_ = progress.value("earlier_steps", std::int64_t{0});
+      if (!with_optimizer) earlier_steps_ += progress.at("optimizer_steps").get<std::int64_t>();
     } catch (nlohmann::json::exception const&) {
       throw file_error{path, "its training metadata lack where the run is"};
     }
@@ -143,7 +146,7 @@ class trainer {
   /// The epoch that run() goes on in, from 0.
   [[nodiscard]] int epoch() const { return epoch_; }
   /// Optimiser steps so far.
-  [[nodiscard]] std::int64_t steps() const { return optimiser_.steps(); }
+  [[nodiscard]] std::int64_t steps() const { return earlier_steps_ + optimiser_.steps(); }
   /// The best epoch's validation accuracy, 0 to 1, or without a validation set its negated training loss; 0 before
   /// there is one.
   [[nodiscard]] double best() const { return best_; }
@@ -173,7 +176,7 @@ class trainer {
       bool const last = next_batch_ == training_.batches();
       if (last) break;
       if (stopping()) return save(folder_.last()), false;
-      if (options_.checkpoint_steps > 0 && optimiser_.steps() % options_.checkpoint_steps == 0) save(folder_.last());
+      if (options_.checkpoint_steps > 0 && steps() % options_.checkpoint_steps == 0) save(folder_.last());
     }
     seconds_ = std::chrono::duration<double>(clock::now() - begin).count();
     waiting_ = training_.seconds_waiting() - waited;
@@ -189,7 +192,7 @@ class trainer {
     double const norm = optimiser_.step(net_, pass_.gradients(), rate_);
     average_.step(net_);
     if (options_.on_step)
-      options_.on_step({epoch_, optimiser_.steps(), next_batch_, training_.batches(), rate_, loss / micro, norm,
+      options_.on_step({epoch_, steps(), next_batch_, training_.batches(), rate_, loss / micro, norm,
                         micro * options_.batch, training_.seconds_waiting()});
   }
 
@@ -230,8 +233,8 @@ class trainer {
       return {};
     };
     std::string text = "the " + std::string{what} + " is not finite in epoch " + std::to_string(epoch_ + 1) +
-                       ", step " + std::to_string(optimiser_.steps() + 1) + " (micro-batch " +
-                       std::to_string(next_batch_ + 1) + ")";
+                       ", step " + std::to_string(steps() + 1) + " (micro-batch " + std::to_string(next_batch_ + 1) +
+                       ")";
     auto const add = [&](char const* kind, std::string const& name) {
       if (!name.empty()) text += std::string{"; first bad "} + kind + ": " + name;
     };
@@ -260,8 +263,7 @@ class trainer {
 
   /// Validation and checkpoints; false if it was stopped before, with a checkpoint of an epoch without steps left.
   bool finish_epoch() {
-    epoch_report report{epoch_, optimiser_.steps(), rate_,   loss_sum_ / double(training_.batches()), {},
-                        false,  seconds_,           waiting_};
+    epoch_report report{epoch_, steps(), rate_, loss_sum_ / double(training_.batches()), {}, false, seconds_, waiting_};
     if (validation_ != nullptr && !validate(report.validation)) return save(folder_.last()), false;
     double const score = validation_ != nullptr ? report.validation.accuracy() : -report.train_loss;
     report.best = best_epoch_ < 0 || score > best_;
@@ -282,9 +284,11 @@ class trainer {
   }
 
   [[nodiscard]] nlohmann::json own_progress() const {
-    return {{"epoch", epoch_},         {"next_batch", next_batch_},         {"loss_sum", loss_sum_},
-            {"best", best_},           {"best_epoch", best_epoch_},         {"batches", training_.batches()},
-            {"batch", options_.batch}, {"accumulate", options_.accumulate}, {"seed", options_.seed}};
+    return {{"epoch", epoch_},           {"next_batch", next_batch_},
+            {"loss_sum", loss_sum_},     {"best", best_},
+            {"best_epoch", best_epoch_}, {"batches", training_.batches()},
+            {"batch", options_.batch},   {"accumulate", options_.accumulate},
+            {"seed", options_.seed},     {"earlier_steps", earlier_steps_}};
   }
   void save(std::filesystem::path const& path) {
     if (!path.empty()) save_training(path, net_, average_, optimiser_, own_progress(), options_.metadata);
@@ -302,6 +306,7 @@ class trainer {
   std::vector<scalar> pictures_;
   int epoch_ = 0, best_epoch_ = -1;
   std::size_t next_batch_ = 0;
+  std::int64_t earlier_steps_ = 0;  ///< of an optimiser whose state was not resumed
   double loss_sum_ = 0, best_ = 0, rate_ = 0, seconds_ = 0, waiting_ = 0;
 };
 

@@ -78,20 +78,20 @@ void save_training(std::filesystem::path const& path, model<C, Context>& net, em
   write_safetensors(path, tensors, metadata);
 }
 
-/// Fills model, averages and optimiser from a training checkpoint and returns the trainer's progress.
+/// Fills model, averages and optimiser from a training checkpoint and returns the trainer's progress. Without
+/// `with_optimizer` the optimiser stays as it is, and may be of another kind than the file's.
 ///
 /// Throws file_error if the file is none, is of another configuration, optimiser or precision, or lacks a tensor;
-///          nothing is
-/// changed then.
+///        nothing is changed then.
 template <config C, class Context>
 nlohmann::json resume_training(std::filesystem::path const& path, model<C, Context>& net, ema<C, Context>& average,
-                               optimizer<C, Context>& optimiser) {
+                               optimizer<C, Context>& optimiser, bool with_optimizer = true) {
   using scalar = typename Context::scalar;
   mapped_file const file{path};
   safetensors_content const content = read_safetensors(file.bytes(), path);
   auto const text = content.metadata.find(training_key);
   if (text == content.metadata.end()) throw file_error{path, "is no training checkpoint"};
-  nlohmann::json const progress = nlohmann::json::parse(text->second, nullptr, false);
+  nlohmann::json progress = nlohmann::json::parse(text->second, nullptr, false);
   if (!progress.is_object()) throw file_error{path, "its training metadata are damaged"};
   auto const named_config = content.metadata.find("config");
   if (named_config == content.metadata.end()) throw file_error{path, "holds no configuration"};
@@ -99,7 +99,7 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
   if (!differences.empty()) throw file_error{path, "is of another configuration: " + differences.front()};
 
   std::string const kind = detail::optimizer_name(optimiser.options().kind);
-  if (progress.value("optimizer", nlohmann::json{}) != kind)
+  if (with_optimizer && progress.value("optimizer", nlohmann::json{}) != kind)
     throw file_error{path, "was written with the optimiser " + progress.value("optimizer", nlohmann::json{}).dump() +
                                ", not " + kind};
 
@@ -128,7 +128,7 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
   for (parameter_entry const& e : net.table()) {
     want(raw_prefix, e, net.state());
     if (e.kind != entry_kind::counter) want(ema_prefix, e, average.state());
-    if (e.kind != entry_kind::parameter) continue;
+    if (e.kind != entry_kind::parameter || !with_optimizer) continue;
     want(detail::momentum_prefix, e, optimiser.momentum());
     if (!optimiser.second_moment().empty()) want(detail::second_prefix, e, optimiser.second_moment());
   }
@@ -140,7 +140,7 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
       copy_to(*m.from, m.to);
     else
       copy_to(*m.from, m.counter);
-  optimiser.set_steps(progress["optimizer_steps"].get<std::int64_t>());
+  if (with_optimizer) optimiser.set_steps(progress["optimizer_steps"].get<std::int64_t>());
   average.set_steps(progress["ema_steps"].get<std::int64_t>());
   return progress;
 }
