@@ -15,6 +15,9 @@
 
 namespace dm2 {
 
+/// How the scan treats tokens before the present tile: as one masked product, or by a state carried from tile to tile.
+enum class scan_form : unsigned char { automatic, quadratic, chunked };
+
 /// Weight and bias of a linear layer, or their gradients. A bias that is a view of nothing is absent. W is the type of
 /// the matrix where it is not the bias's: a GPU multiplies 16-bit copies.
 template <class T, int N, int K, space S = space::host, class W = T>

@@ -11,6 +11,7 @@
 
 #include <dm2/core/arena.hpp>
 #include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cpu/causal_conv1d.hpp>
@@ -24,8 +25,7 @@
 
 namespace dm2::cpu {
 
-/// How the scan treats tokens before the present tile.
-enum class scan_form : unsigned char { automatic, quadratic, chunked };
+using dm2::scan_form;
 
 namespace detail {
 

@@ -1,0 +1,132 @@
+/// @file
+/// State-space duality: the selective scan of Mamba-2 (Dao & Gu 2024, arXiv 2405.21060), forward, alone or inside a
+/// model. This header is all that a caller needs.
+///
+/// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Three ways to the same numbers:
+///  - quadratic (ssd_quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
+///  - chunked (ssd_chunked.cuh): any length, in chunks of 64 tokens with the state carried between them;
+///  - the recurrence (scan_general.cuh): float, and sizes that the tensor cores' tiles do not divide.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/scan_general.cuh>
+#include <dm2/cuda/ssd_chunked.cuh>
+#include <dm2/cuda/ssd_quadratic.cuh>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+namespace dm2::cuda {
+
+/// The arguments of a scan over a batch of sequences. T is what x, B, C and y are stored as: bfloat16, half or float.
+/// Steps, rates and sums are float.
+template <mixer_shape M, class T>
+struct ssd_input {
+  rows<T const, M.d_inner(), space::device> x;           ///< [B L, H P]
+  rows<float const, M.heads, space::device> dt;          ///< [B L, H], after softplus, >= 0
+  block<float const, space::device, M.heads> a;          ///< [H], negative
+  rows<T const, M.groups * M.d_state, space::device> b;  ///< [B L, G N]
+  rows<T const, M.groups * M.d_state, space::device> c;  ///< [B L, G N]
+  block<float const, space::device, M.heads> d;          ///< [H], the skip term
+  int length;                                            ///< L, tokens a sequence
+
+  /// Throws shape_error unless every operand has the same whole number of sequences; returns that number.
+  [[nodiscard]] int sequences() const {
+    if (length < 1 || x.count % std::size_t(length) != 0)
+      throw shape_error{"ssd.x: got " + std::to_string(x.count) + " rows, expected a multiple of the length " +
+                        std::to_string(length)};
+    require_extent("ssd.dt rows", dt.count, x.count);
+    require_extent("ssd.b rows", b.count, x.count);
+    require_extent("ssd.c rows", c.count, x.count);
+    return int(x.count / std::size_t(length));
+  }
+};
+
+namespace detail::scan {
+
+/// Whether the tensor cores' kernels are built for these sizes.
+template <mixer_shape M, class T>
+inline constexpr bool ssd_on_tensor_cores = is_half<T>&& M.headdim % 16 == 0 && M.d_state % 16 == 0;
+
+/// What one call does, decided before its memory is taken.
+enum class ssd_way : unsigned char { recurrence, quadratic, chunked, chunked_pairs };
+
+/// `aligned`: every pointer is at a multiple of 16 bytes.
+template <mixer_shape M, class T>
+ssd_way choose_ssd(int length, bool aligned, scan_form form, device_properties const& device) {
+  if constexpr (ssd_on_tensor_cores<M, T>) {
+    using sizes = ssd_sizes<M, T>;
+    using one = chunked_traits<sizes, 1>;
+    using two = chunked_traits<sizes, 2>;
+    if (!aligned) return ssd_way::recurrence;
+    if (form != scan_form::chunked && quadratic_fits<quadratic_traits<sizes>>(length, device))
+      return ssd_way::quadratic;
+    if (one::unit::count > 1 && two::bytes <= device.shared_per_block) return ssd_way::chunked_pairs;
+    if (one::bytes <= device.shared_per_block) return ssd_way::chunked;
+  }
+  return ssd_way::recurrence;
+}
+
+/// The chunked form with `Teams` units a block.
+template <int Teams, mixer_shape M, class T, precision P>
+void run_chunked(context<P>& ctx, ssd_args<T> const& p, int sequences) {
+  using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
+  auto const plan = chunked_plan::make<traits>(p.length, sequences, ctx.device().multiprocessors);
+  arena ruler;
+  static_cast<void>(take_runs<traits>(ruler, plan, sequences));
+  if (!ctx.reserve(ruler.peak()) || sequences == 0) return;
+  arena_scope const scope{ctx.shared()};
+  launch_chunked<traits>(p, take_runs<traits>(ctx.shared(), plan, sequences), plan, sequences, ctx.stream());
+}
+
+template <class... P>
+bool aligned_for_vectors(P const*... p) {
+  return ((reinterpret_cast<std::uintptr_t>(p) % 16 == 0) && ...);
+}
+
+}  // namespace detail::scan
+
+/// y = scan(x, dt, A, B, C) + D x for each sequence; head h reads group h / (H / G).
+///
+/// Shapes   ssd_input; y [B L, H P]. Any L >= 1; P at most 128, N at most 256.
+/// Writes   y (=). y overlaps no input. The same input on the same device gives the same bits.
+/// Forms    automatic: quadratic where L <= 256 and a block's shared memory holds the scores, else chunked. quadratic:
+///          the same. chunked: chunked. T = float, P or N not a multiple of 16, and pointers that are not at a
+///          multiple of 16 bytes take the recurrence whatever the form.
+/// Scratch  None, but for chunked scans of so few sequences that they are cut into runs: at most 18 MB on 132
+///          multiprocessors.
+/// Throws   shape_error if the operands disagree; nothing is written then.
+/// Source   Dao & Gu 2024, section 6 (arXiv 2405.21060).
+template <mixer_shape M, class T, precision P>
+void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T, M.d_inner(), space::device>> y,
+         scan_form form = scan_form::automatic) {
+  static_assert(M.headdim >= 1 && M.headdim <= 128, "dm2::cuda::ssd: headdim must be 1..128");
+  static_assert(M.d_state >= 1 && M.d_state <= 256, "dm2::cuda::ssd: d_state must be 1..256");
+  static_assert(M.heads % M.groups == 0, "dm2::cuda::ssd: groups must divide heads");
+  int const count = in.sequences();
+  require_extent("ssd.y rows", y.count, in.x.count);
+  detail::scan::ssd_args<T> const p{in.x.data, in.b.data, in.c.data, in.dt.data,
+                                    in.a.data, in.d.data, y.data,    in.length};
+  bool const aligned = detail::scan::aligned_for_vectors(p.x, p.b, p.c, p.y);
+  auto const way = detail::scan::choose_ssd<M, T>(in.length, aligned, form, ctx.device());
+  if constexpr (detail::scan::ssd_on_tensor_cores<M, T>) {
+    using sizes = detail::scan::ssd_sizes<M, T>;
+    if (way == detail::scan::ssd_way::chunked_pairs) return detail::scan::run_chunked<2, M>(ctx, p, count);
+    if (way == detail::scan::ssd_way::chunked) return detail::scan::run_chunked<1, M>(ctx, p, count);
+    if (!ctx.reserve(0) || count == 0) return;
+    if (way == detail::scan::ssd_way::quadratic)
+      return detail::scan::launch_quadratic<detail::scan::quadratic_traits<sizes>>(p, count, ctx.device(),
+                                                                                   ctx.stream());
+  }
+  detail::scan_operands<M, T> const operands{in.x, in.dt, in.a, in.b, in.c, in.d, in.length};
+  detail::scan_general<M>(ctx, operands, y);
+}
+
+}  // namespace dm2::cuda
