@@ -1,0 +1,118 @@
+/// @file
+/// The attention mixer between its projections: causal convolution over q, k and v, rotary embedding, softmax
+/// attention.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/attention_core_general.cuh>
+#include <dm2/cuda/attention_core_kernel.cuh>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/sequences.cuh>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+namespace dm2::cuda {
+namespace detail {
+
+/// Whether the tensor kernel has code for a shape: whole fragments, and groups of four channels on either side of what
+/// rotary turns.
+template <class T>
+constexpr bool attention_fits(attention_shape s) {
+  return is_half<T> && s.head_dim % 16 == 0 && s.head_dim <= 128 && s.rotary % 8 == 0 && s.rotary <= s.head_dim &&
+         s.d_conv <= 4;
+}
+
+/// How the tensor kernel is launched.
+struct attention_plan {
+  int capacity;       ///< keys in shared memory; not positive where not even 16 fit
+  int parts;          ///< blocks that share a head's rows
+  int rounds;         ///< groups of rows a block
+  std::size_t bytes;  ///< of shared memory
+  bool resident;      ///< all keys fit
+};
+
+template <class Tr>
+attention_plan plan_attention(device_properties const& device, std::size_t count, int length) {
+  constexpr int most = 256;  // keys, which keeps a run of tokens, and with it the error of its angles, short
+  constexpr std::size_t row = Tr::pitch * 2;
+  constexpr int queries = Tr::warps * (16 + Tr::halo);
+  attention_plan p{};
+  int const fit = ((device.shared_per_block / int(row) - queries) / 2 - Tr::halo) / 16 * 16;
+  p.resident = length <= std::min(fit, most);
+  p.capacity = p.resident ? (length + 15) / 16 * 16 : std::min(fit, most);
+  p.bytes = row * std::size_t(2 * (p.capacity + Tr::halo) + queries);
+  int const groups = (length - 1) / (16 * Tr::warps) + 1;
+  // Few sequences: the rows of a head go to several blocks, each of which convolves the keys again.
+  std::size_t const idle = std::size_t(device.multiprocessors) / (count * Tr::heads);
+  p.parts = p.resident ? int(std::min(std::size_t(groups), std::max(idle, std::size_t{1}))) : groups;
+  p.rounds = (groups - 1) / p.parts + 1;
+  p.parts = (groups - 1) / p.rounds + 1;
+  return p;
+}
+
+template <class Tr>
+void launch_attention(attention_call<Tr> const& call, attention_plan const& plan, unsigned blocks,
+                      cudaStream_t stream) {
+  auto* const kernel = plan.resident ? attention_core_kernel<Tr, true> : attention_core_kernel<Tr, false>;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(plan.bytes)), "attention_core");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "attention_core");
+  kernel<<<blocks, Tr::threads, plan.bytes, stream>>>(call);
+  check_launch("attention_core");
+}
+
+/// Whether every address is a multiple of 16 bytes, as vectors need it.
+template <class... T>
+bool vectors_aligned(T const*... p) {
+  return ((reinterpret_cast<std::uintptr_t>(p) % 16 == 0) && ...);
+}
+
+/// False where the device or an address does not allow the tensor kernel, and nothing was launched.
+template <attention_shape A, precision P>
+bool attention_core_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                           attention_parameters<A, float const, space::device> const& p,
+                           rows<element<P>, A.width(), space::device> y, int length) {
+  using traits = attention_traits<A, element<P>>;
+  std::size_t const count = qkv.count / std::size_t(length);
+  attention_plan const plan = plan_attention<traits>(ctx.device(), count, length);
+  std::size_t const blocks = count * std::size_t(traits::heads) * std::size_t(plan.parts);
+  if (plan.capacity < 16 || blocks > std::size_t(std::numeric_limits<int>::max()) ||
+      !vectors_aligned(qkv.data, y.data, p.conv.data, p.conv_bias.data))
+    return false;
+  if (!ctx.reserve(0)) return true;
+  static rotary_turns<traits::pairs> const turns = make_rotary_turns<traits>();
+  attention_call<traits> const call{
+      qkv.data, y.data, {p.conv.data, p.conv_bias.data, turns}, length, plan.capacity, plan.parts, plan.rounds};
+  launch_attention(call, plan, unsigned(blocks), ctx.stream());
+  return true;
+}
+
+}  // namespace detail
+
+/// y = softmax(q k^T / sqrt(d)) v for each head, not causal; q, k, v = conv(qkv), q and k turned by their position.
+///
+/// Shapes   qkv [B L, 3 H d], channels [q, k, v], each head after head; y [B L, H d]; `length` = L, any L >= 1.
+/// Writes   y (=), which does not overlap qkv. In bf16 and fp16, q, k and v after the convolution and the softmax's
+///          weights, each at most 2^8, are rounded to the element; scores and sums are float.
+/// Throws   shape_error if the rows disagree; nothing is written then.
+template <attention_shape A, precision P>
+void attention_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, 3 * A.width(), space::device>> qkv,
+                    attention_parameters<A, float const, space::device> const& p,
+                    std::type_identity_t<rows<element<P>, A.width(), space::device>> y, int length) {
+  detail::whole_sequences("attention_core.qkv", qkv.count, length);
+  require_extent("attention_core.y rows", y.count, qkv.count);
+  if (qkv.count == 0) return;
+  if constexpr (detail::attention_fits<element<P>>(A)) {
+    if (detail::attention_core_tensor<A, P>(ctx, qkv, p, y, length)) return;
+  }
+  detail::attention_core_general<A>(ctx, qkv, p, y, length);
+}
+
+}  // namespace dm2::cuda
