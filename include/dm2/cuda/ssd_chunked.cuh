@@ -10,7 +10,7 @@
 /// state from zero, a scan over the runs, and the outputs from each run's true state.
 #pragma once
 
-#include <dm2/cuda/ssd_chunked_block.cuh>
+#include <dm2/cuda/ssd_chunked_state.cuh>
 
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/check.cuh>
@@ -27,6 +27,7 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
     ssd_chunked_kernel(ssd_args<typename Tr::element> p, ssd_runs<typename Tr::element> runs) {
   extern __shared__ __align__(128) unsigned char ssd_shared[];
   chunked_block<Tr> const k{p, runs, ssd_shared};
+  if (!Output && k.run + 1 == runs.count) return;  // no run begins with the state after the last
   float state[Tr::row_tiles][Tr::state_tiles][4];
   bool const inherits = Output && k.run > 0;
   if (inherits)
@@ -126,8 +127,7 @@ ssd_runs<typename Tr::element> take_runs(arena& scratch, chunked_plan const& pla
 template <class Tr, bool Output>
 void launch_walk(ssd_args<typename Tr::element> const& p, ssd_runs<typename Tr::element> const& runs, unsigned blocks,
                  cudaStream_t stream) {
-  check(cudaFuncSetAttribute(ssd_chunked_kernel<Tr, Output>, cudaFuncAttributeMaxDynamicSharedMemorySize, Tr::bytes),
-        "ssd: shared memory");
+  allow_shared(ssd_chunked_kernel<Tr, Output>, Tr::bytes);
   ssd_chunked_kernel<Tr, Output><<<blocks, Tr::threads, std::size_t(Tr::bytes), stream>>>(p, runs);
   check_launch("ssd_chunked_kernel");
 }

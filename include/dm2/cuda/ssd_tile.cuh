@@ -10,6 +10,7 @@
 #pragma once
 
 #include <dm2/core/shapes.hpp>
+#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/mma.cuh>
 
 #include <cstddef>
@@ -162,6 +163,23 @@ __device__ inline void write_row(float const (&acc)[N][4], unsigned char const* 
     *reinterpret_cast<uint2*>(y + n * 16 + t * 4) = {pack<T>(fmaf(skip, low.x, p[0]), fmaf(skip, low.y, p[1])),
                                                      pack<T>(fmaf(skip, high.x, q[0]), fmaf(skip, high.y, q[1]))};
   }
+}
+
+/// write_row for the rows g and g + 8 of a tile that are inside the sequence. `x` and `y` are at row g, which is token
+/// `token`; y's rows are `stride` apart.
+template <class T, int N>
+__device__ inline void write_tile(float const (&acc)[N][4], unsigned char const* x, int pitch, float skip, T* y,
+                                  int stride, int token, int length, int lane) {
+  if (token < length) write_row<T, 0>(acc, x, skip, y, lane);
+  if (token + 8 < length) write_row<T, 1>(acc, x + 8 * pitch, skip, y + 8 * stride, lane);
+}
+
+/// Lets a kernel have `bytes` of shared memory a block, and as many blocks a multiprocessor as that memory holds.
+template <class K>
+void allow_shared(K* kernel, int bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "ssd: shared memory");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "ssd: shared memory");
 }
 
 }  // namespace dm2::cuda::detail::scan
