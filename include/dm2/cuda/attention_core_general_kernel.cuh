@@ -6,6 +6,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/mma.cuh>
 
+#include <cmath>
 #include <cstddef>
 
 namespace dm2::cuda::detail {

@@ -13,6 +13,7 @@
 #include <dm2/cuda/sequences.cuh>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <type_traits>
 
