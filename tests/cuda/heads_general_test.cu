@@ -154,6 +154,9 @@ TEST_CASE("heads_general: rows that disagree are refused by name, and nothing is
   f.length = 5;
   CHECK(shape_message([&] { f.evaluate(); }) ==
         "evaluation_heads.features: got 14 rows, expected a multiple of the length 5");
+  f.length = 1;
+  CHECK(shape_message([&] { f.evaluate(); }) ==
+        "evaluation_heads.length: got 1, expected at least 2: the class token and a patch");
   f.length = 7;
   f.logits = device_array<float>{3 * 7};
   CHECK(shape_message([&] { f.evaluate(); }) == "evaluation_heads.logits rows: got 3, expected 2");

@@ -76,13 +76,14 @@ matrix<T> class_tokens(rows<T, D, space::device> features, int batch, int length
 ///
 /// Shapes   features [B L, D], class token at (L - 1) / 2, at least one patch; logits [B, K].
 /// Writes   logits (=). At most 16 MB of the patches' logits are held at a time, 64 patches at least.
-/// Throws   shape_error if the row counts disagree; nothing is written then.
+/// Throws   shape_error if the row counts disagree, or the length leaves no patch; nothing is written then.
 template <precision P, int K, int D>
 void evaluation_heads_general(context<P>& ctx, std::type_identity_t<rows<element<P> const, D, space::device>> features,
                               head_parameters<float const, K, D, space::device, element<P> const> const& p,
                               std::type_identity_t<rows<float, K, space::device>> logits, int length) {
   using T = element<P>;
   int const batch = whole_sequences("evaluation_heads.features", features.count, length);
+  if (length < 2) throw shape_error{"evaluation_heads.length: got 1, expected at least 2: the class token and a patch"};
   require_extent("evaluation_heads.logits rows", logits.count, std::size_t(batch));
   if (batch == 0) return;
   head_tiles const tile{batch, length, K};
