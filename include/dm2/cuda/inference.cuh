@@ -53,17 +53,15 @@ class inference_trunk {
   /// From the tokens in plan.residual to plan.features.
   void run() {
     constexpr int last = dm2::detail::block_count<C> - 1;
-    dm2::detail::with_block<C>(0, [&]<class First>() {
-      norm_project(ctx_, point(), input<First>(0), C.eps, wide<First>());
-    });
+    dm2::detail::with_block<C>(
+        0, [&]<class First>() { norm_project(ctx_, point(), input<First>(0), C.eps, wide<First>()); });
     for (int k = 0; k <= last; ++k)
       dm2::detail::with_block<C>(k, [&]<class Block>() {
         int const layer = dm2::detail::block_layer<C>(k);
         bool const scaled = core<Block>(layer);
         if (k == last) return finish<Block>(layer, scaled);
-        dm2::detail::with_block<C>(k + 1, [&]<class Next>() {
-          between<Block, Next>(layer, dm2::detail::block_layer<C>(k + 1), scaled);
-        });
+        dm2::detail::with_block<C>(
+            k + 1, [&]<class Next>() { between<Block, Next>(layer, dm2::detail::block_layer<C>(k + 1), scaled); });
       });
   }
 
@@ -124,7 +122,8 @@ class inference_trunk {
     auto const in = input<Next>(next);
     if constexpr (is_mixer<Block>) {
       if (scaled) {
-        if (run_scaled<Next::wide>(out.weight.data, in.norm.data, in.in.weight.data, in.in.bias.data, plan_.wide)) return;
+        if (run_scaled<Next::wide>(out.weight.data, in.norm.data, in.in.weight.data, in.in.bias.data, plan_.wide))
+          return;
       }
     }
     project_add_norm_project(ctx_, inner<Block>(), out, residual(), point(), in, C.eps, wide<Next>());
@@ -151,8 +150,8 @@ class inference_trunk {
     if (between_fits<T, C.dim, K, Wide, U>(ctx_.device())) {
       if (ctx_.reserve(0))
         between_fused<C.dim, K, Wide, U>(
-            ctx_, between_arguments<T>{plan_.inner, plan_.squares, out, nullptr, plan_.residual, plan_.residual, nullptr,
-                                       norm, in, in_bias, y, int(plan_.count), float(C.eps)});
+            ctx_, between_arguments<T>{plan_.inner, plan_.squares, out, nullptr, plan_.residual, plan_.residual,
+                                       nullptr, norm, in, in_bias, y, int(plan_.count), float(C.eps)});
       return true;
     }
     if constexpr (core_traits::possible) {

@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(256) round_kernel(float const* from, T* to, st
 /// merged [D, 2 I] = [forward | backward'] / 2, columns times the norms' weights: the mixer's output projection reads
 /// rows that are normed but for these. backward' is backward reversed in both axes where Reverse.
 template <class T, int D, int I, bool Reverse>
-__global__ void __launch_bounds__(256) fold_mixer_kernel(float const* forward, float const* backward, float const* norm,
-                                                         float const* norm_b, T* merged) {
+__global__ void __launch_bounds__(256)
+    fold_mixer_kernel(float const* forward, float const* backward, float const* norm, float const* norm_b, T* merged) {
   int const i = int(blockIdx.x) * 256 + int(threadIdx.x);
   if (i >= D * 2 * I) return;
   int const row = i / (2 * I), column = i % (2 * I), k = column % I;
@@ -49,9 +49,9 @@ struct inference_weights {
   static constexpr int inner = sizes<C>::d_inner;
 
   float* state;
-  T* operands;                      ///< state, rounded; in float the state itself
-  std::array<T*, C.depth> merged;   ///< [dim, 2 d_inner]
-  float* ones;                      ///< [d_inner], the norms' weights once they are in `merged`
+  T* operands;                     ///< state, rounded; in float the state itself
+  std::array<T*, C.depth> merged;  ///< [dim, 2 d_inner]
+  float* ones;                     ///< [d_inner], the norms' weights once they are in `merged`
   stem_weights<sizes<C>::stem, T> stem;
 
   explicit inference_weights(arena& a)

@@ -53,7 +53,7 @@ struct mixer_core_traits {
 /// Bytes of shared memory: where things lie, for n tiles of 16 tokens.
 template <class Tr>
 struct mixer_core_layout {
-  int tokens, scores, c, b, x, scaled, vectors, bytes;
+  int tokens, scores, c, b, x, scaled, raw, vectors, bytes;
 
   __host__ __device__ explicit mixer_core_layout(int n) {
     tokens = 16 * n;
@@ -63,7 +63,8 @@ struct mixer_core_layout {
     b = c + rows;
     x = triangle;
     scaled = x + tokens * Tr::pitch;
-    int const last = scaled + (tokens - 1) / 64 * 64 * Tr::pitch;
+    raw = scaled + (tokens - 1) / 64 * 64 * Tr::pitch;
+    int const last = raw + tokens * Tr::columns * 2;
     vectors = last > b + rows ? last : b + rows;
     bytes = vectors + 4 * tokens * int(sizeof(float));
   }
@@ -88,18 +89,17 @@ struct mixer_core_arguments {
 /// the mirrored slices [dt | C | B | x | z].
 template <class Tr>
 struct direction_slices {
-  int z, x, b, c, dt;
+  static constexpr int H = Tr::heads, N = Tr::state, I = Tr::inner;
   bool channels_reversed, tokens_reversed;
 
   __device__ explicit direction_slices(bool second)
-      : channels_reversed{second && Tr::reverse_channels}, tokens_reversed{second && !Tr::reverse_channels} {
-    constexpr int H = Tr::heads, N = Tr::state, I = Tr::inner;
-    z = channels_reversed ? H + 2 * N + I : 0;
-    x = channels_reversed ? H + 2 * N : I;
-    b = channels_reversed ? H + N : 2 * I;
-    c = channels_reversed ? H : 2 * I + N;
-    dt = channels_reversed ? 0 : 2 * I + 2 * N;
-  }
+      : channels_reversed{second && Tr::reverse_channels}, tokens_reversed{second && !Tr::reverse_channels} {}
+  // Computed where they are used: kept for the kernel's whole time, they would take registers that it does not have.
+  [[nodiscard]] __device__ int z() const { return channels_reversed ? H + 2 * N + I : 0; }
+  [[nodiscard]] __device__ int x() const { return channels_reversed ? H + 2 * N : I; }
+  [[nodiscard]] __device__ int b() const { return channels_reversed ? H + N : 2 * I; }
+  [[nodiscard]] __device__ int c() const { return channels_reversed ? H : 2 * I + N; }
+  [[nodiscard]] __device__ int dt() const { return channels_reversed ? 0 : 2 * I + 2 * N; }
   /// Channel of the convolution that position i of x, B or C is.
   [[nodiscard]] __device__ int conv_channel(int slice, int i) const {
     int const position = slice + i;
@@ -115,46 +115,66 @@ struct alignas(2 * V) packed {
   std::uint32_t word[V / 2];
 };
 
-/// silu(conv) of V channels for the tokens [t0, t1): calls store(t, values). Tokens from `length` on give zeros.
-template <class Tr, int V, class Store>
-__device__ inline void convolve(typename Tr::element const* slice, direction_slices<Tr> const& at, int first_channel,
-                                mixer_direction_pointers const& p, int t0, int t1, int length, Store const& store) {
-  using T = typename Tr::element;
+/// One thread's part of a convolution: V channels, halved taps and bias, so that the sum is the h of
+/// silu(2 h) = h tanh(h) + h.
+template <class Tr, int V>
+struct channel_taps {
   float weight[Tr::taps][V], bias[V];
+
+  __device__ channel_taps(direction_slices<Tr> const& at, int first_channel, mixer_direction_pointers const& p) {
 #pragma unroll
-  for (int v = 0; v < V; ++v) {
-    int const channel = at.channels_reversed ? first_channel - v : first_channel + v;
-    bias[v] = p.conv_bias[channel];
+    for (int v = 0; v < V; ++v) {
+      int const channel = at.channels_reversed ? first_channel - v : first_channel + v;
+      bias[v] = 0.5f * p.conv_bias[channel];
 #pragma unroll
-    for (int k = 0; k < Tr::taps; ++k) weight[k][v] = p.conv[channel * Tr::taps + k];
+      for (int k = 0; k < Tr::taps; ++k) weight[k][v] = 0.5f * p.conv[channel * Tr::taps + k];
+    }
   }
-  auto const load = [&](int t) {
-    packed<V> r{};
-    if (t >= 0 && t < length) r = *reinterpret_cast<packed<V> const*>(slice + at.row(t, length) * Tr::projected);
-    return r;
+};
+
+/// silu(conv) for the tokens [t0, t1): calls store(t, values). load(t) gives the raw channels, for t outside [0, length)
+/// too, where it must give finite numbers, and zeros before the start. S tokens are loaded while S others are computed.
+template <class Tr, int V, int S, class Load, class Store>
+__device__ inline void convolve(channel_taps<Tr, V> const& c, int t0, int t1, Load const& load, Store const& store) {
+  using T = typename Tr::element;
+  float window[Tr::taps][V];
+  auto const take = [&](packed<V> const& from, float(&to)[V]) {
+#pragma unroll
+    for (int v = 0; v < V; v += 2) {
+      float2 const pair = unpack<T>(from.word[v / 2]);
+      to[v] = pair.x, to[v + 1] = pair.y;
+    }
   };
-  packed<V> window[Tr::taps];
+  packed<V> next[S];
 #pragma unroll
-  for (int k = 1; k < Tr::taps; ++k) window[k] = load(t0 - Tr::taps + k);
-#pragma unroll 4
-  for (int t = t0; t < t1; ++t) {
+  for (int k = 1; k < Tr::taps; ++k) take(load(t0 - Tr::taps + k), window[k]);
 #pragma unroll
-    for (int k = 1; k < Tr::taps; ++k) window[k - 1] = window[k];
-    window[Tr::taps - 1] = load(t);
-    float value[V];
+  for (int i = 0; i < S; ++i) next[i] = load(t0 + i);
+  for (int t = t0; t < t1; t += S) {
+    packed<V> now[S];
 #pragma unroll
-    for (int v = 0; v < V; ++v) value[v] = bias[v];
+    for (int i = 0; i < S; ++i) now[i] = next[i];
+    if (t + S < t1) {
 #pragma unroll
-    for (int k = 0; k < Tr::taps; ++k)
+      for (int i = 0; i < S; ++i) next[i] = load(t + S + i);
+    }
 #pragma unroll
-      for (int v = 0; v < V; v += 2) {
-        float2 const pair = unpack<T>(window[k].word[v / 2]);
-        value[v] = fmaf(weight[k][v], pair.x, value[v]);
-        value[v + 1] = fmaf(weight[k][v + 1], pair.y, value[v + 1]);
+    for (int i = 0; i < S; ++i) {
+#pragma unroll
+      for (int k = 1; k < Tr::taps; ++k)
+#pragma unroll
+        for (int v = 0; v < V; ++v) window[k - 1][v] = window[k][v];
+      take(now[i], window[Tr::taps - 1]);
+      float value[V];
+#pragma unroll
+      for (int v = 0; v < V; ++v) {
+        float h = c.bias[v];
+#pragma unroll
+        for (int k = 0; k < Tr::taps; ++k) h = fmaf(c.weight[k][v], window[k][v], h);
+        value[v] = fmaf(h, tanh_fast(h), h);
       }
-#pragma unroll
-    for (int v = 0; v < V; ++v) value[v] = t < length ? silu_fast(value[v]) : 0.f;
-    store(t, value);
+      if (t + i < t1) store(t + i, value);
+    }
   }
 }
 
@@ -175,15 +195,22 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
   if (run >= runs) return;
   int const channel = group * V % Tr::state;
   bool const is_c = group * V >= Tr::state;
-  int const slice = is_c ? at.c : at.b, per_run = (lay.tokens + runs - 1) / runs;
+  int const slice = is_c ? at.c() : at.b(), per_run = (lay.tokens + runs - 1) / runs;
   unsigned char* const to = shared + (is_c ? lay.c : lay.b);
-  convolve<Tr, V>(sequence + slice + channel, at, at.conv_channel(slice, channel), p, run * per_run,
-                  min((run + 1) * per_run, lay.tokens), length, [&](int t, float const(&value)[V]) {
-                    packed<V> out;
+  typename Tr::element const* const from = sequence + slice + channel;
+  convolve<Tr, V, 2>(
+      channel_taps<Tr, V>{at, at.conv_channel(slice, channel), p}, run * per_run, min((run + 1) * per_run, lay.tokens),
+      [&](int t) {
+        packed<V> r{};
+        if (t >= 0 && t < length) r = *reinterpret_cast<packed<V> const*>(from + at.row(t, length) * Tr::projected);
+        return r;
+      },
+      [&](int t, float const(&value)[V]) {
+        packed<V> out;
 #pragma unroll
-                    for (int v = 0; v < V; v += 2) out.word[v / 2] = pack<typename Tr::element>(value[v], value[v + 1]);
-                    *reinterpret_cast<packed<V>*>(to + state_offset<Tr>(t, channel / 8) + channel % 8 * 2) = out;
-                  });
+        for (int v = 0; v < V; v += 2) out.word[v / 2] = pack<typename Tr::element>(value[v], value[v + 1]);
+        *reinterpret_cast<packed<V>*>(to + state_offset<Tr>(t, channel / 8) + channel % 8 * 2) = out;
+      });
 }
 
 /// One head's decays, by one warp: cum[t] = log2 of the decay from the start to t; ev[t] = cum[t] - log2(dt_t), so that
@@ -198,7 +225,8 @@ __device__ inline void fill_decay(typename Tr::element const* sequence, directio
 #pragma unroll
   for (int i = 0; i < (Tr::most_tiles + 1) / 2; ++i) {
     int const t = i * 32 + lane;
-    step[i] = t < length ? softplus(to_float(sequence[at.row(t, length) * Tr::projected + at.dt + head]) + bias) : 0.f;
+    step[i] =
+        t < length ? softplus(to_float(sequence[at.row(t, length) * Tr::projected + at.dt() + head]) + bias) : 0.f;
   }
   float before = 0;
 #pragma unroll
@@ -248,48 +276,99 @@ __device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][2][4
   }
 }
 
+/// Starts the copy of one unit's raw x to shared memory. Tokens from `length` on are zeros.
+template <class Tr>
+__device__ inline void stage_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
+                                  mixer_core_layout<Tr> const& lay, int unit, int length, unsigned char* shared) {
+  constexpr int wide = Tr::vector == 8 ? 8 : 4, pieces = Tr::columns / wide;
+  typename Tr::element const* const from = sequence + at.x() + unit * Tr::columns;
+  for (int i = int(threadIdx.x); i < lay.tokens * pieces; i += Tr::threads) {
+    int const t = i / pieces, piece = i % pieces;
+    bool const valid = t < length;
+    void const* const source = from + at.row(valid ? t : 0, length) * Tr::projected + piece * wide;
+    copy_async<2 * wide>(shared_address(shared) + std::uint32_t(lay.raw + i * 2 * wide), source, valid);
+  }
+  commit_copies();
+}
+
 /// x and X' of one unit to shared memory. Inside each 16 columns, column 4 i + j lies at 2 i + j and, from j = 2 on, at
 /// 8 + 2 i + j - 2: the fragments of the product then give a thread four columns that are neighbours in memory.
 template <class Tr>
-__device__ inline void fill_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                 mixer_direction_pointers const& p, mixer_core_layout<Tr> const& lay, int unit,
-                                 int length, float const* cum, float const* ev, unsigned char* shared) {
+__device__ inline void fill_unit(direction_slices<Tr> const& at, mixer_direction_pointers const& p,
+                                 mixer_core_layout<Tr> const& lay, int unit, float const* cum, float const* ev,
+                                 unsigned char* shared) {
   using T = typename Tr::element;
   constexpr int groups = Tr::columns / 4, runs = Tr::threads / groups;
   int const group = int(threadIdx.x) % groups, run = int(threadIdx.x) / groups;
   if (run >= runs) return;
   int const column = group * 4, channel = unit * Tr::columns + column, per_run = (lay.tokens + runs - 1) / runs;
-  int const place = (column / 16 * 16 + column % 16 / 2) * 2, scaled = (lay.tokens - 1) / 64 * 64;
-  convolve<Tr, 4>(sequence + at.x + channel, at, at.conv_channel(at.x, channel), p, run * per_run,
-                  min((run + 1) * per_run, lay.tokens), length, [&](int t, float const(&v)[4]) {
-                    unsigned char* const x = shared + lay.x + t * Tr::pitch + place;
-                    *reinterpret_cast<std::uint32_t*>(x) = pack<T>(v[0], v[1]);
-                    *reinterpret_cast<std::uint32_t*>(x + 16) = pack<T>(v[2], v[3]);
-                    if (t >= scaled) return;
-                    float const s = exp2_fast(cum[t | 63] - ev[t]);
-                    unsigned char* const y = shared + lay.scaled + t * Tr::pitch + place;
-                    *reinterpret_cast<std::uint32_t*>(y) = pack<T>(s * v[0], s * v[1]);
-                    *reinterpret_cast<std::uint32_t*>(y + 16) = pack<T>(s * v[2], s * v[3]);
-                  });
+  int const scaled = (lay.tokens - 1) / 64 * 64;
+  unsigned char* const place = shared + (column / 16 * 16 + column % 16 / 2) * 2;
+  unsigned char const* const raw = shared + lay.raw + column * 2;
+  convolve<Tr, 4, 2>(
+      channel_taps<Tr, 4>{at, at.conv_channel(at.x(), channel), p}, run * per_run, min((run + 1) * per_run, lay.tokens),
+      [&](int t) {
+        packed<4> r{};
+        if (t >= 0) r = *reinterpret_cast<packed<4> const*>(raw + min(t, lay.tokens - 1) * Tr::columns * 2);
+        return r;
+      },
+      [&](int t, float const(&v)[4]) {
+        unsigned char* const x = place + lay.x + t * Tr::pitch;
+        *reinterpret_cast<std::uint32_t*>(x) = pack<T>(v[0], v[1]);
+        *reinterpret_cast<std::uint32_t*>(x + 16) = pack<T>(v[2], v[3]);
+        if (t >= scaled) return;
+        float const s = exp2_fast(cum[t | 63] - ev[t]);
+        unsigned char* const y = place + lay.scaled + t * Tr::pitch;
+        *reinterpret_cast<std::uint32_t*>(y) = pack<T>(s * v[0], s * v[1]);
+        *reinterpret_cast<std::uint32_t*>(y + 16) = pack<T>(s * v[2], s * v[3]);
+      });
 }
 
-/// The scan of one unit for the 32 tokens from 32 q on: what the earlier blocks add, then the tokens' own block.
+/// What a warp needs to multiply its 32 tokens' rows of S with x or X'.
 template <class Tr>
-__device__ inline void scan_unit(float (&acc)[2][2 * Tr::column_groups][4], int q, int tiles,
-                                 mixer_core_layout<Tr> const& lay, float const* cum, float const* ev, float skip,
-                                 unsigned char const* shared) {
-  using T = typename Tr::element;
+struct unit_operands {
+  static constexpr int G = Tr::column_groups;
+  unsigned char const* scores[2];  ///< the warp's two rows of tiles, this lane's part
+  std::uint32_t x, scaled;         ///< this lane's place in the first tile
+
+  __device__ unit_operands(int q, int tiles, mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
+    int const lane = int(threadIdx.x) % 32;
+    int const r0 = 2 * q,
+              r1 = min(2 * q + 1, tiles - 1);  // the last pair may have one tile: its second half is not kept
+    scores[0] = shared + lay.scores + r0 * (r0 + 1) / 2 * 512 + lane * 16;
+    scores[1] = shared + lay.scores + r1 * (r1 + 1) / 2 * 512 + lane * 16;
+    std::uint32_t const matrix = shared_address(shared) + std::uint32_t((lane % 16) * Tr::pitch + lane / 16 * 16);
+    x = matrix + std::uint32_t(lay.x);
+    scaled = matrix + std::uint32_t(lay.scaled);
+  }
+  __device__ void load_scores(std::uint32_t (&a)[2][4], int c) const {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      uint4 const v = *reinterpret_cast<uint4 const*>(scores[m] + c * 512);
+      a[m][0] = v.x, a[m][1] = v.y, a[m][2] = v.z, a[m][3] = v.w;
+    }
+  }
+  __device__ void load_columns(std::uint32_t (&b)[4], std::uint32_t from, int c, int n) const {
+    load_matrix_transposed(b, from + std::uint32_t(c * 16 * Tr::pitch + n * 32));
+  }
+  __device__ static void multiply(float (&acc)[2][2 * G][4], std::uint32_t const (&a)[2][4],
+                                  std::uint32_t const (&b)[4], int n) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      mma<typename Tr::element>(acc[m][2 * n], a[m], b[0], b[1]);
+      mma<typename Tr::element>(acc[m][2 * n + 1], a[m], b[2], b[3]);
+    }
+  }
+};
+
+/// What the blocks of 64 tokens before the warp's own add to its rows, decayed to the own block's start. The fragments
+/// of a tile are loaded while the one before is multiplied.
+template <class Tr>
+__device__ inline void scan_before(float (&acc)[2][2 * Tr::column_groups][4], int own, unit_operands<Tr> const& in,
+                                   float const* cum) {
   constexpr int G = Tr::column_groups;
-  int const lane = int(threadIdx.x) % 32, own = q / 2;
-  int const r0 = 2 * q, r1 = min(2 * q + 1, tiles - 1);  // the last pair may have one tile: its second half is not kept
-  std::uint32_t const base = shared_address(shared);
-  std::uint32_t const matrix = std::uint32_t((lane % 16) * Tr::pitch + lane / 16 * 16);
-  unsigned char const* const s[2]{shared + lay.scores + r0 * (r0 + 1) / 2 * 512 + lane * 16,
-                                  shared + lay.scores + r1 * (r1 + 1) / 2 * 512 + lane * 16};
-  auto const fragment = [&](std::uint32_t(&a)[4], int m, int c) {
-    uint4 const v = *reinterpret_cast<uint4 const*>(s[m] + c * 512);
-    a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
-  };
+  std::uint32_t a[2][2][4], b[2][4];
+  if (own > 0) in.load_scores(a[0], 0), in.load_columns(b[0], in.scaled, 0, 0);
   for (int block = 0; block < own; ++block) {
     if (block > 0) {
       float const decay = exp2_fast(cum[block * 64 + 63] - cum[block * 64 - 1]);
@@ -303,22 +382,29 @@ __device__ inline void scan_unit(float (&acc)[2][2 * Tr::column_groups][4], int 
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       int const c = block * 4 + i;
-      std::uint32_t a[2][4];
-      fragment(a[0], 0, c);
-      fragment(a[1], 1, c);
+      if (c + 1 < own * 4) in.load_scores(a[(i + 1) % 2], c + 1);
 #pragma unroll
       for (int n = 0; n < G; ++n) {
-        std::uint32_t b[4];
-        load_matrix_transposed(b, base + std::uint32_t(lay.scaled + c * 16 * Tr::pitch + n * 32) + matrix);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          mma<T>(acc[m][2 * n], a[m], b[0], b[1]);
-          mma<T>(acc[m][2 * n + 1], a[m], b[2], b[3]);
-        }
+        int const k = i * G + n;
+        if (n + 1 < G)
+          in.load_columns(b[(k + 1) % 2], in.scaled, c, n + 1);
+        else if (c + 1 < own * 4)
+          in.load_columns(b[(k + 1) % 2], in.scaled, c + 1, 0);
+        in.multiply(acc, a[i % 2], b[k % 2], n);
       }
     }
   }
-  int const row = lane / 4, column = lane % 4 * 2;
+}
+
+/// The warp's own block of 64 tokens, up to each row's own token.
+template <class Tr>
+__device__ inline void scan_own(float (&acc)[2][2 * Tr::column_groups][4], int q, int tiles,
+                                unit_operands<Tr> const& in, mixer_core_layout<Tr> const& lay, float const* cum,
+                                float const* ev, float skip) {
+  using T = typename Tr::element;
+  constexpr int G = Tr::column_groups;
+  int const lane = int(threadIdx.x) % 32, row = lane / 4, column = lane % 4 * 2, own = q / 2;
+  int const last = min(2 * q + 1, tiles - 1);
   float at_row[2][2];
 #pragma unroll
   for (int m = 0; m < 2; ++m)
@@ -335,74 +421,91 @@ __device__ inline void scan_unit(float (&acc)[2][2 * Tr::column_groups][4], int 
         for (int e = 0; e < 4; ++e) acc[m][n][e] *= f[e / 2];
     }
   }
-  for (int c = own * 4; c <= r1; ++c) {
-    float2 const e0 = *reinterpret_cast<float2 const*>(ev + c * 16 + column);
-    float2 const e1 = *reinterpret_cast<float2 const*>(ev + c * 16 + 8 + column);
-    std::uint32_t a[2][4];
+  for (int c = own * 4; c <= last; ++c) {
+    std::uint32_t a[2][4], b[2][4];
+    in.load_scores(a, c);
+    in.load_columns(b[0], in.x, c, 0);
+    float2 const to[2]{*reinterpret_cast<float2 const*>(ev + c * 16 + column),
+                       *reinterpret_cast<float2 const*>(ev + c * 16 + 8 + column)};
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
-      fragment(a[m], m, c);
+      if (c > 2 * q + m) {
+        a[m][0] = a[m][1] = a[m][2] = a[m][3] = 0;
+        continue;
+      }
+      bool const diagonal = c == 2 * q + m;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {  // row half e % 2, column half e / 2
         float2 v = unpack<T>(a[m][e]);
-        float2 const to = e < 2 ? e0 : e1;
-        v.x *= exp2_fast(at_row[m][e % 2] - to.x);
-        v.y *= exp2_fast(at_row[m][e % 2] - to.y);
-        if (c == 2 * q + m) {  // the diagonal: tokens after the row's own do not count, and its own has the skip term
+        v.x *= exp2_fast(at_row[m][e % 2] - to[e / 2].x);
+        v.y *= exp2_fast(at_row[m][e % 2] - to[e / 2].y);
+        if (diagonal) {  // tokens after the row's own do not count, and its own has the skip term
           int const i = row + e % 2 * 8, j = column + e / 2 * 8;
           v.x = j < i ? v.x : j == i ? v.x + skip : 0.f;
           v.y = j + 1 < i ? v.y : j + 1 == i ? v.y + skip : 0.f;
         }
         a[m][e] = pack<T>(v.x, v.y);
       }
-      if (c > 2 * q + m) a[m][0] = a[m][1] = a[m][2] = a[m][3] = 0;
     }
 #pragma unroll
     for (int n = 0; n < G; ++n) {
-      std::uint32_t b[4];
-      load_matrix_transposed(b, base + std::uint32_t(lay.x + c * 16 * Tr::pitch + n * 32) + matrix);
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        mma<T>(acc[m][2 * n], a[m], b[0], b[1]);
-        mma<T>(acc[m][2 * n + 1], a[m], b[2], b[3]);
-      }
+      if (n + 1 < G) in.load_columns(b[(n + 1) % 2], in.x, c, n + 1);
+      in.multiply(acc, a, b[n % 2], n);
     }
   }
 }
 
-/// g = y silu(z) of one unit, and each token's sum of squares.
+/// One unit's gate and result for the 32 tokens from 32 q on.
 template <class Tr>
-__device__ inline void gate_unit(float const (&acc)[2][2 * Tr::column_groups][4], int q, direction_slices<Tr> const& at,
-                                 int second, int unit, std::size_t first_row,
-                                 mixer_core_arguments<typename Tr::element> const& p) {
+struct gate_rows {
   using T = typename Tr::element;
-  int const lane = int(threadIdx.x) % 32;
+  static constexpr int G = Tr::column_groups;
+  packed<4> z[2][2][G];
+
+  [[nodiscard]] __device__ static int token(int q, int m, int half) {
+    return q * 32 + m * 16 + half * 8 + int(threadIdx.x) % 32 / 4;
+  }
+  /// Starts the loads: they are under way while the scan's last part is computed.
+  __device__ gate_rows(int q, direction_slices<Tr> const& at, int unit, T const* sequence, int length) {
+    T const* const from = sequence + at.z() + unit * Tr::columns + int(threadIdx.x) % 4 * 4;
 #pragma unroll
-  for (int m = 0; m < 2; ++m)
+    for (int m = 0; m < 2; ++m)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int const t = q * 32 + m * 16 + half * 8 + lane / 4;
-      bool const inside = t < p.length;
-      std::size_t const row = first_row + std::size_t(at.row(inside ? t : 0, p.length));
-      T const* const z = p.zxbcdt + row * Tr::projected + at.z + unit * Tr::columns + lane % 4 * 4;
-      T* const g = p.g + (row * 2 + std::size_t(second)) * Tr::inner + unit * Tr::columns + lane % 4 * 4;
-      float sum = 0;
+      for (int half = 0; half < 2; ++half) {
+        T const* const row = from + at.row(min(token(q, m, half), length - 1), length) * Tr::projected;
 #pragma unroll
-      for (int n = 0; n < Tr::column_groups; ++n) {
-        packed<4> const gate = *reinterpret_cast<packed<4> const*>(z + n * 16);
-        float2 const z0 = unpack<T>(gate.word[0]), z1 = unpack<T>(gate.word[1]);
-        float const v[4]{acc[m][2 * n][half * 2] * silu_fast(z0.x), acc[m][2 * n][half * 2 + 1] * silu_fast(z0.y),
-                         acc[m][2 * n + 1][half * 2] * silu_fast(z1.x),
-                         acc[m][2 * n + 1][half * 2 + 1] * silu_fast(z1.y)};
-#pragma unroll
-        for (int e = 0; e < 4; ++e) sum = fmaf(v[e], v[e], sum);
-        if (inside) *reinterpret_cast<packed<4>*>(g + n * 16) = {{pack<T>(v[0], v[1]), pack<T>(v[2], v[3])}};
+        for (int n = 0; n < G; ++n) z[m][half][n] = *reinterpret_cast<packed<4> const*>(row + n * 16);
       }
-      sum += __shfl_xor_sync(~0u, sum, 1);
-      sum += __shfl_xor_sync(~0u, sum, 2);
-      if (inside && lane % 4 == 0) p.squares[(row * 2 + std::size_t(second)) * Tr::units + std::size_t(unit)] = sum;
-    }
-}
+  }
+  /// g = y silu(z), and each token's sum of squares.
+  __device__ void write(float const (&acc)[2][2 * G][4], int q, direction_slices<Tr> const& at, int second, int unit,
+                        std::size_t first_row, mixer_core_arguments<T> const& p) const {
+    int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int const t = token(q, m, half);
+        bool const inside = t < p.length;
+        std::size_t const row = 2 * (first_row + std::size_t(at.row(inside ? t : 0, p.length))) + std::size_t(second);
+        T* const g = p.g + row * Tr::inner + unit * Tr::columns + lane % 4 * 4;
+        float sum = 0;
+#pragma unroll
+        for (int n = 0; n < G; ++n) {
+          float2 const z0 = unpack<T>(z[m][half][n].word[0]), z1 = unpack<T>(z[m][half][n].word[1]);
+          float const v[4]{acc[m][2 * n][half * 2] * silu_fast(z0.x), acc[m][2 * n][half * 2 + 1] * silu_fast(z0.y),
+                           acc[m][2 * n + 1][half * 2] * silu_fast(z1.x),
+                           acc[m][2 * n + 1][half * 2 + 1] * silu_fast(z1.y)};
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sum = fmaf(v[e], v[e], sum);
+          if (inside) *reinterpret_cast<packed<4>*>(g + n * 16) = {{pack<T>(v[0], v[1]), pack<T>(v[2], v[3])}};
+        }
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        if (inside && lane % 4 == 0) p.squares[row * Tr::units + std::size_t(unit)] = sum;
+      }
+  }
+};
 
 /// Grid (unit sets, 2, sequences). Warp 4 makes the decays; the others take 32 tokens each, the longest rows on the
 /// first four warps and the shortest on the last three, so that a scheduler's two warps have equal work together.
@@ -417,14 +520,17 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   std::size_t const first_row = std::size_t(blockIdx.z) * std::size_t(p.length);
   T const* const sequence = p.zxbcdt + first_row * Tr::projected;
   direction_slices<Tr> const at{second == 1};
-  mixer_direction_pointers const parameters = second == 0 ? p.direction[0] : p.direction[1];
+  mixer_direction_pointers const& parameters = p.direction[second];
   mixer_core_layout<Tr> const lay{tiles};
   float* const vectors = reinterpret_cast<float*>(shared + lay.vectors);
   int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
 
   fill_state<Tr>(sequence, at, parameters, lay, p.length, shared);
-  if (warp == 4)
-    fill_decay<Tr>(sequence, at, parameters, begin / Tr::per_head, p.length, lay.tokens, vectors, vectors + lay.tokens);
+  if (warp == 4) {
+    int const head = begin / Tr::per_head;
+    float* const cum = vectors + head % 2 * 2 * lay.tokens;
+    fill_decay<Tr>(sequence, at, parameters, head, p.length, lay.tokens, cum, cum + lay.tokens);
+  }
   __syncthreads();
   std::uint32_t a[Tr::state / 16][2][4];
   if (q >= 0) {
@@ -440,21 +546,28 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   if (q >= 0) fill_scores<Tr>(a, q, tiles, lay, shared);
   __syncthreads();
 
+  stage_unit<Tr>(sequence, at, lay, begin, p.length, shared);
+
   for (int unit = begin; unit < end; ++unit) {
     int const head = unit / Tr::per_head;
     float* const cum = vectors + head % 2 * 2 * lay.tokens;
     float* const ev = cum + lay.tokens;
-    fill_unit<Tr>(sequence, at, parameters, lay, unit, p.length, cum, ev, shared);
+    wait_copies<0>();
     __syncthreads();
+    fill_unit<Tr>(at, parameters, lay, unit, cum, ev, shared);
+    __syncthreads();
+    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, p.length, shared);
     if (q >= 0) {
       float acc[2][2 * Tr::column_groups][4] = {};
-      scan_unit<Tr>(acc, q, tiles, lay, cum, ev, parameters.d[at.head(head)], shared);
-      gate_unit<Tr>(acc, q, at, second, unit, first_row, p);
+      unit_operands<Tr> const in{q, tiles, lay, shared};
+      scan_before<Tr>(acc, q / 2, in, cum);
+      scan_own<Tr>(acc, q, tiles, in, lay, cum, ev, parameters.d[at.head(head)]);
+      gate_rows<Tr> const gate{q, at, unit, sequence, p.length};
+      gate.write(acc, q, at, second, unit, first_row, p);
     } else if (warp == 4 && unit + 1 < end && (unit + 1) / Tr::per_head != head) {
       float* const next = vectors + (head + 1) % 2 * 2 * lay.tokens;
       fill_decay<Tr>(sequence, at, parameters, head + 1, p.length, lay.tokens, next, next + lay.tokens);
     }
-    __syncthreads();
   }
 }
 

@@ -52,11 +52,16 @@ __device__ inline void load_matrix_transposed(std::uint32_t (&r)[4], std::uint32
                : "memory");
 }
 
-/// Starts a copy of 16 bytes from global to shared memory, both aligned; where `valid` is false, 16 zero bytes, and
-/// `from` is not read.
+/// Starts a copy of 16 or 8 bytes from global to shared memory, both aligned to their number; where `valid` is false,
+/// zero bytes, and `from` is not read.
+template <int Bytes = 16>
 __device__ inline void copy_async(std::uint32_t to, void const* from, bool valid = true) {
-  int const bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  static_assert(Bytes == 16 || Bytes == 8, "dm2::cuda::detail::copy_async<Bytes>: Bytes must be 8 or 16");
+  int const bytes = valid ? Bytes : 0;
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 /// Ends a group of copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

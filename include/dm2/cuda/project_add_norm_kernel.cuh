@@ -71,34 +71,67 @@ struct between_arguments {
 /// neighbours in memory: 4 i + j at 2 i + j, and at 8 + 2 i + j - 2 from j = 2 on.
 __device__ inline int fragment_row(int n) { return (n & ~15) | (n & 2) << 2 | (n & 12) >> 1 | (n & 1); }
 
-/// Rows [first, first + n) of a row-major matrix of 16-bit numbers, `columns` of them from `from` on, to shared memory.
-/// Rows from `count` on are zeros.
-template <int Columns, int Pitch, int Threads, bool Permute, class T>
-__device__ inline void copy_rows(std::uint32_t to, T const* from, int stride, int first, int n, int count) {
-  constexpr int pieces = Columns / 8;
-  for (int i = int(threadIdx.x); i < n * pieces; i += Threads) {
-    int const row = i / pieces, piece = i % pieces;
-    bool const valid = first + row < count;
-    copy_async(to + std::uint32_t((Permute ? fragment_row(row) : row) * Pitch + piece * 16),
-               from + std::size_t(valid ? first + row : 0) * std::size_t(stride) + piece * 8, valid);
+/// Rows [first, first + Rows) of a row-major matrix of 16-bit numbers, `Columns` of them from `from` on, to shared
+/// memory. Rows from `count` on are zeros. A thread's pieces lie a constant apart on both sides, so that their addresses
+/// are constants in the instructions.
+template <int Columns, int Pitch, int Rows, int Stride, int Threads, bool Permute, class T>
+__device__ inline void copy_rows(std::uint32_t to, T const* from, int first, int count) {
+  constexpr int pieces = Columns % 64 == 0 ? 8 : 4, at_once = Threads / pieces;
+  static_assert(Columns % 32 == 0 && at_once % 16 == 0);
+  int const row = int(threadIdx.x) / pieces, piece = int(threadIdx.x) % pieces;
+  to += std::uint32_t((Permute ? fragment_row(row) : row) * Pitch + piece * 16);
+  from += std::size_t(first + row) * Stride + piece * 8;
+#pragma unroll
+  for (int r = 0; r < Rows; r += at_once) {
+    if (Rows % at_once != 0 && r + row >= Rows) break;
+    bool const valid = first + r + row < count;
+#pragma unroll
+    for (int c = 0; c < Columns; c += pieces * 8)
+      copy_async(to + std::uint32_t(r * Pitch + c * 2), from + std::ptrdiff_t{r} * Stride + c, valid);
   }
 }
 
-/// One step of 16 columns: acc [M 16, G 16] += a w^T, w at `w` with fragment-permuted rows.
-template <class T, int M, int G>
-__device__ inline void multiply_step(float (&acc)[M][2 * G][4], std::uint32_t const (&a)[M][4], std::uint32_t w,
-                                     int pitch) {
+/// acc [M 16, G 16] += a w^T over Steps times 16 columns, w at `w` with fragment-permuted rows; a(k) gives the fragments
+/// of step k. The next fragments of w are loaded while the ones before are multiplied.
+template <class T, int M, int G, int Steps, class Operand>
+__device__ inline void multiply_steps(float (&acc)[M][2 * G][4], Operand&& a, std::uint32_t w, int pitch) {
+  std::uint32_t b[2][4];
+  load_matrix(b[0], w);
 #pragma unroll
-  for (int n = 0; n < G; ++n) {
-    std::uint32_t b[4];
-    load_matrix(b, w + std::uint32_t(n * 16 * pitch));
+  for (int k = 0; k < Steps; ++k) {
+    std::uint32_t const(&rows)[M][4] = a(k);
 #pragma unroll
-    for (int m = 0; m < M; ++m) {
-      mma<T>(acc[m][2 * n], a[m], b[0], b[1]);
-      mma<T>(acc[m][2 * n + 1], a[m], b[2], b[3]);
+    for (int n = 0; n < G; ++n) {
+      int const i = k * G + n, next = i + 1;
+      if (next < Steps * G) load_matrix(b[next % 2], w + std::uint32_t(next % G * 16 * pitch + next / G * 32));
+#pragma unroll
+      for (int m = 0; m < M; ++m) {
+        mma<T>(acc[m][2 * n], rows[m], b[i % 2][0], b[i % 2][1]);
+        mma<T>(acc[m][2 * n + 1], rows[m], b[i % 2][2], b[i % 2][3]);
+      }
     }
   }
 }
+
+/// Row fragments from shared memory, one step ahead of their use.
+template <int M, int Steps>
+struct streamed_rows {
+  std::uint32_t from;
+  int pitch;
+  std::uint32_t a[2][M][4];
+
+  __device__ streamed_rows(std::uint32_t address, int row_pitch) : from{address}, pitch{row_pitch} { load(0); }
+  __device__ std::uint32_t const (&operator()(int k))[M][4] {
+    if (k + 1 < Steps) load(k + 1);
+    return a[k % 2];
+  }
+
+ private:
+  __device__ void load(int k) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) load_matrix(a[k % 2][m], from + std::uint32_t(m * 16 * pitch + k * 32));
+  }
+};
 
 /// Calls visit(m, half) for each of a thread's rows of a warp's tiles.
 template <int M, class Visit>
@@ -132,8 +165,8 @@ __device__ inline void load_chunk(between_arguments<typename Tr::element> const&
                                   int j) {
   if constexpr (Tr::wide != 0)
     if (j < Tr::chunks)
-      copy_rows<Tr::dim, Tr::dim_pitch, Tr::threads, true>(at.slot(j), p.in, Tr::dim, j * Tr::chunk, Tr::chunk,
-                                                           Tr::wide);
+      copy_rows<Tr::dim, Tr::dim_pitch, Tr::chunk, Tr::dim, Tr::threads, true>(at.slot(j), p.in, j * Tr::chunk,
+                                                                               Tr::wide);
 }
 
 /// acc = g out^T for the block's rows. Ends with the first chunk of the next weights under way.
@@ -146,10 +179,10 @@ __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_gro
   auto const load = [&](int step) {
     if (step < Tr::steps) {
       std::uint32_t const to = at.stages + std::uint32_t(step % Tr::stages * Tr::stage_bytes);
-      copy_rows<Tr::depth, Tr::depth_pitch, Tr::threads, false>(to, p.g + step * Tr::depth, Tr::inner, first, Tr::rows,
-                                                                p.count);
-      copy_rows<Tr::depth, Tr::depth_pitch, Tr::threads, true>(
-          to + std::uint32_t(Tr::rows * Tr::depth_pitch), p.out + step * Tr::depth, Tr::inner, 0, Tr::dim, Tr::dim);
+      copy_rows<Tr::depth, Tr::depth_pitch, Tr::rows, Tr::inner, Tr::threads, false>(to, p.g + step * Tr::depth, first,
+                                                                                     p.count);
+      copy_rows<Tr::depth, Tr::depth_pitch, Tr::dim, Tr::inner, Tr::threads, true>(
+          to + std::uint32_t(Tr::rows * Tr::depth_pitch), p.out + step * Tr::depth, 0, Tr::dim);
     } else if (step == Tr::steps) {
       load_chunk<Tr>(p, at, 0);
     }
@@ -184,14 +217,8 @@ __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_gro
         });
     }
     std::uint32_t const stage = at.stages + std::uint32_t(step % Tr::stages * Tr::stage_bytes);
-#pragma unroll
-    for (int k = 0; k < Tr::depth / 16; ++k) {
-      std::uint32_t a[Tr::row_tiles][4];
-#pragma unroll
-      for (int m = 0; m < Tr::row_tiles; ++m)
-        load_matrix(a[m], stage + a_lane + std::uint32_t(m * 16 * Tr::depth_pitch + k * 32));
-      multiply_step<T, Tr::row_tiles, Tr::dim_groups>(acc, a, stage + w_lane + std::uint32_t(k * 32), Tr::depth_pitch);
-    }
+    streamed_rows<Tr::row_tiles, Tr::depth / 16> rows{stage + a_lane, Tr::depth_pitch};
+    multiply_steps<T, Tr::row_tiles, Tr::dim_groups, Tr::depth / 16>(acc, rows, stage + w_lane, Tr::depth_pitch);
   }
 }
 
@@ -284,17 +311,12 @@ __device__ inline void second_product(between_arguments<typename Tr::element> co
     load_chunk<Tr>(p, at, j + 2);
     commit_copies();
     float acc[M][2 * G][4] = {};
-#pragma unroll
-    for (int k = 0; k < depth; ++k) {
-      std::uint32_t const w = at.slot(j) + w_lane + std::uint32_t(k * 32);
-      if constexpr (Tr::keep_normed) {
-        multiply_step<T, M, G>(acc, kept[k], w, Tr::dim_pitch);
-      } else {
-        std::uint32_t a[M][4];
-        load_normed(a, k);
-        multiply_step<T, M, G>(acc, a, w, Tr::dim_pitch);
-      }
-    }
+    std::uint32_t const w = at.slot(j) + w_lane;
+    if constexpr (Tr::keep_normed)
+      multiply_steps<T, M, G, depth>(
+          acc, [&](int k) -> std::uint32_t const(&)[M][4] { return kept[k]; }, w, Tr::dim_pitch);
+    else
+      multiply_steps<T, M, G, depth>(acc, streamed_rows<M, depth>{a_at, Tr::dim_pitch}, w, Tr::dim_pitch);
     for_each_row<M>([&](int m, int half) {
       int const row = first + (wm * M + m) * 16 + half * 8 + lane / 4;
       if (row >= p.count) return;

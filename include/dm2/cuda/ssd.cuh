@@ -78,7 +78,7 @@ ssd_way choose_ssd(int length, bool aligned, scan_form form, device_properties c
 template <int Teams, mixer_shape M, class T, precision P>
 void run_chunked(context<P>& ctx, ssd_args<T> const& p, int sequences) {
   using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
-  auto const plan = chunked_plan::make<traits>(p.length, sequences, ctx.device().multiprocessors);
+  auto const plan = chunked_plan::make<traits>(p.length, sequences, ctx.device());
   arena ruler;
   static_cast<void>(take_runs<traits>(ruler, plan, sequences));
   if (!ctx.reserve(ruler.peak()) || sequences == 0) return;

@@ -23,7 +23,7 @@ namespace dm2::cuda::detail::scan {
 /// The walk. Output: y, from the state that `runs` has for this run. Else the state after the run, from zero.
 /// Block: unit block + unit blocks (group + G (run + runs sequence)).
 template <class Tr, bool Output>
-__global__ void __launch_bounds__(Tr::threads, Tr::resident)
+__global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
     ssd_chunked_kernel(ssd_args<typename Tr::element> p, ssd_runs<typename Tr::element> runs) {
   extern __shared__ __align__(128) unsigned char ssd_shared[];
   chunked_block<Tr> const k{p, runs, ssd_shared};
@@ -103,10 +103,10 @@ struct chunked_plan {
   int runs;    ///< of a sequence
   int chunks;  ///< a run
 
-  /// `states`: units of a sequence, each of `vectors` x 16 bytes a run.
   template <class Tr>
-  [[nodiscard]] static chunked_plan make(int length, int sequences, int multiprocessors) {
-    int const all = (length + ssd_tile - 1) / ssd_tile, slots = Tr::resident * multiprocessors;
+  [[nodiscard]] static chunked_plan make(int length, int sequences, device_properties const& device) {
+    int const all = (length + ssd_tile - 1) / ssd_tile,
+              slots = Tr::resident(device.shared_per_sm) * device.multiprocessors;
     int const blocks = (Tr::unit::count + Tr::teams - 1) / Tr::teams * Tr::sizes::groups;
     long long const one = 1LL * blocks * sequences;
     // Runs cost a second pass over B and x, so that a device at least half full is left as it is.

@@ -17,6 +17,13 @@ struct ssd_runs {
   float* decays;   ///< [sequences, G, units, count], log2 of what a run leaves of the state before it
 };
 
+/// Shared memory of a multiprocessor of the architecture that is compiled for: bounds a thread's registers.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+inline constexpr int compiled_shared = 164 * 1024;
+#else
+inline constexpr int compiled_shared = 228 * 1024;
+#endif
+
 /// How a block computes, and byte offsets into its shared memory: what the block shares, then Teams times what a unit
 /// has.
 template <class Sizes, int Teams>
@@ -39,8 +46,8 @@ struct chunked_traits {
   static constexpr int decay = fragments + depth * row_tiles * fragment_bytes, weight = decay + 2 * ssd_tile * 8;
   static constexpr int unit_bytes = weight + ssd_tile * 4;
   static constexpr int bytes = unit_begin + Teams * unit_bytes;
-  // Blocks a multiprocessor of 228 KB, at most 512 threads of 128 registers: what bounds a thread's registers.
-  static constexpr int resident = std::min(512 / threads, std::max(1, 228 * 1024 / (bytes + 1024)));
+  /// Blocks that a multiprocessor of so much shared memory holds, at most 512 threads of 128 registers.
+  static constexpr int resident(int shared) { return std::clamp(shared / (bytes + 1024), 1, 512 / threads); }
   static_assert(unit_bytes % 16 == 0 && unit_begin % 16 == 0,
                 "dm2::cuda::detail::scan::chunked_traits: units must begin at multiples of 16 bytes");
 };

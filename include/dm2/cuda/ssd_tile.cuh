@@ -160,8 +160,9 @@ __device__ inline void write_row(float const (&acc)[N][4], unsigned char const* 
     float2 const low = unpack<T>(*reinterpret_cast<std::uint32_t const*>(x + n * 32 + t * 4));
     float2 const high = unpack<T>(*reinterpret_cast<std::uint32_t const*>(x + n * 32 + 16 + t * 4));
     float const *p = acc[2 * n] + 2 * Half, *q = acc[2 * n + 1] + 2 * Half;
-    *reinterpret_cast<uint2*>(y + n * 16 + t * 4) = {pack<T>(fmaf(skip, low.x, p[0]), fmaf(skip, low.y, p[1])),
-                                                     pack<T>(fmaf(skip, high.x, q[0]), fmaf(skip, high.y, q[1]))};
+    uint2 const v{pack<T>(fmaf(skip, low.x, p[0]), fmaf(skip, low.y, p[1])),
+                  pack<T>(fmaf(skip, high.x, q[0]), fmaf(skip, high.y, q[1]))};
+    __stcg(reinterpret_cast<uint2*>(y + n * 16 + t * 4), v);  // never two stores of four bytes
   }
 }
 

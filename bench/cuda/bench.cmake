@@ -1,0 +1,6 @@
+# Programs of their own: times come from the device's clock.
+foreach(name model)
+  add_executable(dm2_cuda_${name}_bench cuda/${name}_bench.cu)
+  target_link_libraries(dm2_cuda_${name}_bench PRIVATE dm2_cuda_own)
+  target_include_directories(dm2_cuda_${name}_bench PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests)
+endforeach()

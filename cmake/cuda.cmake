@@ -1,0 +1,32 @@
+# dm2::cuda: the CUDA backend, headers as well. It is made where DM2_CUDA is on, and needs the CUDA toolkit, 12.4 or newer.
+#
+# A program that links dm2::cuda compiles dm2's .cuh headers with nvcc, for the architectures that it names itself. dm2's
+# own programs take CMAKE_CUDA_ARCHITECTURES, or else DM2_CUDA_ARCHITECTURES.
+set(DM2_HAS_CUDA OFF)
+if(NOT DM2_CUDA)
+  return()
+endif()
+set(DM2_CUDA_ARCHITECTURES "80-real;86-real;89-real;90a-real;90-virtual" CACHE STRING
+    "What dm2's own CUDA programs are compiled for: A100, RTX 30, RTX 40 and L4, H100, and PTX for later ones")
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES ${DM2_CUDA_ARCHITECTURES})
+endif()
+enable_language(CUDA)
+find_package(CUDAToolkit 12.4 REQUIRED)
+set(DM2_HAS_CUDA ON)
+
+add_library(dm2_cuda INTERFACE)
+add_library(dm2::cuda ALIAS dm2_cuda)
+set_target_properties(dm2_cuda PROPERTIES EXPORT_NAME cuda)
+target_link_libraries(dm2_cuda INTERFACE dm2 CUDA::cudart CUDA::cublasLt)
+# CMake before 3.26 does not know C++20 of nvcc 12 and later. Eigen is for the host alone.
+target_compile_options(dm2_cuda INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>)
+target_compile_definitions(dm2_cuda INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:EIGEN_NO_CUDA>)
+
+# dm2_cuda_own: how dm2's own CUDA programs are compiled.
+add_library(dm2_cuda_own INTERFACE)
+target_link_libraries(dm2_cuda_own INTERFACE dm2::cuda)
+target_compile_options(dm2_cuda_own INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra>)
+if(DM2_WERROR)
+  target_compile_options(dm2_cuda_own INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xcompiler=-Werror>)
+endif()

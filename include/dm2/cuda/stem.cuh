@@ -1,0 +1,207 @@
+/// @file
+/// The convolutional stem for inference: pictures to the patch grid, or to token rows.
+///
+/// Three kernels convolve (channels last, BatchNorm folded in, ReLU applied before the numbers leave the registers), and
+/// the third writes its pixels patch after patch, so that the fourth is a product of plain matrices.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/stem_conv1.cuh>
+#include <dm2/cuda/stem_conv3.cuh>
+#include <dm2/cuda/stem_direct.cuh>
+#include <dm2/cuda/stem_pictures.cuh>
+#include <dm2/cuda/stem_project.cuh>
+#include <dm2/cuda/stem_weights.cuh>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <string>
+#include <type_traits>
+
+namespace dm2::cuda {
+namespace detail {
+
+/// Most bytes of a plane's pictures that go through the stem together: 256 of Tiny in 16 bits, 128 in float.
+inline constexpr std::size_t stem_plane_bytes = std::size_t{256} * 112 * 112 * 64 * 2;
+
+/// Shared memory of a block on the device that has most; kernels that ask for more are not built.
+inline constexpr int most_shared_bytes = 227 * 1024;
+
+/// Pictures of `batch` that go together.
+template <class G, class T>
+int stem_slice(int batch) {
+  constexpr std::size_t one = std::size_t(G::plane_pixels) * G::hidden * sizeof(T);
+  return std::min(batch, int(std::max<std::size_t>(1, stem_plane_bytes / one)));
+}
+
+/// Scratch: two planes that the convolutions write in turn, and the projection's parts.
+template <stem_shape S, class T>
+struct stem_scratch {
+  using G = stem_geometry<S>;
+  std::array<T*, 2> plane;  ///< [pictures, H / 2, W / 2, hidden]
+  float* parts = nullptr;
+
+  stem_scratch(arena& a, device_properties const& device, int batch) {
+    int const pictures = stem_slice<G, T>(batch);
+    for (T*& p : plane) p = a.take<T>(std::size_t(pictures) * G::plane_pixels * G::hidden);
+    if constexpr (stem_layouts<S, T>::tensor_projection) {
+      std::size_t most = plan_projection<G::depth, S.dim>(device, pictures * G::tokens).parts;
+      if (int const rest = batch % pictures; rest != 0)
+        most = std::max(most, plan_projection<G::depth, S.dim>(device, rest * G::tokens).parts);
+      parts = a.take<float>(most);
+    }
+  }
+};
+
+/// One slice of pictures through the stem. The device's shared memory decides between the kernels.
+template <stem_shape S, class T>
+class stem_pass {
+  using G = stem_geometry<S>;
+  using layouts = stem_layouts<S, T>;
+
+ public:
+  stem_pass(cudaStream_t stream, device_properties const& device, stem_weights<S, T> const& weights,
+            stem_scratch<S, T> const& scratch, int pictures)
+      : stream_{stream}, device_{device}, w_{weights}, s_{scratch}, pictures_{pictures} {}
+
+  template <class Reader, class Sink>
+  void run(Reader const& picture, Sink const& sink) const {
+    first(picture);
+    inner<false>(s_.plane[0], 1, s_.plane[1]);
+    inner<true>(s_.plane[1], 2, s_.plane[0]);
+    project(sink);
+  }
+
+ private:
+  [[nodiscard]] bool fits(int bytes) const { return bytes <= device_.shared_per_block; }
+
+  template <class Reader>
+  void first(Reader const& picture) const {
+    if constexpr (layouts::tensor_planes)
+      if (fits(conv1_block<G>::shared_bytes)) {
+        launch_conv1<G>(stream_, device_.multiprocessors, picture, w_.conv[0], w_.bias[0], s_.plane[0], pictures_);
+        return;
+      }
+    launch_direct<typename layouts::conv1, S.hidden>(stream_, picture_source<G, T, Reader>{picture}, w_.conv[0],
+                                                     plane_sink<G, false, T>{w_.bias[0], s_.plane[0]},
+                                                     pictures_ * G::plane_pixels);
+  }
+
+  template <bool Patches>
+  void inner(T const* in, std::size_t layer, T* out) const {
+    T const* const weights = w_.conv[layer];
+    float const* const bias = w_.bias[layer];
+    if constexpr (layouts::tensor_planes) {
+      auto const with = [&]<conv3_form F>() {
+        if constexpr (conv3_block<G, F>::shared_bytes <= most_shared_bytes) {
+          if (!fits(conv3_block<G, F>::shared_bytes)) return false;
+          launch_conv3<G, F, Patches>(stream_, device_.multiprocessors, in, weights, bias, out, pictures_);
+          return true;
+        }
+        return false;
+      };
+      bool const few = pictures_ * plane_tile<G>::across * plane_tile<G>::down <= device_.multiprocessors;
+      if (!few && (with.template operator()<conv3_wide>() || with.template operator()<conv3_medium>())) return;
+      if (with.template operator()<conv3_small>()) return;
+    }
+    launch_direct<typename layouts::conv3, S.hidden>(stream_, plane_source<G, T>{in}, weights,
+                                                     plane_sink<G, Patches, T>{bias, out}, pictures_ * G::plane_pixels);
+  }
+
+  template <class Sink>
+  void project(Sink const& sink) const {
+    T const* const patches = s_.plane[0];
+    int const rows = pictures_ * G::tokens;
+    if constexpr (layouts::tensor_projection) {
+      constexpr int K = G::depth, N = S.dim;
+      project_plan const plan = plan_projection<K, N>(device_, rows);
+      auto const with = [&]<project_form F>() {
+        if (!fits(project_block<K, N, F>::shared_bytes)) return false;
+        launch_projection<K, N, F>(stream_, plan, patches, static_cast<T const*>(w_.proj), sink, rows, s_.parts);
+        return true;
+      };
+      if (plan.many ? with.template operator()<project_many<N>>() || with.template operator()<project_many_small<N>>()
+                    : with.template operator()<project_few>())
+        return;
+    }
+    launch_direct<typename layouts::project, S.dim>(stream_, patch_source<G, T>{patches}, w_.proj, sink, rows);
+  }
+
+  cudaStream_t stream_;
+  device_properties const& device_;
+  stem_weights<S, T> const& w_;
+  stem_scratch<S, T> const& s_;
+  int pictures_;
+};
+
+/// The readers of the two forms of pictures.
+template <stem_shape S>
+planar_reader<stem_geometry<S>> stem_reader(float const* picture) {
+  return {picture};
+}
+template <stem_shape S>
+byte_reader<stem_geometry<S>> stem_reader(byte_pictures<S.channels> const& picture) {
+  return {picture};
+}
+
+/// All slices of `batch` pictures.
+template <stem_shape S, precision P, class Reader, class Sink>
+void run_stem(context<P>& ctx, device_properties const& device, Reader const& picture,
+              stem_weights<S, element<P>> const& weights, Sink const& sink, int batch) {
+  using T = element<P>;
+  using G = stem_geometry<S>;
+  if (batch == 0 || !ctx.reserve(planned_bytes<stem_scratch<S, T>>(device, batch))) return;
+  arena_scope const scope{ctx.shared()};
+  stem_scratch<S, T> const scratch{ctx.shared(), device, batch};
+  int const slice = stem_slice<G, T>(batch);
+  for (int b = 0; b < batch; b += slice)
+    stem_pass<S, T>{ctx.stream(), device, weights, scratch, std::min(slice, batch - b)}.run(
+        picture.skip(b), sink.skip(std::ptrdiff_t{b} * G::tokens));
+}
+
+/// Pictures in that many rows of `each`; throws shape_error unless they are whole.
+inline int stem_batch(char const* rows, std::size_t count, char const* what, int each) {
+  if (count % std::size_t(each) != 0)
+    throw shape_error{std::string{rows} + ": got " + std::to_string(count) + " rows, expected a multiple of the " +
+                      what + " " + std::to_string(each)};
+  return int(count / std::size_t(each));
+}
+
+}  // namespace detail
+
+/// conv 7x7 stride 2, then two conv 3x3, each followed by BatchNorm with the running statistics and ReLU, then a
+/// convolution of patch / 2 with that stride.
+///
+/// Shapes   picture: float const* [B, C, H, W], normalised, or byte_pictures [B, H, W, C] of any alignment; grid
+///          [B tokens, dim], row-major patches of picture after picture.
+/// Writes   grid (=), asynchronously. Scratch: two planes [H / 2, W / 2, hidden] a picture, of at most stem_plane_bytes
+///          each; more pictures go through in slices.
+/// Throws   shape_error if grid's rows are not whole pictures; nothing is written then.
+template <stem_shape S, precision P>
+void stem_forward(context<P>& ctx, auto const& picture, stem_weights<S, element<P>> const& weights,
+                  std::type_identity_t<rows<float, S.dim, space::device>> grid) {
+  int const batch = detail::stem_batch("stem.grid", grid.count, "tokens", S.tokens());
+  detail::run_stem<S>(ctx, ctx.device(), detail::stem_reader<S>(picture), weights,
+                      detail::grid_sink<S.dim>{weights.proj_bias, grid.data}, batch);
+}
+
+/// stem_forward and assemble_tokens in one: the projection writes token rows.
+///
+/// Shapes   picture as in stem_forward; cls [1, 1, dim]; pos [1, L, dim], L = tokens + 1; x [B L, dim], the class token
+///          is token (L - 1) / 2.
+/// Writes   x (=), asynchronously. Scratch as stem_forward.
+/// Throws   shape_error if x's rows are not whole pictures; nothing is written then.
+template <stem_shape S, precision P>
+void stem_tokens(context<P>& ctx, auto const& picture, stem_weights<S, element<P>> const& weights,
+                 std::type_identity_t<block<float const, space::device, 1, 1, S.dim>> cls,
+                 std::type_identity_t<block<float const, space::device, 1, S.tokens() + 1, S.dim>> pos,
+                 std::type_identity_t<rows<float, S.dim, space::device>> x) {
+  int const batch = detail::stem_batch("stem_tokens.x", x.count, "tokens and the class token", S.tokens() + 1);
+  detail::run_stem<S>(ctx, ctx.device(), detail::stem_reader<S>(picture), weights,
+                      detail::token_sink<S.dim, S.tokens()>{weights.proj_bias, cls.data, pos.data, x.data}, batch);
+}
+
+}  // namespace dm2::cuda

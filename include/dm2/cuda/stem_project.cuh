@@ -1,0 +1,187 @@
+/// @file
+/// The stem's projection of patches on tensor cores: [rows, K] times [N, K] transposed, into a sink.
+///
+/// The patches of 256 pictures of Tiny are 411 MB, so they are read once: a block takes all 192 columns of 128 rows
+/// where there are many. Few rows are split over K as well, each block writing a part of the sum, and a second kernel
+/// adds the parts in their order.
+#pragma once
+
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/stem_launch.cuh>
+#include <dm2/cuda/stem_sink.cuh>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+/// The tile of a block of 2 x 4 warps.
+struct project_form {
+  int row_tiles;     ///< of 16, a warp
+  int column_tiles;  ///< of 8, a warp
+  int stages;        ///< steps of 64 inputs in shared memory
+};
+
+/// The sizes of a block.
+template <int K, int N, project_form F>
+struct project_block {
+  static constexpr int depth = K, width = N, row_tiles = F.row_tiles, column_tiles = F.column_tiles, stages = F.stages;
+  static constexpr int rows = 32 * row_tiles, columns = 32 * column_tiles, threads = 256, steps = K / 64;
+  static constexpr int a_bytes = rows * 128, stage_bytes = a_bytes + columns * 128;
+  static constexpr int shared_bytes = stages * stage_bytes;
+};
+
+/// Starts the copy of inputs [64 step, 64 step + 64): rows of 128 bytes whose 16-byte pieces trade places by row, then
+/// the weights' fragments. Zeros past the last row and column.
+template <class Block, class T>
+__device__ inline void load_inputs(std::uint32_t to, T const* a, T const* weights, int rows, int step) {
+  int const first_row = int(blockIdx.x) * Block::rows, first_tile = int(blockIdx.y) * Block::columns / 8;
+#pragma unroll
+  for (int j = 0; j < Block::row_tiles; ++j) {
+    int const i = j * Block::threads + int(threadIdx.x), row = i / 8, piece = i % 8;
+    bool const inside = first_row + row < rows;
+    T const* const from = a + std::ptrdiff_t{first_row + row} * Block::depth + step * 64 + piece * 8;
+    copy_async(to + unsigned(row * 128 + (piece ^ row % 8) * 16), inside ? from : a, inside);
+  }
+#pragma unroll
+  for (int j = 0; j < Block::column_tiles; ++j) {
+    int const i = j * Block::threads + int(threadIdx.x);
+    int const half = i / (Block::columns * 4), piece = i % (Block::columns * 4);
+    bool const inside = first_tile + piece / 32 < Block::width / 8;
+    T const* const from = weights + (((step * 2 + half) * (Block::width / 8) + first_tile) * 32 + piece) * 8;
+    copy_async(to + unsigned(Block::a_bytes + i * 16), inside ? from : weights, inside);
+  }
+}
+
+/// c += the warp's part of a step. `a` is the lane's row of the warp's first row tile, `fragments` the lane's part.
+template <class Block, class T>
+__device__ inline void multiply_inputs(float (&c)[Block::row_tiles][Block::column_tiles][4], std::uint32_t a,
+                                       uint4 const* fragments) {
+  int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    std::uint32_t r[2][Block::row_tiles][4];
+#pragma unroll
+    for (int k = 0; k < 2; ++k)
+#pragma unroll
+      for (int m = 0; m < Block::row_tiles; ++m)
+        load_matrix(r[k][m], a + unsigned(m * 2048 + ((half * 4 + k * 2 + lane / 16) ^ lane % 8) * 16));
+#pragma unroll
+    for (int n = 0; n < Block::column_tiles; ++n) {
+      uint4 const b = fragments[(half * Block::columns / 8 + n) * 32];
+#pragma unroll
+      for (int m = 0; m < Block::row_tiles; ++m) mma<T>(c[m][n], r[0][m], b.x, b.y);
+#pragma unroll
+      for (int m = 0; m < Block::row_tiles; ++m) mma<T>(c[m][n], r[1][m], b.z, b.w);
+    }
+  }
+}
+
+/// Block (i, j, z): rows of tile i, columns of tile j, part z of K, into the sink.
+template <class Block, class T, class Sink>
+__global__ void __launch_bounds__(Block::threads, 1)
+    stem_project_kernel(T const* __restrict__ a, T const* __restrict__ weights, Sink sink, int rows) {
+  extern __shared__ __align__(128) unsigned char stem_shared[];
+  std::uint32_t const shared = shared_address(stem_shared);
+  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  int const warp_row = warp / 4 * 16 * Block::row_tiles, warp_tile = warp % 4 * Block::column_tiles;
+  int const first = Block::steps * int(blockIdx.z) / int(gridDim.z);
+  int const last = Block::steps * (int(blockIdx.z) + 1) / int(gridDim.z);
+  float c[Block::row_tiles][Block::column_tiles][4] = {};
+
+#pragma unroll
+  for (int s = 0; s < Block::stages - 1; ++s) {
+    if (first + s < last) load_inputs<Block>(shared + unsigned(s * Block::stage_bytes), a, weights, rows, first + s);
+    commit_copies();
+  }
+  int slot = 0, next = Block::stages - 1;
+  for (int step = first; step < last; ++step) {
+    wait_copies<Block::stages - 2>();
+    __syncthreads();  // the step is there, and the one before is read
+    if (step + Block::stages - 1 < last)
+      load_inputs<Block>(shared + unsigned(next * Block::stage_bytes), a, weights, rows, step + Block::stages - 1);
+    commit_copies();
+    int const at = slot * Block::stage_bytes;
+    multiply_inputs<Block, T>(
+        c, shared + unsigned(at + (warp_row + lane % 16) * 128),
+        reinterpret_cast<uint4 const*>(stem_shared + at + Block::a_bytes) + warp_tile * 32 + lane);
+    next = slot;
+    slot = slot + 1 == Block::stages ? 0 : slot + 1;
+  }
+
+#pragma unroll
+  for (int m = 0; m < Block::row_tiles; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int const row = int(blockIdx.x) * Block::rows + warp_row + 16 * m + 8 * half + lane / 4;
+      if (row >= rows) continue;
+#pragma unroll
+      for (int n = 0; n < Block::column_tiles; ++n) {
+        int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + lane % 4 * 2;
+        if (column < Block::width) sink(row, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
+      }
+    }
+}
+
+/// The sum of `count` parts [count, rows, N], in their order, into the sink; a thread two columns.
+template <int N, class Sink>
+__global__ void __launch_bounds__(128)
+    stem_add_parts_kernel(float const* __restrict__ parts, int count, Sink sink, int rows) {
+  int const i = int(blockIdx.x) * 128 + int(threadIdx.x), row = i / (N / 2), column = i % (N / 2) * 2;
+  if (row >= rows) return;
+  float2 sum = make_float2(0, 0);
+#pragma unroll 8
+  for (int part = 0; part < count; ++part) {
+    float2 const v = *reinterpret_cast<float2 const*>(parts + (std::ptrdiff_t{part} * rows + row) * N + column);
+    sum.x += v.x, sum.y += v.y;
+  }
+  sink(row, column, sum);
+}
+
+/// How a product of that many rows is divided.
+struct project_plan {
+  bool many;          ///< tiles of 128 rows, else of 64 rows and 96 columns
+  int splits;         ///< of K
+  std::size_t parts;  ///< floats of scratch
+};
+
+/// The forms: many rows, the same for 99 KB of shared memory, and few rows.
+template <int N>
+inline constexpr project_form project_many{4, N > 96 ? 6 : 3, 4};
+template <int N>
+inline constexpr project_form project_many_small{4, N > 96 ? 6 : 3, 2};
+inline constexpr project_form project_few{2, 3, 4};
+
+/// Few rows where their tiles leave multiprocessors idle; then, and wherever half of them or more would be, K is split,
+/// at least 4 steps of 64 a part.
+template <int K, int N>
+project_plan plan_projection(device_properties const& device, int rows) {
+  auto const tiles = [&](int height, int width) { return ((rows - 1) / height + 1) * ((N - 1) / width + 1); };
+  int const few = tiles(64, 96), many = tiles(128, 32 * project_many<N>.column_tiles);
+  project_plan p{few > device.multiprocessors, 1, 0};
+  p.splits = std::clamp(device.multiprocessors / (p.many ? many : few), 1, std::max(1, K / 256));
+  if (p.splits > 1) p.parts = std::size_t(p.splits) * std::size_t(rows) * N;
+  return p;
+}
+
+/// Launches the product in form F.
+template <int K, int N, project_form F, class T, class Sink>
+void launch_projection(cudaStream_t stream, project_plan const& plan, T const* a, T const* weights, Sink const& sink,
+                       int rows, float* parts) {
+  using block = project_block<K, N, F>;
+  stem_launch const launch{"stem: projection", block::threads, block::shared_bytes, stream};
+  dim3 const grid(unsigned((rows - 1) / block::rows + 1), unsigned((N - 1) / block::columns + 1),
+                  unsigned(plan.splits));
+  if (plan.splits == 1) {
+    launch(stem_project_kernel<block, T, Sink>, grid, a, weights, sink, rows);
+    return;
+  }
+  launch(stem_project_kernel<block, T, part_sink<N>>, grid, a, weights, part_sink<N>{parts, rows}, rows);
+  stem_launch const add{"stem: projection, sum of its parts", 128, 0, stream};
+  add(stem_add_parts_kernel<N, Sink>, dim3(unsigned((rows * (N / 2) - 1) / 128 + 1)), static_cast<float const*>(parts),
+      plan.splits, sink, rows);
+}
+
+}  // namespace dm2::cuda::detail
