@@ -191,6 +191,7 @@ int classify(options const& o) {
     throw usage_error{"--class " + std::to_string(*o.heatmap_class) + ": the model's classes are 0 to " +
                       std::to_string(net->classes() - 1)};
   std::vector<fs::path> paths;
+  paths.reserve(entries.size());
   for (auto const& entry : entries) paths.push_back(entry.path);
   auto const writer = make_writer(o, paths, names);
   run r{o, *net, *writer, o.heatmap.empty() ? std::vector<fs::path>{} : heatmap_files(o.heatmap, paths),

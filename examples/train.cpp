@@ -33,6 +33,8 @@ Examples:
   train pictures -m micro --experiment first --resume auto -b 32 --grad-accum-steps 1 --lr 1e-3 --epochs 30)";
 
 int train(CLI::App const& app, training_flags const& flags) {
+  if (app.count("--pretrained") > 0 && flags.initial.empty())
+    throw usage_error{"--pretrained needs a FILE: nothing is downloaded; examples/README.md says where weights are"};
   int code = exit_usage;
   watch_stop_signals();
   for_each_model([&]<dm2::config C>(char const* name) {

@@ -31,7 +31,7 @@ struct training_flags {
   std::filesystem::path data, train, validation, labels;
   std::filesystem::path output = "runs", resume, initial;
   std::string experiment;
-  bool overwrite = false, check = false, token_labels = false;
+  bool overwrite = false, check = false, token_labels = false, fresh_optimiser = false, amp = false;
 
   int batch = 256, accumulate = 4, validation_batch = 0;
   dm2::schedule rates{};
@@ -59,19 +59,22 @@ namespace detail {
 inline CLI::Validator at_least(double least) { return CLI::Range(least, 1e300).description(""); }
 inline CLI::Validator fraction() { return CLI::Range(0.0, 1.0).description(""); }
 
-/// A flag that takes one of the names.
+/// A flag that takes one of the names, which is what a checkpoint stores.
 template <class T>
 CLI::Option* add_choice(CLI::App& app, char const* name, T& value, std::map<std::string, T> const& choices,
                         char const* text) {
-  std::string chosen, names;
+  std::string chosen, usage;
+  std::vector<std::string> names;
   for (auto const& [key, one] : choices) {
-    names += (names.empty() ? "" : "|") + key;
+    names.push_back(key);
+    usage += (usage.empty() ? "" : "|") + key;
     if (one == value) chosen = key;
   }
-  return app.add_option(name, value, text)
-      ->type_name(names)
+  auto const set = [&value, choices](std::string const& word) { value = choices.at(word); };
+  return app.add_option_function<std::string>(name, set, text)
+      ->type_name(usage)
       ->default_str(chosen)
-      ->transform(CLI::CheckedTransformer(choices).description(""));
+      ->check(CLI::IsMember(names).description(""));
 }
 
 /// A flag that takes two numbers. The default is shown, and stored, in full precision.
@@ -106,11 +109,17 @@ inline void add_model(CLI::App& app, training_flags& f) {
       ->type_name("NAME")
       ->check(CLI::IsMember(model_names()).description(""))
       ->group(group);
-  app.add_option("--initial-checkpoint", f.initial, "Weights to start from; heads and picture size may differ")
+  app.add_option("--initial-checkpoint,--pretrained", f.initial,
+                 "Weights to start from; heads and picture size may differ. Nothing is downloaded")
       ->type_name("FILE")
+      ->default_str("")
+      ->expected(0, 1)  // timm's --pretrained has no argument: train says what it wants instead
       ->group(group);
   app.add_option("--resume", f.resume, "Go on with this checkpoint, or with the run's last one where there is one")
       ->type_name("FILE|auto")
+      ->group(group);
+  app.add_flag("--no-resume-opt", f.fresh_optimiser,
+               "Resume weights, averages and place in the schedule, with an optimiser that begins anew")
       ->group(group);
   app.add_option("--num-classes", f.classes, "Check that the model has as many classes")->group(group);
   app.add_option("--img-size", f.image, "Check that the model takes pictures of this size")->group(group);
@@ -153,7 +162,9 @@ inline void add_optimisation(CLI::App& app, training_flags& f) {
                "Step dt_bias with dt_bias_b, and A_log with A_log_b, as one memory: the published run's accident")
       ->group(group);
   app.add_option("--model-ema-decay", f.ema_decay, "Decay of the averaged weights")->check(fraction())->group(group);
-  app.add_flag("--model-ema", f.ema, "Average the weights; always done, and accepted for timm's sake")->group(group);
+  app.add_flag("--model-ema,!--no-model-ema", f.ema, "Average the weights; without, validation has the last ones")
+      ->default_str("true")
+      ->group(group);
   app.add_flag("--model-ema-warmup", f.ema_warm_up, "Average over less at the beginning")->group(group);
 }
 
@@ -182,6 +193,7 @@ inline void add_run(CLI::App& app, training_flags& f) {
   app.add_option("-j,--workers", f.workers, "Threads that read and transform pictures (0: one a processor)")
       ->check(number_from(0, 1024))
       ->group(group);
+  app.add_flag("--amp", f.amp, "Accepted, and does nothing: the CPU computes in float")->group(group);
   app.add_option("--threads", f.threads, "Threads that compute (0: one a processor)")
       ->check(number_from(0, 1024))
       ->group(group);
@@ -212,6 +224,9 @@ inline void add_training_flags(CLI::App& app, training_flags& f) {
   detail::add_optimisation(app, f);
   detail::add_augmentation(app, f);
   detail::add_run(app, f);
+  app.set_config("-c,--config", "", "Flags from a TOML or INI file; those of the command line count more")
+      ->type_name("FILE");
+  app.allow_config_extras(CLI::config_extras_mode::error);
 }
 
 namespace detail {
@@ -240,8 +255,8 @@ namespace detail {
 /// the result, not what it is, are left out: a resumed run's checkpoints have the bytes of one that never stopped.
 [[nodiscard]] inline nlohmann::ordered_json arguments_json(CLI::App const& app) {
   auto out = nlohmann::ordered_json::object();
-  std::set<std::string> const left_out{"help",   "version",    "resume",  "overwrite", "check",
-                                       "output", "experiment", "workers", "stop-after"};
+  std::set<std::string> const left_out{"help",  "version", "config",     "resume",  "no-resume-opt", "overwrite",
+                                       "check", "output",  "experiment", "workers", "stop-after",    "amp"};
   for (CLI::Option const* option : app.get_options())
     if (!option->get_lnames().empty() && !left_out.contains(option->get_lnames().front()))
       out[option->get_lnames().front()] = detail::value_json(*option);

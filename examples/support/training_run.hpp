@@ -51,6 +51,7 @@ void require_flags(training_flags const& f) {
   require_flag("--img-size", f.image, C.image.width);
   require_flag("--token-label-size", f.label_size, C.image.height / C.patch);
   if (f.token_labels && f.labels.empty()) throw usage_error{"--token-label needs --token-label-data"};
+  if (f.fresh_optimiser && f.resume.empty()) throw usage_error{"--no-resume-opt needs --resume"};
 }
 
 /// The checkpoint to go on with, or nothing. Throws usage_error where the run's folder holds a run that nobody
@@ -116,9 +117,10 @@ class training_run {
     trainer<C, cpu::context<float>> driver{net, driver_options(), training, validation ? &*validation : nullptr,
                                            folder_};
     if (resumed) {
-      driver.resume(*resumed);
+      driver.resume(*resumed, !flags_.fresh_optimiser);
       std::cout << "resumed    " << resumed->string() << " in epoch " << driver.epoch() + 1 << " after "
-                << grouped(std::size_t(driver.steps())) << " steps\n";
+                << grouped(std::size_t(driver.steps())) << " steps"
+                << (flags_.fresh_optimiser ? ", the optimiser anew\n" : "\n");
     }
     training_log log{folder_.root(),      flags_.rates.epochs, flags_.accumulate,
                      flags_.log_interval, driver.epoch(),      driver.steps()};
@@ -172,7 +174,7 @@ class training_run {
     o.rates = flags_.rates;
     o.optimiser = flags_.optimiser;
     std::tie(o.optimiser.beta1, o.optimiser.beta2) = flags_.betas;
-    o.ema_decay = flags_.ema_decay;
+    o.ema_decay = flags_.ema ? flags_.ema_decay : 0;
     o.ema_warm_up = flags_.ema_warm_up;
     o.smoothing = flags_.smoothing;
     o.mix_token = flags_.mix_token;
@@ -216,13 +218,15 @@ class training_run {
               << "rate       " << short_number(f.rates.base) << " after " << f.rates.warmup << " epochs from "
               << short_number(f.rates.start) << ", cosine to " << short_number(f.rates.floor) << "; "
               << (f.optimiser.kind == optimizer_kind::lion ? "Lion" : "AdamW") << ", weight decay "
-              << short_number(f.optimiser.weight_decay) << ", averages " << short_number(f.ema_decay) << '\n'
+              << short_number(f.optimiser.weight_decay) << ", "
+              << (f.ema ? "averages " + short_number(f.ema_decay) : "no averages") << '\n'
               << "memory     "
               << byte_size(planned_bytes<dm2::detail::training_plan<C, float>>(f.batch) +
                            5 * sizeof(float) * state_extent<C>)
               << " for the network\n"
               << "run        " << folder_.root().string() << '\n'
               << std::flush;
+    if (f.amp) std::cerr << "train: --amp changes nothing here: the CPU computes in float\n";
   }
 
   template <class Driver>

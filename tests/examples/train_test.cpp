@@ -89,6 +89,48 @@ TEST_CASE("train: a run in two parts has the checkpoints of one in one part") {
     CHECK(read_raw(here.folder / "runs/whole" / name) == read_raw(here.folder / "runs/parts" / name));
 }
 
+TEST_CASE("train: --no-resume-opt goes on with the weights and the place, and may change the optimiser") {
+  picture_folder const here;
+  CHECK(here.train({"--no-resume-opt"}).code == 2);
+  CHECK(here.train({"--stop-after", "1"}).code == 0);
+  auto const refused = here.train({"--resume", "auto", "--opt", "adamw"});
+  CHECK(refused.code == 3);
+  CHECK(contains(refused.err, "was written with the optimiser \"lion\", not adamw"));
+  auto const run = here.train({"--resume", "auto", "--opt", "adamw", "--no-resume-opt", "--log-interval", "1"});
+  CHECK(run.code == 0);
+  CHECK(contains(run.out, "in epoch 2 after 2 steps, the optimiser anew"));
+  CHECK(lines_of(read_raw(here.folder / "runs/micro/steps.csv")).back().starts_with("4,"));
+  auto const metadata = dm2::tensor_file{here.folder / "runs/micro/last.safetensors"}.metadata();
+  auto const progress = nlohmann::json::parse(metadata.at("training"));
+  CHECK(progress["optimizer_steps"] == 2);
+  CHECK(progress["earlier_steps"] == 2);
+}
+
+TEST_CASE("train: with --no-model-ema the averages are the weights") {
+  picture_folder const here;
+  auto const run = here.train({"--no-model-ema", "--epochs", "1"});
+  CHECK(run.code == 0);
+  CHECK(contains(run.out, "weight decay 0.5, no averages"));
+  fs::path const last = here.folder / "runs/micro/last.safetensors";
+  dm2::tensor_file const averages{last, dm2::weights::ema}, raw{last, dm2::weights::raw};
+  REQUIRE(averages.tensors().size() == raw.tensors().size());
+  for (dm2::stored_tensor const& t : raw.tensors())
+    CHECK(dm2::to_vector<double>(t) == dm2::to_vector<double>(averages.at(t.name)));
+  CHECK(nlohmann::json::parse(raw.metadata().at("arguments"))["model-ema"] == false);
+}
+
+TEST_CASE("train: --pretrained starts from a file, and says so where none is named; --amp says what it does") {
+  picture_folder const here;
+  CHECK(here.train({"--experiment", "first", "--epochs", "1"}).code == 0);
+  auto const run = here.train({"--pretrained", "runs/first/last.safetensors", "--amp", "--epochs", "1"});
+  CHECK(run.code == 0);
+  CHECK(contains(run.out, "runs/first/last.safetensors (averages): 82 tensors loaded\n"));
+  CHECK(contains(run.err, "--amp changes nothing here: the CPU computes in float"));
+  auto const bare = here.train({"--pretrained"});
+  CHECK(bare.code == 2);
+  CHECK(contains(bare.err, "--pretrained needs a FILE: nothing is downloaded"));
+}
+
 TEST_CASE("convert: a training checkpoint becomes the published state dict: names, order, types and shapes") {
   picture_folder const here;
   CHECK(here.train({"--epochs", "1"}).code == 0);
