@@ -4,6 +4,8 @@
 
 #include <dm2/cuda/model.cuh>
 
+#include <doctest/doctest.h>
+
 #include "cuda/device_array.cuh"
 #include "support/compare.hpp"
 #include "support/random.hpp"
@@ -40,5 +42,16 @@ struct model_case {
     return out;
   }
 };
+
+template <config C, cuda::precision P>
+void check_against_double(double tolerance) {
+  model_case<C, P> f{2};
+  f.run_host();
+  auto const first = f.run();
+  double const error = relative_error(first, f.logits);
+  MESSAGE("model dim ", C.dim, " precision ", int(P), ": logits differ by ", error, " from double");
+  CHECK(error < tolerance);
+  CHECK(f.run() == first);
+}
 
 }  // namespace dm2::test

@@ -2,7 +2,7 @@
 file(GLOB sources CONFIGURE_DEPENDS cuda/*_test.cu)
 add_executable(dm2_cuda_tests main.cpp ${sources})
 target_link_libraries(dm2_cuda_tests PRIVATE dm2_cuda_own doctest::doctest)
-target_include_directories(dm2_cuda_tests PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+target_include_directories(dm2_cuda_tests PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/bench)
 target_compile_definitions(dm2_cuda_tests PRIVATE DM2_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
 foreach(source ${sources})
   get_filename_component(file ${source} NAME)

@@ -147,7 +147,7 @@ class inference_trunk {
   template <int Wide>
   bool run_scaled(T const* out, float const* norm, T const* in, float const* in_bias, T* y) {
     constexpr int K = mixer::inner, U = core_traits::units;
-    if (between_fits<T, C.dim, K, Wide, U>(ctx_.device())) {
+    if (between_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count)) {
       if (ctx_.reserve(0))
         between_fused<C.dim, K, Wide, U>(
             ctx_, between_arguments<T>{plan_.inner, plan_.squares, out, nullptr, plan_.residual, plan_.residual,

@@ -44,6 +44,7 @@ struct mixer_core_traits {
       is_half<T> && M.groups == 1 && (state == 16 || state == 32 || state == 64 || state == 128) &&
       headdim % columns == 0 && columns % 16 == 0 && taps <= 4 && projected % 4 == 0 && heads % 4 == 0;
 
+  static constexpr int before = 4;  ///< zero tokens in front of the raw x
   static constexpr int column_groups = columns / 16;
   static constexpr int pitch = columns * 2 + 16;  ///< bytes of a row of x: an odd number of 16 bytes
   static constexpr int state_bytes = state * 2;   ///< of a row of B and C
@@ -64,7 +65,7 @@ struct mixer_core_layout {
     x = triangle;
     scaled = x + tokens * Tr::pitch;
     raw = scaled + (tokens - 1) / 64 * 64 * Tr::pitch;
-    int const last = raw + tokens * Tr::columns * 2;
+    int const last = raw + (tokens + Tr::before) * Tr::columns * 2;
     vectors = last > b + rows ? last : b + rows;
     bytes = vectors + 4 * tokens * int(sizeof(float));
   }
@@ -132,8 +133,9 @@ struct channel_taps {
   }
 };
 
-/// silu(conv) for the tokens [t0, t1): calls store(t, values). load(t) gives the raw channels, for t outside [0, length)
-/// too, where it must give finite numbers, and zeros before the start. S tokens are loaded while S others are computed.
+/// silu(conv) of V channels for S tokens at a time over [t0, t1), which holds whole groups of S: store(t, values). load(t)
+/// gives the raw channels of any token from t0 - taps + 1 to t1 - 1, zeros before the start. The next group is loaded
+/// while one is computed.
 template <class Tr, int V, int S, class Load, class Store>
 __device__ inline void convolve(channel_taps<Tr, V> const& c, int t0, int t1, Load const& load, Store const& store) {
   using T = typename Tr::element;
@@ -150,6 +152,7 @@ __device__ inline void convolve(channel_taps<Tr, V> const& c, int t0, int t1, Lo
   for (int k = 1; k < Tr::taps; ++k) take(load(t0 - Tr::taps + k), window[k]);
 #pragma unroll
   for (int i = 0; i < S; ++i) next[i] = load(t0 + i);
+#pragma unroll 1
   for (int t = t0; t < t1; t += S) {
     packed<V> now[S];
 #pragma unroll
@@ -158,6 +161,7 @@ __device__ inline void convolve(channel_taps<Tr, V> const& c, int t0, int t1, Lo
 #pragma unroll
       for (int i = 0; i < S; ++i) next[i] = load(t + S + i);
     }
+    float value[S][V];
 #pragma unroll
     for (int i = 0; i < S; ++i) {
 #pragma unroll
@@ -165,18 +169,20 @@ __device__ inline void convolve(channel_taps<Tr, V> const& c, int t0, int t1, Lo
 #pragma unroll
         for (int v = 0; v < V; ++v) window[k - 1][v] = window[k][v];
       take(now[i], window[Tr::taps - 1]);
-      float value[V];
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         float h = c.bias[v];
 #pragma unroll
         for (int k = 0; k < Tr::taps; ++k) h = fmaf(c.weight[k][v], window[k][v], h);
-        value[v] = fmaf(h, tanh_fast(h), h);
+        value[i][v] = fmaf(h, tanh_fast(h), h);
       }
-      if (t + i < t1) store(t + i, value);
     }
+    store(t, value);
   }
 }
+
+/// Tokens of each of `runs` threads: even, so that groups of two are whole.
+__device__ inline int tokens_per_run(int tokens, int runs) { return (tokens + 2 * runs - 1) / (2 * runs) * 2; }
 
 /// Byte offset of 16-byte chunk k of row t of B or C: chunks change places so that eight rows lie in different banks.
 template <class Tr>
@@ -195,7 +201,7 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
   if (run >= runs) return;
   int const channel = group * V % Tr::state;
   bool const is_c = group * V >= Tr::state;
-  int const slice = is_c ? at.c() : at.b(), per_run = (lay.tokens + runs - 1) / runs;
+  int const slice = is_c ? at.c() : at.b(), per_run = tokens_per_run(lay.tokens, runs);
   unsigned char* const to = shared + (is_c ? lay.c : lay.b);
   typename Tr::element const* const from = sequence + slice + channel;
   convolve<Tr, V, 2>(
@@ -205,11 +211,14 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
         if (t >= 0 && t < length) r = *reinterpret_cast<packed<V> const*>(from + at.row(t, length) * Tr::projected);
         return r;
       },
-      [&](int t, float const(&value)[V]) {
-        packed<V> out;
+      [&](int t, float const(&value)[2][V]) {
 #pragma unroll
-        for (int v = 0; v < V; v += 2) out.word[v / 2] = pack<typename Tr::element>(value[v], value[v + 1]);
-        *reinterpret_cast<packed<V>*>(to + state_offset<Tr>(t, channel / 8) + channel % 8 * 2) = out;
+        for (int i = 0; i < 2; ++i) {
+          packed<V> out;
+#pragma unroll
+          for (int v = 0; v < V; v += 2) out.word[v / 2] = pack<typename Tr::element>(value[i][v], value[i][v + 1]);
+          *reinterpret_cast<packed<V>*>(to + state_offset<Tr>(t + i, channel / 8) + channel % 8 * 2) = out;
+        }
       });
 }
 
@@ -221,17 +230,15 @@ __device__ inline void fill_decay(typename Tr::element const* sequence, directio
                                   float* ev) {
   int const lane = int(threadIdx.x) % 32, h = at.head(head);
   float const rate = -expf(p.a_log[h]) * log2_e, bias = p.dt_bias[h];
-  float step[(Tr::most_tiles + 1) / 2];
-#pragma unroll
-  for (int i = 0; i < (Tr::most_tiles + 1) / 2; ++i) {
-    int const t = i * 32 + lane;
-    step[i] =
-        t < length ? softplus(to_float(sequence[at.row(t, length) * Tr::projected + at.dt() + head]) + bias) : 0.f;
-  }
-  float before = 0;
-#pragma unroll
-  for (int i = 0; i < (Tr::most_tiles + 1) / 2; ++i) {
-    float sum = step[i] * rate;
+  auto const load = [&](int t) {
+    return t < length ? to_float(sequence[at.row(t, length) * Tr::projected + at.dt() + head]) : 0.f;
+  };
+  float before = 0, raw = load(lane);
+#pragma unroll 1
+  for (int t = lane; t - lane < tokens; t += 32) {
+    float const step = t < length ? softplus(raw + bias) : 0.f;
+    raw = load(t + 32);
+    float sum = step * rate;
 #pragma unroll
     for (int o = 1; o < 32; o <<= 1) {
       float const other = __shfl_up_sync(~0u, sum, o);
@@ -239,8 +246,7 @@ __device__ inline void fill_decay(typename Tr::element const* sequence, directio
     }
     sum += before;
     before = __shfl_sync(~0u, sum, 31);
-    int const t = i * 32 + lane;
-    if (t < tokens) cum[t] = sum, ev[t] = sum - log2f(step[i]);
+    if (t < tokens) cum[t] = sum, ev[t] = sum - log2f(step);
   }
 }
 
@@ -252,6 +258,7 @@ __device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][2][4
   using T = typename Tr::element;
   int const lane = int(threadIdx.x) % 32, last = min(2 * q + 2, tiles);
   std::uint32_t const b = shared_address(shared) + std::uint32_t(lay.b);
+#pragma unroll 1
   for (int c = 0; c < last; ++c) {
     float s[2][2][4] = {};
     int const row = c * 16 + lane % 8 + lane / 16 * 8;
@@ -276,15 +283,16 @@ __device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][2][4
   }
 }
 
-/// Starts the copy of one unit's raw x to shared memory. Tokens from `length` on are zeros.
+/// Starts the copy of one unit's raw x to shared memory. Tokens before the start and from `length` on are zeros.
 template <class Tr>
 __device__ inline void stage_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
                                   mixer_core_layout<Tr> const& lay, int unit, int length, unsigned char* shared) {
   constexpr int wide = Tr::vector == 8 ? 8 : 4, pieces = Tr::columns / wide;
   typename Tr::element const* const from = sequence + at.x() + unit * Tr::columns;
-  for (int i = int(threadIdx.x); i < lay.tokens * pieces; i += Tr::threads) {
-    int const t = i / pieces, piece = i % pieces;
-    bool const valid = t < length;
+#pragma unroll 1
+  for (int i = int(threadIdx.x); i < (lay.tokens + Tr::before) * pieces; i += Tr::threads) {
+    int const t = i / pieces - Tr::before, piece = i % pieces;
+    bool const valid = t >= 0 && t < length;
     void const* const source = from + at.row(valid ? t : 0, length) * Tr::projected + piece * wide;
     copy_async<2 * wide>(shared_address(shared) + std::uint32_t(lay.raw + i * 2 * wide), source, valid);
   }
@@ -301,26 +309,27 @@ __device__ inline void fill_unit(direction_slices<Tr> const& at, mixer_direction
   constexpr int groups = Tr::columns / 4, runs = Tr::threads / groups;
   int const group = int(threadIdx.x) % groups, run = int(threadIdx.x) / groups;
   if (run >= runs) return;
-  int const column = group * 4, channel = unit * Tr::columns + column, per_run = (lay.tokens + runs - 1) / runs;
-  int const scaled = (lay.tokens - 1) / 64 * 64;
-  unsigned char* const place = shared + (column / 16 * 16 + column % 16 / 2) * 2;
-  unsigned char const* const raw = shared + lay.raw + column * 2;
+  int const column = group * 4, channel = unit * Tr::columns + column, per_run = tokens_per_run(lay.tokens, runs);
+  int const scaled = (lay.tokens - 1) / 64 * 64, t0 = run * per_run, t1 = min(t0 + per_run, lay.tokens);
+  int const place = (column / 16 * 16 + column % 16 / 2) * 2;
+  unsigned char* const x = shared + lay.x + place;
+  unsigned char const* const raw = shared + lay.raw + (Tr::before * Tr::columns + column) * 2;
+  auto const write = [&](unsigned char* to, float const(&v)[4], float scale) {
+    *reinterpret_cast<std::uint32_t*>(to) = pack<T>(scale * v[0], scale * v[1]);
+    *reinterpret_cast<std::uint32_t*>(to + 16) = pack<T>(scale * v[2], scale * v[3]);
+  };
   convolve<Tr, 4, 2>(
-      channel_taps<Tr, 4>{at, at.conv_channel(at.x(), channel), p}, run * per_run, min((run + 1) * per_run, lay.tokens),
-      [&](int t) {
-        packed<4> r{};
-        if (t >= 0) r = *reinterpret_cast<packed<4> const*>(raw + min(t, lay.tokens - 1) * Tr::columns * 2);
-        return r;
-      },
-      [&](int t, float const(&v)[4]) {
-        unsigned char* const x = place + lay.x + t * Tr::pitch;
-        *reinterpret_cast<std::uint32_t*>(x) = pack<T>(v[0], v[1]);
-        *reinterpret_cast<std::uint32_t*>(x + 16) = pack<T>(v[2], v[3]);
+      channel_taps<Tr, 4>{at, at.conv_channel(at.x(), channel), p}, t0, t1,
+      [&](int t) { return *reinterpret_cast<packed<4> const*>(raw + t * Tr::columns * 2); },
+      [&](int t, float const(&v)[2][4]) {
+        unsigned char* const to = x + t * Tr::pitch;
+        write(to, v[0], 1.f);
+        write(to + Tr::pitch, v[1], 1.f);
         if (t >= scaled) return;
-        float const s = exp2_fast(cum[t | 63] - ev[t]);
-        unsigned char* const y = place + lay.scaled + t * Tr::pitch;
-        *reinterpret_cast<std::uint32_t*>(y) = pack<T>(s * v[0], s * v[1]);
-        *reinterpret_cast<std::uint32_t*>(y + 16) = pack<T>(s * v[2], s * v[3]);
+        float const end = cum[t | 63];
+        float2 const e = *reinterpret_cast<float2 const*>(ev + t);
+        write(to + (lay.scaled - lay.x), v[0], exp2_fast(end - e.x));
+        write(to + (lay.scaled - lay.x) + Tr::pitch, v[1], exp2_fast(end - e.y));
       });
 }
 
@@ -369,6 +378,7 @@ __device__ inline void scan_before(float (&acc)[2][2 * Tr::column_groups][4], in
   constexpr int G = Tr::column_groups;
   std::uint32_t a[2][2][4], b[2][4];
   if (own > 0) in.load_scores(a[0], 0), in.load_columns(b[0], in.scaled, 0, 0);
+#pragma unroll 1
   for (int block = 0; block < own; ++block) {
     if (block > 0) {
       float const decay = exp2_fast(cum[block * 64 + 63] - cum[block * 64 - 1]);
@@ -421,6 +431,7 @@ __device__ inline void scan_own(float (&acc)[2][2 * Tr::column_groups][4], int q
         for (int e = 0; e < 4; ++e) acc[m][n][e] *= f[e / 2];
     }
   }
+#pragma unroll 1
   for (int c = own * 4; c <= last; ++c) {
     std::uint32_t a[2][4], b[2][4];
     in.load_scores(a, c);
@@ -548,6 +559,7 @@ __global__ void __launch_bounds__(Tr::threads, 2)
 
   stage_unit<Tr>(sequence, at, lay, begin, p.length, shared);
 
+#pragma unroll 1
   for (int unit = begin; unit < end; ++unit) {
     int const head = unit / Tr::per_head;
     float* const cum = vectors + head % 2 * 2 * lay.tokens;

@@ -227,7 +227,14 @@ class model<C, cuda::context<P>> {
         graphs_.splice(graphs_.begin(), graphs_, it);
         return graphs_.front();
       }
+    // Once without a graph: scratch grows, products choose their algorithms, kernels are loaded.
+    std::size_t const scratch = context_.scratch_bytes();
+    context_.plan([&] { enqueue(pictures, batch, output::logits, logits); });
+    if (context_.scratch_bytes() != scratch) graphs_.clear();  // they use the old scratch
+    done_.make_wait(stream_.get());
+    enqueue(pictures, batch, output::logits, logits);
     cuda::graph work{stream_, [&] { enqueue(pictures, batch, output::logits, logits); }};
+    done_.record(stream_.get());
     if (graphs_.size() == most_graphs) {
       cuda::check(cudaDeviceSynchronize(), "graph: wait for its last use");
       graphs_.pop_back();
