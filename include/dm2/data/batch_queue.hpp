@@ -41,7 +41,7 @@ class batch_queue {
 
   /// `fill` fills one place of a slot; it is called by the threads.
   batch_queue(int slots, int threads, fill_function fill) : fill_{std::move(fill)}, slots_(std::size_t(slots)) {
-    for (int i = 0; i < threads; ++i) threads_.emplace_back([this](std::stop_token stop) { work(stop); });
+    for (int i = 0; i < threads; ++i) threads_.emplace_back([this](std::stop_token const& stop) { work(stop); });
   }
   batch_queue(batch_queue const&) = delete;
   batch_queue& operator=(batch_queue const&) = delete;
@@ -115,7 +115,7 @@ class batch_queue {
   /// Whether a place waits for a thread.
   [[nodiscard]] bool has_work() const { return !error_ && filling_ < end_ && filling_ < wanted_ + slots_.size(); }
 
-  void work(std::stop_token stop) {
+  void work(std::stop_token const& stop) {
     std::unique_lock lock{mutex_};
     while (work_.wait(lock, stop, [&] { return has_work(); }) && !stop.stop_requested()) {
       batch_slot& slot = slot_of(filling_);

@@ -93,7 +93,7 @@ struct seen_axis {
 
 /// How light a pixel is, 0 to 255 (Rec. 601).
 [[nodiscard]] inline float lightness(std::uint8_t const* rgb) {
-  return 0.299f * rgb[0] + 0.587f * rgb[1] + 0.114f * rgb[2];
+  return 0.299f * float(rgb[0]) + 0.587f * float(rgb[1]) + 0.114f * float(rgb[2]);
 }
 
 /// One row of a heat map: `heat` [grid width] as colours over the picture's greys in the columns that the model saw.

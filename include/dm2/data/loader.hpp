@@ -92,7 +92,7 @@ class loader {
   /// Throws  file_error naming the last bad file, with the count, once there are more bad samples than max_bad or no
   ///         sample is good, then at every call; whatever else a thread threw.
   [[nodiscard]] batch const* next() {
-    if (fatal_) throw *fatal_;
+    if (fatal_) throw file_error{*fatal_};
     while (detail::batch_slot* const slot = queue_->next()) {
       report_bad(*slot);
       if (options_.mode == loading::evaluation) leave_out_bad(*slot);
@@ -155,7 +155,7 @@ class loader {
     fatal_.emplace(last_bad_->path(), reason + "; " + std::to_string(bad_.size()) + " of " +
                                           std::to_string(set_->size()) + " samples are bad so far, the limit is " +
                                           std::to_string(options_.max_bad));
-    throw *fatal_;
+    throw file_error{*fatal_};
   }
 
   /// Closes the gaps that bad samples left.

@@ -24,7 +24,7 @@ using sample_transform =
 /// evaluation_transform and normalise. Label maps are not carried along: what is returned is the whole of the map.
 [[nodiscard]] inline sample_transform evaluation_sample_transform(image_extent crop, image_extent resize,
                                                                   normalisation const& n = imagenet_normalisation) {
-  return [=](picture p, label_map_data*, random_stream&, std::span<float> out) {
+  return [=](picture const& p, label_map_data*, random_stream&, std::span<float> out) {
     normalise(evaluation_transform(p, crop, resize), out, n);
     return crop_fraction{};
   };

@@ -128,16 +128,15 @@ std::vector<pretrained_use> pretrained_uses(tensor_file const& file, std::string
     stored_tensor const* const t = file.find(prefix + std::string{e.name});
     std::vector<std::int64_t> const shape(e.shape.begin(), e.shape.begin() + e.rank);
     bool const head = e.name.starts_with("head.") || e.name.starts_with("aux_head.");
-    if (t == nullptr && head) {
+    bool const other_classes = head && t != nullptr && t->shape != shape && t->shape.size() == shape.size() &&
+                               std::equal(shape.begin() + 1, shape.end(), t->shape.begin() + 1);
+    if (other_classes || (head && t == nullptr)) {
       uses.back() = pretrained_use::keep;
     } else if (t == nullptr) {
       wrong.push_back("missing: " + std::string{e.name} + " " + shape_text(shape));
     } else if (t->shape == shape) {
       if (e.kind == entry_kind::counter && is_floating(t->type))
         wrong.push_back("type: " + t->name + " is " + std::string{name_of(t->type)} + ", an integer is expected");
-    } else if (head && t->shape.size() == shape.size() &&
-               std::equal(shape.begin() + 1, shape.end(), t->shape.begin() + 1)) {
-      uses.back() = pretrained_use::keep;
     } else {
       if (e.name == "pos_embed" && t->shape.size() == 3 && t->shape[0] == 1 && t->shape[2] == shape[2])
         grid = stored_grid(told, t->shape[1] - 1);

@@ -38,9 +38,14 @@ struct label_map {
   int width;                     ///< cells a row
 
   /// The k-th of the five scores, 0 <= k < 5, of cell row * width + column. Neither is checked.
-  [[nodiscard]] T score(int k, int cell) const { return data[std::size_t(k * height * width + cell)]; }
+  [[nodiscard]] T score(int k, int cell) const { return data[at(k, cell)]; }
   /// The class, a whole number, that the score (k, cell) belongs to.
-  [[nodiscard]] T index(int k, int cell) const { return data[std::size_t((top + k) * height * width + cell)]; }
+  [[nodiscard]] T index(int k, int cell) const { return data[at(top + k, cell)]; }
+
+ private:
+  [[nodiscard]] std::size_t at(int plane, int cell) const {
+    return std::size_t(plane) * std::size_t(height) * std::size_t(width) + std::size_t(cell);
+  }
 };
 
 /// What the smoothed one-hot target has at the right class and elsewhere: 1 - s + s / classes, and s / classes.

@@ -80,7 +80,8 @@ inline void enhance_contrast(picture& p, double factor) {
     std::uint8_t const* const row = p.row(y);
     for (std::size_t i = 0; i < p.stride(); i += 3) sum += detail::luma(row + i);
   }
-  double const mean = static_cast<double>(sum) / static_cast<double>(p.pixels.size() / 3);
+  std::size_t const pixels = p.pixels.size() / 3;
+  double const mean = static_cast<double>(sum) / static_cast<double>(pixels);
   detail::blend_with_level(p, static_cast<int>(mean + 0.5), f);
 }
 

@@ -152,8 +152,9 @@ class chart_painter {
         c.smoothed = c.raw;
         smooth(c.smoothed, chart_.smoothing, chart_.panels[i].log_y, x);
       }
+      int const row = int(i) / columns_;
       double const left = double(int(i) % columns_ * chart_.panel_width);
-      double const top = double(top_ + int(i) / columns_ * chart_.panel_height);
+      double const top = double(top_ + row * chart_.panel_height);
       lay_out(chart_.panels[i], {left, top, left + chart_.panel_width, top + chart_.panel_height}, out.back());
     }
     return out;
@@ -221,6 +222,7 @@ class chart_painter {
   void draw_curve(ready_curve const& c, ready_panel const& p) {
     auto const path = [&](std::vector<point> const& values) {
       std::vector<point> out;
+      out.reserve(values.size());
       for (point const v : values) out.push_back(p.place(v));
       return thinned(out);
     };
