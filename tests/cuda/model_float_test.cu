@@ -11,14 +11,12 @@ using namespace dm2::test;
 
 namespace {
 constexpr auto fp32 = cuda::precision::fp32;
-}
 
-TEST_CASE("cuda model: Tiny's logits in float equal the CPU's in double") { check_against_double<tiny, fp32>(1e-5); }
-
-TEST_CASE("cuda model: bytes on the device give what normalised floats give") {
+template <config C>
+void check_bytes() {
   constexpr int n = 3;
-  using M = model_case<tiny, fp32>::device_model;
-  model_case<tiny, fp32> f{n};
+  using M = typename model_case<C, fp32>::device_model;
+  model_case<C, fp32> f{n};
   std::size_t const plane = 224 * 224;
   std::vector<double> bytes(n * M::pixels);
   float const mean[3]{0.485f, 0.456f, 0.406f}, deviation[3]{0.229f, 0.224f, 0.225f};
@@ -39,3 +37,9 @@ TEST_CASE("cuda model: bytes on the device give what normalised floats give") {
   CHECK(relative_error(logits.read(), want) < 1e-5);
   CHECK(logits.margins_untouched());
 }
+
+}  // namespace
+
+TEST_CASE("cuda model: Tiny's logits in float equal the CPU's in double") { check_against_double<tiny, fp32>(1e-5); }
+
+TEST_CASE("cuda model: bytes on the device give what normalised floats give") { check_bytes<tiny>(); }
