@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-namespace {
+namespace causal_conv1d_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -67,8 +67,6 @@ void run(benchmark::State& state) {
                        channels);
 }
 
-}  // namespace
-
 BENCHMARK(run<forward_case>)
     ->Name("causal_conv1d/forward")
     ->ArgNames({"length", "channels"})
@@ -77,3 +75,5 @@ BENCHMARK(run<backward_case>)
     ->Name("causal_conv1d/backward")
     ->ArgNames({"length", "channels"})
     ->ArgsProduct({{197, 3137}, {640, 1024}});
+
+}  // namespace causal_conv1d_bench

@@ -5,7 +5,7 @@
 #include <dm2/cpu/fold_output_projection.hpp>
 #include <dm2/model/config.hpp>
 
-namespace {
+namespace fold_output_projection_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -44,7 +44,7 @@ void run(benchmark::State& state) {
   time_operation<fold<C>::template of>(state, "", int(state.range(0)), {0, bytes}, 1e-6);
 }
 
-}  // namespace
-
 BENCHMARK(run<tiny>)->Name("fold_output_projection/tiny")->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime();
 BENCHMARK(run<small>)->Name("fold_output_projection/small")->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime();
+
+}  // namespace fold_output_projection_bench

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-namespace {
+namespace gated_activation_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -58,8 +58,6 @@ void run(benchmark::State& state) {
                        {0, numbers * sizeof(float) * double(count) * width}, 1e-5, count);
 }
 
-}  // namespace
-
 BENCHMARK(run<forward_case>)
     ->Name("gated_activation/forward")
     ->ArgNames({"rows", "threads"})
@@ -70,3 +68,5 @@ BENCHMARK(run<backward_case>)
     ->ArgNames({"rows", "threads"})
     ->ArgsProduct({{1576}, {1, 2}})
     ->UseRealTime();
+
+}  // namespace gated_activation_bench

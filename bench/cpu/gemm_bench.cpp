@@ -5,7 +5,7 @@
 
 #include <dm2/cpu/gemm.hpp>
 
-namespace {
+namespace gemm_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -62,8 +62,6 @@ void shapes(benchmark::internal::Benchmark* b) {
   }
 }
 
-}  // namespace
-
 BENCHMARK(multiply<plain_product>)
     ->Name("gemm/ceiling")
     ->ArgNames({"M", "N", "K", "threads"})
@@ -71,3 +69,5 @@ BENCHMARK(multiply<plain_product>)
     ->Args({1024, 1024, 1024, 2})
     ->UseRealTime();
 BENCHMARK(multiply<transposed_product>)->Name("gemm/model")->Apply(shapes);
+
+}  // namespace gemm_bench

@@ -7,7 +7,7 @@
 #include <dm2/cpu/heads.hpp>
 #include <dm2/model/network.hpp>
 
-namespace {
+namespace heads_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -72,8 +72,6 @@ void run(benchmark::State& state) {
   time_operation<Case>(state, std::to_string(batch), threads, {batch * forwards * head_flops<C>(), 0}, 1e-5, batch);
 }
 
-}  // namespace
-
 BENCHMARK(run<evaluation, 1>)
     ->Name("heads/evaluation")
     ->ArgNames({"batch", "threads"})
@@ -89,3 +87,5 @@ BENCHMARK(run<backward, 2>)
     ->ArgNames({"batch", "threads"})
     ->ArgsProduct({{8}, {1, 2}})
     ->UseRealTime();
+
+}  // namespace heads_bench

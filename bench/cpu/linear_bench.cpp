@@ -5,7 +5,7 @@
 
 #include <dm2/cpu/linear.hpp>
 
-namespace {
+namespace linear_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -61,8 +61,6 @@ void run(benchmark::State& state) {
                        count);
 }
 
-}  // namespace
-
 BENCHMARK(run<forward_case>)
     ->Name("linear/forward")
     ->ArgNames({"rows", "threads"})
@@ -73,3 +71,5 @@ BENCHMARK(run<backward_case>)
     ->ArgNames({"rows", "threads"})
     ->ArgsProduct({{197, 1576}, {1, 2}})
     ->UseRealTime();
+
+}  // namespace linear_bench

@@ -7,7 +7,7 @@
 #include <dm2/cpu/mixer_core_backward.hpp>
 #include <dm2/model/blocks.hpp>
 
-namespace {
+namespace mixer_core_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -67,9 +67,9 @@ void lengths(benchmark::internal::Benchmark* b) {
     b->Args({197, 1, threads})->Args({197, 8, threads})->Args({785, 2, threads})->Args({3137, 1, threads});
 }
 
-}  // namespace
-
 BENCHMARK(run<tiny, layer_of<tiny>::forward>)->Name("mixer_core/forward/tiny")->Apply(lengths);
 BENCHMARK(run<small, layer_of<small>::forward>)->Name("mixer_core/forward/small")->Apply(lengths);
 BENCHMARK(run<tiny, layer_of<tiny>::backward>)->Name("mixer_core/backward/tiny")->Apply(lengths);
 BENCHMARK(run<small, layer_of<small>::backward>)->Name("mixer_core/backward/small")->Apply(lengths);
+
+}  // namespace mixer_core_bench

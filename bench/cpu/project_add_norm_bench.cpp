@@ -9,7 +9,7 @@
 #include <dm2/cpu/project_add_norm.hpp>
 #include <dm2/model/blocks.hpp>
 
-namespace {
+namespace project_add_norm_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -76,9 +76,9 @@ void row_counts(benchmark::internal::Benchmark* b) {
   b->ArgNames({"rows", "threads"})->ArgsProduct({{197, 1576}, {1, 2}})->UseRealTime();
 }
 
-}  // namespace
-
 BENCHMARK(run<tiny, between<tiny>::forward>)->Name("project_add_norm/forward/tiny")->Apply(row_counts);
 BENCHMARK(run<small, between<small>::forward>)->Name("project_add_norm/forward/small")->Apply(row_counts);
 BENCHMARK(run<tiny, between<tiny>::backward>)->Name("project_add_norm/backward/tiny")->Apply(row_counts);
 BENCHMARK(run<small, between<small>::backward>)->Name("project_add_norm/backward/small")->Apply(row_counts);
+
+}  // namespace project_add_norm_bench

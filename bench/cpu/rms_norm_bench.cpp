@@ -4,7 +4,7 @@
 
 #include <dm2/cpu/rms_norm.hpp>
 
-namespace {
+namespace rms_norm_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -62,8 +62,6 @@ void run(benchmark::State& state) {
   time_operation<Case>(state, std::to_string(count), int(state.range(1)), {0, bytes}, 1e-5, count);
 }
 
-}  // namespace
-
 #define DM2_BENCH_NORM(C, Case)            \
   BENCHMARK(run<C, width<C>::Case>)        \
       ->Name("rms_norm/" #Case "/" #C)     \
@@ -74,3 +72,5 @@ DM2_BENCH_NORM(192, forward);
 DM2_BENCH_NORM(384, forward);
 DM2_BENCH_NORM(192, backward);
 DM2_BENCH_NORM(384, backward);
+
+}  // namespace rms_norm_bench

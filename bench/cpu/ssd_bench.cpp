@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-namespace {
+namespace ssd_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -107,11 +107,11 @@ void lengths(benchmark::internal::Benchmark* b) {
   for (int threads : {1, 2}) b->Args({197, 8, threads})->Args({785, 2, threads})->Args({3137, 2, threads});
 }
 
-}  // namespace
-
 BENCHMARK(run_forward<tiny_heads, scan_form::quadratic>)->Name("ssd/quadratic/tiny")->Apply(lengths);
 BENCHMARK(run_forward<tiny_heads, scan_form::chunked>)->Name("ssd/chunked/tiny")->Apply(lengths);
 BENCHMARK(run_forward<small_heads, scan_form::quadratic>)->Name("ssd/quadratic/small")->Apply(lengths);
 BENCHMARK(run_forward<small_heads, scan_form::chunked>)->Name("ssd/chunked/small")->Apply(lengths);
 BENCHMARK(run_backward<tiny_heads>)->Name("ssd/backward/tiny")->Apply(lengths);
 BENCHMARK(run_backward<small_heads>)->Name("ssd/backward/small")->Apply(lengths);
+
+}  // namespace ssd_bench

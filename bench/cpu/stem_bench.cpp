@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-namespace {
+namespace stem_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -81,8 +81,6 @@ void run(benchmark::State& state) {
                        1e-4, batch);
 }
 
-}  // namespace
-
 BENCHMARK(run<evaluation, 1>)
     ->Name("stem/evaluation")
     ->ArgNames({"batch", "threads"})
@@ -98,3 +96,5 @@ BENCHMARK(run<backward, 2>)
     ->ArgNames({"batch", "threads"})
     ->ArgsProduct({{8}, {1, 2}})
     ->UseRealTime();
+
+}  // namespace stem_bench

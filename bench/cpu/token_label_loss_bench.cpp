@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-namespace {
+namespace token_label_loss_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -67,6 +67,6 @@ void run(benchmark::State& state) {
   time_operation<loss_case>(state, std::to_string(batch), int(state.range(1)), {0, bytes}, 1e-5, batch);
 }
 
-}  // namespace
-
 BENCHMARK(run)->Name("token_label_loss")->ArgNames({"batch", "threads"})->ArgsProduct({{8}, {1, 2}})->UseRealTime();
+
+}  // namespace token_label_loss_bench

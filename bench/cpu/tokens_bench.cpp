@@ -7,7 +7,7 @@
 
 #include <algorithm>
 
-namespace {
+namespace tokens_bench {
 
 using namespace dm2;
 using namespace dm2::bench;
@@ -65,11 +65,11 @@ void run(benchmark::State& state) {
                        {0, 2 * sizeof(float) * double(batch) * patches * dim}, 1e-6, batch);
 }
 
-}  // namespace
-
 BENCHMARK(run<assembly>)
     ->Name("tokens/assemble")
     ->ArgNames({"batch", "threads"})
     ->ArgsProduct({{8}, {1, 2}})
     ->UseRealTime();
 BENCHMARK(run<mixing>)->Name("tokens/mix")->ArgNames({"batch", "threads"})->ArgsProduct({{8}, {1, 2}})->UseRealTime();
+
+}  // namespace tokens_bench

@@ -61,6 +61,9 @@ double operation_error(int threads, A const&... arguments) {
 /// Op<T> makes its operands when constructed; op(ctx) runs the operation; op.results() are what it wrote, as spans of
 /// T, right after the first call; op.oracle(), where there is one, is the same as vectors of double. `key` names this
 /// case.
+///
+/// Op stands in a namespace of its file's name, not in an unnamed one: g++ 12 gives what is instantiated over a template
+/// of an unnamed namespace external linkage, and of two files with an Op of one name the linker keeps one.
 template <template <class> class Op, class... A>
 void time_operation(benchmark::State& state, std::string const& key, int threads, work w, double tolerance,
                     A const&... arguments) {
