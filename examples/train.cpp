@@ -34,7 +34,7 @@ Examples:
 
 int train(CLI::App const& app, training_flags const& flags) {
   if (app.count("--pretrained") > 0 && flags.initial.empty())
-    throw usage_error{"--pretrained needs a FILE: nothing is downloaded; examples/README.md says where weights are"};
+    throw usage_error{"--pretrained needs a FILE: nothing is downloaded; README.md says where weights are"};
   int code = exit_usage;
   watch_stop_signals();
   for_each_model([&]<dm2::config C>(char const* name) {

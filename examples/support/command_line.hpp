@@ -61,7 +61,7 @@ template <class Body>
 int run_program(CLI::App& app, int argc, char** argv, Body const& body) {
   app.set_version_flag("--version", app.get_name() + " (dm2) " + version_text);
   app.failure_message([](CLI::App const* a, CLI::Error const& problem) {
-    return a->get_name() + ": " + problem.what() + "\nRun with --help for more information.\n";
+    return a->get_name() + ": " + printable(problem.what(), true) + "\nRun with --help for more information.\n";
   });
   try {
     app.parse(argc, argv);

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <optional>
 #include <set>
@@ -56,8 +57,17 @@ struct training_flags {
 
 namespace detail {
 
-inline CLI::Validator at_least(double least) { return CLI::Range(least, 1e300).description(""); }
-inline CLI::Validator fraction() { return CLI::Range(0.0, 1.0).description(""); }
+/// Accepts numbers of a range; the message of a refusal says which.
+inline CLI::Validator between(double least, double most, char const* range) {
+  return {[=](std::string const& word) {
+            double value = 0;
+            bool const good = CLI::detail::lexical_cast(word, value) && value >= least && value <= most;
+            return good ? std::string{} : word + " is not a number " + range;
+          },
+          ""};
+}
+inline CLI::Validator at_least_zero() { return between(0, std::numeric_limits<double>::max(), "of at least 0"); }
+inline CLI::Validator fraction() { return between(0, 1, "from 0 to 1"); }
 
 /// A flag that takes one of the names, which is what a checkpoint stores.
 template <class T>
@@ -139,7 +149,7 @@ inline void add_optimisation(CLI::App& app, training_flags& f) {
   add_choice<optimizer_kind>(app, "--opt", f.optimiser.kind,
                              {{"lion", optimizer_kind::lion}, {"adamw", optimizer_kind::adamw}}, "Optimiser")
       ->group(group);
-  app.add_option("--lr", f.rates.base, "Learning rate after the warm-up")->check(at_least(0))->group(group);
+  app.add_option("--lr", f.rates.base, "Learning rate after the warm-up")->check(at_least_zero())->group(group);
   app.add_option("--sched", "Schedule after the warm-up")
       ->type_name("cosine")
       ->default_str("cosine")
@@ -148,15 +158,17 @@ inline void add_optimisation(CLI::App& app, training_flags& f) {
   app.add_option("--warmup-epochs,--lr-warmup-epochs", f.rates.warmup, "Epochs of the warm-up")
       ->check(number_from(0, 1'000'000))
       ->group(group);
-  app.add_option("--warmup-lr", f.rates.start, "Learning rate of the first epoch")->check(at_least(0))->group(group);
-  app.add_option("--min-lr", f.rates.floor, "Learning rate at the end")->check(at_least(0))->group(group);
+  app.add_option("--warmup-lr", f.rates.start, "Learning rate of the first epoch")
+      ->check(at_least_zero())
+      ->group(group);
+  app.add_option("--min-lr", f.rates.floor, "Learning rate at the end")->check(at_least_zero())->group(group);
   app.add_option("--weight-decay,--wd", f.optimiser.weight_decay, "Decay of every parameter")
-      ->check(at_least(0))
+      ->check(at_least_zero())
       ->group(group);
   add_pair(app, "--opt-betas", f.betas, "Betas of the optimiser")->group(group);
-  app.add_option("--opt-eps", f.optimiser.eps, "Epsilon of AdamW")->check(at_least(0))->group(group);
+  app.add_option("--opt-eps", f.optimiser.eps, "Epsilon of AdamW")->check(at_least_zero())->group(group);
   app.add_option("--clip-grad,--clip-grad-norm", f.optimiser.clip_norm, "Clip gradients to this norm (0: not)")
-      ->check(at_least(0))
+      ->check(at_least_zero())
       ->group(group);
   app.add_flag("--shared-pairs", f.optimiser.shared_pairs,
                "Step dt_bias with dt_bias_b, and A_log with A_log_b, as one memory: the published run's accident")

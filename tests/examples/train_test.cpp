@@ -186,6 +186,9 @@ TEST_CASE("train: what does not fit is refused with what to do, and bad pictures
   picture_folder const here;
   CHECK(here.train({"--img-size", "224"}).code == 2);
   CHECK(here.train({"--aa", "augmix"}).code == 2);
+  CHECK(contains(here.train({"--lr", "fast"}).err, "--lr: fast is not a number of at least 0\n"));
+  CHECK(contains(here.train({"--hflip", "1.5"}).err, "--hflip: 1.5 is not a number from 0 to 1\n"));
+  CHECK(contains(here.train({"--opt", "\x1b[2J"}).err, "--opt: ?[2J not in {adamw,lion}\n"));
   CHECK(here.train({"--resume", "nothing.safetensors"}).code == 3);
   auto const diverged = here.train({"--lr", "1e30", "--warmup-epochs", "0"});
   CHECK(diverged.code == 4);
