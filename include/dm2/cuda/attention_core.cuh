@@ -10,6 +10,7 @@
 #include <dm2/cuda/attention_core_general.cuh>
 #include <dm2/cuda/attention_core_kernel.cuh>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/sequences.cuh>
 
 #include <algorithm>
@@ -61,11 +62,8 @@ template <class Tr>
 void launch_attention(attention_call<Tr> const& call, attention_plan const& plan, unsigned blocks,
                       cudaStream_t stream) {
   auto* const kernel = plan.resident ? attention_core_kernel<Tr, true> : attention_core_kernel<Tr, false>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(plan.bytes)), "attention_core");
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-        "attention_core");
-  kernel<<<blocks, Tr::threads, plan.bytes, stream>>>(call);
-  check_launch("attention_core");
+  prefer_shared("attention_core", kernel);
+  launch("attention_core", kernel, {blocks, Tr::threads, plan.bytes}, stream, call);
 }
 
 /// Whether every address is a multiple of 16 bytes, as vectors need it.

@@ -7,8 +7,8 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/attention_core_general_kernel.cuh>
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/sequences.cuh>
 
@@ -46,19 +46,17 @@ void attention_core_general(context<P>& ctx, rows<element<P> const, 3 * A.width(
   arena_scope const scope{ctx.shared()};
   attention_scratch<A, T> const s{ctx.shared(), qkv.count, length};
   if constexpr (traits::rotary != 0) {
-    rotary_table_kernel<traits>
-        <<<blocks_for(std::size_t(length) * traits::half, 128), 128, 0, ctx.stream()>>>(s.table, length);
-    check_launch("attention_core: angles");
+    launch("attention_core: angles", rotary_table_kernel<traits>,
+           {blocks_for(std::size_t(length) * traits::half, 128), 128}, ctx.stream(), s.table, length);
   }
-  attention_inputs_kernel<traits><<<blocks_for(qkv.size(), traits::threads), traits::threads, 0, ctx.stream()>>>(
-      qkv.data, p.conv.data, p.conv_bias.data, s.table, s.qkv, qkv.count, length);
-  check_launch("attention_core: convolution");
+  launch("attention_core: convolution", attention_inputs_kernel<traits, T>,
+         {blocks_for(qkv.size(), traits::threads), traits::threads}, ctx.stream(), qkv.data, p.conv.data,
+         p.conv_bias.data, s.table, s.qkv, qkv.count, length);
   int const tiles = (length + traits::tile - 1) / traits::tile;
   unsigned const blocks = unsigned(count) * unsigned(traits::heads) * unsigned(tiles);
   float const scale = float(1.4426950408889634 / std::sqrt(double(traits::head_dim)));
-  attention_general_kernel<traits>
-      <<<blocks, traits::threads, 0, ctx.stream()>>>(static_cast<T const*>(s.qkv), y.data, length, tiles, scale);
-  check_launch("attention_core");
+  launch("attention_core", attention_general_kernel<traits, T>, {blocks, traits::threads}, ctx.stream(), s.qkv, y.data,
+         length, tiles, scale);
 }
 
 }  // namespace dm2::cuda::detail

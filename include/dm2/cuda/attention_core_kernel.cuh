@@ -9,6 +9,7 @@
 
 #include <dm2/cuda/attention_run.cuh>
 #include <dm2/cuda/attention_softmax.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
 
 #include <cstddef>
@@ -40,8 +41,7 @@ struct attention_place {
   T* queries;        ///< this warp's 16 rows
 
   __device__ attention_place(attention_call<Tr> const& call, int block) {
-    extern __shared__ uint4 attention_shared[];
-    T* const shared = reinterpret_cast<T*>(attention_shared);
+    T* const shared = reinterpret_cast<T*>(dynamic_shared());
     int const part = block % call.parts, task = block / call.parts;
     std::size_t const row = std::size_t(task / Tr::heads) * std::size_t(call.length);
     channel = task % Tr::heads * Tr::head_dim;
@@ -210,7 +210,7 @@ __global__ void __launch_bounds__(Tr::threads, Resident ? Tr::blocks : 1)
   // Places are computed anew where they are needed: kept, they would take registers that a token_run needs.
   int block = int(blockIdx.x);
   auto const place = [&] {
-    asm volatile("" : "+r"(block));
+    hide(block);
     return attention_place<Tr>{call, block};
   };
   int first = 16 * (place().first_tile + int(threadIdx.x) / 32);

@@ -82,7 +82,8 @@ struct token_run {
   /// Unit `unit` of a head whose first channel of qkv is `channel`; the run starts at token `token`.
   __device__ void prepare(run_parameters<Tr> const& p, int channel, int unit, bool turns, int token) {
     // Else the compiler keeps the taps in registers from one group of query rows to the next, and has none left.
-    asm volatile("" : "+r"(channel), "+r"(unit));
+    hide(channel);
+    hide(unit);
     turned = turns && unit < Tr::turned;
     first = turned ? 4 * unit : 8 * unit;
     second = first + (turned ? Tr::rotary / 2 : 4);

@@ -35,9 +35,4 @@ inline void check(cublasStatus_t status, char const* what, std::source_location 
   if (status != CUBLAS_STATUS_SUCCESS) detail::fail(what, cublasLtGetStatusString(status), at);
 }
 
-/// After a launch: throws where it was refused.
-inline void check_launch(char const* kernel, std::source_location at = std::source_location::current()) {
-  check(cudaGetLastError(), kernel, at);
-}
-
 }  // namespace dm2::cuda

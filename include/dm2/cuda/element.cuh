@@ -5,7 +5,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <cstdint>
 #include <type_traits>
 
 namespace dm2::cuda {
@@ -57,28 +56,6 @@ __host__ __device__ inline T from_float(float x) {
     return __float2half_rn(x);
   else
     return x;
-}
-
-/// Two numbers of 16 bits in a register, the first in the lower half.
-template <class T>
-__device__ inline std::uint32_t pack(float low, float high) {
-  static_assert(is_half<T>, "dm2::cuda::detail::pack<T>: T must have 16 bits");
-  std::uint32_t r;
-  if constexpr (std::is_same_v<T, __nv_bfloat16>)
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  else
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-
-/// The two numbers of a register.
-template <class T>
-__device__ inline float2 unpack(std::uint32_t v) {
-  static_assert(is_half<T>, "dm2::cuda::detail::unpack<T>: T must have 16 bits");
-  if constexpr (std::is_same_v<T, __nv_bfloat16>)
-    return {__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)};
-  else
-    return __half22float2(*reinterpret_cast<__half2 const*>(&v));
 }
 
 }  // namespace detail

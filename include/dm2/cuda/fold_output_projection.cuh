@@ -4,9 +4,9 @@
 
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 
 #include <cstddef>
@@ -41,9 +41,9 @@ void fold_output_projection(context<P>& ctx, block<float const, space::device, D
   static_assert(std::is_same_v<U, element<P>> || std::is_same_v<U, float>,
                 "dm2::cuda::fold_output_projection: merged must be of the context's element, or float");
   if (!ctx.reserve(0)) return;
-  detail::fold_output_projection_kernel<V == mixer_variant::published>
-      <<<detail::blocks_for(merged.size, 256), 256, 0, ctx.stream()>>>(forward.data, backward.data, merged.data, D, I);
-  check_launch("fold_output_projection");
+  detail::launch("fold_output_projection", detail::fold_output_projection_kernel<V == mixer_variant::published, U>,
+                 {detail::blocks_for(merged.size, 256), 256}, ctx.stream(), forward.data, backward.data, merged.data, D,
+                 I);
 }
 
 }  // namespace dm2::cuda

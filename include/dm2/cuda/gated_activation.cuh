@@ -4,9 +4,9 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
 #include <dm2/cuda/packet.cuh>
 
@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(256) gated_activation_kernel(T const* input, T
 
 template <int C, int N, class T>
 void launch_gated_activation(cudaStream_t stream, T const* input, T* y, std::size_t count) {
-  gated_activation_kernel<C, N><<<blocks_for(count * C / N, 256), 256, 0, stream>>>(input, y, count);
-  check_launch("gated_activation");
+  launch("gated_activation", gated_activation_kernel<C, N, T>, {blocks_for(count * C / N, 256), 256}, stream, input, y,
+         count);
 }
 
 }  // namespace detail

@@ -2,8 +2,8 @@
 /// A product for extents and addresses that the library does not take, and what surrounds the library's.
 #pragma once
 
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/launch.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -77,8 +77,8 @@ template <bool TransposeA, bool TransposeB, class T, class U>
 void own_product(cudaStream_t stream, product_factor<T> a, product_factor<T> b, U* c, U const* addend,
                  float const* bias, std::int64_t stride, product_extents e) {
   dim3 const grid(unsigned((e.m + product_tile - 1) / product_tile), unsigned((e.n + product_tile - 1) / product_tile));
-  product_kernel<TransposeA, TransposeB><<<grid, product_threads, 0, stream>>>(a, b, c, addend, bias, stride, e);
-  check_launch("gemm: own product");
+  launch("gemm: own product", product_kernel<TransposeA, TransposeB, T, U>, {grid, product_threads}, stream, a, b, c,
+         addend, bias, stride, e);
 }
 
 /// out = bias, rounded.
@@ -89,8 +89,7 @@ __global__ void round_bias_kernel(float const* bias, std::int64_t n, U* out) {
 }
 template <class U>
 void round_bias(cudaStream_t stream, float const* bias, std::int64_t n, U* out) {
-  round_bias_kernel<<<unsigned((n + 255) / 256), 256, 0, stream>>>(bias, n, out);
-  check_launch("gemm: bias");
+  launch("gemm: bias", round_bias_kernel<U>, {unsigned((n + 255) / 256), 256}, stream, bias, n, out);
 }
 
 /// c[row, :] += bias
@@ -103,8 +102,8 @@ __global__ void add_bias_kernel(U* c, std::int64_t rows, std::int64_t cols, std:
 }
 template <class U>
 void add_bias(cudaStream_t stream, U* c, std::int64_t rows, std::int64_t cols, std::int64_t stride, float const* bias) {
-  add_bias_kernel<<<unsigned((rows * cols + 255) / 256), 256, 0, stream>>>(c, rows, cols, stride, bias);
-  check_launch("gemm: bias");
+  launch("gemm: bias", add_bias_kernel<U>, {unsigned((rows * cols + 255) / 256), 256}, stream, c, rows, cols, stride,
+         bias);
 }
 
 }  // namespace dm2::cuda::detail

@@ -37,18 +37,20 @@ class stream {
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, detail::stream_release> handle_;
 };
 
-/// A point in a stream's work, without a time.
+/// A point in a stream's work, without a time. One that was never recorded has passed.
 class event {
  public:
   event() {
     cudaEvent_t e = nullptr;
-    check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "event");
+    check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming | cudaEventBlockingSync), "event");
     handle_.reset(e);
   }
   /// After everything that is in `s` now.
   void record(cudaStream_t s) const { check(cudaEventRecord(handle_.get(), s), "event: record"); }
   /// Later work in `s` waits for the point.
   void make_wait(cudaStream_t s) const { check(cudaStreamWaitEvent(s, handle_.get()), "event: wait"); }
+  /// Waits until the stream has come by. The thread sleeps meanwhile, and leaves its processor to others.
+  void synchronize() const { check(cudaEventSynchronize(handle_.get()), "event: work before it"); }
 
  private:
   std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, detail::event_release> handle_;

@@ -8,6 +8,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/heads_general.cuh>
 #include <dm2/cuda/heads_kernel.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/sequences.cuh>
 
 #include <algorithm>
@@ -42,10 +43,7 @@ void launch_heads(heads_call<Tr> call, device_properties const& device, cudaStre
   int const columns = std::min(call.batch, std::max(1, device.multiprocessors / slices));
   call.pictures = (call.batch - 1) / columns + 1;
   dim3 const grid(unsigned((call.batch - 1) / call.pictures + 1), unsigned(slices));
-  check(cudaFuncSetAttribute(heads_kernel<Tr>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(Tr::bytes)),
-        "evaluation_heads");
-  heads_kernel<Tr><<<grid, Tr::threads, Tr::bytes, stream>>>(call);
-  check_launch("evaluation_heads");
+  launch("evaluation_heads", heads_kernel<Tr>, {grid, Tr::threads, Tr::bytes}, stream, call);
 }
 
 /// False where the device or an address does not allow the tensor kernel, and nothing was launched.

@@ -5,9 +5,9 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gemm.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/linear.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/sequences.cuh>
@@ -100,10 +100,9 @@ void evaluation_heads_general(context<P>& ctx, std::type_identity_t<rows<element
       gemm<op::plain, op::transposed>(ctx, matrix<T const>{from, std::int64_t(n), D}, as_matrix(p.aux.weight),
                                       matrix<float>{scores, std::int64_t(n), K});
       if (!run) continue;
-      best_logits_kernel<<<blocks_for(std::size_t(pictures) * K, 256), 256, 0, ctx.stream()>>>(
-          static_cast<float const*>(scores), p.aux.bias.data, logits.data + std::size_t(b) * K, pictures, tokens, K, t,
-          (length - 1) / 2, t == 0, t + tokens == length);
-      check_launch("evaluation_heads: maximum");
+      launch("evaluation_heads: maximum", best_logits_kernel<float>, {blocks_for(std::size_t(pictures) * K, 256), 256},
+             ctx.stream(), scores, p.aux.bias.data, logits.data + std::size_t(b) * K, pictures, tokens, K, t,
+             (length - 1) / 2, t == 0, t + tokens == length);
     }
   gemm<op::plain, op::transposed>(ctx, class_tokens(features, batch, length), as_matrix(p.cls.weight),
                                   as_matrix(logits), {logits.data, p.cls.bias.data});
@@ -135,9 +134,9 @@ void training_heads(context<P>& ctx, std::type_identity_t<rows<element<P> const,
   arena_scope const scope{ctx.shared()};
   rows<T, D, space::device> const gathered{ctx.shared().template take<T>(patches * D), patches};
   if (run) {
-    detail::gather_patches_kernel<<<detail::blocks_for(patches * D, 256), 256, 0, ctx.stream()>>>(
-        features.data, gathered.data, patches, D, length, (length - 1) / 2);
-    check_launch("training_heads: patches");
+    detail::launch("training_heads: patches", detail::gather_patches_kernel<T>,
+                   {detail::blocks_for(patches * D, 256), 256}, ctx.stream(), features.data, gathered.data, patches, D,
+                   length, (length - 1) / 2);
   }
   linear(ctx, gathered, p.aux.weight, p.aux.bias, rows<float, K, space::device>{aux.data, patches});
 }

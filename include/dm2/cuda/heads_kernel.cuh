@@ -8,6 +8,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
 
 #include <cmath>
@@ -61,8 +62,7 @@ struct heads_place {
   int part;        ///< which pairs of 16 tokens this warp takes
 
   __device__ explicit heads_place(heads_call<Tr> const& call) {
-    extern __shared__ uint4 heads_shared[];
-    ring = reinterpret_cast<T*>(heads_shared);
+    ring = reinterpret_cast<T*>(dynamic_shared());
     cls = reinterpret_cast<float*>(ring + Tr::stages * Tr::rows * Tr::pitch);
     best = cls + Tr::group * Tr::block_classes;
     int const warp = int(threadIdx.x) / 32;

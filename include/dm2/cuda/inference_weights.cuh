@@ -7,6 +7,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem.cuh>
 #include <dm2/model/blocks.hpp>
 #include <dm2/model/config.hpp>
@@ -87,8 +88,8 @@ struct inference_weights {
     check(cudaMemcpyAsync(state, host.data(), host.size() * sizeof(float), cudaMemcpyHostToDevice, ctx.stream()),
           "weights: copy");
     if constexpr (!std::is_same_v<T, float>) {
-      round_kernel<<<unsigned((host.size() + 255) / 256), 256, 0, ctx.stream()>>>(state, operands, host.size());
-      check_launch("weights: round");
+      launch("weights: round", round_kernel<T>, {unsigned((host.size() + 255) / 256), 256}, ctx.stream(), state,
+             operands, host.size());
     }
     std::array<float, inner> one;
     one.fill(1.f);
@@ -105,10 +106,9 @@ struct inference_weights {
     auto const p = view().mixer(i);
     constexpr int n = C.dim * 2 * inner;
     constexpr bool reverse = C.variant == mixer_variant::published;
-    fold_mixer_kernel<T, C.dim, inner, reverse><<<unsigned((n + 255) / 256), 256, 0, ctx.stream()>>>(
-        get<layer::out_proj>(p).data, get<layer::out_proj_b>(p).data, get<layer::norm>(p).data,
-        get<layer::norm_b>(p).data, merged[std::size_t(i)]);
-    check_launch("weights: fold");
+    launch("weights: fold", fold_mixer_kernel<T, C.dim, inner, reverse>, {unsigned((n + 255) / 256), 256}, ctx.stream(),
+           get<layer::out_proj>(p).data, get<layer::out_proj_b>(p).data, get<layer::norm>(p).data,
+           get<layer::norm_b>(p).data, merged[std::size_t(i)]);
   }
 };
 

@@ -1,9 +1,11 @@
 /// @file
-/// Launching a kernel, and the shared memory that a launch gives to each block.
+/// Launching a kernel.
 #pragma once
 
 #include <dm2/cuda/check.cuh>
+#include <dm2/cuda/dynamic_shared.cuh>
 
+#include <algorithm>
 #include <cstddef>
 
 namespace dm2::cuda::detail {
@@ -18,26 +20,46 @@ struct launch_shape {
 /// A block has this much shared memory without asking the driver for more.
 inline constexpr std::size_t shared_without_asking = std::size_t{48} << 10;
 
-/// kernel(arguments...) in `stream`. Throws error, with the kernel's name, where the launch is refused.
-template <class... Parameters, class... Arguments>
-void launch(char const* name, void (*kernel)(Parameters...), launch_shape const& shape, cudaStream_t stream,
-            Arguments const&... arguments) {
+/// Allows `kernel` blocks of this shape; throws error, with the kernel's name, where no block can have them.
+template <class... Parameters>
+void allow_shape(char const* name, void (*kernel)(Parameters...), launch_shape const& shape) {
   if (shape.shared > shared_without_asking)
     check(cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                int(shape.shared)),
           name);
+}
+
+/// Prefers shared memory to L1 for `kernel`, so that a multiprocessor holds as many blocks as their memory lets it.
+template <class... Parameters>
+void prefer_shared(char const* name, void (*kernel)(Parameters...)) {
+  check(cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel), cudaFuncAttributePreferredSharedMemoryCarveout,
+                             cudaSharedmemCarveoutMaxShared),
+        name);
+}
+
+/// As many blocks as the device holds at a time, at most `most`; shape.grid is not read.
+template <class... Parameters>
+unsigned resident_blocks(char const* name, void (*kernel)(Parameters...), launch_shape const& shape,
+                         int multiprocessors, int most) {
+  allow_shape(name, kernel, shape);
+  int each = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, reinterpret_cast<void const*>(kernel), shape.threads,
+                                                      shape.shared),
+        name);
+  return unsigned(std::min(most, std::max(1, each) * multiprocessors));
+}
+
+/// kernel(arguments...) in `stream`. Throws error, with the kernel's name, where the launch is refused.
+template <class... Parameters, class... Arguments>
+void launch(char const* name, void (*kernel)(Parameters...), launch_shape const& shape, cudaStream_t stream,
+            Arguments const&... arguments) {
+  allow_shape(name, kernel, shape);
   cudaLaunchConfig_t config{};
   config.gridDim = shape.grid;
   config.blockDim = dim3(unsigned(shape.threads));
   config.dynamicSmemBytes = shape.shared;
   config.stream = stream;
   check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
-}
-
-/// The first byte of launch_shape::shared.
-__device__ inline unsigned char* dynamic_shared() {
-  extern __shared__ __align__(128) unsigned char dm2_shared[];
-  return dm2_shared;
 }
 
 }  // namespace dm2::cuda::detail

@@ -8,8 +8,10 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mixer_core_fused.cuh>
 #include <dm2/cuda/mixer_core_general.cuh>
+#include <dm2/cuda/pack.cuh>
 
 #include <cstddef>
 #include <string>
@@ -50,8 +52,8 @@ template <precision P, mixer_shape M>
 void scale_by_squares(context<P>& ctx, element<P>* g, float const* squares, float const* norm, float const* norm_b,
                       int count) {
   using Tr = mixer_core_traits<element<P>, M>;
-  scale_by_squares_kernel<Tr><<<unsigned((count + 7) / 8), 256, 0, ctx.stream()>>>(g, squares, norm, norm_b, count);
-  check_launch("mixer_core: norm");
+  launch("mixer_core: norm", scale_by_squares_kernel<Tr>, {unsigned((count + 7) / 8), 256}, ctx.stream(), g, squares,
+         norm, norm_b, count);
 }
 
 /// Sequences in `count` rows; throws shape_error unless they are whole.

@@ -15,6 +15,7 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
 
 #include <algorithm>
@@ -524,7 +525,7 @@ template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
     mixer_core_kernel(__grid_constant__ mixer_core_arguments<typename Tr::element> const p) {
   using T = typename Tr::element;
-  extern __shared__ __align__(128) unsigned char shared[];
+  unsigned char* const shared = dynamic_shared();
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, second = int(blockIdx.y);
   int const tiles = (p.length + 15) / 16, pairs = (tiles + 1) / 2;
   int const q = warp < 4 ? pairs - 1 - warp : warp > 4 && warp - 5 < pairs - 4 ? warp - 5 : -1;
@@ -612,10 +613,8 @@ void mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
   mixer_core_arguments<element<P>> const arguments{zxbcdt, g,   squares, {pointers(p.forward), pointers(p.backward)},
                                                    length, take};
   int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
-  check(cudaFuncSetAttribute(mixer_core_kernel<Tr>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "mixer_core");
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
-  mixer_core_kernel<Tr><<<grid, Tr::threads, std::size_t(bytes), ctx.stream()>>>(arguments);
-  check_launch("mixer_core");
+  launch("mixer_core", mixer_core_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
 }
 
 }  // namespace dm2::cuda::detail

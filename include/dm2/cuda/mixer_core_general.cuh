@@ -6,8 +6,8 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mixer_core_general_kernel.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/scan_general.cuh>
@@ -49,8 +49,8 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
   int const parts = (length + traits::tokens - 1) / traits::tokens;
   dim3 const grid(unsigned(n / std::size_t(length)) * unsigned(parts),
                   blocks_for(traits::convolved + traits::heads, traits::threads));
-  scan_inputs_kernel<traits><<<grid, traits::threads, 0, ctx.stream()>>>(zxbcdt.data, raw, s.in, length, parts);
-  check_launch("mixer_core: convolution");
+  launch("mixer_core: convolution", scan_inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt.data,
+         raw, s.in, length, parts);
   scan_operands<M, T> const operands{rows<T const, inner, space::device>{s.in.x, n},
                                      rows<float const, M.heads, space::device>{s.in.dt, n},
                                      block<float const, space::device, M.heads>{s.in.a},
@@ -59,9 +59,9 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
                                      block<float const, space::device, M.heads>{s.in.d},
                                      length};
   scan_general<M>(ctx, operands, rows<T, inner, space::device>{s.y, n});
-  gate_and_norm_kernel<traits><<<blocks_for(n * traits::groups, traits::warps), traits::threads, 0, ctx.stream()>>>(
-      static_cast<T const*>(s.y), zxbcdt.data, p.norm.data, g.data, n, length);
-  check_launch("mixer_core: gate and norm");
+  launch("mixer_core: gate and norm", gate_and_norm_kernel<traits, T>,
+         {blocks_for(n * traits::groups, traits::warps), traits::threads}, ctx.stream(), s.y, zxbcdt.data, p.norm.data,
+         g.data, n, length);
 }
 
 /// From the input projection to what the output projections read, for both directions of the mixer.

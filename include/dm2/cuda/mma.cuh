@@ -9,6 +9,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/pack.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -70,6 +71,16 @@ template <int N>
 __device__ inline void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
+
+/// Waits for the other threads of a group of `Threads`, whole warps, that calls it with the same index, 0 to 14.
+template <int Threads>
+__device__ inline void barrier(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(Threads) : "memory");  // 0 is the block's
+}
+
+/// x, of which the compiler now knows nothing: what depends on it is computed anew after this point, not kept in
+/// registers from before.
+__device__ inline void hide(int& x) { asm volatile("" : "+r"(x)); }
 
 /// 2^x, error 2^-22; 0 below -126.
 __device__ inline float exp2_fast(float x) {

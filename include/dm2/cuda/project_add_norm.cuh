@@ -6,6 +6,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/project_add_norm_general.cuh>
 #include <dm2/cuda/project_add_norm_kernel.cuh>
 
@@ -37,11 +38,8 @@ template <int D, int K, int N, int U, precision P>
 void between_fused(context<P>& ctx, between_arguments<element<P>> const& arguments) {
   using Tr = between_form<element<P>, D, K, N, U>;
   if constexpr (Tr::possible) {
-    check(cudaFuncSetAttribute(between_kernel<Tr>, cudaFuncAttributeMaxDynamicSharedMemorySize, Tr::bytes),
-          "project_add_norm");
     unsigned const tiles = unsigned((arguments.count + Tr::rows - 1) / Tr::rows);
-    between_kernel<Tr><<<tiles, Tr::threads, Tr::bytes, ctx.stream()>>>(arguments);
-    check_launch("project_add_norm");
+    launch("project_add_norm", between_kernel<Tr>, {tiles, Tr::threads, Tr::bytes}, ctx.stream(), arguments);
   }
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
 
 #include <cstddef>
@@ -338,7 +339,7 @@ __device__ inline void second_product(between_arguments<typename Tr::element> co
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads)
     between_kernel(__grid_constant__ between_arguments<typename Tr::element> const p) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  unsigned char* const shared = dynamic_shared();
   between_memory<Tr> const at{shared};
   float acc[Tr::row_tiles][2 * Tr::dim_groups][4] = {};
   if constexpr (Tr::inner != 0) {

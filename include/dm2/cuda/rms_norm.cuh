@@ -4,9 +4,9 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 
 #include <cstddef>
@@ -74,8 +74,8 @@ template <int C, int N, class U>
 void launch_rms_norm(cudaStream_t stream, float const* x, float const* w, float eps, U* y, float* rstd,
                      std::size_t count) {
   using traits = rms_norm_traits<C, N>;
-  rms_norm_kernel<traits><<<blocks_for(count, traits::warps), traits::threads, 0, stream>>>(x, w, eps, y, rstd, count);
-  check_launch("rms_norm");
+  launch("rms_norm", rms_norm_kernel<traits, U>, {blocks_for(count, traits::warps), traits::threads}, stream, x, w, eps,
+         y, rstd, count);
 }
 
 }  // namespace detail

@@ -5,9 +5,9 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 
 #include <algorithm>
@@ -143,9 +143,8 @@ void scan_general(context<P>& ctx, scan_operands<M, T> const& in, rows<T, M.d_in
   using traits = scan_traits<M>;
   if (!ctx.reserve(0) || in.x.count == 0) return;
   std::size_t const blocks = in.x.count / std::size_t(in.length) * traits::heads * traits::slices;
-  scan_kernel<traits><<<unsigned(blocks), traits::threads, 0, ctx.stream()>>>(
-      in.x.data, in.dt.data, in.a.data, in.b.data, in.c.data, in.d.data, y.data, in.length);
-  check_launch("scan_general");
+  launch("scan_general", scan_kernel<traits, T>, {unsigned(blocks), traits::threads}, ctx.stream(), in.x.data,
+         in.dt.data, in.a.data, in.b.data, in.c.data, in.d.data, y.data, in.length);
 }
 
 }  // namespace dm2::cuda::detail

@@ -13,8 +13,8 @@
 #include <dm2/cuda/ssd_chunked_state.cuh>
 
 #include <dm2/core/arena.hpp>
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
 
 #include <algorithm>
 
@@ -25,8 +25,7 @@ namespace dm2::cuda::detail::scan {
 template <class Tr, bool Output>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
     ssd_chunked_kernel(ssd_args<typename Tr::element> p, ssd_runs<typename Tr::element> runs) {
-  extern __shared__ __align__(128) unsigned char ssd_shared[];
-  chunked_block<Tr> const k{p, runs, ssd_shared};
+  chunked_block<Tr> const k{p, runs, dynamic_shared()};
   if (!Output && k.run + 1 == runs.count) return;  // no run begins with the state after the last
   float state[Tr::row_tiles][Tr::state_tiles][4];
   bool const inherits = Output && k.run > 0;
@@ -127,9 +126,8 @@ ssd_runs<typename Tr::element> take_runs(arena& scratch, chunked_plan const& pla
 template <class Tr, bool Output>
 void launch_walk(ssd_args<typename Tr::element> const& p, ssd_runs<typename Tr::element> const& runs, unsigned blocks,
                  cudaStream_t stream) {
-  allow_shared(ssd_chunked_kernel<Tr, Output>, Tr::bytes);
-  ssd_chunked_kernel<Tr, Output><<<blocks, Tr::threads, std::size_t(Tr::bytes), stream>>>(p, runs);
-  check_launch("ssd_chunked_kernel");
+  prefer_shared("ssd: chunks", ssd_chunked_kernel<Tr, Output>);
+  launch("ssd: chunks", ssd_chunked_kernel<Tr, Output>, {blocks, Tr::threads, std::size_t(Tr::bytes)}, stream, p, runs);
 }
 
 /// The scan of `sequences` sequences, its scratch in `runs`.
@@ -140,8 +138,7 @@ void launch_chunked(ssd_args<typename Tr::element> const& p, ssd_runs<typename T
   if (plan.runs > 1) {
     launch_walk<Tr, false>(p, runs, blocks, stream);
     unsigned const units = unsigned(sequences) * unsigned(Tr::sizes::groups * Tr::unit::count);
-    ssd_runs_kernel<Tr><<<dim3(Tr::state_vectors / 128, units), 128, 0, stream>>>(runs);
-    check_launch("ssd_runs_kernel");
+    launch("ssd: states of runs", ssd_runs_kernel<Tr>, {dim3(Tr::state_vectors / 128, units), 128}, stream, runs);
   }
   launch_walk<Tr, true>(p, runs, blocks, stream);
 }

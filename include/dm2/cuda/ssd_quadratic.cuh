@@ -9,8 +9,8 @@
 /// their decay number by number.
 #pragma once
 
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/ssd_quadratic_block.cuh>
 
 #include <cstddef>
@@ -21,7 +21,7 @@ namespace dm2::cuda::detail::scan {
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
     ssd_quadratic_kernel(ssd_args<typename Tr::element> p, int parts, int units) {
-  extern __shared__ __align__(128) unsigned char ssd_shared[];
+  unsigned char* const ssd_shared = dynamic_shared();
   int const part = int(blockIdx.x) % parts, place = int(blockIdx.x) / parts, group = place % Tr::sizes::groups;
   quadratic_block<Tr> const k{p, place / Tr::sizes::groups, group};
   {
@@ -95,10 +95,9 @@ void launch_quadratic(ssd_args<typename Tr::element> const& p, int sequences, de
   int const wanted = quadratic_parts(Tr::unit::count, places, device.multiprocessors);
   int const units = (Tr::unit::count + wanted - 1) / wanted, parts = (Tr::unit::count + units - 1) / units;
   int const bytes = quadratic_layout<Tr>{p.length}.bytes;
-  allow_shared(ssd_quadratic_kernel<Tr>, bytes);
-  ssd_quadratic_kernel<Tr>
-      <<<unsigned(places) * unsigned(parts), Tr::threads, std::size_t(bytes), stream>>>(p, parts, units);
-  check_launch("ssd_quadratic_kernel");
+  prefer_shared("ssd: quadratic form", ssd_quadratic_kernel<Tr>);
+  launch("ssd: quadratic form", ssd_quadratic_kernel<Tr>,
+         {unsigned(places) * unsigned(parts), Tr::threads, std::size_t(bytes)}, stream, p, parts, units);
 }
 
 }  // namespace dm2::cuda::detail::scan

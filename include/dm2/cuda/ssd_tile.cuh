@@ -10,7 +10,6 @@
 #pragma once
 
 #include <dm2/core/shapes.hpp>
-#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/mma.cuh>
 
 #include <cstddef>
@@ -173,14 +172,6 @@ __device__ inline void write_tile(float const (&acc)[N][4], unsigned char const*
                                   int stride, int token, int length, int lane) {
   if (token < length) write_row<T, 0>(acc, x, skip, y, lane);
   if (token + 8 < length) write_row<T, 1>(acc, x + 8 * pitch, skip, y + 8 * stride, lane);
-}
-
-/// Lets a kernel have `bytes` of shared memory a block, and as many blocks a multiprocessor as that memory holds.
-template <class K>
-void allow_shared(K* kernel, int bytes) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "ssd: shared memory");
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
-        "ssd: shared memory");
 }
 
 }  // namespace dm2::cuda::detail::scan

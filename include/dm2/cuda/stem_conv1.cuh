@@ -8,7 +8,8 @@
 /// make 12, at rows of 24 bytes that ldmatrix cannot read.)
 #pragma once
 
-#include <dm2/cuda/stem_launch.cuh>
+#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/pack.cuh>
 #include <dm2/cuda/stem_plane.cuh>
 
 #include <cstddef>
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(conv1_block<G>::threads, conv1_block<G>::resid
                       T* __restrict__ out, int tiles) {
   using block = conv1_block<G>;
   using sums = typename block::sums;
-  extern __shared__ __align__(128) unsigned char stem_shared[];
+  unsigned char* const stem_shared = dynamic_shared();
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   int const row = warp / block::warps_across * block::rows, across = warp % block::warps_across;
   int const channel = across * sums::channels + lane % 4 * 2 * sums::columns;
@@ -119,9 +120,11 @@ void launch_conv1(cudaStream_t stream, int multiprocessors, Reader const& pictur
                   T* out, int pictures) {
   using block = conv1_block<G>;
   auto* const kernel = stem_conv1_kernel<G, T, Reader>;
-  stem_launch const launch{"stem: 7 x 7 convolution", block::threads, block::shared_bytes, stream};
   int const tiles = pictures * block::tile::across * block::tile::down;
-  launch(kernel, launch.resident(kernel, multiprocessors, tiles), picture, weights, bias, out, tiles);
+  char const* const name = "stem: 7 x 7 convolution";
+  launch_shape shape{1, block::threads, block::shared_bytes};
+  shape.grid = resident_blocks(name, kernel, shape, multiprocessors, tiles);
+  launch(name, kernel, shape, stream, picture, weights, bias, out, tiles);
 }
 
 }  // namespace dm2::cuda::detail

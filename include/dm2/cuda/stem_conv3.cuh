@@ -8,7 +8,7 @@
 /// each, where 214 can be read in the time that mma.sync takes.
 #pragma once
 
-#include <dm2/cuda/stem_launch.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_plane.cuh>
 
 #include <cstddef>
@@ -48,12 +48,6 @@ struct conv3_block {
   static constexpr int swap_shift = swap_mask == 7 ? 0 : swap_mask == 3 ? 1 : 2;
   static __device__ int swap(int column) { return (column >> swap_shift) & swap_mask; }
 };
-
-/// Waits for the group's other threads; barrier 0 is the block's.
-template <int Threads>
-__device__ inline void group_barrier(int group) {
-  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(Threads) : "memory");
-}
 
 /// Starts the copy of a tile and the pixels around it, zeros outside the plane.
 template <class Block, class T>
@@ -103,7 +97,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
                       T* __restrict__ out, int tiles) {
   using sums = typename Block::sums;
   using tile_type = typename Block::tile;
-  extern __shared__ __align__(128) unsigned char stem_shared[];
+  unsigned char* const stem_shared = dynamic_shared();
   int const group = int(threadIdx.x) / Block::group_threads, thread = int(threadIdx.x) % Block::group_threads;
   int const warp = thread / 32, lane = thread % 32;
   int const row = warp / Block::warps_across * Block::rows, across = warp % Block::warps_across;
@@ -129,13 +123,13 @@ __global__ void __launch_bounds__(Block::threads, 1)
     s.start(bias + channel);
     convolve3<Block, T>(s, buffer + unsigned(row * Block::row_bytes), fragments);
     if (Block::buffers == 1) {
-      group_barrier<Block::group_threads>(group);
+      barrier<Block::group_threads>(group);
       if (t + step < tiles) load_halo<Block>(buffer, in, tile_type{t + step}, thread);
       commit_copies();
     }
     store_plane<typename Block::geometry, Patches>(s, out, tile.b, tile.y + row, tile.x, channel);
     wait_copies<0>();
-    group_barrier<Block::group_threads>(group);
+    barrier<Block::group_threads>(group);
     std::uint32_t const next = other;
     other = buffer, buffer = next;
   }
@@ -147,9 +141,11 @@ void launch_conv3(cudaStream_t stream, int multiprocessors, T const* in, T const
                   int pictures) {
   using block = conv3_block<G, F>;
   auto* const kernel = stem_conv3_kernel<block, T, Patches>;
-  stem_launch const launch{"stem: 3 x 3 convolution", block::threads, block::shared_bytes, stream};
   int const tiles = pictures * block::tile::across * block::tile::down;
-  launch(kernel, launch.resident(kernel, multiprocessors, tiles), in, weights, bias, out, tiles);
+  char const* const name = "stem: 3 x 3 convolution";
+  launch_shape shape{1, block::threads, block::shared_bytes};
+  shape.grid = resident_blocks(name, kernel, shape, multiprocessors, tiles);
+  launch(name, kernel, shape, stream, in, weights, bias, out, tiles);
 }
 
 }  // namespace dm2::cuda::detail

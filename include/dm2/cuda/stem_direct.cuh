@@ -6,7 +6,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/stem_launch.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_layout.cuh>
 #include <dm2/cuda/stem_plane.cuh>
 
@@ -123,9 +123,8 @@ __global__ void __launch_bounds__(128)
 template <class Layout, int N, class T, class Source, class Sink>
 void launch_direct(cudaStream_t stream, Source const& source, T const* weights, Sink const& sink, int rows) {
   std::size_t const threads = (std::size_t(rows) + 3) / 4 * ((N + 3) / 4);
-  stem_launch const launch{"stem: product without tensor cores", 128, 0, stream};
-  launch(stem_direct_kernel<Layout, N, T, Source, Sink>, dim3(unsigned((threads + 127) / 128)), source, weights, sink,
-         rows);
+  launch("stem: product without tensor cores", stem_direct_kernel<Layout, N, T, Source, Sink>,
+         {unsigned((threads + 127) / 128), 128}, stream, source, weights, sink, rows);
 }
 
 }  // namespace dm2::cuda::detail

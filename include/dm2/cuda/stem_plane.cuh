@@ -68,17 +68,6 @@ struct plane_sums {
   }
 };
 
-/// max(x, 0) of two numbers, rounded; NaN stays.
-template <class T>
-__device__ inline std::uint32_t pack_relu(float low, float high) {
-  std::uint32_t r;
-  if constexpr (std::is_same_v<T, __nv_bfloat16>)
-    asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  else
-    asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-
 /// relu of the sums to rows [y, y + Rows), columns [x, x + 16) of picture b, where they are inside the plane. `channel`
 /// is this lane's first.
 template <class G, bool Patches, class T, int Rows>

@@ -7,8 +7,8 @@
 #pragma once
 
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/stem_launch.cuh>
 #include <dm2/cuda/stem_sink.cuh>
 
 #include <algorithm>
@@ -83,7 +83,7 @@ __device__ inline void multiply_inputs(float (&c)[Block::row_tiles][Block::colum
 template <class Block, class T, class Sink>
 __global__ void __launch_bounds__(Block::threads, 1)
     stem_project_kernel(T const* __restrict__ a, T const* __restrict__ weights, Sink sink, int rows) {
-  extern __shared__ __align__(128) unsigned char stem_shared[];
+  unsigned char* const stem_shared = dynamic_shared();
   std::uint32_t const shared = shared_address(stem_shared);
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   int const warp_row = warp / 4 * 16 * Block::row_tiles, warp_tile = warp % 4 * Block::column_tiles;
@@ -171,17 +171,17 @@ template <int K, int N, project_form F, class T, class Sink>
 void launch_projection(cudaStream_t stream, project_plan const& plan, T const* a, T const* weights, Sink const& sink,
                        int rows, float* parts) {
   using block = project_block<K, N, F>;
-  stem_launch const launch{"stem: projection", block::threads, block::shared_bytes, stream};
-  dim3 const grid(unsigned((rows - 1) / block::rows + 1), unsigned((N - 1) / block::columns + 1),
-                  unsigned(plan.splits));
+  launch_shape const shape{
+      dim3(unsigned((rows - 1) / block::rows + 1), unsigned((N - 1) / block::columns + 1), unsigned(plan.splits)),
+      block::threads, block::shared_bytes};
   if (plan.splits == 1) {
-    launch(stem_project_kernel<block, T, Sink>, grid, a, weights, sink, rows);
+    launch("stem: projection", stem_project_kernel<block, T, Sink>, shape, stream, a, weights, sink, rows);
     return;
   }
-  launch(stem_project_kernel<block, T, part_sink<N>>, grid, a, weights, part_sink<N>{parts, rows}, rows);
-  stem_launch const add{"stem: projection, sum of its parts", 128, 0, stream};
-  add(stem_add_parts_kernel<N, Sink>, dim3(unsigned((rows * (N / 2) - 1) / 128 + 1)), static_cast<float const*>(parts),
-      plan.splits, sink, rows);
+  launch("stem: projection", stem_project_kernel<block, T, part_sink<N>>, shape, stream, a, weights,
+         part_sink<N>{parts, rows}, rows);
+  launch("stem: projection, sum of its parts", stem_add_parts_kernel<N, Sink>,
+         {unsigned((rows * (N / 2) - 1) / 128 + 1), 128}, stream, parts, plan.splits, sink, rows);
 }
 
 }  // namespace dm2::cuda::detail

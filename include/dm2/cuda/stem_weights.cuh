@@ -5,7 +5,7 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/stem_launch.cuh>
+#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_layout.cuh>
 
 #include <array>
@@ -56,9 +56,8 @@ __global__ void __launch_bounds__(256)
 
 template <class Layout, int Taps, int Inner, int N, class T>
 void fold_stem(cudaStream_t stream, float const* w, stem_norm const& norm, T* to, float* to_bias) {
-  stem_launch const launch{"prepare_stem", 256, 0, stream};
-  launch(fold_stem_kernel<Layout, Taps, Inner, N, T>, dim3(unsigned((N * Inner * Taps - 1) / 256 + 1)), w, norm, to,
-         to_bias);
+  launch("prepare_stem", fold_stem_kernel<Layout, Taps, Inner, N, T>, {unsigned((N * Inner * Taps - 1) / 256 + 1), 256},
+         stream, w, norm, to, to_bias);
 }
 
 }  // namespace detail

@@ -5,7 +5,7 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/stem_launch.cuh>
+#include <dm2/cuda/launch.cuh>
 
 #include <cstddef>
 #include <type_traits>
@@ -42,9 +42,8 @@ void assemble_tokens(context<P>& ctx, std::type_identity_t<rows<float const, D, 
   require_extent("assemble_tokens.x rows", x.count, batch * L);
   require_extent("assemble_tokens.grid rows", grid.count, batch * (L - 1));
   if (!ctx.reserve(0) || x.count == 0) return;
-  detail::stem_launch const launch{"assemble_tokens", 256, 0, ctx.stream()};
-  launch(detail::assemble_tokens_kernel<D, L>, dim3(unsigned((x.size() + 255) / 256)), grid.data, cls.data, pos.data,
-         x.data, std::ptrdiff_t(x.size()));
+  detail::launch("assemble_tokens", detail::assemble_tokens_kernel<D, L>, {detail::blocks_for(x.size(), 256), 256},
+                 ctx.stream(), grid.data, cls.data, pos.data, x.data, x.size());
 }
 
 }  // namespace dm2::cuda

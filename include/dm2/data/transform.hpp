@@ -95,23 +95,30 @@ struct normalisation {
 /// ImageNet's statistics, red, green, blue.
 inline constexpr normalisation imagenet_normalisation{{0.485f, 0.456f, 0.406f}, {0.229f, 0.224f, 0.225f}};
 
-/// out[c, y, x] = (p[y, x, c] / 255 - mean[c]) / std[c]
+/// out[c, i] = (pixels[i, c] / 255 - mean[c]) / std[c]
 ///
-/// Shapes   p [H, W, 3] bytes; out [3, H, W], planar, overwritten.
+/// Shapes   pixels [n, 3] bytes; out [3, n], planar, overwritten.
 /// Rounding each of the three operations is rounded to float32 in that order, as torchvision's to_tensor and normalize
 ///          do, so the values are equal to the last bit.
-/// Throws   shape_error if p has no pixel or out another size; nothing is written then.
-inline void normalise(picture const& p, std::span<float> out, normalisation const& n = imagenet_normalisation) {
-  require_picture("normalise", p);
-  require_extent("normalise: out", out.size(), p.pixels.size());
-  std::size_t const plane = p.pixels.size() / 3;
+/// Throws   shape_error if the sizes differ or are no multiple of 3; nothing is written then.
+inline void normalise(std::span<std::uint8_t const> pixels, std::span<float> out,
+                      normalisation const& n = imagenet_normalisation) {
+  require_extent("normalise: out", out.size(), pixels.size());
+  std::size_t const plane = pixels.size() / 3;
+  require_extent("normalise: pixels", pixels.size(), 3 * plane);
   for (std::size_t c = 0; c < 3; ++c) {
     std::array<float, 256> value;  // a byte has few values: look them up instead of dividing twice a pixel
     for (std::size_t v = 0; v < 256; ++v) value[v] = (static_cast<float>(v) / 255.0f - n.mean[c]) / n.std[c];
-    std::uint8_t const* const from = p.pixels.data() + c;
+    std::uint8_t const* const from = pixels.data() + c;
     float* const to = out.data() + c * plane;
     for (std::size_t i = 0; i < plane; ++i) to[i] = value[from[3 * i]];
   }
+}
+
+/// The same for a picture: out [3, height, width]. Throws shape_error if it has no pixel, too.
+inline void normalise(picture const& p, std::span<float> out, normalisation const& n = imagenet_normalisation) {
+  require_picture("normalise", p);
+  normalise(std::span<std::uint8_t const>{p.pixels}, out, n);
 }
 
 }  // namespace dm2

@@ -1,0 +1,96 @@
+/// @file
+/// The gradient of linear layers.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/error.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/gemm.cuh>
+#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/partial_sums.cuh>
+
+#include <cstddef>
+#include <type_traits>
+
+namespace dm2::cuda {
+namespace detail {
+
+/// to = from, rounded to U; N numbers a thread.
+template <int N, class U>
+__global__ void __launch_bounds__(256) round_kernel(float const* from, std::size_t packets, U* to) {
+  std::size_t const at = std::size_t{blockIdx.x} * 256 + threadIdx.x;
+  if (at >= packets) return;
+  packet<float, N> const v = load_packet<N>(from + at * N);
+  packet<U, N> out;
+#pragma unroll
+  for (int i = 0; i < N; ++i) out.v[i] = from_float<U>(v.v[i]);
+  store_packet<N>(to + at * N, out);
+}
+template <class U>
+void round_numbers(char const* name, cudaStream_t stream, float const* from, std::size_t n, U* to) {
+  if (n % 4 == 0 && packets_at<4>(from) && packets_at<4>(to))
+    launch(name, round_kernel<4, U>, {blocks_for(n / 4, 256), 256}, stream, from, n / 4, to);
+  else
+    launch(name, round_kernel<1, U>, {blocks_for(n, 256), 256}, stream, from, n, to);
+}
+
+/// Bytes of scratch that linear_gradients takes for `rows` rows of dy, of type G.
+template <class T, class G>
+std::size_t linear_backward_scratch(std::size_t rows, int width) {
+  std::size_t const operand = std::is_same_v<T, G> ? 0 : rows * std::size_t(width) * sizeof(T) + arena::alignment;
+  return operand + column_sums_scratch(rows, width);
+}
+
+/// dx = dy w, dw += dy^T x, db += sum_r dy, with x and dx anywhere in memory; dy has no gaps. dx and db may be null. The
+/// caller has reserved linear_backward_scratch, and there is a row.
+template <precision P, class T, class G, class U>
+void linear_gradients(context<P>& ctx, matrix<T const> x, matrix<T const> w, matrix<G const> dy, matrix<U> dx,
+                      matrix<float> dw, float* db) {
+  bool const run = ctx.reserve(0);
+  arena_scope const scope{ctx.shared()};
+  matrix<T const> operand{nullptr, dy.rows, dy.cols};
+  std::size_t const n = std::size_t(dy.rows) * std::size_t(dy.cols);
+  if constexpr (std::is_same_v<T, G>) {
+    operand.data = dy.data;
+  } else {
+    T* const memory = ctx.shared().template take<T>(n);
+    operand.data = memory;
+    if (run) round_numbers("linear_backward: rounding", ctx.stream(), dy.data, n, memory);
+  }
+  if (dx.data != nullptr || !run) gemm<op::plain, op::plain>(ctx, operand, w, dx);
+  gemm<op::transposed, op::plain>(ctx, operand, x, dw, {dw.data});
+  if (db != nullptr && run)
+    add_column_sums("linear_backward: bias", ctx.stream(), ctx.shared(), dy.data, std::size_t(dy.rows), int(dy.cols),
+                    db);
+}
+
+}  // namespace detail
+
+/// dx = dy w,  dw += dy^T x,  db += sum_r dy
+///
+/// Shapes   as linear; db [N], or a view of nothing where there is no bias. dy is of the operands' type T, or float,
+///          and then it is rounded for the products; dx is of type T, or float.
+/// Writes   dx (=), left alone if it is a view of nothing; dw, db (+=). Nothing overlaps.
+/// Sums     float, in an order that depends on the shape alone.
+/// Stream   the context's; no synchronisation.
+/// Throws   shape_error if the row counts differ; nothing is written then.
+template <precision P, class T, class G, class U, int K, int N>
+void linear_backward(context<P>& ctx, std::type_identity_t<rows<T const, K, space::device>> x,
+                     block<T const, space::device, N, K> w, rows<G, N, space::device> dy, rows<U, K, space::device> dx,
+                     block<float, space::device, N, K> dw, std::type_identity_t<block<float, space::device, N>> db) {
+  using gradient = std::remove_const_t<G>;
+  static_assert(std::is_same_v<gradient, T> || std::is_same_v<gradient, float>,
+                "dm2::cuda::linear_backward: dy must be of the operands' type, or float");
+  require_extent("linear_backward.dy rows", dy.count, x.count);
+  if (dx.data != nullptr) require_extent("linear_backward.dx rows", dx.count, x.count);
+  static_cast<void>(
+      ctx.reserve(detail::linear_backward_scratch<T, gradient>(dy.count, N)));  // the products plan theirs
+  if (dy.count == 0) return;
+  rows<gradient const, N, space::device> const dy_in{dy};
+  detail::linear_gradients(ctx, detail::as_matrix(x), detail::as_matrix(w), detail::as_matrix(dy_in),
+                           matrix<U>{dx.data, std::int64_t(dy.count), K}, detail::as_matrix(dw), db.data);
+}
+
+}  // namespace dm2::cuda

@@ -1,0 +1,45 @@
+/// @file
+/// Two numbers of 16 bits in a register.
+#pragma once
+
+#include <dm2/cuda/element.cuh>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace dm2::cuda::detail {
+
+/// Two numbers, rounded, the first in the lower half.
+template <class T>
+__device__ inline std::uint32_t pack(float low, float high) {
+  static_assert(is_half<T>, "dm2::cuda::detail::pack<T>: T must have 16 bits");
+  std::uint32_t r;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+
+/// max(x, 0) of two numbers, rounded; NaN stays.
+template <class T>
+__device__ inline std::uint32_t pack_relu(float low, float high) {
+  std::uint32_t r;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  else
+    asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+
+/// The two numbers of a register.
+template <class T>
+__device__ inline float2 unpack(std::uint32_t v) {
+  static_assert(is_half<T>, "dm2::cuda::detail::unpack<T>: T must have 16 bits");
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    return {__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)};
+  else
+    return __half22float2(*reinterpret_cast<__half2 const*>(&v));
+}
+
+}  // namespace dm2::cuda::detail
