@@ -6,9 +6,10 @@
 
 #include "support/classifier.hpp"
 #include "support/command_line.hpp"
+#include "support/devices.hpp"
 #include "support/heatmap_files.hpp"
 #include "support/models.hpp"
-#include "support/picture_batches.hpp"
+#include "support/picture_run.hpp"
 #include "support/progress.hpp"
 #include "support/results.hpp"
 
@@ -31,8 +32,9 @@ struct options {
   std::vector<fs::path> pictures;
   fs::path weights, names;
   std::string model, heatmap;
-  bool ema = false, raw = false, json = false, csv = false;
-  int top = 5, threads = 0, batch = 8;
+  bool ema = false, raw = false, json = false, csv = false, speed = false;
+  int top = 5;
+  device_flags device;
   std::optional<int> heatmap_class;
 };
 
@@ -47,8 +49,9 @@ Exit codes:
   2  the command line makes no sense
   3  the weights or names file is unreadable, damaged, or not the model's
 
-Example:
-  classify --weights "DeMansia 2 Tiny EMA.ckpt" --names imagenet_classes.txt photos/ --top 3)";
+Examples:
+  classify --weights "DeMansia 2 Tiny EMA.ckpt" --names imagenet_classes.txt photos/ --top 3
+  classify --weights "DeMansia 2 Tiny EMA.ckpt" photos/ --csv --device cuda --speed > photos.csv)";
 
 void add_inputs(CLI::App& app, options& o) {
   app.add_option("PICTURE", o.pictures, "JPEG and PNG files, and folders of them")->required()->type_name("");
@@ -78,10 +81,14 @@ void add_outputs(CLI::App& app, options& o) {
   app.add_option("--class", o.heatmap_class, "The class that the heat map shows, by number (the best)")
       ->type_name("N")
       ->needs(map);
-  app.add_option("-t,--threads", o.threads, "Threads; 0 takes all processors (0)")
+  app.add_flag("--speed", o.speed, "Say at the end, on stderr, how fast it went");
+}
+
+void add_devices(CLI::App& app, options& o) {
+  add_device_options(app, o.device);
+  app.add_option("-b,--batch", o.device.batch, "Pictures computed at once (8; 64 on a GPU)")
       ->type_name("N")
-      ->check(number_from(0, 1024));
-  app.add_option("-b,--batch", o.batch, "Pictures computed at once (8)")->type_name("N")->check(number_from(1, 1024));
+      ->check(number_from(1, 1024));
 }
 
 dm2::weights chosen_weights(options const& o) {
@@ -145,12 +152,8 @@ struct run {
                 << percent(map->least) << ", red " << percent(map->most) << '\n';
   }
 
-  void compute(picture_batch const& batch, std::size_t first) {
-    std::size_t const count = batch.inputs.size() / net.pixels(),
-                      each = std::size_t(net.grid().height) * std::size_t(net.grid().width) * net.classes();
-    std::vector<float> logits(count * net.classes()), patches(heatmaps.empty() ? 0 : count * each);
-    if (count != 0 && heatmaps.empty()) net.forward(batch.inputs, logits);
-    if (count != 0 && !heatmaps.empty()) net.forward_patches(batch.inputs, logits, patches);
+  void finish(picture_batch const& batch, batch_results const& results) {
+    std::size_t const each = std::size_t(net.grid().height) * std::size_t(net.grid().width) * net.classes();
     std::size_t good = 0;
     for (std::size_t i = 0; i < batch.entries.size(); ++i) {
       auto const& [path, error] = batch.entries[i];
@@ -159,33 +162,33 @@ struct run {
         writer.failed(path, error);
         continue;
       }
-      auto const own = std::span<float const>{logits}.subspan(good * net.classes(), net.classes());
-      auto const map =
-          std::span<float const>{patches}.subspan(heatmaps.empty() ? 0 : good * each, heatmaps.empty() ? 0 : each);
-      finish({path, dm2::top_k(own, asked.top), std::nullopt}, first + i, map);
+      auto const own = results.logits.subspan(good * net.classes(), net.classes());
+      auto const map = heatmaps.empty() ? std::span<float const>{} : results.patches.subspan(good * each, each);
+      finish({path, dm2::top_k(own, asked.top), std::nullopt}, batch.first + i, map);
       ++good;
     }
+    progress.show(batch.first + batch.entries.size());
   }
 
-  void all(std::span<picture_entry const> entries) {
-    batch_reader reader{net, entries, std::size_t(asked.batch)};
+  run_speed all(std::span<picture_entry const> entries, int batch, int workers) {
     writer.begin();
-    for (std::size_t done = 0; done < entries.size();) {
-      progress.show(done);
-      picture_batch const batch = reader.next();
-      compute(batch, done);
-      done += batch.entries.size();
-    }
+    progress.show(0);
+    run_speed const speed =
+        run_pictures(net, entries, batch, workers,
+                     [&](picture_batch const& b, batch_results const& results) { finish(b, results); });
     progress.clear();
     writer.end();
+    return speed;
   }
 };
 
 int classify(options const& o) {
   dm2::tensor_file const file{o.weights, chosen_weights(o)};
   std::vector<picture_entry> const entries = gather_pictures(o.pictures);
-  int const batch = int(std::min(std::size_t(o.batch), std::max(entries.size(), std::size_t{1})));
-  auto const net = make_classifier(choose_model(file, o.model), file, batch, o.threads);
+  chosen_device const device = choose_device(o.device);
+  int const batch = int(
+      std::min(std::size_t(o.device.batch.value_or(device.gpu ? 64 : 8)), std::max(entries.size(), std::size_t{1})));
+  auto const net = make_classifier(choose_model(file, o.model), file, device, batch, !o.heatmap.empty());
   std::vector<std::string> const names = class_names(o, file, net->classes());
   if (o.heatmap_class && (*o.heatmap_class < 0 || std::size_t(*o.heatmap_class) >= net->classes()))
     throw usage_error{"--class " + std::to_string(*o.heatmap_class) + ": the model's classes are 0 to " +
@@ -196,7 +199,8 @@ int classify(options const& o) {
   auto const writer = make_writer(o, paths, names);
   run r{o, *net, *writer, o.heatmap.empty() ? std::vector<fs::path>{} : heatmap_files(o.heatmap, paths),
         progress_bar{entries.size()}};
-  r.all(entries);
+  run_speed const speed = r.all(entries, batch, device.workers);
+  if (o.speed) std::cerr << "classify: " << speed.text() << " (" << device.text() << ")\n";
   return r.exit;
 }
 
@@ -208,5 +212,6 @@ int main(int argc, char** argv) {
   options o;
   add_inputs(app, o);
   add_outputs(app, o);
+  add_devices(app, o);
   return run_program(app, argc, argv, [&] { return classify(o); });
 }

@@ -1,7 +1,6 @@
 // How often a model is right on labelled pictures. See README.md, or run with --help.
+#include <dm2/core/error.hpp>
 #include <dm2/data/dataset.hpp>
-#include <dm2/data/loader.hpp>
-#include <dm2/data/sample_transform.hpp>
 #include <dm2/io/class_names.hpp>
 #include <dm2/train/evaluate.hpp>
 
@@ -10,19 +9,21 @@
 
 #include "support/classifier.hpp"
 #include "support/command_line.hpp"
+#include "support/devices.hpp"
 #include "support/models.hpp"
+#include "support/picture_run.hpp"
 #include "support/progress.hpp"
 #include "support/text.hpp"
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -35,7 +36,8 @@ struct options {
   fs::path data, weights, per_class;
   std::string model;
   bool ema = false, raw = false, json = false;
-  int batch = 32, workers = 2, threads = 0, max_bad = 100;
+  int max_bad = 100;
+  device_flags device;
 };
 
 constexpr char const* footer =
@@ -50,6 +52,7 @@ Exit codes:
 
 Examples:
   evaluate imagenet -w "DeMansia 2 Tiny EMA.ckpt"
+  evaluate imagenet -w "DeMansia 2 Tiny EMA.ckpt" --device cuda --precision fp16
   evaluate pictures -w runs/first/best.safetensors --per-class classes.csv)";
 
 void add_options(CLI::App& app, options& o) {
@@ -65,10 +68,10 @@ void add_options(CLI::App& app, options& o) {
   app.add_flag("--raw", o.raw, "Take a checkpoint's weights as they were last trained")->excludes(ema);
   app.add_option("--per-class", o.per_class, "Write a row for each class")->type_name("FILE.csv");
   app.add_flag("--json", o.json, "Print one JSON object");
-  app.add_option("-b,--batch-size", o.batch, "Pictures a batch (32)")->check(number_from(1, 1 << 20));
-  app.add_option("-j,--workers", o.workers, "Threads that read pictures (2; 0: one a processor)")
-      ->check(number_from(0, 1024));
-  app.add_option("--threads", o.threads, "Threads that compute (0: one a processor)")->check(number_from(0, 1024));
+  add_device_options(app, o.device);
+  app.add_option("-b,--batch-size", o.device.batch, "Pictures a batch (32; 256 on a GPU)")
+      ->type_name("N")
+      ->check(number_from(1, 1 << 20));
   app.add_option("--max-bad", o.max_bad, "Unreadable pictures after which to give up (100)")
       ->check(number_from(0, 1'000'000'000));
 }
@@ -101,43 +104,66 @@ void write_per_class(fs::path const& path, dm2::dataset const& set, std::span<dm
   if (!out.flush()) throw dm2::file_error{path, "cannot be written"};
 }
 
-/// Runs the model over the set; one count for each class.
-std::vector<dm2::evaluation> evaluate_classes(classifier& net, dm2::dataset const& set, dm2::loader& samples) {
-  std::vector<dm2::evaluation> results(net.classes());
-  std::vector<float> logits;
+/// Counts over the set, as they come.
+struct counts {
+  dm2::dataset const& set;
+  std::size_t most_bad;
+  std::vector<dm2::evaluation> classes;  ///< one for each
+  std::size_t bad = 0;                   ///< pictures that could not be read
   progress_bar progress{set.size()};
-  std::size_t done = 0;
-  samples.start(0);
-  while (dm2::batch const* b = samples.next()) {
-    logits.resize(std::size_t(b->size) * net.classes());
-    net.forward(b->pictures, logits);
-    for (std::size_t i = 0; i < std::size_t(b->size); ++i)
-      results[std::size_t(b->labels[i])].add(std::span<float const>{logits}.subspan(i * net.classes(), net.classes()),
-                                             b->labels[i]);
-    progress.show(done += std::size_t(b->size));
-  }
-  return results;
-}
 
-void print(options const& o, dm2::evaluation const& total, std::string const& model, std::size_t bad, double seconds) {
-  double const speed = seconds > 0 ? double(total.samples) / seconds : 0;
+  /// Throws std::runtime_error where there are too many, or where no picture is good.
+  void leave_out(picture_entry const& entry) {
+    progress.clear();
+    std::cerr << "evaluate: left out " << printable(entry.error) << '\n';
+    if (++bad <= most_bad && bad < set.size()) return;
+    throw std::runtime_error{entry.error + "; " + std::to_string(bad) + " of " + std::to_string(set.size()) +
+                             " pictures are bad so far, the limit is " + std::to_string(most_bad)};
+  }
+
+  void add(picture_batch const& batch, batch_results const& results) {
+    std::size_t good = 0;
+    for (std::size_t i = 0; i < batch.entries.size(); ++i) {
+      if (!batch.entries[i].error.empty()) {
+        leave_out(batch.entries[i]);
+        continue;
+      }
+      int const label = set.label(batch.first + i);
+      classes[std::size_t(label)].add(results.logits.subspan(good++ * classes.size(), classes.size()), label);
+    }
+    progress.show(batch.first + batch.entries.size());
+  }
+};
+
+/// What evaluate prints.
+struct report {
+  std::string model, device;
+  dm2::evaluation total;
+  std::size_t bad;
+  run_speed speed;
+};
+
+void print(options const& o, report const& r) {
   if (o.json) {
-    nlohmann::ordered_json const object{{"model", model},
-                                        {"top1", 100 * total.accuracy()},
-                                        {"top5", 100 * total.accuracy5()},
-                                        {"loss", total.loss()},
-                                        {"samples", total.samples},
-                                        {"bad", bad},
-                                        {"images_per_second", speed}};
+    nlohmann::ordered_json const object{{"model", r.model},
+                                        {"device", r.device},
+                                        {"top1", 100 * r.total.accuracy()},
+                                        {"top5", 100 * r.total.accuracy5()},
+                                        {"loss", r.total.loss()},
+                                        {"samples", r.total.samples},
+                                        {"bad", r.bad},
+                                        {"images_per_second", r.speed.rate()},
+                                        {"waiting", r.speed.waiting_share()}};
     std::cout << object.dump() << '\n';
     return;
   }
   std::array<char, 160> text;
-  std::snprintf(text.data(), text.size(), "top-1 %.3f %%  top-5 %.3f %%  loss %.4f  ", 100 * total.accuracy(),
-                100 * total.accuracy5(), total.loss());
-  std::cout << model << "  " << text.data() << grouped(total.samples) << " pictures";
-  if (bad != 0) std::cout << " (" << grouped(bad) << " left out)";
-  std::snprintf(text.data(), text.size(), "  %.1f img/s\n", speed);
+  std::snprintf(text.data(), text.size(), "top-1 %.3f %%  top-5 %.3f %%  loss %.4f  ", 100 * r.total.accuracy(),
+                100 * r.total.accuracy5(), r.total.loss());
+  std::cout << r.model << "  " << text.data() << grouped(r.total.samples) << " pictures";
+  if (r.bad != 0) std::cout << " (" << grouped(r.bad) << " left out)";
+  std::snprintf(text.data(), text.size(), "  %.1f img/s  data %.0f %%  (%s)\n", r.speed.rate(),
+                100 * r.speed.waiting_share(), r.device.c_str());
   std::cout << text.data();
 }
 
@@ -145,28 +171,24 @@ int evaluate(options const& o) {
   dm2::tensor_file const file{o.weights, o.ema   ? dm2::weights::ema
                                          : o.raw ? dm2::weights::raw
                                                  : dm2::weights::automatic};
+  chosen_device const device = choose_device(o.device);
   std::string const model = choose_model(file, o.model);
-  auto const net = make_classifier(model, file, o.batch, o.threads);
+  int const batch = o.device.batch.value_or(device.gpu ? 256 : 32);
+  auto const net = make_classifier(model, file, device, batch);
   dm2::dataset const set = open_pictures(o, file, net->classes());
-  dm2::loader samples{set,
-                      {.mode = dm2::loading::evaluation,
-                       .image = net->crop(),
-                       .batch = o.batch,
-                       .threads = o.workers,
-                       .max_bad = std::size_t(o.max_bad),
-                       .report =
-                           [](dm2::file_error const& problem) {
-                             std::cerr << "evaluate: left out " << printable(problem.what()) << '\n';
-                           }},
-                      dm2::evaluation_sample_transform(net->crop(), dm2::evaluation_resize(net->crop()))};
-  auto const begin = std::chrono::steady_clock::now();
-  auto const results = evaluate_classes(*net, set, samples);
-  double const seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  std::vector<picture_entry> entries;
+  entries.reserve(set.size());
+  for (std::size_t i = 0; i < set.size(); ++i) entries.push_back({set.image(i), ""});
+  counts found{set, std::size_t(o.max_bad), std::vector<dm2::evaluation>(net->classes())};
+  run_speed const speed =
+      run_pictures(*net, entries, batch, device.workers,
+                   [&](picture_batch const& b, batch_results const& results) { found.add(b, results); });
+  found.progress.clear();
   dm2::evaluation total;
-  for (dm2::evaluation const& one : results) total += one;
-  if (!o.per_class.empty()) write_per_class(o.per_class, set, results);
-  print(o, total, model, samples.bad(), seconds);
-  return samples.bad() == 0 ? exit_ok : exit_incomplete;
+  for (dm2::evaluation const& one : found.classes) total += one;
+  if (!o.per_class.empty()) write_per_class(o.per_class, set, found.classes);
+  print(o, {model, device.text(), total, found.bad, speed});
+  return found.bad == 0 ? exit_ok : exit_incomplete;
 }
 
 }  // namespace

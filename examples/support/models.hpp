@@ -2,11 +2,11 @@
 /// The configurations that the example programs know. A line in for_each_model adds one.
 #pragma once
 
+#include <dm2/core/error.hpp>
 #include <dm2/io/checkpoint_differences.hpp>
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/model/config.hpp>
 
-#include "command_line.hpp"
 #include "configurations.hpp"
 
 #include <cstddef>

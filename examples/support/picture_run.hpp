@@ -1,0 +1,138 @@
+/// @file
+/// A model over a list of picture files: threads read a batch while the one before is computed.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/data/decode.hpp>
+#include <dm2/data/image_folder.hpp>
+#include <dm2/data/transform.hpp>
+#include <dm2/data/worker_threads.hpp>
+
+#include "classifier.hpp"
+#include "text.hpp"
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <future>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace dm2::example {
+
+/// A picture file, or why it cannot be read.
+struct picture_entry {
+  std::filesystem::path path;
+  std::string error;
+};
+
+/// The pictures that the paths name, folders opened. A path that cannot be is an entry with an error.
+[[nodiscard]] inline std::vector<picture_entry> gather_pictures(std::span<std::filesystem::path const> paths) {
+  std::vector<picture_entry> out;
+  for (auto const& path : paths) {
+    try {
+      for (auto& picture : list_images(path)) out.push_back({std::move(picture), ""});
+    } catch (std::exception const& problem) {
+      out.push_back({path, problem.what()});
+    }
+  }
+  return out;
+}
+
+/// Some entries in a row; those without an error, `good` of them, are in the classifier's buffer in this order.
+struct picture_batch {
+  std::size_t first = 0;  ///< number of the first entry in the whole list
+  std::vector<picture_entry> entries;
+  int good = 0;
+};
+
+/// How fast pictures went through.
+struct run_speed {
+  std::size_t pictures = 0;
+  double seconds = 0;
+  double waiting = 0;  ///< seconds of them in which the program waited for pictures to be read
+
+  [[nodiscard]] double rate() const { return seconds > 0 ? double(pictures) / seconds : 0; }
+  [[nodiscard]] double waiting_share() const { return seconds > 0 ? waiting / seconds : 0; }
+  /// "1,234 pictures in 1.2 s, 1028.3/s, 12 % of the time waiting for data"
+  [[nodiscard]] std::string text() const {
+    std::array<char, 96> numbers;
+    std::snprintf(numbers.data(), numbers.size(), " pictures in %.2f s, %.1f/s, %.0f %% of the time waiting for data",
+                  seconds, rate(), 100 * waiting_share());
+    return grouped(pictures) + numbers.data();
+  }
+};
+
+/// Reads entries into `to`, as the model wants them, with `workers` threads (0: one a processor).
+[[nodiscard]] inline picture_batch read_pictures(std::size_t first, std::span<picture_entry const> entries,
+                                                 image_extent crop, int workers, std::span<std::uint8_t> to) {
+  picture_batch out{first, {entries.begin(), entries.end()}, 0};
+  std::size_t const each = 3 * std::size_t(crop.height) * std::size_t(crop.width);
+  auto const place = [&](std::size_t i) { return to.begin() + std::ptrdiff_t(i * each); };
+  for_each_index(entries.size(), workers, [&](std::size_t i) {
+    picture_entry& entry = out.entries[i];
+    if (!entry.error.empty()) return;
+    try {
+      picture const p = evaluation_transform(read_image(entry.path), crop);
+      std::copy(p.pixels.begin(), p.pixels.end(), place(i));
+    } catch (std::exception const& problem) {
+      entry.error = problem.what();
+    }
+  });
+  for (std::size_t i = 0; i < entries.size(); ++i) {  // the bad ones' gaps are closed
+    if (!out.entries[i].error.empty()) continue;
+    std::size_t const at = std::size_t(out.good++);
+    if (at != i) std::copy_n(place(i), each, place(at));
+  }
+  return out;
+}
+
+/// Runs the model over the entries in batches of up to `batch`, in their order, and calls
+/// use(picture_batch const&, batch_results const&) after each, with results of the good ones.
+///
+/// Three batches are in hand: one whose results are used, one that is computed, one that is read.
+template <class Use>
+run_speed run_pictures(classifier& net, std::span<picture_entry const> entries, int batch, int workers,
+                       Use const& use) {
+  using clock = std::chrono::steady_clock;
+  auto const begin = clock::now();
+  run_speed speed;
+  std::size_t next = 0;
+  auto const read = [&] {
+    std::size_t const first = next;
+    auto const own = entries.subspan(first, std::min(std::size_t(batch), entries.size() - first));
+    next += own.size();
+    return std::async(std::launch::async, [first, own, crop = net.crop(), workers, to = net.staging()] {
+      return read_pictures(first, own, crop, workers, to);
+    });
+  };
+  std::optional<picture_batch> computed;
+  auto const finish = [&] {
+    if (!computed) return;
+    use(*computed, computed->good > 0 ? net.take() : batch_results{});
+    speed.pictures += std::size_t(computed->good);
+  };
+  for (auto reading = read();;) {
+    auto const asked = clock::now();
+    picture_batch now = reading.get();
+    speed.waiting += std::chrono::duration<double>(clock::now() - asked).count();
+    if (now.entries.empty()) break;
+    if (now.good > 0) net.submit(now.good);
+    reading = read();
+    finish();
+    computed = std::move(now);
+  }
+  finish();
+  speed.seconds = std::chrono::duration<double>(clock::now() - begin).count();
+  return speed;
+}
+
+}  // namespace dm2::example
