@@ -12,6 +12,7 @@
 #include <dm2/core/shapes.hpp>
 
 #include <cstdint>
+#include <initializer_list>
 
 namespace dm2::cuda::detail {
 
@@ -26,9 +27,14 @@ struct ssd_backward_sizes {
 /// array; a stride is the distance of two rows in elements and at least their width. x, B and C may lie in one row, or
 /// each by itself; so may their gradients. No gradient overlaps an input.
 ///
+/// Kernels are templates of this type, since nvcc takes no mixer_shape as a kernel's own template argument.
+///
 /// With several sets of A and D (the two directions of a mixer, in one launch), sequence s reads set s / set_size.
 template <mixer_shape M, class T>
 struct ssd_backward_operands {
+  using sizes = ssd_backward_sizes<M>;
+  using element = T;
+
   T const* x;       ///< [B L, H P]
   T const* b;       ///< [B L, G N]
   T const* c;       ///< [B L, G N]
