@@ -1,0 +1,132 @@
+/// @file
+/// From the gradients of the attention's q, k and v back through rotation and convolution, and the sums that the
+/// convolution's parameters get.
+#pragma once
+
+#include <dm2/cuda/element.cuh>
+
+#include <algorithm>
+#include <cstddef>
+
+namespace dm2::cuda::detail {
+
+/// Sizes of the way back for a Tr of the attention's. A warp takes 32 channels of a run of consecutive tokens; a block
+/// of eight warps takes a part of all runs, whose sums it adds up. How many parts there are depends on the sizes alone.
+template <class Tr>
+struct inputs_backward_traits {
+  static constexpr int warps = 8, threads = 32 * warps, run = 32, most_parts = 64;
+  static constexpr int taps = Tr::taps, width = Tr::width, head_dim = Tr::head_dim;
+  static constexpr int rotary = Tr::rotary, half = Tr::rotary / 2;
+  static constexpr int channels = 3 * Tr::width;
+  static constexpr int window = taps > 0 ? taps : 1;  ///< tokens whose gradient reaches one token of the input
+  static constexpr int sums = taps > 0 ? (taps + 1) * channels : 0;  ///< numbers of a part: taps [taps, channels], bias
+  static constexpr int groups = (channels + 31) / 32;
+
+  static int runs(int length) { return (length + run - 1) / run; }
+  static int parts(std::size_t count, int length) {
+    std::size_t const all = count * std::size_t(runs(length));
+    return int(std::min<std::size_t>((all + warps - 1) / warps, most_parts));
+  }
+};
+
+/// Token t's gradient of a channel before the rotation; d [L, channels] is one sequence's, table [L, rotary]. Zero after
+/// the last token.
+template <class B, class T>
+__device__ inline float turned_back(T const* d, float const* table, int channel, int t, int length) {
+  if (t >= length) return 0.f;
+  T const* const row = d + std::ptrdiff_t{t} * B::channels;
+  float const g = to_float(row[channel]);
+  if constexpr (B::rotary != 0) {
+    int const in_head = channel % B::head_dim;
+    if (channel < 2 * B::width && in_head < B::rotary) {
+      bool const first = in_head < B::half;  // of the two numbers that turn together
+      float const other = to_float(row[first ? channel + B::half : channel - B::half]);
+      float const* const angle = table + std::ptrdiff_t{t} * B::rotary + in_head % B::half;
+      float const turned = other * angle[B::half];
+      return first ? fmaf(g, angle[0], turned) : fmaf(g, angle[0], -turned);
+    }
+  }
+  return g;
+}
+
+/// dx[t] = sum over j of w[taps - 1 - j] g[t + j] with g = turned_back(d), and of each part the sums of x[t] g[t + j],
+/// which is tap taps - 1 - j's, and of g. Block: 32 channels, part.
+template <class B, class T>
+__global__ void __launch_bounds__(B::threads)
+    attention_inputs_backward_kernel(T const* qkv, T const* d, float const* conv, float const* table, T* dqkv,
+                                     float* sums, int count, int length) {
+  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, channel = int(blockIdx.x) * 32 + lane;
+  int const runs = (length + B::run - 1) / B::run;
+  float w[B::window] = {}, dw[B::window] = {}, db = 0.f;
+  if (channel < B::channels) {
+#pragma unroll
+    for (int k = 0; k < B::taps; ++k) w[k] = conv[channel * B::taps + k];
+    for (std::size_t r = blockIdx.y * B::warps + unsigned(warp); r < std::size_t(count) * unsigned(runs);
+         r += std::size_t{gridDim.y} * B::warps) {
+      std::size_t const first = r / unsigned(runs) * unsigned(length) * B::channels;
+      int const begin = int(r % unsigned(runs)) * B::run, end = min(begin + B::run, length);
+      float g[B::window];
+#pragma unroll
+      for (int j = 0; j + 1 < B::window; ++j) g[j + 1] = turned_back<B>(d + first, table, channel, begin + j, length);
+#pragma unroll 4
+      for (int t = begin; t < end; ++t) {
+#pragma unroll
+        for (int j = 0; j + 1 < B::window; ++j) g[j] = g[j + 1];
+        g[B::window - 1] = turned_back<B>(d + first, table, channel, t + B::window - 1, length);
+        std::size_t const at = first + std::size_t(t) * B::channels + unsigned(channel);
+        if constexpr (B::taps == 0) {
+          dqkv[at] = from_float<T>(g[0]);
+        } else {
+          float const x = to_float(qkv[at]);
+          float dx = 0.f;
+#pragma unroll
+          for (int j = 0; j < B::taps; ++j) {
+            dx = fmaf(w[B::taps - 1 - j], g[j], dx);
+            dw[B::taps - 1 - j] = fmaf(x, g[j], dw[B::taps - 1 - j]);
+          }
+          db += g[0];
+          dqkv[at] = from_float<T>(dx);
+        }
+      }
+    }
+  }
+  if constexpr (B::taps != 0) {
+    __shared__ float part[B::warps][B::taps + 1][32];
+#pragma unroll
+    for (int k = 0; k < B::taps; ++k) part[warp][k][lane] = dw[k];
+    part[warp][B::taps][lane] = db;
+    __syncthreads();
+    for (int k = warp; k <= B::taps; k += B::warps) {
+      float sum = 0.f;
+#pragma unroll
+      for (int i = 0; i < B::warps; ++i) sum += part[i][k][lane];
+      if (channel < B::channels)
+        sums[std::size_t{blockIdx.y} * B::sums + std::size_t(k) * B::channels + unsigned(channel)] = sum;
+    }
+  }
+}
+
+/// Adds the sums of every part to the parameters' gradients dconv [channels, taps] and dbias [channels], always in the
+/// same order. Block: 32 of a part's numbers.
+template <class B>
+__global__ void __launch_bounds__(B::threads)
+    attention_sums_kernel(float const* sums, int parts, float* dconv, float* dbias) {
+  __shared__ float share[B::warps][32];
+  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, at = int(blockIdx.x) * 32 + lane;
+  float sum = 0.f;
+  if (at < B::sums) {
+#pragma unroll 8
+    for (int p = warp; p < parts; p += B::warps) sum += sums[std::size_t(p) * B::sums + unsigned(at)];
+  }
+  share[warp][lane] = sum;
+  __syncthreads();
+  if (warp != 0 || at >= B::sums) return;
+  sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < B::warps; ++i) sum += share[i][lane];
+  int const k = at / B::channels, channel = at % B::channels;
+  float* const to = k < B::taps ? dconv + channel * B::taps + k : dbias + channel;
+  *to += sum;
+}
+
+}  // namespace dm2::cuda::detail

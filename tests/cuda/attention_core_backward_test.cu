@@ -1,0 +1,133 @@
+#include <dm2/cuda/attention_core_backward.cuh>
+
+#include <doctest/doctest.h>
+
+#include "cpu/attention_case.hpp"
+#include "cuda/precisions.cuh"
+#include "support/compare.hpp"
+
+#include <cstddef>
+#include <vector>
+
+using namespace dm2;
+using namespace dm2::test;
+using cuda::precision;
+
+namespace {
+
+/// An attention_case whose numbers the device can hold, and their copies there.
+template <precision P, attention_shape A>
+struct backward_case {
+  using T = cuda::element<P>;
+  static constexpr int width = A.width(), taps = A.d_conv;
+  attention_case<A> host;
+  cuda::context<P> ctx;
+  device_array<T> qkv, dy, dqkv;
+  device_array<float> conv, bias, dconv, dbias;
+
+  /// Of numbers of deviation `scale`; the gradients start at multiples of 1/4.
+  backward_case(int sequences, int tokens, double scale = 1) : host{sequences, tokens, 2} {
+    for (double& v : host.qkv) v *= scale;
+    host.qkv = rounded<T>(host.qkv);
+    host.dy = rounded<T>(host.dy);
+    host.conv = rounded<float>(host.conv);
+    host.bias = rounded<float>(host.bias);
+    for (std::size_t i = 0; i < host.dconv.size(); ++i) host.dconv[i] = double(i % 7) / 4;
+    for (std::size_t i = 0; i < host.dbias.size(); ++i) host.dbias[i] = double(i % 5) / 4;
+    upload();
+  }
+  void upload() {
+    qkv = device_array<T>{host.qkv};
+    dy = device_array<T>{host.dy};
+    dqkv = device_array<T>{host.dqkv.size()};
+    conv = device_array<float>{host.conv};
+    bias = device_array<float>{host.bias};
+    dconv = device_array<float>{host.dconv};
+    dbias = device_array<float>{host.dbias};
+  }
+  void backward() {
+    attention_parameters<A, float const, space::device> p{};
+    attention_parameters<A, float, space::device> grad{};
+    if constexpr (taps != 0) {
+      p = {conv.template as_block<3 * width, 1, taps>(), bias.template as_block<3 * width>()};
+      grad = {dconv.template as_block<3 * width, 1, taps>(), dbias.template as_block<3 * width>()};
+    }
+    cuda::attention_core_backward(ctx, qkv.template as_rows<3 * width>(), p, dy.template as_rows<width>(),
+                                  dqkv.template as_rows<3 * width>(), grad, host.length);
+  }
+  /// A rounding of q and k moves each score by some of its size, before exp; that of a weight and its slope's rounding
+  /// pass to dq and dk; their rounding passes to the convolution's sums.
+  void check(double tolerance = 4 * product_tolerance<P>) {
+    CAPTURE(host.length);
+    CAPTURE(A.head_dim);
+    backward();
+    host.backward();
+    CHECK(relative_error(dqkv.read(), host.dqkv) < tolerance);
+    CHECK(dqkv.margins_untouched());
+    if constexpr (taps != 0) {
+      CHECK(relative_error(dconv.read(), host.dconv) < tolerance);
+      CHECK(relative_error(dbias.read(), host.dbias) < tolerance);
+      CHECK(dconv.margins_untouched());
+      CHECK(dbias.margins_untouched());
+    }
+  }
+};
+
+constexpr attention_shape tiny_attention{.heads = 3, .head_dim = 96, .rotary = 48, .d_conv = 4};
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("cuda attention_core_backward: equals the CPU's in double, at lengths around the tile's", P,
+                   DM2_PRECISIONS) {
+  for (int const length : {1, 2, 17, 63, 64, 65, 128, 197}) {
+    backward_case<P::value, plain_attention>{2, length}.check();
+    backward_case<P::value, partly_turned>{2, length}.check();
+    backward_case<P::value, fully_turned>{3, length}.check();
+  }
+  backward_case<P::value, tiny_attention>{1, 70}.check();
+}
+
+TEST_CASE("cuda attention_core_backward: more runs of tokens than there are parts for their sums") {
+  constexpr attention_shape one_head{.heads = 1, .head_dim = 4, .rotary = 2, .d_conv = 3};
+  backward_case<precision::fp32, one_head>{530, 3}.check();
+  backward_case<precision::fp32, one_head>{70, 290}.check();
+}
+
+TEST_CASE("cuda attention_core_backward: equals the CPU's in double where the sequence is long [long]") {
+  backward_case<precision::fp32, partly_turned>{1, 785}.check();
+  backward_case<precision::bf16, tiny_attention>{1, 785}.check();
+  backward_case<precision::fp32, plain_attention>{1, 3137}.check();
+}
+
+TEST_CASE("cuda attention_core_backward: scores of any size do not overflow") {
+  backward_case<precision::fp32, plain_attention>{1, 65, 1e4}.check(1e-3);
+}
+
+TEST_CASE_TEMPLATE("cuda attention_core_backward: two runs give the same bits, and a plan takes the memory of both", P,
+                   in_bf16, in_fp32) {
+  for (int const length : {65, 197}) {
+    backward_case<P::value, partly_turned> f{2, length}, g{2, length};
+    f.ctx.plan([&] { f.backward(); });
+    CHECK(untouched(f.dqkv.read()));
+    std::size_t const bytes = f.ctx.scratch_bytes();
+    f.backward();
+    g.backward();
+    CHECK(f.dqkv.read() == g.dqkv.read());
+    CHECK(f.dconv.read() == g.dconv.read());
+    CHECK(f.dbias.read() == g.dbias.read());
+    CHECK(f.ctx.scratch_bytes() == bytes);
+  }
+}
+
+TEST_CASE("cuda attention_core_backward: rows that disagree are refused by name, and nothing is written") {
+  backward_case<precision::fp32, partly_turned> f{2, 7};
+  f.dqkv = device_array<float>{std::size_t{13 * 63}};
+  CHECK(shape_message([&] { f.backward(); }) == "attention_core_backward.dqkv rows: got 13, expected 14");
+  f.dy = device_array<float>{std::size_t{15 * 21}};
+  CHECK(shape_message([&] { f.backward(); }) == "attention_core_backward.dy rows: got 15, expected 14");
+  f.host.length = 4;
+  CHECK(shape_message([&] { f.backward(); }) ==
+        "attention_core_backward.qkv: got 14 rows, expected a multiple of the length 4");
+  CHECK(untouched(f.dqkv.read()));
+  CHECK(f.dconv.read() == f.host.dconv);
+}
