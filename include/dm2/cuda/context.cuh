@@ -5,6 +5,7 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/check.cuh>
+#include <dm2/cuda/device.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/product_plans.cuh>
@@ -20,38 +21,7 @@ namespace detail {
 struct blas_release {
   void operator()(cublasLtHandle_t h) const { static_cast<void>(cublasLtDestroy(h)); }
 };
-inline int attribute(cudaDeviceAttr name, int device) {
-  int value = 0;
-  check(cudaDeviceGetAttribute(&value, name, device), "device attribute");
-  return value;
-}
 }  // namespace detail
-
-/// What a kernel's launch is chosen by.
-struct device_properties {
-  int device;            ///< its number
-  int major;             ///< compute capability
-  int minor;             ///< compute capability
-  int multiprocessors;   ///< of the device
-  int shared_per_block;  ///< bytes of shared memory that a block may ask for
-  int shared_per_sm;     ///< bytes of shared memory of a multiprocessor, 1 KB a block of them taken
-
-  /// Of device number `device`.
-  explicit device_properties(int number)
-      : device{number},
-        major{detail::attribute(cudaDevAttrComputeCapabilityMajor, number)},
-        minor{detail::attribute(cudaDevAttrComputeCapabilityMinor, number)},
-        multiprocessors{detail::attribute(cudaDevAttrMultiProcessorCount, number)},
-        shared_per_block{detail::attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, number)},
-        shared_per_sm{detail::attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, number)} {}
-};
-
-/// The current device's number.
-inline int current_device() {
-  int device = 0;
-  check(cudaGetDevice(&device), "current device");
-  return device;
-}
 
 /// The CUDA backend's context, the first argument of every operation in dm2::cuda.
 ///
@@ -67,7 +37,10 @@ class context {
   static constexpr space memory = space::device;  ///< where views of this backend point
 
   /// On the current device; `stream` is the caller's and outlives the context, null is the default stream.
+  ///
+  /// Throws error where there is no device or no driver, or where this program has no code for the device.
   explicit context(cudaStream_t stream = nullptr) : stream_{stream}, properties_{current_device()} {
+    require_code(properties_);
     cublasLtHandle_t handle = nullptr;
     check(cublasLtCreate(&handle), "cuBLASLt");
     blas_.reset(handle);
