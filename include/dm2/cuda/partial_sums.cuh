@@ -20,12 +20,12 @@ inline constexpr int most_parts = 528;
 
 /// to[c] += the sum of parts [count, width] over its rows. A block takes 32 columns: warp w adds rows w, w + 32, ..., then
 /// a warp a column's 32 sums.
-__global__ inline void __launch_bounds__(1024)
-    add_parts_kernel(float const* __restrict__ parts, int count, int width, float* to) {
-  __shared__ float sums[32][33];
+template <class T>
+__global__ void __launch_bounds__(1024) add_parts_kernel(T const* __restrict__ parts, int count, int width, T* to) {
+  __shared__ T sums[32][33];
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   int const column = int(blockIdx.x) * 32 + lane;
-  float sum = 0;
+  T sum = 0;
   if (column < width) {
 #pragma unroll 8
     for (int k = warp; k < count; k += 32) sum += parts[std::size_t(k) * std::size_t(width) + std::size_t(column)];
@@ -38,12 +38,12 @@ __global__ inline void __launch_bounds__(1024)
 }
 
 inline void add_parts(char const* name, cudaStream_t stream, float const* parts, int count, int width, float* to) {
-  launch(name, add_parts_kernel, {blocks_for(std::size_t(width), 32), 1024}, stream, parts, count, width, to);
+  launch(name, add_parts_kernel<float>, {blocks_for(std::size_t(width), 32), 1024}, stream, parts, count, width, to);
 }
 
 /// Sums of the columns of a matrix: a lane takes N neighbouring columns, a block 32 lanes of them and 8 rows at a time.
 template <class T, int N>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     column_sums_kernel(T const* __restrict__ x, std::size_t rows, int width, float* __restrict__ parts) {
   __shared__ float sums[8][32 * N];
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
