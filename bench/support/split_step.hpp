@@ -58,7 +58,7 @@ class split_step {
         count_{std::size_t(batch)},
         pictures_{normal<float>(count_ * net_.pixels, 2)},
         map_{random_map()},
-        memory_{planned_bytes<dm2::detail::training_plan<C, float>>(batch)},
+        memory_{planned_bytes<dm2::detail::training_plan<C, dm2::cpu::context<float>>>(batch)},
         arena_{memory_.data(), memory_.size()},
         plan_{arena_, batch},
         gradients_{state_extent<C>},
@@ -177,7 +177,7 @@ class split_step {
   std::vector<float> map_;
   host_memory memory_;
   arena arena_;
-  dm2::detail::training_plan<C, float> plan_;
+  dm2::detail::training_plan<C, dm2::cpu::context<float>> plan_;
   buffer<float> gradients_;
   optimizer<C, context> optimiser_;
   ema<C, context> average_;

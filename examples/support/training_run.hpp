@@ -221,7 +221,7 @@ class training_run {
               << short_number(f.optimiser.weight_decay) << ", "
               << (f.ema ? "averages " + short_number(f.ema_decay) : "no averages") << '\n'
               << "memory     "
-              << byte_size(planned_bytes<dm2::detail::training_plan<C, float>>(f.batch) +
+              << byte_size(planned_bytes<dm2::detail::training_plan<C, dm2::cpu::context<float>>>(f.batch) +
                            5 * sizeof(float) * state_extent<C>)
               << " for the network\n"
               << "run        " << folder_.root().string() << '\n'

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 
 #include <algorithm>
@@ -33,7 +35,11 @@ inline int default_threads() {
 template <std::floating_point T = float>
 class context {
  public:
-  using scalar = T;                             ///< the type of every number
+  using scalar = T;   ///< the type of every number
+  using element = T;  ///< the type of activations between operations
+  /// What the stem's training forward leaves for its backward.
+  template <stem_shape S>
+  using stem_saved = dm2::stem_saved<S, T>;
   using buffer = host_memory;                   ///< what owns memory of this backend
   static constexpr space memory = space::host;  ///< where views of this backend point
 

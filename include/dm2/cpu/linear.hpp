@@ -40,6 +40,12 @@ void add_column_sums(context<T>& ctx, rows<T const, N> dy, T* db) {
 }
 }  // namespace detail
 
+/// The parameters that a product reads in the place of p: p itself, since every number has one type here.
+template <class T, class Parameters>
+Parameters operand(context<T>&, Parameters const& p) {
+  return p;
+}
+
 /// y = x w^T + bias
 ///
 /// Shapes   x [R, K]; w [N, K]; bias [N], or a view of nothing for none; y [R, N].

@@ -53,11 +53,11 @@ struct mixer_block {
   }
 
   /// The output projection, merged into `memory`.
-  template <class Context, class T, space S>
-  static linear_parameters<T const, C.dim, inner, S> out(Context& ctx, network_view<C, T const, S> net, int i,
-                                                         T* memory) {
+  template <class Context, class T, space S, class E>
+  static linear_parameters<T const, C.dim, inner, S, E const> out(Context& ctx, network_view<C, T const, S> net, int i,
+                                                                  E* memory) {
     auto const p = net.mixer(i);
-    block<T, S, C.dim, inner> const merged{memory};
+    block<E, S, C.dim, inner> const merged{memory};
     fold_output_projection<C.variant>(ctx, get<layer::out_proj>(p), get<layer::out_proj_b>(p), merged);
     return {merged, {}};
   }
@@ -107,10 +107,12 @@ struct attention_block {
     attention_core_backward(ctx, x, core_parameters(net, i), dg, dx, core_parameters(grad, i), sizes<C>::length);
   }
 
-  template <class Context, class T, space S>
-  static linear_parameters<T const, C.dim, inner, S> out(Context&, network_view<C, T const, S> net, int i, T*) {
+  template <class Context, class T, space S, class E>
+  static linear_parameters<T const, C.dim, inner, S, E const> out(Context& ctx, network_view<C, T const, S> net, int i,
+                                                                  E*) {
     auto const p = net.attention(i);
-    return {get<layer::out_proj>(p), get<layer::out_proj_bias>(p)};
+    return operand(ctx,
+                   linear_parameters<T const, C.dim, inner, S>{get<layer::out_proj>(p), get<layer::out_proj_bias>(p)});
   }
   template <class Context, class T, space S>
   static linear_parameters<T, C.dim, inner, S> out_gradient(Context&, network_view<C, T, S> grad, int i, T*) {
@@ -144,9 +146,10 @@ struct mlp_block {
     gated_activation_backward(ctx, x, dg, dx);
   }
 
-  template <class Context, class T, space S>
-  static linear_parameters<T const, C.dim, inner, S> out(Context&, network_view<C, T const, S> net, int i, T*) {
-    return {get<layer::fc2>(net.mlp(i)), {}};
+  template <class Context, class T, space S, class E>
+  static linear_parameters<T const, C.dim, inner, S, E const> out(Context& ctx, network_view<C, T const, S> net, int i,
+                                                                  E*) {
+    return operand(ctx, linear_parameters<T const, C.dim, inner, S>{get<layer::fc2>(net.mlp(i)), {}});
   }
   template <class Context, class T, space S>
   static linear_parameters<T, C.dim, inner, S> out_gradient(Context&, network_view<C, T, S> grad, int i, T*) {

@@ -54,24 +54,28 @@ struct evaluation_plan {
 };
 
 /// Activations and gradients of a training pass.
-template <config C, class T>
+template <config C, class Context>
 struct training_plan {
-  T* grid;  ///< [batch * tokens, dim], and its gradient
-  stem_saved<sizes<C>::stem, T> stem;
-  trunk_activations<C, T> trunk;
-  trunk_gradients<C, T> gradient;
-  T* dfeatures;    ///< [batch * length, dim]
-  T *cls, *aux;    ///< logits [batch, classes], [batch * tokens, classes]
-  T *dcls, *daux;  ///< their gradients, in the same memory as the logits
+  using T = typename Context::scalar;
+  using E = typename Context::element;
+  E* grid;  ///< [batch * tokens, dim], and its gradient
+  typename Context::template stem_saved<sizes<C>::stem> stem;
+  trunk_activations<C, T, E> trunk;
+  trunk_gradients<C, T, E> gradient;
+  E* dfeatures;  ///< [batch * length, dim]
+  T* cls;        ///< logits [batch, classes]
+  E* aux;        ///< logits [batch * tokens, classes]
+  T* dcls;       ///< their gradients, in the same memory as the logits
+  E* daux;
 
   training_plan(arena& a, int batch)
-      : grid{a.take<T>(std::size_t(batch) * sizes<C>::tokens * C.dim)},
+      : grid{a.take<E>(std::size_t(batch) * sizes<C>::tokens * C.dim)},
         stem{a, batch},
         trunk{a, batch, true},
         gradient{a, trunk.count},
-        dfeatures{a.take<T>(trunk.count * C.dim)},
+        dfeatures{a.take<E>(trunk.count * C.dim)},
         cls{a.take<T>(std::size_t(batch) * C.classes)},
-        aux{a.take<T>(std::size_t(batch) * sizes<C>::tokens * C.classes)},
+        aux{a.take<E>(std::size_t(batch) * sizes<C>::tokens * C.classes)},
         dcls{cls},
         daux{aux} {}
 };
@@ -98,41 +102,45 @@ void forward_heads(Context& ctx, network_view<C, T const, S> net, evaluation_pla
 }
 
 /// Training forward: plan.cls and plan.aux receive the logits, the patches' mixed back to their own samples. The batch
-/// is the plan's; BatchNorm uses the batch's statistics and moves the running ones in `net`.
-template <config C, class Context, class T, space S>
-void forward_train(Context& ctx, network_view<C, T, S> net, T const* pictures, mix_box box,
-                   training_plan<C, T> const& plan) {
+/// is the plan's; BatchNorm uses the batch's statistics and moves the running ones in `net`. `box` is what the
+/// backend's mix_tokens takes.
+template <config C, class Context, class T, space S, class Pictures, class Box>
+void forward_train(Context& ctx, network_view<C, T, S> net, Pictures const& pictures, Box const& box,
+                   training_plan<C, Context> const& plan) {
   using tokens = token_layer<C>;
+  using E = typename Context::element;
   network_view<C, T const, S> const weights{net};
   std::size_t const batch = plan.trunk.count / sizes<C>::length, patches = batch * sizes<C>::tokens;
   constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
-  rows<T, C.dim, S> const grid{plan.grid, patches};
+  rows<E, C.dim, S> const grid{plan.grid, patches};
   stem_forward_train(ctx, pictures, stem_operands(weights), stem_running(net), grid, plan.stem);
   mix_tokens(ctx, grid, height, width, box);
   assemble_tokens(ctx, grid, get<tokens::cls_token>(weights.tokens()), get<tokens::pos_embed>(weights.tokens()),
                   plan.trunk.template point<S>(0).residual);
   trunk_forward(ctx, weights, plan.trunk);
-  rows<T, C.classes, S> const aux{plan.aux, patches};
-  training_heads(ctx, rows<T, C.dim, S>{plan.trunk.features, plan.trunk.count}, head_operands(weights),
+  rows<E, C.classes, S> const aux{plan.aux, patches};
+  training_heads(ctx, rows<E, C.dim, S>{plan.trunk.features, plan.trunk.count}, operand(ctx, head_operands(weights)),
                  rows<T, C.classes, S>{plan.cls, batch}, aux, sizes<C>::length);
   mix_tokens(ctx, aux, height, width, box);
 }
 
 /// Backward from plan.dcls and plan.daux (the gradients of what forward_train left in cls and aux). Adds to grad;
 /// dpictures [batch, channels, height, width] may be null.
-template <config C, class Context, class T, space S>
-void backward(Context& ctx, network_view<C, T const, S> net, T const* pictures, mix_box box,
-              training_plan<C, T> const& plan, network_view<C, T, S> grad, T* dpictures) {
+template <config C, class Context, class T, space S, class Pictures, class Box>
+void backward(Context& ctx, network_view<C, T const, S> net, Pictures const& pictures, Box const& box,
+              training_plan<C, Context> const& plan, network_view<C, T, S> grad, T* dpictures) {
   using tokens = token_layer<C>;
+  using E = typename Context::element;
   std::size_t const batch = plan.trunk.count / sizes<C>::length, patches = batch * sizes<C>::tokens;
   constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
-  rows<T, C.classes, S> const dcls{plan.dcls, batch}, daux{plan.daux, patches};
-  rows<T, C.dim, S> const features{plan.trunk.features, plan.trunk.count}, dfeatures{plan.dfeatures, plan.trunk.count};
+  rows<T, C.classes, S> const dcls{plan.dcls, batch};
+  rows<E, C.classes, S> const daux{plan.daux, patches};
+  rows<E, C.dim, S> const features{plan.trunk.features, plan.trunk.count}, dfeatures{plan.dfeatures, plan.trunk.count};
   mix_tokens(ctx, daux, height, width, box);
-  training_heads_backward(ctx, features, head_operands(net), dcls, daux, dfeatures, head_operands(grad),
+  training_heads_backward(ctx, features, operand(ctx, head_operands(net)), dcls, daux, dfeatures, head_operands(grad),
                           sizes<C>::length);
-  trunk_backward(ctx, net, plan.trunk, rows<T const, C.dim, S>{dfeatures}, plan.gradient, grad);
-  rows<T, C.dim, S> const dgrid{plan.grid, patches};
+  trunk_backward(ctx, net, plan.trunk, rows<E const, C.dim, S>{dfeatures}, plan.gradient, grad);
+  rows<E, C.dim, S> const dgrid{plan.grid, patches};
   assemble_tokens_backward(ctx, rows<T, C.dim, S>{plan.gradient.residual, plan.trunk.count}, dgrid,
                            get<tokens::cls_token>(grad.tokens()), get<tokens::pos_embed>(grad.tokens()));
   mix_tokens(ctx, dgrid, height, width, box);

@@ -32,7 +32,7 @@ class training_pass {
       : net_{net},
         batch_{checked(batch)},
         gradients_{state_extent<C> * sizeof(scalar)},
-        memory_{planned_bytes<detail::training_plan<C, scalar>>(batch)},
+        memory_{planned_bytes<detail::training_plan<C, Context>>(batch)},
         arena_{memory_.data(), memory_.size()},
         plan_{arena_, batch} {
     net_.ctx().plan([&] {
@@ -143,7 +143,7 @@ class training_pass {
   int batch_;
   buffer gradients_, memory_;
   arena arena_;
-  detail::training_plan<C, scalar> plan_;
+  detail::training_plan<C, Context> plan_;
   scalar const* pictures_ = nullptr;
   mix_box box_{};
 };

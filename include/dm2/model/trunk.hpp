@@ -15,19 +15,19 @@
 namespace dm2::detail {
 
 /// Where the trunk's activations lie. In evaluation every block uses the same memory; in training each keeps its own,
-/// since backward reads it.
-template <config C, class T>
+/// since backward reads it. T is the residual stream's type, E that of what operations hand on.
+template <config C, class T, class E = T>
 struct trunk_activations {
   static constexpr std::size_t blocks = block_count<C>;
   std::size_t count;                    ///< rows: batch * length
   std::array<T*, blocks + 1> residual;  ///< [count, dim] before each block, and after the last
   std::array<T*, blocks + 1> rstd;      ///< [count], of the norm that reads it
-  std::array<T*, blocks> wide, inner;   ///< what each core reads and writes
-  T* merged;                            ///< [dim, 2 d_inner], a mixer's output projection
-  T* features;                          ///< [count, dim], after the last norm
+  std::array<E*, blocks> wide, inner;   ///< what each core reads and writes
+  E* merged;                            ///< [dim, 2 d_inner], a mixer's output projection
+  E* features;                          ///< [count, dim], after the last norm
 
   trunk_activations(arena& a, int batch, bool training) : count{std::size_t(batch) * sizes<C>::length} {
-    merged = a.take<T>(std::size_t(C.dim) * 2 * sizes<C>::d_inner);
+    merged = a.take<E>(std::size_t(C.dim) * 2 * sizes<C>::d_inner);
     for (std::size_t k = 0; k <= blocks; ++k) {
       bool const own = training || k == 0;
       residual[k] = own ? a.take<T>(count * C.dim) : residual[0];
@@ -37,10 +37,10 @@ struct trunk_activations {
       bool const own = training || k == 0;
       int x = widest_input<C>, g = widest_output<C>;
       if (training) with_block<C>(int(k), [&]<class Block>() { x = Block::wide, g = Block::inner; });
-      wide[k] = own ? a.take<T>(count * std::size_t(x)) : wide[0];
-      inner[k] = own ? a.take<T>(count * std::size_t(g)) : inner[0];
+      wide[k] = own ? a.take<E>(count * std::size_t(x)) : wide[0];
+      inner[k] = own ? a.take<E>(count * std::size_t(g)) : inner[0];
     }
-    features = a.take<T>(count * C.dim);
+    features = a.take<E>(count * C.dim);
   }
 
   template <space S>
@@ -48,34 +48,35 @@ struct trunk_activations {
     return {{residual[std::size_t(k)], count}, rstd[std::size_t(k)]};
   }
   template <class Block, space S>
-  [[nodiscard]] rows<T, Block::wide, S> wide_of(int k) const {
+  [[nodiscard]] rows<E, Block::wide, S> wide_of(int k) const {
     return {wide[std::size_t(k)], count};
   }
   template <class Block, space S>
-  [[nodiscard]] rows<T, Block::inner, S> inner_of(int k) const {
+  [[nodiscard]] rows<E, Block::inner, S> inner_of(int k) const {
     return {inner[std::size_t(k)], count};
   }
 };
 
 /// Gradients on the trunk; every block uses the same memory.
-template <config C, class T>
+template <config C, class T, class E = T>
 struct trunk_gradients {
-  T *residual, *wide, *inner, *merged;
+  T *residual, *merged;
+  E *wide, *inner;
 
   trunk_gradients(arena& a, std::size_t count) {
     residual = a.take<T>(count * C.dim);
-    wide = a.take<T>(count * widest_input<C>);
-    inner = a.take<T>(count * widest_output<C>);
+    wide = a.take<E>(count * widest_input<C>);
+    inner = a.take<E>(count * widest_output<C>);
     merged = a.take<T>(std::size_t(C.dim) * 2 * sizes<C>::d_inner);
   }
 };
 
 /// From the tokens in residual[0] to features.
-template <config C, class Context, class T, space S>
-void trunk_forward(Context& ctx, network_view<C, T const, S> net, trunk_activations<C, T> const& a) {
+template <config C, class Context, class T, class E, space S>
+void trunk_forward(Context& ctx, network_view<C, T const, S> net, trunk_activations<C, T, E> const& a) {
   constexpr int last = block_count<C> - 1;
   with_block<C>(0, [&]<class First>() {
-    norm_project(ctx, a.template point<S>(0), First::in(net, 0), C.eps, a.template wide_of<First, S>(0));
+    norm_project(ctx, a.template point<S>(0), operand(ctx, First::in(net, 0)), C.eps, a.template wide_of<First, S>(0));
   });
   for (int k = 0; k <= last; ++k)
     with_block<C>(k, [&]<class Block>() {
@@ -87,11 +88,11 @@ void trunk_forward(Context& ctx, network_view<C, T const, S> net, trunk_activati
       auto const after = a.template point<S>(k + 1);
       if (k == last) {
         project_add_norm(ctx, g, out, before, after, get<final_layer<C>::norm>(net.final()), C.eps,
-                         rows<T, C.dim, S>{a.features, a.count});
+                         rows<E, C.dim, S>{a.features, a.count});
         return;
       }
       with_block<C>(k + 1, [&]<class Next>() {
-        project_add_norm_project(ctx, g, out, before, after, Next::in(net, block_layer<C>(k + 1)), C.eps,
+        project_add_norm_project(ctx, g, out, before, after, operand(ctx, Next::in(net, block_layer<C>(k + 1))), C.eps,
                                  a.template wide_of<Next, S>(k + 1));
       });
     });
@@ -99,9 +100,9 @@ void trunk_forward(Context& ctx, network_view<C, T const, S> net, trunk_activati
 
 /// From dfeatures [count, dim] to the gradient of the tokens, left in d.residual. Parameter gradients are added to
 /// grad.
-template <config C, class Context, class T, space S>
-void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activations<C, T> const& a,
-                    rows<T const, C.dim, S> dfeatures, trunk_gradients<C, T> const& d, network_view<C, T, S> grad) {
+template <config C, class Context, class T, class E, space S>
+void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activations<C, T, E> const& a,
+                    rows<E const, C.dim, S> dfeatures, trunk_gradients<C, T, E> const& d, network_view<C, T, S> grad) {
   constexpr int last = block_count<C> - 1;
   rows<T, C.dim, S> const dresidual{d.residual, a.count};
   for (int k = last; k >= 0; --k)
@@ -111,24 +112,24 @@ void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activat
       auto const after = a.template point<S>(k + 1);
       auto const out = Block::out(ctx, net, layer, a.merged);
       auto const dout = Block::out_gradient(ctx, grad, layer, d.merged);
-      rows<T, Block::inner, S> const dg{d.inner, a.count};
+      rows<E, Block::inner, S> const dg{d.inner, a.count};
       if (k == last)
         project_add_norm_backward(ctx, g, out, after, get<final_layer<C>::norm>(net.final()), dfeatures, dresidual, dg,
                                   dout, get<final_layer<C>::norm>(grad.final()));
       else
         with_block<C>(k + 1, [&]<class Next>() {
           int const next = block_layer<C>(k + 1);
-          project_add_norm_project_backward(ctx, g, out, after, Next::in(net, next),
-                                            rows<T, Next::wide, S>{d.wide, a.count}, dresidual, dg, dout,
+          project_add_norm_project_backward(ctx, g, out, after, operand(ctx, Next::in(net, next)),
+                                            rows<E, Next::wide, S>{d.wide, a.count}, dresidual, dg, dout,
                                             Next::in(grad, next));
         });
       Block::finish_out_gradient(ctx, grad, layer, d.merged);
-      Block::core_backward(ctx, net, layer, rows<T const, Block::wide, S>{a.template wide_of<Block, S>(k)},
-                           rows<T const, Block::inner, S>{dg}, rows<T, Block::wide, S>{d.wide, a.count}, grad);
+      Block::core_backward(ctx, net, layer, rows<E const, Block::wide, S>{a.template wide_of<Block, S>(k)},
+                           rows<E const, Block::inner, S>{dg}, rows<E, Block::wide, S>{d.wide, a.count}, grad);
     });
   with_block<C>(0, [&]<class First>() {
-    norm_project_backward(ctx, a.template point<S>(0), First::in(net, 0), rows<T, First::wide, S>{d.wide, a.count},
-                          dresidual, First::in(grad, 0));
+    norm_project_backward(ctx, a.template point<S>(0), operand(ctx, First::in(net, 0)),
+                          rows<E, First::wide, S>{d.wide, a.count}, dresidual, First::in(grad, 0));
   });
 }
 
