@@ -72,7 +72,7 @@ inline constexpr std::size_t layer_extent = [] {
 template <class Layer, auto Id>
 inline constexpr std::size_t parameter_offset = [] {
   std::size_t n = 0;
-  for (std::size_t i = 0; i < std::size_t(Id); ++i) n += Layer::param_table[i].extent();
+  for (std::size_t i = 0; i != std::size_t(Id); ++i) n += Layer::param_table[i].extent();
   return n;
 }();
 
