@@ -79,13 +79,13 @@ void stem_backward(context<P>& ctx, auto const& picture, stem_parameters<S, floa
   int const batch = stem_train_batch<S>(dgrid.count);
   auto const reader = stem_train_reader<S>(picture);
   if (batch == 0) return;
-  bool const run =
-      ctx.reserve(planned_bytes<stem_general_scratch<S, T>>(batch) + planned_bytes<stem_general_gradients<S, T>>(batch));
+  bool const run = ctx.reserve(planned_bytes<stem_general_scratch<S, T>>(batch) +
+                               planned_bytes<stem_general_gradients<S, T>>(batch));
   arena_scope const scope{ctx.shared()};
   stem_general_scratch<S, T> const scratch{ctx.shared(), batch};
   stem_general_gradients<S, T> const between{ctx.shared(), batch};
   stem_general_backward<S, P, decltype(reader)>{ctx, p, saved, scratch, between, batch, run}(reader, dgrid.data, grad,
-                                                                                            dpicture);
+                                                                                             dpicture);
 }
 
 }  // namespace dm2::cuda

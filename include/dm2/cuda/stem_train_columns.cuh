@@ -87,9 +87,8 @@ void gather_columns(cudaStream_t stream, Source const& source, T* out, int pictu
 
 /// out = relu(BatchNorm(raw)) as it lies. A thread a number.
 template <class T>
-__global__ void __launch_bounds__(256)
-    stem_activate_kernel(T const* __restrict__ raw, stem_train_norm norm, int width, std::ptrdiff_t size,
-                         T* __restrict__ out) {
+__global__ void __launch_bounds__(256) stem_activate_kernel(T const* __restrict__ raw, stem_train_norm norm, int width,
+                                                            std::ptrdiff_t size, T* __restrict__ out) {
   std::ptrdiff_t const i = std::ptrdiff_t{blockIdx.x} * 256 + threadIdx.x;
   if (i < size) out[i] = from_float<T>(stem_activate(to_float(raw[i]), norm.affine(int(i % width))));
 }
@@ -116,7 +115,8 @@ __global__ void __launch_bounds__(256)
     for (int kx = (x + 1) % 2; kx < 7; kx += 2) {
       int const oy = (y + 3 - ky) / 2, ox = (x + 3 - kx) / 2;  // both even before the division
       if (y + 3 < ky || x + 3 < kx || oy >= G::plane_height || ox >= G::plane_width) continue;
-      sum += to_float(columns[(b * G::plane_pixels + oy * G::plane_width + ox) * Row + (ky * 7 + kx) * G::channels + c]);
+      sum +=
+          to_float(columns[(b * G::plane_pixels + oy * G::plane_width + ox) * Row + (ky * 7 + kx) * G::channels + c]);
     }
   dpicture[i] = sum;
 }

@@ -37,7 +37,7 @@ template <stem_shape S, class T>
 struct stem_general_scratch {
   using G = stem_geometry<S>;
   using M = stem_matrices<S>;
-  int pictures;           ///< that go together
+  int pictures;            ///< that go together
   std::array<T*, 3> conv;  ///< the convolutions' matrices
   T *proj, *columns;
   double* sums;  ///< [stem_sum_count, 2, the most channels]
@@ -56,7 +56,7 @@ struct stem_general_scratch {
 template <stem_shape S, class T>
 struct stem_general_gradients {
   using M = stem_matrices<S>;
-  T* da;                      ///< [B, H / 2, W / 2, hidden], the gradient that is on its way down, as raw lies
+  T* da;                       ///< [B, H / 2, W / 2, hidden], the gradient that is on its way down, as raw lies
   std::array<T*, 2> mirrored;  ///< of the second and third convolution
   std::array<float*, 3> dconv;
   float *dproj, *means;
@@ -132,9 +132,8 @@ class stem_general_forward {
     if (!run_) return;
     std::ptrdiff_t const pixels = std::ptrdiff_t{batch_} * G::plane_pixels;
     sum_terms(ctx_.stream(), stem_moments<T>{saved_.raw[stage]}, pixels, S.hidden, s_.sums);
-    finish_statistics(
-        ctx_.stream(), s_.sums, stem_sum_count, S.hidden, pixels,
-        {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data});
+    finish_statistics(ctx_.stream(), s_.sums, stem_sum_count, S.hidden, pixels,
+                      {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data});
   }
   void project(T* grid) const {
     for (int b = 0; b < batch_; b += s_.pictures) {

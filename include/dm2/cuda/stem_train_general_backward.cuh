@@ -99,8 +99,7 @@ class stem_general_backward {
   void input(int b, int n) const {
     T* const da = d_.da + std::size_t(b) * plane;
     std::int64_t const rows = std::int64_t{n} * G::plane_pixels;
-    if (run_)
-      gather_columns<G, false, M::conv3_row>(ctx_.stream(), gradient_columns<G, Patches, T>{da}, s_.columns, n);
+    if (run_) gather_columns<G, false, M::conv3_row>(ctx_.stream(), gradient_columns<G, Patches, T>{da}, s_.columns, n);
     gemm<op::plain, op::transposed>(ctx_, matrix<T const>{s_.columns, rows, M::conv3_row},
                                     matrix<T const>{d_.mirrored[Stage - 1], S.hidden, M::conv3_row},
                                     matrix<T>{da, rows, S.hidden});

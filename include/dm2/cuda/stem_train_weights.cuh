@@ -41,8 +41,7 @@ template <stem_order O, int Outer, int Inner, int Taps, class T>
 __global__ void __launch_bounds__(256) stem_arrange_kernel(float const* __restrict__ w, T* __restrict__ to) {
   int const i = int(blockIdx.x) * 256 + int(threadIdx.x);
   if (i >= Outer * Inner * Taps) return;
-  to[stem_weight_position<O, Outer, Inner, Taps>(i / (Taps * Inner), i / Taps % Inner, i % Taps)] =
-      from_float<T>(w[i]);
+  to[stem_weight_position<O, Outer, Inner, Taps>(i / (Taps * Inner), i / Taps % Inner, i % Taps)] = from_float<T>(w[i]);
 }
 
 /// dw [Outer, Inner, Taps] += the gradient of the forward's matrix. A thread a weight.
