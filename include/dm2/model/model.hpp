@@ -46,6 +46,8 @@ class model {
   using scalar = typename Context::scalar;
   /// The backend's context.
   using context = Context;
+  /// The context of operations on state().
+  using state_context = Context;
   /// C
   static constexpr config configuration = C;
   /// Numbers of one picture, channels * height * width.
@@ -84,6 +86,9 @@ class model {
 
   /// The context that every operation of this model runs with; set_threads() is the one thing to change.
   [[nodiscard]] Context& ctx() { return context_; }
+
+  /// The context of operations on state(): ctx().
+  [[nodiscard]] state_context& state_ctx() { return context_; }
 
   /// Plans memory for evaluations of up to `batch` pictures.
   void reserve(int batch) {

@@ -30,7 +30,7 @@ class ema {
 
   /// Takes the model's state as the average.
   void restart(model<C, Context>& net) {
-    copy(net.ctx(), std::as_const(net).state().data(), state_extent<C>, state().data());
+    copy(net.state_ctx(), std::as_const(net).state().data(), state_extent<C>, state().data());
     steps_ = 0;
   }
 
@@ -40,13 +40,13 @@ class ema {
     double const t = double(++steps_), decay = warm_up_ ? std::min(decay_, (1 + t) / (10 + t)) : decay_;
     scalar const* const present = std::as_const(net).state().data();
     if (decay > 0)
-      ema_step(net.ctx(), state().data(), present, state_extent<C>, decay);
+      ema_step(net.state_ctx(), state().data(), present, state_extent<C>, decay);
     else
-      copy(net.ctx(), present, state_extent<C>, state().data());
+      copy(net.state_ctx(), present, state_extent<C>, state().data());
   }
 
   /// Exchanges the averages and the model's state: call before a validation and again after it.
-  void swap(model<C, Context>& net) { exchange(net.ctx(), net.state().data(), state().data(), state_extent<C>); }
+  void swap(model<C, Context>& net) { exchange(net.state_ctx(), net.state().data(), state().data(), state_extent<C>); }
 
   /// The averages, laid out as the model's state.
   [[nodiscard]] std::span<scalar> state() { return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>}; }
@@ -64,7 +64,7 @@ class ema {
  private:
   double decay_;
   bool warm_up_;
-  typename Context::buffer state_;
+  typename model<C, Context>::state_context::buffer state_;
   std::int64_t steps_ = 0;
 };
 

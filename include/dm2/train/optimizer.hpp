@@ -89,10 +89,10 @@ class optimizer {
   /// Throws   shape_error if the size is another.
   double step(model<C, Context>& net, std::span<scalar> gradients, double lr) {
     require_extent("optimizer.step.gradients", gradients.size(), state_extent<C>);
-    double const norm = options_.clip_norm > 0 ? clip(net.ctx(), gradients) : 0;
+    double const norm = options_.clip_norm > 0 ? clip(net.state_ctx(), gradients) : 0;
     ++steps_;
     auto const move = [&](std::size_t offset, std::size_t size) {
-      update(net.ctx(), net.state().data() + offset, gradients.data() + offset, offset, size, lr);
+      update(net.state_ctx(), net.state().data() + offset, gradients.data() + offset, offset, size, lr);
     };
     for (std::size_t i = 0; i < runs_.count; ++i) move(runs_.runs[i].offset, runs_.runs[i].size);
     if (options_.shared_pairs) move_pairs(net, move);
@@ -111,11 +111,12 @@ class optimizer {
   [[nodiscard]] optimizer_options const& options() const { return options_; }
 
  private:
-  using buffer = typename Context::buffer;
+  using state_context = typename model<C, Context>::state_context;
+  using buffer = typename state_context::buffer;
 
   static std::span<scalar> view(buffer& b) { return {reinterpret_cast<scalar*>(b.data()), b.size() / sizeof(scalar)}; }
 
-  double clip(Context& ctx, std::span<scalar> gradients) {
+  double clip(state_context& ctx, std::span<scalar> gradients) {
     double square = 0;
     detail::update_runs<C> const all{false};
     for (std::size_t i = 0; i < all.count; ++i)
@@ -125,7 +126,7 @@ class optimizer {
     return norm;
   }
 
-  void update(Context& ctx, scalar* p, scalar const* g, std::size_t offset, std::size_t size, double lr) {
+  void update(state_context& ctx, scalar* p, scalar const* g, std::size_t offset, std::size_t size, double lr) {
     scalar* const m = momentum().data() + offset;
     if (options_.kind == optimizer_kind::lion)
       lion_step(ctx, p, g, m, size, lr, options_.weight_decay, options_.beta1, options_.beta2);
@@ -140,7 +141,7 @@ class optimizer {
       parameter_entry const &a = parameter_table<C>[i], &b = parameter_table<C>[i + 1];
       if (!detail::opens_pair(a.name)) continue;
       auto const share = [&](parameter_entry const& from, parameter_entry const& to) {
-        copy(net.ctx(), net.state().data() + from.offset, from.size, net.state().data() + to.offset);
+        copy(net.state_ctx(), net.state().data() + from.offset, from.size, net.state().data() + to.offset);
       };
       move(a.offset, a.size);
       share(a, b);

@@ -5,14 +5,13 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/random.hpp>
 #include <dm2/data/loader.hpp>
-#include <dm2/model/training_pass.hpp>
 #include <dm2/train/ema.hpp>
 #include <dm2/train/evaluate.hpp>
 #include <dm2/train/mix_box.hpp>
 #include <dm2/train/optimizer.hpp>
 #include <dm2/train/run_folder.hpp>
 #include <dm2/train/schedule.hpp>
-#include <dm2/train/sparse_target.hpp>
+#include <dm2/train/step_engine.hpp>
 #include <dm2/train/training_file.hpp>
 
 #include <nlohmann/json.hpp>
@@ -22,13 +21,13 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 namespace dm2 {
 
@@ -102,16 +101,16 @@ class trainer {
         training_{training},
         validation_{validation},
         folder_{std::move(folder)},
-        pass_{net, options_.batch},
         optimiser_{options_.optimiser},
         average_{net, options_.ema_decay, options_.ema_warm_up},
-        targets_{C.classes, options_.smoothing} {}
+        engine_{net, optimiser_, average_, {options_.batch, options_.smoothing, options_.crops}} {}
 
   /// Goes on from a training checkpoint; without `with_optimizer` with the momenta that the optimiser has, which are
   /// zero at first. Throws file_error as resume_training does, and if it was written with another batch, accumulation,
   /// seed or number of batches an epoch.
   void resume(std::filesystem::path const& path, bool with_optimizer = true) {
     nlohmann::json const progress = resume_training(path, net_, average_, optimiser_, with_optimizer);
+    engine_.push();
     try {
       for (char const* key : {"batch", "accumulate", "seed", "batches"})
         if (progress.at(key) != own_progress().at(key))
@@ -138,8 +137,12 @@ class trainer {
   bool run() {
     int const end =
         options_.stop_after > 0 ? std::min(options_.stop_after, options_.rates.epochs) : options_.rates.epochs;
-    for (; epoch_ < end; ++epoch_)
-      if (stopping() || !train_epoch() || !finish_epoch()) return false;
+    try {
+      for (; epoch_ < end; ++epoch_)
+        if (stopping() || !train_epoch() || !finish_epoch()) return false;
+    } catch (non_finite const& n) {
+      diverged(n);
+    }
     return true;
   }
 
@@ -173,11 +176,13 @@ class trainer {
     training_.start(std::uint32_t(epoch_), next_batch_);
     while (next_batch_ < training_.batches()) {
       train_step();
+      report_steps(false);
       bool const last = next_batch_ == training_.batches();
       if (last) break;
       if (stopping()) return save(folder_.last()), false;
       if (options_.checkpoint_steps > 0 && steps() % options_.checkpoint_steps == 0) save(folder_.last());
     }
+    report_steps(true);
     seconds_ = std::chrono::duration<double>(clock::now() - begin).count();
     waiting_ = training_.seconds_waiting() - waited;
     return true;
@@ -185,45 +190,42 @@ class trainer {
 
   /// One optimiser step: `accumulate` micro-batches, or as many as the epoch has left.
   void train_step() {
-    double loss = 0;
     int micro = 0;
-    pass_.clear_gradients();
-    for (; micro < options_.accumulate && next_batch_ < training_.batches(); ++micro) loss += micro_batch();
-    double const norm = optimiser_.step(net_, pass_.gradients(), rate_);
-    average_.step(net_);
-    if (options_.on_step)
-      options_.on_step({epoch_, steps(), next_batch_, training_.batches(), rate_, loss / micro, norm,
-                        micro * options_.batch, training_.seconds_waiting()});
+    for (; micro < options_.accumulate && next_batch_ < training_.batches(); ++micro) micro_batch();
+    engine_.finish_step(rate_);
+    step_report r{epoch_, steps(), next_batch_, training_.batches(), rate_};
+    r.samples = micro * options_.batch;
+    r.waiting = training_.seconds_waiting();
+    unreported_.push_back(r);
   }
 
-  double micro_batch() {
+  void micro_batch() {
     batch const* const b = training_.next();
     if (b == nullptr || b->size != options_.batch)
       throw std::logic_error{"dm2::trainer: the loader gave no whole batch"};
-    pictures_.assign(b->pictures.begin(), b->pictures.end());
     constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
-    targets_.clear();
-    for (int i = 0; i < b->size; ++i) {
-      int const label = b->labels[std::size_t(i)];
-      if (b->maps.empty())
-        targets_.add(label, sizes<C>::tokens);
-      else
-        targets_.add(b->map_at(i), b->crops[std::size_t(i)], label, height, width, options_.crops);
-    }
     // samples draw with stream numbers below 2^32, so the batches' boxes stand above them
     random_stream random{options_.seed, std::uint32_t(epoch_), (std::uint64_t{1} << 32) + next_batch_};
-    pass_.forward(pictures_, options_.mix_token ? draw_mix_box(height, width, random) : mix_box{});
-    double const loss = pass_.loss(targets_.rows(), 1.0 / options_.accumulate);
-    if (!std::isfinite(loss)) diverged("loss");
-    pass_.backward();
-    if (!std::isfinite(sum_of_squares(net_.ctx(), pass_.gradients().data(), pass_.gradients().size())))
-      diverged("gradient");
-    loss_sum_ += loss;
+    engine_.micro_batch(*b, options_.mix_token ? draw_mix_box(height, width, random) : mix_box{},
+                        1.0 / options_.accumulate, {epoch_, steps(), next_batch_});
     ++next_batch_;
-    return loss;
   }
 
-  [[noreturn]] void diverged(char const* what) {
+  /// Reports the steps whose results are there; with `wait`, all of them.
+  void report_steps(bool wait) {
+    while (auto const result = engine_.next_result(wait)) {
+      step_report r = unreported_.front();
+      unreported_.pop_front();
+      double sum = 0;
+      for (double const loss : result->losses) sum += loss, loss_sum_ += loss;
+      r.loss = sum / double(result->losses.size());
+      r.gradient_norm = result->gradient_norm;
+      if (options_.on_step) options_.on_step(r);
+    }
+  }
+
+  [[noreturn]] void diverged(non_finite const& n) {
+    engine_.pull();
     auto const first_bad = [&](std::span<scalar const> values, auto... kinds) -> std::string {
       for (parameter_entry const& e : net_.table()) {
         if (((e.kind != kinds) && ...)) continue;
@@ -232,24 +234,25 @@ class trainer {
       }
       return {};
     };
-    std::string text = "the " + std::string{what} + " is not finite in epoch " + std::to_string(epoch_ + 1) +
-                       ", step " + std::to_string(steps() + 1) + " (micro-batch " + std::to_string(next_batch_ + 1) +
+    std::string text = "the " + std::string{n.what} + " is not finite in epoch " + std::to_string(n.at.epoch + 1) +
+                       ", step " + std::to_string(n.at.step + 1) + " (micro-batch " + std::to_string(n.at.batch + 1) +
                        ")";
     auto const add = [&](char const* kind, std::string const& name) {
       if (!name.empty()) text += std::string{"; first bad "} + kind + ": " + name;
     };
-    auto const bad_picture =
-        std::find_if(pictures_.begin(), pictures_.end(), [](scalar v) { return !std::isfinite(v); });
-    if (bad_picture != pictures_.end())
-      add("picture of the batch", std::to_string(std::size_t(bad_picture - pictures_.begin()) / net_.pixels));
+    auto const pictures = engine_.pictures();
+    auto const bad_picture = std::find_if(pictures.begin(), pictures.end(), [](scalar v) { return !std::isfinite(v); });
+    if (bad_picture != pictures.end())
+      add("picture of the batch", std::to_string(std::size_t(bad_picture - pictures.begin()) / net_.pixels));
     add("weight", first_bad(net_.state(), entry_kind::parameter, entry_kind::unused));
     add("statistic", first_bad(net_.state(), entry_kind::statistic));  // bad through what went into it
-    add("gradient", first_bad(pass_.gradients(), entry_kind::parameter));
+    add("gradient", first_bad(engine_.gradients(), entry_kind::parameter));
     throw divergence_error{text};
   }
 
   /// Accuracy of the averaged weights; false if it was stopped.
   bool validate(evaluation& result) {
+    engine_.pull();
     average_.swap(net_);
     try {
       result = evaluate(net_, *validation_, [&](std::size_t) { return !stopping(); });
@@ -291,7 +294,10 @@ class trainer {
             {"seed", options_.seed},     {"earlier_steps", earlier_steps_}};
   }
   void save(std::filesystem::path const& path) {
-    if (!path.empty()) save_training(path, net_, average_, optimiser_, own_progress(), options_.metadata);
+    if (path.empty()) return;
+    report_steps(true);
+    engine_.pull();
+    save_training(path, net_, average_, optimiser_, own_progress(), options_.metadata);
   }
 
   model<C, Context>& net_;
@@ -299,11 +305,10 @@ class trainer {
   loader& training_;
   loader* validation_;
   run_folder folder_;
-  training_pass<C, Context> pass_;
   optimizer<C, Context> optimiser_;
   ema<C, Context> average_;
-  sparse_targets<scalar> targets_;
-  std::vector<scalar> pictures_;
+  step_engine<C, Context> engine_;
+  std::deque<step_report> unreported_;
   int epoch_ = 0, best_epoch_ = -1;
   std::size_t next_batch_ = 0;
   std::int64_t earlier_steps_ = 0;  ///< of an optimiser whose state was not resumed

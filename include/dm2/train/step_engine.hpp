@@ -1,0 +1,134 @@
+/// @file
+/// How the training loop's steps are computed: micro-batches, optimiser, average. A backend with memory of its own
+/// specialises it.
+#pragma once
+
+#include <dm2/core/operands.hpp>
+#include <dm2/data/batch.hpp>
+#include <dm2/model/training_pass.hpp>
+#include <dm2/train/ema.hpp>
+#include <dm2/train/optimizer.hpp>
+#include <dm2/train/sparse_target.hpp>
+#include <dm2/train/token_label_target.hpp>
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+namespace dm2 {
+
+/// What a step engine is made for.
+struct step_options {
+  int batch = 256;                                     ///< samples of a micro-batch
+  double smoothing = 0.1;                              ///< of the targets
+  crop_convention crops = crop_convention::published;  ///< how label maps are cut; unused without them
+};
+
+/// Where in a run a micro-batch stands.
+struct step_place {
+  int epoch = 0;          ///< from 0
+  std::int64_t step = 0;  ///< optimiser steps before it
+  std::size_t batch = 0;  ///< micro-batches of the epoch before it
+};
+
+/// Thrown where a number is not finite.
+struct non_finite {
+  char const* what;  ///< "loss" or "gradient"
+  step_place at;     ///< the micro-batch
+};
+
+/// What a step amounted to.
+struct step_result {
+  std::vector<double> losses;  ///< of each micro-batch
+  double gradient_norm = 0;    ///< before clipping; 0 where clipping is off
+};
+
+/// The steps of a run, on the host: each is done when its call returns.
+///
+/// Model, optimiser and average are the caller's and outlive the engine. A backend that keeps copies of them elsewhere
+/// brings theirs up to date in pull(), and takes over theirs in push().
+template <config C, class Context>
+class step_engine {
+ public:
+  /// The type of weights and gradients.
+  using scalar = typename Context::scalar;
+
+  /// Takes all its memory.
+  step_engine(model<C, Context>& net, optimizer<C, Context>& optimiser, ema<C, Context>& average, step_options options)
+      : net_{net},
+        optimiser_{optimiser},
+        average_{average},
+        options_{options},
+        pass_{net, options.batch},
+        targets_{C.classes, options.smoothing} {}
+
+  /// Adds the gradients of `scale` times the batch's loss to those of the step's earlier micro-batches.
+  ///
+  /// Shapes   b.size is the options' batch; box lies in the patch grid.
+  /// Throws   non_finite if the loss or a gradient is not; a backend whose work goes on behind the call throws it from
+  ///          a later one.
+  void micro_batch(batch const& b, mix_box box, double scale, step_place at) {
+    if (result_.losses.empty()) pass_.clear_gradients();
+    pictures_.assign(b.pictures.begin(), b.pictures.end());
+    fill_targets(b);
+    pass_.forward(pictures_, box);
+    double const loss = pass_.loss(targets_.rows(), scale);
+    if (!std::isfinite(loss)) throw non_finite{"loss", at};
+    pass_.backward();
+    if (!std::isfinite(sum_of_squares(net_.ctx(), gradients().data(), gradients().size())))
+      throw non_finite{"gradient", at};
+    result_.losses.push_back(loss);
+  }
+
+  /// Ends a step: the optimiser moves the weights, the average follows.
+  void finish_step(double rate) {
+    result_.gradient_norm = optimiser_.step(net_, pass_.gradients(), rate);
+    average_.step(net_);
+    done_ = std::exchange(result_, {});
+  }
+
+  /// The result of the oldest finished step that has not been asked for, where it is known; with `wait`, waits until it
+  /// is. Nothing where there is none.
+  [[nodiscard]] std::optional<step_result> next_result(bool wait) {
+    static_cast<void>(wait);
+    return std::exchange(done_, std::nullopt);
+  }
+
+  /// Brings the caller's model, optimiser and average up to date.
+  void pull() {}
+  /// Takes over what the caller has put into them.
+  void push() {}
+  /// The pictures of the latest micro-batch.
+  [[nodiscard]] std::span<scalar const> pictures() const { return pictures_; }
+  /// Gradients of the present step, on the host.
+  [[nodiscard]] std::span<scalar const> gradients() { return pass_.gradients(); }
+
+ private:
+  void fill_targets(batch const& b) {
+    constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
+    targets_.clear();
+    for (int i = 0; i < b.size; ++i) {
+      int const label = b.labels[std::size_t(i)];
+      if (b.maps.empty())
+        targets_.add(label, sizes<C>::tokens);
+      else
+        targets_.add(b.map_at(i), b.crops[std::size_t(i)], label, height, width, options_.crops);
+    }
+  }
+
+  model<C, Context>& net_;
+  optimizer<C, Context>& optimiser_;
+  ema<C, Context>& average_;
+  step_options options_;
+  training_pass<C, Context> pass_;
+  sparse_targets<scalar> targets_;
+  std::vector<scalar> pictures_;
+  step_result result_;
+  std::optional<step_result> done_;
+};
+
+}  // namespace dm2
