@@ -1,0 +1,118 @@
+/// @file
+/// State-space duality, backward, alone or inside a model. This header is all that a caller needs.
+///
+/// Saved: nothing but the scan's operands. Computed again: decays, scores C B^T, and the states where there are any.
+/// Two forms, by the same numbers as the scan's (ssd_backward_operands.cuh says what a form is):
+///  - quadratic (ssd_backward_quadratic.cuh): short sequences of 16-bit numbers on the tensor cores;
+///  - chunks in float (ssd_backward_general.cuh): everything else.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/error.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/partial_sums.cuh>
+#include <dm2/cuda/ssd.cuh>
+#include <dm2/cuda/ssd_backward_general.cuh>
+#if __has_include(<dm2/cuda/ssd_backward_quadratic.cuh>)
+#include <dm2/cuda/ssd_backward_quadratic.cuh>
+#define DM2_SSD_BACKWARD_QUADRATIC
+#endif
+
+#include <cstddef>
+#include <type_traits>
+
+namespace dm2::cuda {
+
+/// Gradients of ssd over a batch of sequences. T as in ssd_input; those of dt, A and D are float.
+template <mixer_shape M, class T>
+struct ssd_gradient {
+  rows<T, M.d_inner(), space::device> x;           ///< (=)
+  rows<float, M.heads, space::device> dt;          ///< (=)
+  block<float, space::device, M.heads> a;          ///< (+=)
+  rows<T, M.groups * M.d_state, space::device> b;  ///< (=)
+  rows<T, M.groups * M.d_state, space::device> c;  ///< (=)
+  block<float, space::device, M.heads> d;          ///< (+=)
+};
+
+namespace detail {
+
+/// f with the form of the scan's backward that takes these operands.
+template <mixer_shape M, class T, class F>
+auto with_ssd_backward_form([[maybe_unused]] ssd_backward_operands<M, T> const& p,
+                            [[maybe_unused]] device_properties const& device, F const& f) {
+#ifdef DM2_SSD_BACKWARD_QUADRATIC
+  if constexpr (ssd_backward_quadratic<M, T>::possible) {
+    if (ssd_backward_quadratic<M, T>::fits(p, device)) return f(ssd_backward_quadratic<M, T>{});
+  }
+#endif
+  return f(ssd_backward_general<M, T>{});
+}
+
+/// Bytes of scratch of launch_ssd_backward.
+template <mixer_shape M, class T>
+std::size_t ssd_backward_scratch(ssd_backward_operands<M, T> const& p, device_properties const& device) {
+  return with_ssd_backward_form(
+      p, device, [&](auto form) { return decltype(form)::scratch_bytes(p.sequences, p.length, device); });
+}
+
+/// Enqueues the scan's backward; scratch from `memory`.
+template <mixer_shape M, class T>
+void launch_ssd_backward(ssd_backward_operands<M, T> const& p, arena& memory, device_properties const& device,
+                         cudaStream_t stream) {
+  arena_scope const scope{memory};
+  std::byte* const scratch = memory.template take<std::byte>(ssd_backward_scratch(p, device));
+  with_ssd_backward_form(p, device, [&](auto form) { decltype(form)::launch(p, scratch, device, stream); });
+}
+
+/// The operands of the public operation, but for where the sums for A and D go.
+template <mixer_shape M, class T>
+ssd_backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, ssd_gradient<M, T> const& grad,
+                                        int sequences) {
+  constexpr int inner = M.d_inner(), states = M.groups * M.d_state;
+  ssd_backward_operands<M, T> p{};
+  p.x = in.x.data, p.b = in.b.data, p.c = in.c.data, p.dy = dy;
+  p.dt = in.dt.data, p.a = in.a.data, p.d = in.d.data;
+  p.dx = grad.x.data, p.db = grad.b.data, p.dc = grad.c.data, p.ddt = grad.dt.data;
+  p.x_stride = p.dy_stride = p.dx_stride = inner;
+  p.b_stride = p.c_stride = p.db_stride = p.dc_stride = states;
+  p.sequences = p.set_size = sequences, p.length = in.length;
+  return p;
+}
+
+}  // namespace detail
+
+/// The gradient of ssd.
+///
+/// Shapes   ssd_input, ssd_gradient; dy [B L, H P]. Any L >= 1.
+/// Writes   as ssd_gradient says; no gradient overlaps an input. The same input on the same device gives the same bits.
+/// Forms    quadratic for T of 16 bits and sizes that its tiles divide, where every pointer is at a multiple of 16 bytes;
+///          in chunks of 64 tokens in float otherwise.
+/// Scratch  In chunks: for each sequence, head and 64 tokens 8 N P + 16400 bytes, at most about 256 MB.
+/// Throws   shape_error if the operands disagree; nothing is written then.
+/// Source   Dao & Gu 2024 (arXiv 2405.21060); the equations: ssd_backward_general.cuh.
+template <mixer_shape M, class T, precision P>
+void ssd_backward(context<P>& ctx, ssd_input<M, T> const& in,
+                  std::type_identity_t<rows<T const, M.d_inner(), space::device>> dy, ssd_gradient<M, T> const& grad) {
+  static_assert(M.heads % M.groups == 0, "dm2::cuda::ssd_backward: groups must divide heads");
+  int const count = in.sequences();
+  require_extent("ssd_backward.dy rows", dy.count, in.x.count);
+  require_extent("ssd_backward.grad.x rows", grad.x.count, in.x.count);
+  require_extent("ssd_backward.grad.dt rows", grad.dt.count, in.x.count);
+  require_extent("ssd_backward.grad.b rows", grad.b.count, in.x.count);
+  require_extent("ssd_backward.grad.c rows", grad.c.count, in.x.count);
+  std::size_t const sums = std::size_t(count) * M.heads;
+  auto operands = detail::operands_of<M, T>(in, dy.data, grad, count);
+  if (!ctx.reserve(2 * sums * sizeof(float) + detail::ssd_backward_scratch(operands, ctx.device()) +
+                   2 * arena::alignment) ||
+      count == 0)
+    return;
+  arena_scope const scope{ctx.shared()};
+  operands.da = ctx.shared().template take<float>(2 * sums), operands.d_skip = operands.da + sums;
+  detail::launch_ssd_backward(operands, ctx.shared(), ctx.device(), ctx.stream());
+  detail::add_parts("ssd_backward: A", ctx.stream(), operands.da, count, M.heads, grad.a.data);
+  detail::add_parts("ssd_backward: D", ctx.stream(), operands.d_skip, count, M.heads, grad.d.data);
+}
+
+}  // namespace dm2::cuda
