@@ -40,6 +40,8 @@ class context {
   /// What the stem's training forward leaves for its backward.
   template <stem_shape S>
   using stem_saved = dm2::stem_saved<S, T>;
+  /// Whether the loss takes the patches' logits as the mixed tokens left them: here they are mixed back first.
+  static constexpr bool loss_takes_mixed = false;
   using buffer = host_memory;                   ///< what owns memory of this backend
   static constexpr space memory = space::host;  ///< where views of this backend point
 

@@ -3,17 +3,20 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
+#include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/device.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/product_plans.cuh>
+#include <dm2/cuda/stem_train_saved.cuh>
 
 #include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <stdexcept>
+#include <type_traits>
 #include <utility>
 
 namespace dm2::cuda {
@@ -35,6 +38,11 @@ class context {
   using element = cuda::element<P>;               ///< the type of the other activations
   using buffer = device_memory;                   ///< what owns memory of this backend
   static constexpr space memory = space::device;  ///< where views of this backend point
+  /// What the stem's training forward leaves for its backward.
+  template <stem_shape S>
+  using stem_saved = cuda::stem_saved<S, element>;
+  /// Whether the loss takes the patches' logits as the mixed tokens left them, so that they need not be mixed back.
+  static constexpr bool loss_takes_mixed = true;
 
   /// On the current device; `stream` is the caller's and outlives the context, null is the default stream.
   ///
@@ -56,6 +64,19 @@ class context {
   [[nodiscard]] cublasLtHandle_t blas() const { return blas_.get(); }
   /// How products run that have run before, and their workspace.
   [[nodiscard]] detail::product_plans& products() { return products_; }
+
+  /// From now on products read copies[i] in the place of parameters[i]. Both are the caller's, on the device.
+  void set_copies(float const* parameters, element const* copies) {
+    parameters_ = parameters;
+    copies_ = copies;
+  }
+  /// What a product reads in the place of p, a parameter of those that set_copies named; in float p itself.
+  [[nodiscard]] element const* copy_of(float const* p) const {
+    if constexpr (std::is_same_v<element, float>)
+      return p;
+    else
+      return p == nullptr ? nullptr : copies_ + (p - parameters_);
+  }
 
   /// Grows the scratch memory to `bytes` for an operation. An operation calls this first, and returns at once where the
   /// answer is false: then only its memory is asked for.
@@ -94,6 +115,8 @@ class context {
   std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, detail::blas_release> blas_;
   detail::product_plans products_;
   bool planning_ = false;
+  float const* parameters_ = nullptr;
+  element const* copies_ = nullptr;
   device_memory memory_;
   arena shared_;
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gemm.cuh>
@@ -10,6 +11,25 @@
 #include <type_traits>
 
 namespace dm2::cuda {
+
+/// The parameters that a product reads in the place of p: the context's copies of the matrices.
+template <precision P, int N, int K>
+linear_parameters<float const, N, K, space::device, element<P> const> operand(
+    context<P>& ctx, linear_parameters<float const, N, K, space::device> const& p) {
+  return {block<element<P> const, space::device, N, K>{ctx.copy_of(p.weight.data)}, p.bias};
+}
+/// @copydoc operand
+template <precision P, int N, int K>
+norm_projection<float const, N, K, space::device, element<P> const> operand(
+    context<P>& ctx, norm_projection<float const, N, K, space::device> const& p) {
+  return {p.norm, operand(ctx, p.in)};
+}
+/// @copydoc operand
+template <precision P, int K, int D>
+head_parameters<float const, K, D, space::device, element<P> const> operand(
+    context<P>& ctx, head_parameters<float const, K, D, space::device> const& p) {
+  return {operand(ctx, p.cls), operand(ctx, p.aux)};
+}
 
 /// y = x w^T + bias
 ///

@@ -101,7 +101,8 @@ void forward_heads(Context& ctx, network_view<C, T const, S> net, evaluation_pla
   evaluation_heads(ctx, features, head_operands(net), logits, sizes<C>::length);
 }
 
-/// Training forward: plan.cls and plan.aux receive the logits, the patches' mixed back to their own samples. The batch
+/// Training forward: plan.cls and plan.aux receive the logits, the patches' mixed back to their own samples unless
+/// the backend's loss does without. The batch
 /// is the plan's; BatchNorm uses the batch's statistics and moves the running ones in `net`. `box` is what the
 /// backend's mix_tokens takes.
 template <config C, class Context, class T, space S, class Pictures, class Box>
@@ -121,7 +122,7 @@ void forward_train(Context& ctx, network_view<C, T, S> net, Pictures const& pict
   rows<E, C.classes, S> const aux{plan.aux, patches};
   training_heads(ctx, rows<E, C.dim, S>{plan.trunk.features, plan.trunk.count}, operand(ctx, head_operands(weights)),
                  rows<T, C.classes, S>{plan.cls, batch}, aux, sizes<C>::length);
-  mix_tokens(ctx, aux, height, width, box);
+  if constexpr (!Context::loss_takes_mixed) mix_tokens(ctx, aux, height, width, box);
 }
 
 /// Backward from plan.dcls and plan.daux (the gradients of what forward_train left in cls and aux). Adds to grad;
@@ -136,7 +137,7 @@ void backward(Context& ctx, network_view<C, T const, S> net, Pictures const& pic
   rows<T, C.classes, S> const dcls{plan.dcls, batch};
   rows<E, C.classes, S> const daux{plan.daux, patches};
   rows<E, C.dim, S> const features{plan.trunk.features, plan.trunk.count}, dfeatures{plan.dfeatures, plan.trunk.count};
-  mix_tokens(ctx, daux, height, width, box);
+  if constexpr (!Context::loss_takes_mixed) mix_tokens(ctx, daux, height, width, box);
   training_heads_backward(ctx, features, operand(ctx, head_operands(net)), dcls, daux, dfeatures, head_operands(grad),
                           sizes<C>::length);
   trunk_backward(ctx, net, plan.trunk, rows<E const, C.dim, S>{dfeatures}, plan.gradient, grad);
