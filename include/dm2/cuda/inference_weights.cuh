@@ -9,6 +9,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem.cuh>
+#include <dm2/cuda/transfer.cuh>
 #include <dm2/model/blocks.hpp>
 #include <dm2/model/config.hpp>
 #include <dm2/model/network.hpp>
@@ -20,13 +21,6 @@
 #include <type_traits>
 
 namespace dm2::cuda::detail {
-
-/// to[i] = from[i], rounded.
-template <class T>
-__global__ void __launch_bounds__(256) round_kernel(float const* from, T* to, std::size_t n) {
-  std::size_t const i = std::size_t(blockIdx.x) * 256 + threadIdx.x;
-  if (i < n) to[i] = from_float<T>(from[i]);
-}
 
 /// merged [D, 2 I] = [forward | backward'] / 2, columns times the norms' weights: the mixer's output projection reads
 /// rows that are normed but for these. backward' is backward reversed in both axes where Reverse.
@@ -87,10 +81,7 @@ struct inference_weights {
   void fill(context<P>& ctx, std::span<float const> host) const {
     check(cudaMemcpyAsync(state, host.data(), host.size() * sizeof(float), cudaMemcpyHostToDevice, ctx.stream()),
           "weights: copy");
-    if constexpr (!std::is_same_v<T, float>) {
-      launch("weights: round", round_kernel<T>, {unsigned((host.size() + 255) / 256), 256}, ctx.stream(), state,
-             operands, host.size());
-    }
+    if constexpr (!std::is_same_v<T, float>) round(ctx, state, host.size(), operands);
     std::array<float, inner> one;
     one.fill(1.f);
     check(cudaMemcpyAsync(ones, one.data(), sizeof(one), cudaMemcpyHostToDevice, ctx.stream()), "weights: copy");
