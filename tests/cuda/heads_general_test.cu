@@ -131,6 +131,18 @@ TEST_CASE("heads_general: a head whose logits are a view of nothing is not compu
   for (double v : g.cls.read()) CHECK(v != v);
 }
 
+TEST_CASE_TEMPLATE("heads_general: training logits may be of the context's element", P, in_bf16, in_fp16) {
+  using T = cuda::element<P::value>;
+  head_case<P::value, 40, 96> f{2, 65}, g{2, 65};
+  device_array<T> const cls{f.cls.size()}, aux{f.aux.size()};
+  cuda::training_heads(f.ctx, f.dx.template as_rows<96>(), f.parameters(), cls.template as_rows<40>(),
+                       aux.template as_rows<40>(), 65);
+  g.forward();
+  CHECK(relative_error(cls.read(), g.cls.read()) < rounding_tolerance<T>);
+  CHECK(relative_error(aux.read(), g.aux.read()) < rounding_tolerance<T>);
+  CHECK((cls.margins_untouched() && aux.margins_untouched()));
+}
+
 TEST_CASE("heads_general: a plan takes the memory of a run, and two runs give the same bits") {
   head_case<cuda::precision::bf16, 40, 96> f{3, 197};
   f.ctx.plan([&] {

@@ -10,6 +10,7 @@
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/linear.cuh>
 #include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/patches.cuh>
 #include <dm2/cuda/sequences.cuh>
 
 #include <algorithm>
@@ -54,24 +55,6 @@ __global__ void __launch_bounds__(256)
   best[at] = last ? (most + bias[k]) / 2 : most;
 }
 
-/// Rows of patches in one piece: patches [B (L - 1), width] = features without token `middle` of each sequence.
-template <class T>
-__global__ void __launch_bounds__(256)
-    gather_patches_kernel(T const* features, T* patches, std::size_t count, int width, int length, int middle) {
-  std::size_t const at = std::size_t{blockIdx.x} * 256 + threadIdx.x, row = at / std::size_t(width);
-  if (row >= count) return;
-  std::size_t const picture = row / std::size_t(length - 1), patch = row % std::size_t(length - 1);
-  std::size_t const source = picture * std::size_t(length) + patch + (patch >= std::size_t(middle) ? 1 : 0);
-  patches[at] = features[source * std::size_t(width) + at % std::size_t(width)];
-}
-
-/// The class tokens [B, D] of features [B L, D], where they lie.
-template <class T, int D>
-matrix<T> class_tokens(rows<T, D, space::device> features, int batch, int length) {
-  std::ptrdiff_t const first = std::ptrdiff_t{(length - 1) / 2} * D;
-  return {features.data == nullptr ? nullptr : features.data + first, batch, D, std::int64_t{length} * D};
-}
-
 /// logits = head(class token) + max over patches of aux_head(patch) / 2
 ///
 /// Shapes   features [B L, D], class token at (L - 1) / 2, at least one patch; logits [B, K].
@@ -112,15 +95,18 @@ void evaluation_heads_general(context<P>& ctx, std::type_identity_t<rows<element
 
 /// cls = head(class token), aux = aux_head(patch) for every patch.
 ///
-/// Shapes   features [B L, D]; cls [B, K]; aux [B (L - 1), K].
+/// Shapes   features [B L, D]; cls [B, K]; aux [B (L - 1), K]. Each is float, or of the context's element: its sums are
+///          float, and rounded once, but for the bias, which is rounded before.
 /// Writes   cls, aux (=). Either may be a view of nothing, and is not computed then.
+/// Scratch  the patches' features in one piece.
 /// Throws   shape_error if the row counts disagree; nothing is written then.
-template <precision P, int K, int D>
+template <precision P, int K, int D, class C = float, class A = float>
 void training_heads(context<P>& ctx, std::type_identity_t<rows<element<P> const, D, space::device>> features,
                     head_parameters<float const, K, D, space::device, element<P> const> const& p,
-                    std::type_identity_t<rows<float, K, space::device>> cls,
-                    std::type_identity_t<rows<float, K, space::device>> aux, int length) {
+                    rows<C, K, space::device> cls, rows<A, K, space::device> aux, int length) {
   using T = element<P>;
+  static_assert((std::is_same_v<C, float> || std::is_same_v<C, T>)&&(std::is_same_v<A, float> || std::is_same_v<A, T>),
+                "dm2::cuda::training_heads: logits must be float, or of the context's element");
   int const batch = detail::whole_sequences("training_heads.features", features.count, length);
   std::size_t const patches = features.count - std::size_t(batch);
   if (cls.data != nullptr) require_extent("training_heads.cls rows", cls.count, std::size_t(batch));
@@ -129,16 +115,14 @@ void training_heads(context<P>& ctx, std::type_identity_t<rows<element<P> const,
   if (batch == 0) return;
   if (cls.data != nullptr || !run)
     gemm<op::plain, op::transposed>(ctx, detail::class_tokens(features, batch, length), detail::as_matrix(p.cls.weight),
-                                    matrix<float>{cls.data, batch, K}, {nullptr, p.cls.bias.data});
+                                    matrix<C>{cls.data, batch, K}, {nullptr, p.cls.bias.data});
   if ((aux.data == nullptr && run) || patches == 0) return;
   arena_scope const scope{ctx.shared()};
   rows<T, D, space::device> const gathered{ctx.shared().template take<T>(patches * D), patches};
-  if (run) {
-    detail::launch("training_heads: patches", detail::gather_patches_kernel<T>,
-                   {detail::blocks_for(patches * D, 256), 256}, ctx.stream(), features.data, gathered.data, patches, D,
-                   length, (length - 1) / 2);
-  }
-  linear(ctx, gathered, p.aux.weight, p.aux.bias, rows<float, K, space::device>{aux.data, patches});
+  if (run)
+    detail::move_patches<detail::patch_move::gather, D>("training_heads: patches", ctx.stream(), features.data,
+                                                        gathered.data, patches, length);
+  linear(ctx, gathered, p.aux.weight, p.aux.bias, rows<A, K, space::device>{aux.data, patches});
 }
 
 }  // namespace dm2::cuda

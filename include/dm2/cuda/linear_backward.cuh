@@ -43,8 +43,8 @@ std::size_t linear_backward_scratch(std::size_t rows, int width) {
   return operand + column_sums_scratch(rows, width);
 }
 
-/// dx = dy w, dw += dy^T x, db += sum_r dy, with x and dx anywhere in memory; dy has no gaps. dx may be null, or of no
-/// rows, and db null. The caller has reserved linear_backward_scratch, and there is a row.
+/// dx = dy w, dw += dy^T x, db += sum_r dy, with x and dx anywhere in memory; dy has no gaps. dx may be x, null, or
+/// of no rows, and db null. The caller has reserved linear_backward_scratch, and there is a row.
 template <precision P, class T, class G, class U>
 void linear_gradients(context<P>& ctx, matrix<T const> x, matrix<T const> w, matrix<G const> dy, matrix<U> dx,
                       matrix<float> dw, float* db) {
@@ -59,8 +59,8 @@ void linear_gradients(context<P>& ctx, matrix<T const> x, matrix<T const> w, mat
     operand.data = memory;
     if (run) round_numbers("linear_backward: rounding", ctx.stream(), dy.data, n, memory);
   }
-  if (dx.rows != 0 && (dx.data != nullptr || !run)) gemm<op::plain, op::plain>(ctx, operand, w, dx);
   gemm<op::transposed, op::plain>(ctx, operand, x, dw, {dw.data});
+  if (dx.rows != 0 && (dx.data != nullptr || !run)) gemm<op::plain, op::plain>(ctx, operand, w, dx);
   if (db != nullptr && run)
     add_column_sums("linear_backward: bias", ctx.stream(), ctx.shared(), dy.data, std::size_t(dy.rows), int(dy.cols),
                     db);
