@@ -1,0 +1,201 @@
+/// @file
+/// A block of the scan's backward in the quadratic form: its sizes, its shared memory, and what it copies there. See
+/// ssd_backward_quadratic.cuh.
+#pragma once
+
+#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/ssd_backward_operands.cuh>
+#include <dm2/cuda/ssd_tile.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail::scan {
+
+/// The tiles of 16 tokens below the diagonal of a triangle with `tiles` on the diagonal.
+__host__ __device__ constexpr int tiles_below(int tiles) { return tiles * (tiles - 1) / 2; }
+
+/// How a block computes: 16 warps, each with one tile of 16 tokens (its rows of dx, d dt, dB and dC, its tile on the
+/// diagonal), and with at most `Slots` tiles below the diagonal, whose gradient stays in registers over all heads.
+template <mixer_shape M, class T, int Slots>
+struct backward_quadratic_traits {
+  using element = T;
+  using sizes = ssd_backward_sizes<M>;
+  using operands = ssd_backward_operands<M, T>;
+  static constexpr int warps = 16, threads = 32 * warps, slots = Slots;
+  /// Columns of a head at a time: a unit. Every result is a sum over them, or theirs alone.
+  static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice;
+  static constexpr int units = sizes::per_group * slices, steps = slice / 16, pitch = 2 * slice + 16;
+  /// States of B and C at a time.
+  static constexpr int part = widest_slice(sizes::state, 64), parts = sizes::state / part;
+  static constexpr int part_steps = part / 16, part_pitch = 2 * part + 16;
+
+  /// Tiles of a sequence that the slots suffice for.
+  static constexpr int most_tiles() {
+    int tiles = 1;
+    while (tiles < warps && tiles_below(tiles + 1) <= warps * Slots) ++tiles;
+    return tiles;
+  }
+};
+
+/// Byte offsets into a block's shared memory; the scores are at 0, in the order of their tiles' rows. A 16 x 16 tile is
+/// four 8 x 8 matrices in the order of an A fragment's registers, so that ldmatrix reads it, or its transpose, at
+/// 16 bytes a lane.
+///
+/// Parts of B and C, and then dB and dC on their way out, lie over everything from `decayed` to `vectors`, before the
+/// first and after the last unit.
+template <class Tr>
+struct backward_quadratic_layout {
+  int tiles;       ///< of 16 tokens
+  int stages;      ///< units whose operands are there at a time, 1 or 2
+  int decayed;     ///< the unit's scores with their decay, as the scores
+  int operands;    ///< x, then dy of a unit
+  int stage;       ///< bytes of a unit's operands
+  int vectors;     ///< decay_vectors, twice
+  int rectangles;  ///< [tokens] floats
+  int row_sums;    ///< [tiles below the diagonal, 16] floats
+  int tile_sums;   ///< [tiles below the diagonal] floats
+  int totals;      ///< [16 warps, heads] pairs of floats, sums for A and D
+  int bytes;
+
+  __host__ __device__ backward_quadratic_layout(int length, int units_at_a_time)
+      : tiles{(length + 15) / 16},
+        stages{units_at_a_time},
+        decayed{tiles_below(tiles + 1) * fragment_bytes},
+        operands{2 * decayed},
+        stage{2 * rows() * Tr::pitch} {
+    int const units_end = operands + stages * stage, parts_end = patch(Tr::warps);
+    vectors = units_end > parts_end ? units_end : parts_end;
+    rectangles = vectors + 2 * rows() * 16;
+    row_sums = rectangles + rows() * 4;
+    tile_sums = row_sums + tiles_below(tiles) * 64;
+    totals = tile_sums + tiles_below(tiles) * 4;
+    bytes = totals + Tr::warps * Tr::sizes::per_group * 8;
+  }
+  __host__ __device__ int rows() const { return tiles * 16; }
+  /// A part of B, and of C behind it.
+  __host__ __device__ int part(int index) const { return decayed + index * 2 * rows() * Tr::part_pitch; }
+  /// 16 rows of a part for each warp.
+  __host__ __device__ int patch(int warp) const { return part(stages) + warp * 16 * Tr::part_pitch; }
+};
+
+/// A head's steps and decays, an array of a float a token each. With c the sum of dt A log2(e) up to and with a token,
+/// and e that sum at the end of the token's tile:
+template <class Tr>
+struct decay_vectors {
+  float *c, *dt;
+  float* rest;       ///< exp2(e - c), what is left of a token at the end of its tile
+  float* rest_step;  ///< times dt
+
+  __device__ decay_vectors(unsigned char* shared, backward_quadratic_layout<Tr> const& at, int unit)
+      : c{reinterpret_cast<float*>(shared + at.vectors) + (unit & 1) * 4 * at.rows()},
+        dt{c + at.rows()},
+        rest{dt + at.rows()},
+        rest_step{rest + at.rows()} {}
+};
+
+/// A thread's place in the work.
+template <class Tr>
+struct backward_quadratic_block {
+  using sizes = typename Tr::sizes;
+  typename Tr::operands const& p;
+  backward_quadratic_layout<Tr> const& at;
+  unsigned char* shared;
+  int warp, lane;
+
+  __device__ backward_quadratic_block(typename Tr::operands const& all, backward_quadratic_layout<Tr> const& layout,
+                                      unsigned char* memory)
+      : p{all}, at{layout}, shared{memory}, warp{int(threadIdx.x) >> 5}, lane{int(threadIdx.x) & 31} {}
+  [[nodiscard]] __device__ int sequence() const { return int(blockIdx.x) / sizes::groups; }
+  [[nodiscard]] __device__ int group() const { return int(blockIdx.x) % sizes::groups; }
+  /// The row of a token of the sequence.
+  [[nodiscard]] __device__ std::size_t row(int token) const {
+    return std::size_t(sequence()) * std::size_t(p.length) + std::size_t(token);
+  }
+  /// Whether a tile of tokens is this warp's.
+  [[nodiscard]] __device__ bool has_tile() const { return warp < at.tiles; }
+  [[nodiscard]] __device__ int head(int unit) const { return group() * sizes::per_group + unit / Tr::slices; }
+  [[nodiscard]] __device__ int column(int unit) const {
+    return head(unit) * sizes::headdim + unit % Tr::slices * Tr::slice;
+  }
+  /// A and D of a unit's head.
+  [[nodiscard]] __device__ int parameter(int unit) const { return sequence() / p.set_size * sizes::heads + head(unit); }
+  /// A unit's x in shared memory.
+  [[nodiscard]] __device__ unsigned char* x(int unit) const {
+    return shared + at.operands + (at.stages == 2 ? unit & 1 : 0) * at.stage;
+  }
+  [[nodiscard]] __device__ unsigned char* dy(int unit) const { return x(unit) + at.rows() * Tr::pitch; }
+  /// The tile (i, j), i >= j, of those that start at byte `from`.
+  [[nodiscard]] __device__ unsigned char* tile(int from, int i, int j) const {
+    return shared + from + (tiles_below(i + 1) + j) * fragment_bytes;
+  }
+  /// The warp's sums for A and D of a unit's head.
+  [[nodiscard]] __device__ float2& totals(int unit) const {
+    return reinterpret_cast<float2*>(shared + at.totals)[warp * sizes::per_group + unit / Tr::slices];
+  }
+  /// Where a lane reads ldmatrix's row of an A operand [16, 16], or of a transposed B operand.
+  [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
+    return std::uint32_t((lane & 15) * pitch + (lane >> 4) * 16);
+  }
+  /// Where a lane reads ldmatrix's row of a B operand whose columns are rows in memory.
+  [[nodiscard]] __device__ std::uint32_t column_operand(int pitch) const {
+    return std::uint32_t(((lane >> 4) * 8 + (lane & 7)) * pitch + (lane >> 3 & 1) * 16);
+  }
+};
+
+/// Starts the copy of `Width` columns of the sequence to shared memory; zeros behind its end.
+template <int Width, class Tr>
+__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, typename Tr::element const* from, int stride,
+                                 unsigned char* to) {
+  constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
+  from += k.row(0) * std::size_t(stride);
+  int start = int(threadIdx.x);
+  hide(start);
+#pragma unroll 1
+  for (int i = start; i < k.at.rows() * pieces; i += Tr::threads) {
+    int const row = i / pieces, piece = i % pieces;
+    bool const inside = row < k.p.length;
+    copy_async(shared_address(to + row * pitch + piece * 16), from + std::size_t(inside ? row : 0) * stride + piece * 8,
+               inside);
+  }
+}
+
+/// Starts the copy of a unit's operands.
+template <class Tr>
+__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, int unit) {
+  copy_rows<Tr::slice>(k, k.p.x + k.column(unit), k.p.x_stride, k.x(unit));
+  copy_rows<Tr::slice>(k, k.p.dy + k.column(unit), k.p.dy_stride, k.dy(unit));
+}
+
+/// One warp: a unit's decay_vectors. As in the forward scan a step counts at most 160.
+template <class Tr>
+__device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int unit) {
+  constexpr int run = 8;  // tokens of a lane
+  int const t0 = k.lane * run;
+  float const rate = k.p.a[k.parameter(unit)] * log2_e;
+  float const* const from = k.p.dt + k.row(0) * Tr::sizes::heads + k.head(unit);
+  float dt[run], c[run], sum = 0;
+#pragma unroll
+  for (int i = 0; i < run; ++i) dt[i] = t0 + i < k.p.length ? __ldg(from + (t0 + i) * Tr::sizes::heads) : 0.f;
+#pragma unroll
+  for (int i = 0; i < run; ++i) c[i] = sum += fmaxf(dt[i] * rate, -160.f);
+#pragma unroll
+  for (int o = 1; o < 32; o *= 2) {
+    float const lower = __shfl_up_sync(~0u, sum, o);
+    if (k.lane >= o) sum += lower;
+  }
+  float before = __shfl_up_sync(~0u, sum, 1);
+  if (k.lane == 0) before = 0;
+#pragma unroll
+  for (int i = 0; i < run; ++i) c[i] += before;
+  float const end = __shfl_sync(~0u, c[run - 1], k.lane | 1);
+  if (t0 >= k.at.rows()) return;
+  decay_vectors<Tr> const to{k.shared, k.at, unit};
+#pragma unroll
+  for (int i = 0; i < run; ++i) {
+    float const rest = exp2_fast(end - c[i]);
+    to.c[t0 + i] = c[i], to.dt[t0 + i] = dt[i], to.rest[t0 + i] = rest, to.rest_step[t0 + i] = rest * dt[i];
+  }
+}
+
+}  // namespace dm2::cuda::detail::scan
