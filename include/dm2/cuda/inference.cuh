@@ -48,7 +48,9 @@ class inference_trunk {
   using T = element<P>;
 
   inference_trunk(context<P>& ctx, inference_weights<C, P> const& weights, inference_plan<C, P> const& plan)
-      : ctx_{ctx}, weights_{weights}, plan_{plan}, net_{weights.view()} {}
+      : ctx_{ctx}, weights_{weights}, plan_{plan}, net_{weights.view()} {
+    weights.use(ctx_);
+  }
 
   /// From the tokens in plan.residual to plan.features.
   void run() {
@@ -84,15 +86,14 @@ class inference_trunk {
   }
   template <class Block>
   [[nodiscard]] norm_projection<float const, Block::wide, C.dim, space::device, T const> input(int layer) const {
-    auto const p = Block::in(net_, layer);
-    return {p.norm, weights_.operand(p.in)};
+    return dm2::cuda::operand(ctx_, Block::in(net_, layer));
   }
   template <class Block>
   [[nodiscard]] linear_parameters<float const, C.dim, Block::inner, space::device, T const> output(int layer) {
     if constexpr (is_mixer<Block>)
       return {block<T const, space::device, C.dim, Block::inner>{weights_.merged[std::size_t(layer)]}, {}};
     else
-      return weights_.operand(Block::out(ctx_, net_, layer, static_cast<float*>(nullptr)));
+      return Block::out(ctx_, net_, layer, static_cast<T*>(nullptr));
   }
 
   /// One block's core. True if what it wrote still lacks its norm's factor.
@@ -182,11 +183,9 @@ void inference_features(context<P>& ctx, inference_weights<C, P> const& weights,
 template <config C, precision P>
 void inference_heads(context<P>& ctx, inference_weights<C, P> const& weights, inference_plan<C, P> const& plan,
                      rows<float, C.classes, space::device> logits) {
-  auto const p = dm2::detail::head_operands(weights.view());
-  head_parameters<float const, C.classes, C.dim, space::device, element<P> const> const operands{
-      weights.operand(p.cls), weights.operand(p.aux)};
-  evaluation_heads(ctx, rows<element<P>, C.dim, space::device>{plan.features, plan.count}, operands, logits,
-                   sizes<C>::length);
+  weights.use(ctx);
+  evaluation_heads(ctx, rows<element<P>, C.dim, space::device>{plan.features, plan.count},
+                   operand(ctx, dm2::detail::head_operands(weights.view())), logits, sizes<C>::length);
 }
 
 }  // namespace dm2::cuda::detail

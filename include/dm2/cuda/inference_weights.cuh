@@ -63,19 +63,8 @@ struct inference_weights {
     return network_view<C, float const, space::device>{state};
   }
 
-  /// A matrix of the state as products read it.
-  template <int... E>
-  [[nodiscard]] block<T const, space::device, E...> operand(block<float const, space::device, E...> b) const {
-    if constexpr (std::is_same_v<T, float>)
-      return b;
-    else
-      return block<T const, space::device, E...>{operands + (b.data - state)};
-  }
-  template <int N, int K>
-  [[nodiscard]] linear_parameters<float const, N, K, space::device, T const> operand(
-      linear_parameters<float const, N, K, space::device> const& p) const {
-    return {operand(p.weight), p.bias};
-  }
+  /// From now on the context's products read these matrices.
+  void use(context<P>& ctx) const { ctx.set_copies(state, operands); }
 
   /// From the state on the host. Waits until the device has it.
   void fill(context<P>& ctx, std::span<float const> host) const {

@@ -38,6 +38,8 @@ class model<C, cuda::context<P>> {
  public:
   using scalar = float;              ///< the type of parameters, pictures and logits
   using context = cuda::context<P>;  ///< the backend's context
+  /// The context of operations on state(), which is on the host.
+  using state_context = cpu::context<float>;
   static constexpr config configuration = C;
   static constexpr std::size_t pixels = std::size_t(sizes<C>::pixels);  ///< numbers of one picture
   static constexpr std::size_t classes = std::size_t(C.classes);        ///< logits of one picture
@@ -71,6 +73,9 @@ class model<C, cuda::context<P>> {
   [[nodiscard]] std::span<std::int64_t const> counters() const { return counters_; }
   /// The context that every operation of this model runs with.
   [[nodiscard]] context& ctx() { return context_; }
+
+  /// The context of operations on state().
+  [[nodiscard]] state_context& state_ctx() { return state_context_; }
 
   /// Plans memory for evaluations of up to `batch` pictures.
   void reserve(int batch) {
@@ -204,11 +209,9 @@ class model<C, cuda::context<P>> {
 
   void patch_logits(plan const& p, float* patches, int batch) {
     weights const w = weights_view();
-    auto const heads = detail::head_operands(w.view());
     std::size_t const n = std::size_t(batch);
     training_heads(context_, rows<cuda::element<P>, C.dim, space::device>{p.trunk.features, p.trunk.count},
-                   head_parameters<float const, C.classes, C.dim, space::device, cuda::element<P> const>{
-                       w.operand(heads.cls), w.operand(heads.aux)},
+                   operand(context_, detail::head_operands(w.view())),
                    rows<float, C.classes, space::device>{p.logits, n},
                    rows<float, C.classes, space::device>{patches, n * sizes<C>::tokens}, sizes<C>::length);
   }
@@ -263,6 +266,7 @@ class model<C, cuda::context<P>> {
   cuda::stream stream_;
   cuda::event done_;
   context context_;
+  state_context state_context_{1};
   host_memory state_;
   cuda::device_memory weights_memory_, memory_;
   std::array<std::int64_t, counter_count<C>> counters_{};
