@@ -18,6 +18,7 @@ using namespace dm2::test;
 namespace {
 outcome classify(std::vector<std::string> arguments, std::string const& weights = ema_checkpoint) {
   if (!weights.empty()) arguments.insert(arguments.begin(), {"--weights", weights});
+  arguments.insert(arguments.begin(), {"--device", "cpu"});
   return run_program(DM2_CLASSIFY, arguments);
 }
 /// A file of ten names, two of which need quotes in CSV.
@@ -166,8 +167,9 @@ TEST_CASE("classify: what is wrong with the command line or the model is said, w
 TEST_CASE("classify: help and version are no errors, and full output is") {
   auto const help = run_program(DM2_CLASSIFY, {"--help"}), version = run_program(DM2_CLASSIFY, {"--version"});
   CHECK(help.code == 0);
-  for (char const* word : {"--weights", "--model", "--ema", "--raw", "--names", "--top", "--json", "--csv", "--heatmap",
-                           "--class", "--threads", "--batch", "Exit codes"})
+  for (char const* word :
+       {"--weights", "--model", "--ema", "--raw", "--names", "--top", "--json", "--csv", "--heatmap", "--class",
+        "--threads", "--batch", "--device", "--precision", "--workers", "--speed", "Exit codes"})
     CHECK(contains(help.out, word));
   CHECK(version.code == 0);
   CHECK(version.out == "classify (dm2) " DM2_PROJECT_VERSION "\n");

@@ -30,8 +30,8 @@ int redness(dm2::picture const& p, int y, int x) { return p.row(y)[3 * x] - p.ro
 TEST_CASE("heat map: has the picture's size, colour where the model looked and none elsewhere") {
   scratch_folder const folder;
   std::string const file = (folder / "map.png").string();
-  auto const got =
-      run_program(DM2_CLASSIFY, {"-w", ema_checkpoint, "images/photo.jpg", "--heatmap", file, "--class", "3"});
+  auto const got = run_program(
+      DM2_CLASSIFY, {"--device", "cpu", "-w", ema_checkpoint, "images/photo.jpg", "--heatmap", file, "--class", "3"});
   CHECK(got.code == 0);
   CHECK(contains(got.out, "heat map of class 3"));
   dm2::picture const map = dm2::read_image(file), photo = dm2::read_image(DM2_GOLDEN_DIR "/images/photo.jpg");
@@ -47,8 +47,9 @@ TEST_CASE("heat map: has the picture's size, colour where the model looked and n
 
 TEST_CASE("heat map: several pictures go to a folder, under their names") {
   scratch_folder const folder;
-  auto const got = run_program(DM2_CLASSIFY, {"-w", ema_checkpoint, "images/rgb.png", "images/photo.jpg",
-                                              "images/photo.jpg", "--csv", "--heatmap", folder.path().string()});
+  auto const got =
+      run_program(DM2_CLASSIFY, {"--device", "cpu", "-w", ema_checkpoint, "images/rgb.png", "images/photo.jpg",
+                                 "images/photo.jpg", "--csv", "--heatmap", folder.path().string()});
   CHECK(got.code == 0);
   CHECK(got.err == "");
   CHECK(folder.files() == 3);

@@ -35,14 +35,16 @@ TEST_CASE("quick start: the stored weights are small, and know the classes of pi
   CHECK(fs::file_size(weights) < 2'000'000);
   scratch_folder const here;
   CHECK(make_shapes(here, {"--seed", "4321", "--train", "14", "--val", "280"}).code == 0);
-  auto const run = run_program(DM2_EVALUATE, {"shapes", "-w", weights.string(), "--json"}, here.path());
+  auto const run =
+      run_program(DM2_EVALUATE, {"shapes", "--device", "cpu", "-w", weights.string(), "--json"}, here.path());
   REQUIRE(run.code == 0);
   auto const found = nlohmann::json::parse(run.out);
   CHECK(found["model"] == "quick");
   CHECK(found["samples"] == 280);
   CHECK(found["top1"].get<double>() >= 97);
-  auto const one =
-      run_program(DM2_CLASSIFY, {"-w", weights.string(), "shapes/val/star/shape_00010.png", "--json"}, here.path());
+  auto const one = run_program(DM2_CLASSIFY,
+                               {"--device", "cpu", "-w", weights.string(), "shapes/val/star/shape_00010.png", "--json"},
+                               here.path());
   CHECK(contains(one.out, R"("predictions":[{"class":10,"name":"star",)"));
 }
 

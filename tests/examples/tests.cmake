@@ -6,7 +6,8 @@ if(TARGET classify AND TARGET convert AND TARGET train AND TARGET evaluate AND T
   target_compile_definitions(dm2_examples_tests PRIVATE DM2_CLASSIFY="$<TARGET_FILE:classify>"
                              DM2_CONVERT="$<TARGET_FILE:convert>" DM2_TRAIN="$<TARGET_FILE:train>"
                              DM2_EVALUATE="$<TARGET_FILE:evaluate>"
-                             DM2_MAKE_SHAPES="$<TARGET_FILE:make_shapes>" DM2_PROJECT_VERSION="${PROJECT_VERSION}")
+                             DM2_MAKE_SHAPES="$<TARGET_FILE:make_shapes>" DM2_PROJECT_VERSION="${PROJECT_VERSION}"
+                             $<$<BOOL:${DM2_HAS_CUDA}>:DM2_EXAMPLES_CUDA=1>)
   add_dependencies(dm2_examples_tests classify convert train evaluate make_shapes)
   foreach(source ${sources})
     get_filename_component(name ${source} NAME)

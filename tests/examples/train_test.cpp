@@ -155,9 +155,9 @@ TEST_CASE("evaluate: counts agree with the run's own, in total and by class") {
   picture_folder const here;
   CHECK(here.train({}).code == 0);
   auto const epochs = lines_of(read_raw(here.folder / "runs/micro/epochs.csv"));
-  auto const run =
-      run_program(DM2_EVALUATE, {"data", "-w", "runs/micro/last.safetensors", "--json", "--per-class", "c.csv"},
-                  here.folder.path());
+  auto const run = run_program(
+      DM2_EVALUATE, {"data", "--device", "cpu", "-w", "runs/micro/last.safetensors", "--json", "--per-class", "c.csv"},
+      here.folder.path());
   CHECK(run.code == 0);
   auto const found = nlohmann::json::parse(run.out);
   CHECK(found["model"] == "micro");
