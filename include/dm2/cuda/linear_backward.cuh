@@ -7,34 +7,14 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gemm.cuh>
-#include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/partial_sums.cuh>
+#include <dm2/cuda/transfer.cuh>
 
 #include <cstddef>
 #include <type_traits>
 
 namespace dm2::cuda {
 namespace detail {
-
-/// to = from, rounded to U; N numbers a thread.
-template <int N, class U>
-__global__ void __launch_bounds__(256) round_kernel(float const* from, std::size_t packets, U* to) {
-  std::size_t const at = std::size_t{blockIdx.x} * 256 + threadIdx.x;
-  if (at >= packets) return;
-  packet<float, N> const v = load_packet<N>(from + at * N);
-  packet<U, N> out;
-#pragma unroll
-  for (int i = 0; i < N; ++i) out.v[i] = from_float<U>(v.v[i]);
-  store_packet<N>(to + at * N, out);
-}
-template <class U>
-void round_numbers(char const* name, cudaStream_t stream, float const* from, std::size_t n, U* to) {
-  if (n % 4 == 0 && packets_at<4>(from) && packets_at<4>(to))
-    launch(name, round_kernel<4, U>, {blocks_for(n / 4, 256), 256}, stream, from, n / 4, to);
-  else
-    launch(name, round_kernel<1, U>, {blocks_for(n, 256), 256}, stream, from, n, to);
-}
 
 /// Bytes of scratch that linear_gradients takes for `rows` rows of dy, of type G.
 template <class T, class G>
@@ -57,7 +37,7 @@ void linear_gradients(context<P>& ctx, matrix<T const> x, matrix<T const> w, mat
   } else {
     T* const memory = ctx.shared().template take<T>(n);
     operand.data = memory;
-    if (run) round_numbers("linear_backward: rounding", ctx.stream(), dy.data, n, memory);
+    round(ctx, dy.data, n, memory);
   }
   gemm<op::transposed, op::plain>(ctx, operand, x, dw, {dw.data});
   if (dx.rows != 0 && (dx.data != nullptr || !run)) gemm<op::plain, op::plain>(ctx, operand, w, dx);
@@ -73,7 +53,7 @@ void linear_gradients(context<P>& ctx, matrix<T const> x, matrix<T const> w, mat
 /// Shapes   as linear; db [N], or a view of nothing where there is no bias. dy is of the operands' type T, or float,
 ///          and then it is rounded for the products; dx is of type T, or float.
 /// Writes   dx (=), left alone if it is a view of nothing; dw, db (+=). Nothing overlaps.
-/// Sums     float, in an order that depends on the shape alone.
+/// Sums     float, in a fixed order: two runs give the same bits.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the row counts differ; nothing is written then.
 template <precision P, class T, class G, class U, int K, int N>

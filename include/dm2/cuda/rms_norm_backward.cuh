@@ -64,7 +64,7 @@ void norm_gradient(cudaStream_t stream, arena& scratch, norm_gradient_call<G, U>
 ///
 /// Shapes   x, dy, dx [R, C]; rstd [R] from the forward; w, dw [C]. dy is of the context's element, or float.
 /// Writes   dx (+=): on the residual stream the norm's gradient joins what passes beside it; dw (+=).
-/// Sums     float, in an order that depends on the shape alone.
+/// Sums     float, in a fixed order: two runs give the same bits.
 /// Stream   the context's; no synchronisation. x, dy and dx are read once and dx is written once.
 /// Throws   shape_error if the row counts differ; nothing is written then.
 template <precision P, int C, class G>
