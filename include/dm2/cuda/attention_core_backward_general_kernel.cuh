@@ -62,7 +62,7 @@ struct slabs {
 
 /// out[i][j] = a[row + ty 4 + i] . b[column + tx + 16 j], over a head's channels.
 template <class Tr, class T>
-__device__ inline void product_tile(head_tokens<T const> a, int row, head_tokens<T const> b, int column, int length,
+__device__ inline void tile_product(head_tokens<T const> a, int row, head_tokens<T const> b, int column, int length,
                                     int ty, int tx, slabs<Tr>& s, float (&out)[4][4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i)
@@ -130,8 +130,8 @@ __global__ void __launch_bounds__(Tr::threads)
   for (int i = 0; i < 4; ++i) most[i] = -INFINITY;
   for (int key = 0; key < length; key += Tr::tile) {
     float scores[4][4], slopes[4][4];
-    product_tile(at.q, at.tile, at.k, key, length, ty, tx, s, scores);
-    product_tile(at.dy, at.tile, at.v, key, length, ty, tx, s, slopes);
+    tile_product(at.q, at.tile, at.k, key, length, ty, tx, s, scores);
+    tile_product(at.dy, at.tile, at.v, key, length, ty, tx, s, slopes);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       float higher = most[i], sum = 0.f, weighed = 0.f;
@@ -177,8 +177,8 @@ __global__ void __launch_bounds__(Tr::threads)
   float dq[4][2 * Tr::slabs] = {};
   for (int key = 0; key < length; key += Tr::tile) {
     float scores[4][4], slopes[4][4];
-    product_tile(at.q, at.tile, at.k, key, length, ty, tx, s, scores);
-    product_tile(at.dy, at.tile, at.v, key, length, ty, tx, s, slopes);
+    tile_product(at.q, at.tile, at.k, key, length, ty, tx, s, scores);
+    tile_product(at.dy, at.tile, at.v, key, length, ty, tx, s, slopes);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -207,8 +207,8 @@ __global__ void __launch_bounds__(Tr::threads)
   float dk[4][2 * Tr::slabs] = {}, dv[4][2 * Tr::slabs] = {};
   for (int query = 0; query < length; query += Tr::tile) {
     float scores[4][4], slopes[4][4];  // rows are keys, columns queries
-    product_tile(at.k, at.tile, at.q, query, length, ty, tx, s, scores);
-    product_tile(at.v, at.tile, at.dy, query, length, ty, tx, s, slopes);
+    tile_product(at.k, at.tile, at.q, query, length, ty, tx, s, scores);
+    tile_product(at.v, at.tile, at.dy, query, length, ty, tx, s, slopes);
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       query_statistics const of_query = of_head[min(query + tx + 16 * j, length - 1)];

@@ -10,16 +10,16 @@
 namespace dm2::cuda::detail {
 
 /// Rows and columns of a block's product, its threads, and how much of K lies in shared memory at a time.
-inline constexpr int product_side = 64, product_threads = 256, product_slab = 16;
+inline constexpr int block_side = 64, block_threads = 256, block_slab = 16;
 
 /// The operands' slabs. Rows are 16 bytes longer than 64 numbers: stores down a column then meet two banks' owners only.
-struct product_stage {
-  alignas(16) float a[product_slab][product_side + 4];
-  alignas(16) float b[product_slab][product_side + 4];
+struct block_stage {
+  alignas(16) float a[block_slab][block_side + 4];
+  alignas(16) float b[block_slab][block_side + 4];
 };
 
 /// A thread's part of the result: rows row() + 0..3, columns column() + 0..3.
-struct product_tile {
+struct block_tile {
   float v[4][4] = {};
 
   __device__ static int row() { return int(threadIdx.x) / 16 * 4; }
@@ -28,11 +28,11 @@ struct product_tile {
 
 /// Along: neighbouring k are neighbours in memory, else neighbouring i are.
 template <bool Along, class F>
-__device__ inline void stage_slab(float (&to)[product_slab][product_side + 4], int k0, int depth, F const& operand) {
+__device__ inline void stage_slab(float (&to)[block_slab][block_side + 4], int k0, int depth, F const& operand) {
 #pragma unroll
-  for (int j = 0; j < product_side * product_slab / product_threads; ++j) {
-    int const e = j * product_threads + int(threadIdx.x);
-    int const i = Along ? e / product_slab : e % product_side, k = Along ? e % product_slab : e / product_side;
+  for (int j = 0; j < block_side * block_slab / block_threads; ++j) {
+    int const e = j * block_threads + int(threadIdx.x);
+    int const i = Along ? e / block_slab : e % block_side, k = Along ? e % block_slab : e / block_side;
     to[k][i] = k0 + k < depth ? operand(i, k0 + k) : 0.f;
   }
 }
@@ -40,16 +40,16 @@ __device__ inline void stage_slab(float (&to)[product_slab][product_side + 4], i
 /// c += a b over k < depth. Every thread of the block calls it; it begins with a barrier where depth > 0, so that what
 /// the operands read may have been written just before.
 template <bool AlongA, bool AlongB, class A, class B>
-__device__ inline void block_product(product_tile& c, product_stage& s, int depth, A const& a, B const& b) {
-  for (int k0 = 0; k0 < depth; k0 += product_slab) {
+__device__ inline void block_product(block_tile& c, block_stage& s, int depth, A const& a, B const& b) {
+  for (int k0 = 0; k0 < depth; k0 += block_slab) {
     __syncthreads();
     stage_slab<AlongA>(s.a, k0, depth, a);
     stage_slab<AlongB>(s.b, k0, depth, b);
     __syncthreads();
 #pragma unroll
-    for (int k = 0; k < product_slab; ++k) {
-      float4 const u = *reinterpret_cast<float4 const*>(&s.a[k][product_tile::row()]);
-      float4 const v = *reinterpret_cast<float4 const*>(&s.b[k][product_tile::column()]);
+    for (int k = 0; k < block_slab; ++k) {
+      float4 const u = *reinterpret_cast<float4 const*>(&s.a[k][block_tile::row()]);
+      float4 const v = *reinterpret_cast<float4 const*>(&s.b[k][block_tile::column()]);
       float const left[4]{u.x, u.y, u.z, u.w}, right[4]{v.x, v.y, v.z, v.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i)

@@ -13,7 +13,7 @@
 namespace dm2::cuda::detail {
 
 /// Tokens of a chunk.
-inline constexpr int backward_chunk = product_side;
+inline constexpr int backward_chunk = block_side;
 
 /// Scratch for some sequences; "place" is head + H (chunk + chunks sequence).
 struct ssd_backward_chunks {

@@ -64,18 +64,18 @@ struct ssd_backward_general {
   }
   static void launch_slice(operands const& p, ssd_backward_chunks const& s, int first, int count, int chunks,
                            cudaStream_t stream) {
-    constexpr unsigned tiles = unsigned((M.d_state + product_side - 1) / product_side) * M.groups;
+    constexpr unsigned tiles = unsigned((M.d_state + block_side - 1) / block_side) * M.groups;
     unsigned const x = unsigned(count) * unsigned(chunks);
     if (chunks > 1) {
       detail::launch("ssd_backward: what chunks add", chunk_states_kernel<operands>,
-                     {dim3(x, M.heads, 2), product_threads}, stream, p, s, first, chunks);
+                     {dim3(x, M.heads, 2), block_threads}, stream, p, s, first, chunks);
       detail::launch("ssd_backward: states", pass_states_kernel<operands>,
                      {dim3(blocks_for(state, 128), M.heads, unsigned(count)), 128}, stream, s, chunks);
     }
-    detail::launch("ssd_backward: heads", chunk_head_kernel<operands>, {dim3(x, M.heads), product_threads}, stream, p,
+    detail::launch("ssd_backward: heads", chunk_head_kernel<operands>, {dim3(x, M.heads), block_threads}, stream, p, s,
+                   first, chunks);
+    detail::launch("ssd_backward: groups", chunk_group_kernel<operands>, {dim3(x, tiles, 2), block_threads}, stream, p,
                    s, first, chunks);
-    detail::launch("ssd_backward: groups", chunk_group_kernel<operands>, {dim3(x, tiles, 2), product_threads}, stream,
-                   p, s, first, chunks);
     detail::launch("ssd_backward: sums", chunk_sums_kernel<operands>,
                    {dim3(blocks_for(std::size_t(count) * M.heads, 128)), 128}, stream, p, s, first, count, chunks);
   }

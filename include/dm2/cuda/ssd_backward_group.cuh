@@ -11,19 +11,19 @@ namespace dm2::cuda::detail {
 /// dC = dG B + sum over heads of exp(sum_i) dy_i h^T, dB = dG^T C + sum over heads of dt_j exp(end - sum_j) x_j dh^T,
 /// dG the sum of the heads' parts. Block (chunk and sequence, group and 64 of its states, dB or dC).
 template <class P>
-__global__ void __launch_bounds__(product_threads, 2)
+__global__ void __launch_bounds__(block_threads, 2)
     chunk_group_kernel(P p, ssd_backward_chunks s, int first, int chunks) {
-  __shared__ product_stage stage;
+  __shared__ block_stage stage;
   __shared__ chunk_decays decays;
-  constexpr int per_group = P::sizes::per_group, tiles = (P::sizes::state + product_side - 1) / product_side;
+  constexpr int per_group = P::sizes::per_group, tiles = (P::sizes::state + block_side - 1) / block_side;
   constexpr int square = backward_chunk * backward_chunk;
   constexpr std::size_t size = std::size_t(P::sizes::state) * P::sizes::headdim;
   chunk_place const at{p, first, chunks};
-  int const group = int(blockIdx.y) / tiles, n0 = int(blockIdx.y) % tiles * product_side;
+  int const group = int(blockIdx.y) / tiles, n0 = int(blockIdx.y) % tiles * block_side;
   bool const of_b = blockIdx.z == 0;
   std::size_t const place = at.place + std::size_t(group * per_group);
   chunk_operands<P> const all{p, at, group * per_group};
-  product_tile sum;
+  block_tile sum;
   auto const score = [&](int i, int j) {
     float v = 0;
     for (int h = 0; h < per_group; ++h)
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(product_threads, 2)
   for (int r = 0; r < 4; ++r)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      int const t = product_tile::row() + r, n = n0 + product_tile::column() + c;
+      int const t = block_tile::row() + r, n = n0 + block_tile::column() + c;
       if (t < at.tokens && n < P::sizes::state)
         to[(at.row + std::size_t(t)) * std::size_t(stride) + group * P::sizes::state + n] =
             from_float<typename P::element>(sum.v[r][c]);

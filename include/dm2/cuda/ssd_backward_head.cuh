@@ -62,10 +62,10 @@ __device__ inline void rectangle_sums(float (&square)[backward_chunk][backward_c
 /// W = dy x^T and G = C B^T: the head's part of G's gradient, E W dt, goes to `scores`; da's sums inside the chunk to
 /// `to`; G E stays in square.
 template <class P>
-__device__ inline void score_chunk(chunk_operands<P> const& in, chunk_decays const& decays, product_stage& stage,
+__device__ inline void score_chunk(chunk_operands<P> const& in, chunk_decays const& decays, block_stage& stage,
                                    float (&square)[backward_chunk][backward_chunk + 1], float (&to)[4][backward_chunk],
                                    float* scores) {
-  product_tile w, g;
+  block_tile w, g;
   block_product<true, true>(
       w, stage, P::sizes::headdim, [&](int i, int k) { return in.dy_at(i, k); },
       [&](int j, int k) { return in.x_at(j, k); });
@@ -76,7 +76,7 @@ __device__ inline void score_chunk(chunk_operands<P> const& in, chunk_decays con
   for (int r = 0; r < 4; ++r)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      int const i = product_tile::row() + r, j = product_tile::column() + c;
+      int const i = block_tile::row() + r, j = block_tile::column() + c;
       float const e = j <= i ? decays.between(i, j) : 0.f;
       float const score = e * w.v[r][c] * decays.step[j];
       scores[i * backward_chunk + j] = score;
@@ -87,21 +87,21 @@ __device__ inline void score_chunk(chunk_operands<P> const& in, chunk_decays con
 #pragma unroll
   for (int r = 0; r < 4; ++r)
 #pragma unroll
-    for (int c = 0; c < 4; ++c) square[product_tile::row() + r][product_tile::column() + c] = g.v[r][c];
+    for (int c = 0; c < 4; ++c) square[block_tile::row() + r][block_tile::column() + c] = g.v[r][c];
 }
 
 /// U, with all that reads it, and what the entering state gives: dx, and the sums later, earlier, x_u and skip.
 /// `state` and `dstate` are null where nothing enters and nothing leaves.
 template <class P>
-__device__ inline void channels_of_chunk(chunk_operands<P> const& in, chunk_decays const& decays, product_stage& stage,
+__device__ inline void channels_of_chunk(chunk_operands<P> const& in, chunk_decays const& decays, block_stage& stage,
                                          float (&square)[backward_chunk][backward_chunk + 1], float const* state,
                                          float const* dstate, float skip, typename P::element* dx, int stride,
                                          chunk_sums& sums) {
   float later[4] = {}, earlier[4] = {}, x_u[4] = {}, dy_x[4] = {};
-  for (int c0 = 0; c0 < P::sizes::headdim; c0 += product_side) {
-    int const row = product_tile::row(), channel = c0 + product_tile::column();
+  for (int c0 = 0; c0 < P::sizes::headdim; c0 += block_side) {
+    int const row = block_tile::row(), channel = c0 + block_tile::column();
     if (state != nullptr) {
-      product_tile before;
+      block_tile before;
       block_product<true, false>(
           before, stage, P::sizes::state, [&](int i, int n) { return in.c_at(i, n); },
           [&](int i, int n) { return state_at<P>(state, n, c0 + i); });
@@ -111,7 +111,7 @@ __device__ inline void channels_of_chunk(chunk_operands<P> const& in, chunk_deca
         for (int c = 0; c < 4; ++c)
           later[r] = fmaf(decays.out[row + r] * in.dy_at(row + r, channel + c), before.v[r][c], later[r]);
     }
-    product_tile u;
+    block_tile u;
     if (dstate != nullptr) {
       block_product<true, false>(
           u, stage, P::sizes::state, [&](int j, int n) { return in.b_at(j, n); },
@@ -144,16 +144,16 @@ __device__ inline void channels_of_chunk(chunk_operands<P> const& in, chunk_deca
     float const a = sum_over_row(later[r]), b = sum_over_row(earlier[r]), c = sum_over_row(x_u[r]),
                 d = sum_over_row(dy_x[r]);
     if (threadIdx.x % 16 != 0) continue;
-    int const t = product_tile::row() + r;
+    int const t = block_tile::row() + r;
     sums.later[t] = a, sums.earlier[t] = b, sums.x_u[t] = c, sums.skip[t] = d;
   }
 }
 
 /// Block (chunk and sequence, head).
 template <class P>
-__global__ void __launch_bounds__(product_threads, 2)
+__global__ void __launch_bounds__(block_threads, 2)
     chunk_head_kernel(P p, ssd_backward_chunks s, int first, int chunks) {
-  __shared__ product_stage stage;
+  __shared__ block_stage stage;
   __shared__ chunk_decays decays;
   __shared__ chunk_sums sums;
   __shared__ float square[backward_chunk][backward_chunk + 1];
@@ -170,7 +170,7 @@ __global__ void __launch_bounds__(product_threads, 2)
                     p.dx + at.row * std::size_t(p.dx_stride) + head * P::sizes::headdim, p.dx_stride, sums);
   float through = 0;
   if (state != nullptr && dstate != nullptr)
-    for (std::size_t i = threadIdx.x; i < size; i += product_threads) through = fmaf(state[i], dstate[i], through);
+    for (std::size_t i = threadIdx.x; i < size; i += block_threads) through = fmaf(state[i], dstate[i], through);
   through = sum_over_block(through, sums.reduced) * decays.whole();
   if (t == 0) sums.through = through;
   __syncthreads();

@@ -11,9 +11,9 @@ namespace dm2::cuda::detail {
 /// What a chunk adds: to the state after it, sum_j dt_j exp(end - sum_j) B_j x_j^T; to the gradient of the state before
 /// it, sum_i exp(sum_i) C_i dy_i^T. Block (chunk and sequence, head, which of both).
 template <class P>
-__global__ void __launch_bounds__(product_threads)
+__global__ void __launch_bounds__(block_threads)
     chunk_states_kernel(P p, ssd_backward_chunks s, int first, int chunks) {
-  __shared__ product_stage stage;
+  __shared__ block_stage stage;
   __shared__ chunk_decays decays;
   chunk_place const at{p, first, chunks};
   int const head = int(blockIdx.y);
@@ -24,9 +24,9 @@ __global__ void __launch_bounds__(product_threads)
   std::size_t const place = at.place + std::size_t(head);
   float* const to = (gradient ? s.dstates : s.states) + place * (std::size_t(P::sizes::state) * P::sizes::headdim);
   if (threadIdx.x == 0 && !gradient) s.decay[place] = decays.whole();
-  for (int n0 = 0; n0 < P::sizes::state; n0 += product_side)
-    for (int c0 = 0; c0 < P::sizes::headdim; c0 += product_side) {
-      product_tile sum;
+  for (int n0 = 0; n0 < P::sizes::state; n0 += block_side)
+    for (int c0 = 0; c0 < P::sizes::headdim; c0 += block_side) {
+      block_tile sum;
       if (gradient)
         block_product<false, false>(
             sum, stage, backward_chunk, [&](int i, int t) { return in.c_at(t, n0 + i); },
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(product_threads)
       for (int i = 0; i < 4; ++i)
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          int const n = n0 + product_tile::row() + i, channel = c0 + product_tile::column() + j;
+          int const n = n0 + block_tile::row() + i, channel = c0 + block_tile::column() + j;
           if (n < P::sizes::state && channel < P::sizes::headdim)
             to[std::size_t(n) * P::sizes::headdim + channel] = sum.v[i][j];
         }
