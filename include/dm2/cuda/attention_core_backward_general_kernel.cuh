@@ -5,6 +5,7 @@
 
 #include <dm2/cuda/attention_core_general_kernel.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/packet.cuh>
 
 #include <cmath>
 #include <cstddef>
@@ -138,7 +139,7 @@ __global__ void __launch_bounds__(Tr::threads)
 #pragma unroll
       for (int j = 0; j < 4; ++j)
         if (key + tx + 16 * j < length) higher = fmaxf(higher, scores[i][j]);
-      higher = max_over_row(higher);  // finite: the tile's first key is inside
+      higher = max_over_half_warp(higher);  // finite: the tile's first key is inside
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         float const weight = key + tx + 16 * j < length ? exp2f((scores[i][j] - higher) * scale) : 0.f;
@@ -146,8 +147,8 @@ __global__ void __launch_bounds__(Tr::threads)
         weighed = fmaf(weight, slopes[i][j], weighed);
       }
       float const shrink = exp2f((most[i] - higher) * scale);
-      total[i] = total[i] * shrink + sum_over_row(sum);
-      dot[i] = dot[i] * shrink + sum_over_row(weighed);
+      total[i] = total[i] * shrink + sum_over_half_warp(sum);
+      dot[i] = dot[i] * shrink + sum_over_half_warp(weighed);
       most[i] = higher;
     }
   }

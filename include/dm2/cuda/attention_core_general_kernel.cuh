@@ -5,6 +5,7 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/packet.cuh>
 
 #include <cmath>
 #include <cstddef>
@@ -85,14 +86,9 @@ __device__ inline void load_slab(T const* head, int first, int length, int c0, f
 }
 
 /// The largest, or the sum, of what the 16 threads of a row of the tile hold.
-__device__ inline float max_over_row(float x) {
+__device__ inline float max_over_half_warp(float x) {
 #pragma unroll
   for (int distance = 8; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
-  return x;
-}
-__device__ inline float sum_over_row(float x) {
-#pragma unroll
-  for (int distance = 8; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
   return x;
 }
 
@@ -133,7 +129,7 @@ __device__ inline void soften(attention_tile<Tr>& s, float (&scores)[4][4], int 
 #pragma unroll
     for (int j = 0; j < 4; ++j)
       if (s.tx + 16 * j < keys) most = fmaxf(most, scores[i][j]);
-    most = max_over_row(most);  // finite: the tile's first key is inside
+    most = max_over_half_warp(most);  // finite: the tile's first key is inside
     float const shrink = exp2f((s.most[i] - most) * scale);
     float sum = 0;
 #pragma unroll
@@ -142,7 +138,7 @@ __device__ inline void soften(attention_tile<Tr>& s, float (&scores)[4][4], int 
       weights[s.ty * 4 + i][s.tx + 16 * j] = weight;
       sum += weight;
     }
-    s.total[i] = s.total[i] * shrink + sum_over_row(sum);
+    s.total[i] = s.total[i] * shrink + sum_over_half_warp(sum);
     s.most[i] = most;
 #pragma unroll
     for (int c = 0; c < 2 * Tr::slabs; ++c) s.out[i][c] *= shrink;

@@ -59,11 +59,4 @@ __device__ inline void block_product(block_tile& c, block_stage& s, int depth, A
   }
 }
 
-/// The sum over a row's sixteen threads, in each of them.
-__device__ inline float sum_over_row(float x) {
-#pragma unroll
-  for (int distance = 8; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
-  return x;
-}
-
 }  // namespace dm2::cuda::detail

@@ -35,6 +35,13 @@ __device__ inline float sum_over_warp(float x) {
   return x;
 }
 
+/// The same over each half of the warp.
+__device__ inline float sum_over_half_warp(float x) {
+#pragma unroll
+  for (int distance = 8; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
+  return x;
+}
+
 /// Blocks of `per_block` pieces of work.
 inline unsigned blocks_for(std::size_t work, int per_block) {
   return unsigned((work + std::size_t(per_block) - 1) / std::size_t(per_block));

@@ -141,8 +141,8 @@ __device__ inline void channels_of_chunk(chunk_operands<P> const& in, chunk_deca
   }
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
-    float const a = sum_over_row(later[r]), b = sum_over_row(earlier[r]), c = sum_over_row(x_u[r]),
-                d = sum_over_row(dy_x[r]);
+    float const a = sum_over_half_warp(later[r]), b = sum_over_half_warp(earlier[r]), c = sum_over_half_warp(x_u[r]),
+                d = sum_over_half_warp(dy_x[r]);
     if (threadIdx.x % 16 != 0) continue;
     int const t = block_tile::row() + r;
     sums.later[t] = a, sums.earlier[t] = b, sums.x_u[t] = c, sums.skip[t] = d;

@@ -209,7 +209,7 @@ __device__ inline float block_row(T const* logits, target_memory const& m, float
   int const thread = int(threadIdx.x);
   float top = -INFINITY, sum = 0, dot = 0, mass = 0;
   for (int c = thread; c < K; c += loss_threads) top = fmaxf(top, to_float(logits[c]));
-  top = max_over_block(top, m.sums);
+  top = max_over_loss_block(top, m.sums);
   float const bias = -top * log2_e;
   for (int c = thread; c < K; c += loss_threads) {
     float const l = to_float(logits[c]), t = m.target[c];
@@ -217,9 +217,9 @@ __device__ inline float block_row(T const* logits, target_memory const& m, float
     dot = fmaf(t, l - top, dot);
     mass += t;
   }
-  sum = sum_over_block(sum, m.sums);
-  dot = sum_over_block(dot, m.sums);
-  mass = sum_over_block(mass, m.sums);
+  sum = sum_over_loss_block(sum, m.sums);
+  dot = sum_over_loss_block(dot, m.sums);
+  mass = sum_over_loss_block(mass, m.sums);
   float const share = weight * mass / sum;
   for (int c = thread; c < K; c += loss_threads)
     grad[c] = from_float<T>(fmaf(share, exp2_fast(fmaf(to_float(logits[c]), log2_e, bias)), -weight * m.target[c]));

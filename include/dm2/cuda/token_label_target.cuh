@@ -44,10 +44,10 @@ __device__ inline float over_block(float x, float* parts, Warp const& warp, Join
   for (int w = 1; w < loss_warps; ++w) all = join(all, parts[w]);
   return all;
 }
-__device__ inline float sum_over_block(float x, float* parts) {
+__device__ inline float sum_over_loss_block(float x, float* parts) {
   return over_block(x, parts, sum_over_warp, [](float a, float b) { return a + b; });
 }
-__device__ inline float max_over_block(float x, float* parts) {
+__device__ inline float max_over_loss_block(float x, float* parts) {
   return over_block(x, parts, max_over_warp, [](float a, float b) { return fmaxf(a, b); });
 }
 
@@ -186,9 +186,9 @@ struct map_rows {
       m.scores[c] = score;
       top = fmaxf(top, score);
     }
-    top = max_over_block(top, m.sums);
+    top = max_over_loss_block(top, m.sums);
     for (int c = thread; c < K; c += loss_threads) sum += m.scores[c] = expf(m.scores[c] - top);
-    float const share = on / sum_over_block(sum, m.sums);
+    float const share = on / sum_over_loss_block(sum, m.sums);
     for (int c = thread; c < K; c += loss_threads) m.target[c] += a * (share * m.scores[c] + off);
   }
 };
