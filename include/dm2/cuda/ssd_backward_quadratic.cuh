@@ -51,10 +51,10 @@ __global__ void __launch_bounds__(Tr::threads, 1)
     if (k.at.stages == 2 && unit + 1 < Tr::units) copy_unit(k, unit + 1);
     commit_copies();
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
-    unit_tiles(k, tiles, unit, gradient);
+    float const skip = unit_tiles(k, tiles, unit, gradient);
     __syncthreads();
     hide(k.lane), hide(k.warp);
-    if (k.has_tile()) finish_rows(k, unit, carried);
+    if (k.has_tile()) finish_rows(k, unit, skip, carried);
     if (scanner && unit + 1 < Tr::units) scan_vectors(k, unit + 1);
     if (k.at.stages == 1 && unit + 1 < Tr::units) {
       __syncthreads();

@@ -46,16 +46,15 @@ struct backward_quadratic_traits {
 /// first and after the last unit.
 template <class Tr>
 struct backward_quadratic_layout {
-  int tiles;       ///< of 16 tokens
-  int stages;      ///< units whose operands are there at a time, 1 or 2
-  int decayed;     ///< the unit's scores with their decay, as the scores
-  int operands;    ///< x, then dy of a unit
-  int stage;       ///< bytes of a unit's operands
-  int vectors;     ///< decay_vectors, twice
-  int rectangles;  ///< [tokens] floats
-  int row_sums;    ///< [tiles below the diagonal, 16] floats
-  int tile_sums;   ///< [tiles below the diagonal] floats
-  int totals;      ///< [16 warps, heads] pairs of floats, sums for A and D
+  int tiles;     ///< of 16 tokens
+  int stages;    ///< units whose operands are there at a time, 1 or 2
+  int decayed;   ///< the unit's scores with their decay, as the scores
+  int operands;  ///< x, then dy of a unit
+  int stage;     ///< bytes of a unit's operands
+  int vectors;   ///< decay_vectors, twice
+  int own_sums;  ///< [2, tokens] floats: sums inside the token's tile for da, and for x . U
+  int row_sums;  ///< [tiles below the diagonal, 16] floats
+  int totals;    ///< [16 warps, heads] pairs of floats, sums for A and D
   int bytes;
 
   __host__ __device__ backward_quadratic_layout(int length, int units_at_a_time)
@@ -66,10 +65,9 @@ struct backward_quadratic_layout {
         stage{2 * rows() * Tr::pitch} {
     int const units_end = operands + stages * stage, parts_end = patch(Tr::warps);
     vectors = units_end > parts_end ? units_end : parts_end;
-    rectangles = vectors + 2 * rows() * 16;
-    row_sums = rectangles + rows() * 4;
-    tile_sums = row_sums + tiles_below(tiles) * 64;
-    totals = tile_sums + tiles_below(tiles) * 4;
+    own_sums = vectors + 2 * rows() * 16;
+    row_sums = own_sums + rows() * 8;
+    totals = row_sums + tiles_below(tiles) * 64;
     bytes = totals + Tr::warps * Tr::sizes::per_group * 8;
   }
   __host__ __device__ int rows() const { return tiles * 16; }
@@ -143,28 +141,31 @@ struct backward_quadratic_block {
   }
 };
 
-/// Starts the copy of `Width` columns of the sequence to shared memory; zeros behind its end.
+/// Starts the copy of `Width` columns of the sequence, of two arrays, one behind the other in shared memory; zeros behind
+/// the sequence's end.
 template <int Width, class Tr>
-__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, typename Tr::element const* from, int stride,
-                                 unsigned char* to) {
-  constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
-  from += k.row(0) * std::size_t(stride);
-  int start = int(threadIdx.x);
-  hide(start);
+__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, typename Tr::element const* a, int a_stride,
+                                 typename Tr::element const* b, int b_stride, unsigned char* to) {
+  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = Tr::threads / pieces;
+  int thread = int(threadIdx.x);
+  hide(thread);
+  int row = thread / pieces;
+  if (row >= each) return;
+  int const column = thread % pieces * 8, rows = k.at.rows();
+  a += k.row(row) * std::size_t(a_stride) + column, b += k.row(row) * std::size_t(b_stride) + column;
+  std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + column * 2);
 #pragma unroll 1
-  for (int i = start; i < k.at.rows() * pieces; i += Tr::threads) {
-    int const row = i / pieces, piece = i % pieces;
-    bool const inside = row < k.p.length;
-    copy_async(shared_address(to + row * pitch + piece * 16), from + std::size_t(inside ? row : 0) * stride + piece * 8,
-               inside);
+  for (; row < rows; row += each) {
+    copy_async(at, a, row < k.p.length);
+    copy_async(at + std::uint32_t(rows * pitch), b, row < k.p.length);
+    a += each * a_stride, b += each * b_stride, at += each * pitch;
   }
 }
 
 /// Starts the copy of a unit's operands.
 template <class Tr>
 __device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, int unit) {
-  copy_rows<Tr::slice>(k, k.p.x + k.column(unit), k.p.x_stride, k.x(unit));
-  copy_rows<Tr::slice>(k, k.p.dy + k.column(unit), k.p.dy_stride, k.dy(unit));
+  copy_rows<Tr::slice>(k, k.p.x + k.column(unit), k.p.x_stride, k.p.dy + k.column(unit), k.p.dy_stride, k.x(unit));
 }
 
 /// One warp: a unit's decay_vectors. As in the forward scan a step counts at most 160.

@@ -31,21 +31,10 @@ __device__ inline void multiply_transposed(float (&acc)[1][Columns / 8][4], std:
   multiply_x<T, 0, 1, Columns>(acc, a, b);
 }
 
-/// Sums of lane's token, 16 warp + lane % 16.
-struct token_sums {
-  float later;   ///< of Gamma_ij over the tiles i after this one, with j the token
-  float output;  ///< x . U
-};
-
-/// From accumulators' rows, alike in a row's four lanes, to a token a lane.
-__device__ inline float to_token(float low, float high, int lane) {
-  float const a = __shfl_sync(~0u, low, 4 * (lane & 7)), b = __shfl_sync(~0u, high, 4 * (lane & 7));
-  return (lane & 8) == 0 ? a : b;
-}
-
-/// dx of the warp's 16 tokens, over x in shared memory and from there to global memory.
+/// dx of the warp's 16 tokens, over x in shared memory and from there to global memory. Returns, of lane's token,
+/// 16 warp + lane % 16, x . U over the tiles after its own, without the decay up to the end of its own.
 template <class Tr>
-__device__ inline token_sums finish_dx(backward_quadratic_block<Tr> const& k, int unit) {
+__device__ inline float finish_dx(backward_quadratic_block<Tr> const& k, int unit) {
   using T = typename Tr::element;
   int const g = k.lane >> 2, t = k.lane & 3, t0 = k.warp * 16;
   decay_vectors<Tr> const v{k.shared, k.at, unit};
@@ -57,89 +46,91 @@ __device__ inline token_sums finish_dx(backward_quadratic_block<Tr> const& k, in
   };
 #pragma unroll 2
   for (int i = k.at.tiles - 1; i > k.warp; --i) multiply(i);
-  unsigned char* const x = k.x(unit) + (t0 + g) * Tr::pitch + t * 4;
-  unsigned char const* const direct = k.dy(unit) + (t0 + g) * Tr::pitch + t * 4;
-  float later[2] = {}, output[2] = {};
+  unsigned char* const x = k.x(unit) + t0 * Tr::pitch;
+  float later[2] = {};
 #pragma unroll
-  for (int n = 0; n < Tr::slice / 8; ++n)
+  for (int s = 0; s < Tr::steps; ++s) {
+    std::uint32_t r[4];
+    load_matrix(r, shared_address(x) + k.row_operand(Tr::pitch) + s * 32);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float2 const value = unpack<T>(*reinterpret_cast<std::uint32_t const*>(x + half * 8 * Tr::pitch + n * 16));
-      later[half] = fmaf(value.x, u[0][n][2 * half], fmaf(value.y, u[0][n][2 * half + 1], later[half]));
+    for (int i = 0; i < 4; ++i) {
+      float2 const value = unpack<T>(r[i]);
+      float const* const p = u[0][2 * s + (i >> 1)] + 2 * (i & 1);
+      later[i & 1] = fmaf(value.x, p[0], fmaf(value.y, p[1], later[i & 1]));
     }
-  scale_rows(u[0], v.rest[t0 + g], v.rest[t0 + g + 8]);
+  }
+  scale_rows(u[0], v.rest_step[t0 + g], v.rest_step[t0 + g + 8]);
   multiply(k.warp);
-  float const skip = k.p.d[k.parameter(unit)], step[2] = {v.dt[t0 + g], v.dt[t0 + g + 8]};
+  __syncwarp();
 #pragma unroll
   for (int n = 0; n < Tr::slice / 8; ++n)
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      auto* const place = reinterpret_cast<std::uint32_t*>(x + half * 8 * Tr::pitch + n * 16);
-      float2 const value = unpack<T>(*place);
-      float2 const gradient =
-          unpack<T>(*reinterpret_cast<std::uint32_t const*>(direct + half * 8 * Tr::pitch + n * 16));
-      float const first = u[0][n][2 * half], second = u[0][n][2 * half + 1];
-      output[half] = fmaf(value.x, first, fmaf(value.y, second, output[half]));
-      *place = pack<T>(fmaf(skip, gradient.x, step[half] * first), fmaf(skip, gradient.y, step[half] * second));
-    }
-  write_rows<Tr::slice>(k.x(unit) + t0 * Tr::pitch, k.p.dx + k.row(t0) * std::size_t(k.p.dx_stride) + k.column(unit),
-                        k.p.dx_stride, k.p.length - t0, k.lane);
-  return {to_token(add_quad(later[0] * v.rest_step[t0 + g]), add_quad(later[1] * v.rest_step[t0 + g + 8]), k.lane),
-          to_token(add_quad(output[0]), add_quad(output[1]), k.lane)};
-}
-
-/// The sum of Gamma_ij over the tiles j before the warp's, with i lane's token.
-template <class Tr>
-__device__ inline float add_tiles_before(backward_quadratic_block<Tr> const& k) {
-  auto const* const sums = reinterpret_cast<float const*>(k.shared + k.at.row_sums) + tiles_below(k.warp) * 16;
-  float sum = 0;
-  for (int i = k.lane; i < k.warp * 16; i += 32) sum += sums[i];
-  return sum + __shfl_xor_sync(~0u, sum, 16);
+    for (int half = 0; half < 2; ++half)
+      *reinterpret_cast<std::uint32_t*>(x + (g + half * 8) * Tr::pitch + n * 16 + t * 4) =
+          pack<T>(u[0][n][2 * half], u[0][n][2 * half + 1]);
+  write_rows<Tr::slice>(x, k.p.dx + k.row(t0) * std::size_t(k.p.dx_stride) + k.column(unit), k.p.dx_stride,
+                        k.p.length - t0, k.lane);
+  float sum = fold<2, 1>(later, k.lane);
+  sum += __shfl_xor_sync(~0u, sum, 2);
+  return __shfl_sync(~0u, sum, 4 * (k.lane & 7) + (k.lane >> 3 & 1));
 }
 
 /// The sum of Gamma_ij over all tiles i after and j before the warp's.
 template <class Tr>
 __device__ inline float add_tiles_around(backward_quadratic_block<Tr> const& k) {
-  auto const* const sums = reinterpret_cast<float const*>(k.shared + k.at.tile_sums);
+  auto const* const sums = reinterpret_cast<float4 const*>(k.shared + k.at.row_sums);
   float sum = 0;
-  if ((k.lane & 15) < k.warp)
-    for (int i = k.warp + 1 + (k.lane >> 4); i < k.at.tiles; i += 2) sum += sums[tiles_below(i) + (k.lane & 15)];
+  for (int i = k.warp + 1; i < k.at.tiles; ++i)
+    for (int j = k.lane; j < k.warp * 4; j += 32) {
+      float4 const v = sums[tiles_below(i) * 4 + j];
+      sum += (v.x + v.y) + (v.z + v.w);
+    }
 #pragma unroll
   for (int o = 1; o < 32; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
   return sum;
 }
 
-/// da_t = sum of Gamma_ij over i >= t > j of lane's token t. Sums of sums, no differences of them.
+/// da_t = sum of Gamma_ij over i >= t > j of lane's token t; `later` is the sum over the tiles i after its own with j
+/// the token. Sums of sums, no differences of them.
 template <class Tr>
-__device__ inline float finish_da(backward_quadratic_block<Tr> const& k, token_sums const& token) {
-  float from = add_tiles_before(k), until = token.later;  // of tokens i >= t, of tokens j <= t
+__device__ inline float finish_da(backward_quadratic_block<Tr> const& k, float later) {
+  auto const* const rows = reinterpret_cast<float const*>(k.shared + k.at.row_sums) + tiles_below(k.warp) * 16;
   int const place = k.lane & 15;
+  float sum = 0;  // over the tiles j before with i a token, the last one first
+  for (int i = k.lane >> 4; i < k.warp; i += 2) sum += rows[i * 16 + 15 - place];
+  sum += __shfl_xor_sync(~0u, sum, 16);
+  if (k.lane >= 16) sum = later;
 #pragma unroll
   for (int o = 1; o < 16; o *= 2) {
-    float const behind = __shfl_down_sync(~0u, from, o), ahead = __shfl_up_sync(~0u, until, o);
-    if (place + o < 16) from += behind;
-    if (place >= o) until += ahead;
+    float const before = __shfl_up_sync(~0u, sum, o);
+    if (place >= o) sum += before;
   }
-  float before = __shfl_up_sync(~0u, until, 1);  // of tokens j < t
+  float const from = __shfl_sync(~0u, sum, 15 - place);  // of tokens i >= t
+  float before = __shfl_sync(~0u, sum, 15 + place);      // of tokens j < t
   if (place == 0) before = 0;
-  return reinterpret_cast<float const*>(k.shared + k.at.rectangles)[k.warp * 16 + place] + from + before +
+  return reinterpret_cast<float const*>(k.shared + k.at.own_sums)[k.warp * 16 + place] + from + before +
          add_tiles_around(k);
 }
 
-/// All of a unit for the warp's 16 tokens. `carried` is the head's d dt of its slices so far.
+/// All of a unit for the warp's 16 tokens. `skip` is the lane's part of the sum of dy . x, `carried` the head's d dt of
+/// its slices so far.
 template <class Tr>
-__device__ inline void finish_rows(backward_quadratic_block<Tr> const& k, int unit, float& carried) {
-  token_sums const sums = finish_dx(k, unit);
-  float const da = finish_da(k, sums), a = k.p.a[k.parameter(unit)];
+__device__ inline void finish_rows(backward_quadratic_block<Tr> const& k, int unit, float skip, float& carried) {
   int const token = k.warp * 16 + (k.lane & 15), slice = unit % Tr::slices;
-  carried = (slice == 0 ? 0.f : carried) + fmaf(a, da, sums.output);
+  decay_vectors<Tr> const v{k.shared, k.at, unit};
+  float const later = finish_dx(k, unit), da = finish_da(k, later * v.rest_step[token]);
+  float const output =
+      fmaf(later, v.rest[token], reinterpret_cast<float const*>(k.shared + k.at.own_sums)[k.at.rows() + token]);
+  carried = (slice == 0 ? 0.f : carried) + fmaf(k.p.a[k.parameter(unit)], da, output);
   if (slice == Tr::slices - 1 && k.lane < 16 && token < k.p.length)
     k.p.ddt[k.row(token) * Tr::sizes::heads + k.head(unit)] = carried;
-  float for_a = k.lane < 16 ? da * decay_vectors<Tr>{k.shared, k.at, unit}.dt[token] : 0.f;
-  for_a = add_rows(add_quad(for_a));
-  if (k.lane != 0) return;
-  float& total = k.totals(unit).x;
-  total = slice == 0 ? for_a : total + for_a;
+  float const parts[2] = {k.lane < 16 ? da * v.dt[token] : 0.f, skip};
+  float sum = fold<2, 16>(parts, k.lane);  // of A in the lower half, of D in the upper
+#pragma unroll
+  for (int o = 1; o < 16; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
+  if ((k.lane & 15) != 0) return;
+  float& total = k.lane == 0 ? k.totals(unit).x : k.totals(unit).y;
+  total = slice == 0 ? sum : total + sum;
 }
 
 }  // namespace dm2::cuda::detail::scan

@@ -12,8 +12,7 @@ template <class Tr>
 __device__ inline void copy_part(backward_quadratic_block<Tr> const& k, int part) {
   unsigned char* const to = k.shared + k.at.part(part % k.at.stages);
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  copy_rows<Tr::part>(k, k.p.b + column, k.p.b_stride, to);
-  copy_rows<Tr::part>(k, k.p.c + column, k.p.c_stride, to + k.at.rows() * Tr::part_pitch);
+  copy_rows<Tr::part>(k, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride, to);
 }
 
 /// f(part, its B, its C in shared memory) for every part. Nothing else may be using their place, nor any copy be under
@@ -52,9 +51,9 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k, warp_t
       load_rows(a, rows + k.warp * 16 * Tr::part_pitch);
       multiply_rows<T>(scores.diagonal, a, columns + k.warp * 16 * Tr::part_pitch);
     }
-    tiles.each([&](int s, int i, int j, bool another) {
-      if (another) load_rows(a, rows + i * 16 * Tr::part_pitch);
-      multiply_rows<T>(scores.below[s], a, columns + j * 16 * Tr::part_pitch);
+    tiles.each([&](int s, tile_place const& at, bool another) {
+      if (another) load_rows(a, rows + at.row * 16 * Tr::part_pitch);
+      multiply_rows<T>(scores.below[s], a, columns + at.column * 16 * Tr::part_pitch);
     });
   });
   store_tiles(k, tiles, scores, 0);

@@ -8,30 +8,36 @@
 
 namespace dm2::cuda::detail::scan {
 
+/// A tile below the diagonal, and its number in the order of rows.
+struct tile_place {
+  int row, column, index;
+};
+
 /// The tiles below the diagonal that a warp has: neighbours in the order of rows.
 template <class Tr>
 struct warp_tiles {
   int count;  ///< how many
-  int place;  ///< the first one's row and column, in a register
+  int first;  ///< the first one's row and column, in a register
 
   __device__ explicit warp_tiles(backward_quadratic_block<Tr> const& k) {
     int const all = tiles_below(k.at.tiles), each = (all + Tr::warps - 1) / Tr::warps, before = k.warp * each;
     int row = 1;
     while (tiles_below(row + 1) <= before) ++row;
     count = min(each, all - before);
-    place = row << 8 | (before - tiles_below(row));
+    first = row << 8 | (before - tiles_below(row));
   }
-  /// f(slot, row, column, whether the row is another than the slot's before) for each; slots are constants once this is
+  /// f(slot, tile, whether the row is another than the slot's before) for each; slots are constants once this is
   /// unrolled.
   template <class F>
   __device__ void each(F const& f) const {
-    int at = place;
+    int at = first;
     hide(at);  // else the addresses of all tiles are kept in registers over the loop over units
-    int i = at >> 8, j = at & 255;
+    tile_place tile{at >> 8, at & 255, tiles_below(at >> 8) + (at & 255)};
 #pragma unroll
     for (int s = 0; s < Tr::slots; ++s) {
-      if (s < count) f(s, i, j, s == 0 || j == 0);
-      if (++j == i) ++i, j = 0;
+      if (s < count) f(s, tile, s == 0 || tile.column == 0);
+      ++tile.index;
+      if (++tile.column == tile.row) ++tile.row, tile.column = 0;
     }
   }
 };
@@ -83,40 +89,60 @@ __device__ inline void store_tiles(backward_quadratic_block<Tr> const& k, warp_t
                                    tile_sums<Tr> const& sums, int to) {
   using T = typename Tr::element;
   if (k.has_tile()) store_tile<T>(k.tile(to, k.warp, k.warp), sums.diagonal, k.lane);
-  tiles.each([&](int s, int i, int j, bool) { store_tile<T>(k.tile(to, i, j), sums.below[s], k.lane); });
+  tiles.each(
+      [&](int s, tile_place const& at, bool) { store_tile<T>(k.tile(to, at.row, at.column), sums.below[s], k.lane); });
 }
 
-/// The sum over the four lanes of a row of accumulators.
-__device__ inline float add_quad(float v) {
-  v += __shfl_xor_sync(~0u, v, 1);
-  return v + __shfl_xor_sync(~0u, v, 2);
-}
-/// The sum over the rows, of one column of lanes.
-__device__ inline float add_rows(float v) {
-  v += __shfl_xor_sync(~0u, v, 4);
-  v += __shfl_xor_sync(~0u, v, 8);
-  return v + __shfl_xor_sync(~0u, v, 16);
+/// Sums of N numbers over the lanes that differ in log2(N) bits of their number, the highest of them `Bit`. Each lane
+/// gets one of the sums: the one that those bits say, the highest first. N - 1 exchanges.
+template <int N, int Bit>
+__device__ inline float fold(float const (&v)[N], int lane) {
+  if constexpr (N == 1) {
+    return v[0];
+  } else {
+    float half[N / 2];
+    bool const upper = (lane & Bit) != 0;
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      float const given = upper ? v[i] : v[i + N / 2], kept = upper ? v[i + N / 2] : v[i];
+      half[i] = kept + __shfl_xor_sync(~0u, given, Bit);
+    }
+    return fold<N / 2, Bit / 2>(half, lane);
+  }
 }
 
-/// Tile (i, j) below the diagonal of a unit, with `rows` dy of the tile's rows: its decayed scores, without the decay
-/// up to the end of tile j; adds to its gradient; the sums of Gamma over its rows and over all of it.
+/// Operands of a tile's rows.
 template <class Tr>
-__device__ inline void tile_below(backward_quadratic_block<Tr> const& k, int unit, int i, int j,
-                                  std::uint32_t const (&rows)[Tr::steps][4], float (&gradient)[2][4]) {
+struct tile_rows {
+  std::uint32_t dy[Tr::steps][4];
+  float c[2];  ///< of rows g and g + 8
+
+  __device__ void load(backward_quadratic_block<Tr> const& k, int unit, int row) {
+    load_rows(dy, shared_address(k.dy(unit) + row * 16 * Tr::pitch) + k.row_operand(Tr::pitch));
+    decay_vectors<Tr> const v{k.shared, k.at, unit};
+    c[0] = v.c[row * 16 + (k.lane >> 2)], c[1] = v.c[row * 16 + (k.lane >> 2) + 8];
+  }
+};
+
+/// A tile below the diagonal of a unit: its decayed scores, without the decay up to the end of the tile's columns; adds
+/// to its gradient; this lane's part of the sums of Gamma over rows g and g + 8.
+template <class Tr>
+__device__ inline float2 tile_below(backward_quadratic_block<Tr> const& k, int unit, tile_place const& at,
+                                    tile_rows<Tr> const& rows, float (&gradient)[2][4]) {
   using T = typename Tr::element;
-  int const g = k.lane >> 2, t = k.lane & 3;
+  int const t = k.lane & 3;
   decay_vectors<Tr> const v{k.shared, k.at, unit};
   float w[2][4] = {};
-  multiply_rows<T>(w, rows, shared_address(k.x(unit) + j * 16 * Tr::pitch) + k.column_operand(Tr::pitch));
+  multiply_rows<T>(w, rows.dy, shared_address(k.x(unit) + at.column * 16 * Tr::pitch) + k.column_operand(Tr::pitch));
+  unsigned char* const scores = k.shared + (at.index + at.row) * fragment_bytes;
   std::uint32_t s[4];
-  load_matrix(s, shared_address(k.tile(0, i, j)) + k.lane * 16);
-  float const end = v.c[j * 16 + 15];
-  float const decay[2] = {exp2_fast(v.c[i * 16 + g] - end), exp2_fast(v.c[i * 16 + g + 8] - end)};
+  load_matrix(s, shared_address(scores) + k.lane * 16);
+  float const end = v.c[at.column * 16 + 15];
+  float const decay[2] = {exp2_fast(rows.c[0] - end), exp2_fast(rows.c[1] - end)};
   float gamma[2] = {};
-  unsigned char* const decayed = k.tile(k.at.decayed, i, j) + k.lane * 4;
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
-    float2 const rest = *reinterpret_cast<float2 const*>(v.rest_step + j * 16 + 8 * n + 2 * t);
+    float2 const rest = *reinterpret_cast<float2 const*>(v.rest_step + at.column * 16 + 8 * n + 2 * t);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       float2 const score = unpack<T>(s[2 * n + half]);
@@ -124,91 +150,122 @@ __device__ inline void tile_below(backward_quadratic_block<Tr> const& k, int uni
       gradient[n][2 * half] = fmaf(decay[half], first, gradient[n][2 * half]);
       gradient[n][2 * half + 1] = fmaf(decay[half], second, gradient[n][2 * half + 1]);
       gamma[half] = fmaf(score.x, first, fmaf(score.y, second, gamma[half]));
-      *reinterpret_cast<std::uint32_t*>(decayed + (2 * n + half) * 128) =
+      *reinterpret_cast<std::uint32_t*>(scores + k.at.decayed + (2 * n + half) * 128 + k.lane * 4) =
           pack<T>(score.x * decay[half], score.y * decay[half]);
     }
   }
-  float const low = add_quad(gamma[0] * decay[0]), high = add_quad(gamma[1] * decay[1]);
-  int const index = tiles_below(i) + j;
-  if (t < 2) reinterpret_cast<float*>(k.shared + k.at.row_sums)[index * 16 + 8 * t + g] = t == 0 ? low : high;
-  float const all = add_rows(low + high);
-  if (k.lane == 0) reinterpret_cast<float*>(k.shared + k.at.tile_sums)[index] = all;
+  return {gamma[0] * decay[0], gamma[1] * decay[1]};
 }
 
-/// v of this row and of all rows below in the tile's half.
-__device__ inline float2 add_rows_below(float2 v, int lane) {
-#pragma unroll
-  for (int o = 4; o < 32; o *= 2) {
-    float const x = __shfl_down_sync(~0u, v.x, o), y = __shfl_down_sync(~0u, v.y, o);
-    if (lane + o < 32) v.x += x, v.y += y;
+/// The sums over rows of `Tiles` tiles, one or two, from their lanes' parts.
+template <int Tiles, class Tr>
+__device__ inline void store_row_sums(backward_quadratic_block<Tr> const& k, int index, float2 first, float2 second) {
+  float* const to = reinterpret_cast<float*>(k.shared + k.at.row_sums) + index * 16 + (k.lane >> 2);
+  int const t = k.lane & 3;
+  if constexpr (Tiles == 2) {
+    float const v[4] = {first.x, first.y, second.x, second.y};
+    to[8 * t] = fold<4, 2>(v, k.lane);
+  } else {
+    float const v[2] = {first.x, first.y};
+    float sum = fold<2, 1>(v, k.lane);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (t < 2) to[8 * t] = sum;
   }
-  return v;
 }
 
-/// For a tile on the diagonal and its rows t = g and g + 8: the sums of Gamma_ij over i >= t > j. Gamma comes as the
-/// accumulators' quadrants: rows 0 to 7 of columns 0 to 7, rows 8 to 15 of columns 0 to 7 and of columns 8 to 15.
-__device__ inline float2 rectangle_sums(float2 top, float2 bottom, float2 corner, int lane) {
+/// For a tile on the diagonal, Gamma_ij of which comes as quadrants of accumulators: rows 0 to 7 of columns 0 to 7, rows
+/// 8 to 15 of columns 0 to 7 and of columns 8 to 15. This lane's part, over its rows, of the sums over i >= t > j for
+/// the t of its four columns. The sums over j are a product with a triangle of ones, Gamma in two parts of 8 bits.
+__device__ inline float4 rectangle_parts(float2 const (&gamma)[3], int lane) {
+  using T = __nv_bfloat16;
   int const g = lane >> 2, t = lane & 3;
-  top = add_rows_below(top, lane), bottom = add_rows_below(bottom, lane), corner = add_rows_below(corner, lane);
-  float2 const all{__shfl_sync(~0u, bottom.x, t), __shfl_sync(~0u, bottom.y, t)};
-  bool const first = 2 * t < g, second = 2 * t + 1 < g;
-  float const low = (first ? top.x + all.x : 0.f) + (second ? top.y + all.y : 0.f);
-  float const high = bottom.x + bottom.y + (first ? corner.x : 0.f) + (second ? corner.y : 0.f);
-  return {add_quad(low), add_quad(high)};
+  std::uint32_t const ones = pack<T>(1, 1), below = pack<T>(2 * t < g ? 1.f : 0.f, 2 * t + 1 < g ? 1.f : 0.f);
+  float r[2][4] = {};
+  float2 left[3] = {gamma[0], gamma[1], gamma[2]};
+#pragma unroll
+  for (int part = 0; part < 2; ++part) {
+    std::uint32_t v[3];
+#pragma unroll
+    for (int q = 0; q < 3; ++q) {
+      v[q] = pack<T>(left[q].x, left[q].y);
+      float2 const taken = unpack<T>(v[q]);
+      left[q].x -= taken.x, left[q].y -= taken.y;
+    }
+    std::uint32_t const a[4] = {v[0], v[1], 0, v[2]};
+    mma<T>(r[0], a, below, 0);
+    mma<T>(r[1], a, ones, below);
+  }
+  bool const first = 2 * t <= g, second = 2 * t + 1 <= g;
+  return {(first ? r[0][0] : 0.f) + r[0][2], (second ? r[0][1] : 0.f) + r[0][3], first ? r[1][2] : 0.f,
+          second ? r[1][3] : 0.f};
 }
 
-/// The tile of the warp on the diagonal: as tile_below, but every decay by itself, and the tile's sums of Gamma over
-/// rectangles and of dy x.
+/// The tile of the warp on the diagonal: as tile_below, but every decay by itself, and the decayed scores are times dt
+/// and have D on their diagonal: dx whole, but for the other tiles. To shared memory the tile's sums of Gamma over
+/// rectangles and x . U. Returns this lane's part of the sum of dy . x.
 template <class Tr>
-__device__ inline void tile_on_diagonal(backward_quadratic_block<Tr> const& k, int unit, float (&gradient)[2][4]) {
+__device__ inline float tile_on_diagonal(backward_quadratic_block<Tr> const& k, int unit, float (&gradient)[2][4]) {
   using T = typename Tr::element;
   int const g = k.lane >> 2, t = k.lane & 3, t0 = k.warp * 16;
   decay_vectors<Tr> const v{k.shared, k.at, unit};
-  std::uint32_t rows[Tr::steps][4], s[4];
-  load_rows(rows, shared_address(k.dy(unit) + t0 * Tr::pitch) + k.row_operand(Tr::pitch));
+  tile_rows<Tr> rows;
+  rows.load(k, unit, k.warp);
   float w[2][4] = {}, decayed[2][4] = {};
-  multiply_rows<T>(w, rows, shared_address(k.x(unit) + t0 * Tr::pitch) + k.column_operand(Tr::pitch));
+  multiply_rows<T>(w, rows.dy, shared_address(k.x(unit) + t0 * Tr::pitch) + k.column_operand(Tr::pitch));
+  std::uint32_t s[4];
   load_matrix(s, shared_address(k.tile(0, k.warp, k.warp)) + k.lane * 16);
-  float2 gamma[3];
+  float const direct = k.p.d[k.parameter(unit)];
+  float2 gamma[3], output[3];
   float skip = 0;
 #pragma unroll
-  for (int q = 0; q < 3; ++q) {  // quadrants: top, bottom, corner
+  for (int q = 0; q < 3; ++q) {  // quadrants
     int const n = q >> 1, half = (q + 1) >> 1;
-    float const c = v.c[t0 + g + 8 * half];
     float2 const from = *reinterpret_cast<float2 const*>(v.c + t0 + 8 * n + 2 * t);
     float2 const step = *reinterpret_cast<float2 const*>(v.dt + t0 + 8 * n + 2 * t);
-    float2 decay{exp2_fast(c - from.x), exp2_fast(c - from.y)};
-    float const first = w[n][2 * half], second = w[n][2 * half + 1];
+    float2 const score = unpack<T>(s[2 * n + half]);
+    float2 decay{exp2_fast(rows.c[half] - from.x), exp2_fast(rows.c[half] - from.y)};
+    float2 add{0, 0};
     if (n == half) {  // a choice, not a factor: above the diagonal the exponential may be infinite
       decay = {2 * t <= g ? decay.x : 0.f, 2 * t + 1 <= g ? decay.y : 0.f};
-      skip += 2 * t == g ? first : 2 * t + 1 == g ? second : 0.f;
+      add = {2 * t == g ? direct : 0.f, 2 * t + 1 == g ? direct : 0.f};
+      skip += 2 * t == g ? w[n][2 * half] : 2 * t + 1 == g ? w[n][2 * half + 1] : 0.f;
     }
-    float2 const score = unpack<T>(s[2 * n + half]);
-    decayed[n][2 * half] = score.x * decay.x, decayed[n][2 * half + 1] = score.y * decay.y;
-    float const x = decay.x * step.x * first, y = decay.y * step.y * second;
-    gradient[n][2 * half] += x, gradient[n][2 * half + 1] += y;
-    gamma[q] = {score.x * x, score.y * y};
+    float const x = decay.x * w[n][2 * half], y = decay.y * w[n][2 * half + 1];
+    gradient[n][2 * half] = fmaf(step.x, x, gradient[n][2 * half]);
+    gradient[n][2 * half + 1] = fmaf(step.y, y, gradient[n][2 * half + 1]);
+    output[q] = {score.x * x, score.y * y};
+    gamma[q] = {output[q].x * step.x, output[q].y * step.y};
+    decayed[n][2 * half] = fmaf(score.x * decay.x, step.x, add.x);
+    decayed[n][2 * half + 1] = fmaf(score.y * decay.y, step.y, add.y);
   }
   store_tile<T>(k.tile(k.at.decayed, k.warp, k.warp), decayed, k.lane);
-  float2 const sums = rectangle_sums(gamma[0], gamma[1], gamma[2], k.lane);
-  skip = add_rows(add_quad(skip));
-  if (t < 2) reinterpret_cast<float*>(k.shared + k.at.rectangles)[t0 + 8 * t + g] = t == 0 ? sums.x : sums.y;
-  if (k.lane == 0) {
-    float& total = k.totals(unit).y;
-    total = unit % Tr::slices == 0 ? skip : total + skip;
-  }
+  float4 const sums = rectangle_parts(gamma, k.lane);
+  float const parts[8] = {
+      sums.x, output[0].x + output[1].x, sums.y, output[0].y + output[1].y, sums.z, output[2].x, sums.w, output[2].y};
+  float const sum = fold<8, 16>(parts, k.lane);
+  int const column = (k.lane >> 4) * 8 + 2 * t + (k.lane >> 3 & 1);
+  reinterpret_cast<float*>(k.shared + k.at.own_sums)[(k.lane >> 2 & 1) * k.at.rows() + t0 + column] = sum;
+  return skip;
 }
 
-/// Every tile of the warp for one unit.
+/// Every tile of the warp for one unit. Returns this lane's part of the sum of dy . x.
 template <class Tr>
-__device__ inline void unit_tiles(backward_quadratic_block<Tr> const& k, warp_tiles<Tr> const& tiles, int unit,
-                                  tile_sums<Tr>& gradient) {
-  if (k.has_tile()) tile_on_diagonal(k, unit, gradient.diagonal);
-  std::uint32_t rows[Tr::steps][4];
-  tiles.each([&](int s, int i, int j, bool another) {
-    if (another) load_rows(rows, shared_address(k.dy(unit) + i * 16 * Tr::pitch) + k.row_operand(Tr::pitch));
-    tile_below(k, unit, i, j, rows, gradient.below[s]);
+__device__ inline float unit_tiles(backward_quadratic_block<Tr> const& k, warp_tiles<Tr> const& tiles, int unit,
+                                   tile_sums<Tr>& gradient) {
+  float const skip = k.has_tile() ? tile_on_diagonal(k, unit, gradient.diagonal) : 0.f;
+  tile_rows<Tr> rows;
+  float2 before{0, 0};  // of a first of two tiles
+  tiles.each([&](int s, tile_place const& at, bool another) {
+    if (another) rows.load(k, unit, at.row);
+    float2 const sums = tile_below(k, unit, at, rows, gradient.below[s]);
+    if (s % 2 == 1)
+      store_row_sums<2>(k, at.index - 1, before, sums);
+    else if (s + 1 == tiles.count)
+      store_row_sums<1>(k, at.index, sums, sums);
+    else
+      before = sums;
   });
+  return skip;
 }
 
 }  // namespace dm2::cuda::detail::scan
