@@ -116,10 +116,10 @@ struct between_case {
     cuda::project_add_norm(ctx, g_in.template as_rows<K>(), out.here(), before_in.template as_rows<D>(), point(),
                            norm_in.template as_block<D>(), eps, end.template as_rows<D>());
   }
-  void backward() {
+  void backward(cuda::between_backward_choice choice = cuda::between_backward_choice::composed) {
     cuda::project_add_norm_project_backward(ctx, g_in.template as_rows<K>(), out.here(), point(), projection(),
                                             dy_in.template as_rows<N>(), dresidual_out.template as_rows<D>(),
-                                            dg_out.template as_rows<K>(), out.gradient_here(), gradient());
+                                            dg_out.template as_rows<K>(), out.gradient_here(), gradient(), choice);
   }
   void backward_end() {
     cuda::project_add_norm_backward(ctx, g_in.template as_rows<K>(), out.here(), point(),
@@ -143,12 +143,12 @@ template <cuda::precision P>
 inline constexpr double tolerance = P == cuda::precision::fp32 ? 5e-6 : product_tolerance<P>;
 
 template <class F>
-void check_between(std::size_t count) {
+void check_between(std::size_t count, cuda::between_backward_choice choice = cuda::between_backward_choice::composed) {
   CAPTURE(count);
   F f{count};
   f.forward();
   CHECK(f.before_in.read() == f.before);
-  f.backward();
+  f.backward(choice);
   cpu::project_add_norm_project_backward(f.host, as_rows<F::K>(std::as_const(f.g)), f.out.there(), f.point_there(),
                                          f.projection_there(), as_rows<F::N>(std::as_const(f.dy)),
                                          as_rows<F::D>(f.dresidual), as_rows<F::K>(f.dg), f.out.gradient_there(),
@@ -188,6 +188,12 @@ void check_start(std::size_t count) {
   f.in.check(tolerance<F::P>);
 }
 
+template <class F>
+void check_fused(std::size_t count) {
+  static_assert(cuda::detail::between_backward_form<typename F::T, F::D, F::K, F::N>::possible);
+  check_between<F>(count, cuda::between_backward_choice::fused);
+}
+
 template <cuda::precision P>
 using tiny_case = between_case<P, 192, 768, 1032>;
 using half_case = between_case<cuda::precision::bf16, 64, 96, 40>;
@@ -208,6 +214,30 @@ TEST_CASE_TEMPLATE("project_add_norm_backward: equals the CPU's of what the forw
 TEST_CASE_TEMPLATE("project_add_norm_backward: at Tiny's sizes", P, in_bf16, in_fp32) {
   check_between<tiny_case<P::value>>(65);
   check_end<tiny_case<P::value>>(65);
+}
+
+TEST_CASE_TEMPLATE("project_add_norm_backward: one kernel does the same", P, in_bf16, in_fp16) {
+  for (std::size_t const count : {1u, 17u, 63u, 64u, 65u, 128u, 197u}) {
+    check_fused<between_case<P::value, 64, 96, 136>>(count);
+    check_fused<between_case<P::value, 64, 64, 192>>(count);
+  }
+  check_fused<between_case<P::value, 128, 192, 200>>(131);
+  check_fused<tiny_case<P::value>>(150);
+  check_fused<between_case<P::value, 192, 384, 1152>>(130);
+}
+
+TEST_CASE("project_add_norm_backward: one kernel's bits are the same in two runs") {
+  using F = between_case<cuda::precision::bf16, 64, 96, 136>;
+  F f{300}, g{300};
+  for (F* each : {&f, &g}) {
+    each->forward();
+    each->backward(cuda::between_backward_choice::fused);
+  }
+  CHECK(g.dresidual_out.read() == f.dresidual_out.read());
+  CHECK(g.dg_out.read() == f.dg_out.read());
+  CHECK(g.in.dw_out.read() == f.in.dw_out.read());
+  CHECK(g.out.dw_out.read() == f.out.dw_out.read());
+  CHECK(g.dnorm_out.read() == f.dnorm_out.read());
 }
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: at Tiny's sizes and many rows [long]", P, DM2_PRECISIONS) {

@@ -15,73 +15,65 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/gemm.cuh>
-#include <dm2/cuda/linear_backward.cuh>
+#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/partial_sums.cuh>
+#include <dm2/cuda/project_add_norm_backward_general.cuh>
+#include <dm2/cuda/project_add_norm_backward_kernel.cuh>
 #include <dm2/cuda/rms_norm_backward.cuh>
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <type_traits>
 
 namespace dm2::cuda {
 namespace detail {
 
-/// Scratch between the two projections: rows of the operands' type, and what sums in parts need, which is not needed at
-/// the same time.
-template <class T, int D>
-struct between_gradients {
-  rows<T, D, space::device> normed;   ///< first the gradient of the normed rows, then these
-  rows<T, D, space::device> rounded;  ///< the residual's gradient as products read it; of nothing where it is that
+/// The kernel for these sizes. A block takes 128 rows and a Hopper's shared memory, as the forward's.
+template <class T, int D, int K, int N>
+using between_backward_form = between_backward_traits<T, D, K, N, 232448>;
 
-  between_gradients(arena& a, std::size_t count, bool project) : normed{a.template take<T>(count * D), count} {
-    if (is_half<T> && project) rounded = {a.template take<T>(count * D), count};
+/// Blocks of the kernel, each of which writes a row of partial sums.
+inline int between_backward_tiles(std::size_t count) { return int((count + 127) / 128); }
+
+/// Whether the kernel does these sizes on this device, and faster than the products one by one: `count` rows have to
+/// fill three quarters of it.
+template <class T, int D, int K, int N>
+bool between_backward_fits(device_properties const& device, std::size_t count) {
+  using Tr = between_backward_form<T, D, K, N>;
+  return Tr::possible && Tr::bytes <= device.shared_per_block &&
+         4 * std::int64_t{between_backward_tiles(count)} >= 3 * std::int64_t{device.multiprocessors};
+}
+
+/// Whether every address is a multiple of what the kernel reads or writes there at once.
+template <class T>
+bool between_backward_aligned(between_backward_arguments<T> const& p) {
+  auto const vectors = [](auto const*... at) { return (packets_at<16 / int(sizeof(*at))>(at) && ...); };
+  auto const pairs = [](auto const*... at) { return (packets_at<2>(at) && ...); };
+  return vectors(p.dy, p.in, p.normed, p.rounded, p.out, p.dg) && pairs(p.residual, p.norm, p.dresidual);
+}
+
+/// Launches the kernel, and adds its sums to dnorm; the form must be possible.
+template <int D, int K, int N, class T>
+void between_backward_fused(cudaStream_t stream, arena& scratch, between_backward_arguments<T> p, float* dnorm) {
+  using Tr = between_backward_form<T, D, K, N>;
+  if constexpr (Tr::possible) {
+    arena_scope const scope{scratch};
+    int const tiles = between_backward_tiles(std::size_t(p.count));
+    p.parts = scratch.take<float>(std::size_t(tiles) * D);
+    launch("project_add_norm_backward", between_backward_kernel<Tr>, {unsigned(tiles), Tr::threads, Tr::bytes}, stream,
+           p);
+    add_parts("project_add_norm_backward: norm", stream, p.parts, tiles, D, dnorm);
   }
-};
+}
 
-/// Bytes of scratch of this file's operations; N the width of the input projection, 0 where there is none.
+/// Bytes of scratch of this file's operations; `norm` and `project`: what between_gradients takes.
 template <class T, int D, int N>
-std::size_t between_backward_scratch(std::size_t count, bool project) {
-  std::size_t const sums = std::max({rms_norm_backward_scratch<D>(count), column_sums_scratch(count, D),
-                                     N == 0 ? std::size_t{0} : column_sums_scratch(count, N)});
-  return planned_bytes<between_gradients<T, D>>(count, project) + sums;
-}
-
-/// Through the input projection and the norm: dresidual += ..., s.normed and s.rounded are set.
-template <precision P, class T, int N, int D>
-void norm_project_gradients(context<P>& ctx, between_gradients<T, D> const& s,
-                            norm_point<float, D, space::device> point,
-                            norm_projection<float const, N, D, space::device, T const> const& p,
-                            rows<T const, N, space::device> dy, rows<float, D, space::device> dresidual,
-                            norm_projection<float, N, D, space::device> const& grad) {
-  gemm<op::plain, op::plain>(ctx, as_matrix(dy), as_matrix(p.in.weight), as_matrix(s.normed));
-  bool const run = ctx.reserve(0);
-  if (run) {
-    norm_gradient_call<T, T> const call{point.residual.data, p.norm.data,    point.rstd, s.normed.data, dresidual.data,
-                                        s.normed.data,       s.rounded.data, nullptr,    dy.count};
-    norm_gradient<D, true>(ctx.stream(), ctx.shared(), call, grad.norm.data);
-  }
-  rows<T const, D, space::device> const normed{s.normed};
-  linear_gradients(ctx, as_matrix(normed), as_matrix(p.in.weight), as_matrix(dy), matrix<T>{nullptr, 0, 0},
-                   as_matrix(grad.in.weight), grad.in.bias.data);
-}
-
-/// Through the output projection: dg = dresidual out, and its parameters' gradients. s.rounded is set where dresidual is
-/// no operand itself.
-template <precision P, class T, int D, int K>
-void project_add_gradients(context<P>& ctx, between_gradients<T, D> const& s, rows<T const, K, space::device> g,
-                           linear_parameters<float const, D, K, space::device, T const> const& out,
-                           rows<float, D, space::device> dresidual, rows<T, K, space::device> dg,
-                           linear_parameters<float, D, K, space::device> const& dout) {
-  rows<T const, D, space::device> dy;
-  if constexpr (is_half<T>)
-    dy = s.rounded;
-  else
-    dy = dresidual;
-  gemm<op::plain, op::plain>(ctx, as_matrix(dy), as_matrix(out.weight), as_matrix(dg));
-  gemm<op::transposed, op::plain>(ctx, as_matrix(dy), as_matrix(g), as_matrix(dout.weight), {dout.weight.data});
-  if (dout.bias.data != nullptr && ctx.reserve(0))
-    add_column_sums("project_add_backward: bias", ctx.stream(), ctx.shared(), dresidual.data, dresidual.count, D,
-                    dout.bias.data);
+std::size_t between_backward_scratch(std::size_t count, bool norm, bool project) {
+  std::size_t const tiles = std::size_t(between_backward_tiles(count)) * D * sizeof(float) + arena::alignment;
+  return planned_bytes<between_gradients<T, D>>(count, norm, project) +
+         std::max(tiles, between_sums_scratch<D, N>(count));
 }
 
 }  // namespace detail
@@ -101,19 +93,24 @@ void norm_project_backward(context<P>& ctx, norm_point<float, D, space::device> 
   using T = element<P>;
   require_extent("norm_project_backward.dy rows", dy.count, point.residual.count);
   require_extent("norm_project_backward.dresidual rows", dresidual.count, point.residual.count);
-  static_cast<void>(ctx.reserve(detail::between_backward_scratch<T, D, N>(dy.count, false)));
+  static_cast<void>(ctx.reserve(detail::between_backward_scratch<T, D, N>(dy.count, true, false)));
   if (dy.count == 0) return;
   arena_scope const scope{ctx.shared()};
-  detail::between_gradients<T, D> const s{ctx.shared(), dy.count, false};
-  detail::norm_project_gradients(ctx, s, point, p, dy, dresidual, grad);
+  detail::between_gradients<T, D> const s{ctx.shared(), dy.count, true, false};
+  detail::norm_project_data_gradient(ctx, s, point, p, dy, dresidual, grad.norm);
+  detail::norm_project_weight_gradients(ctx, s, dy, grad.in);
 }
+
+/// Which form project_add_norm_project_backward takes.
+enum class between_backward_choice : unsigned char { automatic, composed, fused };
 
 /// The gradient of project_add_norm_project.
 ///
 /// Shapes   g, dg [R, K]; dy [R, N]; dresidual [R, D]: on entry the gradient of point.residual from everything after,
 ///          on return that of `before`.
 /// Writes   dresidual (updated); dg (=); dout, dp (+=). Nothing overlaps.
-/// Stream   the context's; no synchronisation.
+/// Stream   the context's; no synchronisation. The activations' gradients by one kernel for 16-bit numbers where there
+///          are rows enough, by products through cuBLASLt otherwise; the kernel does not round dnormed.
 /// Throws   shape_error if the row counts differ; nothing is written then.
 template <precision P, int D, int K, int N>
 void project_add_norm_project_backward(context<P>& ctx,
@@ -125,18 +122,33 @@ void project_add_norm_project_backward(context<P>& ctx,
                                        std::type_identity_t<rows<float, D, space::device>> dresidual,
                                        std::type_identity_t<rows<element<P>, K, space::device>> dg,
                                        linear_parameters<float, D, K, space::device> const& dout,
-                                       norm_projection<float, N, D, space::device> const& dp) {
+                                       norm_projection<float, N, D, space::device> const& dp,
+                                       between_backward_choice choice = between_backward_choice::automatic) {
   using T = element<P>;
   require_extent("project_add_norm_project_backward.g rows", g.count, point.residual.count);
   require_extent("norm_project_backward.dy rows", dy.count, point.residual.count);
   require_extent("norm_project_backward.dresidual rows", dresidual.count, point.residual.count);
   require_extent("project_add_norm_project_backward.dg rows", dg.count, point.residual.count);
-  static_cast<void>(ctx.reserve(detail::between_backward_scratch<T, D, N>(dy.count, true)));
+  bool const run = ctx.reserve(detail::between_backward_scratch<T, D, N>(dy.count, true, true));
   if (dy.count == 0) return;
   arena_scope const scope{ctx.shared()};
-  detail::between_gradients<T, D> const s{ctx.shared(), dy.count, true};
-  detail::norm_project_gradients(ctx, s, point, p, dy, dresidual, dp);
-  detail::project_add_gradients(ctx, s, g, out, dresidual, dg, dout);
+  detail::between_gradients<T, D> const s{ctx.shared(), dy.count, true, true};
+  detail::between_backward_arguments<T> const arguments{
+      dy.data,       p.in.weight.data, point.residual.data, point.rstd, p.norm.data, dresidual.data,
+      s.normed.data, s.rounded.data,   out.weight.data,     dg.data,    nullptr,     int(dy.count)};
+  bool const fits = choice == between_backward_choice::fused
+                        ? detail::between_backward_form<T, D, K, N>::possible
+                        : choice == between_backward_choice::automatic &&
+                              detail::between_backward_fits<T, D, K, N>(ctx.device(), dy.count);
+  if (fits && detail::between_backward_aligned(arguments)) {
+    if (run) detail::between_backward_fused<D, K, N>(ctx.stream(), ctx.shared(), arguments, dp.norm.data);
+  } else {
+    detail::norm_project_data_gradient(ctx, s, point, p, dy, dresidual, dp.norm);
+    gemm<op::plain, op::plain>(ctx, detail::residual_operand(s, dresidual), detail::as_matrix(out.weight),
+                               detail::as_matrix(dg));
+  }
+  detail::norm_project_weight_gradients(ctx, s, dy, dp.in);
+  detail::project_add_weight_gradients(ctx, s, g, dresidual, dout);
 }
 
 /// The gradient of project_add_norm.
@@ -160,17 +172,19 @@ void project_add_norm_backward(context<P>& ctx, std::type_identity_t<rows<elemen
   require_extent("project_add_norm_backward.dy rows", dy.count, point.residual.count);
   require_extent("project_add_norm_backward.dresidual rows", dresidual.count, point.residual.count);
   require_extent("project_add_norm_backward.dg rows", dg.count, point.residual.count);
-  bool const run = ctx.reserve(detail::between_backward_scratch<T, D, 0>(dy.count, true));
+  bool const run = ctx.reserve(detail::between_backward_scratch<T, D, 0>(dy.count, false, true));
   if (dy.count == 0) return;
   arena_scope const scope{ctx.shared()};
-  detail::between_gradients<T, D> const s{ctx.shared(), dy.count, true};
+  detail::between_gradients<T, D> const s{ctx.shared(), dy.count, false, true};
   if (run) {
     detail::norm_gradient_call<T, T> const call{
         point.residual.data, norm.data, point.rstd, dy.data, dresidual.data, nullptr,
         s.rounded.data,      nullptr,   dy.count};
     detail::norm_gradient<D, false>(ctx.stream(), ctx.shared(), call, dnorm.data);
   }
-  detail::project_add_gradients(ctx, s, g, out, dresidual, dg, dout);
+  gemm<op::plain, op::plain>(ctx, detail::residual_operand(s, dresidual), detail::as_matrix(out.weight),
+                             detail::as_matrix(dg));
+  detail::project_add_weight_gradients(ctx, s, g, dresidual, dout);
 }
 
 }  // namespace dm2::cuda
