@@ -8,6 +8,14 @@ foreach(way find_package fetch_content)
                    -DPNG=${DM2_PNG} -P ${CMAKE_CURRENT_SOURCE_DIR}/consumer/check.cmake)
   set_tests_properties(consumer.${way} PROPERTIES TIMEOUT 600 LABELS consumer ENVIRONMENT "${dm2_test_environment}")
 endforeach()
+if(DM2_HAS_CUDA)
+  list(GET CMAKE_CUDA_ARCHITECTURES 0 architecture)
+  add_test(NAME consumer.cuda
+           COMMAND ${CMAKE_COMMAND} -DWAY=find_package -DSOURCE=${PROJECT_SOURCE_DIR} -DBINARY=${PROJECT_BINARY_DIR}
+                   -DGENERATOR=${CMAKE_GENERATOR} -DCOMPILER=${CMAKE_CXX_COMPILER} -DCUDA=${CMAKE_CUDA_COMPILER}
+                   -DARCHITECTURES=${architecture} -P ${CMAKE_CURRENT_SOURCE_DIR}/consumer/check.cmake)
+  set_tests_properties(consumer.cuda PROPERTIES TIMEOUT 600 LABELS consumer)
+endif()
 
 # What ./demo runs.
 if(TARGET classify)
