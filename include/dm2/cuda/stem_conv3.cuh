@@ -49,8 +49,8 @@ struct conv3_block {
   static __device__ int swap(int column) { return (column >> swap_shift) & swap_mask; }
 };
 
-/// Starts the copy of a tile and the pixels around it, zeros outside the plane.
-template <class Block, class T>
+/// Starts the copy of a tile and the pixels around it, zeros outside the plane. Patches: how the plane lies.
+template <class Block, bool Patches = false, class T>
 __device__ inline void load_halo(std::uint32_t to, T const* in, typename Block::tile const& tile, int thread) {
   using G = typename Block::geometry;
   constexpr int pieces = Block::pieces, count = Block::halo_height * Block::halo_width * pieces;
@@ -59,7 +59,7 @@ __device__ inline void load_halo(std::uint32_t to, T const* in, typename Block::
     int const piece = i % pieces, row = i / pieces / Block::halo_width, column = i / pieces % Block::halo_width;
     int const y = tile.y - 1 + row, x = tile.x - 1 + column;
     bool const inside = unsigned(y) < unsigned(G::plane_height) && unsigned(x) < unsigned(G::plane_width);
-    T const* const from = in + plane_position<G, false>(tile.b, y, x) * G::hidden + piece * 8;
+    T const* const from = in + plane_position<G, Patches>(tile.b, y, x) * G::hidden + piece * 8;
     copy_async(to + unsigned(row * Block::row_bytes + column * Block::pixel_bytes + (piece ^ Block::swap(column)) * 16),
                inside ? from : in, inside);
   }

@@ -79,10 +79,21 @@ __device__ inline void multiply_inputs(float (&c)[Block::row_tiles][Block::colum
   }
 }
 
-/// Block (i, j, z): rows of tile i, columns of tile j, part z of K, into the sink.
-template <class Block, class T, class Sink>
+/// Inputs are multiplied as they lie in memory.
+struct inputs_as_they_are {
+  struct lane {
+    template <class Block, class T>
+    __device__ void prepare(unsigned char*) const {}
+  };
+  /// What a thread prepares with.
+  __device__ lane start() const { return {}; }
+};
+
+/// Block (i, j, z): rows of tile i, columns of tile j, part z of K, into the sink. A thread prepares the inputs that it
+/// copied before others read them: of its piece, number threadIdx.x % 8 of each row of 128 bytes.
+template <class Block, class T, class Prepare, class Sink>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_project_kernel(T const* __restrict__ a, T const* __restrict__ weights, Sink sink, int rows) {
+    stem_project_kernel(T const* __restrict__ a, T const* __restrict__ weights, Prepare inputs, Sink sink, int rows) {
   unsigned char* const stem_shared = dynamic_shared();
   std::uint32_t const shared = shared_address(stem_shared);
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
@@ -90,6 +101,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   int const first = Block::steps * int(blockIdx.z) / int(gridDim.z);
   int const last = Block::steps * (int(blockIdx.z) + 1) / int(gridDim.z);
   float c[Block::row_tiles][Block::column_tiles][4] = {};
+  auto const own = inputs.start();
 
 #pragma unroll
   for (int s = 0; s < Block::stages - 1; ++s) {
@@ -99,6 +111,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   int slot = 0, next = Block::stages - 1;
   for (int step = first; step < last; ++step) {
     wait_copies<Block::stages - 2>();
+    own.template prepare<Block, T>(stem_shared + slot * Block::stage_bytes);
     __syncthreads();  // the step is there, and the one before is read
     if (step + Block::stages - 1 < last)
       load_inputs<Block>(shared + unsigned(next * Block::stage_bytes), a, weights, rows, step + Block::stages - 1);
@@ -167,18 +180,19 @@ project_plan plan_projection(device_properties const& device, int rows) {
 }
 
 /// Launches the product in form F.
-template <int K, int N, project_form F, class T, class Sink>
+template <int K, int N, project_form F, class T, class Sink, class Prepare = inputs_as_they_are>
 void launch_projection(cudaStream_t stream, project_plan const& plan, T const* a, T const* weights, Sink const& sink,
-                       int rows, float* parts) {
+                       int rows, float* parts, Prepare const& inputs = {}) {
   using block = project_block<K, N, F>;
   launch_shape const shape{
       dim3(unsigned((rows - 1) / block::rows + 1), unsigned((N - 1) / block::columns + 1), unsigned(plan.splits)),
       block::threads, block::shared_bytes};
   if (plan.splits == 1) {
-    launch("stem: projection", stem_project_kernel<block, T, Sink>, shape, stream, a, weights, sink, rows);
+    launch("stem: projection", stem_project_kernel<block, T, Prepare, Sink>, shape, stream, a, weights, inputs, sink,
+           rows);
     return;
   }
-  launch("stem: projection", stem_project_kernel<block, T, part_sink<N>>, shape, stream, a, weights,
+  launch("stem: projection", stem_project_kernel<block, T, Prepare, part_sink<N>>, shape, stream, a, weights, inputs,
          part_sink<N>{parts, rows}, rows);
   launch("stem: projection, sum of its parts", stem_add_parts_kernel<N, Sink>,
          {unsigned((rows * (N / 2) - 1) / 128 + 1), 128}, stream, parts, plan.splits, sink, rows);

@@ -10,6 +10,8 @@
 #include <dm2/cuda/stem_train_general.cuh>
 #include <dm2/cuda/stem_train_general_backward.cuh>
 #include <dm2/cuda/stem_train_saved.cuh>
+#include <dm2/cuda/stem_train_tensor.cuh>
+#include <dm2/cuda/stem_train_tensor_backward.cuh>
 
 #include <cstddef>
 #include <string>
@@ -37,6 +39,61 @@ int stem_train_batch(std::size_t grid_rows) {
   return int(grid_rows / std::size_t(S.tokens()));
 }
 
+/// The forward in the general form, with at most `columns` bytes of columns at a time.
+template <stem_shape S, precision P, class Reader>
+void stem_forward_general(context<P>& ctx, Reader const& reader,
+                          stem_parameters<S, float const, space::device> const& p,
+                          stem_statistics<S, float, space::device> const& running, element<P>* grid,
+                          stem_saved<S, element<P>> const& saved, int batch, std::size_t columns = stem_columns_bytes) {
+  using scratch_type = stem_general_scratch<S, element<P>>;
+  bool const run = ctx.reserve(planned_bytes<scratch_type>(batch, columns));
+  arena_scope const scope{ctx.shared()};
+  scratch_type const scratch{ctx.shared(), batch, columns};
+  stem_general_forward<S, P, Reader>{ctx, p, saved, scratch, batch, run}(reader, running, grid);
+}
+
+/// The backward in the general form.
+template <stem_shape S, precision P, class Reader>
+void stem_backward_general(context<P>& ctx, Reader const& reader,
+                           stem_parameters<S, float const, space::device> const& p,
+                           stem_saved<S, element<P>> const& saved, element<P> const* dgrid,
+                           stem_parameters<S, float, space::device> const& grad, float* dpicture, int batch,
+                           std::size_t columns = stem_columns_bytes) {
+  using scratch_type = stem_general_scratch<S, element<P>>;
+  using gradients_type = stem_general_gradients<S, element<P>>;
+  bool const run = ctx.reserve(planned_bytes<scratch_type>(batch, columns) + planned_bytes<gradients_type>(batch));
+  arena_scope const scope{ctx.shared()};
+  scratch_type const scratch{ctx.shared(), batch, columns};
+  gradients_type const between{ctx.shared(), batch};
+  stem_general_backward<S, P, Reader>{ctx, p, saved, scratch, between, batch, run}(reader, dgrid, grad, dpicture);
+}
+
+/// The forward on tensor cores, on a device whose properties are given.
+template <stem_shape S, precision P, class Reader>
+void stem_forward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
+                         stem_parameters<S, float const, space::device> const& p,
+                         stem_statistics<S, float, space::device> const& running, element<P>* grid,
+                         stem_saved<S, element<P>> const& saved, int batch) {
+  using T = element<P>;
+  if (!ctx.reserve(planned_bytes<stem_tensor_scratch<S, T>>(device, batch))) return;
+  arena_scope const scope{ctx.shared()};
+  stem_tensor_scratch<S, T> const scratch{ctx.shared(), device, batch};
+  stem_tensor_forward<S, T, Reader>{ctx.stream(), device, p, saved, scratch, batch}(reader, running, grid);
+}
+
+/// The backward on tensor cores, without the gradient of the pictures.
+template <stem_shape S, precision P, class Reader>
+void stem_backward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
+                          stem_parameters<S, float const, space::device> const& p,
+                          stem_saved<S, element<P>> const& saved, element<P> const* dgrid,
+                          stem_parameters<S, float, space::device> const& grad, int batch) {
+  using T = element<P>;
+  if (!ctx.reserve(planned_bytes<stem_tensor_gradients<S, T>>(device, batch))) return;
+  arena_scope const scope{ctx.shared()};
+  stem_tensor_gradients<S, T> const between{ctx.shared(), device, batch};
+  stem_tensor_backward<S, T, Reader>{ctx.stream(), device, p, saved, between, batch}(reader, dgrid, grad);
+}
+
 }  // namespace detail
 
 /// conv 7x7 stride 2, then two conv 3x3, each followed by BatchNorm with the batch's statistics and ReLU, then a
@@ -46,7 +103,8 @@ int stem_train_batch(std::size_t grid_rows) {
 ///          row-major patches of picture after picture.
 /// Saves    the raw outputs of the convolutions, rounded to the context's elements (4.8 MB a picture at Tiny's size in
 ///          16 bits), and the statistics; BatchNorm with ReLU is computed again in the backward.
-/// Writes   grid, saved (=); running (updated), asynchronously.
+/// Writes   grid, saved (=); running (updated), asynchronously. Tensor cores where stem_tensor_sizes and the device
+///          allow; else products of gathered columns, of at most stem_columns_bytes or one picture at a time.
 /// Throws   shape_error if grid's rows are not whole pictures; nothing is written then.
 template <stem_shape S, precision P>
 void stem_forward_train(context<P>& ctx, auto const& picture, stem_parameters<S, float const, space::device> const& p,
@@ -58,16 +116,19 @@ void stem_forward_train(context<P>& ctx, auto const& picture, stem_parameters<S,
   int const batch = stem_train_batch<S>(grid.count);
   auto const reader = stem_train_reader<S>(picture);
   if (batch == 0) return;
-  bool const run = ctx.reserve(planned_bytes<stem_general_scratch<S, T>>(batch));
-  arena_scope const scope{ctx.shared()};
-  stem_general_scratch<S, T> const scratch{ctx.shared(), batch};
-  stem_general_forward<S, P, decltype(reader)>{ctx, p, saved, scratch, batch, run}(reader, running, grid.data);
+  if constexpr (stem_tensor_sizes<S, T>)
+    if (stem_tensor_fits<S, T>(ctx.device(), grid.data)) {
+      stem_forward_tensor<S>(ctx, ctx.device(), reader, p, running, grid.data, saved, batch);
+      return;
+    }
+  stem_forward_general<S>(ctx, reader, p, running, grid.data, saved, batch);
 }
 
 /// The gradient of stem_forward_train.
 ///
 /// Shapes   as stem_forward_train; dgrid [B tokens, dim]; dpicture float [B, C, H, W], or null where it is not wanted.
-/// Writes   grad (+=); dpicture (=), asynchronously.
+/// Writes   grad (+=); dpicture (=), asynchronously. Tensor cores as in the forward, unless dpicture is asked for.
+///          Scratch grows with the batch: the gradients of two planes there, of one plane else.
 /// Throws   shape_error if dgrid's rows are not whole pictures; nothing is written then.
 template <stem_shape S, precision P>
 void stem_backward(context<P>& ctx, auto const& picture, stem_parameters<S, float const, space::device> const& p,
@@ -79,13 +140,12 @@ void stem_backward(context<P>& ctx, auto const& picture, stem_parameters<S, floa
   int const batch = stem_train_batch<S>(dgrid.count);
   auto const reader = stem_train_reader<S>(picture);
   if (batch == 0) return;
-  bool const run = ctx.reserve(planned_bytes<stem_general_scratch<S, T>>(batch) +
-                               planned_bytes<stem_general_gradients<S, T>>(batch));
-  arena_scope const scope{ctx.shared()};
-  stem_general_scratch<S, T> const scratch{ctx.shared(), batch};
-  stem_general_gradients<S, T> const between{ctx.shared(), batch};
-  stem_general_backward<S, P, decltype(reader)>{ctx, p, saved, scratch, between, batch, run}(reader, dgrid.data, grad,
-                                                                                             dpicture);
+  if constexpr (stem_tensor_sizes<S, T>)
+    if (dpicture == nullptr && stem_tensor_fits<S, T>(ctx.device(), dgrid.data)) {
+      stem_backward_tensor<S>(ctx, ctx.device(), reader, p, saved, dgrid.data, grad, batch);
+      return;
+    }
+  stem_backward_general<S>(ctx, reader, p, saved, dgrid.data, grad, dpicture, batch);
 }
 
 }  // namespace dm2::cuda

@@ -42,9 +42,9 @@ struct stem_general_scratch {
   T *proj, *columns;
   double* sums;  ///< [stem_sum_count, 2, the most channels]
 
-  stem_general_scratch(arena& a, int batch) {
+  stem_general_scratch(arena& a, int batch, std::size_t most = stem_columns_bytes) {
     constexpr std::size_t numbers = std::size_t(G::plane_pixels) * M::widest_row;
-    pictures = std::clamp(int(stem_columns_bytes / (numbers * sizeof(T))), 1, std::max(batch, 1));
+    pictures = std::clamp(int(most / (numbers * sizeof(T))), 1, std::max(batch, 1));
     for (std::size_t i = 0; i < 3; ++i) conv[i] = a.take<T>(M::size(i));
     proj = a.take<T>(M::project);
     columns = a.take<T>(std::size_t(pictures) * numbers);

@@ -56,6 +56,7 @@ __device__ inline void stem_sum_parts(U const* parts, int count, int width, int 
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   sum[0] = sum[1] = 0;
   if (c < width)
+#pragma unroll 4
     for (int i = count * warp / 8; i < count * (warp + 1) / 8; ++i)
       for (int k = 0; k < 2; ++k) sum[k] += double(parts[(std::ptrdiff_t{i} * 2 + k) * width + c]);
   for (int k = 0; k < 2; ++k) eighths[k][warp][lane] = sum[k];

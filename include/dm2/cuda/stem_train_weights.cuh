@@ -54,6 +54,29 @@ __global__ void __launch_bounds__(256)
                                                                                 i % Taps)];
 }
 
+/// to[Layout(tap, input channel, output channel)] = w [Outer, Inner, Taps], rounded. Mirrored: the convolution that
+/// gives the gradient of the input, whose output channels are Inner. A thread a weight.
+template <class Layout, bool Mirrored, int Outer, int Inner, int Taps, class T>
+__global__ void __launch_bounds__(256) stem_lay_out_kernel(float const* __restrict__ w, T* __restrict__ to) {
+  int const i = int(blockIdx.x) * 256 + int(threadIdx.x);
+  if (i >= Outer * Inner * Taps) return;
+  int const outer = i / (Taps * Inner), inner = i / Taps % Inner, tap = i % Taps;
+  to[Mirrored ? Layout::index(Taps - 1 - tap, outer, inner) : Layout::index(tap, inner, outer)] = from_float<T>(w[i]);
+}
+
+/// dw[Place(i)] += the sums of parts [count, size] of number i, in their order; numbers with a negative place stand for
+/// no weight. A thread a number.
+template <class Place>
+__global__ void __launch_bounds__(128)
+    stem_reduce_kernel(float const* __restrict__ parts, int count, int size, float* __restrict__ dw) {
+  int const i = int(blockIdx.x) * 128 + int(threadIdx.x);
+  if (i >= size) return;
+  float sum = 0;
+#pragma unroll 8
+  for (int part = 0; part < count; ++part) sum += parts[std::ptrdiff_t{part} * size + i];
+  if (int const to = Place::of(i); to >= 0) dw[to] += sum;
+}
+
 /// Sizes of a stem's matrices.
 template <stem_shape S>
 struct stem_matrices {
@@ -76,6 +99,22 @@ void arrange_weights(cudaStream_t stream, float const* w, T* to, std::size_t siz
     check(cudaMemsetAsync(to, 0, size * sizeof(T), stream), "stem: zeros of the weights");
   launch("stem: weights", stem_arrange_kernel<O, Outer, Inner, Taps, T>,
          {blocks_for(std::size_t(Outer) * Inner * Taps, 256), 256}, stream, w, to);
+}
+
+/// Launches stem_lay_out_kernel, over zeros where the layout has more numbers.
+template <class Layout, bool Mirrored, int Outer, int Inner, int Taps, class T>
+void lay_out_weights(cudaStream_t stream, float const* w, T* to) {
+  if (Layout::size != std::size_t(Outer) * Inner * Taps)
+    check(cudaMemsetAsync(to, 0, Layout::size * sizeof(T), stream), "stem: zeros of the weights");
+  launch("stem: weights", stem_lay_out_kernel<Layout, Mirrored, Outer, Inner, Taps, T>,
+         {blocks_for(std::size_t(Outer) * Inner * Taps, 256), 256}, stream, w, to);
+}
+
+/// Launches stem_reduce_kernel.
+template <class Place>
+void reduce_parts(cudaStream_t stream, float const* parts, int count, int size, float* dw) {
+  launch("stem: sum of the weights' gradients", stem_reduce_kernel<Place>, {blocks_for(std::size_t(size), 128), 128},
+         stream, parts, count, size, dw);
 }
 
 /// Launches stem_add_gradient_kernel.

@@ -1,0 +1,214 @@
+/// @file
+/// The stem's projection of patches in training on tensor cores, and the gradient of what it reads.
+#pragma once
+
+#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/stem_layout.cuh>
+#include <dm2/cuda/stem_project.cuh>
+#include <dm2/cuda/stem_train_eight.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+/// The forward's inputs are raw outputs, patch after patch: BatchNorm and ReLU are applied in shared memory. A step of
+/// 64 inputs is a pixel of 64 channels.
+struct activated_inputs {
+  stem_train_norm norm;
+
+  /// A thread's eight channels.
+  struct lane {
+    eight_activations eight;
+
+    template <class Block, class T>
+    __device__ void prepare(unsigned char* at) const {
+#pragma unroll
+      for (int j = 0; j < Block::row_tiles; ++j) {
+        int const i = j * Block::threads + int(threadIdx.x), row = i / 8;
+        uint4* const v = reinterpret_cast<uint4*>(at + row * 128 + (i % 8 ^ row % 8) * 16);
+        *v = eight.apply<T>(*v);
+      }
+    }
+  };
+  __device__ lane start() const { return {{norm, int(threadIdx.x) % 8 * 8}}; }
+};
+
+/// Bias added and rounded, to the grid [rows, D], which is aligned to 4 bytes.
+template <int D, class T>
+struct element_grid_sink {
+  float const* bias;
+  T* grid;
+
+  __device__ void operator()(int row, int column, float2 v) const {
+    *reinterpret_cast<std::uint32_t*>(grid + std::ptrdiff_t{row} * D + column) =
+        pack<T>(v.x + bias[column], v.y + bias[column + 1]);
+  }
+};
+
+/// [D, tap, channel], the channels in the order of fragment_column: the gradient's second factor.
+template <int Taps, int Hidden, int D>
+struct project_gradient_layout {
+  static constexpr std::size_t size = std::size_t(D) * Taps * Hidden;
+  static __host__ __device__ constexpr int index(int tap, int channel, int out) {
+    return (out * Taps + tap) * Hidden + fragment_column<Hidden>(channel);
+  }
+};
+
+/// A block of the gradient of the patches: 128 of their numbers, two pixels, whose weights stay in shared memory, for
+/// tiles of 128 patches. 4 x 2 warps, each of 32 rows and a pixel. Rows are an odd number of 16 bytes, so that
+/// ldmatrix meets no bank twice.
+template <class G>
+struct project_input_block {
+  using geometry = G;
+  static constexpr int threads = 256, rows = 128, columns = 128, dim = G::dim, depth = G::depth;
+  static constexpr int inner = (dim + 15) / 16 * 16, row_bytes = inner * 2 + 16, weight_row_bytes = columns * 2 + 16;
+  static constexpr int weight_bytes = inner * weight_row_bytes, table_offset = weight_bytes + rows * row_bytes;
+  static constexpr int shared_bytes = table_offset + 2 * 4 * 64;
+  static constexpr int resident = shared_bytes <= 113 * 1024 ? 2 : 1;
+  static constexpr int column_blocks = (depth + columns - 1) / columns;
+  static_assert(G::hidden == 64 && dim % 8 == 0, "dm2::cuda::detail::project_input_block: 64 channels, even rows");
+};
+
+/// Starts the copy of rows [first, first + Rows) of a matrix [count, Width], zeros past its end and past its width.
+template <int Rows, int Width, int Wanted, int RowBytes, int Threads, class T>
+__device__ inline void load_rows(std::uint32_t to, T const* from, int first, int count, int stride) {
+  constexpr int pieces = Wanted / 8;
+#pragma unroll 4
+  for (int i = int(threadIdx.x); i < Rows * pieces; i += Threads) {
+    int const row = i / pieces, piece = i % pieces;
+    bool const inside = first + row < count && piece * 8 < Width;
+    T const* const at = from + std::ptrdiff_t{first + row} * stride + piece * 8;
+    copy_async(to + unsigned(row * RowBytes + piece * 16), inside ? at : from, inside);
+  }
+}
+
+/// What the kernel reads and writes.
+template <class G, class T>
+struct project_input_operands {
+  T const* dgrid;        ///< [rows, D]
+  T const* weights;      ///< in project_gradient_layout
+  T const* raw;          ///< [rows, depth], the third convolution's output
+  stem_train_norm norm;  ///< of it
+  T* dz;                 ///< [rows, depth]
+  float* parts;          ///< [parts, 2, hidden]
+};
+
+/// dz = the gradient of BatchNorm's output where ReLU lets it through, and its sums. Block (column block, share of the
+/// row tiles).
+template <class G, class T>
+__global__ void __launch_bounds__(project_input_block<G>::threads, project_input_block<G>::resident)
+    stem_train_project_input_kernel(project_input_operands<G, T> o, int rows) {
+  using block = project_input_block<G>;
+  unsigned char* const memory = dynamic_shared();
+  std::uint32_t const shared = shared_address(memory), tile = shared + unsigned(block::weight_bytes);
+  float* const table = reinterpret_cast<float*>(memory + block::table_offset);
+  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  int const first_row = warp / 2 * 32, pixel = int(blockIdx.x) * 2 + warp % 2;
+  int const tiles = (rows - 1) / block::rows + 1, channel = lane % 4 * 8;
+  int const width = min(block::columns, block::depth - int(blockIdx.x) * block::columns);
+  bool const there = pixel * 64 < block::depth;
+
+  // The weights: rows of d, this block's 128 columns.
+  for (int i = int(threadIdx.x); i < block::inner * 16; i += block::threads) {
+    int const d = i / 16, piece = i % 16;
+    bool const inside = d < block::dim && piece * 8 < width;
+    T const* const at = o.weights + std::ptrdiff_t{d} * block::depth + int(blockIdx.x) * block::columns + piece * 8;
+    copy_async(shared + unsigned(d * block::weight_row_bytes + piece * 16), inside ? at : o.weights, inside);
+  }
+  auto const load = [&](int t) {
+    load_rows<block::rows, block::dim, block::inner, block::row_bytes, block::threads>(tile, o.dgrid, t * block::rows,
+                                                                                       rows, block::dim);
+  };
+  if (threadIdx.x < 64) eight_masks::fill(table, 64, o.norm, int(threadIdx.x));
+  int t = int(blockIdx.y);
+  if (t < tiles) load(t);
+  commit_copies();
+
+  float own[2][2] = {};  // of the sums of both halves of the pixel's channels, this lane's
+  std::uint32_t const a_at = tile + unsigned((first_row + lane % 16) * block::row_bytes + lane / 16 * 16);
+  std::uint32_t const b_at =
+      shared + unsigned((lane / 8 % 2 * 8 + lane % 8) * block::weight_row_bytes + (warp % 2 * 8 + lane / 16) * 16);
+  for (; t < tiles; t += int(gridDim.y)) {
+    wait_copies<0>();
+    __syncthreads();
+    float c[2][8][4] = {};
+#pragma unroll 2
+    for (int k = 0; k < block::inner / 16; ++k) {
+      std::uint32_t a[2][4];
+#pragma unroll
+      for (int m = 0; m < 2; ++m) load_matrix(a[m], a_at + unsigned(m * 16 * block::row_bytes + k * 32));
+#pragma unroll
+      for (int n = 0; n < 8; n += 2) {
+        std::uint32_t b[4];
+        load_matrix_transposed(b, b_at + unsigned(k * 16 * block::weight_row_bytes + n * 16));
+#pragma unroll
+        for (int m = 0; m < 2; ++m) mma<T>(c[m][n], a[m], b[0], b[1]), mma<T>(c[m][n + 1], a[m], b[2], b[3]);
+      }
+    }
+    __syncthreads();
+    if (t + int(gridDim.y) < tiles) load(t + int(gridDim.y));
+    commit_copies();
+#pragma unroll
+    for (int q = 0; q < 2; ++q) {
+      eight_sums sums;
+      uint4 raw[2][2];
+      std::ptrdiff_t const at =
+          std::ptrdiff_t{t * block::rows + first_row + lane / 4} * block::depth + pixel * 64 + q * 32 + channel;
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (there && t * block::rows + first_row + lane / 4 + 8 * i < rows)
+          raw[i / 2][i % 2] = *reinterpret_cast<uint4 const*>(o.raw + at + std::ptrdiff_t{8 * i} * block::depth);
+      eight_masks const eight{table, 64, q * 32 + channel};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (!there || t * block::rows + first_row + lane / 4 + 8 * i >= rows) continue;
+        float v[8];
+#pragma unroll
+        for (int n = 0; n < 4; ++n)
+          v[2 * n] = c[i / 2][4 * q + n][i % 2 * 2], v[2 * n + 1] = c[i / 2][4 * q + n][i % 2 * 2 + 1];
+        *reinterpret_cast<uint4*>(o.dz + at + std::ptrdiff_t{8 * i} * block::depth) =
+            eight.apply<T>(v, raw[i / 2][i % 2], sums);
+      }
+      sums.share_out(own[q]);
+    }
+  }
+  // A part a block: its warps' sums in their order.
+  wait_copies<0>();
+  __syncthreads();
+  float* const staged = reinterpret_cast<float*>(memory);
+#pragma unroll
+  for (int q = 0; q < 2; ++q)
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      staged[warp * 128 + lane / 16 * 64 + q * 32 + channel + lane / 4 % 4 * 2 + i] = own[q][i];
+  __syncthreads();
+  if (threadIdx.x >= 64) return;
+  int const at = int(threadIdx.x);
+  float dz = 0, dz_x = 0;
+  for (int w = 0; w < 8; ++w) dz += staged[w * 128 + at], dz_x += staged[w * 128 + 64 + at];
+  float* const part = o.parts + std::ptrdiff_t(blockIdx.y * gridDim.x + blockIdx.x) * 128;
+  part[at] = dz;
+  part[64 + at] = o.norm.rstd[at] * (dz_x - o.norm.mean[at] * dz);
+}
+
+/// Shares of the row tiles.
+template <class G>
+int project_input_shares(int multiprocessors, int rows) {
+  using block = project_input_block<G>;
+  return std::clamp(multiprocessors * block::resident / block::column_blocks, 1, (rows - 1) / block::rows + 1);
+}
+
+/// Launches the kernel; returns the number of parts of its sums.
+template <class G, class T>
+int launch_project_input(cudaStream_t stream, int multiprocessors, project_input_operands<G, T> const& operands,
+                         int rows) {
+  using block = project_input_block<G>;
+  unsigned const shares = unsigned(project_input_shares<G>(multiprocessors, rows));
+  launch("stem: gradient of the patches", stem_train_project_input_kernel<G, T>,
+         {dim3(block::column_blocks, shares), block::threads, block::shared_bytes}, stream, operands, rows);
+  return block::column_blocks * int(shares);
+}
+
+}  // namespace dm2::cuda::detail

@@ -1,0 +1,85 @@
+/// @file
+/// The backward of the stem on tensor cores.
+///
+/// What goes down is dz, the gradient of BatchNorm's output where ReLU let it through. The kernel that computes it sums
+/// what BatchNorm's own backward needs; both kernels that read it form the gradient of the convolution's output from dz
+/// and the raw output in shared memory. Planes read and written, of 1.6 MB a picture at Tiny's size: 2 and 1 by the
+/// projection, 6 and 1 by each 3 x 3 convolution, 2 by the first one.
+#pragma once
+
+#include <dm2/cuda/stem_train_tensor.cuh>
+
+namespace dm2::cuda::detail {
+
+/// The backward of `batch` pictures, but for the gradient of the pictures.
+template <stem_shape S, class T, class Reader>
+class stem_tensor_backward {
+  using kernels = stem_tensor_kernels<S, T>;
+  using layouts = typename kernels::layouts;
+  using G = stem_geometry<S>;
+  using parameters = stem_parameters<S, float const, space::device>;
+  using gradients = stem_parameters<S, float, space::device>;
+
+ public:
+  stem_tensor_backward(cudaStream_t stream, device_properties const& device, parameters const& p,
+                       stem_saved<S, T> const& saved, stem_tensor_gradients<S, T> const& between, int batch)
+      : stream_{stream}, device_{device}, p_{p}, saved_{saved}, d_{between}, batch_{batch} {}
+
+  /// Leaves the gradient of the first BatchNorm's output in d_.dz[0], and the means for it in d_.means.
+  void operator()(Reader const& picture, T const* dgrid, gradients const& grad) const {
+    for (std::size_t i = 0; i < 2; ++i)
+      lay_out_weights<typename layouts::conv3, true, S.hidden, S.hidden, 9>(stream_, p_.conv[i].data, d_.mirrored[i]);
+    lay_out_weights<typename kernels::input_layout, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data,
+                                                                                               d_.proj);
+    project(dgrid, grad);
+    stage<2, true>(d_.dz[0], d_.dz[1], grad);
+    stage<1, false>(d_.dz[1], d_.dz[0], grad);
+    launch_train_conv1_weights<G>(stream_, device_.multiprocessors, picture, static_cast<T const*>(d_.dz[0]),
+                                  static_cast<T const*>(saved_.raw[0]), gradient(0), batch_, d_.parts, grad.conv1.data);
+  }
+
+ private:
+  [[nodiscard]] stem_norm_gradient gradient(std::size_t stage) const {
+    return {stem_norm_of<S>(p_, saved_, stage), d_.means};
+  }
+  void finish(std::size_t stage, int parts, gradients const& grad) const {
+    finish_norm_gradient(stream_, d_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
+                         grad.bn_weight[stage].data, grad.bn_bias[stage].data, d_.means);
+  }
+  void project(T const* dgrid, gradients const& grad) const {
+    int const rows = batch_ * G::tokens;
+    stem_train_norm const norm = stem_norm_of<S>(p_, saved_, 2);
+    launch_project_weights<G>(stream_, device_.multiprocessors, dgrid, static_cast<T const*>(saved_.raw[2]), norm, rows,
+                              d_.parts, grad.proj.data);
+    sum_terms(stream_, stem_moments<T>{dgrid}, rows, S.dim, d_.bias_sums);
+    add_sums(stream_, d_.bias_sums, stem_sum_count, S.dim, grad.proj_bias.data);
+    int const parts = launch_project_input<G>(
+        stream_, device_.multiprocessors,
+        project_input_operands<G, T>{dgrid, d_.proj, saved_.raw[2], norm, d_.dz[0], d_.sums}, rows);
+    finish(2, parts, grad);
+  }
+  /// Convolution Stage: its weights' gradient, then dz of the BatchNorm before it. Patches: how its own dz and raw lie.
+  template <std::size_t Stage, bool Patches>
+  void stage(T const* dz, T* before, gradients const& grad) const {
+    using block = typename kernels::backward3;
+    stem_train_norm const norm = stem_norm_of<S>(p_, saved_, Stage - 1);
+    launch_train_weights(
+        stream_, device_.multiprocessors,
+        train_weights_source<G, Patches, T>{saved_.raw[Stage - 1], dz, saved_.raw[Stage], norm, gradient(Stage)},
+        batch_, d_.parts, grad.conv[Stage - 1].data);
+    int const parts = launch_train_conv3<G, block>(
+        stream_, device_.multiprocessors, "stem: gradient of a 3 x 3 convolution's input",
+        slope_halo<block, Patches, T>{dz, saved_.raw[Stage], gradient(Stage)}, d_.mirrored[Stage - 1],
+        masked_sink<G, T>{saved_.raw[Stage - 1], norm, before, d_.sums}, batch_);
+    finish(Stage - 1, parts, grad);
+  }
+
+  cudaStream_t stream_;
+  device_properties const& device_;
+  parameters const& p_;
+  stem_saved<S, T> const& saved_;
+  stem_tensor_gradients<S, T> const& d_;
+  int batch_;
+};
+
+}  // namespace dm2::cuda::detail
