@@ -28,6 +28,9 @@ add_library(dm2_cuda_own INTERFACE)
 target_link_libraries(dm2_cuda_own INTERFACE dm2::cuda)
 # -Wno-parentheses: nvcc writes pointers to members with parentheses that its host compiler then warns of.
 target_compile_options(dm2_cuda_own INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-parentheses>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  target_compile_options(dm2_cuda_own INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wno-restrict>)  # as in own_flags.cmake
+endif()
 if(DM2_WERROR)
   target_compile_options(dm2_cuda_own INTERFACE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings -Xcompiler=-Werror>)
 endif()

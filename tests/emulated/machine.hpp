@@ -43,7 +43,7 @@ class stack_pool {
   static constexpr std::size_t bytes = std::size_t{256} << 10;
   [[nodiscard]] boost::context::stack_context allocate() {
     auto& unused = free_list();
-    if (unused.empty()) unused.push_back(static_cast<char*>(::operator new(bytes, std::align_val_t{64})));
+    if (unused.empty()) unused.push_back(static_cast<char*>(::operator new (bytes, std::align_val_t{64})));
     boost::context::stack_context s;
     s.size = bytes;
     s.sp = unused.back() + bytes;
@@ -56,7 +56,7 @@ class stack_pool {
   struct owner {
     std::vector<char*> stacks;
     ~owner() {
-      for (char* s : stacks) ::operator delete(s, std::align_val_t{64});
+      for (char* s : stacks) ::operator delete (s, std::align_val_t{64});
     }
   };
   static std::vector<char*>& free_list() {
@@ -125,7 +125,8 @@ class machine {
     if (address % bytes != 0) throw std::logic_error{"a shared address that is not aligned"};
     for (auto const base : {reinterpret_cast<std::uintptr_t>(shared()), reinterpret_cast<std::uintptr_t>(&active())}) {
       auto* const p = reinterpret_cast<unsigned char*>((base & ~std::uintptr_t{0xffffffff}) | address);
-      if (base != reinterpret_cast<std::uintptr_t>(shared()) || (p >= shared() && p + bytes <= shared() + shared_bytes()))
+      if (base != reinterpret_cast<std::uintptr_t>(shared()) ||
+          (p >= shared() && p + bytes <= shared() + shared_bytes()))
         return p;
     }
     throw std::logic_error{"a shared address outside the block's memory"};

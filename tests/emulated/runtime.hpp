@@ -20,6 +20,8 @@
 #include <utility>
 #include <vector>
 
+inline constexpr int CUDART_VERSION = 0;
+
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
@@ -36,14 +38,21 @@ enum cudaError_t {
 };
 inline char const* cudaGetErrorName(cudaError_t e) {
   switch (e) {
-    case cudaSuccess: return "cudaSuccess";
-    case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
-    case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
-    default: return "cudaError";
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    default:
+      return "cudaError";
   }
 }
-inline char const* cudaGetErrorString(cudaError_t e) { return e == cudaSuccess ? "no error" : "refused by the emulation"; }
+inline char const* cudaGetErrorString(cudaError_t e) {
+  return e == cudaSuccess ? "no error" : "refused by the emulation";
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
 namespace emulated {
@@ -120,7 +129,12 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared, Body const& body) {
       gridDim = {grid.x, grid.y, grid.z};
       for (std::uint64_t i = next++; i < count; i = next++) {
         blockIdx = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
-        m.run(seed + i, [](unsigned t) { threadIdx = {t, 0, 0}; }, body);
+        m.run(
+            seed + i,
+            [](unsigned t) {
+              threadIdx = {t, 0, 0};
+            },
+            body);
       }
     } catch (...) {
       next = count;
@@ -178,10 +192,10 @@ cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* c, void (*kernel)(Param
     if (c->dynamicSmemBytes > std::size_t(at == emulated::allowed_shared().end() ? 49152 : std::max(49152, at->second)))
       return cudaErrorInvalidValue;
   }
-  return emulated::enqueue(c->stream, [=, shared = c->dynamicSmemBytes,
-                                       values = std::tuple<std::remove_cv_t<Parameters>...>(arguments...)] {
-    emulated::run_grid(g, b, shared, [&] { std::apply(kernel, values); });
-  });
+  return emulated::enqueue(
+      c->stream, [=, shared = c->dynamicSmemBytes, values = std::tuple<std::remove_cv_t<Parameters>...>(arguments...)] {
+        emulated::run_grid(g, b, shared, [&] { std::apply(kernel, values); });
+      });
 }
 
 inline cudaError_t cudaMalloc(void** p, std::size_t n) {
@@ -202,12 +216,19 @@ inline cudaError_t cudaFree(void* p) {
 inline cudaError_t cudaMallocHost(void** p, std::size_t n) { return cudaMalloc(p, n); }
 inline cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
 
-enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault
+};
 inline cudaError_t cudaMemcpy(void* to, void const* from, std::size_t n, cudaMemcpyKind) {
   if (n != 0) std::memmove(to, from, n);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t n, cudaMemcpyKind, cudaStream_t s = nullptr) {
+inline cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t n, cudaMemcpyKind,
+                                   cudaStream_t s = nullptr) {
   return emulated::enqueue(s, [=] {
     if (n != 0) std::memmove(to, from, n);
   });
@@ -263,7 +284,11 @@ inline cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned =
   return cudaSuccess;
 }
 
-enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal,
+  cudaStreamCaptureModeThreadLocal,
+  cudaStreamCaptureModeRelaxed
+};
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode) {
   s->capture = std::make_shared<emulated::work_list>();
   return cudaSuccess;
@@ -294,17 +319,31 @@ enum cudaDeviceAttr {
   cudaDevAttrComputeCapabilityMajor,
   cudaDevAttrComputeCapabilityMinor,
   cudaDevAttrMultiProcessorCount,
+  cudaDevAttrClockRate,
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor
 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
   auto const& d = emulated::device::get();
   switch (name) {
-    case cudaDevAttrComputeCapabilityMajor: *value = d.major; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = d.minor; break;
-    case cudaDevAttrMultiProcessorCount: *value = d.multiprocessors; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = d.shared_block; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = d.shared_multiprocessor; break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = d.major;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = d.minor;
+      break;
+    case cudaDevAttrClockRate:
+      *value = 0;
+      break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = d.multiprocessors;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = d.shared_block;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = d.shared_multiprocessor;
+      break;
   }
   return cudaSuccess;
 }
@@ -319,11 +358,12 @@ inline cudaError_t cudaGetDeviceCount(int* n) {
 }
 struct cudaDeviceProp {
   char name[256];
-  int major, minor;
+  int major, minor, multiProcessorCount;
 };
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   std::strcpy(p->name, "emulated");
   p->major = emulated::device::get().major, p->minor = emulated::device::get().minor;
+  p->multiProcessorCount = emulated::device::get().multiprocessors;
   return cudaSuccess;
 }
 struct cudaFuncAttributes {
