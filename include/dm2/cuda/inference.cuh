@@ -41,9 +41,15 @@ struct inference_plan {
         features{a.take<T>(count * C.dim)} {}
 };
 
-/// The trunk over one set of weights and one plan.
+/// The trunk over one set of weights and one plan: as a whole, or step by step.
 template <config C, precision P>
 class inference_trunk {
+  using mixer = dm2::detail::mixer_block<C>;
+  static constexpr mixer_shape shape = sizes<C>::mixer;
+  using core_traits = mixer_core_traits<element<P>, shape>;
+  template <class Block>
+  static constexpr bool is_mixer = std::is_same_v<Block, mixer>;
+
  public:
   using T = element<P>;
 
@@ -55,8 +61,7 @@ class inference_trunk {
   /// From the tokens in plan.residual to plan.features.
   void run() {
     constexpr int last = dm2::detail::block_count<C> - 1;
-    dm2::detail::with_block<C>(
-        0, [&]<class First>() { norm_project(ctx_, point(), input<First>(0), C.eps, wide<First>()); });
+    dm2::detail::with_block<C>(0, [&]<class First>() { begin<First>(); });
     for (int k = 0; k <= last; ++k)
       dm2::detail::with_block<C>(k, [&]<class Block>() {
         int const layer = dm2::detail::block_layer<C>(k);
@@ -67,33 +72,10 @@ class inference_trunk {
       });
   }
 
- private:
-  using mixer = dm2::detail::mixer_block<C>;
-  static constexpr mixer_shape shape = sizes<C>::mixer;
-  using core_traits = mixer_core_traits<T, shape>;
-  template <class Block>
-  static constexpr bool is_mixer = std::is_same_v<Block, mixer>;
-
-  [[nodiscard]] rows<float, C.dim, space::device> residual() const { return {plan_.residual, plan_.count}; }
-  [[nodiscard]] norm_point<float, C.dim, space::device> point() const { return {residual(), nullptr}; }
-  template <class Block>
-  [[nodiscard]] rows<T, Block::wide, space::device> wide() const {
-    return {plan_.wide, plan_.count};
-  }
-  template <class Block>
-  [[nodiscard]] rows<T, Block::inner, space::device> inner() const {
-    return {plan_.inner, plan_.count};
-  }
-  template <class Block>
-  [[nodiscard]] norm_projection<float const, Block::wide, C.dim, space::device, T const> input(int layer) const {
-    return dm2::cuda::operand(ctx_, Block::in(net_, layer));
-  }
-  template <class Block>
-  [[nodiscard]] linear_parameters<float const, C.dim, Block::inner, space::device, T const> output(int layer) {
-    if constexpr (is_mixer<Block>)
-      return {block<T const, space::device, C.dim, Block::inner>{weights_.merged[std::size_t(layer)]}, {}};
-    else
-      return Block::out(ctx_, net_, layer, static_cast<T*>(nullptr));
+  /// The first norm and input projection.
+  template <class First>
+  void begin() {
+    norm_project(ctx_, point(), input<First>(0), C.eps, wide<First>());
   }
 
   /// One block's core. True if what it wrote still lacks its norm's factor.
@@ -117,6 +99,7 @@ class inference_trunk {
     return false;
   }
 
+  /// From a core's output to the next one's input.
   template <class Block, class Next>
   void between(int layer, int next, bool scaled) {
     auto const out = output<Block>(layer);
@@ -130,6 +113,7 @@ class inference_trunk {
     project_add_norm_project(ctx_, inner<Block>(), out, residual(), point(), in, C.eps, wide<Next>());
   }
 
+  /// From the last core's output to the features.
   template <class Block>
   void finish(int layer, bool scaled) {
     auto const out = output<Block>(layer);
@@ -141,6 +125,29 @@ class inference_trunk {
     }
     project_add_norm(ctx_, inner<Block>(), out, residual(), point(), norm, C.eps,
                      rows<T, C.dim, space::device>{plan_.features, plan_.count});
+  }
+
+ private:
+  [[nodiscard]] rows<float, C.dim, space::device> residual() const { return {plan_.residual, plan_.count}; }
+  [[nodiscard]] norm_point<float, C.dim, space::device> point() const { return {residual(), nullptr}; }
+  template <class Block>
+  [[nodiscard]] rows<T, Block::wide, space::device> wide() const {
+    return {plan_.wide, plan_.count};
+  }
+  template <class Block>
+  [[nodiscard]] rows<T, Block::inner, space::device> inner() const {
+    return {plan_.inner, plan_.count};
+  }
+  template <class Block>
+  [[nodiscard]] norm_projection<float const, Block::wide, C.dim, space::device, T const> input(int layer) const {
+    return dm2::cuda::operand(ctx_, Block::in(net_, layer));
+  }
+  template <class Block>
+  [[nodiscard]] linear_parameters<float const, C.dim, Block::inner, space::device, T const> output(int layer) {
+    if constexpr (is_mixer<Block>)
+      return {block<T const, space::device, C.dim, Block::inner>{weights_.merged[std::size_t(layer)]}, {}};
+    else
+      return Block::out(ctx_, net_, layer, static_cast<T*>(nullptr));
   }
 
   /// The fused kernel behind a mixer that left its norm's factor out; where there is none for these sizes, applies the

@@ -1,0 +1,174 @@
+/// @file
+/// The operations of an evaluation one by one, each with what it has to move and to multiply.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/graph.cuh>
+#include <dm2/cuda/inference.cuh>
+#include <dm2/cuda/memory.cuh>
+#include <dm2/model/blocks.hpp>
+
+#include "cuda/timing.cuh"
+#include "support/flops.hpp"
+#include "support/random_model.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+namespace dm2::bench {
+
+/// An operation that an evaluation runs `times` times.
+struct network_step {
+  std::string name;
+  int times;
+  double bytes;  ///< of its operands, results and weights, each once: what it must move however it is done
+  double flops;  ///< as support/flops.hpp counts
+  std::function<void()> run;
+};
+
+/// An evaluation of configuration C on random parameters and pictures.
+template <config C, cuda::precision P = cuda::precision::bf16>
+class network_steps {
+ public:
+  using T = cuda::element<P>;
+  using bytes_type = cuda::byte_pictures<C.channels>;
+  static_assert(C.mlp_dim == 0, "dm2::bench::network_steps: without MLP blocks");
+
+  explicit network_steps(int batch)
+      : batch_{batch},
+        pictures_{std::size_t(batch) * sizes<C>::pixels},
+        weights_memory_{measured<weights_type>()},
+        memory_{measured<plan_type>(batch)},
+        logits_memory_{std::size_t(batch) * C.classes * sizeof(float)},
+        weights_{viewed<weights_type>(weights_memory_)},
+        plan_{viewed<plan_type>(memory_, batch)},
+        trunk_{ctx_, weights_, plan_} {
+    std::vector<float> state(state_extent<C>);
+    fill_random<C>(state.data());
+    weights_.fill(ctx_, state);
+    ctx_.plan([&] { run(); });
+    run();
+    stream_.synchronize();
+  }
+  network_steps(network_steps const&) = delete;
+  network_steps& operator=(network_steps const&) = delete;
+
+  [[nodiscard]] cuda::stream const& stream() const { return stream_; }
+  [[nodiscard]] bytes_type input() const {
+    constexpr float mean[3]{0.485f, 0.456f, 0.406f}, deviation[3]{0.229f, 0.224f, 0.225f};
+    return bytes_type::normalised(pictures_.data(), mean, deviation);
+  }
+  [[nodiscard]] float const* logits() const { return reinterpret_cast<float const*>(logits_memory_.data()); }
+
+  /// Everything, in the network's order.
+  void run() {
+    stem();
+    dm2::detail::with_block<C>(0, [&]<class B>() { trunk_.template begin<B>(); });
+    for (int k = 0; k < C.depth; ++k)
+      dm2::detail::with_block<C>(k, [&]<class B>() {
+        scaled_[is_mixer<B>] = trunk_.template core<B>(k);
+        if (k + 1 == C.depth) return trunk_.template finish<B>(k, scaled_[is_mixer<B>]);
+        dm2::detail::with_block<C>(k + 1,
+                                   [&]<class N>() { trunk_.template between<B, N>(k, k + 1, scaled_[is_mixer<B>]); });
+      });
+    heads();
+  }
+
+  /// Each kind of operation, in the order in which they first come. Their times add up to an evaluation.
+  [[nodiscard]] std::vector<network_step> steps() {
+    std::vector<network_step> out;
+    auto const add = [&](std::string const& name, double bytes, double flops, std::function<void()> run) {
+      for (network_step& s : out)
+        if (s.name == name) return void(++s.times);
+      out.push_back({name, 1, bytes, flops * batch_, std::move(run)});
+    };
+    add("stem", stem_bytes(), stem_flops(sizes<C>::stem), [this] { stem(); });
+    dm2::detail::with_block<C>(0, [&]<class B>() {
+      add("first norm, projection", rows() * (4 * C.dim + E * B::wide) + E * B::wide * C.dim,
+          product_flops(length, B::wide, C.dim), [this] { trunk_.template begin<B>(); });
+    });
+    for (int k = 0; k < C.depth; ++k)
+      dm2::detail::with_block<C>(k, [&]<class B>() {
+        add(label<B>() + " core", rows() * E * (B::wide + B::inner), core_flops<B>(),
+            [this, k] { scaled_[is_mixer<B>] = trunk_.template core<B>(k); });
+        if (k + 1 == C.depth)
+          return add("projection, addition, last norm",
+                     rows() * (E * B::inner + 4 * C.dim + E * C.dim) + E * C.dim * B::inner,
+                     product_flops(length, C.dim, B::inner),
+                     [this, k] { trunk_.template finish<B>(k, scaled_[is_mixer<B>]); });
+        dm2::detail::with_block<C>(k + 1, [&]<class N>() {
+          add("between " + label<B>() + " and " + label<N>(),
+              rows() * (E * B::inner + 8 * C.dim + E * N::wide) + E * C.dim * (B::inner + N::wide),
+              product_flops(length, C.dim, B::inner) + product_flops(length, N::wide, C.dim),
+              [this, k] { trunk_.template between<B, N>(k, k + 1, scaled_[is_mixer<B>]); });
+        });
+      });
+    add("heads", rows() * E * C.dim + 2. * E * C.classes * C.dim + 4. * batch_ * C.classes, head_flops<C>(),
+        [this] { heads(); });
+    return out;
+  }
+
+ private:
+  using weights_type = cuda::detail::inference_weights<C, P>;
+  using plan_type = cuda::detail::inference_plan<C, P>;
+  static constexpr double E = sizeof(T), length = sizes<C>::length;
+  template <class B>
+  static constexpr bool is_mixer = std::is_same_v<B, dm2::detail::mixer_block<C>>;
+
+  template <class X, class... A>
+  static std::size_t measured(A... arguments) {
+    arena ruler;
+    X const x{ruler, arguments...};
+    return ruler.used();
+  }
+  template <class X, class... A>
+  static X viewed(cuda::device_memory const& memory, A... arguments) {
+    arena a{memory.data(), memory.size()};
+    return X{a, arguments...};
+  }
+  template <class B>
+  static std::string label() {
+    return is_mixer<B> ? "mixer" : "attention";
+  }
+  template <class B>
+  static double core_flops() {
+    return is_mixer<B> ? mixer_core_flops(sizes<C>::mixer, length) : attention_core_flops(sizes<C>::attention, length);
+  }
+  [[nodiscard]] double rows() const { return batch_ * length; }
+  [[nodiscard]] double stem_bytes() const {
+    constexpr stem_shape s = sizes<C>::stem;
+    double const side = s.patch / 2;
+    return double(batch_) * sizes<C>::pixels + 4 * rows() * C.dim + 4 * length * C.dim +
+           E * s.hidden * (49. * s.channels + 18. * s.hidden + side * side * s.dim);
+  }
+
+  void stem() {
+    using tokens = token_layer<C>;
+    auto const p = weights_.view().tokens();
+    cuda::stem_tokens(ctx_, input(), weights_.stem, get<tokens::cls_token>(p), get<tokens::pos_embed>(p),
+                      dm2::rows<float, C.dim, space::device>{plan_.residual, plan_.count});
+  }
+  void heads() {
+    cuda::detail::inference_heads(ctx_, weights_, plan_,
+                                  dm2::rows<float, C.classes, space::device>{
+                                      reinterpret_cast<float*>(logits_memory_.data()), std::size_t(batch_)});
+  }
+
+  int batch_;
+  cuda::stream stream_;
+  cuda::context<P> ctx_{stream_.get()};
+  random_array<std::uint8_t> pictures_;
+  cuda::device_memory weights_memory_, memory_, logits_memory_;
+  weights_type weights_;
+  plan_type plan_;
+  cuda::detail::inference_trunk<C, P> trunk_;
+  bool scaled_[2]{};  ///< whether the last core of this kind left its norm's factor out
+};
+
+}  // namespace dm2::bench
