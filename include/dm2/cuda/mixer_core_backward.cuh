@@ -1,0 +1,193 @@
+/// @file
+/// The bidirectional Mamba-2 mixer between its projections, backward.
+///
+/// Saved: nothing but the projection. Computed again: convolutions, SiLU, steps and the scans' results, which pass
+/// between kernels through scratch, rounded to the context's element:
+///     inputs     x, B, C and dt of both directions (mixer_backward_inputs.cuh)
+///     scan       y of each direction (ssd.cuh)
+///     gate       dy over y, dz, the norms' sums (mixer_backward_gate.cuh)
+///     scan back  dx, dB, dC, ddt, sums for A and D of both directions at once (ssd_backward.cuh)
+///     steps      the projection's dt (mixer_backward_conv.cuh)
+///     conv       the projection's x, B and C, the taps' sums
+///     sums       the parameters' gradients (mixer_backward_sums.cuh)
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/mixer_backward_conv.cuh>
+#include <dm2/cuda/mixer_backward_gate.cuh>
+#include <dm2/cuda/mixer_backward_inputs.cuh>
+#include <dm2/cuda/mixer_backward_plan.cuh>
+#include <dm2/cuda/mixer_backward_sums.cuh>
+#include <dm2/cuda/sequences.cuh>
+#include <dm2/cuda/ssd_backward.cuh>
+
+#include <cstddef>
+#include <type_traits>
+
+namespace dm2::cuda {
+namespace detail {
+
+/// One call's operands and scratch.
+template <mixer_shape M, precision P>
+struct mixer_backward_call {
+  using T = element<P>;
+  context<P>& ctx;
+  T const *zxbcdt, *dg;
+  mixer_parameters<M, float const, space::device> const& p;
+  T* dzxbcdt;
+  mixer_parameters<M, float, space::device> const& grad;
+  mixer_backward_plan<M, T> const& plan;
+  mixer_backward_scratch<M, T> const& s;
+
+  [[nodiscard]] mixer_pointers pointers() const {
+    auto const of = [](mixer_direction<M, float const, space::device> const& d) {
+      return direction_parameters{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data, d.norm.data};
+    };
+    return {{of(p.forward), of(p.backward)}};
+  }
+
+  template <int V>
+  void inputs() const {
+    using traits = mixer_backward_traits<M, V>;
+    int const runs = (plan.length + traits::run - 1) / traits::run;
+    dim3 const grid(unsigned(plan.sequences) * unsigned(runs),
+                    blocks_for(2 * (traits::convolved / V + traits::heads), traits::threads));
+    launch("mixer_core_backward: inputs", mixer_inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt,
+           pointers(), s.arrays.in, plan.rows, plan.length, runs);
+  }
+
+  void scans() const {
+    scan_arrays<T> const& in = s.arrays.in;
+    scan_arrays<T> const second = second_rows<typename mixer_backward_traits<M, 1>::first>(in, plan.rows);
+    scan_again<M>(ctx, in, s.arrays.y, plan);
+    scan_again<M>(ctx, second, s.arrays.y + plan.rows * std::size_t(M.d_inner()), plan);
+  }
+
+  template <int V>
+  void gate() const {
+    using traits = mixer_backward_traits<M, V>;
+    gate_backward_operands<T> const q{s.arrays.y, zxbcdt,       dg,        {p.forward.norm.data, p.backward.norm.data},
+                                      dzxbcdt,    s.norm_parts, plan.rows, plan.length};
+    if constexpr (gate_group<traits>::possible) {
+      launch("mixer_core_backward: gate", gate_backward_kernel<traits, T>,
+             {dim3(unsigned(plan.norm_parts), M.groups, traits::reverse_tokens ? 1 : 2), 256}, ctx.stream(), q);
+    } else {
+      gate_in_two_passes<traits, typename traits::first>(q);
+      gate_in_two_passes<traits, typename traits::second>(q);
+    }
+  }
+  template <class Tr, class Dir>
+  void gate_in_two_passes(gate_backward_operands<T> const& q) const {
+    launch("mixer_core_backward: norm", gate_statistics_kernel<Tr, Dir, T>,
+           {dim3(blocks_for(plan.rows * std::size_t(M.groups), 8)), 256}, ctx.stream(), q, s.statistics);
+    launch("mixer_core_backward: gate", gate_channels_kernel<Tr, Dir, T>,
+           {dim3(unsigned(plan.norm_parts), blocks_for(std::size_t(Tr::inner), 256)), 256}, ctx.stream(), q,
+           s.statistics);
+  }
+
+  void scans_back() const {
+    launch_ssd_backward(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(), ctx.device(), ctx.stream());
+  }
+
+  template <int V>
+  void convolutions() const {
+    using traits = mixer_backward_traits<M, V>;
+    constexpr int first = std::min(traits::first::conv, traits::second::conv);
+    constexpr int last = std::max(traits::first::conv, traits::second::conv) + traits::convolved;
+    constexpr int heads = std::min(M.heads, 256);
+    launch("mixer_core_backward: steps", steps_backward_kernel<traits, T>,
+           {dim3(unsigned(plan.step_parts), blocks_for(M.heads, heads)), 256}, ctx.stream(), zxbcdt, s.arrays.ddt,
+           pointers(), dzxbcdt, s.step_parts, plan.rows, plan.length);
+    conv_backward_operands<T> const q{zxbcdt,     s.arrays.dx, s.arrays.db, s.arrays.dc,    dzxbcdt,   s.conv_parts,
+                                      pointers(), plan.rows,   plan.length, plan.sequences, plan.runs, plan.run};
+    launch("mixer_core_backward: convolution", conv_backward_kernel<traits, T>,
+           {dim3(unsigned(plan.conv_parts), blocks_for((last - first) / V, traits::threads)), traits::threads},
+           ctx.stream(), q);
+  }
+
+  void sums() const {
+    constexpr int inner = M.d_inner(), C = M.conv_dim(), K = M.d_conv, H = M.heads, conv = C * (K + 1);
+    constexpr bool reversed = M.variant == mixer_variant::published;
+    auto const &a = grad.forward, &b = grad.backward;
+    auto const half = std::size_t(plan.sequences) * H;
+    gradient_sums const all{
+        {{{s.conv_parts, s.conv_parts + conv}, {a.conv.data, b.conv.data}, {}, plan.conv_parts, 2 * conv, C * K, false},
+         {{s.conv_parts + C * K, s.conv_parts + conv + C * K},
+          {a.conv_bias.data, b.conv_bias.data},
+          {},
+          plan.conv_parts,
+          2 * conv,
+          C,
+          false},
+         {{s.step_parts, s.step_parts + H}, {a.dt_bias.data, b.dt_bias.data}, {}, plan.step_parts, 2 * H, H, false},
+         {{s.a_parts, s.a_parts + half},
+          {a.a_log.data, b.a_log.data},
+          {p.forward.a_log.data, p.backward.a_log.data},
+          plan.sequences,
+          H,
+          H,
+          reversed},
+         {{s.d_parts, s.d_parts + half}, {a.d.data, b.d.data}, {}, plan.sequences, H, H, reversed},
+         {{s.norm_parts, s.norm_parts + inner},
+          {a.norm.data, b.norm.data},
+          {},
+          plan.norm_parts,
+          2 * inner,
+          inner,
+          reversed}}};
+    launch("mixer_core_backward: sums", add_gradient_sums_kernel<32>, {dim3(all.blocks()), 1024}, ctx.stream(), all);
+  }
+
+  /// Wide: channels of an access; the convolutions' backward, which keeps the most in registers, takes Narrow.
+  template <int Wide, int Narrow>
+  void run() const {
+    inputs<Wide>();
+    scans();
+    gate<Wide>();
+    scans_back();
+    convolutions<Narrow>();
+    sums();
+  }
+};
+
+}  // namespace detail
+
+/// The gradient of mixer_core; its inside is computed again from zxbcdt.
+///
+/// Shapes   as mixer_core; dg [B L, 2 d_inner], of what mixer_core writes; dzxbcdt [B L, projected].
+/// Writes   dzxbcdt (=), which overlaps neither input; grad (+=). In the published variant grad.backward.d is the first
+///          direction's d. The same input on the same device gives the same bits.
+/// Scratch  For Tiny in bfloat16 6.6 KB a token, that is 1.3 MB a picture of 197 tokens, and partial sums of a few MB.
+/// Stream   the context's; no synchronisation.
+/// Throws   shape_error if the rows disagree; nothing is written then.
+template <mixer_shape M, precision P>
+void mixer_core_backward(context<P>& ctx,
+                         std::type_identity_t<rows<element<P> const, M.projected(), space::device>> zxbcdt,
+                         mixer_parameters<M, float const, space::device> const& p,
+                         std::type_identity_t<rows<element<P> const, 2 * M.d_inner(), space::device>> dg,
+                         std::type_identity_t<rows<element<P>, M.projected(), space::device>> dzxbcdt,
+                         mixer_parameters<M, float, space::device> const& grad, int length) {
+  using namespace detail;
+  using T = element<P>;
+  int const sequences = whole_sequences("mixer_core_backward.zxbcdt", zxbcdt.count, length);
+  require_extent("mixer_core_backward.dg rows", dg.count, zxbcdt.count);
+  require_extent("mixer_core_backward.dzxbcdt rows", dzxbcdt.count, zxbcdt.count);
+  mixer_backward_plan<M, T> const plan{sequences, length, ctx.device()};
+  if (!ctx.reserve(plan.bytes()) || sequences == 0) return;
+  arena_scope const scope{ctx.shared()};
+  mixer_backward_scratch<M, T> const scratch{ctx.shared(), plan};
+  mixer_backward_call<M, P> const call{ctx, zxbcdt.data, dg.data, p, dzxbcdt.data, grad, plan, scratch};
+  constexpr int wide = plan.widest, narrow = std::min(wide, 2);
+  if (packets_at<wide>(zxbcdt.data) && packets_at<wide>(dg.data) && packets_at<wide>(dzxbcdt.data))
+    call.template run<wide, narrow>();
+  else
+    call.template run<1, 1>();
+}
+
+}  // namespace dm2::cuda
