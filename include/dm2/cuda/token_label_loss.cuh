@@ -43,7 +43,8 @@ struct loss_scratch {
       : axes{a, batch, side, rows, cols}, parts{a.take<loss_part>(blocks)}, wide{a.take<float>(wide_floats)} {}
 };
 
-/// How many blocks, and how many rows a warp of them takes.
+/// How many blocks, and how many rows a warp of them takes: on every device the numbers that suit an H100's 132
+/// multiprocessors, so that the losses' sums do not depend on its size.
 struct loss_shape {
   unsigned blocks;
   int rows_per_warp;
@@ -51,12 +52,12 @@ struct loss_shape {
 
   template <class Tr>
   static loss_shape of(device_properties const& device, std::size_t batch, std::size_t rows) {
-    std::size_t const multiprocessors = std::size_t(device.multiprocessors);
+    constexpr std::size_t multiprocessors = 132;
     if constexpr (Tr::warps) {
       std::size_t const each = std::clamp<std::size_t>(rows / (8 * multiprocessors * loss_warps), 1, 4);
       return {unsigned(batch) + blocks_for(rows, loss_warps * int(each)), int(each), false};
     } else {
-      return {unsigned(std::min(batch + rows, 4 * multiprocessors)), 1,
+      return {unsigned(std::min(batch + rows, 2 * multiprocessors)), 1,
               Tr::bytes > std::size_t(device.shared_per_block)};
     }
   }
