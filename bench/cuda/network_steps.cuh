@@ -10,6 +10,7 @@
 #include <dm2/model/blocks.hpp>
 
 #include "cuda/timing.cuh"
+#include "support/bytes.hpp"
 #include "support/flops.hpp"
 #include "support/random_model.hpp"
 
@@ -27,7 +28,7 @@ namespace dm2::bench {
 struct network_step {
   std::string name;
   int times;
-  double bytes;  ///< of its operands, results and weights, each once: what it must move however it is done
+  double bytes;  ///< as support/bytes.hpp counts
   double flops;  ///< as support/flops.hpp counts
   std::function<void()> run;
 };
@@ -88,36 +89,35 @@ class network_steps {
         if (s.name == name) return void(++s.times);
       out.push_back({name, 1, bytes, flops * batch_, std::move(run)});
     };
-    add("stem", stem_bytes(), stem_flops(sizes<C>::stem), [this] { stem(); });
+    evaluation_bytes<C> const bytes{double(batch_), sizeof(T)};
+    add("stem", bytes.stem(), stem_flops(sizes<C>::stem), [this] { stem(); });
     dm2::detail::with_block<C>(0, [&]<class B>() {
-      add("first norm, projection", rows() * (4 * C.dim + E * B::wide) + E * B::wide * C.dim,
-          product_flops(length, B::wide, C.dim), [this] { trunk_.template begin<B>(); });
+      add("first norm, projection", bytes.first(widths_of<C>(0)), product_flops(length, B::wide, C.dim),
+          [this] { trunk_.template begin<B>(); });
     });
     for (int k = 0; k < C.depth; ++k)
       dm2::detail::with_block<C>(k, [&]<class B>() {
-        add(label<B>() + " core", rows() * E * (B::wide + B::inner), core_flops<B>(),
+        core_widths const own = widths_of<C>(k);
+        add(label<B>() + " core", bytes.core(own), core_flops<B>(),
             [this, k] { scaled_[is_mixer<B>] = trunk_.template core<B>(k); });
+        double const out = product_flops(length, C.dim, B::inner);
         if (k + 1 == C.depth)
-          return add("projection, addition, last norm",
-                     rows() * (E * B::inner + 4 * C.dim + E * C.dim) + E * C.dim * B::inner,
-                     product_flops(length, C.dim, B::inner),
+          return add("projection, addition, last norm", bytes.last(own), out,
                      [this, k] { trunk_.template finish<B>(k, scaled_[is_mixer<B>]); });
         dm2::detail::with_block<C>(k + 1, [&]<class N>() {
-          add("between " + label<B>() + " and " + label<N>(),
-              rows() * (E * B::inner + 8 * C.dim + E * N::wide) + E * C.dim * (B::inner + N::wide),
-              product_flops(length, C.dim, B::inner) + product_flops(length, N::wide, C.dim),
+          add("between " + label<B>() + " and " + label<N>(), bytes.between(own, widths_of<C>(k + 1)),
+              out + product_flops(length, N::wide, C.dim),
               [this, k] { trunk_.template between<B, N>(k, k + 1, scaled_[is_mixer<B>]); });
         });
       });
-    add("heads", rows() * E * C.dim + 2. * E * C.classes * C.dim + 4. * batch_ * C.classes, head_flops<C>(),
-        [this] { heads(); });
+    add("heads", bytes.heads(), head_flops<C>(), [this] { heads(); });
     return out;
   }
 
  private:
   using weights_type = cuda::detail::inference_weights<C, P>;
   using plan_type = cuda::detail::inference_plan<C, P>;
-  static constexpr double E = sizeof(T), length = sizes<C>::length;
+  static constexpr double length = sizes<C>::length;
   template <class B>
   static constexpr bool is_mixer = std::is_same_v<B, dm2::detail::mixer_block<C>>;
 
@@ -140,14 +140,6 @@ class network_steps {
   static double core_flops() {
     return is_mixer<B> ? mixer_core_flops(sizes<C>::mixer, length) : attention_core_flops(sizes<C>::attention, length);
   }
-  [[nodiscard]] double rows() const { return batch_ * length; }
-  [[nodiscard]] double stem_bytes() const {
-    constexpr stem_shape s = sizes<C>::stem;
-    double const side = s.patch / 2;
-    return double(batch_) * sizes<C>::pixels + 4 * rows() * C.dim + 4 * length * C.dim +
-           E * s.hidden * (49. * s.channels + 18. * s.hidden + side * side * s.dim);
-  }
-
   void stem() {
     using tokens = token_layer<C>;
     auto const p = weights_.view().tokens();

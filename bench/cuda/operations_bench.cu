@@ -4,8 +4,11 @@
 #include "cuda/device_report.cuh"
 #include "cuda/network_steps.cuh"
 #include "cuda/timing.cuh"
+#include "support/bytes.hpp"
+#include "support/flops.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -30,11 +33,11 @@ void verify(network_steps<C>& steps, model<C, cuda::context<>>& net, int batch) 
   if (std::any_of(want.begin(), want.end(), [](float v) { return !(v - v == 0); }))
     throw std::runtime_error{"the model's logits are not finite"};
   if (got != want) throw std::runtime_error{"the operations do not give the model's logits"};
-  double flops = 0;
-  for (network_step const& s : steps.steps()) flops += s.times * s.flops;
-  double const expected = forward_flops<C>() * batch;
-  if (!(std::abs(flops - expected) < 1e-9 * expected))
-    throw std::runtime_error{"the operations do not count the model's floating-point operations"};
+  double flops = 0, bytes = 0;
+  for (network_step const& s : steps.steps()) flops += s.times * s.flops, bytes += s.times * s.bytes;
+  auto const same = [](double a, double b) { return std::abs(a - b) < 1e-9 * b; };
+  if (!same(flops, forward_flops<C>() * batch) || !same(bytes, evaluation_bytes<C>{double(batch)}.total()))
+    throw std::runtime_error{"the operations do not count the model's floating-point operations and bytes"};
 }
 
 template <config C>
