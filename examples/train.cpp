@@ -2,6 +2,8 @@
 #include <CLI/CLI.hpp>
 
 #include "support/command_line.hpp"
+#include "support/devices.hpp"
+#include "support/gpu_trainer.hpp"
 #include "support/models.hpp"
 #include "support/stop_signal.hpp"
 #include "support/training_flags.hpp"
@@ -32,13 +34,18 @@ Examples:
   train pictures -m micro -b 32 --grad-accum-steps 1 --lr 1e-3 --epochs 30 --experiment first
   train pictures -m micro --experiment first --resume auto -b 32 --grad-accum-steps 1 --lr 1e-3 --epochs 30)";
 
-int train(CLI::App const& app, training_flags const& flags) {
+int train(CLI::App const& app, training_flags flags) {
   if (app.count("--pretrained") > 0 && flags.initial.empty())
     throw usage_error{"--pretrained needs a FILE: nothing is downloaded; README.md says where weights are"};
   int code = exit_usage;
+  chosen_device const device = choose_device({flags.device, flags.precision, flags.threads, {}, {}});
   watch_stop_signals();
+  if (device.gpu) {
+    flags.precision = device.precision;
+    return train_on_gpu(flags, arguments_json(app));
+  }
   for_each_model([&]<dm2::config C>(char const* name) {
-    if (flags.model == name) code = training_run<C>{flags, arguments_json(app)}.run();
+    if (flags.model == name) code = training_run<C, dm2::cpu::context<float>>{flags, arguments_json(app)}.run();
   });
   return code;
 }

@@ -32,6 +32,7 @@ struct training_flags {
   std::filesystem::path data, train, validation, labels;
   std::filesystem::path output = "runs", resume, initial;
   std::string experiment;
+  std::string device = "auto", precision;
   bool overwrite = false, check = false, token_labels = false, fresh_optimiser = false, amp = false;
 
   int batch = 256, accumulate = 4, validation_batch = 0;
@@ -205,7 +206,17 @@ inline void add_run(CLI::App& app, training_flags& f) {
   app.add_option("-j,--workers", f.workers, "Threads that read and transform pictures (0: one a processor)")
       ->check(number_from(0, 1024))
       ->group(group);
-  app.add_flag("--amp", f.amp, "Accepted, and does nothing: the CPU computes in float")->group(group);
+  app.add_flag("--amp", f.amp, "Accepted, and does nothing: the CPU computes in float, a GPU in what --precision says")
+      ->group(group);
+  app.add_option("--device", f.device, "cuda, cpu, or auto: a GPU where there is one that works (auto)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}).description(""))
+      ->group(group);
+  app.add_option("--precision", f.precision,
+                 "Numbers that a GPU computes in: bf16, with float weights and sums, or fp32 (bf16)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"bf16", "fp32"}).description(""))
+      ->group(group);
   app.add_option("--threads", f.threads, "Threads that compute (0: one a processor)")
       ->check(number_from(0, 1024))
       ->group(group);

@@ -87,8 +87,8 @@ inline std::string short_number(double value) {
 
 }  // namespace detail
 
-/// A model, its data and its trainer.
-template <config C>
+/// A model, its data and its trainer, computing with Context.
+template <config C, class Context>
 class training_run {
  public:
   /// Throws usage_error, and what the parts throw. `arguments` goes into every checkpoint.
@@ -111,11 +111,10 @@ class training_run {
       validation.emplace(*data_.validation, validation_options(),
                          evaluation_sample_transform(image, evaluation_resize(image)));
     describe_run(training.batches());
-    network net{validation_batch(), cpu::context<float>{flags_.threads}};
+    network net{validation_batch(), make_context()};
     initialise(net, flags_.seed);
     if (!resumed && !flags_.initial.empty()) start_from(net, flags_.initial);
-    trainer<C, cpu::context<float>> driver{net, driver_options(), training, validation ? &*validation : nullptr,
-                                           folder_};
+    trainer<C, Context> driver{net, driver_options(), training, validation ? &*validation : nullptr, folder_};
     if (resumed) {
       driver.resume(*resumed, !flags_.fresh_optimiser);
       std::cout << "resumed    " << resumed->string() << " in epoch " << driver.epoch() + 1 << " after "
@@ -136,9 +135,16 @@ class training_run {
   }
 
  private:
-  using network = model<C, cpu::context<float>>;
+  using network = model<C, Context>;
+  static constexpr bool on_host = Context::memory == space::host;
   static constexpr image_extent image{C.image.height, C.image.width};
 
+  [[nodiscard]] Context make_context() const {
+    if constexpr (on_host)
+      return Context{flags_.threads};
+    else
+      return Context{};
+  }
   [[nodiscard]] bool check_data() const {
     bool const training = print_check("training", data_.training, flags_.workers);
     return (!data_.validation || print_check("validation", *data_.validation, flags_.workers)) && training;
@@ -221,12 +227,12 @@ class training_run {
               << short_number(f.optimiser.weight_decay) << ", "
               << (f.ema ? "averages " + short_number(f.ema_decay) : "no averages") << '\n'
               << "memory     "
-              << byte_size(planned_bytes<dm2::detail::training_plan<C, dm2::cpu::context<float>>>(f.batch) +
+              << byte_size(planned_bytes<dm2::detail::training_plan<C, Context>>(f.batch) +
                            5 * sizeof(float) * state_extent<C>)
-              << " for the network\n"
+              << " for the network, on the " << (on_host ? "CPU, fp32" : "GPU, " + flags_.precision) << '\n'
               << "run        " << folder_.root().string() << '\n'
               << std::flush;
-    if (f.amp) std::cerr << "train: --amp changes nothing here: the CPU computes in float\n";
+    if (f.amp && on_host) std::cerr << "train: --amp changes nothing here: the CPU computes in float\n";
   }
 
   template <class Driver>

@@ -64,15 +64,24 @@ inline sample_transform small_transform() {
   };
 }
 
+/// Of one thread, where it computes on the host.
+template <class Context>
+Context small_context() {
+  if constexpr (requires { Context{1}; })
+    return Context{1};
+  else
+    return Context{};
+}
+
 /// Model, loaders and trainer over a set of pictures; the set outlives it.
-template <class T = double>
+template <class T = double, class Context = cpu::context<T>>
 struct small_run {
-  using context = cpu::context<T>;
+  using context = Context;
   using network = model<small_config, context>;
 
   small_run(dataset const& set, trainer_options o, run_folder folder = {}, int loader_threads = 1,
             sample_transform transform = small_transform())
-      : net{4, context{1}},
+      : net{4, small_context<context>()},
         training{set,
                  {.image = {16, 16}, .batch = o.batch, .threads = loader_threads, .prefetch = 2, .seed = o.seed},
                  std::move(transform)},

@@ -49,6 +49,13 @@ class event {
   void record(cudaStream_t s) const { check(cudaEventRecord(handle_.get(), s), "event: record"); }
   /// Later work in `s` waits for the point.
   void make_wait(cudaStream_t s) const { check(cudaStreamWaitEvent(s, handle_.get()), "event: wait"); }
+  /// Whether the stream has come by.
+  [[nodiscard]] bool done() const {
+    cudaError_t const status = cudaEventQuery(handle_.get());
+    if (status == cudaErrorNotReady) return false;
+    check(status, "event: work before it");
+    return true;
+  }
   /// Waits until the stream has come by. The thread sleeps meanwhile, and leaves its processor to others.
   void synchronize() const { check(cudaEventSynchronize(handle_.get()), "event: work before it"); }
 

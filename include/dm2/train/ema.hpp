@@ -37,12 +37,18 @@ class ema {
   /// average <- average - (1 - decay) (average - state), after an optimiser step. A decay of 0 makes the average the
   /// state, to the last bit.
   void step(model<C, Context>& net) {
-    double const t = double(++steps_), decay = warm_up_ ? std::min(decay_, (1 + t) / (10 + t)) : decay_;
+    double const decay = next_decay();
     scalar const* const present = std::as_const(net).state().data();
     if (decay > 0)
       ema_step(net.state_ctx(), state().data(), present, state_extent<C>, decay);
     else
       copy(net.state_ctx(), present, state_extent<C>, state().data());
+  }
+
+  /// Counts a step, and returns the part of the average that it keeps.
+  double next_decay() {
+    double const t = double(++steps_);
+    return warm_up_ ? std::min(decay_, (1 + t) / (10 + t)) : decay_;
   }
 
   /// Exchanges the averages and the model's state: call before a validation and again after it.

@@ -24,6 +24,7 @@ namespace dm2 {
 /// What a step engine is made for.
 struct step_options {
   int batch = 256;                                     ///< samples of a micro-batch
+  int accumulate = 4;                                  ///< the most micro-batches of a step
   double smoothing = 0.1;                              ///< of the targets
   crop_convention crops = crop_convention::published;  ///< how label maps are cut; unused without them
 };

@@ -103,7 +103,7 @@ class trainer {
         folder_{std::move(folder)},
         optimiser_{options_.optimiser},
         average_{net, options_.ema_decay, options_.ema_warm_up},
-        engine_{net, optimiser_, average_, {options_.batch, options_.smoothing, options_.crops}} {}
+        engine_{net, optimiser_, average_, {options_.batch, options_.accumulate, options_.smoothing, options_.crops}} {}
 
   /// Goes on from a training checkpoint; without `with_optimizer` with the momenta that the optimiser has, which are
   /// zero at first. Throws file_error as resume_training does, and if it was written with another batch, accumulation,

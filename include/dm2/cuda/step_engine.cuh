@@ -1,0 +1,178 @@
+/// @file
+/// The training loop's steps on the GPU: what trainer<C, cuda::context<P>> computes with.
+#pragma once
+
+#include <dm2/cuda/check.cuh>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/graph.cuh>
+#include <dm2/cuda/model.cuh>
+#include <dm2/cuda/training_input.cuh>
+#include <dm2/cuda/training_network.cuh>
+#include <dm2/cuda/training_rule.cuh>
+#include <dm2/cuda/transfer.cuh>
+#include <dm2/train/step_engine.hpp>
+
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+namespace dm2 {
+
+/// As the CPU's, with weights, gradients, momenta and average on the device.
+///
+/// A micro-batch is copied to the device while the one before it is computed, and is one CUDA graph there; the
+/// optimiser's step is another. Calls return before their work is done. A step's result is fetched while the next one
+/// runs, so that what is not finite is thrown a step late; the weights stay as they were before that step.
+template <config C, cuda::precision P>
+class step_engine<C, cuda::context<P>> {
+ public:
+  using scalar = float;              ///< the type of weights and gradients
+  using context = cuda::context<P>;  ///< the backend's context
+
+  /// What gradients are multiplied by on their way, so that a half has them: at batch 256 a patch's logit has one of
+  /// 5e-6, and the smallest normal half is 6e-5.
+  static constexpr double loss_scale = P == cuda::precision::fp16 ? 32768 : 1;
+
+  /// Takes all memory on the current device and copies the caller's state there.
+  step_engine(model<C, context>& net, optimizer<C, context>& optimiser, ema<C, context>& average,
+              step_options const& options)
+      : net_{net},
+        optimiser_{optimiser},
+        average_{average},
+        network_{options.batch},
+        rule_{network_, optimiser.options(), options.accumulate, 1 / loss_scale},
+        targets_{sizes<C>::stem.grid_height(), sizes<C>::stem.grid_width(), options.smoothing, options.crops},
+        inputs_{{cuda::training_input{options.batch, net.pixels, targets_},
+                 cuda::training_input{options.batch, net.pixels, targets_}}} {
+    push();
+  }
+
+  /// Enqueues a micro-batch; b may go when the call returns. At most options.accumulate may make a step.
+  void micro_batch(batch const& b, mix_box box, double scale, step_place at) {
+    std::size_t const slot = std::exchange(slot_, 1 - slot_);
+    auto& in = inputs_[slot];
+    in.fill(b, box);
+    in.upload(copies_.get());
+    cudaStream_t const s = network_.stream().get();
+    in.make_wait(s);
+    if (places_.empty()) rule_.begin(optimiser_.steps() + 1);
+    compute(slot, scale * loss_scale);
+    in.release(s);
+    rule_.keep_loss(places_.size());
+    places_.push_back(at);
+  }
+
+  /// Enqueues the end of the step.
+  void finish_step(double rate) {
+    optimiser_.set_steps(optimiser_.steps() + 1);
+    rule_.step(optimiser_.steps(), rate, average_.next_decay());
+    for (std::int64_t& n : net_.counters()) n += std::int64_t(places_.size());
+    unread_.push_back(std::exchange(places_, {}));
+  }
+
+  /// As the CPU's; waits where as many steps are under way as may be.
+  [[nodiscard]] std::optional<step_result> next_result(bool wait) {
+    if (unread_.empty() || !rule_.ready(wait || unread_.size() == rule_.depth)) return std::nullopt;
+    auto const places = std::move(unread_.front());
+    unread_.pop_front();
+    auto const outcome = rule_.read(places.size());
+    for (std::size_t i = 0; i < places.size(); ++i)
+      if (!std::isfinite(outcome.losses[i])) throw non_finite{"loss", places[i]};
+    if (outcome.bad != cuda::bad_number::none) throw non_finite{"gradient", places.back()};
+    return step_result{outcome.losses, outcome.gradient_norm};
+  }
+
+  /// Copies the state, the momenta and the average to the caller's, when all steps are done.
+  void pull() {
+    download(network_.state(), net_.state());
+    download(rule_.first(), optimiser_.momentum());
+    download(rule_.second(), optimiser_.second_moment());
+    download(rule_.average(), average_.state());
+    network_.stream().synchronize();
+  }
+  /// Copies them to the device.
+  void push() {
+    upload(std::as_const(net_).state(), network_.state());
+    upload(optimiser_.momentum(), rule_.first());
+    upload(optimiser_.second_moment(), rule_.second());
+    upload(std::as_const(average_).state(), rule_.average());
+    network_.round_copies();
+    network_.stream().synchronize();
+  }
+  /// The pictures of the latest micro-batch.
+  [[nodiscard]] std::span<float const> pictures() const {
+    return {inputs_[1 - slot_].host_pictures(), std::size_t(network_.batch()) * net_.pixels};
+  }
+  /// Gradients of the step under way, on the host.
+  [[nodiscard]] std::span<float const> gradients() {
+    gradients_.resize(state_extent<C>);
+    download(network_.gradients(), std::span{gradients_});
+    network_.stream().synchronize();
+    return gradients_;
+  }
+  /// Bytes on the device.
+  [[nodiscard]] std::size_t bytes() const {
+    return network_.bytes() + rule_.bytes_held() + inputs_[0].bytes() + inputs_[1].bytes();
+  }
+
+ private:
+  /// A micro-batch's graph, and what it was recorded for.
+  struct recorded {
+    double scale = 0;
+    float const* maps = nullptr;
+    int side = -1;
+    std::optional<cuda::graph> work;
+  };
+
+  void enqueue(cuda::training_input const& in, double scale) {
+    cuda::token_loss_options options;
+    options.scale = scale;
+    options.check = rule_.check_of();
+    network_.forward(in.pictures(), in.box());
+    network_.loss(in.maps(), in.box(), rule_.sums(), options);
+    network_.backward(in.pictures(), in.box(), nullptr);
+  }
+
+  /// The micro-batch in `slot`: its graph, or the first time its work itself, which loads kernels and finds the
+  /// products' algorithms.
+  void compute(std::size_t slot, double scale) {
+    auto const& in = inputs_[slot];
+    recorded& g = graphs_[slot];
+    if (g.work && g.scale == scale && g.maps == in.maps().values && g.side == in.maps().side)
+      return g.work->launch(network_.stream().get());
+    std::size_t const scratch = network_.ctx().scratch_bytes();
+    network_.ctx().plan([&] { enqueue(in, scale); });
+    if (network_.ctx().scratch_bytes() != scratch) graphs_ = {};  // they use the old scratch
+    enqueue(in, scale);
+    g.work.emplace(network_.stream(), [&] { enqueue(in, scale); });
+    g.scale = scale;
+    g.maps = in.maps().values;
+    g.side = in.maps().side;
+  }
+
+  void upload(std::span<float const> from, float* to) { copy(network_.ctx(), from.data(), from.size(), to); }
+  void download(float const* from, std::span<float> to) { copy(network_.ctx(), from, to.size(), to.data()); }
+
+  model<C, context>& net_;
+  optimizer<C, context>& optimiser_;
+  ema<C, context>& average_;
+  cuda::training_network<C, P> network_;
+  cuda::training_rule<C, P> rule_;
+  cuda::target_options targets_;
+  std::array<cuda::training_input, 2> inputs_;
+  cuda::stream copies_;
+  std::array<recorded, 2> graphs_;
+  std::size_t slot_ = 0;
+  std::vector<step_place> places_;
+  std::deque<std::vector<step_place>> unread_;
+  std::vector<float> gradients_;
+};
+
+}  // namespace dm2
