@@ -7,6 +7,7 @@
 #include "support/compare.hpp"
 
 #include <cstddef>
+#include <initializer_list>
 #include <vector>
 
 using namespace dm2;
@@ -74,6 +75,18 @@ struct backward_case {
 };
 
 constexpr attention_shape tiny_attention{.heads = 3, .head_dim = 96, .rotary = 48, .d_conv = 4};
+constexpr attention_shape one_head{.heads = 1, .head_dim = 96, .rotary = 48, .d_conv = 4};
+constexpr attention_shape narrow{.heads = 2, .head_dim = 16, .rotary = 16, .d_conv = 3};
+constexpr attention_shape plain{.heads = 2, .head_dim = 48, .rotary = 0, .d_conv = 0};
+constexpr attention_shape turned{.heads = 1, .head_dim = 32, .rotary = 32, .d_conv = 0};
+constexpr attention_shape one_tap{.heads = 1, .head_dim = 80, .rotary = 16, .d_conv = 1};
+constexpr attention_shape two_taps{.heads = 1, .head_dim = 64, .rotary = 0, .d_conv = 2};
+constexpr attention_shape wide{.heads = 1, .head_dim = 128, .rotary = 64, .d_conv = 4};
+
+template <precision P, attention_shape A>
+void check_lengths(std::initializer_list<int> lengths, int sequences = 2) {
+  for (int const length : lengths) backward_case<P, A>{sequences, length}.check();
+}
 
 }  // namespace
 
@@ -87,10 +100,44 @@ TEST_CASE_TEMPLATE("cuda attention_core_backward: equals the CPU's in double, at
   backward_case<P::value, tiny_attention>{1, 70}.check();
 }
 
+TEST_CASE("cuda attention_core_backward: equals the CPU's in double at Tiny's shape, around every tile's length") {
+  check_lengths<precision::bf16, one_head>({1, 2, 3, 4, 15, 16, 17, 64, 65, 80, 81, 197, 208, 209}, 1);
+  check_lengths<precision::bf16, tiny_attention>({197});
+  check_lengths<precision::fp16, one_head>({17, 80, 197}, 1);
+}
+
+TEST_CASE_TEMPLATE("cuda attention_core_backward: other widths, rotary channels and taps on tensor cores", P, in_bf16,
+                   in_fp16) {
+  check_lengths<P::value, narrow>({1, 65, 112, 197});
+  check_lengths<P::value, plain>({17, 80, 208});
+  check_lengths<P::value, turned>({33, 129});
+  check_lengths<P::value, one_tap>({65, 197}, 1);
+  check_lengths<P::value, two_taps>({66, 177}, 1);
+  check_lengths<P::value, wide>({79, 81}, 1);
+}
+
+TEST_CASE("cuda attention_core_backward: softmaxes from flat to peaked") {
+  // Rounded q and k move scores of deviation s^2 by 2^-9 of them, and weights by as much.
+  for (double const scale : {0.1, 2., 4.})
+    backward_case<precision::bf16, one_head>{1, 197, scale}.check(scale < 3 ? 0.06 : 0.25);
+}
+
+TEST_CASE("cuda attention_core_backward: rows that do not start at 16 bytes") {
+  backward_case<precision::bf16, plain> f{1, 40}, shifted{1, 40};
+  f.backward();
+  std::vector<double> moved = f.host.qkv;
+  moved.insert(moved.begin(), 0);
+  device_array<__nv_bfloat16> const qkv{moved};
+  cuda::attention_core_backward(f.ctx, rows<__nv_bfloat16 const, 288, space::device>{qkv.data() + 1, 40},
+                                attention_parameters<plain, float const, space::device>{}, f.dy.as_rows<96>(),
+                                shifted.dqkv.as_rows<288>(), attention_parameters<plain, float, space::device>{}, 40);
+  CHECK(relative_error(shifted.dqkv.read(), f.dqkv.read()) < 4 * rounding_tolerance<__nv_bfloat16>);
+}
+
 TEST_CASE("cuda attention_core_backward: more runs of tokens than there are parts for their sums") {
-  constexpr attention_shape one_head{.heads = 1, .head_dim = 4, .rotary = 2, .d_conv = 3};
-  backward_case<precision::fp32, one_head>{530, 3}.check();
-  backward_case<precision::fp32, one_head>{70, 290}.check();
+  constexpr attention_shape small{.heads = 1, .head_dim = 4, .rotary = 2, .d_conv = 3};
+  backward_case<precision::fp32, small>{530, 3}.check();
+  backward_case<precision::fp32, small>{70, 290}.check();
 }
 
 TEST_CASE("cuda attention_core_backward: equals the CPU's in double where the sequence is long [long]") {
@@ -105,8 +152,7 @@ TEST_CASE("cuda attention_core_backward: scores of any size do not overflow") {
 
 TEST_CASE_TEMPLATE("cuda attention_core_backward: two runs give the same bits, and a plan takes the memory of both", P,
                    in_bf16, in_fp32) {
-  for (int const length : {65, 197}) {
-    backward_case<P::value, partly_turned> f{2, length}, g{2, length};
+  auto const check = [](auto f, auto g) {
     f.ctx.plan([&] { f.backward(); });
     CHECK(untouched(f.dqkv.read()));
     std::size_t const bytes = f.ctx.scratch_bytes();
@@ -116,6 +162,10 @@ TEST_CASE_TEMPLATE("cuda attention_core_backward: two runs give the same bits, a
     CHECK(f.dconv.read() == g.dconv.read());
     CHECK(f.dbias.read() == g.dbias.read());
     CHECK(f.ctx.scratch_bytes() == bytes);
+  };
+  for (int const length : {65, 197}) {
+    check(backward_case<P::value, partly_turned>{2, length}, backward_case<P::value, partly_turned>{2, length});
+    check(backward_case<P::value, one_head>{2, length}, backward_case<P::value, one_head>{2, length});
   }
 }
 

@@ -6,6 +6,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
+#include <dm2/cuda/attention_core_backward_fused.cuh>
 #include <dm2/cuda/attention_core_backward_general.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/sequences.cuh>
@@ -32,6 +33,9 @@ void attention_core_backward(context<P>& ctx,
   detail::whole_sequences("attention_core_backward.qkv", qkv.count, length);
   require_extent("attention_core_backward.dy rows", dy.count, qkv.count);
   require_extent("attention_core_backward.dqkv rows", dqkv.count, qkv.count);
+  // Up to 80 tokens, then up to 208, in bf16 and fp16; whatever fits neither goes from kernel to kernel.
+  if (detail::attention_core_backward_fused<5, A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
+  if (detail::attention_core_backward_fused<13, A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
   detail::attention_core_backward_general<A>(ctx, qkv, p, dy, dqkv, grad, length);
 }
 

@@ -1,0 +1,207 @@
+/// @file
+/// The attention's backward kernel: one head of one sequence a block, five products on tensor cores, nothing computed
+/// twice and nothing but the result written.
+///
+/// With S = softmax(q k^T / sqrt(d)), G = dy v^T and D = S (G - rowsum(S G)):  dv = S^T dy,  dq = D k / sqrt(d),
+/// dk = D^T q / sqrt(d). A warp finds 16 whole rows of S and of D in its registers; S, then D, pass through shared memory
+/// to the warps that take 16 keys each. In order:
+///     q, k, v, dy to shared memory; S, D; | far part of S over v; | dv; | dv over dy, D over S; | dq, dk; | dk over q,
+///     dq over k; | all three back through the convolution            (| is a barrier)
+#pragma once
+
+#include <dm2/cuda/attention_backward_layout.cuh>
+#include <dm2/cuda/attention_backward_load.cuh>
+#include <dm2/cuda/attention_backward_rows.cuh>
+#include <dm2/cuda/attention_backward_write.cuh>
+#include <dm2/cuda/dynamic_shared.cuh>
+#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/pack.cuh>
+
+#include <cmath>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+/// Sixteen tokens' gradients, rounded.
+template <class Tr>
+struct channel_rows {
+  std::uint32_t part[Tr::head_dim / 8][2];
+
+  /// Writes them to this warp's tokens of an array.
+  __device__ void write(typename Tr::element* array) const {
+    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + lane / 4;
+    auto* const to = reinterpret_cast<std::uint32_t*>(array + token * Tr::pitch + lane % 4 * 2);
+#pragma unroll
+    for (int n = 0; n < Tr::head_dim / 8; ++n)
+#pragma unroll
+      for (int r = 0; r < 2; ++r) to[(r * 8 * Tr::pitch + 8 * n) / 2] = part[n][r];
+  }
+};
+
+/// One tile of 16 rows and head_dim channels, a warp's sums.
+template <class Tr>
+struct channel_sums {
+  float sum[Tr::head_dim / 8][4] = {};
+
+  /// sum += a times the 16 rows of shared memory from the lane's address on.
+  __device__ void add(std::uint32_t const (&a)[4], std::uint32_t rows) {
+#pragma unroll
+    for (int c = 0; c < Tr::head_dim / 16; ++c) {
+      std::uint32_t b[4];
+      load_matrix_transposed(b, rows + 32 * c);
+      mma<typename Tr::element>(sum[2 * c], a, b[0], b[1]);
+      mma<typename Tr::element>(sum[2 * c + 1], a, b[2], b[3]);
+    }
+  }
+  /// Turns this warp's tokens back.
+  __device__ void turn_back(rotary_turns<Tr::pairs> const& rotary) {
+    constexpr int half = Tr::rotary / 16;  // fragments of the first halves
+    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + lane / 4;
+#pragma unroll
+    for (int n = 0; n < half; ++n)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        // In float, since there are few tokens: the error of 208 * turns <= 34 circles is below 2e-5.
+        float const circles = float(token + i / 2 * 8) * float(rotary.turns[8 * n + lane % 4 * 2 + i % 2]);
+        float sine, cosine;
+        __sincosf((circles - rintf(circles)) * 6.283185307f, &sine, &cosine);
+        float const a = sum[n][i], b = sum[n + half][i];
+        sum[n][i] = a * cosine + b * sine;
+        sum[n + half][i] = b * cosine - a * sine;
+      }
+  }
+  /// scale sum, rounded.
+  __device__ channel_rows<Tr> rounded(float scale) const {
+    channel_rows<Tr> to;
+#pragma unroll
+    for (int n = 0; n < Tr::head_dim / 8; ++n)
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        to.part[n][r] = pack_now<typename Tr::element>(sum[n][2 * r] * scale, sum[n][2 * r + 1] * scale);
+    return to;
+  }
+};
+
+/// The lane's address of 16 rows from `row` on, as channel_sums::add takes it.
+template <class Tr>
+__device__ inline std::uint32_t rows_address(typename Tr::element const* array) {
+  int const lane = fresh_thread() % 32;
+  return shared_address(array + lane % 16 * Tr::pitch + lane / 16 * 8);
+}
+
+/// The lane's address in this warp's 16 keys of S or D, and the bytes from 16 queries to the next.
+template <class Tr>
+__device__ inline void keys_address(typename Tr::element const* shared, std::uint32_t& address, unsigned& step) {
+  int const thread = fresh_thread(), lane = thread % 32, group = thread / 32;
+  bool const near = group < Tr::near;
+  int const pitch = near ? Tr::near_pitch : Tr::far_pitch;
+  auto const* const first = shared + (near ? Tr::weights + 16 * group : Tr::values + 16 * (group - Tr::near));
+  address = shared_address(first + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8);
+  step = unsigned(32 * pitch);
+}
+
+/// W^T rows for this warp's keys, over all queries; W is S or D in shared memory.
+template <class Tr>
+__device__ inline channel_sums<Tr> keys_backward(typename Tr::element const* shared, typename Tr::element const* rows,
+                                                 int length) {
+  channel_sums<Tr> sums;
+  std::uint32_t left, right = rows_address<Tr>(rows);
+  unsigned step;
+  keys_address<Tr>(shared, left, step);
+  std::uint32_t next[4];
+  load_matrix_transposed(next, left);
+#pragma unroll 1
+  for (int query = 0; query < length; query += 16) {
+    std::uint32_t const a[4]{next[0], next[1], next[2], next[3]};
+    if (query + 16 < length) left += step;
+    load_matrix_transposed(next, left);
+    sums.add(a, right);
+    right += 32 * Tr::pitch;
+  }
+  return sums;
+}
+
+/// D k for this warp's queries.
+template <class Tr>
+__device__ inline channel_sums<Tr> queries_backward(typename Tr::element const* shared, int length) {
+  channel_sums<Tr> sums;
+  int const thread = fresh_thread(), lane = thread % 32, row = thread / 32 * 16 + lane % 16, column = lane / 16 * 8;
+  std::uint32_t left = shared_address(shared + Tr::weights + row * Tr::near_pitch + column);
+  std::uint32_t right = rows_address<Tr>(shared + Tr::keys);
+#pragma unroll 2
+  for (int group = 0; 16 * group < length; ++group) {
+    if (group == Tr::near) left = shared_address(shared + Tr::values + row * Tr::far_pitch + column);
+    std::uint32_t a[4];
+    load_matrix(a, left);
+    sums.add(a, right);
+    left += 32;
+    right += 32 * Tr::pitch;
+  }
+  return sums;
+}
+
+/// Writes the far keys' weights of this warp's queries to where v was.
+template <class Tr>
+__device__ inline void write_far(typename Tr::element* shared, std::uint32_t const (*from)[4]) {
+  std::uint32_t* const place = far_place<Tr>(shared);
+#pragma unroll
+  for (int g = 0; g < Tr::far; ++g)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) place[word_of(g, i, Tr::far_pitch)] = from[g][i];
+}
+
+/// Block: head, then sequence.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, 1)
+    attention_backward_kernel(__grid_constant__ attention_backward_call<Tr> const call) {
+  auto* const shared = reinterpret_cast<typename Tr::element*>(dynamic_shared());
+  float const scale = rsqrtf(float(Tr::head_dim));
+  bool const busy = int(threadIdx.x) / 32 * 16 < call.length;
+  load_inputs(call, shared);
+  weight_rows<Tr> d;
+  {
+    std::uint32_t far[Tr::far > 0 ? Tr::far : 1][4];
+    if (busy) {
+      find_weights<Tr>(shared, call.length, far);
+      find_slopes<Tr>(shared, far, d);
+    }
+    __syncthreads();  // v has been read
+    if (busy) write_far<Tr>(shared, far);
+  }
+  __syncthreads();  // S is there
+  {
+    channel_rows<Tr> dv;
+    if (busy) dv = keys_backward<Tr>(shared, shared + Tr::slopes, call.length).rounded(1.f);
+    __syncthreads();  // S and dy have been read
+    if (busy) dv.write(shared + Tr::slopes);
+  }
+  if (busy) {
+    std::uint32_t* const near = near_place<Tr>(shared);
+#pragma unroll
+    for (int g = 0; g < Tr::near; ++g)
+#pragma unroll
+      for (int i = 0; i < 4; ++i) near[word_of(g, i, Tr::near_pitch)] = d.part[g][i];
+    write_far<Tr>(shared, d.part + Tr::near);
+  }
+  __syncthreads();  // D is there
+  {
+    channel_rows<Tr> dq, dk;
+    if (busy) {
+      channel_sums<Tr> sums = queries_backward<Tr>(shared, call.length);
+      sums.turn_back(call.run.rotary);
+      dq = sums.rounded(scale);
+      sums = keys_backward<Tr>(shared, shared + Tr::queries, call.length);
+      sums.turn_back(call.run.rotary);
+      dk = sums.rounded(scale);
+    }
+    __syncthreads();  // q, k and D have been read
+    if (busy) {
+      dq.write(shared + Tr::keys);
+      dk.write(shared + Tr::queries);
+    }
+  }
+  __syncthreads();
+  write_inputs(call, shared);
+}
+
+}  // namespace dm2::cuda::detail
