@@ -11,11 +11,11 @@
 
 namespace dm2::cuda::detail {
 
-/// As conv1_block, with registers for the sums.
+/// As conv1_block.
 template <class G>
 struct train_conv1_block : conv1_block<G> {
   using base = conv1_block<G>;
-  static constexpr int resident = base::threads >= 384 ? 1 : 384 / base::threads;
+  static constexpr int resident = base::resident;
   static constexpr int warps_down = base::tile::height / base::rows;
 };
 
@@ -23,7 +23,8 @@ struct train_conv1_block : conv1_block<G> {
 /// block's rows of warps.
 template <class G, class T, class Reader>
 __global__ void __launch_bounds__(train_conv1_block<G>::threads, train_conv1_block<G>::resident)
-    stem_train_conv1_kernel(Reader picture, T const* __restrict__ weights, raw_sink<G, false, T> sink, int tiles) {
+    stem_train_conv1_kernel(Reader picture, T const* __restrict__ weights, raw_sink<G, false, T> sink, tile_order order,
+                            int tiles) {
   using block = train_conv1_block<G>;
   using sums = typename block::sums;
   unsigned char* const memory = dynamic_shared();
@@ -35,9 +36,9 @@ __global__ void __launch_bounds__(train_conv1_block<G>::threads, train_conv1_blo
 
   copy_weights<block::weight_bytes, block::threads>(shared, weights);
   commit_copies();
-  eight_sums total;
+  float own[2] = {};  // of the sums, this lane's
   for (int t = int(blockIdx.x); t < tiles; t += int(gridDim.x)) {
-    plane_tile<G> const tile{t};
+    plane_tile<G> const tile{tile_in_order(order, t, tiles)};
     picture_part<G, T> part;
     part.read(picture, tile);
     __syncthreads();  // the tile before is read
@@ -46,10 +47,13 @@ __global__ void __launch_bounds__(train_conv1_block<G>::threads, train_conv1_blo
     __syncthreads();
     sums s{};
     convolve1<G, T>(s, shared + unsigned(block::weight_bytes + 2 * row * block::row_bytes), fragments);
-    sink.store(s, {}, nullptr, total, tile.b, tile.y + row, tile.x, channel);
+    eight_sums more;
+    sink.store(s, {}, nullptr, more, tile.b, tile.y + row, tile.x, channel);
+    more.share_out(own);
   }
-  int const parts_row = int(blockIdx.x) * block::warps_down + down;
-  total.write(sink.parts + std::ptrdiff_t{parts_row} * 2 * G::hidden + channel, G::hidden);
+  float* const part = sink.parts + (std::ptrdiff_t{blockIdx.x} * block::warps_down + down) * 2 * G::hidden;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) part[lane / 16 * G::hidden + channel + lane / 4 % 4 * 2 + i] = own[i];
 }
 
 /// Blocks at a time, and parts of sums that launch_train_conv1 writes at most.
@@ -61,12 +65,12 @@ constexpr int train_conv1_parts(int multiprocessors) {
 /// Launches the kernel for B pictures; returns the number of parts of its sums.
 template <class G, class T, class Reader>
 int launch_train_conv1(cudaStream_t stream, int multiprocessors, Reader const& picture, T const* weights,
-                       raw_sink<G, false, T> const& sink, int pictures) {
+                       raw_sink<G, false, T> const& sink, tile_order order, int pictures) {
   using block = train_conv1_block<G>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   unsigned const blocks = unsigned(std::min(tiles, multiprocessors * block::resident));
   launch("stem: 7 x 7 convolution with statistics", stem_train_conv1_kernel<G, T, Reader>,
-         {blocks, block::threads, block::shared_bytes}, stream, picture, weights, sink, tiles);
+         {blocks, block::threads, block::shared_bytes}, stream, picture, weights, sink, order, tiles);
   return int(blocks) * block::warps_down;
 }
 

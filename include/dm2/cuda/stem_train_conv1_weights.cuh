@@ -105,7 +105,8 @@ struct train_conv1_sums {
 template <class Block, class T, class Reader>
 __global__ void __launch_bounds__(Block::threads, 1)
     stem_train_conv1_weights_kernel(Reader picture, T const* __restrict__ dz, T const* __restrict__ raw,
-                                    stem_norm_gradient gradient, int tiles, float* __restrict__ parts) {
+                                    stem_norm_gradient gradient, tile_order order, int tiles,
+                                    float* __restrict__ parts) {
   using tile_type = typename Block::tile;
   unsigned char* const memory = dynamic_shared();
   float* const slopes = reinterpret_cast<float*>(memory + Block::slope_offset);
@@ -124,29 +125,30 @@ __global__ void __launch_bounds__(Block::threads, 1)
 
   if (thread < Block::hidden) eight_slopes::fill(slopes, Block::hidden, gradient, thread);
   int t = int(blockIdx.x), slot = 0, even = 0;
+  auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
   train_picture_part<Block, T> part;
-  load(0, tile_type{t});
+  load(0, tile_at(t));
   commit_copies();
-  if (t + step < tiles) load(1, tile_type{t + step});
+  if (t + step < tiles) load(1, tile_at(t + step));
   commit_copies();
-  part.read(picture, tile_type{t});
+  part.read(picture, tile_at(t));
   part.write(memory + Block::picture_offset);
-  if (t + step < tiles) part.read(picture, tile_type{t + step});
+  if (t + step < tiles) part.read(picture, tile_at(t + step));
   wait_copies<1>();
   __syncthreads();  // the table
-  prepare(0, tile_type{t});
+  prepare(0, tile_at(t));
   __syncthreads();
 
   train_conv1_sums sums;
   for (; t < tiles; t += step) {
     int const next = slot == 2 ? 0 : slot + 1, last = slot == 0 ? 2 : slot - 1;
     bool const more = t + step < tiles, after = t + 2 * step < tiles;
-    if (after) load(last, tile_type{t + 2 * step});
+    if (after) load(last, tile_at(t + 2 * step));
     commit_copies();
     if (more) part.write(memory + Block::picture_offset + (1 - even) * Block::picture_bytes);
-    if (after) part.read(picture, tile_type{t + 2 * step});
+    if (after) part.read(picture, tile_at(t + 2 * step));
     wait_copies<1>();
-    if (more) prepare(next, tile_type{t + step});
+    if (more) prepare(next, tile_at(t + step));
     std::uint32_t const at = shared_address(memory + slot * Block::stage_bytes);
     std::uint32_t from[2];
 #pragma unroll
@@ -177,13 +179,14 @@ struct train_conv1_place {
 /// Scratch  parts: 2 * multiprocessors * Block::sums floats.
 template <class G, class T, class Reader>
 void launch_train_conv1_weights(cudaStream_t stream, int multiprocessors, Reader const& picture, T const* dz,
-                                T const* raw, stem_norm_gradient const& gradient, int pictures, float* parts,
-                                float* dw) {
+                                T const* raw, stem_norm_gradient const& gradient, tile_order order, int pictures,
+                                float* parts, float* dw) {
   using block = train_conv1_weights_block<G>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   int const blocks = std::min(tiles, multiprocessors);
   launch("stem: gradient of the 7 x 7 weights", stem_train_conv1_weights_kernel<block, T, Reader>,
-         {unsigned(blocks), block::threads, block::shared_bytes}, stream, picture, dz, raw, gradient, tiles, parts);
+         {unsigned(blocks), block::threads, block::shared_bytes}, stream, picture, dz, raw, gradient, order, tiles,
+         parts);
   reduce_parts<train_conv1_place<G::channels>>(stream, parts, 2 * blocks, block::sums, dw);
 }
 

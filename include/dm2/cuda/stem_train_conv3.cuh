@@ -29,19 +29,34 @@ struct train_conv3_block : conv3_block<G, conv3_form{4, Groups, Halos}> {
   static_assert(base::sums::channels == 32, "dm2::cuda::detail::train_conv3_block: a lane has eight channels");
 };
 
-/// Calls visit(byte offset) for the pieces of a halo that `thread` copied and that are in the plane: their first channel
-/// is 8 (thread % pieces).
-template <class Block, class Visit>
-__device__ inline void for_each_halo_piece(typename Block::tile const& tile, int thread, Visit const& visit) {
+/// Changes the pieces of a halo that `thread` copied and that are in the plane: the piece at a byte offset becomes
+/// change(offset). Their first channel is 8 (thread % pieces). Batch of them are read before one is written, so that
+/// their latencies overlap.
+template <class Block, int Batch, class Change>
+__device__ inline void change_halo(unsigned char* at, typename Block::tile const& tile, int thread,
+                                   Change const& change) {
   using G = typename Block::geometry;
   constexpr int pieces = Block::pieces, count = Block::halo_height * Block::halo_width * pieces;
   static_assert(Block::group_threads % pieces == 0, "a thread's pieces have the same channels");
-#pragma unroll 4
-  for (int i = thread; i < count; i += Block::group_threads) {
-    int const row = i / pieces / Block::halo_width, column = i / pieces % Block::halo_width;
-    if (unsigned(tile.y - 1 + row) < unsigned(G::plane_height) &&
-        unsigned(tile.x - 1 + column) < unsigned(G::plane_width))
-      visit(row * Block::row_bytes + column * Block::pixel_bytes + (thread % pieces ^ Block::swap(column)) * 16);
+#pragma unroll 1
+  for (int first = thread; first < count; first += Batch * Block::group_threads) {
+    int offset[Batch];
+    uint4 changed[Batch];
+#pragma unroll
+    for (int j = 0; j < Batch; ++j) {
+      int const i = first + j * Block::group_threads;
+      int const row = i / pieces / Block::halo_width, column = i / pieces % Block::halo_width;
+      bool const inside = i < count && unsigned(tile.y - 1 + row) < unsigned(G::plane_height) &&
+                          unsigned(tile.x - 1 + column) < unsigned(G::plane_width);
+      offset[j] = row * Block::row_bytes + column * Block::pixel_bytes + (thread % pieces ^ Block::swap(column)) * 16;
+      if (!inside) offset[j] = -1;
+    }
+#pragma unroll
+    for (int j = 0; j < Batch; ++j)
+      if (offset[j] >= 0) changed[j] = change(offset[j]);
+#pragma unroll
+    for (int j = 0; j < Batch; ++j)
+      if (offset[j] >= 0) *reinterpret_cast<uint4*>(at + offset[j]) = changed[j];
   }
 }
 
@@ -60,10 +75,8 @@ struct activated_halo {
   __device__ void prepare(unsigned char* at, unsigned char const*, float const* table, tile_type const& tile,
                           int thread) const {
     eight_activations const eight{table, hidden, thread % Block::pieces * 8};
-    for_each_halo_piece<Block>(tile, thread, [&](int offset) {
-      uint4* const v = reinterpret_cast<uint4*>(at + offset);
-      *v = eight.apply<T>(*v);
-    });
+    change_halo<Block, 4>(at, tile, thread,
+                          [&](int offset) { return eight.apply<T>(*reinterpret_cast<uint4 const*>(at + offset)); });
   }
 };
 
@@ -83,9 +96,9 @@ struct slope_halo {
   __device__ void prepare(unsigned char* at, unsigned char const* beside, float const* table, tile_type const& tile,
                           int thread) const {
     eight_slopes const eight{table, hidden, thread % Block::pieces * 8};
-    for_each_halo_piece<Block>(tile, thread, [&](int offset) {
-      uint4* const v = reinterpret_cast<uint4*>(at + offset);
-      *v = eight.apply<T>(*v, *reinterpret_cast<uint4 const*>(beside + offset));
+    change_halo<Block, 4>(at, tile, thread, [&](int offset) {
+      return eight.apply<T>(*reinterpret_cast<uint4 const*>(at + offset),
+                            *reinterpret_cast<uint4 const*>(beside + offset));
     });
   }
 };
@@ -174,11 +187,19 @@ struct masked_sink {
   }
 };
 
+/// Which end a kernel starts from. Each starts where the one before it ended: what that wrote last is still in L2.
+enum class tile_order : bool { upwards, downwards };
+
+/// Tile number t of `tiles` in that order.
+__device__ inline int tile_in_order(tile_order order, int t, int tiles) {
+  return order == tile_order::upwards ? t : tiles - 1 - t;
+}
+
 /// sink = conv3x3(source) for `tiles` tiles of 8 x 16 pixels; any number of blocks. Tile t goes to group t / blocks of
 /// block t % blocks, then round again. Parts of the sums: a warp's row of warps of a group each.
 template <class Block, class T, class Source, class Sink>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_train_conv3_kernel(Source source, T const* __restrict__ weights, Sink sink, int tiles) {
+    stem_train_conv3_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order, int tiles) {
   using sums = typename Block::sums;
   using tile_type = typename Block::tile;
   constexpr int hidden = Block::hidden;
@@ -196,9 +217,10 @@ __global__ void __launch_bounds__(Block::threads, 1)
   float* const sink_table = reinterpret_cast<float*>(memory + Block::sink_offset);
   int const step = int(gridDim.x) * Block::groups;
   int t = group * int(gridDim.x) + int(blockIdx.x);
+  auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
 
   copy_weights<Block::weight_bytes, Block::threads>(shared, weights);
-  if (t < tiles) source.load(shared + unsigned(buffer), shared + unsigned(beside), tile_type{t}, thread);
+  if (t < tiles) source.load(shared + unsigned(buffer), shared + unsigned(beside), tile_at(t), thread);
   commit_copies();
   if (threadIdx.x < hidden) {
     source.fill(table, int(threadIdx.x));
@@ -206,20 +228,20 @@ __global__ void __launch_bounds__(Block::threads, 1)
   }
   wait_copies<0>();
   __syncthreads();
-  if (t < tiles) source.prepare(memory + buffer, memory + beside, table, tile_type{t}, thread);
+  if (t < tiles) source.prepare(memory + buffer, memory + beside, table, tile_at(t), thread);
   barrier<Block::group_threads>(group);
 
   eight_sums total;
   for (; t < tiles; t += step) {
-    if (t + step < tiles) source.load(shared + unsigned(other), shared + unsigned(beside), tile_type{t + step}, thread);
+    if (t + step < tiles) source.load(shared + unsigned(other), shared + unsigned(beside), tile_at(t + step), thread);
     commit_copies();
-    tile_type const tile{t};
+    tile_type const tile = tile_at(t);
     auto const in = sink.read(tile.b, tile.y + row, tile.x, channel);
     sums s{};
     convolve3<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), fragments);
     sink.store(s, in, sink_table, total, tile.b, tile.y + row, tile.x, channel);
     wait_copies<0>();
-    if (t + step < tiles) source.prepare(memory + other, memory + beside, table, tile_type{t + step}, thread);
+    if (t + step < tiles) source.prepare(memory + other, memory + beside, table, tile_at(t + step), thread);
     barrier<Block::group_threads>(group);
     int const next = other;
     other = buffer, buffer = next;
@@ -238,11 +260,11 @@ constexpr int train_conv3_parts(int multiprocessors) {
 /// Launches the kernel for B pictures; returns the number of parts of its sums.
 template <class G, class Block, class T, class Source, class Sink>
 int launch_train_conv3(cudaStream_t stream, int multiprocessors, char const* name, Source const& source,
-                       T const* weights, Sink const& sink, int pictures) {
+                       T const* weights, Sink const& sink, tile_order order, int pictures) {
   int const tiles = pictures * Block::tile::across * Block::tile::down;
   unsigned const blocks = unsigned(std::min(tiles, multiprocessors));
   launch(name, stem_train_conv3_kernel<Block, T, Source, Sink>, {blocks, Block::threads, Block::shared_bytes}, stream,
-         source, weights, sink, tiles);
+         source, weights, sink, order, tiles);
   return int(blocks) * Block::groups * Block::warps_down;
 }
 

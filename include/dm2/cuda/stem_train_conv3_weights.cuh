@@ -84,10 +84,8 @@ struct train_weights_stage {
   static __device__ void prepare(unsigned char* at, float const* table, float const* slopes, tile_type const& tile) {
     int const thread = int(threadIdx.x);
     eight_activations const eight{table, Block::hidden, thread % 8 * 8};
-    for_each_halo_piece<Block>(tile, thread, [&](int offset) {
-      uint4* const v = reinterpret_cast<uint4*>(at + offset);
-      *v = eight.apply<T>(*v);
-    });
+    change_halo<Block, 2>(at, tile, thread,
+                          [&](int offset) { return eight.apply<T>(*reinterpret_cast<uint4 const*>(at + offset)); });
     prepare_slopes<Block, T>(at + Block::dz_offset, at + Block::raw_offset, slopes, tile, thread);
   }
 };
@@ -140,8 +138,8 @@ struct train_weights_sums {
 /// parts [gridDim.x, 9, hidden, hidden]: each block's sum over its tiles t = blockIdx.x, blockIdx.x + gridDim.x, ...
 template <class Block, bool Patches, class T>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_train_weights_kernel(train_weights_source<typename Block::geometry, Patches, T> source, int tiles,
-                              float* __restrict__ parts) {
+    stem_train_weights_kernel(train_weights_source<typename Block::geometry, Patches, T> source, tile_order order,
+                              int tiles, float* __restrict__ parts) {
   using stage = train_weights_stage<Block, Patches, T>;
   using tile_type = typename Block::tile;
   unsigned char* const memory = dynamic_shared();
@@ -157,25 +155,26 @@ __global__ void __launch_bounds__(Block::threads, 1)
     eight_slopes::fill(slopes, Block::hidden, source.gradient, int(threadIdx.x));
   }
   int t = int(blockIdx.x);
-  stage::load(source, memory, tile_type{t});
+  auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
+  stage::load(source, memory, tile_at(t));
   commit_copies();
-  if (t + step < tiles) stage::load(source, memory + Block::stage_bytes, tile_type{t + step});
+  if (t + step < tiles) stage::load(source, memory + Block::stage_bytes, tile_at(t + step));
   commit_copies();
   wait_copies<1>();
   __syncthreads();  // the tables
-  stage::prepare(memory, table, slopes, tile_type{t});
+  stage::prepare(memory, table, slopes, tile_at(t));
   __syncthreads();
 
   train_weights_sums sums;
   int slot = 0;
   for (; t < tiles; t += step) {
     int const next = slot == 2 ? 0 : slot + 1, last = slot == 0 ? 2 : slot - 1;
-    if (t + 2 * step < tiles) stage::load(source, memory + last * Block::stage_bytes, tile_type{t + 2 * step});
+    if (t + 2 * step < tiles) stage::load(source, memory + last * Block::stage_bytes, tile_at(t + 2 * step));
     commit_copies();
     wait_copies<1>();
     // One of the two warps of each scheduler prepares before it multiplies, the other one after.
     bool const more = t + step < tiles;
-    if (more && warp < 4) stage::prepare(memory + next * Block::stage_bytes, table, slopes, tile_type{t + step});
+    if (more && warp < 4) stage::prepare(memory + next * Block::stage_bytes, table, slopes, tile_at(t + step));
     std::uint32_t const at = shared_address(memory + slot * Block::stage_bytes);
     std::uint32_t from[3], gradient[2];
 #pragma unroll
@@ -185,7 +184,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
     for (int m = 0; m < 2; ++m)
       gradient[m] = at + unsigned(Block::dz_offset + k * 128 + ((out / 8 + 2 * m + lane / 8 % 2) ^ k % 8) * 16);
     sums.template multiply<Block, T>(from, gradient);
-    if (more && warp >= 4) stage::prepare(memory + next * Block::stage_bytes, table, slopes, tile_type{t + step});
+    if (more && warp >= 4) stage::prepare(memory + next * Block::stage_bytes, table, slopes, tile_at(t + step));
     __syncthreads();
     slot = next;
   }
@@ -202,12 +201,12 @@ struct train_weights_place {
 /// Scratch  parts: multiprocessors * Block::sums floats.
 template <class G, bool Patches, class T>
 void launch_train_weights(cudaStream_t stream, int multiprocessors, train_weights_source<G, Patches, T> const& source,
-                          int pictures, float* parts, float* dw) {
+                          tile_order order, int pictures, float* parts, float* dw) {
   using block = train_weights_block<G>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   int const blocks = std::min(tiles, multiprocessors);
   launch("stem: gradient of the 3 x 3 weights", stem_train_weights_kernel<block, Patches, T>,
-         {unsigned(blocks), block::threads, block::shared_bytes}, stream, source, tiles, parts);
+         {unsigned(blocks), block::threads, block::shared_bytes}, stream, source, order, tiles, parts);
   reduce_parts<train_weights_place>(stream, parts, blocks, block::sums, dw);
 }
 

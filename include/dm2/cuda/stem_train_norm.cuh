@@ -48,22 +48,27 @@ struct stem_norm_gradient {
   }
 };
 
-/// sum[k] = the sums of `count` parts [count, 2, width] of number (k, c), in their order: a warp an eighth of the parts.
-/// To be called by all of 256 threads, warp 0's lanes receive the sums of channel c.
+/// Threads of the kernels that end a sum.
+inline constexpr int stem_sum_threads = 1024;
+
+/// sum[k] = the sums of `count` parts [count, 2, width] of number (k, c), in their order: a warp a share of the parts.
+/// To be called by all of stem_sum_threads; warp 0's lanes receive the sums of channel c.
 template <class U>
 __device__ inline void stem_sum_parts(U const* parts, int count, int width, int c, double (&sum)[2]) {
-  __shared__ double eighths[2][8][32];
+  constexpr int warps = stem_sum_threads / 32;
+  __shared__ double shares[2][warps][32];
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   sum[0] = sum[1] = 0;
   if (c < width)
 #pragma unroll 4
-    for (int i = count * warp / 8; i < count * (warp + 1) / 8; ++i)
+    for (int i = count * warp / warps; i < count * (warp + 1) / warps; ++i)
       for (int k = 0; k < 2; ++k) sum[k] += double(parts[(std::ptrdiff_t{i} * 2 + k) * width + c]);
-  for (int k = 0; k < 2; ++k) eighths[k][warp][lane] = sum[k];
+  for (int k = 0; k < 2; ++k) shares[k][warp][lane] = sum[k];
   __syncthreads();
+  if (warp != 0) return;
   sum[0] = sum[1] = 0;
-  for (int w = 0; w < 8; ++w)
-    for (int k = 0; k < 2; ++k) sum[k] += eighths[k][w][lane];
+  for (int w = 0; w < warps; ++w)
+    for (int k = 0; k < 2; ++k) sum[k] += shares[k][w][lane];
 }
 
 /// Where the statistics of one convolution's output go, [hidden] each.
@@ -74,7 +79,7 @@ struct stem_statistics_out {
 /// From parts [count, 2, width] of sum x and sum x^2: mean, 1 / sqrt(variance + eps), and the running statistics, which
 /// move a tenth of the way, the variance divided by pixels - 1 for them.
 template <class U>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(stem_sum_threads)
     stem_statistics_kernel(U const* __restrict__ parts, int count, int width, double pixels, stem_statistics_out out) {
   int const c = int(blockIdx.x) * 32 + int(threadIdx.x) % 32;
   double sum[2];
@@ -91,13 +96,13 @@ __global__ void __launch_bounds__(256)
 template <class U>
 void finish_statistics(cudaStream_t stream, U const* parts, int count, int width, std::ptrdiff_t pixels,
                        stem_statistics_out const& out) {
-  launch("stem: statistics", stem_statistics_kernel<U>, {unsigned((width + 31) / 32), 256}, stream, parts, count, width,
-         double(pixels), out);
+  launch("stem: statistics", stem_statistics_kernel<U>, {unsigned((width + 31) / 32), stem_sum_threads}, stream, parts,
+         count, width, double(pixels), out);
 }
 
 /// From parts [count, 2, width] of sum dz and sum dz x^: dbias and dweight += the sums, means [2, width] = their means.
 template <class U>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(stem_sum_threads)
     stem_norm_gradient_kernel(U const* __restrict__ parts, int count, int width, double pixels,
                               float* __restrict__ dweight, float* __restrict__ dbias, float* __restrict__ means) {
   int const c = int(blockIdx.x) * 32 + int(threadIdx.x) % 32;
@@ -113,13 +118,13 @@ __global__ void __launch_bounds__(256)
 template <class U>
 void finish_norm_gradient(cudaStream_t stream, U const* parts, int count, int width, std::ptrdiff_t pixels,
                           float* dweight, float* dbias, float* means) {
-  launch("stem: gradient of BatchNorm", stem_norm_gradient_kernel<U>, {unsigned((width + 31) / 32), 256}, stream, parts,
-         count, width, double(pixels), dweight, dbias, means);
+  launch("stem: gradient of BatchNorm", stem_norm_gradient_kernel<U>, {unsigned((width + 31) / 32), stem_sum_threads},
+         stream, parts, count, width, double(pixels), dweight, dbias, means);
 }
 
 /// out[c] += the sums of parts [count, 2, width] of numbers (0, c).
 template <class U>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(stem_sum_threads)
     stem_add_sums_kernel(U const* __restrict__ parts, int count, int width, float* __restrict__ out) {
   int const c = int(blockIdx.x) * 32 + int(threadIdx.x) % 32;
   double sum[2];
@@ -129,8 +134,8 @@ __global__ void __launch_bounds__(256)
 
 template <class U>
 void add_sums(cudaStream_t stream, U const* parts, int count, int width, float* out) {
-  launch("stem: gradient of a bias", stem_add_sums_kernel<U>, {unsigned((width + 31) / 32), 256}, stream, parts, count,
-         width, out);
+  launch("stem: gradient of a bias", stem_add_sums_kernel<U>, {unsigned((width + 31) / 32), stem_sum_threads}, stream,
+         parts, count, width, out);
 }
 
 }  // namespace dm2::cuda::detail

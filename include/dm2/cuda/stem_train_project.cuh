@@ -57,12 +57,12 @@ struct project_gradient_layout {
 };
 
 /// A block of the gradient of the patches: 128 of their numbers, two pixels, whose weights stay in shared memory, for
-/// tiles of 128 patches. 4 x 2 warps, each of 32 rows and a pixel. Rows are an odd number of 16 bytes, so that
+/// tiles of 64 patches. 2 x 4 warps, each of 32 rows and half a pixel. Rows are an odd number of 16 bytes, so that
 /// ldmatrix meets no bank twice.
 template <class G>
 struct project_input_block {
   using geometry = G;
-  static constexpr int threads = 256, rows = 128, columns = 128, dim = G::dim, depth = G::depth;
+  static constexpr int threads = 256, rows = 64, columns = 128, dim = G::dim, depth = G::depth;
   static constexpr int inner = (dim + 15) / 16 * 16, row_bytes = inner * 2 + 16, weight_row_bytes = columns * 2 + 16;
   static constexpr int weight_bytes = inner * weight_row_bytes, table_offset = weight_bytes + rows * row_bytes;
   static constexpr int shared_bytes = table_offset + 2 * 4 * 64;
@@ -105,10 +105,10 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
   std::uint32_t const shared = shared_address(memory), tile = shared + unsigned(block::weight_bytes);
   float* const table = reinterpret_cast<float*>(memory + block::table_offset);
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-  int const first_row = warp / 2 * 32, pixel = int(blockIdx.x) * 2 + warp % 2;
-  int const tiles = (rows - 1) / block::rows + 1, channel = lane % 4 * 8;
+  int const first_row = warp / 4 * 32, pixel = int(blockIdx.x) * 2 + warp % 4 / 2;
+  int const tiles = (rows - 1) / block::rows + 1, channel = warp % 2 * 32 + lane % 4 * 8;
   int const width = min(block::columns, block::depth - int(blockIdx.x) * block::columns);
-  bool const there = pixel * 64 < block::depth;
+  bool const there = block::depth % block::columns == 0 || pixel * 64 < block::depth;
 
   // The weights: rows of d, this block's 128 columns.
   for (int i = int(threadIdx.x); i < block::inner * 16; i += block::threads) {
@@ -125,69 +125,64 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
   int t = int(blockIdx.y);
   if (t < tiles) load(t);
   commit_copies();
+  __syncthreads();  // the table
 
-  float own[2][2] = {};  // of the sums of both halves of the pixel's channels, this lane's
+  float own[2] = {};  // of the sums, this lane's
+  eight_masks const eight{table, 64, channel};
   std::uint32_t const a_at = tile + unsigned((first_row + lane % 16) * block::row_bytes + lane / 16 * 16);
   std::uint32_t const b_at =
-      shared + unsigned((lane / 8 % 2 * 8 + lane % 8) * block::weight_row_bytes + (warp % 2 * 8 + lane / 16) * 16);
+      shared + unsigned((lane / 8 % 2 * 8 + lane % 8) * block::weight_row_bytes + (warp % 4 * 4 + lane / 16) * 16);
   for (; t < tiles; t += int(gridDim.y)) {
+    // This lane's rows are 8 i from here on.
+    int const left = there ? rows - t * block::rows - first_row - lane / 4 : 0;
+    std::ptrdiff_t const at =
+        std::ptrdiff_t{t * block::rows + first_row + lane / 4} * block::depth + pixel * 64 + channel;
+    uint4 raw[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      raw[i] = 8 * i < left ? *reinterpret_cast<uint4 const*>(o.raw + at + std::ptrdiff_t{8 * i} * block::depth)
+                            : make_uint4(0, 0, 0, 0);
     wait_copies<0>();
     __syncthreads();
-    float c[2][8][4] = {};
-#pragma unroll 2
+    float c[2][4][4] = {};
+#pragma unroll 4
     for (int k = 0; k < block::inner / 16; ++k) {
-      std::uint32_t a[2][4];
+      std::uint32_t a[2][4], b[2][4];
 #pragma unroll
       for (int m = 0; m < 2; ++m) load_matrix(a[m], a_at + unsigned(m * 16 * block::row_bytes + k * 32));
 #pragma unroll
-      for (int n = 0; n < 8; n += 2) {
-        std::uint32_t b[4];
-        load_matrix_transposed(b, b_at + unsigned(k * 16 * block::weight_row_bytes + n * 16));
+      for (int n = 0; n < 2; ++n)
+        load_matrix_transposed(b[n], b_at + unsigned(k * 16 * block::weight_row_bytes + n * 32));
 #pragma unroll
-        for (int m = 0; m < 2; ++m) mma<T>(c[m][n], a[m], b[0], b[1]), mma<T>(c[m][n + 1], a[m], b[2], b[3]);
-      }
+      for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int m = 0; m < 2; ++m) mma<T>(c[m][n], a[m], b[n / 2][n % 2 * 2], b[n / 2][n % 2 * 2 + 1]);
     }
     __syncthreads();
     if (t + int(gridDim.y) < tiles) load(t + int(gridDim.y));
     commit_copies();
+    eight_sums sums;
 #pragma unroll
-    for (int q = 0; q < 2; ++q) {
-      eight_sums sums;
-      uint4 raw[2][2];
-      std::ptrdiff_t const at =
-          std::ptrdiff_t{t * block::rows + first_row + lane / 4} * block::depth + pixel * 64 + q * 32 + channel;
+    for (int i = 0; i < 4; ++i) {
+      if (8 * i >= left) continue;
+      float v[8];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (there && t * block::rows + first_row + lane / 4 + 8 * i < rows)
-          raw[i / 2][i % 2] = *reinterpret_cast<uint4 const*>(o.raw + at + std::ptrdiff_t{8 * i} * block::depth);
-      eight_masks const eight{table, 64, q * 32 + channel};
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (!there || t * block::rows + first_row + lane / 4 + 8 * i >= rows) continue;
-        float v[8];
-#pragma unroll
-        for (int n = 0; n < 4; ++n)
-          v[2 * n] = c[i / 2][4 * q + n][i % 2 * 2], v[2 * n + 1] = c[i / 2][4 * q + n][i % 2 * 2 + 1];
-        *reinterpret_cast<uint4*>(o.dz + at + std::ptrdiff_t{8 * i} * block::depth) =
-            eight.apply<T>(v, raw[i / 2][i % 2], sums);
-      }
-      sums.share_out(own[q]);
+      for (int n = 0; n < 4; ++n) v[2 * n] = c[i / 2][n][i % 2 * 2], v[2 * n + 1] = c[i / 2][n][i % 2 * 2 + 1];
+      *reinterpret_cast<uint4*>(o.dz + at + std::ptrdiff_t{8 * i} * block::depth) = eight.apply<T>(v, raw[i], sums);
     }
+    sums.share_out(own);
   }
   // A part a block: its warps' sums in their order.
   wait_copies<0>();
   __syncthreads();
   float* const staged = reinterpret_cast<float*>(memory);
 #pragma unroll
-  for (int q = 0; q < 2; ++q)
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      staged[warp * 128 + lane / 16 * 64 + q * 32 + channel + lane / 4 % 4 * 2 + i] = own[q][i];
+  for (int i = 0; i < 2; ++i) staged[warp * 64 + lane / 16 * 32 + lane % 4 * 8 + lane / 4 % 4 * 2 + i] = own[i];
   __syncthreads();
   if (threadIdx.x >= 64) return;
   int const at = int(threadIdx.x);
   float dz = 0, dz_x = 0;
-  for (int w = 0; w < 8; ++w) dz += staged[w * 128 + at], dz_x += staged[w * 128 + 64 + at];
+  for (int w = at / 32; w < 8; w += 2) dz += staged[w * 64 + at % 32], dz_x += staged[w * 64 + 32 + at % 32];
   float* const part = o.parts + std::ptrdiff_t(blockIdx.y * gridDim.x + blockIdx.x) * 128;
   part[at] = dz;
   part[64 + at] = o.norm.rstd[at] * (dz_x - o.norm.mean[at] * dz);

@@ -124,22 +124,23 @@ class stem_tensor_forward {
       lay_out_weights<typename layouts::conv3, false, S.hidden, S.hidden, 9>(stream_, p_.conv[i].data, s_.conv[i + 1]);
     lay_out_weights<typename layouts::project, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data,
                                                                                           s_.proj);
-    int const first = launch_train_conv1<G>(stream_, device_.multiprocessors, picture, s_.conv[0],
-                                            raw_sink<G, false, T>{saved_.raw[0], s_.sums}, batch_);
+    int const first =
+        launch_train_conv1<G>(stream_, device_.multiprocessors, picture, s_.conv[0],
+                              raw_sink<G, false, T>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
     finish(0, first, running);
-    inner<false>(1, running);
-    inner<true>(2, running);
+    inner<false>(1, tile_order::upwards, running);
+    inner<true>(2, tile_order::downwards, running);
     project(grid);
   }
 
  private:
   template <bool Patches>
-  void inner(std::size_t stage, statistics const& running) const {
+  void inner(std::size_t stage, tile_order order, statistics const& running) const {
     using block = typename kernels::forward3;
     int const parts = launch_train_conv3<G, block>(
         stream_, device_.multiprocessors, "stem: 3 x 3 convolution with statistics",
         activated_halo<block, T>{saved_.raw[stage - 1], stem_norm_of<S>(p_, saved_, stage - 1)}, s_.conv[stage],
-        raw_sink<G, Patches, T>{saved_.raw[stage], s_.sums}, batch_);
+        raw_sink<G, Patches, T>{saved_.raw[stage], s_.sums}, order, batch_);
     finish(stage, parts, running);
   }
   void finish(std::size_t stage, int parts, statistics const& running) const {

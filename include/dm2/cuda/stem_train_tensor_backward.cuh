@@ -35,7 +35,8 @@ class stem_tensor_backward {
     stage<2, true>(d_.dz[0], d_.dz[1], grad);
     stage<1, false>(d_.dz[1], d_.dz[0], grad);
     launch_train_conv1_weights<G>(stream_, device_.multiprocessors, picture, static_cast<T const*>(d_.dz[0]),
-                                  static_cast<T const*>(saved_.raw[0]), gradient(0), batch_, d_.parts, grad.conv1.data);
+                                  static_cast<T const*>(saved_.raw[0]), gradient(0), tile_order::downwards, batch_,
+                                  d_.parts, grad.conv1.data);
   }
 
  private:
@@ -66,11 +67,11 @@ class stem_tensor_backward {
     launch_train_weights(
         stream_, device_.multiprocessors,
         train_weights_source<G, Patches, T>{saved_.raw[Stage - 1], dz, saved_.raw[Stage], norm, gradient(Stage)},
-        batch_, d_.parts, grad.conv[Stage - 1].data);
+        tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
     int const parts = launch_train_conv3<G, block>(
         stream_, device_.multiprocessors, "stem: gradient of a 3 x 3 convolution's input",
         slope_halo<block, Patches, T>{dz, saved_.raw[Stage], gradient(Stage)}, d_.mirrored[Stage - 1],
-        masked_sink<G, T>{saved_.raw[Stage - 1], norm, before, d_.sums}, batch_);
+        masked_sink<G, T>{saved_.raw[Stage - 1], norm, before, d_.sums}, tile_order::upwards, batch_);
     finish(Stage - 1, parts, grad);
   }
 
