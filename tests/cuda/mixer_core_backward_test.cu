@@ -111,6 +111,8 @@ constexpr mixer_shape fours{
     .heads = 4, .headdim = 12, .d_state = 8, .groups = 2, .d_conv = 4, .variant = mixer_variant::bidirectional};
 constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 1, .d_conv = 4};
 constexpr mixer_shape tiny_mixer{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
+constexpr mixer_shape turned{
+    .heads = 4, .headdim = 16, .d_state = 16, .groups = 2, .d_conv = 4, .variant = mixer_variant::bidirectional};
 constexpr mixer_shape small_mixer{.heads = 8, .headdim = 96, .d_state = 128, .groups = 1, .d_conv = 4};
 
 }  // namespace
@@ -139,6 +141,7 @@ TEST_CASE_TEMPLATE("cuda mixer_core_backward: in 16 bits it is near the CPU's in
     device_mixer<P::value, tiny_mixer>{1, length}.check();
     device_mixer<P::value, fours>{2, length}.check();
     device_mixer<P::value, least>{2, length}.check();
+    device_mixer<P::value, turned>{2, length}.check();
   }
   device_mixer<P::value, small_mixer>{1, 65}.check();
   // Among groups of six channels are some of nearly zeros, whose rounding the norm magnifies.
@@ -173,6 +176,12 @@ TEST_CASE_TEMPLATE("cuda mixer_core_backward: more sequences than are summed at 
                    device_mixer<cuda::precision::fp32, plain_mixer>,
                    device_mixer<cuda::precision::fp32, bidirectional_mixer>) {
   F{600, 3}.check();
+}
+
+TEST_CASE("cuda mixer_core_backward: more sequences than are done at a time equal the CPU's [long]") {
+  device_mixer<cuda::precision::fp32, plain_mixer> f{3, 26500};
+  CHECK(cuda::detail::mixer_backward_slice(3, 26500) == 1);
+  f.check();
 }
 
 TEST_CASE_TEMPLATE("cuda mixer_core_backward: two runs give the same bits, and a plan takes the memory of both", F,

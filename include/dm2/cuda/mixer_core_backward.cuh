@@ -154,6 +154,13 @@ struct mixer_backward_call {
     convolutions<Narrow>();
     sums();
   }
+  void run() const {
+    constexpr int wide = mixer_backward_plan<M, T>::widest, narrow = std::min(wide, 2);
+    if (packets_at<wide>(zxbcdt) && packets_at<wide>(dg) && packets_at<wide>(dzxbcdt))
+      run<wide, narrow>();
+    else
+      run<1, 1>();
+  }
 };
 
 }  // namespace detail
@@ -163,7 +170,8 @@ struct mixer_backward_call {
 /// Shapes   as mixer_core; dg [B L, 2 d_inner], of what mixer_core writes; dzxbcdt [B L, projected].
 /// Writes   dzxbcdt (=), which overlaps neither input; grad (+=). In the published variant grad.backward.d is the first
 ///          direction's d. The same input on the same device gives the same bits.
-/// Scratch  For Tiny in bfloat16 6.6 KB a token, that is 1.3 MB a picture of 197 tokens, and partial sums of a few MB.
+/// Scratch  For Tiny in bfloat16 6.6 KB a token, that is 1.3 MB a picture of 197 tokens, and partial sums of a few MB; no
+///          more than for 264 pictures, since larger batches go in slices.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <mixer_shape M, precision P>
@@ -178,16 +186,24 @@ void mixer_core_backward(context<P>& ctx,
   int const sequences = whole_sequences("mixer_core_backward.zxbcdt", zxbcdt.count, length);
   require_extent("mixer_core_backward.dg rows", dg.count, zxbcdt.count);
   require_extent("mixer_core_backward.dzxbcdt rows", dzxbcdt.count, zxbcdt.count);
-  mixer_backward_plan<M, T> const plan{sequences, length, ctx.device()};
-  if (!ctx.reserve(plan.bytes()) || sequences == 0) return;
-  arena_scope const scope{ctx.shared()};
-  mixer_backward_scratch<M, T> const scratch{ctx.shared(), plan};
-  mixer_backward_call<M, P> const call{ctx, zxbcdt.data, dg.data, p, dzxbcdt.data, grad, plan, scratch};
-  constexpr int wide = plan.widest, narrow = std::min(wide, 2);
-  if (packets_at<wide>(zxbcdt.data) && packets_at<wide>(dg.data) && packets_at<wide>(dzxbcdt.data))
-    call.template run<wide, narrow>();
-  else
-    call.template run<1, 1>();
+  int const slice = mixer_backward_slice(sequences, length);
+  auto const bytes = [&](int n) { return mixer_backward_plan<M, T>{n, length, ctx.device()}.bytes(); };
+  if (!ctx.reserve(std::max(bytes(slice), bytes(sequences % slice)))) return;  // few sequences are cut into more runs
+  for (int first = 0; first < sequences; first += slice) {
+    std::size_t const row = std::size_t(first) * std::size_t(length);
+    mixer_backward_plan<M, T> const plan{std::min(slice, sequences - first), length, ctx.device()};
+    arena_scope const scope{ctx.shared()};
+    mixer_backward_scratch<M, T> const scratch{ctx.shared(), plan};
+    mixer_backward_call<M, P> const call{ctx,
+                                         zxbcdt.data + row * M.projected(),
+                                         dg.data + row * 2 * M.d_inner(),
+                                         p,
+                                         dzxbcdt.data + row * M.projected(),
+                                         grad,
+                                         plan,
+                                         scratch};
+    call.run();
+  }
 }
 
 }  // namespace dm2::cuda

@@ -15,10 +15,7 @@
 #include <dm2/cuda/partial_sums.cuh>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward_general.cuh>
-#if __has_include(<dm2/cuda/ssd_backward_quadratic.cuh>)
 #include <dm2/cuda/ssd_backward_quadratic.cuh>
-#define DM2_SSD_BACKWARD_QUADRATIC
-#endif
 
 #include <cstddef>
 #include <type_traits>
@@ -42,11 +39,9 @@ namespace detail {
 template <mixer_shape M, class T, class F>
 auto with_ssd_backward_form([[maybe_unused]] ssd_backward_operands<M, T> const& p,
                             [[maybe_unused]] device_properties const& device, F const& f) {
-#ifdef DM2_SSD_BACKWARD_QUADRATIC
   if constexpr (ssd_backward_quadratic<M, T>::possible) {
     if (ssd_backward_quadratic<M, T>::fits(p, device)) return f(ssd_backward_quadratic<M, T>{});
   }
-#endif
   return f(ssd_backward_general<M, T>{});
 }
 
