@@ -31,6 +31,8 @@ std::vector<double> larger(std::vector<double> x, std::vector<double> const& y) 
 template <config C, cuda::precision P>
 void check_steps(optimizer_options const& o) {
   using E = cuda::element<P>;
+  // each move of a weight is rounded once by Lion, in a few places by AdamW; a pair moves twice
+  double const allowed = (o.kind == optimizer_kind::lion ? 1 : 4) * (o.shared_pairs ? 2 : 1);
   host_run<C, float> host{o, 0.75};
   for (int t = 1; t <= 3; ++t) {
     CAPTURE(t);
@@ -42,12 +44,12 @@ void check_steps(optimizer_options const& o) {
     double const norm = host.step(0.01);
     device.set(t, 0.01, 0.75);
     device.run();
-    CHECK(spacings(device.weights.read(), host.net.state(), from) <= (o.kind == optimizer_kind::lion ? 1 : 2));
+    CHECK(spacings(device.weights.read(), host.net.state(), from) <= allowed);
     CHECK(spacings(device.first.read(), host.rule.momentum(), first) <= 1);
     if (o.kind == optimizer_kind::adamw) CHECK(spacings(device.second.read(), host.rule.second_moment(), second) <= 2);
-    CHECK(spacings(device.average.read(), host.average.state(), average) <= 2);
+    CHECK(spacings(device.average.read(), host.average.state(), average) <= 1 + allowed);
     CHECK(device.rounded.read() == rounded<E>(device.weights.read()));
-    for (double g : device.gradients.read()) CHECK(g == 0);
+    CHECK(device.gradients.read() == std::vector<double>(state_extent<C>, 0.0));
     if (o.clip_norm > 0) CHECK(device.measure.read()[0].norm == doctest::Approx(norm).epsilon(1e-6));
     CHECK(device.guard.read()[0].step == 0);
     for (auto* buffer : {&device.weights, &device.gradients, &device.first, &device.second, &device.average})

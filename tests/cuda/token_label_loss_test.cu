@@ -54,6 +54,12 @@ TEST_CASE_TEMPLATE("cuda token_label_loss: equals the CPU's in double, from labe
   check_maps<P::value, 30000>(2, 1, 2, {0, 1, 0, 1}, crop_convention::published);  // no room in shared memory
 }
 
+TEST_CASE_TEMPLATE("cuda token_label_loss: as many patches as large pictures have [long]", P, in_bf16, in_fp32) {
+  check_maps<P::value, 1000>(5, 28, 28, {3, 20, 5, 28}, crop_convention::published);
+  check_maps<P::value, 1000>(3, 56, 56, {0, 56, 7, 40}, crop_convention::aligned);
+  check_maps<P::value, 21841>(2, 28, 28, {3, 20, 5, 28}, crop_convention::aligned);
+}
+
 TEST_CASE("cuda token_label_loss: sparse and dense targets on the device give the loss of their label maps") {
   constexpr int K = 40;
   label_map_case<cuda::precision::fp32, K> f{4, 3, 5};

@@ -28,7 +28,7 @@ struct finite_guard {
 /// Where an operation reports what is not finite, and which step it then names.
 struct finite_check {
   finite_guard* guard = nullptr;       ///< on the device; null for no report
-  std::int64_t const* step = nullptr;  ///< on the device: the step under way, counted from 1
+  std::int64_t const* step = nullptr;  ///< on the device: the step under way, counted from 1; null for 1
   int micro_batch = 0;                 ///< that the operation is part of
 };
 
@@ -45,7 +45,7 @@ __device__ inline void report_unless_finite(finite_check const& check, double va
   if (check.guard == nullptr || isfinite(value) || check.guard->step != 0) return;
   check.guard->what = what;
   check.guard->micro_batch = check.micro_batch;
-  check.guard->step = *check.step;
+  check.guard->step = check.step == nullptr ? 1 : *check.step;
 }
 
 /// A block a range: bad[r] = whether it holds a number that is not finite.

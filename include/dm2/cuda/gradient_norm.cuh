@@ -52,10 +52,11 @@ __global__ void __launch_bounds__(norm_threads)
 #pragma unroll 2
   for (std::uint32_t i = blockIdx.x * norm_threads + threadIdx.x; i < packets; i += stride) {
     std::uint32_t const at = packets - 1 - i;
-    if (lines[at / line] == update_line::still) continue;
     packet<T, 4> const v = load_packet<4>(x + std::size_t{at} * 4);
+    double four = 0;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) sum += double(v.v[k]) * double(v.v[k]);
+    for (int k = 0; k < 4; ++k) four += double(v.v[k]) * double(v.v[k]);
+    sum += lines[at / line] == update_line::still ? 0 : four;
   }
   sum = sum_of_threads(sum, tree);
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;

@@ -79,64 +79,79 @@ __device__ inline void move_number(update_call<E> const& c, step_scalars const& 
   }
 }
 
-/// Moves p by the gradients and moments of packet i.
-template <bool Adamw, class E>
-__device__ inline void move_packet(update_call<E> const& c, step_scalars const& s, float factor, std::uint32_t i,
-                                   four& p) {
-  std::size_t const at = std::size_t{i} * 4;
-  four g = load_packet<4>(c.to.gradients + at), m = load_packet<4>(c.to.first + at), v{};
-  if constexpr (Adamw) v = load_packet<4>(c.to.second + at);
-#pragma unroll
-  for (int k = 0; k < 4; ++k) move_number<Adamw>(c, s, p.v[k], g.v[k] * factor, m.v[k], v.v[k]);
-  store_packet<4>(c.to.first + at, m);
-  if constexpr (Adamw) store_packet<4>(c.to.second + at, v);
-}
+/// Four neighbouring numbers of every buffer.
+template <bool Adamw>
+struct update_packet {
+  four p, g, m, v, average;
 
-/// What is done for every packet, moved or still: the average follows p, the rounded copy is p, the gradients are 0.
-template <class E>
-__device__ inline void finish_packet(update_call<E> const& c, step_scalars const& s, std::uint32_t i, four const& p,
-                                     four average) {
-  std::size_t const at = std::size_t{i} * 4;
-  if (c.to.average != nullptr) {
-#pragma unroll
-    for (int k = 0; k < 4; ++k)
-      average.v[k] = s.follow == 1.f ? p.v[k] : fmaf(-s.follow, average.v[k] - p.v[k], average.v[k]);
-    store_packet<4>(c.to.average + at, average);
+  /// Everything but p, which is the caller's.
+  template <class E>
+  __device__ void load(update_call<E> const& c, std::uint32_t i) {
+    std::size_t const at = std::size_t{i} * 4;
+    g = load_packet<4>(c.to.gradients + at);
+    m = load_packet<4>(c.to.first + at);
+    if constexpr (Adamw) v = load_packet<4>(c.to.second + at);
+    average = c.to.average == nullptr ? four{} : load_packet<4>(c.to.average + at);
   }
-  if (c.to.rounded != nullptr) {
-    packet<E, 4> rounded;
+  template <class E>
+  __device__ void move(update_call<E> const& c, step_scalars const& s, float factor) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) rounded.v[k] = from_float<E>(p.v[k]);
-    store_packet<4>(c.to.rounded + at, rounded);
+    for (int k = 0; k < 4; ++k) move_number<Adamw>(c, s, p.v[k], g.v[k] * factor, m.v[k], v.v[k]);
   }
-  if (c.clear) store_packet<4>(c.to.gradients + at, four{});
-}
+  template <class E>
+  __device__ void store_moved(update_call<E> const& c, std::uint32_t i) const {
+    std::size_t const at = std::size_t{i} * 4;
+    store_packet<4>(c.to.weights + at, p);
+    store_packet<4>(c.to.first + at, m);
+    if constexpr (Adamw) store_packet<4>(c.to.second + at, v);
+  }
+  /// What is done for every packet, moved or still: the average follows p, the rounded copy is p, the gradients are 0.
+  template <class E>
+  __device__ void finish(update_call<E> const& c, step_scalars const& s, std::uint32_t i) {
+    std::size_t const at = std::size_t{i} * 4;
+    if (c.to.average != nullptr) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        average.v[k] = s.follow == 1.f ? p.v[k] : fmaf(-s.follow, average.v[k] - p.v[k], average.v[k]);
+      store_packet<4>(c.to.average + at, average);
+    }
+    if (c.to.rounded != nullptr) {
+      packet<E, 4> rounded;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) rounded.v[k] = from_float<E>(p.v[k]);
+      store_packet<4>(c.to.rounded + at, rounded);
+    }
+    if (c.clear) store_packet<4>(c.to.gradients + at, four{});
+  }
+};
 
-/// A thread four numbers at a time; a pair's first and second are one thread's.
+/// A thread four numbers at a time; a pair's first and second are one thread's. Reads come before the line's kind is
+/// looked at, so that none waits for it.
 template <bool Adamw, class E>
 __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
   constexpr std::uint32_t line = update_line::size / 4;
   if (c.guard != nullptr && c.guard->step != 0) return;
   step_scalars const s = *c.scalars;
   float const factor = c.measure == nullptr ? 1.f : c.measure->factor;
-  auto const average_at = [&](std::uint32_t i) {
-    return c.to.average == nullptr ? four{} : load_packet<4>(c.to.average + std::size_t{i} * 4);
-  };
   for (std::uint32_t i = blockIdx.x * 256 + threadIdx.x; i < c.packets; i += gridDim.x * 256) {
     std::uint16_t const kind = c.lines[i / line];
+    update_packet<Adamw> own;
+    own.p = load_packet<4>(c.to.weights + std::size_t{i} * 4);
+    own.load(c, i);
     if (kind == update_line::second) continue;
-    four p = load_packet<4>(c.to.weights + std::size_t{i} * 4);
-    four const average = average_at(i);
-    if (kind != update_line::still) move_packet<Adamw>(c, s, factor, i, p);
+    if (kind != update_line::still) own.move(c, s, factor);
     if (kind > update_line::pair) {
-      std::uint32_t const other = i + std::uint32_t(kind - update_line::pair) * line;
-      four const others = average_at(other);
-      move_packet<Adamw>(c, s, factor, other, p);
-      store_packet<4>(c.to.weights + std::size_t{other} * 4, p);
-      finish_packet(c, s, other, p, others);
+      std::uint32_t const at = i + std::uint32_t(kind - update_line::pair) * line;
+      update_packet<Adamw> other;
+      other.p = own.p;
+      other.load(c, at);
+      other.move(c, s, factor);
+      other.store_moved(c, at);
+      other.finish(c, s, at);
+      own.p = other.p;
     }
-    if (kind != update_line::still) store_packet<4>(c.to.weights + std::size_t{i} * 4, p);
-    finish_packet(c, s, i, p, average);
+    if (kind != update_line::still) own.store_moved(c, i);
+    own.finish(c, s, i);
   }
 }
 
