@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(train_conv1_block<G>::threads, train_conv1_blo
 
   copy_weights<block::weight_bytes, block::threads>(shared, weights);
   commit_copies();
-  float own[2] = {};  // of the sums, this lane's
+  lane_share own;
   for (int t = int(blockIdx.x); t < tiles; t += int(gridDim.x)) {
     plane_tile<G> const tile{tile_in_order(order, t, tiles)};
     picture_part<G, T> part;
@@ -51,9 +51,7 @@ __global__ void __launch_bounds__(train_conv1_block<G>::threads, train_conv1_blo
     sink.store(s, {}, nullptr, more, tile.b, tile.y + row, tile.x, channel);
     more.share_out(own);
   }
-  float* const part = sink.parts + (std::ptrdiff_t{blockIdx.x} * block::warps_down + down) * 2 * G::hidden;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) part[lane / 16 * G::hidden + channel + lane / 4 % 4 * 2 + i] = own[i];
+  own.write(sink.parts + (std::ptrdiff_t{blockIdx.x} * block::warps_down + down) * 2 * G::hidden + channel, G::hidden);
 }
 
 /// Blocks at a time, and parts of sums that launch_train_conv1 writes at most.

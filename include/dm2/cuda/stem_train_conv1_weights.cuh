@@ -120,7 +120,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   };
   auto const prepare = [&](int slot, tile_type const& tile) {
     unsigned char* const at = memory + slot * Block::stage_bytes;
-    prepare_slopes<Block, T>(at, at + Block::plane_bytes, slopes, tile, thread);
+    prepare_slopes<Block, false, T>(at, at + Block::plane_bytes, slopes, tile, thread, nullptr);
   };
 
   if (thread < Block::hidden) eight_slopes::fill(slopes, Block::hidden, gradient, thread);

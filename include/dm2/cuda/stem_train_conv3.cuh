@@ -2,10 +2,10 @@
 /// The stem's 3 x 3 convolutions in training on tensor cores: forward, and the gradient of the input.
 ///
 /// As in stem_conv3.cuh, a block keeps the weights and groups of warps work through tiles of 8 x 16 pixels. A tile's
-/// inputs arrive in shared memory as they were saved, and each thread changes what it copied before the others read it:
-/// forward, BatchNorm and ReLU are applied; backward, the gradient of BatchNorm's output and the raw output become the
-/// gradient of the convolution's. What leaves the registers goes into sums for the next BatchNorm on the way. So neither
-/// direction has a pass of its own over a plane: forward reads one and writes one, backward reads three and writes one.
+/// inputs arrive in shared memory as they were saved; forward, each thread applies BatchNorm and ReLU to what it copied
+/// before the others read it. What leaves the registers goes into sums for the next BatchNorm on the way, backward behind
+/// ReLU's mask. So BatchNorm has no pass of its own over a plane: forward reads one and writes one, backward reads two,
+/// the gradient and the raw output before, and writes one.
 #pragma once
 
 #include <dm2/cuda/launch.cuh>
@@ -17,13 +17,12 @@
 
 namespace dm2::cuda::detail {
 
-/// A block of Groups groups, each with Halos halos in shared memory. Forward one is read while the next arrives;
-/// backward the next is two, the gradient and the raw output.
-template <class G, int Groups, int Halos>
-struct train_conv3_block : conv3_block<G, conv3_form{4, Groups, Halos}> {
-  using base = conv3_block<G, conv3_form{4, Groups, Halos}>;
+/// A block as for inference, with tables of what is done to each channel of the source and of the sink.
+template <class G>
+struct train_conv3_block : conv3_block<G, conv3_wide> {
+  using base = conv3_block<G, conv3_wide>;
   static constexpr int table_offset = base::shared_bytes;               ///< of the source's table
-  static constexpr int sink_offset = table_offset + 3 * 4 * G::hidden;  ///< of the sink's
+  static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;  ///< of the sink's
   static constexpr int shared_bytes = sink_offset + 2 * 4 * G::hidden;
   static constexpr int warps_down = base::tile::height / base::rows;
   static_assert(base::sums::channels == 32, "dm2::cuda::detail::train_conv3_block: a lane has eight channels");
@@ -69,38 +68,27 @@ struct activated_halo {
   stem_train_norm norm;
 
   __device__ void fill(float* table, int c) const { eight_activations::fill(table, hidden, norm, c); }
-  __device__ void load(std::uint32_t to, std::uint32_t, tile_type const& tile, int thread) const {
+  __device__ void load(std::uint32_t to, tile_type const& tile, int thread) const {
     load_halo<Block>(to, raw, tile, thread);
   }
-  __device__ void prepare(unsigned char* at, unsigned char const*, float const* table, tile_type const& tile,
-                          int thread) const {
+  __device__ void prepare(unsigned char* at, float const* table, tile_type const& tile, int thread) const {
     eight_activations const eight{table, hidden, thread % Block::pieces * 8};
     change_halo<Block, 4>(at, tile, thread,
                           [&](int offset) { return eight.apply<T>(*reinterpret_cast<uint4 const*>(at + offset)); });
   }
 };
 
-/// Backward: the gradient of the convolution's output, zeros outside the plane. Patches: how dz and raw lie.
+/// Backward: the gradient of the convolution's output as it lies, zeros outside the plane.
 template <class Block, bool Patches, class T>
-struct slope_halo {
+struct copied_halo {
   using tile_type = typename Block::tile;
-  static constexpr int hidden = Block::hidden;
-  T const *dz, *raw;
-  stem_norm_gradient gradient;
+  T const* gradient;
 
-  __device__ void fill(float* table, int c) const { eight_slopes::fill(table, hidden, gradient, c); }
-  __device__ void load(std::uint32_t to, std::uint32_t beside, tile_type const& tile, int thread) const {
-    load_halo<Block, Patches>(to, dz, tile, thread);
-    load_halo<Block, Patches>(beside, raw, tile, thread);
+  __device__ void fill(float*, int) const {}
+  __device__ void load(std::uint32_t to, tile_type const& tile, int thread) const {
+    load_halo<Block, Patches>(to, gradient, tile, thread);
   }
-  __device__ void prepare(unsigned char* at, unsigned char const* beside, float const* table, tile_type const& tile,
-                          int thread) const {
-    eight_slopes const eight{table, hidden, thread % Block::pieces * 8};
-    change_halo<Block, 4>(at, tile, thread, [&](int offset) {
-      return eight.apply<T>(*reinterpret_cast<uint4 const*>(at + offset),
-                            *reinterpret_cast<uint4 const*>(beside + offset));
-    });
-  }
+  __device__ void prepare(unsigned char*, float const*, tile_type const&, int) const {}
 };
 
 /// A lane's eight channels of a pixel of a warp's sums.
@@ -119,7 +107,6 @@ struct raw_sink {
   struct inputs {};
   __device__ void fill(float*, int) const {}
   __device__ inputs read(int, int, int, int) const { return {}; }
-  __device__ void finish(eight_sums&, int) const {}
   template <class Sums>
   __device__ void store(Sums const& s, inputs const&, float const*, eight_sums& sums, int b, int y, int x,
                         int channel) const {
@@ -151,7 +138,6 @@ struct masked_sink {
     uint4 raw[4][2];
   };
   __device__ void fill(float* table, int c) const { eight_masks::fill(table, G::hidden, norm, c); }
-  __device__ void finish(eight_sums& sums, int channel) const { sums.normalise(norm, channel); }
   __device__ inputs read(int b, int y, int x, int channel) const {
     inputs in;
     int const g = int(threadIdx.x) % 32 / 4;
@@ -212,7 +198,6 @@ __global__ void __launch_bounds__(Block::threads, 1)
   std::uint32_t const shared = shared_address(memory);
   int buffer = Block::weight_bytes + group * Block::buffers * Block::buffer_bytes;
   int other = buffer + Block::buffer_bytes;
-  int const beside = buffer + (Block::buffers - 1) * Block::buffer_bytes;
   float* const table = reinterpret_cast<float*>(memory + Block::table_offset);
   float* const sink_table = reinterpret_cast<float*>(memory + Block::sink_offset);
   int const step = int(gridDim.x) * Block::groups;
@@ -220,7 +205,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
 
   copy_weights<Block::weight_bytes, Block::threads>(shared, weights);
-  if (t < tiles) source.load(shared + unsigned(buffer), shared + unsigned(beside), tile_at(t), thread);
+  if (t < tiles) source.load(shared + unsigned(buffer), tile_at(t), thread);
   commit_copies();
   if (threadIdx.x < hidden) {
     source.fill(table, int(threadIdx.x));
@@ -228,27 +213,28 @@ __global__ void __launch_bounds__(Block::threads, 1)
   }
   wait_copies<0>();
   __syncthreads();
-  if (t < tiles) source.prepare(memory + buffer, memory + beside, table, tile_at(t), thread);
+  if (t < tiles) source.prepare(memory + buffer, table, tile_at(t), thread);
   barrier<Block::group_threads>(group);
 
-  eight_sums total;
+  lane_share own;
   for (; t < tiles; t += step) {
-    if (t + step < tiles) source.load(shared + unsigned(other), shared + unsigned(beside), tile_at(t + step), thread);
+    if (t + step < tiles) source.load(shared + unsigned(other), tile_at(t + step), thread);
     commit_copies();
     tile_type const tile = tile_at(t);
     auto const in = sink.read(tile.b, tile.y + row, tile.x, channel);
     sums s{};
     convolve3<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), fragments);
-    sink.store(s, in, sink_table, total, tile.b, tile.y + row, tile.x, channel);
+    eight_sums more;
+    sink.store(s, in, sink_table, more, tile.b, tile.y + row, tile.x, channel);
+    more.share_out(own);
     wait_copies<0>();
-    if (t + step < tiles) source.prepare(memory + other, memory + beside, table, tile_at(t + step), thread);
+    if (t + step < tiles) source.prepare(memory + other, table, tile_at(t + step), thread);
     barrier<Block::group_threads>(group);
     int const next = other;
     other = buffer, buffer = next;
   }
   int const part = (int(blockIdx.x) * Block::groups + group) * Block::warps_down + down;
-  sink.finish(total, channel);
-  total.write(sink.parts + std::ptrdiff_t{part} * 2 * hidden + channel, hidden);
+  own.write(sink.parts + std::ptrdiff_t{part} * 2 * hidden + channel, hidden);
 }
 
 /// Parts of sums that launch_train_conv3 writes at most.

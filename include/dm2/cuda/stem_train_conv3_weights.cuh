@@ -45,10 +45,11 @@ __device__ inline void load_tile(std::uint32_t to, T const* in, typename Block::
   }
 }
 
-/// dz of a tile becomes the gradient of the convolution's output, in the pieces that this thread copied.
-template <class Block, class T>
+/// dz of a tile becomes the gradient of the convolution's output, in the pieces that this thread copied, and, unless
+/// `out` is null, in the plane that it came from.
+template <class Block, bool Patches, class T>
 __device__ inline void prepare_slopes(unsigned char* dz, unsigned char const* raw, float const* table,
-                                      typename Block::tile const& tile, int thread) {
+                                      typename Block::tile const& tile, int thread, T* out) {
   using G = typename Block::geometry;
   eight_slopes const eight{table, G::hidden, thread % 8 * 8};
 #pragma unroll
@@ -57,14 +58,20 @@ __device__ inline void prepare_slopes(unsigned char* dz, unsigned char const* ra
     if (tile.y + row >= G::plane_height || tile.x + column >= G::plane_width) continue;
     int const offset = i / 8 * 128 + (i % 8 ^ column % 8) * 16;
     uint4* const v = reinterpret_cast<uint4*>(dz + offset);
-    *v = eight.apply<T>(*v, *reinterpret_cast<uint4 const*>(raw + offset));
+    uint4 const dy = eight.apply<T>(*v, *reinterpret_cast<uint4 const*>(raw + offset));
+    *v = dy;
+    if (out != nullptr)
+      *reinterpret_cast<uint4*>(out + plane_position<G, Patches>(tile.b, tile.y + row, tile.x + column) * G::hidden +
+                                i % 8 * 8) = dy;
   }
 }
 
-/// What the kernel reads. Patches: how dz and raw lie; before is the raw output of the convolution before.
+/// What the kernel reads. Patches: how dz and raw lie; before is the raw output of the convolution before. dz becomes the
+/// gradient of this convolution's output.
 template <class G, bool Patches, class T>
 struct train_weights_source {
-  T const *before, *dz, *raw;
+  T const *before, *raw;
+  T* dz;
   stem_train_norm norm;  ///< of `before`
   stem_norm_gradient gradient;
 };
@@ -78,15 +85,16 @@ struct train_weights_stage {
   static __device__ void load(source_type const& s, unsigned char* at, tile_type const& tile) {
     std::uint32_t const to = shared_address(at);
     load_halo<Block>(to, s.before, tile, int(threadIdx.x));
-    load_tile<Block, Patches>(to + unsigned(Block::dz_offset), s.dz, tile, int(threadIdx.x));
+    load_tile<Block, Patches, T>(to + unsigned(Block::dz_offset), s.dz, tile, int(threadIdx.x));
     load_tile<Block, Patches>(to + unsigned(Block::raw_offset), s.raw, tile, int(threadIdx.x));
   }
-  static __device__ void prepare(unsigned char* at, float const* table, float const* slopes, tile_type const& tile) {
+  static __device__ void prepare(source_type const& s, unsigned char* at, float const* table, float const* slopes,
+                                 tile_type const& tile) {
     int const thread = int(threadIdx.x);
     eight_activations const eight{table, Block::hidden, thread % 8 * 8};
     change_halo<Block, 2>(at, tile, thread,
                           [&](int offset) { return eight.apply<T>(*reinterpret_cast<uint4 const*>(at + offset)); });
-    prepare_slopes<Block, T>(at + Block::dz_offset, at + Block::raw_offset, slopes, tile, thread);
+    prepare_slopes<Block, Patches, T>(at + Block::dz_offset, at + Block::raw_offset, slopes, tile, thread, s.dz);
   }
 };
 
@@ -162,7 +170,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   commit_copies();
   wait_copies<1>();
   __syncthreads();  // the tables
-  stage::prepare(memory, table, slopes, tile_at(t));
+  stage::prepare(source, memory, table, slopes, tile_at(t));
   __syncthreads();
 
   train_weights_sums sums;
@@ -174,7 +182,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
     wait_copies<1>();
     // One of the two warps of each scheduler prepares before it multiplies, the other one after.
     bool const more = t + step < tiles;
-    if (more && warp < 4) stage::prepare(memory + next * Block::stage_bytes, table, slopes, tile_at(t + step));
+    if (more && warp < 4) stage::prepare(source, memory + next * Block::stage_bytes, table, slopes, tile_at(t + step));
     std::uint32_t const at = shared_address(memory + slot * Block::stage_bytes);
     std::uint32_t from[3], gradient[2];
 #pragma unroll
@@ -184,7 +192,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
     for (int m = 0; m < 2; ++m)
       gradient[m] = at + unsigned(Block::dz_offset + k * 128 + ((out / 8 + 2 * m + lane / 8 % 2) ^ k % 8) * 16);
     sums.template multiply<Block, T>(from, gradient);
-    if (more && warp >= 4) stage::prepare(memory + next * Block::stage_bytes, table, slopes, tile_at(t + step));
+    if (more && warp >= 4) stage::prepare(source, memory + next * Block::stage_bytes, table, slopes, tile_at(t + step));
     __syncthreads();
     slot = next;
   }

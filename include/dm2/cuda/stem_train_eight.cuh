@@ -105,38 +105,32 @@ __device__ inline void exchange_halves(float (&v)[16]) {
   }
 }
 
+/// A lane's share of the sums of a warp.
+struct lane_share {
+  float sum[2] = {};
+
+  /// To [2, width], `to` pointing at the first of the lane's eight channels.
+  __device__ void write(float* to, int width) const {
+    int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) to[lane / 16 * width + lane / 4 % 4 * 2 + i] = sum[i];
+  }
+};
+
 /// Two sums for each of eight channels. Lanes l, l + 4, l + 8, ... hold sums of the same channels.
 struct eight_sums {
   float one[8] = {}, two[8] = {};
 
-  /// The second sums, of dz x, become those of dz x^, of channels from `first` on.
-  __device__ void normalise(stem_train_norm const& norm, int first) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) two[i] = norm.rstd[first + i] * (two[i] - norm.mean[first + i] * one[i]);
-  }
-  /// Adds over those lanes: each of the eight is left with two of the sixteen sums, to be added to `own`; they are the
+  /// Adds over those lanes: each of the eight is left with two of the sixteen sums, added to `own`; they are the
   /// first ones in lanes below 16, the second ones in the others, of channels from 2 (lane / 4 % 4) on.
-  __device__ void share_out(float (&own)[2]) const {
+  __device__ void share_out(lane_share& own) const {
     float v[16];
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] = one[i], v[8 + i] = two[i];
     exchange_halves<8>(v);
     exchange_halves<4>(v);
     exchange_halves<2>(v);
-    own[0] += v[0], own[1] += v[1];
-  }
-  /// Adds over those lanes and writes [2, width], `to` pointing at this lane's first channel.
-  __device__ void write(float* to, int width) const {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      float x = one[i], y = two[i];
-#pragma unroll
-      for (int distance = 4; distance < 32; distance *= 2) {
-        x += __shfl_xor_sync(0xffffffffu, x, distance);
-        y += __shfl_xor_sync(0xffffffffu, y, distance);
-      }
-      if (threadIdx.x % 32 < 4) to[i] = x, to[width + i] = y;
-    }
+    own.sum[0] += v[0], own.sum[1] += v[1];
   }
 };
 

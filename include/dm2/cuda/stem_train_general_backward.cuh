@@ -77,7 +77,7 @@ class stem_general_backward {
     std::ptrdiff_t const pixels = std::ptrdiff_t{batch_} * G::plane_pixels;
     stem_train_norm const n = stem_norm_of<S>(p_, saved_, Stage);
     sum_terms(ctx_.stream(), stem_norm_terms<T>{saved_.raw[Stage], d_.da, n}, pixels, S.hidden, s_.sums);
-    finish_norm_gradient(ctx_.stream(), s_.sums, stem_sum_count, S.hidden, pixels, grad.bn_weight[Stage].data,
+    finish_norm_gradient(ctx_.stream(), s_.sums, stem_sum_count, S.hidden, pixels, n, grad.bn_weight[Stage].data,
                          grad.bn_bias[Stage].data, d_.means);
     norm_backward(ctx_.stream(), saved_.raw[Stage], d_.da, {n, d_.means}, S.hidden, pixels);
   }

@@ -100,15 +100,17 @@ void finish_statistics(cudaStream_t stream, U const* parts, int count, int width
          count, width, double(pixels), out);
 }
 
-/// From parts [count, 2, width] of sum dz and sum dz x^: dbias and dweight += the sums, means [2, width] = their means.
+/// From parts [count, 2, width] of sum dz and sum dz x: dbias and dweight += sum dz and sum dz x^, means [2, width] =
+/// their means.
 template <class U>
 __global__ void __launch_bounds__(stem_sum_threads)
-    stem_norm_gradient_kernel(U const* __restrict__ parts, int count, int width, double pixels,
+    stem_norm_gradient_kernel(U const* __restrict__ parts, int count, int width, double pixels, stem_train_norm norm,
                               float* __restrict__ dweight, float* __restrict__ dbias, float* __restrict__ means) {
   int const c = int(blockIdx.x) * 32 + int(threadIdx.x) % 32;
   double sum[2];
   stem_sum_parts(parts, count, width, c, sum);
   if (threadIdx.x >= 32 || c >= width) return;
+  sum[1] = double(norm.rstd[c]) * (sum[1] - double(norm.mean[c]) * sum[0]);
   dbias[c] += float(sum[0]);
   dweight[c] += float(sum[1]);
   means[c] = float(sum[0] / pixels);
@@ -117,9 +119,9 @@ __global__ void __launch_bounds__(stem_sum_threads)
 
 template <class U>
 void finish_norm_gradient(cudaStream_t stream, U const* parts, int count, int width, std::ptrdiff_t pixels,
-                          float* dweight, float* dbias, float* means) {
+                          stem_train_norm const& norm, float* dweight, float* dbias, float* means) {
   launch("stem: gradient of BatchNorm", stem_norm_gradient_kernel<U>, {unsigned((width + 31) / 32), stem_sum_threads},
-         stream, parts, count, width, double(pixels), dweight, dbias, means);
+         stream, parts, count, width, double(pixels), norm, dweight, dbias, means);
 }
 
 /// out[c] += the sums of parts [count, 2, width] of numbers (0, c).

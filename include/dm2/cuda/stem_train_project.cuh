@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
   commit_copies();
   __syncthreads();  // the table
 
-  float own[2] = {};  // of the sums, this lane's
+  lane_share own;
   eight_masks const eight{table, 64, channel};
   std::uint32_t const a_at = tile + unsigned((first_row + lane % 16) * block::row_bytes + lane / 16 * 16);
   std::uint32_t const b_at =
@@ -176,8 +176,7 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
   wait_copies<0>();
   __syncthreads();
   float* const staged = reinterpret_cast<float*>(memory);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) staged[warp * 64 + lane / 16 * 32 + lane % 4 * 8 + lane / 4 % 4 * 2 + i] = own[i];
+  own.write(staged + warp * 64 + lane % 4 * 8, 32);
   __syncthreads();
   if (threadIdx.x >= 64) return;
   int const at = int(threadIdx.x);
@@ -185,7 +184,7 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
   for (int w = at / 32; w < 8; w += 2) dz += staged[w * 64 + at % 32], dz_x += staged[w * 64 + 32 + at % 32];
   float* const part = o.parts + std::ptrdiff_t(blockIdx.y * gridDim.x + blockIdx.x) * 128;
   part[at] = dz;
-  part[64 + at] = o.norm.rstd[at] * (dz_x - o.norm.mean[at] * dz);
+  part[64 + at] = dz_x;
 }
 
 /// Shares of the row tiles.

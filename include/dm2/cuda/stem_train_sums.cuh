@@ -25,7 +25,7 @@ struct stem_moments {
   }
 };
 
-/// dz and dz x^ of number i, channel c.
+/// dz and dz x of number i, channel c.
 template <class T>
 struct stem_norm_terms {
   T const *x, *da;
@@ -36,7 +36,7 @@ struct stem_norm_terms {
     float2 const affine = norm.affine(c);
     double const dz = fmaf(in, affine.x, affine.y) > 0 ? double(to_float(da[i])) : 0;
     sum[0] += dz;
-    sum[1] += dz * double((in - norm.mean[c]) * norm.rstd[c]);
+    sum[1] += dz * double(in);
   }
 };
 

@@ -29,16 +29,14 @@ template <stem_shape S, class T>
 struct stem_tensor_kernels {
   using G = stem_geometry<S>;
   using layouts = stem_layouts<S, T>;
-  using forward3 = train_conv3_block<G, 3, 2>;
-  using backward3 = train_conv3_block<G, 2, 3>;
+  using conv3 = train_conv3_block<G>;
   using weights3 = train_weights_block<G>;
   using weights1 = train_conv1_weights_block<G>;
   using project_input = project_input_block<G>;
   using project_weights = project_weights_block<G>;
   using input_layout = project_gradient_layout<G::side * G::side, S.hidden, S.dim>;
-  static constexpr int shared_bytes =
-      std::max({forward3::shared_bytes, backward3::shared_bytes, weights3::shared_bytes, weights1::shared_bytes,
-                project_input::shared_bytes, project_weights::shared_bytes});
+  static constexpr int shared_bytes = std::max({conv3::shared_bytes, weights3::shared_bytes, weights1::shared_bytes,
+                                                project_input::shared_bytes, project_weights::shared_bytes});
 };
 
 /// Whether the tensor kernels take the stem's sizes: 64 channels, as Tiny's and Small's has.
@@ -70,7 +68,7 @@ struct stem_tensor_scratch {
     conv = {a.take<T>(layouts::conv1::size), a.take<T>(layouts::conv3::size), a.take<T>(layouts::conv3::size)};
     proj = a.take<T>(layouts::project::size);
     int const most = std::max(train_conv1_parts<G>(device.multiprocessors),
-                              train_conv3_parts<typename kernels::forward3>(device.multiprocessors));
+                              train_conv3_parts<typename kernels::conv3>(device.multiprocessors));
     sums = a.take<float>(std::size_t(most) * 2 * S.hidden);
     parts = a.take<float>(plan_projection<G::depth, S.dim>(device, batch * G::tokens).parts);
   }
@@ -94,7 +92,7 @@ struct stem_tensor_gradients {
     for (T*& p : mirrored) p = a.take<T>(layouts::conv3::size);
     proj = a.take<T>(kernels::input_layout::size);
     int const most = std::max(project_input_shares<G>(sms, rows) * kernels::project_input::column_blocks,
-                              train_conv3_parts<typename kernels::backward3>(sms));
+                              train_conv3_parts<typename kernels::conv3>(sms));
     sums = a.take<float>(std::size_t(most) * 2 * S.hidden);
     means = a.take<float>(std::size_t{2} * S.hidden);
     parts = a.take<float>(std::max({std::size_t(sms) * kernels::weights3::sums,
@@ -136,7 +134,7 @@ class stem_tensor_forward {
  private:
   template <bool Patches>
   void inner(std::size_t stage, tile_order order, statistics const& running) const {
-    using block = typename kernels::forward3;
+    using block = typename kernels::conv3;
     int const parts = launch_train_conv3<G, block>(
         stream_, device_.multiprocessors, "stem: 3 x 3 convolution with statistics",
         activated_halo<block, T>{saved_.raw[stage - 1], stem_norm_of<S>(p_, saved_, stage - 1)}, s_.conv[stage],

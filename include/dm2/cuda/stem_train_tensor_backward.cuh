@@ -2,9 +2,10 @@
 /// The backward of the stem on tensor cores.
 ///
 /// What goes down is dz, the gradient of BatchNorm's output where ReLU let it through. The kernel that computes it sums
-/// what BatchNorm's own backward needs; both kernels that read it form the gradient of the convolution's output from dz
-/// and the raw output in shared memory. Planes read and written, of 1.6 MB a picture at Tiny's size: 2 and 1 by the
-/// projection, 6 and 1 by each 3 x 3 convolution, 2 by the first one.
+/// what BatchNorm's own backward needs; the next one, of the convolution's weights, forms the gradient of the
+/// convolution's output from dz and the raw output in shared memory, and leaves it in dz's place for the gradient of the
+/// input. Planes read and written, of 1.6 MB a picture at Tiny's size: 2 and 1 by the projection, 5 and 2 by each 3 x 3
+/// convolution, 2 by the first one.
 #pragma once
 
 #include <dm2/cuda/stem_train_tensor.cuh>
@@ -45,7 +46,8 @@ class stem_tensor_backward {
   }
   void finish(std::size_t stage, int parts, gradients const& grad) const {
     finish_norm_gradient(stream_, d_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
-                         grad.bn_weight[stage].data, grad.bn_bias[stage].data, d_.means);
+                         stem_norm_of<S>(p_, saved_, stage), grad.bn_weight[stage].data, grad.bn_bias[stage].data,
+                         d_.means);
   }
   void project(T const* dgrid, gradients const& grad) const {
     int const rows = batch_ * G::tokens;
@@ -61,16 +63,16 @@ class stem_tensor_backward {
   }
   /// Convolution Stage: its weights' gradient, then dz of the BatchNorm before it. Patches: how its own dz and raw lie.
   template <std::size_t Stage, bool Patches>
-  void stage(T const* dz, T* before, gradients const& grad) const {
-    using block = typename kernels::backward3;
+  void stage(T* dz, T* before, gradients const& grad) const {
+    using block = typename kernels::conv3;
     stem_train_norm const norm = stem_norm_of<S>(p_, saved_, Stage - 1);
     launch_train_weights(
         stream_, device_.multiprocessors,
-        train_weights_source<G, Patches, T>{saved_.raw[Stage - 1], dz, saved_.raw[Stage], norm, gradient(Stage)},
+        train_weights_source<G, Patches, T>{saved_.raw[Stage - 1], saved_.raw[Stage], dz, norm, gradient(Stage)},
         tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
     int const parts = launch_train_conv3<G, block>(
         stream_, device_.multiprocessors, "stem: gradient of a 3 x 3 convolution's input",
-        slope_halo<block, Patches, T>{dz, saved_.raw[Stage], gradient(Stage)}, d_.mirrored[Stage - 1],
+        copied_halo<block, Patches, T>{dz}, d_.mirrored[Stage - 1],
         masked_sink<G, T>{saved_.raw[Stage - 1], norm, before, d_.sums}, tile_order::upwards, batch_);
     finish(Stage - 1, parts, grad);
   }
