@@ -109,3 +109,15 @@ TEST_CASE("normalise: any statistics; a wrong output size throws and writes noth
   normalise(p, out, {{0, 0, 0}, {1, 2, 4}});
   CHECK(out == std::vector<float>{0.0f, 1.0f, 0.2f / 2, 0.8f / 2, 0.4f / 4, 0.6f / 4});
 }
+
+TEST_CASE("normalise: bytes alone are pixels as a picture's are; what is no whole pixel is refused") {
+  picture const p = gradient(5, 7);
+  std::vector<float> from_picture(p.pixels.size()), from_bytes(p.pixels.size(), -9.0f);
+  normalise(p, from_picture);
+  std::span<std::uint8_t const> const bytes{p.pixels};
+  CHECK_THROWS_AS(normalise(bytes.first(103), std::span{from_bytes}.first(103)), shape_error);
+  CHECK_THROWS_AS(normalise(bytes, std::span{from_bytes}.first(102)), shape_error);
+  CHECK(from_bytes == std::vector<float>(p.pixels.size(), -9.0f));
+  normalise(bytes, from_bytes);
+  CHECK(from_bytes == from_picture);
+}
