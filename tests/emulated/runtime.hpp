@@ -353,8 +353,8 @@ inline cudaError_t cudaGetDevice(int* n) {
 }
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaGetDeviceCount(int* n) {
-  *n = 1;
-  return cudaSuccess;
+  *n = emulated::device::get().major == 0 ? 0 : 1;
+  return *n == 0 ? cudaErrorNoDevice : cudaSuccess;
 }
 struct cudaDeviceProp {
   char name[256];
@@ -372,7 +372,7 @@ struct cudaFuncAttributes {
 template <class K>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, K) {
   *a = {};
-  return cudaSuccess;
+  return emulated::device::get().major < 8 ? cudaErrorNoKernelImageForDevice : cudaSuccess;
 }
 inline cudaError_t cudaDriverGetVersion(int* v) {
   *v = 0;
