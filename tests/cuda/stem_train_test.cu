@@ -94,6 +94,29 @@ TEST_CASE_TEMPLATE("cuda stem_train: equals the CPU's gradients in double, which
   }
 }
 
+TEST_CASE_TEMPLATE("cuda stem_train: columns of fewer pictures than the batch give the same gradients", F,
+                   train_stem<odd, precision::fp32>, train_stem<narrow, precision::fp16>) {
+  using namespace cuda::detail;
+  constexpr stem_shape S = F::shape;
+  for (std::size_t const pictures : {1, 2}) {
+    F f{5};
+    std::size_t const bytes =
+        pictures * S.half_height() * S.half_width() * stem_matrices<S>::widest_row * sizeof(typename F::T);
+    auto const reader = stem_train_reader<S>(static_cast<float const*>(f.picture.data()));
+    auto const p = f.parameters.template view<float const>();
+    stem_forward_general<S>(f.ctx, reader, p, f.running(), f.grid.data(), f.saved, 5, bytes);
+    f.host.forward();
+    CHECK(relative_error(f.grid.read(), f.host.grid) < forward_tolerance<F::precision>);
+    f.adopt_saved();
+    auto const before = f.gradients.read();
+    f.host.backward();
+    stem_backward_general<S>(f.ctx, reader, p, f.saved, static_cast<typename F::T const*>(f.dgrid.data()),
+                             f.gradients.template view<float>(), f.dpicture.data(), 5, bytes);
+    check_gradients(f, before);
+    CHECK(relative_error(f.dpicture.read(), f.host.dpicture) < backward_tolerance<F::precision>);
+  }
+}
+
 TEST_CASE_TEMPLATE("cuda stem_train: two runs give the same bits, whatever the scratch holds", F,
                    train_stem<small, precision::bf16>, train_stem<odd, precision::fp32>) {
   F f{2}, g{2};
