@@ -1,13 +1,9 @@
-#include <dm2/cuda/ssd_backward_quadratic.cuh>
-
 #include <doctest/doctest.h>
 
-#include "cpu/ssd_case.hpp"
-#include "cuda/device_array.cuh"
-#include "support/compare.hpp"
+#include "cuda/ssd_backward_case.cuh"
+#include "support/views.hpp"
 
 #include <cstddef>
-#include <limits>
 #include <utility>
 #include <vector>
 
@@ -27,112 +23,6 @@ constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 
 constexpr mixer_shape lone{.heads = 2, .headdim = 48, .d_state = 48, .groups = 2, .d_conv = 4};
 constexpr mixer_shape widest{.heads = 1, .headdim = 128, .d_state = 256, .groups = 1, .d_conv = 4};
 
-template <mixer_shape M, class T>
-struct scan_of {
-  static constexpr mixer_shape shape = M;
-  using element = T;
-};
-
-/// What a gradient may be off: it is a sum of products of numbers that were rounded, up to three times on their way
-/// (scores, their decay, the result), each time by at most half a unit in the last place of T.
-template <class T>
-constexpr double tolerance = 1.5 * rounding_tolerance<T>;
-/// dA is one number a head: the sum of many of both signs, and so are the errors relative to it.
-template <class T>
-constexpr double total_tolerance = 4 * rounding_tolerance<T>;
-
-/// A batch on the device, and the same in double from the rounded numbers. x, B and C lie in one row, and so do their
-/// gradients; dy has a row of its own, with a gap behind it.
-template <class Case>
-struct device_scan {
-  static constexpr mixer_shape M = Case::shape;
-  using T = typename Case::element;
-  using form = cuda::detail::ssd_backward_quadratic<M, T>;
-  static constexpr int width = M.d_inner(), states = M.groups * M.d_state, row = width + 2 * states, gap = 8;
-  ssd_case<M> host;
-  device_array<T> in, dy, out;
-  device_array<float> dt, a, d, ddt, da, dd;
-
-  explicit device_scan(ssd_case<M> f) : host{std::move(f)} {
-    host.x = rounded<T>(host.x), host.b = rounded<T>(host.b), host.c = rounded<T>(host.c);
-    host.dy = rounded<T>(host.dy);
-    host.dt = rounded<float>(host.dt), host.a = rounded<float>(host.a), host.d = rounded<float>(host.d);
-    std::vector<double> rows, gradient;
-    for (int i = 0; i < host.batch * host.length; ++i) {
-      append(rows, host.x, i, width), append(rows, host.b, i, states), append(rows, host.c, i, states);
-      append(gradient, host.dy, i, width);
-      gradient.insert(gradient.end(), gap, std::numeric_limits<double>::quiet_NaN());
-    }
-    in = device_array<T>{rows}, dy = device_array<T>{gradient}, out = device_array<T>{rows.size()};
-    dt = device_array<float>{host.dt}, a = device_array<float>{host.a}, d = device_array<float>{host.d};
-    ddt = device_array<float>{host.dt.size()};
-    da = device_array<float>{std::size_t(host.batch) * M.heads};
-    dd = device_array<float>{std::size_t(host.batch) * M.heads};
-  }
-  device_scan(int batch, int length) : device_scan(random_ssd<M>(batch, length)) {}
-
-  static void append(std::vector<double>& to, std::vector<double> const& from, int i, int n) {
-    to.insert(to.end(), from.begin() + std::ptrdiff_t{i} * n, from.begin() + std::ptrdiff_t{i + 1} * n);
-  }
-  [[nodiscard]] cuda::detail::ssd_backward_operands<M, T> operands() const {
-    return {.x = in.data(),
-            .b = in.data() + width,
-            .c = in.data() + width + states,
-            .dy = dy.data(),
-            .dt = dt.data(),
-            .a = a.data(),
-            .d = d.data(),
-            .dx = out.data(),
-            .db = out.data() + width,
-            .dc = out.data() + width + states,
-            .ddt = ddt.data(),
-            .da = da.data(),
-            .d_skip = dd.data(),
-            .x_stride = row,
-            .b_stride = row,
-            .c_stride = row,
-            .dy_stride = width + gap,
-            .dx_stride = row,
-            .db_stride = row,
-            .dc_stride = row,
-            .sequences = host.batch,
-            .length = host.length,
-            .set_size = host.batch};
-  }
-  void backward() {
-    cuda::context<> ctx;
-    REQUIRE(form::fits(operands(), ctx.device()));
-    cuda::check(cudaDeviceSynchronize(), "operands");  // the scan's stream need not wait for the copies' one
-    form::launch(operands(), nullptr, ctx.device(), ctx.stream());
-  }
-  /// Columns of the gradient's rows.
-  [[nodiscard]] std::vector<double> columns(int first, int n) const {
-    auto const all = out.read();
-    std::vector<double> values;
-    for (std::size_t i = std::size_t(first); i < all.size(); i += row)
-      values.insert(values.end(), all.begin() + std::ptrdiff_t(i), all.begin() + std::ptrdiff_t(i) + n);
-    return values;
-  }
-  /// The sum over sequences.
-  [[nodiscard]] static std::vector<double> total(device_array<float> const& parts) {
-    std::vector<double> sum(M.heads);
-    auto const all = parts.read();
-    for (std::size_t i = 0; i < all.size(); ++i) sum[i % M.heads] += all[i];
-    return sum;
-  }
-  void check() {
-    host.backward();
-    CHECK(relative_error(columns(0, width), host.dx) < tolerance<T>);
-    CHECK(relative_error(columns(width, states), host.db) < tolerance<T>);
-    CHECK(relative_error(columns(width + states, states), host.dc) < tolerance<T>);
-    CHECK(relative_error(ddt.read(), host.ddt) < tolerance<T>);
-    if (host.length > 1) CHECK(relative_error(total(da), host.da) < total_tolerance<T>);
-    CHECK(relative_error(total(dd), host.dd) < total_tolerance<T>);
-    for (auto const* v : {&ddt, &da, &dd}) CHECK(v->margins_untouched());
-    CHECK(out.margins_untouched());
-  }
-};
-
 }  // namespace
 
 #define DM2_QUADRATIC_SCANS                                                                                   \
@@ -144,7 +34,6 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: every gradient equals double's 
   for (int const length : {1, 2, 15, 16, 17, 33, 64, 81, 197, 208}) {
     CAPTURE(length);
     device_scan<Case> f{1, length};
-    f.backward();
     f.check();
   }
 }
@@ -152,6 +41,115 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: every gradient equals double's 
 TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: Tiny's shape, a batch and the widest sizes equal double", Case,
                    scan_of<tiny, __nv_bfloat16>, scan_of<square, __nv_bfloat16>, scan_of<widest, __half>) {
   device_scan<Case> f{2, Case::shape.headdim == 128 ? 100 : 197};
-  f.backward();
   f.check();
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: up to 256 tokens equal double", Case, scan_of<few, __nv_bfloat16>,
+                   scan_of<least, __half>) {
+  for (int const length : {209, 225, 256}) {
+    CAPTURE(length);
+    device_scan<Case> f{1, length};
+    f.check();
+  }
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: heads that forget nothing, and heads that forget at once", Case,
+                   scan_of<few, __nv_bfloat16>, scan_of<square, __half>) {
+  auto host = random_ssd<Case::shape>(1, 197);
+  for (double& rate : host.a) rate = -16;  // exp(-320) is no float, exp(-1.6e-8) is 1
+  for (std::size_t i = 0; i < host.dt.size(); ++i) host.dt[i] = i % 37 == 5 ? 20 : i % 3 == 0 ? 0 : 1e-9;
+  device_scan<Case> f{std::move(host)};
+  f.check();
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: no step is no gradient but that of D and of the step itself", Case,
+                   scan_of<least, __nv_bfloat16>) {
+  auto host = random_ssd<Case::shape>(1, 50);
+  host.dt.assign(host.dt.size(), 0);
+  device_scan<Case> f{std::move(host)};
+  f.check();
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: a slow decay's gradient keeps its digits", Case,
+                   scan_of<few, __nv_bfloat16>) {
+  auto host = random_ssd<Case::shape>(1, 197);
+  for (double& rate : host.a) rate = -0.01;  // all tokens weigh alike: the sums of rows and of columns are far larger
+  device_scan<Case> f{std::move(host)};
+  f.check();
+}
+
+TEST_CASE("cuda ssd_backward_quadratic: every set of sequences has its own A and D") {
+  using scan = device_scan<scan_of<least, __nv_bfloat16>>;
+  constexpr int heads = scan::M.heads, sets = 3, length = 20;
+  scan all{2 * sets, length};
+  std::vector<double> a, d;
+  for (int i = 0; i < sets * heads; ++i) a.push_back(-1 - 3 * i), d.push_back(0.5 * i);
+  all.a = device_array<float>{a}, all.d = device_array<float>{d};
+  auto p = all.operands();
+  p.set_size = 2;
+  if (!all.launch(p)) return;
+  for (int set = 0; set < sets; ++set) {
+    auto one = random_ssd<scan::M>(2, length);
+    auto const part = [&](std::vector<double> const& v) {
+      std::size_t const n = v.size() / sets;
+      return std::vector<double>(v.begin() + std::ptrdiff_t(n) * set, v.begin() + std::ptrdiff_t(n) * (set + 1));
+    };
+    one.x = part(all.host.x), one.dt = part(all.host.dt), one.b = part(all.host.b), one.c = part(all.host.c);
+    one.dy = part(all.host.dy), one.a = part(a), one.d = part(d);
+    one.backward();
+    CHECK(relative_error(part(all.columns(0, scan::width)), one.dx) < tolerance<scan::T>);
+    CHECK(relative_error(part(all.ddt.read()), one.ddt) < tolerance<scan::T>);
+    CHECK(relative_error(scan::total(part(all.da.read())), one.da) < total_tolerance<scan::T>);
+  }
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: two runs give the same bits, also with one unit in memory at a time",
+                   Case, scan_of<few, __nv_bfloat16>, scan_of<sliced, __half>) {
+  device_scan<Case> f{2, 197};
+  if (!f.launch(f.operands())) return;
+  auto const out = f.out.read(), ddt = f.ddt.read(), da = f.da.read(), dd = f.dd.read();
+  for (int const shared : {227 << 10, 163 << 10}) {
+    f.out = device_array<typename Case::element>{out.size()}, f.ddt = device_array<float>{ddt.size()};
+    f.da = device_array<float>{da.size()}, f.dd = device_array<float>{dd.size()};
+    if (!f.launch(f.operands(), shared)) continue;
+    CHECK(f.out.read() == out);
+    CHECK(f.ddt.read() == ddt);
+    CHECK(f.da.read() == da);
+    CHECK(f.dd.read() == dd);
+  }
+}
+
+TEST_CASE("cuda ssd_backward_quadratic: no sequences are no work") {
+  device_scan<scan_of<least, __nv_bfloat16>> f{1, 7};
+  auto p = f.operands();
+  p.sequences = 0;
+  f.launch(p);
+  CHECK(untouched(f.out.read()));
+  CHECK(untouched(f.ddt.read()));
+}
+
+TEST_CASE("cuda ssd_backward_quadratic: calls that do not fit are left to another form") {
+  using cuda::detail::ssd_backward_quadratic;
+  using form = ssd_backward_quadratic<tiny, __nv_bfloat16>;
+  device_scan<scan_of<tiny, __nv_bfloat16>> f{1, 197};
+  cuda::context<> ctx;
+  auto const fits = [&](auto const& change) {
+    auto p = f.operands();
+    change(p);
+    return form::fits(p, ctx.device());
+  };
+  CHECK_FALSE(fits([](auto& p) { p.length = 257; }));
+  CHECK_FALSE(fits([](auto& p) { ++p.x; }));
+  CHECK_FALSE(fits([](auto& p) { ++p.db_stride; }));
+  auto small = ctx.device();
+  small.shared_per_block = 99 << 10;
+  CHECK_FALSE(form::fits(f.operands(), small));
+  auto p = f.operands();
+  p.length = 128;
+  CHECK(form::fits(p, small));
+  small.shared_per_block = 163 << 10;
+  CHECK(form::fits(f.operands(), small));
+  CHECK(ssd_backward_quadratic<tiny, __half>::possible);
+  CHECK_FALSE(ssd_backward_quadratic<tiny, float>::possible);
+  CHECK_FALSE(ssd_backward_quadratic<one_group, __nv_bfloat16>::possible);
 }

@@ -39,8 +39,7 @@ __global__ void __launch_bounds__(Tr::threads, 1)
   score_tiles(k, tiles);
   bool const scanner = k.warp == Tr::warps - 1;  // the warp with the fewest tokens, or none
   if (scanner) scan_vectors(k, 0);
-  copy_unit(k, 0);
-  commit_copies();
+  unsigned char* const parts = parts_beside(k, (Tr::units - 1) & 1);  // of B and C, for dB and dC
   tile_sums<Tr> gradient;
   gradient.clear();
   float carried = 0;
@@ -48,23 +47,28 @@ __global__ void __launch_bounds__(Tr::threads, 1)
   for (int unit = 0; unit < Tr::units; ++unit) {
     wait_copies<0>();
     __syncthreads();  // the unit's operands and decays are there, those of the unit before are done with
-    if (k.at.stages == 2 && unit + 1 < Tr::units) copy_unit(k, unit + 1);
+    int const next = unit + k.at.stages - 1;
+    if (next < Tr::units)
+      copy_unit(k, next);
+    else
+      copy_part(k, parts, 0);
     commit_copies();
+    if (k.at.stages == 1) {
+      wait_copies<0>();
+      __syncthreads();
+    }
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
     float const skip = unit_tiles(k, tiles, unit, gradient);
     __syncthreads();
     hide(k.lane), hide(k.warp);
     if (k.has_tile()) finish_rows(k, unit, skip, carried);
     if (scanner && unit + 1 < Tr::units) scan_vectors(k, unit + 1);
-    if (k.at.stages == 1 && unit + 1 < Tr::units) {
-      __syncthreads();
-      copy_unit(k, unit + 1);
-    }
-    commit_copies();
   }
   store_tiles(k, tiles, gradient, 0);
   __syncthreads();
-  finish_states(k);
+  if (k.at.stages == 1) copy_part(k, parts, 0);
+  commit_copies();
+  finish_states(k, parts);
   write_totals(k);
 }
 

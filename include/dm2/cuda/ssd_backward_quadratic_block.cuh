@@ -27,7 +27,7 @@ struct backward_quadratic_traits {
   static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice;
   static constexpr int units = sizes::per_group * slices, steps = slice / 16, pitch = 2 * slice + 16;
   /// States of B and C at a time.
-  static constexpr int part = widest_slice(sizes::state, 64), parts = sizes::state / part;
+  static constexpr int part = widest_slice(sizes::state, 32), parts = sizes::state / part;
   static constexpr int part_steps = part / 16, part_pitch = 2 * part + 16;
 
   /// Tiles of a sequence that the slots suffice for.
@@ -42,15 +42,16 @@ struct backward_quadratic_traits {
 /// four 8 x 8 matrices in the order of an A fragment's registers, so that ldmatrix reads it, or its transpose, at
 /// 16 bytes a lane.
 ///
-/// Parts of B and C, and then dB and dC on their way out, lie over everything from `decayed` to `vectors`, before the
-/// first and after the last unit.
+/// Before the first and after the last unit, two parts of B and C lie over the operands of the units that are not there
+/// yet or any more, and over the decayed scores; and behind them dB and dC on their way out.
 template <class Tr>
 struct backward_quadratic_layout {
   int tiles;     ///< of 16 tokens
   int stages;    ///< units whose operands are there at a time, 1 or 2
-  int decayed;   ///< the unit's scores with their decay, as the scores
   int operands;  ///< x, then dy of a unit
   int stage;     ///< bytes of a unit's operands
+  int decayed;   ///< the unit's scores with their decay, as the scores
+  int patches;   ///< 16 rows of a part for each warp
   int vectors;   ///< decay_vectors, twice
   int own_sums;  ///< [2, tokens] floats: sums inside the token's tile for da, and for x . U
   int row_sums;  ///< [tiles below the diagonal, 16] floats
@@ -60,10 +61,11 @@ struct backward_quadratic_layout {
   __host__ __device__ backward_quadratic_layout(int length, int units_at_a_time)
       : tiles{(length + 15) / 16},
         stages{units_at_a_time},
-        decayed{tiles_below(tiles + 1) * fragment_bytes},
-        operands{2 * decayed},
-        stage{2 * rows() * Tr::pitch} {
-    int const units_end = operands + stages * stage, parts_end = patch(Tr::warps);
+        operands{tiles_below(tiles + 1) * fragment_bytes},
+        stage{2 * rows() * Tr::pitch},
+        decayed{operands + stages * stage},
+        patches{operands + (stages - 1) * stage + 2 * part_bytes()} {
+    int const units_end = decayed + operands, parts_end = patches + Tr::warps * 16 * Tr::part_pitch;
     vectors = units_end > parts_end ? units_end : parts_end;
     own_sums = vectors + 2 * rows() * 16;
     row_sums = own_sums + rows() * 8;
@@ -71,10 +73,8 @@ struct backward_quadratic_layout {
     bytes = totals + Tr::warps * Tr::sizes::per_group * 8;
   }
   __host__ __device__ int rows() const { return tiles * 16; }
-  /// A part of B, and of C behind it.
-  __host__ __device__ int part(int index) const { return decayed + index * 2 * rows() * Tr::part_pitch; }
-  /// 16 rows of a part for each warp.
-  __host__ __device__ int patch(int warp) const { return part(stages) + warp * 16 * Tr::part_pitch; }
+  /// Of a part of B, and of C behind it.
+  __host__ __device__ int part_bytes() const { return 2 * rows() * Tr::part_pitch; }
 };
 
 /// A head's steps and decays, an array of a float a token each. With c the sum of dt A log2(e) up to and with a token,

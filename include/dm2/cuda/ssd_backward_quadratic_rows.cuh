@@ -22,13 +22,11 @@ __device__ inline void write_rows(unsigned char const* from, T* to, int stride, 
   }
 }
 
-/// acc += m^T b for a tile m and 16 rows b.
-template <class T, int Columns>
-__device__ inline void multiply_transposed(float (&acc)[1][Columns / 8][4], std::uint32_t m, std::uint32_t b) {
+/// The transpose of a tile, as an A fragment.
+__device__ inline void load_transposed(std::uint32_t (&a)[4], unsigned char const* tile, int lane) {
   std::uint32_t v[4];
-  load_matrix_transposed(v, m);
-  std::uint32_t const a[1][4] = {{v[0], v[2], v[1], v[3]}};
-  multiply_x<T, 0, 1, Columns>(acc, a, b);
+  load_matrix_transposed(v, shared_address(tile) + lane * 16);
+  a[0] = v[0], a[1] = v[2], a[2] = v[1], a[3] = v[3];
 }
 
 /// dx of the warp's 16 tokens, over x in shared memory and from there to global memory. Returns, of lane's token,
@@ -41,10 +39,11 @@ __device__ inline float finish_dx(backward_quadratic_block<Tr> const& k, int uni
   std::uint32_t const dy = shared_address(k.dy(unit)) + k.row_operand(Tr::pitch);
   float u[1][Tr::slice / 8][4] = {};
   auto const multiply = [&](int i) {
-    multiply_transposed<T, Tr::slice>(u, shared_address(k.tile(k.at.decayed, i, k.warp)) + k.lane * 16,
-                                      dy + i * 16 * Tr::pitch);
+    std::uint32_t a[1][4];
+    load_transposed(a[0], k.tile(k.at.decayed, i, k.warp), k.lane);
+    multiply_x<T, 0, 1, Tr::slice>(u, a, dy + i * 16 * Tr::pitch);
   };
-#pragma unroll 2
+#pragma unroll 1
   for (int i = k.at.tiles - 1; i > k.warp; --i) multiply(i);
   unsigned char* const x = k.x(unit) + t0 * Tr::pitch;
   float later[2] = {};
@@ -59,6 +58,7 @@ __device__ inline float finish_dx(backward_quadratic_block<Tr> const& k, int uni
       later[i & 1] = fmaf(value.x, p[0], fmaf(value.y, p[1], later[i & 1]));
     }
   }
+  __syncwarp();  // else the next product's operands come before these are done with, in more registers than there are
   scale_rows(u[0], v.rest_step[t0 + g], v.rest_step[t0 + g + 8]);
   multiply(k.warp);
   __syncwarp();

@@ -7,43 +7,50 @@
 
 namespace dm2::cuda::detail::scan {
 
-/// Starts the copy of a part of B and C.
+/// Where parts of B and C are while a stage of units' operands is in use, or none.
 template <class Tr>
-__device__ inline void copy_part(backward_quadratic_block<Tr> const& k, int part) {
-  unsigned char* const to = k.shared + k.at.part(part % k.at.stages);
-  int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  copy_rows<Tr::part>(k, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride, to);
+__device__ inline unsigned char* parts_beside(backward_quadratic_block<Tr> const& k, int stage) {
+  return k.shared + k.at.operands + (stage == 0 && k.at.stages == 2 ? k.at.stage : 0);
 }
 
-/// f(part, its B, its C in shared memory) for every part. Nothing else may be using their place, nor any copy be under
-/// way; afterwards nothing is.
-template <class Tr, class F>
-__device__ inline void each_part(backward_quadratic_block<Tr> const& k, F const& f) {
-  if (k.at.stages == 2) copy_part(k, 0);
-  commit_copies();
+/// Starts the copy of a part of B and C.
+template <class Tr>
+__device__ inline void copy_part(backward_quadratic_block<Tr> const& k, unsigned char* parts, int part) {
+  int const column = k.group() * Tr::sizes::state + part * Tr::part;
+  copy_rows<Tr::part>(k, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride,
+                      parts + (part & 1) * k.at.part_bytes());
+}
+
+/// f(part, its B, its C in shared memory) for every part. The copy of part 0 to `parts` has been started, the last of
+/// the copies under way; `behind` starts what is to come behind the last part.
+template <class Tr, class F, class G>
+__device__ inline void each_part(backward_quadratic_block<Tr> const& k, unsigned char* parts, F const& f,
+                                 G const& behind) {
 #pragma unroll 1
   for (int part = 0; part < Tr::parts; ++part) {
-    int const next = part + k.at.stages - 1;
-    if (next < Tr::parts) copy_part(k, next);
-    commit_copies();
-    if (k.at.stages == 2)
-      wait_copies<1>();
+    if (part + 1 < Tr::parts)
+      copy_part(k, parts, part + 1);
     else
-      wait_copies<0>();
+      behind();
+    commit_copies();
+    wait_copies<1>();
     __syncthreads();
-    unsigned char* const b = k.shared + k.at.part(part % k.at.stages);
+    unsigned char* const b = parts + (part & 1) * k.at.part_bytes();
     f(part, b, b + k.at.rows() * Tr::part_pitch);
     __syncthreads();
   }
 }
 
-/// The scores of every tile to shared memory.
+/// The scores of every tile to shared memory. Starts the copy of the first unit, where there is room for it.
 template <class Tr>
 __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k, warp_tiles<Tr> const& tiles) {
   using T = typename Tr::element;
   tile_sums<Tr> scores;
   scores.clear();
-  each_part(k, [&](int, unsigned char* b, unsigned char* c) {
+  unsigned char* const parts = parts_beside(k, 0);
+  copy_part(k, parts, 0);
+  commit_copies();
+  auto const multiply = [&](int, unsigned char* b, unsigned char* c) {
     std::uint32_t const columns = shared_address(b) + k.column_operand(Tr::part_pitch);
     std::uint32_t const rows = shared_address(c) + k.row_operand(Tr::part_pitch);
     std::uint32_t a[Tr::part_steps][4];
@@ -55,15 +62,18 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k, warp_t
       if (another) load_rows(a, rows + at.row * 16 * Tr::part_pitch);
       multiply_rows<T>(scores.below[s], a, columns + at.column * 16 * Tr::part_pitch);
     });
+  };
+  each_part(k, parts, multiply, [&] {
+    if (k.at.stages == 2) copy_unit(k, 0);
   });
   store_tiles(k, tiles, scores, 0);
 }
 
-/// 16 rows of accumulators of a part, rounded, by way of the warp's patch to a gradient's rows and columns.
+/// A tile's accumulators of a part, rounded, by way of the warp's patch to a gradient's rows and columns.
 template <class Tr>
-__device__ inline void write_part(backward_quadratic_block<Tr> const& k, float const (&acc)[1][Tr::part / 8][4],
+__device__ inline void write_part(backward_quadratic_block<Tr> const& k, float const (&acc)[Tr::part / 8][4], int tile,
                                   typename Tr::element* to, int stride, int part) {
-  unsigned char* const patch = k.shared + k.at.patch(k.warp);
+  unsigned char* const patch = k.shared + k.at.patches + k.warp * 16 * Tr::part_pitch;
   unsigned char* const own = patch + (k.lane >> 2) * Tr::part_pitch + (k.lane & 3) * 4;
   __syncwarp();
 #pragma unroll
@@ -71,32 +81,65 @@ __device__ inline void write_part(backward_quadratic_block<Tr> const& k, float c
 #pragma unroll
     for (int half = 0; half < 2; ++half)
       *reinterpret_cast<std::uint32_t*>(own + half * 8 * Tr::part_pitch + n * 16) =
-          pack<typename Tr::element>(acc[0][n][2 * half], acc[0][n][2 * half + 1]);
-  int const t0 = k.warp * 16, column = k.group() * Tr::sizes::state + part * Tr::part;
-  write_rows<Tr::part>(patch, to + k.row(t0) * std::size_t(stride) + column, stride, k.p.length - t0, k.lane);
+          pack<typename Tr::element>(acc[n][2 * half], acc[n][2 * half + 1]);
+  int const column = k.group() * Tr::sizes::state + part * Tr::part;
+  write_rows<Tr::part>(patch, to + k.row(tile * 16) * std::size_t(stride) + column, stride, k.p.length - tile * 16,
+                       k.lane);
 }
 
-/// dB and dC of the warp's 16 tokens, from the scores' gradient in the scores' place.
+/// dC of tiles `first` and the next: dG B.
 template <class Tr>
-__device__ inline void finish_states(backward_quadratic_block<Tr> const& k) {
+__device__ inline void multiply_gradient(backward_quadratic_block<Tr> const& k, int first, std::uint32_t b,
+                                         float (&acc)[2][Tr::part / 8][4]) {
   using T = typename Tr::element;
-  each_part(k, [&](int part, unsigned char* b, unsigned char* c) {
-    if (!k.has_tile()) return;
-    std::uint32_t const lane_at = k.row_operand(Tr::part_pitch);
-    float acc[1][Tr::part / 8][4] = {};
-    for (int j = 0; j <= k.warp; ++j) {
-      std::uint32_t a[1][4];
-      load_matrix(a[0], shared_address(k.tile(0, k.warp, j)) + k.lane * 16);
-      multiply_x<T, 0, 1, Tr::part>(acc, a, shared_address(b) + j * 16 * Tr::part_pitch + lane_at);
-    }
-    write_part(k, acc, k.p.dc, k.p.dc_stride, part);
-#pragma unroll
-    for (int n = 0; n < Tr::part / 2; ++n) acc[0][n / 4][n % 4] = 0;
-    for (int i = k.warp; i < k.at.tiles; ++i)
-      multiply_transposed<T, Tr::part>(acc, shared_address(k.tile(0, i, k.warp)) + k.lane * 16,
-                                       shared_address(c) + i * 16 * Tr::part_pitch + lane_at);
-    write_part(k, acc, k.p.db, k.p.db_stride, part);
-  });
+  std::uint32_t a[2][4];
+  int const second = min(first + 1, k.at.tiles - 1);  // a missing one repeats the first, unused
+  for (int j = 0; j <= first; ++j) {
+    load_matrix(a[0], shared_address(k.tile(0, first, j)) + k.lane * 16);
+    load_matrix(a[1], shared_address(k.tile(0, second, j)) + k.lane * 16);
+    multiply_x<T, 0, 2, Tr::part>(acc, a, b + j * 16 * Tr::part_pitch);
+  }
+  if (second == first) return;
+  load_matrix(a[1], shared_address(k.tile(0, second, second)) + k.lane * 16);
+  multiply_x<T, 1, 2, Tr::part>(acc, a, b + second * 16 * Tr::part_pitch);
+}
+
+/// dB of tiles `first` and the next: dG^T C.
+template <class Tr>
+__device__ inline void multiply_gradient_transposed(backward_quadratic_block<Tr> const& k, int first, std::uint32_t c,
+                                                    float (&acc)[2][Tr::part / 8][4]) {
+  using T = typename Tr::element;
+  std::uint32_t a[2][4];
+  for (int i = first; i < k.at.tiles; ++i) {
+    load_transposed(a[0], k.tile(0, i, first), k.lane);
+    if (i > first)
+      load_transposed(a[1], k.tile(0, i, first + 1), k.lane);
+    else
+      a[1][0] = a[1][1] = a[1][2] = a[1][3] = 0;
+    multiply_x<T, 0, 2, Tr::part>(acc, a, c + i * 16 * Tr::part_pitch);
+  }
+}
+
+/// dB and dC from the scores' gradient in the scores' place, two tiles of tokens of one of them a warp: tiles of dC have
+/// as many products as their tokens have tokens before them, those of dB as many as are after them. The copy of part 0
+/// to `parts` has been started.
+template <class Tr>
+__device__ inline void finish_states(backward_quadratic_block<Tr> const& k, unsigned char* parts) {
+  auto const multiply = [&](int part, unsigned char* b, unsigned char* c) {
+    int const first = k.warp % 8 * 2;
+    if (first >= k.at.tiles) return;
+    bool const of_c = k.warp < 8;
+    float acc[2][Tr::part / 8][4] = {};
+    if (of_c)
+      multiply_gradient(k, first, shared_address(b) + k.row_operand(Tr::part_pitch), acc);
+    else
+      multiply_gradient_transposed(k, first, shared_address(c) + k.row_operand(Tr::part_pitch), acc);
+    auto* const to = of_c ? k.p.dc : k.p.db;
+    int const stride = of_c ? k.p.dc_stride : k.p.db_stride;
+    write_part(k, acc[0], first, to, stride, part);
+    if (first + 1 < k.at.tiles) write_part(k, acc[1], first + 1, to, stride, part);
+  };
+  each_part(k, parts, multiply, [] {});
 }
 
 /// Each head's sums for A and D over the warps' tiles.

@@ -210,10 +210,11 @@ __device__ inline float tile_on_diagonal(backward_quadratic_block<Tr> const& k, 
   decay_vectors<Tr> const v{k.shared, k.at, unit};
   tile_rows<Tr> rows;
   rows.load(k, unit, k.warp);
-  float w[2][4] = {}, decayed[2][4] = {};
+  float w[2][4] = {};
   multiply_rows<T>(w, rows.dy, shared_address(k.x(unit) + t0 * Tr::pitch) + k.column_operand(Tr::pitch));
   std::uint32_t s[4];
   load_matrix(s, shared_address(k.tile(0, k.warp, k.warp)) + k.lane * 16);
+  unsigned char* const decayed = k.tile(k.at.decayed, k.warp, k.warp) + k.lane * 4;
   float const direct = k.p.d[k.parameter(unit)];
   float2 gamma[3], output[3];
   float skip = 0;
@@ -235,10 +236,10 @@ __device__ inline float tile_on_diagonal(backward_quadratic_block<Tr> const& k, 
     gradient[n][2 * half + 1] = fmaf(step.y, y, gradient[n][2 * half + 1]);
     output[q] = {score.x * x, score.y * y};
     gamma[q] = {output[q].x * step.x, output[q].y * step.y};
-    decayed[n][2 * half] = fmaf(score.x * decay.x, step.x, add.x);
-    decayed[n][2 * half + 1] = fmaf(score.y * decay.y, step.y, add.y);
+    *reinterpret_cast<std::uint32_t*>(decayed + (2 * n + half) * 128) =
+        pack<T>(fmaf(score.x * decay.x, step.x, add.x), fmaf(score.y * decay.y, step.y, add.y));
   }
-  store_tile<T>(k.tile(k.at.decayed, k.warp, k.warp), decayed, k.lane);
+  *reinterpret_cast<std::uint32_t*>(decayed + 2 * 128) = 0;
   float4 const sums = rectangle_parts(gamma, k.lane);
   float const parts[8] = {
       sums.x, output[0].x + output[1].x, sums.y, output[0].y + output[1].y, sums.z, output[2].x, sums.w, output[2].y};
@@ -252,7 +253,6 @@ __device__ inline float tile_on_diagonal(backward_quadratic_block<Tr> const& k, 
 template <class Tr>
 __device__ inline float unit_tiles(backward_quadratic_block<Tr> const& k, warp_tiles<Tr> const& tiles, int unit,
                                    tile_sums<Tr>& gradient) {
-  float const skip = k.has_tile() ? tile_on_diagonal(k, unit, gradient.diagonal) : 0.f;
   tile_rows<Tr> rows;
   float2 before{0, 0};  // of a first of two tiles
   tiles.each([&](int s, tile_place const& at, bool another) {
@@ -265,7 +265,7 @@ __device__ inline float unit_tiles(backward_quadratic_block<Tr> const& k, warp_t
     else
       before = sums;
   });
-  return skip;
+  return k.has_tile() ? tile_on_diagonal(k, unit, gradient.diagonal) : 0.f;
 }
 
 }  // namespace dm2::cuda::detail::scan

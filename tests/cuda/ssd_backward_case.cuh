@@ -1,0 +1,137 @@
+/// @file
+/// A batch of sequences for the quadratic form of the scan's backward, with its gradients in double.
+#pragma once
+
+#include <dm2/cuda/ssd_backward_quadratic.cuh>
+
+#include <doctest/doctest.h>
+
+#include "cpu/ssd_case.hpp"
+#include "cuda/device_array.cuh"
+#include "support/compare.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+#include <utility>
+#include <vector>
+
+namespace dm2::test {
+
+template <mixer_shape M, class T>
+struct scan_of {
+  static constexpr mixer_shape shape = M;
+  using element = T;
+};
+
+/// What a gradient may be off: it is a sum of products of numbers that were rounded, up to three times on their way
+/// (scores, their decay, the result), each time by at most half a unit in the last place of T.
+template <class T>
+constexpr double tolerance = 1.5 * rounding_tolerance<T>;
+/// dA is one number a head: the sum of many of both signs, and so are the errors relative to it.
+template <class T>
+constexpr double total_tolerance = 4 * rounding_tolerance<T>;
+
+/// A batch on the device, and the same in double from the rounded numbers. x, B and C lie in one row, and so do their
+/// gradients; dy has a row of its own, with a gap behind it.
+template <class Case>
+struct device_scan {
+  static constexpr mixer_shape M = Case::shape;
+  using T = typename Case::element;
+  using form = cuda::detail::ssd_backward_quadratic<M, T>;
+  static constexpr int width = M.d_inner(), states = M.groups * M.d_state, row = width + 2 * states, gap = 8;
+  ssd_case<M> host;
+  device_array<T> in, dy, out;
+  device_array<float> dt, a, d, ddt, da, dd;
+
+  explicit device_scan(ssd_case<M> f) : host{std::move(f)} {
+    host.x = rounded<T>(host.x), host.b = rounded<T>(host.b), host.c = rounded<T>(host.c);
+    host.dy = rounded<T>(host.dy);
+    host.dt = rounded<float>(host.dt), host.a = rounded<float>(host.a), host.d = rounded<float>(host.d);
+    std::vector<double> rows, gradient;
+    for (int i = 0; i < host.batch * host.length; ++i) {
+      append(rows, host.x, i, width), append(rows, host.b, i, states), append(rows, host.c, i, states);
+      append(gradient, host.dy, i, width);
+      gradient.insert(gradient.end(), gap, std::numeric_limits<double>::quiet_NaN());
+    }
+    in = device_array<T>{rows}, dy = device_array<T>{gradient}, out = device_array<T>{rows.size()};
+    dt = device_array<float>{host.dt}, a = device_array<float>{host.a}, d = device_array<float>{host.d};
+    ddt = device_array<float>{host.dt.size()};
+    da = device_array<float>{std::size_t(host.batch) * M.heads};
+    dd = device_array<float>{std::size_t(host.batch) * M.heads};
+  }
+  device_scan(int batch, int length) : device_scan(random_ssd<M>(batch, length)) {}
+
+  static void append(std::vector<double>& to, std::vector<double> const& from, int i, int n) {
+    to.insert(to.end(), from.begin() + std::ptrdiff_t{i} * n, from.begin() + std::ptrdiff_t{i + 1} * n);
+  }
+  [[nodiscard]] cuda::detail::ssd_backward_operands<M, T> operands() const {
+    return {.x = in.data(),
+            .b = in.data() + width,
+            .c = in.data() + width + states,
+            .dy = dy.data(),
+            .dt = dt.data(),
+            .a = a.data(),
+            .d = d.data(),
+            .dx = out.data(),
+            .db = out.data() + width,
+            .dc = out.data() + width + states,
+            .ddt = ddt.data(),
+            .da = da.data(),
+            .d_skip = dd.data(),
+            .x_stride = row,
+            .b_stride = row,
+            .c_stride = row,
+            .dy_stride = width + gap,
+            .dx_stride = row,
+            .db_stride = row,
+            .dc_stride = row,
+            .sequences = host.batch,
+            .length = host.length,
+            .set_size = host.batch};
+  }
+  /// False where the device has too little shared memory. `most` bytes of it may be used.
+  bool launch(cuda::detail::ssd_backward_operands<M, T> const& p, int most = 227 << 10) {
+    cuda::context<> ctx;
+    auto device = ctx.device();
+    bool const large = device.shared_per_block >= most;
+    device.shared_per_block = std::min(device.shared_per_block, most);
+    bool const fits = form::fits(p, device);
+    CHECK((fits || !large));
+    if (!fits) return false;
+    cuda::check(cudaDeviceSynchronize(), "operands");  // the scan's stream need not wait for the copies' one
+    form::launch(p, nullptr, device, ctx.stream());
+    return true;
+  }
+  /// Every gradient against double.
+  void check() {
+    if (launch(operands())) compare();
+  }
+  /// Columns of the gradient's rows.
+  [[nodiscard]] std::vector<double> columns(int first, int n) const {
+    auto const all = out.read();
+    std::vector<double> values;
+    for (std::size_t i = std::size_t(first); i < all.size(); i += row)
+      values.insert(values.end(), all.begin() + std::ptrdiff_t(i), all.begin() + std::ptrdiff_t(i) + n);
+    return values;
+  }
+  /// The sum over sequences.
+  [[nodiscard]] static std::vector<double> total(std::vector<double> const& all) {
+    std::vector<double> sum(M.heads);
+    for (std::size_t i = 0; i < all.size(); ++i) sum[i % M.heads] += all[i];
+    return sum;
+  }
+  void compare() {
+    host.backward();
+    CHECK(relative_error(columns(0, width), host.dx) < tolerance<T>);
+    CHECK(relative_error(columns(width, states), host.db) < tolerance<T>);
+    CHECK(relative_error(columns(width + states, states), host.dc) < tolerance<T>);
+    CHECK(relative_error(ddt.read(), host.ddt) < tolerance<T>);
+    if (host.length > 1) CHECK(relative_error(total(da.read()), host.da) < total_tolerance<T>);
+    CHECK(relative_error(total(dd.read()), host.dd) < total_tolerance<T>);
+    for (auto const* v : {&ddt, &da, &dd}) CHECK(v->margins_untouched());
+    CHECK(out.margins_untouched());
+  }
+};
+
+}  // namespace dm2::test
