@@ -20,6 +20,7 @@ __device__ inline void load_inputs(attention_backward_call<Tr> const& call, type
   copy_tokens<Tr>(from, shared + Tr::queries, 0, Tr::tokens, call.length, thread, Tr::threads);
   copy_tokens<Tr>(from + Tr::width, shared + Tr::keys, 0, Tr::tokens, call.length, thread, Tr::threads);
   copy_tokens<Tr>(from + 2 * Tr::width, shared + Tr::values, 0, Tr::tokens, call.length, thread, Tr::threads);
+  commit_copies();
   auto const* const dy = call.dy + at.row * Tr::width + at.channel;
 #pragma unroll 1
   for (int i = thread; i < Tr::tokens * Tr::units; i += Tr::threads) {
@@ -43,11 +44,12 @@ __device__ inline void load_inputs(attention_backward_call<Tr> const& call, type
   auto* const rows = shared + (which == 0 ? Tr::queries : which == 1 ? Tr::keys : Tr::values) + start * Tr::pitch;
   token_run<Tr> run;
   run.prepare(call.run, at.channel + which * Tr::width, unit, which < 2, start);
-  wait_copies<0>();
+  wait_copies<1>();  // dy may come later
   __syncthreads();
   run.read_past(rows);
   __syncthreads();
   run.apply(rows, count);
+  wait_copies<0>();
   __syncthreads();
 }
 

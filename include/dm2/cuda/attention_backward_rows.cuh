@@ -89,13 +89,13 @@ __device__ inline void weigh_rows(float (&s)[2 * Tr::groups][4], int length) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 1));
-    top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 2));
+    top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 2)) * scale;
   }
 #pragma unroll
   for (int n = 0; n < 2 * Tr::groups; ++n)
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      s[n][i] = exp2_fast((s[n][i] - top[i / 2]) * scale);
+      s[n][i] = exp2_fast(fmaf(s[n][i], scale, -top[i / 2]));
       sum[i / 2] += s[n][i];
     }
 #pragma unroll

@@ -53,6 +53,7 @@ bool attention_core_backward_fused(context<P>& ctx, rows<element<P> const, 3 * A
                                                ctx.shared().template take<float>(numbers),
                                                {p.conv.data, p.conv_bias.data, turns},
                                                length};
+    prefer_shared("attention_core_backward", attention_backward_kernel<traits>);
     launch("attention_core_backward", attention_backward_kernel<traits>,
            {dim3(unsigned(count) * unsigned(traits::heads)), traits::threads, traits::bytes}, ctx.stream(), call);
     if constexpr (A.d_conv != 0)
