@@ -67,8 +67,10 @@ int launch_train_conv1(cudaStream_t stream, int multiprocessors, Reader const& p
   using block = train_conv1_block<G>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   unsigned const blocks = unsigned(std::min(tiles, multiprocessors * block::resident));
-  launch("stem: 7 x 7 convolution with statistics", stem_train_conv1_kernel<G, T, Reader>,
-         {blocks, block::threads, block::shared_bytes}, stream, picture, weights, sink, order, tiles);
+  char const* const name = "stem: 7 x 7 convolution with statistics";
+  prefer_shared(name, stem_train_conv1_kernel<G, T, Reader>);
+  launch(name, stem_train_conv1_kernel<G, T, Reader>, {blocks, block::threads, block::shared_bytes}, stream, picture,
+         weights, sink, order, tiles);
   return int(blocks) * block::warps_down;
 }
 

@@ -200,7 +200,9 @@ int launch_project_input(cudaStream_t stream, int multiprocessors, project_input
                          int rows) {
   using block = project_input_block<G>;
   unsigned const shares = unsigned(project_input_shares<G>(multiprocessors, rows));
-  launch("stem: gradient of the patches", stem_train_project_input_kernel<G, T>,
+  char const* const name = "stem: gradient of the patches";
+  prefer_shared(name, stem_train_project_input_kernel<G, T>);
+  launch(name, stem_train_project_input_kernel<G, T>,
          {dim3(block::column_blocks, shares), block::threads, block::shared_bytes}, stream, operands, rows);
   return block::column_blocks * int(shares);
 }

@@ -116,22 +116,30 @@ class stem_tensor_forward {
                       stem_saved<S, T> const& saved, stem_tensor_scratch<S, T> const& scratch, int batch)
       : stream_{stream}, device_{device}, p_{p}, saved_{saved}, s_{scratch}, batch_{batch} {}
 
+  /// All steps.
   void operator()(Reader const& picture, statistics const& running, T* grid) const {
-    lay_out_weights<typename layouts::conv1, false, S.hidden, S.channels, 49>(stream_, p_.conv1.data, s_.conv[0]);
-    for (std::size_t i = 0; i < 2; ++i)
-      lay_out_weights<typename layouts::conv3, false, S.hidden, S.hidden, 9>(stream_, p_.conv[i].data, s_.conv[i + 1]);
-    lay_out_weights<typename layouts::project, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data,
-                                                                                          s_.proj);
-    int const first =
-        launch_train_conv1<G>(stream_, device_.multiprocessors, picture, s_.conv[0],
-                              raw_sink<G, false, T>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
-    finish(0, first, running);
+    arrange();
+    first(picture, running);
     inner<false>(1, tile_order::upwards, running);
     inner<true>(2, tile_order::downwards, running);
     project(grid);
   }
 
- private:
+  // The steps, in this order.
+
+  void arrange() const {
+    lay_out_weights<typename layouts::conv1, false, S.hidden, S.channels, 49>(stream_, p_.conv1.data, s_.conv[0]);
+    for (std::size_t i = 0; i < 2; ++i)
+      lay_out_weights<typename layouts::conv3, false, S.hidden, S.hidden, 9>(stream_, p_.conv[i].data, s_.conv[i + 1]);
+    lay_out_weights<typename layouts::project, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data,
+                                                                                          s_.proj);
+  }
+  void first(Reader const& picture, statistics const& running) const {
+    int const parts =
+        launch_train_conv1<G>(stream_, device_.multiprocessors, picture, s_.conv[0],
+                              raw_sink<G, false, T>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
+    finish(0, parts, running);
+  }
   template <bool Patches>
   void inner(std::size_t stage, tile_order order, statistics const& running) const {
     using block = typename kernels::conv3;
@@ -140,10 +148,6 @@ class stem_tensor_forward {
         activated_halo<block, T>{saved_.raw[stage - 1], stem_norm_of<S>(p_, saved_, stage - 1)}, s_.conv[stage],
         raw_sink<G, Patches, T>{saved_.raw[stage], s_.sums}, order, batch_);
     finish(stage, parts, running);
-  }
-  void finish(std::size_t stage, int parts, statistics const& running) const {
-    finish_statistics(stream_, s_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
-                      {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data});
   }
   void project(T* grid) const {
     constexpr int K = G::depth, N = S.dim;
@@ -158,6 +162,12 @@ class stem_tensor_forward {
       with.template operator()<project_many<N>>();
     else
       with.template operator()<project_few>();
+  }
+
+ private:
+  void finish(std::size_t stage, int parts, statistics const& running) const {
+    finish_statistics(stream_, s_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
+                      {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data});
   }
 
   cudaStream_t stream_;

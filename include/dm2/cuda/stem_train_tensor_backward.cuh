@@ -26,15 +26,62 @@ class stem_tensor_backward {
                        stem_saved<S, T> const& saved, stem_tensor_gradients<S, T> const& between, int batch)
       : stream_{stream}, device_{device}, p_{p}, saved_{saved}, d_{between}, batch_{batch} {}
 
-  /// Leaves the gradient of the first BatchNorm's output in d_.dz[0], and the means for it in d_.means.
+  /// All steps.
   void operator()(Reader const& picture, T const* dgrid, gradients const& grad) const {
+    arrange();
+    project_weights(dgrid, grad);
+    project_input(dgrid, grad);
+    weights<2, true>(d_.dz[0], grad);
+    input<2, true>(d_.dz[0], d_.dz[1], grad);
+    weights<1, false>(d_.dz[1], grad);
+    input<1, false>(d_.dz[1], d_.dz[0], grad);
+    first_weights(picture, grad);
+  }
+
+  // The steps, in this order.
+
+  void arrange() const {
     for (std::size_t i = 0; i < 2; ++i)
       lay_out_weights<typename layouts::conv3, true, S.hidden, S.hidden, 9>(stream_, p_.conv[i].data, d_.mirrored[i]);
     lay_out_weights<typename kernels::input_layout, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data,
                                                                                                d_.proj);
-    project(dgrid, grad);
-    stage<2, true>(d_.dz[0], d_.dz[1], grad);
-    stage<1, false>(d_.dz[1], d_.dz[0], grad);
+  }
+  /// The projection's weights and bias.
+  void project_weights(T const* dgrid, gradients const& grad) const {
+    int const rows = batch_ * G::tokens;
+    launch_project_weights<G>(stream_, device_.multiprocessors, dgrid, static_cast<T const*>(saved_.raw[2]),
+                              stem_norm_of<S>(p_, saved_, 2), rows, d_.parts, grad.proj.data);
+    sum_terms(stream_, stem_moments<T>{dgrid}, rows, S.dim, d_.bias_sums);
+    add_sums(stream_, d_.bias_sums, stem_sum_count, S.dim, grad.proj_bias.data);
+  }
+  /// dz of the third BatchNorm, to d_.dz[0].
+  void project_input(T const* dgrid, gradients const& grad) const {
+    int const parts = launch_project_input<G>(
+        stream_, device_.multiprocessors,
+        project_input_operands<G, T>{dgrid, d_.proj, saved_.raw[2], stem_norm_of<S>(p_, saved_, 2), d_.dz[0], d_.sums},
+        batch_ * G::tokens);
+    finish(2, parts, grad);
+  }
+  /// Convolution Stage: the gradient of its weights, and dz becomes that of its output. Patches: how dz and raw lie.
+  template <std::size_t Stage, bool Patches>
+  void weights(T* dz, gradients const& grad) const {
+    launch_train_weights(stream_, device_.multiprocessors,
+                         train_weights_source<G, Patches, T>{saved_.raw[Stage - 1], saved_.raw[Stage], dz,
+                                                             stem_norm_of<S>(p_, saved_, Stage - 1), gradient(Stage)},
+                         tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
+  }
+  /// From the gradient of its output to dz of the BatchNorm before it.
+  template <std::size_t Stage, bool Patches>
+  void input(T const* gradient, T* before, gradients const& grad) const {
+    using block = typename kernels::conv3;
+    int const parts = launch_train_conv3<G, block>(
+        stream_, device_.multiprocessors, "stem: gradient of a 3 x 3 convolution's input",
+        copied_halo<block, Patches, T>{gradient}, d_.mirrored[Stage - 1],
+        masked_sink<G, T>{saved_.raw[Stage - 1], stem_norm_of<S>(p_, saved_, Stage - 1), before, d_.sums},
+        tile_order::upwards, batch_);
+    finish(Stage - 1, parts, grad);
+  }
+  void first_weights(Reader const& picture, gradients const& grad) const {
     launch_train_conv1_weights<G>(stream_, device_.multiprocessors, picture, static_cast<T const*>(d_.dz[0]),
                                   static_cast<T const*>(saved_.raw[0]), gradient(0), tile_order::downwards, batch_,
                                   d_.parts, grad.conv1.data);
@@ -48,33 +95,6 @@ class stem_tensor_backward {
     finish_norm_gradient(stream_, d_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
                          stem_norm_of<S>(p_, saved_, stage), grad.bn_weight[stage].data, grad.bn_bias[stage].data,
                          d_.means);
-  }
-  void project(T const* dgrid, gradients const& grad) const {
-    int const rows = batch_ * G::tokens;
-    stem_train_norm const norm = stem_norm_of<S>(p_, saved_, 2);
-    launch_project_weights<G>(stream_, device_.multiprocessors, dgrid, static_cast<T const*>(saved_.raw[2]), norm, rows,
-                              d_.parts, grad.proj.data);
-    sum_terms(stream_, stem_moments<T>{dgrid}, rows, S.dim, d_.bias_sums);
-    add_sums(stream_, d_.bias_sums, stem_sum_count, S.dim, grad.proj_bias.data);
-    int const parts = launch_project_input<G>(
-        stream_, device_.multiprocessors,
-        project_input_operands<G, T>{dgrid, d_.proj, saved_.raw[2], norm, d_.dz[0], d_.sums}, rows);
-    finish(2, parts, grad);
-  }
-  /// Convolution Stage: its weights' gradient, then dz of the BatchNorm before it. Patches: how its own dz and raw lie.
-  template <std::size_t Stage, bool Patches>
-  void stage(T* dz, T* before, gradients const& grad) const {
-    using block = typename kernels::conv3;
-    stem_train_norm const norm = stem_norm_of<S>(p_, saved_, Stage - 1);
-    launch_train_weights(
-        stream_, device_.multiprocessors,
-        train_weights_source<G, Patches, T>{saved_.raw[Stage - 1], saved_.raw[Stage], dz, norm, gradient(Stage)},
-        tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
-    int const parts = launch_train_conv3<G, block>(
-        stream_, device_.multiprocessors, "stem: gradient of a 3 x 3 convolution's input",
-        copied_halo<block, Patches, T>{dz}, d_.mirrored[Stage - 1],
-        masked_sink<G, T>{saved_.raw[Stage - 1], norm, before, d_.sums}, tile_order::upwards, batch_);
-    finish(Stage - 1, parts, grad);
   }
 
   cudaStream_t stream_;
