@@ -54,6 +54,10 @@ TEST_CASE_TEMPLATE("cuda token_label_loss: equals the CPU's in double, from labe
   check_maps<P::value, 30000>(2, 1, 2, {0, 1, 0, 1}, crop_convention::published);  // no room in shared memory
 }
 
+TEST_CASE("cuda token_label_loss: so many patches that a warp takes several") {
+  check_maps<cuda::precision::fp32, 12>(2, 93, 92, {3, 20, 5, 28}, crop_convention::published);
+}
+
 TEST_CASE_TEMPLATE("cuda token_label_loss: as many patches as large pictures have [long]", P, in_bf16, in_fp32) {
   check_maps<P::value, 1000>(5, 28, 28, {3, 20, 5, 28}, crop_convention::published);
   check_maps<P::value, 1000>(3, 56, 56, {0, 56, 7, 40}, crop_convention::aligned);

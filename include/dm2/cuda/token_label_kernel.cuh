@@ -82,8 +82,9 @@ __device__ inline bool inside(mix_box const& b, int token, int cols) {
 
 /// The sample whose patch's logits stand in row (sample, token).
 template <class T, class Source>
-__device__ inline int sample_of(loss_call<T, Source> const& call, mix_box const& box, int sample, int token) {
-  return call.mixed && inside(box, token, call.cols) ? call.batch - 1 - sample : sample;
+__device__ inline int sample_of(loss_call<T, Source> const& call, int sample, int token) {
+  if (!call.mixed) return sample;
+  return inside(call.present_box(), token, call.cols) ? call.batch - 1 - sample : sample;
 }
 
 /// N numbers as they lie in memory, two of 16 bits in a register.
@@ -241,8 +242,8 @@ __device__ inline float mixed_row(Source const& source, target_memory const& m, 
 
 /// The class token of sample b, by a block.
 template <int K, class T, class Source>
-__device__ inline float class_row(loss_call<T, Source> const& call, mix_box const& box, int b, target_memory const& m) {
-  float const lam = 1 - float(area_of(box)) / float(call.tokens);
+__device__ inline float class_row(loss_call<T, Source> const& call, int b, target_memory const& m) {
+  float const lam = 1 - float(area_of(call.present_box())) / float(call.tokens);
   std::size_t const at = std::size_t(b) * K;
   return mixed_row<K>(call.source, m, b, call.batch - 1 - b, lam, 0, call.cls + at, call.scale / float(call.batch),
                       call.dcls + at);
@@ -255,10 +256,9 @@ __global__ void __launch_bounds__(loss_threads, Tr::resident)
   constexpr int K = Tr::classes;
   __shared__ float sums[loss_warps];
   float* const memory = reinterpret_cast<float*>(dynamic_shared());
-  mix_box const box = call.present_box();
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   if (int(blockIdx.x) < call.batch) {
-    float const loss = class_row<K>(call, box, int(blockIdx.x), target_memory{memory, memory + K, sums, Tr::parts});
+    float const loss = class_row<K>(call, int(blockIdx.x), target_memory{memory, memory + K, sums, Tr::parts});
     if (threadIdx.x == 0) call.parts[blockIdx.x] = {double(loss), 0};
     return;
   }
@@ -273,7 +273,7 @@ __global__ void __launch_bounds__(loss_threads, Tr::resident)
     int const row = (first + k) * loss_warps + warp;
     if (row >= rows) break;
     warp_logits<Tr> const logits{call.aux + std::ptrdiff_t{row} * K};
-    int const token = row % call.tokens, sample = sample_of(call, box, row / call.tokens, token);
+    int const token = row % call.tokens, sample = sample_of(call, row / call.tokens, token);
     formed_row const t = call.source.template form<K>(sample, 1 + token, extra, list);
     loss += warp_row<Tr>(logits, t, weight, call.daux + std::ptrdiff_t{row} * K);
     __syncwarp();
@@ -296,17 +296,16 @@ __global__ void __launch_bounds__(loss_threads) wide_token_loss_kernel(loss_call
   float* const memory =
       call.wide != nullptr ? call.wide + std::size_t{blockIdx.x} * 2 * K : reinterpret_cast<float*>(dynamic_shared());
   target_memory const m{memory, memory + K, sums, 1};
-  mix_box const box = call.present_box();
   float const weight = call.scale / (float(call.batch) * float(call.tokens));
   std::ptrdiff_t const rows = std::ptrdiff_t{call.batch} * call.tokens;
   loss_part loss{0, 0};
   for (std::ptrdiff_t r = blockIdx.x; r < call.batch + rows; r += gridDim.x) {
     if (r < call.batch) {
-      loss.cls += double(class_row<K>(call, box, int(r), m));
+      loss.cls += double(class_row<K>(call, int(r), m));
       continue;
     }
     std::ptrdiff_t const row = r - call.batch;
-    int const token = int(row % call.tokens), sample = sample_of(call, box, int(row / call.tokens), token);
+    int const token = int(row % call.tokens), sample = sample_of(call, int(row / call.tokens), token);
     loss.patches += double(
         mixed_row<K>(call.source, m, sample, sample, 1, 1 + token, call.aux + row * K, weight, call.daux + row * K));
   }

@@ -83,56 +83,63 @@ struct map_rows {
             axes.weights + std::size_t(x) * std::size_t(axes.side)};
   }
 
+  static constexpr int top = 5, at_once = 6;  ///< scores of a cell, cells that a warp reads at once
+
+  /// One of a cell's scores, times the cell's weight, and its class. Nothing where the lane has none.
+  struct score {
+    bool present;
+    int index;
+    float value;
+  };
+  template <int K>
+  __device__ score read(label_sample const& s, bin const& b, int cell, int k) const {
+    int const y = cell / b.x.count, x = cell - y * b.x.count;
+    float const weight = b.weight_y[y] * b.weight_x[x];
+    std::size_t const plane = std::size_t(s.height) * std::size_t(s.width);
+    std::size_t const at =
+        s.map + std::size_t(k) * plane + std::size_t(b.y.first + y) * std::size_t(s.width) + std::size_t(b.x.first + x);
+    float const value = to_float(maps.values[at]), named = to_float(maps.values[at + top * plane]);
+    bool const known = named >= 0 && named < float(K);
+    return {weight != 0, known ? int(named) : 0, known ? weight * value : NAN};
+  }
+  /// Where a cell has a class twice, its first lane takes the sum and the others nothing.
+  __device__ static void join_equal(score& e, int k) {
+    int const cell = int(threadIdx.x) % 32 - k;
+    float sum = 0;
+#pragma unroll
+    for (int d = 0; d < top; ++d) {
+      int const other = __shfl_sync(0xffffffffu, e.index, cell + d);
+      float const more = __shfl_sync(0xffffffffu, e.value, cell + d);
+      if (other != e.index) continue;
+      sum += more;
+      if (d < k) e.present = false;
+    }
+    e.value = sum;
+  }
+
   /// Adds the scores of cells 6 c .. 6 c + 5 of the bin, for c = first, first + step, ...; a lane takes one of a cell's
-  /// five. Cell after cell, and in a cell the first lane of those with one class, so that the order is fixed. Returns
-  /// the number of classes that were untouched; they go to `list` unless it is null.
+  /// five. Cell after cell, so that the order is fixed. Returns the number of classes that were untouched; they go to
+  /// `list` unless it is null.
   template <int K, class Index>
   __device__ int scatter(label_sample const& s, bin const& b, int first, int step, float* scores, Index* list) const {
-    constexpr int top = 5, at_once = 6;
     int const lane = int(threadIdx.x) % 32, slot = lane / top, k = lane % top, cells = b.y.count * b.x.count;
-    std::size_t const plane = std::size_t(s.height) * std::size_t(s.width);
     int listed = 0;
     for (int c = first * at_once; c < cells; c += step * at_once) {
-      int const cell = c + slot;
-      bool leads = slot < at_once && cell < cells;
-      int index = 0;
-      float value = 0;
-      if (leads) {
-        int const y = cell / b.x.count, x = cell - y * b.x.count;
-        float const weight = b.weight_y[y] * b.weight_x[x];
-        std::size_t const at = s.map + std::size_t(k) * plane + std::size_t(b.y.first + y) * std::size_t(s.width) +
-                               std::size_t(b.x.first + x);
-        float const score = to_float(maps.values[at]), named = to_float(maps.values[at + top * plane]);
-        bool const known = named >= 0 && named < float(K);
-        index = known ? int(named) : 0;
-        value = known ? weight * score : NAN;
-        leads = weight != 0;
-      }
-      float sum = 0;
-      bool const present = leads;
-#pragma unroll
-      for (int d = 0; d < top; ++d) {
-        int const from = lane - k + d;
-        int const other = __shfl_sync(0xffffffffu, index, from);
-        float const more = __shfl_sync(0xffffffffu, value, from);
-        if (other == index) {
-          sum += more;
-          leads = leads && d >= k;
-        }
-      }
-      leads = leads && present;
+      score e{false, 0, 0.f};
+      if (slot < at_once && c + slot < cells) e = read<K>(s, b, c + slot, k);
+      join_equal(e, k);
       bool fresh = false;
 #pragma unroll
       for (int turn = 0; turn < at_once; ++turn) {
-        if (leads && slot == turn) {
-          float const before = scores[index];
+        if (e.present && slot == turn) {
+          float const before = scores[e.index];
           fresh = is_untouched(before);
-          scores[index] = before + (sum + 0.f);  // + 0: a sum of -0 would leave it untouched
+          scores[e.index] = before + (e.value + 0.f);  // + 0: a sum of -0 would leave it untouched
         }
         __syncwarp();
       }
       unsigned const who = __ballot_sync(0xffffffffu, fresh);
-      if (fresh && list != nullptr) list[listed + __popc(who & ((1u << lane) - 1u))] = Index(index);
+      if (fresh && list != nullptr) list[listed + __popc(who & ((1u << lane) - 1u))] = Index(e.index);
       listed += __popc(who);
     }
     return listed;
