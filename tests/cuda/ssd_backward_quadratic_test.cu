@@ -21,13 +21,15 @@ constexpr mixer_shape square{.heads = 4, .headdim = 64, .d_state = 64, .groups =
 constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 1, .d_conv = 4};
 /// One head a group, so that a block has no second unit, and an odd number of 16s in both sizes.
 constexpr mixer_shape lone{.heads = 2, .headdim = 48, .d_state = 48, .groups = 2, .d_conv = 4};
+/// A unit's operands are smaller than a part of B and C.
+constexpr mixer_shape narrow{.heads = 3, .headdim = 16, .d_state = 32, .groups = 1, .d_conv = 4};
 constexpr mixer_shape widest{.heads = 1, .headdim = 128, .d_state = 256, .groups = 1, .d_conv = 4};
 
 }  // namespace
 
 #define DM2_QUADRATIC_SCANS                                                                                   \
   scan_of<few, __nv_bfloat16>, scan_of<few, __half>, scan_of<sliced, __nv_bfloat16>, scan_of<square, __half>, \
-      scan_of<least, __nv_bfloat16>, scan_of<lone, __half>
+      scan_of<least, __nv_bfloat16>, scan_of<narrow, __nv_bfloat16>, scan_of<lone, __half>
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: every gradient equals double's at lengths around the tiles'", Case,
                    DM2_QUADRATIC_SCANS) {

@@ -7,17 +7,19 @@
 ///     Gamma = G E dt W,  da_t = sum of Gamma_ij over i >= t > j,  d dt = x . U + A da,  dA = sum dt da
 ///
 /// A block has one sequence and one group, in 16 x 16 tiles on and below the diagonal. Scores G are computed once and
-/// stay in shared memory; dG stays in registers over all heads of the group, so that their sum is exact to float's
-/// rounding and in a fixed order. Then for each unit, a head's columns:
-///  1. Every tile: W, its part of dG, the sums of Gamma over the tile's rows and over the tile, and G E to shared
-///     memory. Below the diagonal, with e_J the sum c at the end of tile J, E_ij = exp(c_i - e_J) exp(e_J - c_j), both at
-///     most 1: two exponentials a lane; the second factor is left out of G E and goes into U.
-///  2. Every 16 rows: U = (G E)^T dy, and from it dx, d dt and the sums for A and D.
+/// stay in shared memory; dG stays in registers over all heads of the group, so that their sum is float's and in a fixed
+/// order. Then for each unit, a head's columns:
+///  1. Every tile: W, its part of dG, the sums of Gamma over the tile's rows, and G E to shared memory. Below the
+///     diagonal, with e_J the sum c at the end of tile J, E_ij = exp(c_i - e_J) exp(e_J - c_j), both at most 1: two
+///     exponentials a lane; the second factor is left out of G E and goes into U. On the diagonal G E is times dt_j, and
+///     D is added to it.
+///  2. Every 16 tokens: dx = (G E)^T dy, and with what comes from the tiles around d dt and the sums for A and D.
+/// At the end dB and dC, from dG rounded to 16 bits.
 ///
 /// da_t as sums over rectangles: inside t's tile (i, j both in it), rows i >= t of it with all tiles before, columns
 /// j < t of it with all tiles after, and whole tiles around. Row sums minus column sums would lose digits.
 ///
-/// Reads x, B, C and dy of a sequence once, and B and C again for dB and dC; recomputes everything else.
+/// Saved: nothing. Reads x and dy of a sequence once, B and C twice.
 #pragma once
 
 #include <dm2/cuda/context.cuh>
@@ -30,14 +32,14 @@
 namespace dm2::cuda::detail {
 namespace scan {
 
-/// Block: group + G sequence. Two units' operands are there at a time where `stages` is 2.
+/// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied while a unit is computed.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 1)
     ssd_backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
   backward_quadratic_block<Tr> k{p, at, dynamic_shared()};
   warp_tiles<Tr> const tiles{k};
   score_tiles(k, tiles);
-  bool const scanner = k.warp == Tr::warps - 1;  // the warp with the fewest tokens, or none
+  bool const scanner = k.warp == Tr::warps - 1;  // the warp with the fewest products in finish_rows, or none
   if (scanner) scan_vectors(k, 0);
   unsigned char* const parts = parts_beside(k, (Tr::units - 1) & 1);  // of B and C, for dB and dC
   tile_sums<Tr> gradient;
@@ -88,7 +90,7 @@ struct ssd_backward_quadratic {
   static constexpr bool possible = is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
   /// At most 256 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
-  /// 197 tokens 215 KB, or 153 KB with one unit's operands at a time.
+  /// 197 tokens 201 KB, or 154 KB with one unit's operands at a time.
   static bool fits(ssd_backward_operands<M, T> const& p, device_properties const& device) {
     if constexpr (possible)
       return p.length <= long_traits::most_tiles() * 16 && p.aligned() &&

@@ -49,7 +49,7 @@ struct backward_quadratic_layout {
   int tiles;     ///< of 16 tokens
   int stages;    ///< units whose operands are there at a time, 1 or 2
   int operands;  ///< x, then dy of a unit
-  int stage;     ///< bytes of a unit's operands
+  int stage;     ///< bytes of a unit's operands, and enough for a part
   int decayed;   ///< the unit's scores with their decay, as the scores
   int patches;   ///< 16 rows of a part for each warp
   int vectors;   ///< decay_vectors, twice
@@ -62,7 +62,7 @@ struct backward_quadratic_layout {
       : tiles{(length + 15) / 16},
         stages{units_at_a_time},
         operands{tiles_below(tiles + 1) * fragment_bytes},
-        stage{2 * rows() * Tr::pitch},
+        stage{2 * rows() * (Tr::pitch > Tr::part_pitch ? Tr::pitch : Tr::part_pitch)},
         decayed{operands + stages * stage},
         patches{operands + (stages - 1) * stage + 2 * part_bytes()} {
     int const units_end = decayed + operands, parts_end = patches + Tr::warps * 16 * Tr::part_pitch;
