@@ -168,16 +168,31 @@ __device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, int unit
   copy_rows<Tr::slice>(k, k.p.x + k.column(unit), k.p.x_stride, k.p.dy + k.column(unit), k.p.dy_stride, k.x(unit));
 }
 
-/// One warp: a unit's decay_vectors. As in the forward scan a step counts at most 160.
+/// One warp: a unit's decay_vectors, each lane of 8 neighbouring tokens. As in the forward scan a step counts at most
+/// 160.
 template <class Tr>
 __device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int unit) {
-  constexpr int run = 8;  // tokens of a lane
-  int const t0 = k.lane * run;
+  constexpr int run = 8, heads = Tr::sizes::heads;
+  decay_vectors<Tr> const to{k.shared, k.at, unit};
   float const rate = k.p.a[k.parameter(unit)] * log2_e;
-  float const* const from = k.p.dt + k.row(0) * Tr::sizes::heads + k.head(unit);
-  float dt[run], c[run], sum = 0;
+  float const* const from = k.p.dt + k.row(0) * heads + k.head(unit);
+  float dt[run], c[run], rest[run], rest_step[run], sum = 0;
 #pragma unroll
-  for (int i = 0; i < run; ++i) dt[i] = t0 + i < k.p.length ? __ldg(from + (t0 + i) * Tr::sizes::heads) : 0.f;
+  for (int i = 0; i < run; ++i) {  // neighbouring lanes read neighbouring tokens, and exchange them in shared memory
+    int const token = i * 32 + k.lane;
+    dt[i] = token < k.p.length ? __ldg(from + token * heads) : 0.f;
+  }
+#pragma unroll
+  for (int i = 0; i < run; ++i)
+    if (i * 32 + k.lane < k.at.rows()) to.dt[i * 32 + k.lane] = dt[i];
+  __syncwarp();
+  int const t0 = k.lane * run;
+  bool const inside = t0 < k.at.rows();
+#pragma unroll
+  for (int i = 0; i < run; i += 4) {
+    float4 const v = inside ? *reinterpret_cast<float4 const*>(to.dt + t0 + i) : float4{0, 0, 0, 0};
+    dt[i] = v.x, dt[i + 1] = v.y, dt[i + 2] = v.z, dt[i + 3] = v.w;
+  }
 #pragma unroll
   for (int i = 0; i < run; ++i) c[i] = sum += fmaxf(dt[i] * rate, -160.f);
 #pragma unroll
@@ -190,12 +205,15 @@ __device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int u
 #pragma unroll
   for (int i = 0; i < run; ++i) c[i] += before;
   float const end = __shfl_sync(~0u, c[run - 1], k.lane | 1);
-  if (t0 >= k.at.rows()) return;
-  decay_vectors<Tr> const to{k.shared, k.at, unit};
 #pragma unroll
-  for (int i = 0; i < run; ++i) {
-    float const rest = exp2_fast(end - c[i]);
-    to.c[t0 + i] = c[i], to.dt[t0 + i] = dt[i], to.rest[t0 + i] = rest, to.rest_step[t0 + i] = rest * dt[i];
+  for (int i = 0; i < run; ++i) rest[i] = exp2_fast(end - c[i]), rest_step[i] = rest[i] * dt[i];
+  if (!inside) return;
+#pragma unroll
+  for (int i = 0; i < run; i += 4) {
+    *reinterpret_cast<float4*>(to.c + t0 + i) = {c[i], c[i + 1], c[i + 2], c[i + 3]};
+    *reinterpret_cast<float4*>(to.rest + t0 + i) = {rest[i], rest[i + 1], rest[i + 2], rest[i + 3]};
+    *reinterpret_cast<float4*>(to.rest_step + t0 + i) = {rest_step[i], rest_step[i + 1], rest_step[i + 2],
+                                                         rest_step[i + 3]};
   }
 }
 
