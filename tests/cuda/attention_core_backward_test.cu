@@ -122,7 +122,7 @@ TEST_CASE("cuda attention_core_backward: softmaxes from flat to peaked") {
     backward_case<precision::bf16, one_head>{1, 197, scale}.check(scale < 3 ? 0.06 : 0.25);
 }
 
-TEST_CASE("cuda attention_core_backward: rows that do not start at 16 bytes") {
+TEST_CASE("cuda attention_core_backward: activations that do not start at 16 bytes") {
   backward_case<precision::bf16, plain> f{1, 40}, shifted{1, 40};
   f.backward();
   std::vector<double> moved = f.host.qkv;
@@ -132,6 +132,25 @@ TEST_CASE("cuda attention_core_backward: rows that do not start at 16 bytes") {
                                 attention_parameters<plain, float const, space::device>{}, f.dy.as_rows<96>(),
                                 shifted.dqkv.as_rows<288>(), attention_parameters<plain, float, space::device>{}, 40);
   CHECK(relative_error(shifted.dqkv.read(), f.dqkv.read()) < 4 * rounding_tolerance<__nv_bfloat16>);
+}
+
+TEST_CASE("cuda attention_core_backward: parameters that do not start at 16 bytes give the same bits") {
+  backward_case<precision::bf16, narrow> f{2, 40}, g{2, 40};
+  std::vector<double> conv = f.host.conv, bias = f.host.bias;
+  conv.insert(conv.begin(), 0);
+  bias.insert(bias.begin(), 2, 0);
+  device_array<float> const far_conv{conv}, far_bias{bias};
+  f.backward();
+  cuda::attention_core_backward(
+      g.ctx, g.qkv.as_rows<96>(),
+      attention_parameters<narrow, float const, space::device>{
+          block<float const, space::device, 96, 1, 3>{far_conv.data() + 1},
+          block<float const, space::device, 96>{far_bias.data() + 2}},
+      g.dy.as_rows<32>(), g.dqkv.as_rows<96>(),
+      attention_parameters<narrow, float, space::device>{g.dconv.as_block<96, 1, 3>(), g.dbias.as_block<96>()}, 40);
+  CHECK(g.dqkv.read() == f.dqkv.read());
+  CHECK(g.dconv.read() == f.dconv.read());
+  CHECK(g.dbias.read() == f.dbias.read());
 }
 
 TEST_CASE("cuda attention_core_backward: more runs of tokens than there are parts for their sums") {
