@@ -37,14 +37,14 @@ class device_records {
   cuda::device_memory memory_;
 };
 
-/// A map whose cells name a class twice now and then, and have scores of 0, as a warped map has.
+/// A map whose cells name a class twice now and then, and have scores of 0 (of either sign), as a warped map has.
 inline std::vector<float> random_label_map(int height, int width, int classes, random_source& random) {
   std::size_t const cells = std::size_t(height) * std::size_t(width);
   auto map = random.normal<float>(10 * cells, 4, 3);
   auto const index = random.uniform(5 * cells, 0, classes), zero = random.uniform(5 * cells, 0, 1);
   for (std::size_t i = 0; i < 5 * cells; ++i) {
     map[5 * cells + i] = float(std::floor(index[i]));
-    if (zero[i] < 0.1) map[i] = map[5 * cells + i] = 0;
+    if (zero[i] < 0.1) map[i] = -0.f, map[5 * cells + i] = 0;
   }
   return map;
 }
@@ -72,7 +72,7 @@ struct label_map_case {
   [[nodiscard]] std::size_t patches() const { return std::size_t(batch) * std::size_t(tokens()); }
 
   void add_sample(int b) {
-    int const label = (7 * b + 1) % K, h = b % 3 == 0 ? 18 : 12, w = b % 3 == 0 ? 18 : 9;
+    int const label = (7 * b + 1) % K, h = b % 3 == 0 ? 18 : 9, w = b % 3 == 0 ? 18 : 13;
     if (b % 3 == 2) {
       targets.add(label, tokens());
       samples.push_back(cuda::make_label_sample(label));
@@ -80,7 +80,8 @@ struct label_map_case {
     }
     auto const map = random_label_map(h, w, K, random);
     auto const d = random.uniform(4, 0.1, 0.6);
-    crop_fraction const crop{d[0], d[1], std::min(d[2], 1 - d[0]), std::min(d[3], 1 - d[1])};
+    // the oblong one's crop begins outside it, and in the published convention ends there too
+    crop_fraction const crop{b % 3 == 0 ? d[0] : -0.3, d[1], std::min(d[2], 1 - d[0]), std::min(d[3], 1 - d[1])};
     targets.add(label_map<float>{std::span{map}, h, w}, crop, label, height, width, convention);
     samples.push_back(cuda::make_label_sample(maps.size(), h, w, crop, label, height, width, convention));
     maps.insert(maps.end(), map.begin(), map.end());
