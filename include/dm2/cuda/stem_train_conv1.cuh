@@ -4,8 +4,10 @@
 
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_conv1.cuh>
-#include <dm2/cuda/stem_train_conv3.cuh>
+#include <dm2/cuda/stem_train_halo.cuh>
+#include <dm2/cuda/stem_train_sink.cuh>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 

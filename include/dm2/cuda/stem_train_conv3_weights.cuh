@@ -8,9 +8,10 @@
 #pragma once
 
 #include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/stem_train_conv3.cuh>
+#include <dm2/cuda/stem_train_halo.cuh>
 #include <dm2/cuda/stem_train_weights.cuh>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 

@@ -6,7 +6,9 @@
 /// parts in their order.
 #pragma once
 
-#include <dm2/cuda/stem_train_project.cuh>
+#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/stem_train_eight.cuh>
 #include <dm2/cuda/stem_train_weights.cuh>
 
 #include <algorithm>
@@ -48,6 +50,57 @@ __device__ inline void load_patches(std::uint32_t to, T const* dgrid, T const* r
   }
 }
 
+/// BatchNorm and ReLU of a step's raw outputs, in the pieces that this thread copied.
+template <class G, class T>
+__device__ inline void activate_patches(unsigned char* at, eight_activations const& eight) {
+  using block = project_weights_block<G>;
+#pragma unroll
+  for (int j = 0; j < block::step * 16 / block::threads; ++j) {
+    int const i = int(threadIdx.x) + j * block::threads;
+    uint4* const v = reinterpret_cast<uint4*>(at + block::a_bytes + i / 16 * block::b_row_bytes + i % 16 * 16);
+    *v = eight.apply<T>(*v);
+  }
+}
+
+/// A warp's sums: 48 rows, and 64 columns.
+template <class G, class T>
+struct project_weights_sums {
+  using block = project_weights_block<G>;
+  float c[3][8][4] = {};
+
+  /// += a step of 64 patches; a and b are this lane's addresses of the first sixteen.
+  __device__ void multiply(std::uint32_t a_at, std::uint32_t b_at) {
+#pragma unroll
+    for (int k = 0; k < block::step / 16; ++k) {
+      std::uint32_t a[3][4];
+#pragma unroll
+      for (int m = 0; m < 3; ++m) load_matrix_transposed(a[m], a_at + unsigned(k * 16 * block::a_row_bytes + m * 32));
+#pragma unroll
+      for (int n = 0; n < 8; n += 2) {
+        std::uint32_t b[4];
+        load_matrix_transposed(b, b_at + unsigned(k * 16 * block::b_row_bytes + n * 16));
+#pragma unroll
+        for (int m = 0; m < 3; ++m) mma<T>(c[m][n], a[m], b[0], b[1]), mma<T>(c[m][n + 1], a[m], b[2], b[3]);
+      }
+    }
+  }
+  /// To a part [D, depth], from (row, column) on.
+  __device__ void write(float* part, int row, int column) const {
+    int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+    for (int m = 0; m < 3; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        int const d = row + 16 * m + 8 * half + lane / 4;
+        if (d >= block::dim || column >= block::depth) continue;
+#pragma unroll
+        for (int n = 0; n < 8; ++n)
+          *reinterpret_cast<float2*>(part + std::ptrdiff_t{d} * block::depth + column + n * 8 + lane % 4 * 2) =
+              make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]);
+      }
+  }
+};
+
 /// parts [gridDim.z, D, depth]. Block (128 columns, 192 rows, share of the patches).
 template <class G, class T>
 __global__ void __launch_bounds__(256, 1)
@@ -65,61 +118,28 @@ __global__ void __launch_bounds__(256, 1)
   int const a_at = (lane / 16 * 8 + lane % 8) * block::a_row_bytes + (warp / 2 * 6 + lane / 8 % 2) * 16;
   int const b_at =
       block::a_bytes + (lane / 8 % 2 * 8 + lane % 8) * block::b_row_bytes + (warp % 2 * 8 + lane / 16) * 16;
-
-  for (int s = 0; s < block::stages - 1; ++s) {
-    if (first + s < last)
-      load_patches<G>(shared + unsigned(s * block::stage_bytes), dgrid, raw, (first + s) * block::step, patches, row,
+  auto const load = [&](int slot, int step) {
+    if (step < last)
+      load_patches<G>(shared + unsigned(slot * block::stage_bytes), dgrid, raw, step * block::step, patches, row,
                       column);
     commit_copies();
-  }
-  float c[3][8][4] = {};
+  };
+
+  for (int s = 0; s < block::stages - 1; ++s) load(s, first + s);
+  project_weights_sums<G, T> sums;
   int slot = 0, next = block::stages - 1;
   for (int step = first; step < last; ++step) {
     wait_copies<block::stages - 2>();
-#pragma unroll
-    for (int j = 0; j < block::step * 16 / block::threads; ++j) {
-      int const i = int(threadIdx.x) + j * block::threads;
-      uint4* const v = reinterpret_cast<uint4*>(memory + slot * block::stage_bytes + block::a_bytes +
-                                                i / 16 * block::b_row_bytes + i % 16 * 16);
-      *v = eight.apply<T>(*v);
-    }
+    activate_patches<G, T>(memory + slot * block::stage_bytes, eight);
     __syncthreads();  // the step is there, and the one before is read
-    if (step + block::stages - 1 < last)
-      load_patches<G>(shared + unsigned(next * block::stage_bytes), dgrid, raw,
-                      (step + block::stages - 1) * block::step, patches, row, column);
-    commit_copies();
+    load(next, step + block::stages - 1);
     std::uint32_t const at = shared + unsigned(slot * block::stage_bytes);
-#pragma unroll
-    for (int k = 0; k < block::step / 16; ++k) {
-      std::uint32_t a[3][4];
-#pragma unroll
-      for (int m = 0; m < 3; ++m)
-        load_matrix_transposed(a[m], at + unsigned(a_at + k * 16 * block::a_row_bytes + m * 32));
-#pragma unroll
-      for (int n = 0; n < 8; n += 2) {
-        std::uint32_t b[4];
-        load_matrix_transposed(b, at + unsigned(b_at + k * 16 * block::b_row_bytes + n * 16));
-#pragma unroll
-        for (int m = 0; m < 3; ++m) mma<T>(c[m][n], a[m], b[0], b[1]), mma<T>(c[m][n + 1], a[m], b[2], b[3]);
-      }
-    }
+    sums.multiply(at + unsigned(a_at), at + unsigned(b_at));
     next = slot;
     slot = slot + 1 == block::stages ? 0 : slot + 1;
   }
-#pragma unroll
-  for (int m = 0; m < 3; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int const d = row + warp / 2 * 48 + 16 * m + 8 * half + lane / 4;
-      if (d >= block::dim) continue;
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-        int const at_column = column + warp % 2 * 64 + n * 8 + lane % 4 * 2;
-        if (at_column < block::depth)
-          *reinterpret_cast<float2*>(parts + (std::ptrdiff_t{blockIdx.z} * block::dim + d) * block::depth + at_column) =
-              make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]);
-      }
-    }
+  sums.write(parts + std::ptrdiff_t{blockIdx.z} * block::dim * block::depth, row + warp / 2 * 48,
+             column + warp % 2 * 64);
 }
 
 /// Where a part's number (d, tap, channel) lies in the parameters' [d, channel, tap].

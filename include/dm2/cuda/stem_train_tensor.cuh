@@ -14,6 +14,7 @@
 #include <dm2/cuda/stem_train_conv3_weights.cuh>
 #include <dm2/cuda/stem_train_general.cuh>
 #include <dm2/cuda/stem_train_project.cuh>
+#include <dm2/cuda/stem_train_project_input.cuh>
 #include <dm2/cuda/stem_train_project_weights.cuh>
 #include <dm2/cuda/stem_train_saved.cuh>
 #include <dm2/cuda/stem_train_sums.cuh>
