@@ -60,18 +60,22 @@ struct conv_march {
 #pragma unroll
       for (int v = 0; v < V; ++v) dp[k][v] = 0;
   }
-  /// Starts the loads for raw's tokens s .. s + U - 1 of the sequence whose first row is `first`.
+  /// Starts the loads for raw's tokens s .. s + U - 1 of the sequence whose first row is `first`. Inside: all of them
+  /// and of their results are tokens that the caller counts.
+  template <bool Inside>
   __device__ void load(std::size_t first, int s, int length) {
+    constexpr int down = Dir::reverse_tokens ? -1 : 1;
+    int const start = Dir::reverse_tokens ? length - 1 - (s - lag) : s;
+    T const* const from = du.data + (std::ptrdiff_t(first) + start) * du.stride;
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       int const t = s + u - lag;
-      bool const inside = t >= 0 && t < length;
-      std::size_t const row = first + std::size_t(source_token<Dir>(inside ? t : 0, length));
-      next[u] = numbers::load_if(inside, du.data + row * std::size_t(du.stride));
+      next[u] = numbers::load_if(Inside || (t >= 0 && t < length), from + down * u * du.stride);
     }
   }
   /// raw[K - 1 + u] is token s + u; out[u] gets this direction's part of draw of token s + u - (K - 1). Sums count the
   /// tokens [t0, t1).
+  template <bool Inside>
   __device__ void step(float const (&raw)[K - 1 + U][V], int s, int t0, int t1, float (&out)[U][V]) {
 #pragma unroll
     for (int u = 0; u < U; ++u) {
@@ -82,13 +86,13 @@ struct conv_march {
         float p = bias[v];
 #pragma unroll
         for (int k = 0; k < K; ++k) p = fmaf(taps[k][v], raw[u + k][v], p);
-        float const s_ = sigmoid(p);
-        dp[K - 1 + u][v] = d[v] * s_ * (1.f + p * (1.f - s_));
+        float const s_ = sigmoid_as<T>(p);
+        dp[K - 1 + u][v] = d[v] * fmaf(p * s_, 1.f - s_, s_);
 #pragma unroll
         for (int k = 0; k < K; ++k) out[u][v] = fmaf(taps[k][v], dp[K - 1 + u - k][v], out[u][v]);
       }
       int const t = s + u - lag;
-      if (t < t0 || t >= t1) continue;
+      if (!Inside && (t < t0 || t >= t1)) continue;
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         dbias[v] += dp[K - 1 + u][v];
@@ -118,7 +122,9 @@ template <class Tr, class Dir, class T>
 struct conv_nothing {
   __device__ conv_nothing(conv_backward_operands<T> const&, int) {}
   __device__ void start() {}
+  template <bool>
   __device__ void load(std::size_t, int, int) {}
+  template <bool>
   __device__ void step(float const (&)[Tr::taps - 1 + Tr::steps][Tr::vector], int, int, int,
                        float (&)[Tr::steps][Tr::vector]) {}
   __device__ void write(float*) const {}
@@ -127,59 +133,70 @@ struct conv_nothing {
 /// V channels of the projection from `channel` on, which the first direction convolves, or the second, or both. `Add`:
 /// to what dzxbcdt holds.
 template <class Tr, bool First, bool Second, bool Add, class T>
-__device__ inline void conv_backward_channels(conv_backward_operands<T> const& p, int channel) {
-  constexpr int V = Tr::vector, K = Tr::taps, U = Tr::steps;
+struct conv_channels {
+  static constexpr int V = Tr::vector, K = Tr::taps, U = Tr::steps, pitch = Tr::projected;
   using numbers = vector_numbers<T, V>;
   using a_direction = typename Tr::first;
   using b_direction = typename Tr::second;
-  std::conditional_t<First, conv_march<Tr, a_direction, T>, conv_nothing<Tr, a_direction, T>> a{
-      p, channel - a_direction::conv};
-  std::conditional_t<Second, conv_march<Tr, b_direction, T>, conv_nothing<Tr, b_direction, T>> b{
-      p, channel - b_direction::conv};
-  for (int unit = int(blockIdx.x); unit < p.sequences * p.runs; unit += int(gridDim.x)) {
-    std::size_t const first = std::size_t(unit / p.runs) * std::size_t(p.length);
-    int const t0 = unit % p.runs * p.run, t1 = min(t0 + p.run, p.length);
-    T const* const from = p.zxbcdt + first * Tr::projected + channel;
-    T* const to = p.dzxbcdt + first * Tr::projected + channel;
-    auto const load = [&](int t) {
-      return numbers::load_if(t >= 0 && t < p.length, from + std::ptrdiff_t{t} * Tr::projected);
-    };
-    float raw[K - 1 + U][V];
+
+  conv_backward_operands<T> const& p;
+  int channel;
+  std::conditional_t<First, conv_march<Tr, a_direction, T>, conv_nothing<Tr, a_direction, T>> a;
+  std::conditional_t<Second, conv_march<Tr, b_direction, T>, conv_nothing<Tr, b_direction, T>> b;
+  float raw[K - 1 + U][V];
+
+  __device__ conv_channels(conv_backward_operands<T> const& p_, int channel_)
+      : p{p_}, channel{channel_}, a{p_, channel_ - a_direction::conv}, b{p_, channel_ - b_direction::conv} {}
+
+  /// Tokens s .. s + U - 1 come in, s - (K - 1) .. go out. Inside: each of them is in [t0, t1).
+  template <bool Inside>
+  __device__ void step(std::size_t first, int s, int t0, int t1) {
+    std::ptrdiff_t const at = (std::ptrdiff_t(first) + s) * pitch + channel;
+    T const* const from = p.zxbcdt + at;
+    T* const to = p.dzxbcdt + at;
+    numbers next[U], before[U];
+    auto const leaves = [&](int u) { return Inside || (s + u - (K - 1) >= t0 && s + u - (K - 1) < t1); };
 #pragma unroll
-    for (int k = 0; k < K - 1; ++k) load(t0 - (K - 1) + k).get(raw[k]);
-    a.start(), b.start();
-    for (int s = t0; s < t1 + K - 1; s += U) {
-      numbers next[U], before[U];
+    for (int u = 0; u < U; ++u) next[u] = numbers::load_if(Inside || s + u < p.length, from + u * pitch);
+    a.template load<Inside>(first, s, p.length), b.template load<Inside>(first, s, p.length);
+    if (Add)
 #pragma unroll
-      for (int u = 0; u < U; ++u) next[u] = load(s + u);
-      a.load(first, s, p.length), b.load(first, s, p.length);
-      if (Add) {
+      for (int u = 0; u < U; ++u) before[u] = numbers::load_if(leaves(u), to + (u - (K - 1)) * pitch);
+    float out[U][V] = {};
 #pragma unroll
-        for (int u = 0; u < U; ++u) {
-          int const t = s + u - (K - 1);
-          before[u] = numbers::load_if(t >= t0 && t < t1, to + std::ptrdiff_t{t} * Tr::projected);
-        }
-      }
-      float out[U][V] = {};
-#pragma unroll
-      for (int u = 0; u < U; ++u) {
-        next[u].get(raw[K - 1 + u]);
-        if (Add) before[u].get(out[u]);
-      }
-      a.step(raw, s, t0, t1, out), b.step(raw, s, t0, t1, out);
-#pragma unroll
-      for (int u = 0; u < U; ++u) {
-        int const t = s + u - (K - 1);
-        if (t >= t0 && t < t1) numbers::store(to + std::ptrdiff_t{t} * Tr::projected, out[u]);
-      }
-#pragma unroll
-      for (int k = 0; k < K - 1; ++k)
-#pragma unroll
-        for (int v = 0; v < V; ++v) raw[k][v] = raw[U + k][v];
+    for (int u = 0; u < U; ++u) {
+      next[u].get(raw[K - 1 + u]);
+      if (Add) before[u].get(out[u]);
     }
+    a.template step<Inside>(raw, s, t0, t1, out), b.template step<Inside>(raw, s, t0, t1, out);
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+      if (leaves(u)) numbers::store(to + (u - (K - 1)) * pitch, out[u]);
+#pragma unroll
+    for (int k = 0; k < K - 1; ++k)
+#pragma unroll
+      for (int v = 0; v < V; ++v) raw[k][v] = raw[U + k][v];
   }
-  a.write(p.parts), b.write(p.parts);
-}
+
+  __device__ void run() {
+    for (int unit = int(blockIdx.x); unit < p.sequences * p.runs; unit += int(gridDim.x)) {
+      std::size_t const first = std::size_t(unit / p.runs) * std::size_t(p.length);
+      int const t0 = unit % p.runs * p.run, t1 = min(t0 + p.run, p.length);
+#pragma unroll
+      for (int k = 0; k < K - 1; ++k) {
+        int const t = t0 - (K - 1) + k;
+        numbers::load_if(t >= 0, p.zxbcdt + (std::ptrdiff_t(first) + t) * pitch + channel).get(raw[k]);
+      }
+      a.start(), b.start();
+      for (int s = t0; s < t1 + K - 1; s += U)
+        if (s >= t0 + K - 1 && s + U <= t1)
+          step<true>(first, s, t0, t1);
+        else
+          step<false>(first, s, t0, t1);
+    }
+    a.write(p.parts), b.write(p.parts);
+  }
+};
 
 /// Block (part of the runs, Tr::threads times V channels). In the published variant the second direction's channels
 /// begin before the first's, and where only one convolves, the other's z has written.
@@ -188,11 +205,11 @@ __global__ void __launch_bounds__(Tr::threads) conv_backward_kernel(conv_backwar
   constexpr int a = Tr::first::conv, b = Tr::second::conv, C = Tr::convolved;
   int const channel = min(a, b) + (int(blockIdx.y) * Tr::threads + int(threadIdx.x)) * Tr::vector;
   if (channel >= a && channel < a + C && channel >= b && channel < b + C)
-    conv_backward_channels<Tr, true, true, false>(p, channel);
+    conv_channels<Tr, true, true, false, T>{p, channel}.run();
   else if (channel >= a && channel < a + C)
-    conv_backward_channels<Tr, true, false, true>(p, channel);
+    conv_channels<Tr, true, false, true, T>{p, channel}.run();
   else if (channel >= b && channel < b + C)
-    conv_backward_channels<Tr, false, true, true>(p, channel);
+    conv_channels<Tr, false, true, true, T>{p, channel}.run();
 }
 
 /// The steps' part: with raw the projection's dt, draw = ddt sigmoid(raw + bias). Block (part of the rows, up to 256

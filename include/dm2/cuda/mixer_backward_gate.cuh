@@ -11,8 +11,14 @@
 
 namespace dm2::cuda::detail {
 
-/// 1 / (1 + exp(-x)).
+/// 1 / (1 + exp(-x)) to float's rounding.
 __device__ inline float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
+/// The same for a result that is rounded to T: for 16 bits through tanh, in three instructions.
+template <class T>
+__device__ inline float sigmoid_as(float x) {
+  if constexpr (is_half<T>) return fmaf(0.5f, tanh_fast(0.5f * x), 0.5f);
+  return sigmoid(x);
+}
 
 /// Operands of both forms. y and norm parts hold the first direction's rows, then the second's.
 template <class T>
@@ -74,7 +80,7 @@ struct gate_row {
   }
   /// dnorm's sums, dy and dz. `norm` is the group's, in the direction's order of channels.
   __device__ void finish(float const* norm, float (&sums)[group::pieces][V]) {
-    float squares = 0, products = 0, s[group::pieces][V];
+    float squares = 0, products = 0;
 #pragma unroll
     for (int j = 0; j < group::pieces; ++j) {
       float a[V], z[V], g[V];
@@ -82,8 +88,7 @@ struct gate_row {
       auto const weight = load_packet<V>(norm + (group::inside(j) ? group::channel(j) : 0));
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        s[j][v] = sigmoid(z[v]);
-        float const gated = a[v] * z[v] * s[j][v];
+        float const gated = a[v] * z[v] * sigmoid_as<T>(z[v]);
         squares = fmaf(gated, gated, squares);
         products = fmaf(g[v] * weight.v[v], gated, products);
       }
@@ -100,10 +105,11 @@ struct gate_row {
       if (Dir::reverse_tokens) numbers::load(dz + group::channel(j)).get(dgate);  // the first direction's
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        float const silu_ = z[v] * s[j][v], gated = a[v] * silu_, dv = r * (g[v] * weight.v[v] - gated * m);
+        float const s = sigmoid_as<T>(z[v]), silu_ = z[v] * s, gated = a[v] * silu_,
+                    dv = r * (g[v] * weight.v[v] - gated * m);
         sums[j][v] = fmaf(g[v], gated * r, sums[j][v]);
         dy[v] = dv * silu_;
-        float const slope = dv * a[v] * s[j][v] * (1.f + z[v] * (1.f - s[j][v]));
+        float const slope = dv * a[v] * fmaf(silu_, 1.f - s, s);
         dgate[v] = Dir::reverse_tokens ? dgate[v] + slope : slope;
       }
       numbers::store(y + group::channel(j), dy);

@@ -116,7 +116,7 @@ __device__ inline void convolve_run(T const* zxbcdt, direction_parameters const&
         sum[v] = bias[v];
 #pragma unroll
         for (int k = 0; k < K; ++k) sum[v] = fmaf(taps[k][v], raw[u + k][v], sum[v]);
-        sum[v] = silu(sum[v]);
+        sum[v] = is_half<T> ? silu_fast(sum[v]) : silu(sum[v]);
       }
       if (t + u < t1) numbers::store(out.data + (first + std::size_t(t + u)) * std::size_t(out.stride), sum);
     }
