@@ -4,7 +4,7 @@
 #pragma once
 
 #include <dm2/cuda/pack.cuh>
-#include <dm2/cuda/ssd_backward_quadratic_tiles.cuh>
+#include <dm2/cuda/ssd_backward_quadratic_diagonal.cuh>
 
 namespace dm2::cuda::detail::scan {
 
