@@ -34,7 +34,7 @@ void make_classes(fs::path const& root, int good) {
 }
 
 outcome evaluate(fs::path const& root, std::vector<std::string> arguments) {
-  arguments.insert(arguments.begin(), {root.string(), "-w", ema_checkpoint, "--json"});
+  arguments.insert(arguments.begin(), {root.string(), "-w", ema_checkpoint, "--json", "--device", "cpu"});
   return run_program(DM2_EVALUATE, arguments);
 }
 
@@ -124,7 +124,7 @@ TEST_CASE("evaluate: bad pictures are left out, counted and told, up to a limit"
   scratch_folder const folder;
   make_classes(folder / "val", 3);
   for (char const* batch : {"1", "7", "100"}) {
-    auto const got = evaluate(folder / "val", {"--device", "cpu", "-b", batch});
+    auto const got = evaluate(folder / "val", {"-b", batch});
     CHECK(got.code == 1);
     auto const found = nlohmann::json::parse(got.out);
     CHECK(found["samples"] == 30);
