@@ -32,12 +32,13 @@ struct train_conv1_weights_block {
   static_assert(G::hidden == 64 && G::channels <= 4, "dm2::cuda::detail::train_conv1_weights_block: 64 channels");
 };
 
-/// A thread's pixels of a picture's tile on their way from global to shared memory.
+/// A thread's pixels of a picture's tile on their way from global to shared memory. They are rounded when they are
+/// written: nothing waits for them before.
 template <class Block, class T>
 struct train_picture_part {
   using G = typename Block::geometry;
   static constexpr int each = (Block::pixels + Block::threads - 1) / Block::threads;
-  uint2 pixel[each];
+  float pixel[each][4];
 
   template <class Reader>
   __device__ void read(Reader const& picture, plane_tile<G> const& tile) {
@@ -45,19 +46,18 @@ struct train_picture_part {
     for (int i = 0; i < each; ++i) {
       int const p = int(threadIdx.x) + i * Block::threads;
       int const y = 2 * tile.y - 3 + p / Block::picture_width, x = 2 * tile.x - 4 + p % Block::picture_width;
-      pixel[i] = make_uint2(0, 0);
-      if (p >= Block::pixels || unsigned(y) >= unsigned(G::height) || unsigned(x) >= unsigned(G::width)) continue;
-      float v[4] = {};
+      bool const inside = p < Block::pixels && unsigned(y) < unsigned(G::height) && unsigned(x) < unsigned(G::width);
 #pragma unroll
-      for (int c = 0; c < G::channels; ++c) v[c] = picture(tile.b, y, x, c);
-      pixel[i] = make_uint2(pack<T>(v[0], v[1]), pack<T>(v[2], v[3]));
+      for (int c = 0; c < 4; ++c) pixel[i][c] = c < G::channels && inside ? picture(tile.b, y, x, c) : 0.f;
     }
   }
   __device__ void write(unsigned char* to) const {
 #pragma unroll
     for (int i = 0; i < each; ++i) {
       int const p = int(threadIdx.x) + i * Block::threads;
-      if (p < Block::pixels) reinterpret_cast<uint2*>(to)[p] = pixel[i];
+      if (p < Block::pixels)
+        reinterpret_cast<uint2*>(to)[p] =
+            make_uint2(pack<T>(pixel[i][0], pixel[i][1]), pack<T>(pixel[i][2], pixel[i][3]));
     }
   }
 };
