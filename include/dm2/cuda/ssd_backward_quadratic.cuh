@@ -98,8 +98,10 @@ struct ssd_backward_quadratic {
     else
       return false;
   }
+  /// Bytes of scratch that launch needs.
   static std::size_t scratch_bytes(int, int, device_properties const&) { return 0; }
 
+  /// Enqueues the gradient. Only where fits(p, device); blocks may use device.shared_per_block bytes.
   static void launch(ssd_backward_operands<M, T> const& p, std::byte*, device_properties const& device,
                      cudaStream_t stream) {
     if (p.sequences == 0) return;
