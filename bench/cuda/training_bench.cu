@@ -1,4 +1,5 @@
 // Training on the GPU: a micro-batch and its parts, the optimiser, a whole step, memory; the scan alone, both ways.
+// `--once` runs one micro-batch of Tiny and nothing else, for a profiler.
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
 #include <dm2/cuda/step_engine.cuh>
@@ -18,6 +19,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace {
@@ -204,9 +206,15 @@ void run_scans() {
 
 }  // namespace
 
-int main(int argc, char**) {
+int main(int argc, char** argv) {
   try {
     using enum cuda::precision;
+    if (argc > 1 && std::string_view{argv[1]} == "--once") {
+      training<tiny, bf16> t{256};
+      t.micro_batch();
+      t.net.stream().synchronize();
+      return 0;
+    }
     print_device();
     std::printf("| network | part | ms | pictures/s |\n|---|---|---:|---:|\n");
     run<tiny, bf16>("Tiny bf16, batch 256", 256);
@@ -215,7 +223,6 @@ int main(int argc, char**) {
                                                              std::countr_zero(tiny.attn_layers.bits), 256);
     run_optimizer<tiny, bf16>("Tiny bf16");
     run_scans<tiny>();
-    if (argc > 1) return 0;
     run<small, bf16>("Small bf16, batch 128", 128);
     run<tiny, fp32>("Tiny fp32, batch 64", 64);
   } catch (std::exception const& e) {

@@ -60,7 +60,9 @@ TEST_CASE("cuda trainer: a stopped and resumed run leaves the files of one that 
   std::atomic<bool> stop{false};
   trainer_options o = small_options();
   o.stop = &stop;
-  o.on_step = [&](step_report const& s) { stop = s.step == 2; };
+  o.on_step = [&](step_report const& s) {
+    if (s.step == 2) stop = true;
+  };
   CHECK_FALSE(small_run<float, in_bf16>{mapped(), o, run_folder{folder.path(), 3}}.driver.run());
   small_run<float, in_bf16> second{mapped(), small_options(), run_folder{folder.path(), 3}};
   second.driver.resume(folder / "last.safetensors");
