@@ -12,7 +12,9 @@
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/token_label_axis.cuh>
+#include <dm2/cuda/token_label_given.cuh>
 #include <dm2/cuda/token_label_kernel.cuh>
+#include <dm2/cuda/token_label_target.cuh>
 
 #include <algorithm>
 #include <cstddef>

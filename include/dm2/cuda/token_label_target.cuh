@@ -7,7 +7,6 @@
 ///     add     a block adds a share of the row to a dense one
 #pragma once
 
-#include <dm2/core/operands.hpp>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/label_maps.cuh>
 #include <dm2/cuda/packet.cuh>
@@ -102,7 +101,8 @@ struct map_rows {
     bool const known = named >= 0 && named < float(K);
     return {weight != 0, known ? int(named) : 0, known ? weight * value : NAN};
   }
-  /// Where a cell has a class twice, its first lane takes the sum and the others nothing.
+  /// Where a cell has a class twice, its first lane takes the sum and the others nothing. The sum begins at 0 and so is
+  /// never -0, which would leave a score untouched.
   __device__ static void join_equal(score& e, int k) {
     int const cell = int(threadIdx.x) % 32 - k;
     float sum = 0;
@@ -134,7 +134,7 @@ struct map_rows {
         if (e.present && slot == turn) {
           float const before = scores[e.index];
           fresh = is_untouched(before);
-          scores[e.index] = before + (e.value + 0.f);  // + 0: a sum of -0 would leave it untouched
+          scores[e.index] = before + e.value;
         }
         __syncwarp();
       }
@@ -166,7 +166,7 @@ struct map_rows {
     top = max_over_warp(top);
     for (int e = lane; e < listed; e += 32) sum += extra[list[e]] = expf(extra[list[e]] - top);
     float const absent = expf(-top), share = on / (sum_over_warp(sum) + float(K - listed) * absent);
-    for (int e = lane; e < listed; e += 32) extra[list[e]] = share * (extra[list[e]] - absent) + 0.f;
+    for (int e = lane; e < listed; e += 32) extra[list[e]] = share * (extra[list[e]] - absent);
     __syncwarp();
     return {share * absent + off, on + float(K) * off, extra, listed};
   }
@@ -197,58 +197,6 @@ struct map_rows {
     for (int c = thread; c < K; c += loss_threads) sum += m.scores[c] = expf(m.scores[c] - top);
     float const share = on / sum_over_loss_block(sum, m.sums);
     for (int c = thread; c < K; c += loss_threads) m.target[c] += a * (share * m.scores[c] + off);
-  }
-};
-
-/// Rows of sparse_targets on the device; a row's classes are distinct.
-struct sparse_source {
-  sparse_rows<float> rows;
-  int each;  ///< rows of a sample
-
-  template <int K, class Index>
-  __device__ formed_row form(int sample, int row, float* extra, Index* list) const {
-    std::size_t const r = std::size_t(sample) * std::size_t(each) + std::size_t(row);
-    std::uint32_t const begin = rows.begin[r], n = rows.begin[r + 1] - begin;
-    float sum = 0;
-    for (std::uint32_t e = threadIdx.x % 32; e < n; e += 32) {
-      std::uint32_t const c = rows.index[begin + e];
-      float const more = rows.extra[begin + e];
-      sum += more;
-      extra[c] = more + 0.f;
-      list[e] = Index(c);
-    }
-    __syncwarp();
-    return {rows.base[r], rows.base[r] * float(K) + sum_over_warp(sum), extra, int(n)};
-  }
-
-  template <int K>
-  __device__ void add(int sample, int row, float a, target_memory const& m) const {
-    std::size_t const r = std::size_t(sample) * std::size_t(each) + std::size_t(row);
-    for (int c = int(threadIdx.x); c < K; c += loss_threads) m.target[c] += a * rows.base[r];
-    __syncthreads();
-    for (std::uint32_t e = rows.begin[r] + threadIdx.x; e < rows.begin[r + 1]; e += loss_threads)
-      m.target[rows.index[e]] += a * rows.extra[e];
-    __syncthreads();
-  }
-};
-
-/// Dense rows.
-struct dense_source {
-  float const* target;  ///< of the first class token
-  int each;             ///< rows from a sample's to the next one's
-
-  template <int K, class Index>
-  __device__ formed_row form(int sample, int row, float*, Index*) const {
-    float const* const from = target + (std::size_t(sample) * std::size_t(each) + std::size_t(row)) * K;
-    float sum = 0;
-    for (int c = int(threadIdx.x) % 32; c < K; c += 32) sum += from[c];
-    return {0, sum_over_warp(sum), from, 0};
-  }
-
-  template <int K>
-  __device__ void add(int sample, int row, float a, target_memory const& m) const {
-    float const* const from = target + (std::size_t(sample) * std::size_t(each) + std::size_t(row)) * K;
-    for (int c = int(threadIdx.x); c < K; c += loss_threads) m.target[c] += a * from[c];
   }
 };
 
