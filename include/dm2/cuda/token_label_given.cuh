@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/operands.hpp>
+#include <dm2/cuda/element.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/token_label_target.cuh>
 
