@@ -1,5 +1,5 @@
 /// @file
-/// Patches to tokens in training: from a grid in the context's elements, and the gradient.
+/// The gradient of patches to tokens.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -14,20 +14,6 @@
 
 namespace dm2::cuda {
 namespace detail {
-
-/// A thread an element of x.
-template <int D, int L, class T>
-__global__ void __launch_bounds__(256)
-    assemble_element_tokens_kernel(T const* __restrict__ grid, float const* __restrict__ cls,
-                                   float const* __restrict__ pos, float* __restrict__ x, std::ptrdiff_t size) {
-  constexpr int middle = (L - 1) / 2;
-  std::ptrdiff_t const i = std::ptrdiff_t{blockIdx.x} * 256 + threadIdx.x;
-  if (i >= size) return;
-  std::ptrdiff_t const b = i / (L * D);
-  int const at = int(i % (L * D)), token = at / D;
-  int const patch = at - (token > middle ? D : 0);
-  x[i] = (token == middle ? cls[at - middle * D] : to_float(grid[b * ((L - 1) * D) + patch])) + pos[at];
-}
 
 /// Numbers of the position embedding that a block sums, and parts of the batch, each by a warp.
 inline constexpr int token_gradient_columns = 32, token_gradient_parts = 8;
@@ -60,25 +46,6 @@ __global__ void __launch_bounds__(256)
 }
 
 }  // namespace detail
-
-/// x = [patches before the middle, class token, the rest] + position embedding, from patches of 16 bits.
-///
-/// Shapes   grid [B (L - 1), D]; cls [1, 1, D]; pos [1, L, D]; x [B L, D]; the class token is token (L - 1) / 2.
-/// Writes   x (=), asynchronously. Saves nothing.
-/// Throws   shape_error unless grid and x hold the same number of whole pictures; nothing is written then.
-template <precision P, int D, int L>
-  requires is_half<element<P>>
-void assemble_tokens(context<P>& ctx, std::type_identity_t<rows<element<P> const, D, space::device>> grid,
-                     block<float const, space::device, 1, 1, D> cls, block<float const, space::device, 1, L, D> pos,
-                     std::type_identity_t<rows<float, D, space::device>> x) {
-  std::size_t const batch = x.count / L;
-  require_extent("assemble_tokens.x rows", x.count, batch * L);
-  require_extent("assemble_tokens.grid rows", grid.count, batch * (L - 1));
-  if (!ctx.reserve(0) || x.count == 0) return;
-  detail::launch("assemble_tokens", detail::assemble_element_tokens_kernel<D, L, element<P>>,
-                 {detail::blocks_for(x.size(), 256), 256}, ctx.stream(), grid.data, cls.data, pos.data, x.data,
-                 std::ptrdiff_t(x.size()));
-}
 
 /// The gradient of assemble_tokens.
 ///
