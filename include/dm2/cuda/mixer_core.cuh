@@ -74,7 +74,8 @@ inline int mixer_sequences(std::size_t count, int length) {
 ///          then the second's, those in reverse in the published variant. `length` = L, any L >= 1.
 /// Writes   g (=), which does not overlap zxbcdt.
 /// Stream   the context's; no synchronisation. One kernel for 16-bit numbers, one group, heads of a multiple of 16
-///          channels, a state of 16, 32, 64 or 128 and at most 224 tokens; composed otherwise.
+///          channels, a state of 16, 32, 64 or 128, at most 224 tokens, and taps at a multiple of 16 bytes; composed
+///          otherwise.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060).
 template <mixer_shape M, precision P>
@@ -85,7 +86,7 @@ void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.p
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
   using Tr = detail::mixer_core_traits<element<P>, M>;
   if constexpr (Tr::possible) {
-    if (detail::mixer_core_fits<element<P>, M>(ctx.device(), length)) {
+    if (detail::mixer_core_fits<element<P>, M>(ctx.device(), length) && detail::mixer_core_aligned(p)) {
       std::size_t const sums = zxbcdt.count * 2 * Tr::units;
       if (!ctx.reserve(sums * sizeof(float) + arena::alignment)) return;
       arena_scope const scope{ctx.shared()};

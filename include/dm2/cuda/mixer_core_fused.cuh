@@ -17,6 +17,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/packet.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -128,8 +129,13 @@ struct channel_taps {
     for (int v = 0; v < V; ++v) {
       int const channel = at.channels_reversed ? first_channel - v : first_channel + v;
       bias[v] = 0.5f * p.conv_bias[channel];
+      if constexpr (Tr::taps == 4) {  // in one access: mixer_core_aligned()
+        float4 const w = *reinterpret_cast<float4 const*>(p.conv + channel * 4);
+        weight[0][v] = 0.5f * w.x, weight[1][v] = 0.5f * w.y, weight[2][v] = 0.5f * w.z, weight[3][v] = 0.5f * w.w;
+      } else {
 #pragma unroll
-      for (int k = 0; k < Tr::taps; ++k) weight[k][v] = 0.5f * p.conv[channel * Tr::taps + k];
+        for (int k = 0; k < Tr::taps; ++k) weight[k][v] = 0.5f * p.conv[channel * Tr::taps + k];
+      }
     }
   }
 };
@@ -300,17 +306,23 @@ __device__ inline void stage_unit(typename Tr::element const* sequence, directio
   commit_copies();
 }
 
+/// The first of the four columns of a unit that a thread convolves.
+template <class Tr>
+__device__ inline int unit_column() {
+  return int(threadIdx.x) % (Tr::columns / 4) * 4;
+}
+
 /// x and X' of one unit to shared memory. Inside each 16 columns, column 4 i + j lies at 2 i + j and, from j = 2 on, at
 /// 8 + 2 i + j - 2: the fragments of the product then give a thread four columns that are neighbours in memory.
+/// `taps` are those of this thread's four columns, unit_column().
 template <class Tr>
-__device__ inline void fill_unit(direction_slices<Tr> const& at, mixer_direction_pointers const& p,
-                                 mixer_core_layout<Tr> const& lay, int unit, float const* cum, float const* ev,
-                                 unsigned char* shared) {
+__device__ inline void fill_unit(channel_taps<Tr, 4> const& taps, mixer_core_layout<Tr> const& lay, float const* cum,
+                                 float const* ev, unsigned char* shared) {
   using T = typename Tr::element;
   constexpr int groups = Tr::columns / 4, runs = Tr::threads / groups;
-  int const group = int(threadIdx.x) % groups, run = int(threadIdx.x) / groups;
+  int const run = int(threadIdx.x) / groups;
   if (run >= runs) return;
-  int const column = group * 4, channel = unit * Tr::columns + column, per_run = tokens_per_run(lay.tokens, runs);
+  int const column = unit_column<Tr>(), per_run = tokens_per_run(lay.tokens, runs);
   int const scaled = (lay.tokens - 1) / 64 * 64, t0 = run * per_run, t1 = min(t0 + per_run, lay.tokens);
   int const place = (column / 16 * 16 + column % 16 / 2) * 2;
   unsigned char* const x = shared + lay.x + place;
@@ -320,8 +332,7 @@ __device__ inline void fill_unit(direction_slices<Tr> const& at, mixer_direction
     *reinterpret_cast<std::uint32_t*>(to + 16) = pack<T>(scale * v[2], scale * v[3]);
   };
   convolve<Tr, 4, 2>(
-      channel_taps<Tr, 4>{at, at.conv_channel(at.x(), channel), p}, t0, t1,
-      [&](int t) { return *reinterpret_cast<packed<4> const*>(raw + t * Tr::columns * 2); },
+      taps, t0, t1, [&](int t) { return *reinterpret_cast<packed<4> const*>(raw + t * Tr::columns * 2); },
       [&](int t, float const(&v)[2][4]) {
         unsigned char* const to = x + t * Tr::pitch;
         write(to, v[0], 1.f);
@@ -565,9 +576,11 @@ __global__ void __launch_bounds__(Tr::threads, 2)
     int const head = unit / Tr::per_head;
     float* const cum = vectors + head % 2 * 2 * lay.tokens;
     float* const ev = cum + lay.tokens;
+    // Loaded before the barrier, so that the wait for them is the wait for the others.
+    channel_taps<Tr, 4> const taps{at, at.conv_channel(at.x(), unit * Tr::columns + unit_column<Tr>()), parameters};
     wait_copies<0>();
     __syncthreads();
-    fill_unit<Tr>(at, parameters, lay, unit, cum, ev, shared);
+    fill_unit<Tr>(taps, lay, cum, ev, shared);
     __syncthreads();
     if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, p.length, shared);
     if (q >= 0) {
@@ -592,6 +605,12 @@ bool mixer_core_fits(device_properties const& device, int length) {
   return Tr::possible && tiles <= Tr::most_tiles && mixer_core_layout<Tr>{tiles}.bytes <= device.shared_per_block;
 }
 
+/// Whether the taps can be read in one access each. A model's can: every tensor of a state starts at 256 bytes.
+template <mixer_shape M>
+bool mixer_core_aligned(mixer_parameters<M, float const, space::device> const& p) {
+  return packets_at<4>(p.forward.conv.data) && packets_at<4>(p.backward.conv.data);
+}
+
 /// Units a block takes: all, where that fills the device; else fewer, at the price of making S more than once.
 inline int units_per_block(int units, int sequences, int multiprocessors) {
   int take = units;
@@ -600,7 +619,7 @@ inline int units_per_block(int units, int sequences, int multiprocessors) {
 }
 
 /// g before its norm, and squares [B L, 2, units], each unit's sum of g^2: g / sqrt(their sum / inner + 1e-5) norm is
-/// what the output projection reads. mixer_core_fits() must hold.
+/// what the output projection reads. mixer_core_fits() and mixer_core_aligned() must hold.
 template <precision P, mixer_shape M>
 void mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
                       mixer_parameters<M, float const, space::device> const& p, element<P>* g, float* squares,
