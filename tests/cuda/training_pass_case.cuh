@@ -39,13 +39,13 @@ struct pass_case {
   device_model net{batch};
   training_pass<C, cpu::context<double>> host_pass{host, batch};
   training_pass<C, cuda::context<P>> pass{net, batch};
-  random_source random{17};
+  random_source random;
   std::vector<double> pictures = rounded<float>(random.normal(batch * device_model::pixels));
   std::vector<double> target = random_targets<C>(random, batch);
   mix_box box{0, 2, 1, 3};
   double host_loss = 0;
 
-  pass_case() {
+  explicit pass_case(unsigned seed = 17) : random{seed} {
     bench::fill_random<C>(host.state().data());
     bench::fill_random<C>(net.state().data());
     host_pass.forward(pictures, box);
@@ -60,6 +60,16 @@ struct pass_case {
     return loss;
   }
 };
+
+/// The relative difference of the whole gradient.
+template <config C, cuda::precision P, int Batch>
+double gradient_error(unsigned seed) {
+  pass_case<C, P, Batch> f{seed};
+  f.run();
+  double const error = relative_error(f.pass.gradients(), f.host_pass.gradients());
+  MESSAGE("precision ", int(P), ", seed ", seed, ": gradients differ by ", error, " from double");
+  return error;
+}
 
 /// Holds the whole gradient against gradient_tolerance, each tensor's against `each` times that.
 template <config C, cuda::precision P, int Batch = 3>
