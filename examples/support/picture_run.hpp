@@ -65,9 +65,9 @@ struct run_speed {
   /// "1,234 pictures in 1.2 s, 1028.3/s, 12 % of the time waiting for data"
   [[nodiscard]] std::string text() const {
     std::array<char, 96> numbers;
-    std::snprintf(numbers.data(), numbers.size(), " pictures in %.2f s, %.1f/s, %.0f %% of the time waiting for data",
-                  seconds, rate(), 100 * waiting_share());
-    return grouped(pictures) + numbers.data();
+    std::snprintf(numbers.data(), numbers.size(), " in %.2f s, %.1f/s, %.0f %% of the time waiting for data", seconds,
+                  rate(), 100 * waiting_share());
+    return grouped(pictures) + (pictures == 1 ? " picture" : " pictures") + numbers.data();
   }
 };
 
