@@ -138,7 +138,7 @@ TEST_CASE("cuda mixer_core_backward: equals the CPU's for states, heads and grou
 
 TEST_CASE_TEMPLATE("cuda mixer_core_backward: in 16 bits it is near the CPU's in double", P, in_bf16, in_fp16) {
   // Among groups of few channels are some of nearly zeros, whose rounding the norm magnifies.
-  constexpr double few = P::value == cuda::precision::bf16 ? 6e-2 : 1.2e-2;
+  constexpr double few = P::value == cuda::precision::bf16 ? 6e-2 : 2.5e-2;
   for (int const length : {1, 17, 63, 64, 65, 197}) {
     device_mixer<P::value, tiny_mixer>{1, length}.check();
     device_mixer<P::value, turned>{2, length}.check(few);

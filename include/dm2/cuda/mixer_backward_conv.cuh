@@ -198,6 +198,14 @@ struct conv_channels {
   }
 };
 
+/// Blocks for the channels that a direction convolves.
+template <class Tr>
+constexpr int conv_backward_blocks() {
+  constexpr int apart =
+      Tr::first::conv > Tr::second::conv ? Tr::first::conv - Tr::second::conv : Tr::second::conv - Tr::first::conv;
+  return ((Tr::convolved + apart) / Tr::vector + Tr::threads - 1) / Tr::threads;
+}
+
 /// Block (part of the runs, Tr::threads times V channels). In the published variant the second direction's channels
 /// begin before the first's, and where only one convolves, the other's z has written.
 template <class Tr, class T>

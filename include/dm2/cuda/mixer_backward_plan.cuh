@@ -6,6 +6,7 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/mixer_backward_conv.cuh>
 #include <dm2/cuda/mixer_backward_gate.cuh>
 #include <dm2/cuda/mixer_backward_inputs.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
@@ -33,6 +34,10 @@ struct mixer_backward_plan {
   static constexpr std::size_t most_norm_parts =
       132 * gate_group<mixer_backward_traits<M, widest>>::resident / (M.variant == mixer_variant::published ? 2 : 1);
 
+  /// Of the convolution's runs of tokens, each done by several blocks: four blocks for each of 132 multiprocessors.
+  static constexpr int most_conv_parts =
+      std::max(1, 4 * 132 / conv_backward_blocks<mixer_backward_traits<M, std::min(widest, 2)>>());
+
   int sequences, length;
   std::size_t rows;
   device_properties const& device;
@@ -46,10 +51,11 @@ struct mixer_backward_plan {
         device{device_},
         norm_parts{int(std::clamp<std::size_t>((rows + 15) / 16, 1, most_norm_parts))},
         step_parts{int(std::clamp<std::size_t>((rows + 255) / 256, 1, 264))} {
-    int const wanted = (264 + std::max(sequences, 1) - 1) / std::max(sequences, 1);
+    int const wanted = (most_conv_parts + std::max(sequences, 1) - 1) / std::max(sequences, 1);
     run = std::max(16, (length + wanted - 1) / wanted);
     runs = (length + run - 1) / run;
-    conv_parts = int(std::clamp<long long>(1LL * sequences * runs, 1, 528));
+    int const units = std::max(sequences * runs, 1), each = (units + most_conv_parts - 1) / most_conv_parts;
+    conv_parts = (units + each - 1) / each;
   }
 
   /// The scans' backward of both directions at once; null operands where only their scratch is asked for.

@@ -98,8 +98,6 @@ struct mixer_backward_call {
   template <int V>
   void convolutions() const {
     using traits = mixer_backward_traits<M, V>;
-    constexpr int first = std::min(traits::first::conv, traits::second::conv);
-    constexpr int last = std::max(traits::first::conv, traits::second::conv) + traits::convolved;
     constexpr int heads = std::min(M.heads, 256);
     launch("mixer_core_backward: steps", steps_backward_kernel<traits, T>,
            {dim3(unsigned(plan.step_parts), blocks_for(M.heads, heads)), 256}, ctx.stream(), zxbcdt, s.arrays.ddt,
@@ -107,8 +105,8 @@ struct mixer_backward_call {
     conv_backward_operands<T> const q{zxbcdt,     s.arrays.dx, s.arrays.db, s.arrays.dc,    dzxbcdt,   s.conv_parts,
                                       pointers(), plan.rows,   plan.length, plan.sequences, plan.runs, plan.run};
     launch("mixer_core_backward: convolution", conv_backward_kernel<traits, T>,
-           {dim3(unsigned(plan.conv_parts), blocks_for((last - first) / V, traits::threads)), traits::threads},
-           ctx.stream(), q);
+           {dim3(unsigned(plan.conv_parts), unsigned(conv_backward_blocks<traits>())), traits::threads}, ctx.stream(),
+           q);
   }
 
   void sums() const {
