@@ -14,6 +14,7 @@
 #include <dm2/cuda/vector_numbers.cuh>
 
 #include <cstddef>
+#include <type_traits>
 
 namespace dm2::cuda::detail {
 

@@ -27,6 +27,7 @@
 #include <dm2/cuda/sequences.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
 
+#include <algorithm>
 #include <cstddef>
 #include <type_traits>
 
