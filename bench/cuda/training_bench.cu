@@ -224,6 +224,7 @@ int main(int argc, char** argv) {
     run_optimizer<tiny, bf16>("Tiny bf16");
     run_scans<tiny>();
     run<small, bf16>("Small bf16, batch 128", 128);
+    run<small, bf16>("Small bf16, batch 256", 256);
     run<tiny, fp32>("Tiny fp32, batch 64", 64);
   } catch (std::exception const& e) {
     std::fprintf(stderr, "error: %s\n", e.what());

@@ -83,20 +83,34 @@ class inference_trunk {
   bool core(int layer) {
     if constexpr (is_mixer<Block>) {
       auto p = mixer::core_parameters(net_, layer);
-      p.forward.norm = p.backward.norm = block<float const, space::device, sizes<C>::d_inner>{weights_.ones};
       if constexpr (core_traits::possible) {
         if (mixer_core_fits<T, shape>(ctx_.device(), sizes<C>::length)) {
-          if (ctx_.reserve(0))
-            mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, plan_.squares,
-                                       int(plan_.count) / sizes<C>::length, sizes<C>::length);
-          return true;
+          p.forward.norm = p.backward.norm = {};  // the output projection has their weights
+          if (!ctx_.reserve(0)) return true;
+          return !mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, plan_.squares,
+                                             int(plan_.count) / sizes<C>::length, sizes<C>::length,
+                                             !scales_after(layer));
         }
       }
+      p.forward.norm = p.backward.norm = block<float const, space::device, sizes<C>::d_inner>{weights_.ones};
       mixer_core<shape>(ctx_, wide<Block>(), p, inner<Block>(), sizes<C>::length);
     } else {
       Block::core(ctx_, net_, layer, wide<Block>(), inner<Block>());
     }
     return false;
+  }
+
+  /// Whether the kernel behind a layer's mixer applies the factor of its norm.
+  [[nodiscard]] bool scales_after(int layer) const {
+    int const next = (C.mlp_dim == 0 ? layer : 2 * layer) + 1;
+    if (next == dm2::detail::block_count<C>) return fused_after_mixer<0>();
+    bool scales = false;
+    dm2::detail::with_block<C>(next, [&]<class Next>() { scales = fused_after_mixer<Next::wide>(); });
+    return scales;
+  }
+  template <int Wide>
+  [[nodiscard]] bool fused_after_mixer() const {
+    return between_fits<T, C.dim, mixer::inner, Wide, core_traits::units>(ctx_.device(), plan_.count);
   }
 
   /// From a core's output to the next one's input.

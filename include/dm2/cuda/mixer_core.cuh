@@ -74,7 +74,7 @@ inline int mixer_sequences(std::size_t count, int length) {
 ///          then the second's, those in reverse in the published variant. `length` = L, any L >= 1.
 /// Writes   g (=), which does not overlap zxbcdt.
 /// Stream   the context's; no synchronisation. One kernel for 16-bit numbers, one group, heads of a multiple of 16
-///          channels, a state of 16, 32, 64 or 128, at most 224 tokens, and taps at a multiple of 16 bytes; composed
+///          channels, a state of 16, 32, 64 or 128, at most 224 tokens, and taps and norms at multiples of 16 bytes; composed
 ///          otherwise.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060).
@@ -91,9 +91,9 @@ void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.p
       if (!ctx.reserve(sums * sizeof(float) + arena::alignment)) return;
       arena_scope const scope{ctx.shared()};
       float* const squares = ctx.shared().template take<float>(sums);
-      detail::mixer_core_fused<P, M>(ctx, zxbcdt.data, p, g.data, squares, sequences, length);
-      detail::scale_by_squares<P, M>(ctx, g.data, squares, p.forward.norm.data, p.backward.norm.data,
-                                     int(zxbcdt.count));
+      if (!detail::mixer_core_fused<P, M>(ctx, zxbcdt.data, p, g.data, squares, sequences, length, true))
+        detail::scale_by_squares<P, M>(ctx, g.data, squares, p.forward.norm.data, p.backward.norm.data,
+                                       int(zxbcdt.count));
       return;
     }
   }

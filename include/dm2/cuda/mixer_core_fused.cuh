@@ -7,8 +7,9 @@
 /// at e_J, the decay's sum at J's end, so that S multiplies X'_j = dt_j exp(e_J - c_j) x_j as it is; inside a block the
 /// difference is taken before exp. Both factors of the split are at most 1.
 ///
-/// The gated RMSNorm needs the sum of squares over all heads. The kernel leaves what is to be normed and each unit's
-/// sum, and the reader applies the rest: the output projection commutes with a factor a row.
+/// The gated RMSNorm needs the sum of squares over all heads. A block that has made whole rows norms them at its end,
+/// while the cache still has them; or the kernel leaves what is to be normed and each unit's sum, and the reader applies
+/// the rest: the output projection commutes with a factor a row.
 #pragma once
 
 #include <dm2/core/operands.hpp>
@@ -85,6 +86,8 @@ struct mixer_core_arguments {
   float* squares;   ///< [B L, 2, units]
   mixer_direction_pointers direction[2];
   int length, units_per_block;
+  float const* norm[2];  ///< weights of the directions' norms; null for ones
+  bool finish;           ///< whether a block, which has made all units of its rows, norms them
 };
 
 /// Where one direction's slices start, and how its channels and tokens are walked. The second direction of the published
@@ -530,6 +533,62 @@ struct gate_rows {
   }
 };
 
+/// Eight numbers times a factor, and the norm's weights where there are any, from channel c on.
+template <class Tr>
+__device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm, int c, bool reversed) {
+  using T = typename Tr::element;
+  float w[8];
+  if (norm != nullptr) {
+    float4 const* const from = reinterpret_cast<float4 const*>(norm + (reversed ? Tr::inner - 8 - c : c));
+    float4 const low = from[0], high = from[1];
+    float const v[8]{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int k = 0; k < 8; ++k) w[k] = factor * (reversed ? v[7 - k] : v[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) w[k] = factor;
+  }
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    float2 const v = unpack<T>(x.word[k]);
+    x.word[k] = pack<T>(v.x * w[2 * k], v.y * w[2 * k + 1]);
+  }
+  return x;
+}
+
+/// Norms the block's rows, which it has made whole and which the caches still hold; `scales` [length] is shared memory.
+template <class Tr>
+__device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> const& p, std::size_t first_row,
+                                   int second, float* scales) {
+  constexpr int pieces = Tr::inner / 8, ahead = 4;
+  for (int r = int(threadIdx.x); r < p.length; r += Tr::threads) {
+    float const* const squares = p.squares + (2 * (first_row + std::size_t(r)) + std::size_t(second)) * Tr::units;
+    float sum = 0;
+#pragma unroll
+    for (int u = 0; u < Tr::units; ++u) sum += squares[u];
+    scales[r] = rsqrtf(sum * (1.f / Tr::inner) + 1e-5f);
+  }
+  __syncthreads();
+  bool const reversed = second == 1 && Tr::reverse_channels;
+  packed<8>* const g = reinterpret_cast<packed<8>*>(p.g + (2 * first_row + std::size_t(second)) * Tr::inner);
+#pragma unroll 1
+  for (int first = int(threadIdx.x); first < p.length * pieces; first += ahead * Tr::threads) {
+    packed<8> x[ahead];
+#pragma unroll
+    for (int a = 0; a < ahead; ++a) {
+      int const i = first + a * Tr::threads;
+      if (i < p.length * pieces) x[a] = g[i / pieces * 2 * pieces + i % pieces];
+    }
+#pragma unroll
+    for (int a = 0; a < ahead; ++a) {
+      int const i = first + a * Tr::threads;
+      if (i < p.length * pieces)
+        g[i / pieces * 2 * pieces + i % pieces] =
+            scaled<Tr>(x[a], scales[i / pieces], p.norm[second], i % pieces * 8, reversed);
+    }
+  }
+}
+
 /// Grid (unit sets, 2, sequences). Warp 4 makes the decays; the others take 32 tokens each, the longest rows on the
 /// first four warps and the shortest on the last three, so that a scheduler's two warps have equal work together.
 template <class Tr>
@@ -595,6 +654,10 @@ __global__ void __launch_bounds__(Tr::threads, 2)
       fill_decay<Tr>(sequence, at, parameters, head + 1, p.length, lay.tokens, next, next + lay.tokens);
     }
   }
+  if (p.finish) {
+    __syncthreads();
+    finish_rows<Tr>(p, first_row, second, vectors);
+  }
 }
 
 /// Whether the kernel does sequences of this length on this device.
@@ -605,10 +668,11 @@ bool mixer_core_fits(device_properties const& device, int length) {
   return Tr::possible && tiles <= Tr::most_tiles && mixer_core_layout<Tr>{tiles}.bytes <= device.shared_per_block;
 }
 
-/// Whether the taps can be read in one access each. A model's can: every tensor of a state starts at 256 bytes.
+/// Whether taps and norms can be read four numbers at a time. A model's can: every tensor of a state starts at 256 bytes.
 template <mixer_shape M>
 bool mixer_core_aligned(mixer_parameters<M, float const, space::device> const& p) {
-  return packets_at<4>(p.forward.conv.data) && packets_at<4>(p.backward.conv.data);
+  return packets_at<4>(p.forward.conv.data) && packets_at<4>(p.backward.conv.data) &&
+         packets_at<4>(p.forward.norm.data) && packets_at<4>(p.backward.norm.data);
 }
 
 /// Units a block takes: all, where that fills the device; else fewer, at the price of making S more than once.
@@ -618,22 +682,31 @@ inline int units_per_block(int units, int sequences, int multiprocessors) {
   return take;
 }
 
-/// g before its norm, and squares [B L, 2, units], each unit's sum of g^2: g / sqrt(their sum / inner + 1e-5) norm is
-/// what the output projection reads. mixer_core_fits() and mixer_core_aligned() must hold.
+/// With `finish`, where a block makes whole rows, g as mixer_core has it, with the norms' weights unless they are views
+/// of nothing; true then. Else g before its norm, and squares [B L, 2, units], each unit's sum of g^2: g / sqrt(their
+/// sum / inner + 1e-5) norm is what the output projection reads. mixer_core_fits() and mixer_core_aligned() must hold.
 template <precision P, mixer_shape M>
-void mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
+bool mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
                       mixer_parameters<M, float const, space::device> const& p, element<P>* g, float* squares,
-                      int sequences, int length) {
+                      int sequences, int length, bool finish) {
   using Tr = mixer_core_traits<element<P>, M>;
   auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
     return mixer_direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
   };
   int const take = units_per_block(Tr::units, sequences, ctx.device().multiprocessors);
-  mixer_core_arguments<element<P>> const arguments{zxbcdt, g,   squares, {pointers(p.forward), pointers(p.backward)},
-                                                   length, take};
+  bool const whole = finish && take == Tr::units;
+  mixer_core_arguments<element<P>> const arguments{zxbcdt,
+                                                   g,
+                                                   squares,
+                                                   {pointers(p.forward), pointers(p.backward)},
+                                                   length,
+                                                   take,
+                                                   {p.forward.norm.data, p.backward.norm.data},
+                                                   whole};
   int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
   launch("mixer_core", mixer_core_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
+  return whole;
 }
 
 }  // namespace dm2::cuda::detail
