@@ -48,7 +48,7 @@ std::vector<measured> figures() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
+  if (argc != 2 || argv[1][0] == '-') {
     std::fputs("dm2_roofline FILE.png\n", stderr);
     return 2;
   }
