@@ -169,22 +169,10 @@ TEST_CASE("cuda optimizer_step: buffers that are no whole lines are refused, and
   cuda::context<cuda::precision::bf16> ctx;
   device_array<float> const w(65);
   device_array<__nv_bfloat16> const r(65);
-  CHECK(shape_message([&] { cuda::round_weights(ctx, w.data(), r.data(), 65); }) ==
-        "round_weights.n modulo 64: got 1, expected 0");
   CHECK(shape_message([&] { cuda::measure_gradients(ctx, w.data(), nullptr, 65, 0, nullptr); }) ==
         "measure_gradients.n modulo 64: got 1, expected 0");
   cuda::update_buffers<__nv_bfloat16> const buffers{w.data(), w.data(), w.data(), nullptr, nullptr, r.data()};
   CHECK(shape_message([&] { cuda::optimizer_step(ctx, {}, buffers, nullptr, 65, nullptr, nullptr, nullptr, true); }) ==
         "optimizer_step.n modulo 64: got 1, expected 0");
   for (double v : r.read()) CHECK(std::isnan(v));
-}
-
-TEST_CASE("cuda round_weights: rounds every number to the nearest") {
-  cuda::context<cuda::precision::bf16> ctx;
-  auto const numbers = random_source{3}.normal(64 * 37);
-  device_array<float> const w{numbers};
-  device_array<__nv_bfloat16> const r{numbers.size()};
-  cuda::round_weights(ctx, w.data(), r.data(), numbers.size());
-  CHECK(r.read() == rounded<__nv_bfloat16>(rounded<float>(numbers)));
-  CHECK(r.margins_untouched());
 }

@@ -43,3 +43,16 @@ TEST_CASE("transfer: a plan copies and clears nothing") {
   });
   for (double v : b.read()) CHECK(v != v);
 }
+
+TEST_CASE("cuda round: every number to the nearest, and nothing beside them") {
+  cuda::context<cuda::precision::bf16> ctx;
+  for (std::size_t const n : {1u, 255u, 256u, 257u, 2368u}) {
+    CAPTURE(n);
+    auto const numbers = random_source{3}.normal(n);
+    device_array<float> const w{numbers};
+    device_array<__nv_bfloat16> const r{n};
+    cuda::round(ctx, w.data(), n, r.data());
+    CHECK(r.read() == rounded<__nv_bfloat16>(rounded<float>(numbers)));
+    CHECK(r.margins_untouched());
+  }
+}

@@ -155,17 +155,6 @@ __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
   }
 }
 
-template <class T, class E>
-__global__ void __launch_bounds__(256) round_kernel(T const* __restrict__ x, E* __restrict__ y, std::uint32_t packets) {
-  std::uint32_t const i = blockIdx.x * 256 + threadIdx.x;
-  if (i >= packets) return;
-  packet<T, 4> const v = load_packet<4>(x + std::size_t{i} * 4);
-  packet<E, 4> out;
-#pragma unroll
-  for (int k = 0; k < 4; ++k) out.v[k] = from_float<E>(v.v[k]);
-  store_packet<4>(y + std::size_t{i} * 4, out);
-}
-
 }  // namespace detail
 
 /// One step: as optimizer::step and then ema::step, with the gradients times measure->factor.
@@ -205,17 +194,6 @@ void optimizer_step(context<P>& ctx, optimizer_options const& rule, update_buffe
   shape.grid = detail::resident_blocks("optimizer_step", kernel, shape, ctx.device().multiprocessors,
                                        int(detail::blocks_for(packets, 256)));
   detail::launch("optimizer_step", kernel, shape, ctx.stream(), call);
-}
-
-/// rounded = weights, for a state that no step has made.
-///
-/// Shapes   weights, rounded [n], 16-byte aligned, n a multiple of 64. Writes rounded (=).
-template <precision P, class E>
-void round_weights(context<P>& ctx, float const* weights, E* rounded, std::size_t n) {
-  std::uint32_t const packets = detail::whole_lines("round_weights.n modulo 64", n);
-  if (!ctx.reserve(0) || n == 0) return;
-  detail::launch("round_weights", detail::round_kernel<float, E>, {detail::blocks_for(packets, 256), 256}, ctx.stream(),
-                 weights, rounded, packets);
 }
 
 }  // namespace dm2::cuda
