@@ -27,15 +27,15 @@ struct inference_plan {
   using T = element<P>;
   std::size_t count;  ///< rows: batch * length
   float* residual;    ///< [count, dim]
-  float* squares;     ///< [count, 2, units], of a mixer
-  T* wide;            ///< [count, widest_input], what a core reads
-  T* inner;           ///< [count, widest_output], what it writes
-  T* features;        ///< [count, dim]
+  mixer_core_scratch<T, sizes<C>::mixer> core;
+  T* wide;      ///< [count, widest_input], what a core reads
+  T* inner;     ///< [count, widest_output], what it writes
+  T* features;  ///< [count, dim]
 
   inference_plan(arena& a, int batch)
       : count{std::size_t(batch) * sizes<C>::length},
         residual{a.take<float>(count * C.dim)},
-        squares{a.take<float>(count * 2 * mixer_core_traits<T, sizes<C>::mixer>::units)},
+        core{a, count, sizes<C>::length},
         wide{a.take<T>(count * dm2::detail::widest_input<C>)},
         inner{a.take<T>(count * dm2::detail::widest_output<C>)},
         features{a.take<T>(count * C.dim)} {}
@@ -87,7 +87,7 @@ class inference_trunk {
         if (mixer_core_fits<T, shape>(ctx_.device(), sizes<C>::length)) {
           p.forward.norm = p.backward.norm = {};  // the output projection has their weights
           if (!ctx_.reserve(0)) return true;
-          return !mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, plan_.squares,
+          return !mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, plan_.core,
                                              int(plan_.count) / sizes<C>::length, sizes<C>::length,
                                              !scales_after(layer));
         }
@@ -172,13 +172,13 @@ class inference_trunk {
     if (between_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count)) {
       if (ctx_.reserve(0))
         between_fused<C.dim, K, Wide, U>(
-            ctx_, between_arguments<T>{plan_.inner, plan_.squares, out, nullptr, plan_.residual, plan_.residual,
+            ctx_, between_arguments<T>{plan_.inner, plan_.core.squares, out, nullptr, plan_.residual, plan_.residual,
                                        nullptr, norm, in, in_bias, y, int(plan_.count), float(C.eps)});
       return true;
     }
     if constexpr (core_traits::possible) {
       if (ctx_.reserve(0))
-        scale_by_squares<P, shape>(ctx_, plan_.inner, plan_.squares, nullptr, nullptr, int(plan_.count));
+        scale_by_squares<P, shape>(ctx_, plan_.inner, plan_.core.squares, nullptr, nullptr, int(plan_.count));
     }
     return false;
   }

@@ -87,12 +87,12 @@ void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.p
   using Tr = detail::mixer_core_traits<element<P>, M>;
   if constexpr (Tr::possible) {
     if (detail::mixer_core_fits<element<P>, M>(ctx.device(), length) && detail::mixer_core_aligned(p)) {
-      std::size_t const sums = zxbcdt.count * 2 * Tr::units;
-      if (!ctx.reserve(sums * sizeof(float) + arena::alignment)) return;
+      using scratch_memory = detail::mixer_core_scratch<element<P>, M>;
+      if (!ctx.reserve(planned_bytes<scratch_memory>(zxbcdt.count, length) + arena::alignment)) return;
       arena_scope const scope{ctx.shared()};
-      float* const squares = ctx.shared().template take<float>(sums);
-      if (!detail::mixer_core_fused<P, M>(ctx, zxbcdt.data, p, g.data, squares, sequences, length, true))
-        detail::scale_by_squares<P, M>(ctx, g.data, squares, p.forward.norm.data, p.backward.norm.data,
+      scratch_memory const scratch{ctx.shared(), zxbcdt.count, length};
+      if (!detail::mixer_core_fused<P, M>(ctx, zxbcdt.data, p, g.data, scratch, sequences, length, true))
+        detail::scale_by_squares<P, M>(ctx, g.data, scratch.squares, p.forward.norm.data, p.backward.norm.data,
                                        int(zxbcdt.count));
       return;
     }

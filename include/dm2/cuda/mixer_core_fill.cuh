@@ -13,16 +13,18 @@
 
 namespace dm2::cuda::detail {
 
-/// One thread's part of a convolution: V channels, halved taps and bias, so that the sum is the h of
-/// silu(2 h) = h tanh(h) + h.
-template <class Tr, int V>
+/// One thread's part of a convolution: two pairs of channels, `gap` apart, with halved taps and bias, so that the sum is
+/// the h of silu(2 h) = h tanh(h) + h.
+template <class Tr>
 struct channel_taps {
-  float weight[Tr::taps][V], bias[V];
+  float weight[Tr::taps][4], bias[4];
 
-  __device__ channel_taps(direction_slices<Tr> const& at, int first_channel, mixer_direction_pointers const& p) {
+  __device__ channel_taps(direction_slices<Tr> const& at, int first_channel, int gap,
+                          mixer_direction_pointers const& p) {
 #pragma unroll
-    for (int v = 0; v < V; ++v) {
-      int const channel = at.channels_reversed ? first_channel - v : first_channel + v;
+    for (int v = 0; v < 4; ++v) {
+      int const offset = v < 2 ? v : gap + v - 2;
+      int const channel = at.channels_reversed ? first_channel - offset : first_channel + offset;
       bias[v] = 0.5f * p.conv_bias[channel];
       if constexpr (Tr::taps == 4) {  // in one access: mixer_core_aligned()
         float4 const w = *reinterpret_cast<float4 const*>(p.conv + channel * 4);
@@ -35,13 +37,14 @@ struct channel_taps {
   }
 };
 
-/// silu(conv) of V channels for S tokens at a time over [t0, t1), which holds whole groups of S: store(t, values). load(t)
-/// gives the raw channels of any token from t0 - taps + 1 to t1 - 1, zeros before the start. The next group is loaded
-/// while one is computed.
-template <class Tr, int V, int S, class Load, class Store>
-__device__ inline void convolve(channel_taps<Tr, V> const& c, int t0, int t1, Load const& load, Store const& store) {
+/// silu(conv) of four channels over the tokens [t0, t1), which hold whole groups of S: store(t, values). load(t) gives the
+/// raw channels of any token from t0 - taps + 1 to t1 - 1, zeros before the start. A group is loaded while the one before
+/// it is computed.
+template <class Tr, int S, class Load, class Store>
+__device__ inline void convolve(channel_taps<Tr> const& c, int t0, int t1, Load const& load, Store const& store) {
   using T = typename Tr::element;
-  float window[Tr::taps][V];
+  constexpr int V = 4, before = Tr::taps - 1;
+  float window[before + S][V];
   auto const take = [&](packed<V> const& from, float(&to)[V]) {
 #pragma unroll
     for (int v = 0; v < V; v += 2) {
@@ -51,40 +54,41 @@ __device__ inline void convolve(channel_taps<Tr, V> const& c, int t0, int t1, Lo
   };
   packed<V> next[S];
 #pragma unroll
-  for (int k = 1; k < Tr::taps; ++k) take(load(t0 - Tr::taps + k), window[k]);
-#pragma unroll
   for (int i = 0; i < S; ++i) next[i] = load(t0 + i);
+#pragma unroll
+  for (int k = 0; k < before; ++k) take(load(t0 - before + k), window[k]);
 #pragma unroll 1
   for (int t = t0; t < t1; t += S) {
-    packed<V> now[S];
 #pragma unroll
-    for (int i = 0; i < S; ++i) now[i] = next[i];
+    for (int i = 0; i < S; ++i) take(next[i], window[before + i]);
     if (t + S < t1) {
 #pragma unroll
       for (int i = 0; i < S; ++i) next[i] = load(t + S + i);
     }
-    float value[S][V];
 #pragma unroll
     for (int i = 0; i < S; ++i) {
-#pragma unroll
-      for (int k = 1; k < Tr::taps; ++k)
-#pragma unroll
-        for (int v = 0; v < V; ++v) window[k - 1][v] = window[k][v];
-      take(now[i], window[Tr::taps - 1]);
+      float value[V];
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         float h = c.bias[v];
 #pragma unroll
-        for (int k = 0; k < Tr::taps; ++k) h = fmaf(c.weight[k][v], window[k][v], h);
-        value[i][v] = fmaf(h, tanh_fast(h), h);
+        for (int k = 0; k < Tr::taps; ++k) h = fmaf(c.weight[k][v], window[i + k][v], h);
+        value[v] = fmaf(h, tanh_fast(h), h);
       }
+      store(t + i, value);
     }
-    store(t, value);
+#pragma unroll
+    for (int k = 0; k < before; ++k)
+#pragma unroll
+      for (int v = 0; v < V; ++v) window[k][v] = window[k + S][v];
   }
 }
 
-/// Tokens of each of `runs` threads: even, so that groups of two are whole.
-__device__ inline int tokens_per_run(int tokens, int runs) { return (tokens + 2 * runs - 1) / (2 * runs) * 2; }
+/// Tokens of each of `runs` threads: whole groups of S.
+template <int S>
+__device__ inline int tokens_per_run(int tokens, int runs) {
+  return (tokens + S * runs - 1) / (S * runs) * S;
+}
 
 /// Byte offset of 16-byte chunk k of row t of B or C: chunks change places so that eight rows lie in different banks.
 template <class Tr>
@@ -98,145 +102,161 @@ template <class Tr>
 __device__ inline void fill_state(typename Tr::element const* sequence, direction_slices<Tr> const& at,
                                   mixer_direction_pointers const& p, mixer_core_layout<Tr> const& lay, int length,
                                   unsigned char* shared) {
-  constexpr int V = Tr::vector, groups = 2 * Tr::state / V, runs = Tr::threads / groups;
+  constexpr int V = 4, S = 4, groups = 2 * Tr::state / V, runs = Tr::threads / groups;
   int const group = int(threadIdx.x) % groups, run = int(threadIdx.x) / groups;
   if (run >= runs) return;
   int const channel = group * V % Tr::state;
   bool const is_c = group * V >= Tr::state;
-  int const slice = is_c ? at.c() : at.b(), per_run = tokens_per_run(lay.tokens, runs);
-  unsigned char* const to = shared + (is_c ? lay.c : lay.b);
+  int const slice = is_c ? at.c() : at.b(), per_run = tokens_per_run<S>(lay.tokens, runs);
+  unsigned char* const to = shared + (is_c ? lay.c : lay.b) + channel % 8 * 2;
   typename Tr::element const* const from = sequence + slice + channel;
-  convolve<Tr, V, 2>(
-      channel_taps<Tr, V>{at, at.conv_channel(slice, channel), p}, run * per_run, min((run + 1) * per_run, lay.tokens),
+  convolve<Tr, S>(
+      channel_taps<Tr>{at, at.conv_channel(slice, channel), 2, p}, run * per_run, min((run + 1) * per_run, lay.tokens),
       [&](int t) {
         packed<V> r{};
         if (t >= 0 && t < length) r = *reinterpret_cast<packed<V> const*>(from + at.row(t, length) * Tr::projected);
         return r;
       },
-      [&](int t, float const(&value)[2][V]) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          packed<V> out;
-#pragma unroll
-          for (int v = 0; v < V; v += 2) out.word[v / 2] = pack<typename Tr::element>(value[i][v], value[i][v + 1]);
-          *reinterpret_cast<packed<V>*>(to + state_offset<Tr>(t + i, channel / 8) + channel % 8 * 2) = out;
-        }
+      [&](int t, float const(&value)[V]) {
+        *reinterpret_cast<packed<V>*>(to + state_offset<Tr>(t, channel / 8)) = {
+            {pack<typename Tr::element>(value[0], value[1]), pack<typename Tr::element>(value[2], value[3])}};
       });
 }
 
-/// One head's decays, by one warp: cum[t] = log2 of the decay from the start to t; ev[t] = cum[t] - log2(dt_t), so that
-/// exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j). From `length` on dt is 0.
+/// Decays of the heads [first, last], a head a warp: cum[t] = log2 of the decay from the start to t; ev[t] = cum[t] -
+/// log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j). From `length` on dt is 0. They go to global memory:
+/// shared memory has place for those of two heads.
 template <class Tr>
-__device__ inline void fill_decay(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                  mixer_direction_pointers const& p, int head, int length, int tokens, float* cum,
-                                  float* ev) {
-  int const lane = int(threadIdx.x) % 32, h = at.head(head);
-  float const rate = -expf(p.a_log[h]) * log2_e, bias = p.dt_bias[h];
-  auto const load = [&](int t) {
-    return t < length ? to_float(sequence[at.row(t, length) * Tr::projected + at.dt() + head]) : 0.f;
-  };
-  float before = 0, raw = load(lane);
-#pragma unroll 1
-  for (int t = lane; t - lane < tokens; t += 32) {
-    float const step = t < length ? softplus(raw + bias) : 0.f;
-    raw = load(t + 32);
-    float sum = step * rate;
+__device__ inline void fill_decays(typename Tr::element const* sequence, direction_slices<Tr> const& at,
+                                   mixer_direction_pointers const& p, int first, int last, int length, int tokens,
+                                   float* decays) {
+  constexpr int rounds = Tr::most_tiles * 16 / 32;
+  int const lane = int(threadIdx.x) % 32;
+  for (int head = first + int(threadIdx.x) / 32; head <= last; head += Tr::warps) {
+    int const h = at.head(head);
+    float const rate = -expf(p.a_log[h]) * log2_e, bias = p.dt_bias[h];
+    float step[rounds], sum[rounds];
 #pragma unroll
-    for (int o = 1; o < 32; o <<= 1) {
-      float const other = __shfl_up_sync(~0u, sum, o);
-      if (lane >= o) sum += other;
+    for (int r = 0; r < rounds; ++r) {
+      int const t = r * 32 + lane;
+      step[r] = t < length ? to_float(sequence[at.row(t, length) * Tr::projected + at.dt() + head]) : 0.f;
     }
-    sum += before;
-    before = __shfl_sync(~0u, sum, 31);
-    if (t < tokens) cum[t] = sum, ev[t] = sum - log2f(step);
+#pragma unroll
+    for (int r = 0; r < rounds; ++r) {
+      step[r] = r * 32 + lane < length ? softplus(step[r] + bias) : 0.f;
+      sum[r] = step[r] * rate;
+    }
+#pragma unroll
+    for (int o = 1; o < 32; o <<= 1)
+#pragma unroll
+      for (int r = 0; r < rounds; ++r) {
+        float const other = __shfl_up_sync(~0u, sum[r], o);
+        if (lane >= o) sum[r] += other;
+      }
+    float* const cum = decays + head * 2 * tokens;
+    float before = 0;
+#pragma unroll
+    for (int r = 0; r < rounds; ++r) {
+      int const t = r * 32 + lane;
+      float const whole = before + sum[r];
+      before += __shfl_sync(~0u, sum[r], 31);
+      if (t < tokens) cum[t] = whole, cum[tokens + t] = whole - log2f(step[r]);
+    }
   }
 }
 
-/// S = C B^T for the 32 tokens from 32 q on and every earlier one, as fragments: tile (r, c) at (r (r + 1) / 2 + c) 512
+/// S = C B^T for the 16 tokens of tile r and every earlier one, as fragments: tile (r, c) at (r (r + 1) / 2 + c) 512
 /// bytes. `a` holds the warp's rows of C.
 template <class Tr>
-__device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][2][4], int q, int tiles,
-                                   mixer_core_layout<Tr> const& lay, unsigned char* shared) {
+__device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][4], int r, mixer_core_layout<Tr> const& lay,
+                                   unsigned char* shared) {
   using T = typename Tr::element;
-  int const lane = int(threadIdx.x) % 32, last = min(2 * q + 2, tiles);
+  int const lane = int(threadIdx.x) % 32;
   std::uint32_t const b = shared_address(shared) + std::uint32_t(lay.b);
+  unsigned char* const to = shared + lay.scores + r * (r + 1) / 2 * 512 + lane * 16;
 #pragma unroll 1
-  for (int c = 0; c < last; ++c) {
-    float s[2][2][4] = {};
+  for (int c = 0; c <= r; ++c) {
+    float s[2][4] = {};
     int const row = c * 16 + lane % 8 + lane / 16 * 8;
 #pragma unroll
     for (int k = 0; k < Tr::state / 16; ++k) {
-      std::uint32_t r[4];
-      load_matrix(r, b + std::uint32_t(state_offset<Tr>(row, 2 * k + lane / 8 % 2)));
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        mma<T>(s[m][0], a[k][m], r[0], r[1]);
-        mma<T>(s[m][1], a[k][m], r[2], r[3]);
-      }
+      std::uint32_t v[4];
+      load_matrix(v, b + std::uint32_t(state_offset<Tr>(row, 2 * k + lane / 8 % 2)));
+      mma<T>(s[0], a[k], v[0], v[1]);
+      mma<T>(s[1], a[k], v[2], v[3]);
     }
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      int const r = 2 * q + m;
-      if (c > r || r >= tiles) continue;
-      uint4 const fragment{pack<T>(s[m][0][0], s[m][0][1]), pack<T>(s[m][0][2], s[m][0][3]),
-                           pack<T>(s[m][1][0], s[m][1][1]), pack<T>(s[m][1][2], s[m][1][3])};
-      *reinterpret_cast<uint4*>(shared + lay.scores + (r * (r + 1) / 2 + c) * 512 + lane * 16) = fragment;
-    }
+    *reinterpret_cast<uint4*>(to + c * 512) = {pack<T>(s[0][0], s[0][1]), pack<T>(s[0][2], s[0][3]),
+                                               pack<T>(s[1][0], s[1][1]), pack<T>(s[1][2], s[1][3])};
   }
 }
 
-/// Starts the copy of one unit's raw x to shared memory. Tokens before the start and from `length` on are zeros.
+/// Starts the copy of one unit's raw x and decays to shared memory. Tokens of x before the start and from `length` on are
+/// zeros.
 template <class Tr>
 __device__ inline void stage_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                  mixer_core_layout<Tr> const& lay, int unit, int length, unsigned char* shared) {
-  constexpr int wide = Tr::vector == 8 ? 8 : 4, pieces = Tr::columns / wide;
-  typename Tr::element const* const from = sequence + at.x() + unit * Tr::columns;
+                                  mixer_core_layout<Tr> const& lay, int unit, int length, float const* decays,
+                                  unsigned char* shared) {
+  constexpr int wide = Tr::vector == 8 ? 8 : 4, pieces = Tr::columns / wide, step = Tr::threads / pieces;
+  int const thread = thread_here(), piece = thread % pieces, row = thread / pieces;
+  if (row < step) {
+    auto const* const from = sequence + at.x() + unit * Tr::columns + piece * wide;
+    std::uint32_t to = shared_address(shared) + std::uint32_t(lay.raw + (row * pieces + piece) * 2 * wide);
 #pragma unroll 1
-  for (int i = int(threadIdx.x); i < (lay.tokens + Tr::before) * pieces; i += Tr::threads) {
-    int const t = i / pieces - Tr::before, piece = i % pieces;
-    bool const valid = t >= 0 && t < length;
-    void const* const source = from + at.row(valid ? t : 0, length) * Tr::projected + piece * wide;
-    copy_async<2 * wide>(shared_address(shared) + std::uint32_t(lay.raw + i * 2 * wide), source, valid);
+    for (int r = row; r < lay.tokens + Tr::before; r += step, to += std::uint32_t(step * Tr::columns * 2)) {
+      int const t = r - Tr::before;
+      bool const valid = t >= 0 && t < length;
+      copy_async<2 * wide>(to, from + at.row(valid ? t : 0, length) * Tr::projected, valid);
+    }
   }
+  if (thread < lay.tokens / 2)  // cum and ev, four numbers at a time
+    copy_async(shared_address(shared) + std::uint32_t(lay.vectors + unit % 2 * 8 * lay.tokens + thread * 16),
+               decays + unit / Tr::per_head * 2 * lay.tokens + thread * 4);
   commit_copies();
 }
 
-/// The first of the four columns of a unit that a thread convolves.
+/// The four columns of a unit that a thread convolves: those that stand at 4 q to 4 q + 3 in a row of x. Columns 8 i + j of a
+/// wide group stand at 2 i + j % 2 + j / 2 * 8, columns 4 i + j of another at the same place: a lane's fragments of the
+/// product are then columns that are neighbours in memory.
 template <class Tr>
-__device__ inline int unit_column() {
-  return int(threadIdx.x) % (Tr::columns / 4) * 4;
-}
+struct unit_columns {
+  int q, first, gap;  ///< columns first, first + 1, first + gap, first + gap + 1
 
-/// x and X' of one unit to shared memory. Inside each 16 columns, column 4 i + j lies at 2 i + j and, from j = 2 on, at
-/// 8 + 2 i + j - 2: the fragments of the product then give a thread four columns that are neighbours in memory.
-/// `taps` are those of this thread's four columns, unit_column().
+  __device__ explicit unit_columns(int thread) : q{thread % (Tr::columns / 4)} {
+    int const n = q >> 1, m = q & 1;
+    bool const wide = n < 4 * Tr::wide_groups;
+    first = wide ? (n & ~3) * 8 + m * 16 + (n & 3) * 2 : (n & ~1) * 8 + m * 8 + (n & 1) * 2;
+    gap = wide ? 8 : 4;
+  }
+};
+
+/// x and X' of one unit to shared memory. `taps` are those of this thread's columns.
 template <class Tr>
-__device__ inline void fill_unit(channel_taps<Tr, 4> const& taps, mixer_core_layout<Tr> const& lay, float const* cum,
-                                 float const* ev, unsigned char* shared) {
+__device__ inline void fill_unit(int thread, unit_columns<Tr> const& own, channel_taps<Tr> const& taps,
+                                 mixer_core_layout<Tr> const& lay, float const* cum, float const* ev,
+                                 unsigned char* shared) {
   using T = typename Tr::element;
-  constexpr int groups = Tr::columns / 4, runs = Tr::threads / groups;
-  int const run = int(threadIdx.x) / groups;
+  constexpr int runs = Tr::threads / (Tr::columns / 4);
+  int const run = thread / (Tr::columns / 4);
   if (run >= runs) return;
-  int const column = unit_column<Tr>(), per_run = tokens_per_run(lay.tokens, runs);
+  int const per_run = tokens_per_run<2>(lay.tokens, runs);
   int const scaled = (lay.tokens - 1) / 64 * 64, t0 = run * per_run, t1 = min(t0 + per_run, lay.tokens);
-  int const place = (column / 16 * 16 + column % 16 / 2) * 2;
-  unsigned char* const x = shared + lay.x + place;
-  unsigned char const* const raw = shared + lay.raw + (Tr::before * Tr::columns + column) * 2;
+  unsigned char* const x = shared + lay.x + own.q * 8;
+  unsigned char const* const raw = shared + lay.raw + (Tr::before * Tr::columns + own.first) * 2;
+  int const gap = own.gap * 2;
   auto const write = [&](unsigned char* to, float const(&v)[4], float scale) {
-    *reinterpret_cast<std::uint32_t*>(to) = pack<T>(scale * v[0], scale * v[1]);
-    *reinterpret_cast<std::uint32_t*>(to + 16) = pack<T>(scale * v[2], scale * v[3]);
+    *reinterpret_cast<packed<4>*>(to) = {{pack<T>(scale * v[0], scale * v[1]), pack<T>(scale * v[2], scale * v[3])}};
   };
-  convolve<Tr, 4, 2>(
-      taps, t0, t1, [&](int t) { return *reinterpret_cast<packed<4> const*>(raw + t * Tr::columns * 2); },
-      [&](int t, float const(&v)[2][4]) {
+  convolve<Tr, 2>(
+      taps, t0, t1,
+      [&](int t) {
+        unsigned char const* const from = raw + t * Tr::columns * 2;
+        return packed<4>{
+            {*reinterpret_cast<std::uint32_t const*>(from), *reinterpret_cast<std::uint32_t const*>(from + gap)}};
+      },
+      [&](int t, float const(&v)[4]) {
         unsigned char* const to = x + t * Tr::pitch;
-        write(to, v[0], 1.f);
-        write(to + Tr::pitch, v[1], 1.f);
-        if (t >= scaled) return;
-        float const end = cum[t | 63];
-        float2 const e = *reinterpret_cast<float2 const*>(ev + t);
-        write(to + (lay.scaled - lay.x), v[0], exp2_fast(end - e.x));
-        write(to + (lay.scaled - lay.x) + Tr::pitch, v[1], exp2_fast(end - e.y));
+        write(to, v, 1.f);
+        if (t < scaled) write(to + (lay.scaled - lay.x), v, exp2_fast(cum[t | 63] - ev[t]));
       });
 }
 

@@ -8,8 +8,11 @@
 /// difference is taken before exp. Both factors of the split are at most 1.
 ///
 /// The gated RMSNorm needs the sum of squares over all heads. A block that has made whole rows norms them at its end,
-/// while the cache still has them; or the kernel leaves what is to be normed and each unit's sum, and the reader applies
-/// the rest: the output projection commutes with a factor a row.
+/// while the cache still has them; or the kernel leaves what is to be normed and the sums, and the reader applies the rest:
+/// the output projection commutes with a factor a row.
+///
+/// 14 warps of 72 registers, two blocks a multiprocessor: a warp has 16 tokens. The kernel waits, for shared memory above
+/// all, so it wants many warps: 8 of 32 tokens and 128 registers took 229 us for 256 sequences of 197 tokens, these 185.
 #pragma once
 
 #include <dm2/core/operands.hpp>
@@ -28,74 +31,72 @@
 
 namespace dm2::cuda::detail {
 
-/// Grid (unit sets, 2, sequences). Warp 4 makes the decays; the others take 32 tokens each, the longest rows on the
-/// first four warps and the shortest on the last three, so that a scheduler's two warps have equal work together.
+/// The tile that warp w has, or a negative number: longest rows first, the second four warps in the other order, since a
+/// scheduler has every fourth warp.
+__device__ inline int tile_of_warp(int warp, int tiles) { return warp / 4 == 1 ? tiles - 12 + warp : tiles - 1 - warp; }
+
+/// Grid (unit sets, 2, sequences).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
     mixer_core_kernel(__grid_constant__ mixer_core_arguments<typename Tr::element> const p) {
   using T = typename Tr::element;
   unsigned char* const shared = dynamic_shared();
-  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, second = int(blockIdx.y);
-  int const tiles = (p.length + 15) / 16, pairs = (tiles + 1) / 2;
-  int const q = warp < 4 ? pairs - 1 - warp : warp > 4 && warp - 5 < pairs - 4 ? warp - 5 : -1;
+  int const lane = int(threadIdx.x) % 32, second = int(blockIdx.y), tiles = (p.length + 15) / 16;
+  int const r = tile_of_warp(int(threadIdx.x) / 32, tiles);
   std::size_t const first_row = std::size_t(blockIdx.z) * std::size_t(p.length);
   T const* const sequence = p.zxbcdt + first_row * Tr::projected;
   direction_slices<Tr> const at{second == 1};
   mixer_direction_pointers const& parameters = p.direction[second];
   mixer_core_layout<Tr> const lay{tiles};
   float* const vectors = reinterpret_cast<float*>(shared + lay.vectors);
+  float* const decays = p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens);
   int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
 
+  fill_decays<Tr>(sequence, at, parameters, begin / Tr::per_head, (end - 1) / Tr::per_head, p.length, lay.tokens,
+                  decays);
   fill_state<Tr>(sequence, at, parameters, lay, p.length, shared);
-  if (warp == 4) {
-    int const head = begin / Tr::per_head;
-    float* const cum = vectors + head % 2 * 2 * lay.tokens;
-    fill_decay<Tr>(sequence, at, parameters, head, p.length, lay.tokens, cum, cum + lay.tokens);
-  }
   __syncthreads();
-  std::uint32_t a[Tr::state / 16][2][4];
-  if (q >= 0) {
+  std::uint32_t a[Tr::state / 16][4];
+  if (r >= 0) {
 #pragma unroll
     for (int k = 0; k < Tr::state / 16; ++k)
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        int const row = min(q * 32 + m * 16 + lane % 16, lay.tokens - 1);
-        load_matrix(a[k][m], shared_address(shared) + std::uint32_t(lay.c + state_offset<Tr>(row, 2 * k + lane / 16)));
-      }
+      load_matrix(a[k], shared_address(shared) +
+                            std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * k + lane / 16)));
   }
   __syncthreads();
-  if (q >= 0) fill_scores<Tr>(a, q, tiles, lay, shared);
+  if (r >= 0) fill_scores<Tr>(a, r, lay, shared);
   __syncthreads();
 
-  stage_unit<Tr>(sequence, at, lay, begin, p.length, shared);
+  stage_unit<Tr>(sequence, at, lay, begin, p.length, decays, shared);
 
+  float sums[2] = {};
 #pragma unroll 1
   for (int unit = begin; unit < end; ++unit) {
-    int const head = unit / Tr::per_head;
-    float* const cum = vectors + head % 2 * 2 * lay.tokens;
-    float* const ev = cum + lay.tokens;
+    float const* const cum = vectors + unit % 2 * 2 * lay.tokens;
+    float const* const ev = cum + lay.tokens;
     // Loaded before the barrier, so that the wait for them is the wait for the others.
-    channel_taps<Tr, 4> const taps{at, at.conv_channel(at.x(), unit * Tr::columns + unit_column<Tr>()), parameters};
+    int const thread = thread_here();
+    unit_columns<Tr> const own{thread};
+    channel_taps<Tr> const taps{at, at.conv_channel(at.x(), unit * Tr::columns + own.first), own.gap, parameters};
     wait_copies<0>();
     __syncthreads();
-    fill_unit<Tr>(taps, lay, cum, ev, shared);
+    fill_unit<Tr>(thread, own, taps, lay, cum, ev, shared);
     __syncthreads();
-    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, p.length, shared);
-    if (q >= 0) {
-      float acc[2][2 * Tr::column_groups][4] = {};
-      unit_operands<Tr> const in{q, tiles, lay, shared};
-      scan_before<Tr>(acc, q / 2, in, cum);
-      scan_own<Tr>(acc, q, tiles, in, lay, cum, ev, parameters.d[at.head(head)]);
-      gate_rows<Tr> const gate{q, at, unit, sequence, p.length};
-      gate.write(acc, q, at, second, unit, first_row, p);
-    } else if (warp == 4 && unit + 1 < end && (unit + 1) / Tr::per_head != head) {
-      float* const next = vectors + (head + 1) % 2 * 2 * lay.tokens;
-      fill_decay<Tr>(sequence, at, parameters, head + 1, p.length, lay.tokens, next, next + lay.tokens);
+    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, p.length, decays, shared);
+    if (r >= 0) {
+      float acc[2 * Tr::column_groups][4] = {};
+      unit_operands<Tr> const in{r, lay, shared};
+      scan_before<Tr>(acc, r / 4, in, cum);
+      scan_own<Tr>(acc, r, in, cum, ev, parameters.d[at.head(unit / Tr::per_head)]);
+      gate_rows<Tr> const gate{r, at, unit, sequence, p.length};
+      gate.write(acc, r, at, second, unit, first_row, p, sums);
     }
   }
+  if (p.finish) __syncthreads();  // the decays' place is free
+  if (r >= 0) write_sums<Tr>(sums, r, at, second, begin, end, first_row, p, p.finish ? vectors : nullptr);
   if (p.finish) {
     __syncthreads();
-    finish_rows<Tr>(p, first_row, second, vectors);
+    finish_rows<Tr>(p, at, first_row, second, vectors);
   }
 }
 
@@ -122,12 +123,12 @@ inline int units_per_block(int units, int sequences, int multiprocessors) {
 }
 
 /// With `finish`, where a block makes whole rows, g as mixer_core has it, with the norms' weights unless they are views
-/// of nothing; true then. Else g before its norm, and squares [B L, 2, units], each unit's sum of g^2: g / sqrt(their
-/// sum / inner + 1e-5) norm is what the output projection reads. mixer_core_fits() and mixer_core_aligned() must hold.
+/// of nothing; true then. Else g before its norm, and scratch.squares, which sum up to a row's g^2: g / sqrt(their sum /
+/// inner + 1e-5) norm is what the output projection reads. mixer_core_fits() and mixer_core_aligned() must hold.
 template <precision P, mixer_shape M>
 bool mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
-                      mixer_parameters<M, float const, space::device> const& p, element<P>* g, float* squares,
-                      int sequences, int length, bool finish) {
+                      mixer_parameters<M, float const, space::device> const& p, element<P>* g,
+                      mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   using Tr = mixer_core_traits<element<P>, M>;
   auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
     return mixer_direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
@@ -136,7 +137,8 @@ bool mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
   bool const whole = finish && take == Tr::units;
   mixer_core_arguments<element<P>> const arguments{zxbcdt,
                                                    g,
-                                                   squares,
+                                                   scratch.squares,
+                                                   scratch.decays,
                                                    {pointers(p.forward), pointers(p.backward)},
                                                    length,
                                                    take,

@@ -11,57 +11,86 @@
 
 namespace dm2::cuda::detail {
 
-/// One unit's gate and result for the 32 tokens from 32 q on.
+/// One unit's gate and result for the 16 tokens of tile r. Word n of a row belongs to the n-th eight columns of the
+/// accumulators.
 template <class Tr>
 struct gate_rows {
   using T = typename Tr::element;
-  static constexpr int G = Tr::column_groups;
-  packed<4> z[2][2][G];
+  static constexpr int words = 2 * Tr::column_groups, wide = 4 * Tr::wide_groups;
+  std::uint32_t z[2][words];
 
-  [[nodiscard]] __device__ static int token(int q, int m, int half) {
-    return q * 32 + m * 16 + half * 8 + int(threadIdx.x) % 32 / 4;
-  }
-  /// Starts the loads: they are under way while the scan's last part is computed.
-  __device__ gate_rows(int q, direction_slices<Tr> const& at, int unit, T const* sequence, int length) {
-    T const* const from = sequence + at.z() + unit * Tr::columns + int(threadIdx.x) % 4 * 4;
+  [[nodiscard]] __device__ static int token(int r, int half, int lane) { return r * 16 + half * 8 + lane / 4; }
+  /// The unit's column at which this lane's words from n on begin.
+  [[nodiscard]] __device__ static int column(int n, int lane) { return n * 8 + lane % 4 * (n < wide ? 8 : 4); }
+
+  __device__ gate_rows(int r, direction_slices<Tr> const& at, int unit, T const* sequence, int length) {
+    int const lane = thread_here() % 32;
+    T const* const from = sequence + at.z() + unit * Tr::columns;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int half = 0; half < 2; ++half) {
+      T const* const row = from + at.row(min(token(r, half, lane), length - 1), length) * Tr::projected;
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        T const* const row = from + at.row(min(token(q, m, half), length - 1), length) * Tr::projected;
-#pragma unroll
-        for (int n = 0; n < G; ++n) z[m][half][n] = *reinterpret_cast<packed<4> const*>(row + n * 16);
+      for (int n = 0; n < wide; n += 4) {
+        uint4 const v = *reinterpret_cast<uint4 const*>(row + column(n, lane));
+        z[half][n] = v.x, z[half][n + 1] = v.y, z[half][n + 2] = v.z, z[half][n + 3] = v.w;
       }
-  }
-  /// g = y silu(z), and each token's sum of squares.
-  __device__ void write(float const (&acc)[2][2 * G][4], int q, direction_slices<Tr> const& at, int second, int unit,
-                        std::size_t first_row, mixer_core_arguments<T> const& p) const {
-    int const lane = int(threadIdx.x) % 32;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int const t = token(q, m, half);
-        bool const inside = t < p.length;
-        std::size_t const row = 2 * (first_row + std::size_t(at.row(inside ? t : 0, p.length))) + std::size_t(second);
-        T* const g = p.g + row * Tr::inner + unit * Tr::columns + lane % 4 * 4;
-        float sum = 0;
-#pragma unroll
-        for (int n = 0; n < G; ++n) {
-          float2 const z0 = unpack<T>(z[m][half][n].word[0]), z1 = unpack<T>(z[m][half][n].word[1]);
-          float const v[4]{acc[m][2 * n][half * 2] * silu_fast(z0.x), acc[m][2 * n][half * 2 + 1] * silu_fast(z0.y),
-                           acc[m][2 * n + 1][half * 2] * silu_fast(z1.x),
-                           acc[m][2 * n + 1][half * 2 + 1] * silu_fast(z1.y)};
-#pragma unroll
-          for (int e = 0; e < 4; ++e) sum = fmaf(v[e], v[e], sum);
-          if (inside) *reinterpret_cast<packed<4>*>(g + n * 16) = {{pack<T>(v[0], v[1]), pack<T>(v[2], v[3])}};
-        }
-        sum += __shfl_xor_sync(~0u, sum, 1);
-        sum += __shfl_xor_sync(~0u, sum, 2);
-        if (inside && lane % 4 == 0) p.squares[row * Tr::units + std::size_t(unit)] = sum;
+      for (int n = wide; n < words; n += 2) {
+        uint2 const v = *reinterpret_cast<uint2 const*>(row + column(n, lane));
+        z[half][n] = v.x, z[half][n + 1] = v.y;
       }
+    }
+  }
+  /// g = y silu(z); the squares of this lane's part of each row are added to `sums`.
+  __device__ void write(float const (&acc)[words][4], int r, direction_slices<Tr> const& at, int second, int unit,
+                        std::size_t first_row, mixer_core_arguments<T> const& p, float (&sums)[2]) const {
+    int const lane = thread_here() % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t out[words];
+#pragma unroll
+      for (int n = 0; n < words; ++n) {
+        float2 const gate = unpack<T>(z[half][n]);
+        float const first = acc[n][half * 2] * silu_fast(gate.x), next = acc[n][half * 2 + 1] * silu_fast(gate.y);
+        sums[half] = fmaf(first, first, fmaf(next, next, sums[half]));
+        out[n] = pack<T>(first, next);
+      }
+      int const t = token(r, half, lane);
+      if (t >= p.length) continue;
+      std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
+      T* const g = p.g + row * Tr::inner + unit * Tr::columns;
+#pragma unroll
+      for (int n = 0; n < wide; n += 4)
+        __stcg(reinterpret_cast<uint4*>(g + column(n, lane)), uint4{out[n], out[n + 1], out[n + 2], out[n + 3]});
+#pragma unroll
+      for (int n = wide; n < words; n += 2)
+        __stcg(reinterpret_cast<uint2*>(g + column(n, lane)), uint2{out[n], out[n + 1]});
+    }
   }
 };
+
+/// The squares' sums of a tile's rows over the units [begin, end), which the four lanes of a row have in parts: to their
+/// first place in `squares`, zeros to the others; or, where `scales` is not null, what norms the rows to scales [length].
+template <class Tr>
+__device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int second, int begin,
+                                  int end, std::size_t first_row, mixer_core_arguments<typename Tr::element> const& p,
+                                  float* scales) {
+  int const lane = int(threadIdx.x) % 32, part = lane % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = sums[half];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    int const t = gate_rows<Tr>::token(r, half, lane);
+    if (t >= p.length) continue;
+    if (scales != nullptr) {
+      if (part == 0) scales[t] = rsqrtf(sum * (1.f / Tr::inner) + 1e-5f);
+      continue;
+    }
+    std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
+    for (int u = begin + part; u < end; u += 4) p.squares[row * Tr::units + std::size_t(u)] = u == begin ? sum : 0.f;
+  }
+}
 
 /// Eight numbers times a factor, and the norm's weights where there are any, from channel c on.
 template <class Tr>
@@ -86,19 +115,12 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
   return x;
 }
 
-/// Norms the block's rows, which it has made whole and which the caches still hold; `scales` [length] is shared memory.
+/// Norms the block's rows, which it has made whole and which the caches still hold; `scales` [length] is shared memory,
+/// in the order of the direction's tokens.
 template <class Tr>
-__device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> const& p, std::size_t first_row,
-                                   int second, float* scales) {
+__device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
+                                   std::size_t first_row, int second, float const* scales) {
   constexpr int pieces = Tr::inner / 8, ahead = 4;
-  for (int r = int(threadIdx.x); r < p.length; r += Tr::threads) {
-    float const* const squares = p.squares + (2 * (first_row + std::size_t(r)) + std::size_t(second)) * Tr::units;
-    float sum = 0;
-#pragma unroll
-    for (int u = 0; u < Tr::units; ++u) sum += squares[u];
-    scales[r] = rsqrtf(sum * (1.f / Tr::inner) + 1e-5f);
-  }
-  __syncthreads();
   bool const reversed = second == 1 && Tr::reverse_channels;
   packed<8>* const g = reinterpret_cast<packed<8>*>(p.g + (2 * first_row + std::size_t(second)) * Tr::inner);
 #pragma unroll 1
@@ -114,7 +136,7 @@ __device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> co
       int const i = first + a * Tr::threads;
       if (i < p.length * pieces)
         g[i / pieces * 2 * pieces + i % pieces] =
-            scaled<Tr>(x[a], scales[i / pieces], p.norm[second], i % pieces * 8, reversed);
+            scaled<Tr>(x[a], scales[at.row(i / pieces, p.length)], p.norm[second], i % pieces * 8, reversed);
     }
   }
 }

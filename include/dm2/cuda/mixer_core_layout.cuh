@@ -2,8 +2,10 @@
 /// The fused mixer core's constants, where things lie in its shared memory, and how its directions are walked.
 #pragma once
 
+#include <dm2/core/arena.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/mma.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +23,7 @@ struct mixer_core_traits {
   static constexpr bool reverse_channels = M.variant == mixer_variant::published;
   static constexpr int columns = headdim <= 64 ? headdim : headdim / 2, units = inner / columns;
   static constexpr int per_head = headdim / columns;
-  static constexpr int threads = 256, most_tiles = 14;
+  static constexpr int warps = 14, threads = 32 * warps, most_tiles = warps;  ///< a warp has a tile of 16 tokens
 
   /// Channels that a thread loads at a time: every slice of the projection starts at a multiple of it.
   static constexpr int vector = (projected % 8 == 0 && heads % 8 == 0) ? 8 : 4;
@@ -32,6 +34,9 @@ struct mixer_core_traits {
 
   static constexpr int before = 4;  ///< zero tokens in front of the raw x
   static constexpr int column_groups = columns / 16;
+  /// 32 neighbouring columns whose order in a row of x gives a lane eight neighbours in memory; those that are left over
+  /// stand in groups of 16, of which a lane has four.
+  static constexpr int wide_groups = vector == 8 ? columns / 32 : 0;
   static constexpr int pitch = columns * 2 + 16;  ///< bytes of a row of x: an odd number of 16 bytes
   static constexpr int state_bytes = state * 2;   ///< of a row of B and C
   static constexpr bool share = state == 128;     ///< S takes C's place
@@ -66,11 +71,26 @@ template <class T>
 struct mixer_core_arguments {
   T const* zxbcdt;  ///< [B L, projected]
   T* g;             ///< [B L, 2 inner]
-  float* squares;   ///< [B L, 2, units]
+  float* squares;   ///< [B L, 2, units], parts of each row's sum of g^2
+  float* decays;    ///< [B, 2, H, 2, tokens], what fill_decays() makes
   mixer_direction_pointers direction[2];
   int length, units_per_block;
   float const* norm[2];  ///< weights of the directions' norms; null for ones
   bool finish;           ///< whether a block, which has made all units of its rows, norms them
+};
+
+/// Memory of a call of the kernel beside its operands.
+template <class T, mixer_shape M>
+struct mixer_core_scratch {
+  using traits = mixer_core_traits<T, M>;
+  float* squares;  ///< [rows, 2, units]
+  float* decays;   ///< as in mixer_core_arguments
+
+  mixer_core_scratch(arena& a, std::size_t rows, int length) {
+    std::size_t const sequences = rows / std::size_t(length);
+    squares = a.take<float>(rows * 2 * traits::units);
+    decays = a.take<float>(sequences * 2 * traits::heads * 2 * std::size_t((length + 15) / 16 * 16));
+  }
 };
 
 /// Where one direction's slices start, and how its channels and tokens are walked. The second direction of the published
@@ -97,6 +117,14 @@ struct direction_slices {
   [[nodiscard]] __device__ int head(int h) const { return channels_reversed ? Tr::heads - 1 - h : h; }
   [[nodiscard]] __device__ std::ptrdiff_t row(int t, int length) const { return tokens_reversed ? length - 1 - t : t; }
 };
+
+/// This thread's index, of which the compiler knows nothing: what depends on it is computed where it is used. Kept for the
+/// kernel's whole time, such numbers would take registers that it does not have.
+__device__ inline int thread_here() {
+  int thread = int(threadIdx.x);
+  hide(thread);
+  return thread & 1023;  // not negative: cheaper to divide
+}
 
 /// V consecutive 16-bit numbers in registers.
 template <int V>
