@@ -54,6 +54,10 @@ struct stem_arrays {
   }
 };
 
+/// In what the forward rounds: bfloat16's is half's.
+template <cuda::precision P>
+inline constexpr cuda::precision stem_precision = P == cuda::precision::bf16 ? cuda::precision::fp16 : P;
+
 /// The CPU's case with numbers that the device holds too, and those on the device.
 template <stem_shape S, cuda::precision P>
 struct train_stem {
@@ -120,9 +124,11 @@ struct train_stem {
   /// Raw output `stage` as the oracle keeps it: [B, H / 2, W / 2, hidden].
   [[nodiscard]] std::vector<double> raw(std::size_t stage) const {
     constexpr std::size_t plane = cuda::stem_saved<S, T>::plane;
-    std::vector<T> there(std::size_t(host.batch) * plane);
+    using number = cuda::stem_number<T>;
+    std::vector<number> there(std::size_t(host.batch) * plane);
     cuda::check(cudaDeviceSynchronize(), "the work before");
-    cuda::check(cudaMemcpy(there.data(), saved.raw[stage], there.size() * sizeof(T), cudaMemcpyDeviceToHost), "raw");
+    cuda::check(cudaMemcpy(there.data(), saved.raw[stage], there.size() * sizeof(number), cudaMemcpyDeviceToHost),
+                "raw");
     std::vector<double> out(there.size());
     constexpr int side = S.patch / 2, width = S.half_width(), height = S.half_height(), h = S.hidden;
     for (int b = 0; b < host.batch; ++b)

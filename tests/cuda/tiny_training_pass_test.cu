@@ -23,8 +23,8 @@ double median_error() {
 
 }  // namespace
 
-TEST_CASE("cuda training_pass: Tiny's gradients in bfloat16 are within 9e-2 of double [long]") {
-  CHECK(median_error<cuda::precision::bf16>() < 9e-2);
+TEST_CASE("cuda training_pass: Tiny's gradients in bfloat16 are within 7e-2 of double [long]") {
+  CHECK(median_error<cuda::precision::bf16>() < 7e-2);
 }
 
 TEST_CASE("cuda training_pass: Tiny's gradients in float are within 1e-4 of double [long]") {

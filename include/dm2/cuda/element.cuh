@@ -12,7 +12,7 @@ namespace dm2::cuda {
 /// The numbers of activations between kernels and of a product's operands. Parameters, the residual stream, norms,
 /// decays, sums and logits are float in each.
 enum class precision : unsigned char {
-  bf16,  ///< bfloat16, 8 bits of mantissa and float's range
+  bf16,  ///< bfloat16, 8 bits of mantissa and float's range; half in the stem's training forward (stem_number)
   fp16,  ///< half, 11 bits of mantissa, at most 65504
   fp32,  ///< float, and products in float
   tf32   ///< float, and products of operands rounded to 10 bits of mantissa

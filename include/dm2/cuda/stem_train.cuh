@@ -45,7 +45,7 @@ void stem_forward_general(context<P>& ctx, Reader const& reader,
                           stem_parameters<S, float const, space::device> const& p,
                           stem_statistics<S, float, space::device> const& running, element<P>* grid,
                           stem_saved<S, element<P>> const& saved, int batch, std::size_t columns = stem_columns_bytes) {
-  using scratch_type = stem_general_scratch<S, element<P>>;
+  using scratch_type = stem_general_scratch<S, stem_number<element<P>>, element<P>>;
   bool const run = ctx.reserve(planned_bytes<scratch_type>(batch, columns));
   arena_scope const scope{ctx.shared()};
   scratch_type const scratch{ctx.shared(), batch, columns};
@@ -101,8 +101,9 @@ void stem_backward_tensor(context<P>& ctx, device_properties const& device, Read
 ///
 /// Shapes   picture: float const* [B, C, H, W], normalised, or byte_pictures [B, H, W, C]; grid [B tokens, dim],
 ///          row-major patches of picture after picture.
-/// Saves    the raw outputs of the convolutions, rounded to the context's elements (4.8 MB a picture at Tiny's size in
-///          16 bits), and the statistics; BatchNorm with ReLU is computed again in the backward.
+/// Saves    the raw outputs of the convolutions in stem_number (4.8 MB a picture at Tiny's size in 16 bits), and the
+///          statistics; BatchNorm with ReLU is computed again in the backward.
+/// Rounds   what convolutions and projection multiply, to stem_number: in bfloat16 to half, so |picture| <= 65504.
 /// Writes   grid, saved (=); running (updated), asynchronously. Tensor cores where stem_tensor_sizes and the device
 ///          allow; else products of gathered columns, of at most stem_columns_bytes or one picture at a time.
 /// Throws   shape_error if grid's rows are not whole pictures; nothing is written then.

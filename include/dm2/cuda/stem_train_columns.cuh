@@ -86,17 +86,17 @@ void gather_columns(cudaStream_t stream, Source const& source, T* out, int pictu
 }
 
 /// out = relu(BatchNorm(raw)) as it lies. A thread a number.
-template <class T>
-__global__ void __launch_bounds__(256) stem_activate_kernel(T const* __restrict__ raw, stem_train_norm norm, int width,
+template <class R, class T>
+__global__ void __launch_bounds__(256) stem_activate_kernel(R const* __restrict__ raw, stem_train_norm norm, int width,
                                                             std::ptrdiff_t size, T* __restrict__ out) {
   std::ptrdiff_t const i = std::ptrdiff_t{blockIdx.x} * 256 + threadIdx.x;
   if (i < size) out[i] = from_float<T>(stem_activate(to_float(raw[i]), norm.affine(int(i % width))));
 }
 
-template <class T>
-void activate(cudaStream_t stream, T const* raw, stem_train_norm const& norm, int width, std::ptrdiff_t pixels,
+template <class R, class T>
+void activate(cudaStream_t stream, R const* raw, stem_train_norm const& norm, int width, std::ptrdiff_t pixels,
               T* out) {
-  launch("stem: BatchNorm and ReLU", stem_activate_kernel<T>, {blocks_for(std::size_t(pixels * width), 256), 256},
+  launch("stem: BatchNorm and ReLU", stem_activate_kernel<R, T>, {blocks_for(std::size_t(pixels * width), 256), 256},
          stream, raw, norm, width, pixels * width, out);
 }
 

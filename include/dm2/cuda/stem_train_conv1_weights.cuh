@@ -104,7 +104,7 @@ struct train_conv1_sums {
 /// parts [2 gridDim.x, 7, hidden, 32]: each block's sums over its tiles t = blockIdx.x, blockIdx.x + gridDim.x, ...
 template <class Block, class T, class Reader>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_train_conv1_weights_kernel(Reader picture, T const* __restrict__ dz, T const* __restrict__ raw,
+    stem_train_conv1_weights_kernel(Reader picture, T const* __restrict__ dz, stem_number<T> const* __restrict__ raw,
                                     stem_norm_gradient gradient, tile_order order, int tiles,
                                     float* __restrict__ parts) {
   using tile_type = typename Block::tile;
@@ -179,8 +179,8 @@ struct train_conv1_place {
 /// Scratch  parts: 2 * multiprocessors * Block::sums floats.
 template <class G, class T, class Reader>
 void launch_train_conv1_weights(cudaStream_t stream, int multiprocessors, Reader const& picture, T const* dz,
-                                T const* raw, stem_norm_gradient const& gradient, tile_order order, int pictures,
-                                float* parts, float* dw) {
+                                stem_number<T> const* raw, stem_norm_gradient const& gradient, tile_order order,
+                                int pictures, float* parts, float* dw) {
   using block = train_conv1_weights_block<G>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   int const blocks = std::min(tiles, multiprocessors);

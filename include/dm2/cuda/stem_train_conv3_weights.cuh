@@ -71,7 +71,7 @@ __device__ inline void prepare_slopes(unsigned char* dz, unsigned char const* ra
 /// gradient of this convolution's output.
 template <class G, bool Patches, class T>
 struct train_weights_source {
-  T const *before, *raw;
+  stem_number<T> const *before, *raw;
   T* dz;
   stem_train_norm norm;  ///< of `before`
   stem_norm_gradient gradient;

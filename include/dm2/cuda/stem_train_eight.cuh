@@ -5,6 +5,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/pack.cuh>
 #include <dm2/cuda/stem_train_norm.cuh>
+#include <dm2/cuda/stem_train_saved.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -57,10 +58,11 @@ struct eight_activations {
       scale[i] = a.x, shift[i] = a.y;
     }
   }
+  /// In elements of T; raw is of stem_number<T>.
   template <class T>
   __device__ uint4 apply(uint4 raw) const {
     float x[8];
-    unpack_eight<T>(raw, x);
+    unpack_eight<stem_number<T>>(raw, x);
 #pragma unroll
     for (int i = 0; i < 8; ++i) x[i] = fmaf(x[i], scale[i], shift[i]);
     return make_uint4(pack_relu<T>(x[0], x[1]), pack_relu<T>(x[2], x[3]), pack_relu<T>(x[4], x[5]),
@@ -87,7 +89,7 @@ struct eight_slopes {
   __device__ uint4 apply(uint4 dz, uint4 raw) const {
     float d[8], x[8];
     unpack_eight<T>(dz, d);
-    unpack_eight<T>(raw, x);
+    unpack_eight<stem_number<T>>(raw, x);
 #pragma unroll
     for (int i = 0; i < 8; ++i) d[i] = fmaf(d[i], a[i], fmaf(x[i], b[i], c[i]));
     return pack_eight<T>(d);
@@ -152,7 +154,7 @@ struct eight_masks : eight_activations {
   template <class T>
   __device__ uint4 apply(float const (&da)[8], uint4 raw, eight_sums& sums) const {
     float x[8], dz[8];
-    unpack_eight<T>(raw, x);
+    unpack_eight<stem_number<T>>(raw, x);
 #pragma unroll
     for (int i = 0; i < 8; ++i) dz[i] = fmaf(x[i], scale[i], shift[i]) > 0 ? da[i] : 0.f;
     uint4 const v = pack_eight<T>(dz);

@@ -16,10 +16,12 @@
 #include <dm2/cuda/stem_train_saved.cuh>
 #include <dm2/cuda/stem_train_sums.cuh>
 #include <dm2/cuda/stem_train_weights.cuh>
+#include <dm2/cuda/transfer.cuh>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <type_traits>
 
 namespace dm2::cuda::detail {
 
@@ -32,14 +34,16 @@ T* stem_skip(T* p, std::size_t n) {
   return p == nullptr ? p : p + n;
 }
 
-/// Scratch of the forward; columns hold the inputs of any of the convolutions for `pictures` pictures.
-template <stem_shape S, class T>
+/// Scratch of the forward; columns hold the inputs of any of the convolutions for `pictures` pictures. Products read T;
+/// a grid of another type U is written by way of floats.
+template <stem_shape S, class T, class U = T>
 struct stem_general_scratch {
   using G = stem_geometry<S>;
   using M = stem_matrices<S>;
   int pictures;            ///< that go together
   std::array<T*, 3> conv;  ///< the convolutions' matrices
   T *proj, *columns;
+  float* grid;   ///< [pictures * tokens, dim], or null
   double* sums;  ///< [stem_sum_count, 2, the most channels]
 
   stem_general_scratch(arena& a, int batch, std::size_t most = stem_columns_bytes) {
@@ -48,6 +52,7 @@ struct stem_general_scratch {
     for (std::size_t i = 0; i < 3; ++i) conv[i] = a.take<T>(M::size(i));
     proj = a.take<T>(M::project);
     columns = a.take<T>(std::size_t(pictures) * numbers);
+    grid = std::is_same_v<T, U> ? nullptr : a.take<float>(std::size_t(pictures) * G::tokens * S.dim);
     sums = a.take<double>(std::size_t{2} * stem_sum_count * std::size_t(std::max(S.hidden, S.dim)));
   }
 };
@@ -77,17 +82,20 @@ stem_train_norm stem_norm_of(stem_parameters<S, float const, space::device> cons
   return {p.bn_weight[stage].data, p.bn_bias[stage].data, saved.mean[stage], saved.rstd[stage]};
 }
 
-/// The forward of `batch` pictures. Where the context plans, only the products are looked up.
+/// The forward of `batch` pictures; multiplies numbers of stem_number. Where the context plans, only the products are
+/// looked up.
 template <stem_shape S, precision P, class Reader>
 class stem_general_forward {
   using T = element<P>;
+  using number = stem_number<T>;
+  using scratch_type = stem_general_scratch<S, number, T>;
   using G = stem_geometry<S>;
   using M = stem_matrices<S>;
   static constexpr std::size_t plane = stem_saved<S, T>::plane;
 
  public:
   stem_general_forward(context<P>& ctx, stem_parameters<S, float const, space::device> const& p,
-                       stem_saved<S, T> const& saved, stem_general_scratch<S, T> const& scratch, int batch, bool run)
+                       stem_saved<S, T> const& saved, scratch_type const& scratch, int batch, bool run)
       : ctx_{ctx}, p_{p}, saved_{saved}, s_{scratch}, batch_{batch}, run_{run} {}
 
   void operator()(Reader const& picture, stem_statistics<S, float, space::device> const& running, T* grid) const {
@@ -114,7 +122,8 @@ class stem_general_forward {
   template <bool Patches>
   void gather(std::size_t from, int b, int n) const {
     gather_columns<G, Patches, M::conv3_row>(
-        ctx_.stream(), norm_columns<G, T>{saved_.raw[from] + std::size_t(b) * plane, stem_norm_of<S>(p_, saved_, from)},
+        ctx_.stream(),
+        norm_columns<G, number>{saved_.raw[from] + std::size_t(b) * plane, stem_norm_of<S>(p_, saved_, from)},
         s_.columns, n);
   }
   template <std::size_t Stage, bool Patches, class Gather>
@@ -123,15 +132,16 @@ class stem_general_forward {
       int const n = std::min(s_.pictures, batch_ - b);
       std::int64_t const rows = std::int64_t{n} * G::plane_pixels;
       if (run_) columns(b, n);
-      gemm<op::plain, op::transposed>(ctx_, matrix<T const>{s_.columns, rows, M::row(Stage)},
-                                      matrix<T const>{s_.conv[Stage], S.hidden, M::row(Stage)},
-                                      matrix<T>{stem_skip(saved_.raw[Stage], std::size_t(b) * plane), rows, S.hidden});
+      gemm<op::plain, op::transposed>(
+          ctx_, matrix<number const>{s_.columns, rows, M::row(Stage)},
+          matrix<number const>{s_.conv[Stage], S.hidden, M::row(Stage)},
+          matrix<number>{stem_skip(saved_.raw[Stage], std::size_t(b) * plane), rows, S.hidden});
     }
   }
   void finish(std::size_t stage, stem_statistics<S, float, space::device> const& running) const {
     if (!run_) return;
     std::ptrdiff_t const pixels = std::ptrdiff_t{batch_} * G::plane_pixels;
-    sum_terms(ctx_.stream(), stem_moments<T>{saved_.raw[stage]}, pixels, S.hidden, s_.sums);
+    sum_terms(ctx_.stream(), stem_moments<number>{saved_.raw[stage]}, pixels, S.hidden, s_.sums);
     finish_statistics(ctx_.stream(), s_.sums, stem_sum_count, S.hidden, pixels,
                       {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data});
   }
@@ -142,16 +152,23 @@ class stem_general_forward {
       if (run_)
         activate(ctx_.stream(), saved_.raw[2] + std::size_t(b) * plane, stem_norm_of<S>(p_, saved_, 2), S.hidden,
                  std::ptrdiff_t{n} * G::plane_pixels, s_.columns);
-      gemm<op::plain, op::transposed>(
-          ctx_, matrix<T const>{s_.columns, rows, M::depth}, matrix<T const>{s_.proj, S.dim, M::depth, M::project_row},
-          matrix<T>{stem_skip(grid, std::size_t(b) * G::tokens * S.dim), rows, S.dim}, {nullptr, p_.proj_bias.data});
+      matrix<number const> const patches{s_.columns, rows, M::depth}, weights{s_.proj, S.dim, M::depth, M::project_row};
+      T* const to = stem_skip(grid, std::size_t(b) * G::tokens * S.dim);
+      if constexpr (std::is_same_v<T, number>) {
+        gemm<op::plain, op::transposed>(ctx_, patches, weights, matrix<T>{to, rows, S.dim},
+                                        {nullptr, p_.proj_bias.data});
+      } else {
+        gemm<op::plain, op::transposed>(ctx_, patches, weights, matrix<float>{s_.grid, rows, S.dim},
+                                        {nullptr, p_.proj_bias.data});
+        if (run_) round(ctx_, s_.grid, std::size_t(rows) * S.dim, to);
+      }
     }
   }
 
   context<P>& ctx_;
   stem_parameters<S, float const, space::device> const& p_;
   stem_saved<S, T> const& saved_;
-  stem_general_scratch<S, T> const& s_;
+  scratch_type const& s_;
   int batch_;
   bool run_;
 };

@@ -10,6 +10,7 @@ namespace dm2::cuda::detail {
 template <stem_shape S, precision P, class Reader>
 class stem_general_backward {
   using T = element<P>;
+  using number = stem_number<T>;
   using G = stem_geometry<S>;
   using M = stem_matrices<S>;
   using parameters = stem_parameters<S, float const, space::device>;
@@ -51,7 +52,8 @@ class stem_general_backward {
   template <bool Patches>
   void gather(std::size_t from, int b, int n) const {
     gather_columns<G, Patches, M::conv3_row>(
-        ctx_.stream(), norm_columns<G, T>{saved_.raw[from] + std::size_t(b) * plane, stem_norm_of<S>(p_, saved_, from)},
+        ctx_.stream(),
+        norm_columns<G, number>{saved_.raw[from] + std::size_t(b) * plane, stem_norm_of<S>(p_, saved_, from)},
         s_.columns, n);
   }
   /// dproj += dgrid^T patches, and d_.da = dgrid proj.
@@ -76,7 +78,7 @@ class stem_general_backward {
     if (!run_) return;
     std::ptrdiff_t const pixels = std::ptrdiff_t{batch_} * G::plane_pixels;
     stem_train_norm const n = stem_norm_of<S>(p_, saved_, Stage);
-    sum_terms(ctx_.stream(), stem_norm_terms<T>{saved_.raw[Stage], d_.da, n}, pixels, S.hidden, s_.sums);
+    sum_terms(ctx_.stream(), stem_norm_terms<number, T>{saved_.raw[Stage], d_.da, n}, pixels, S.hidden, s_.sums);
     finish_norm_gradient(ctx_.stream(), s_.sums, stem_sum_count, S.hidden, pixels, n, grad.bn_weight[Stage].data,
                          grad.bn_bias[Stage].data, d_.means);
     norm_backward(ctx_.stream(), saved_.raw[Stage], d_.da, {n, d_.means}, S.hidden, pixels);

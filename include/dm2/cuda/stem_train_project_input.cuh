@@ -53,12 +53,12 @@ __device__ inline void load_rows(std::uint32_t to, T const* from, int first, int
 /// What the kernel reads and writes.
 template <class G, class T>
 struct project_input_operands {
-  T const* dgrid;        ///< [rows, D]
-  T const* weights;      ///< in project_gradient_layout
-  T const* raw;          ///< [rows, depth], the third convolution's output
-  stem_train_norm norm;  ///< of it
-  T* dz;                 ///< [rows, depth]
-  float* parts;          ///< [parts, 2, hidden]
+  T const* dgrid;             ///< [rows, D]
+  T const* weights;           ///< in project_gradient_layout
+  stem_number<T> const* raw;  ///< [rows, depth], the third convolution's output
+  stem_train_norm norm;       ///< of it
+  T* dz;                      ///< [rows, depth]
+  float* parts;               ///< [parts, 2, hidden]
 };
 
 /// Starts the copy of the weights of 128 numbers of a patch from `first` on, zeros past the last one: rows of d.

@@ -31,8 +31,8 @@ struct project_weights_block {
 /// Starts the copy of patches [first, first + step), zeros past the last one: their gradients, 192 of them from `row`
 /// on, and 128 of their numbers from `column` on.
 template <class G, class T>
-__device__ inline void load_patches(std::uint32_t to, T const* dgrid, T const* raw, int first, int last, int row,
-                                    int column) {
+__device__ inline void load_patches(std::uint32_t to, T const* dgrid, stem_number<T> const* raw, int first, int last,
+                                    int row, int column) {
   using block = project_weights_block<G>;
 #pragma unroll
   for (int j = 0; j < block::step * block::rows / 8 / block::threads; ++j) {
@@ -45,7 +45,7 @@ __device__ inline void load_patches(std::uint32_t to, T const* dgrid, T const* r
   for (int j = 0; j < block::step * 16 / block::threads; ++j) {
     int const i = int(threadIdx.x) + j * block::threads, patch = i / 16, piece = i % 16;
     bool const inside = first + patch < last && column + piece * 8 < block::depth;
-    T const* const from = raw + std::ptrdiff_t{first + patch} * block::depth + column + piece * 8;
+    stem_number<T> const* const from = raw + std::ptrdiff_t{first + patch} * block::depth + column + piece * 8;
     copy_async(to + unsigned(block::a_bytes + patch * block::b_row_bytes + piece * 16), inside ? from : raw, inside);
   }
 }
@@ -104,8 +104,8 @@ struct project_weights_sums {
 /// parts [gridDim.z, D, depth]. Block (128 columns, 192 rows, share of the patches).
 template <class G, class T>
 __global__ void __launch_bounds__(256, 1)
-    stem_train_project_weights_kernel(T const* __restrict__ dgrid, T const* __restrict__ raw, stem_train_norm norm,
-                                      int patches, float* __restrict__ parts) {
+    stem_train_project_weights_kernel(T const* __restrict__ dgrid, stem_number<T> const* __restrict__ raw,
+                                      stem_train_norm norm, int patches, float* __restrict__ parts) {
   using block = project_weights_block<G>;
   unsigned char* const memory = dynamic_shared();
   std::uint32_t const shared = shared_address(memory);
@@ -163,7 +163,7 @@ int project_weights_shares(int multiprocessors, int patches) {
 ///
 /// Scratch  parts: shares * D * depth floats.
 template <class G, class T>
-void launch_project_weights(cudaStream_t stream, int multiprocessors, T const* dgrid, T const* raw,
+void launch_project_weights(cudaStream_t stream, int multiprocessors, T const* dgrid, stem_number<T> const* raw,
                             stem_train_norm const& norm, int patches, float* parts, float* dproj) {
   using block = project_weights_block<G>;
   int const shares = project_weights_shares<G>(multiprocessors, patches);

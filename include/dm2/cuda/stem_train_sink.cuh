@@ -46,7 +46,7 @@ struct raw_sink {
 /// Backward: the gradient of the BatchNorm before this convolution, whose input `raw` is, and its sums.
 template <class G, class T>
 struct masked_sink {
-  T const* raw;
+  stem_number<T> const* raw;
   stem_train_norm norm;
   T* dz;
   float* parts;  ///< [parts, 2, hidden]

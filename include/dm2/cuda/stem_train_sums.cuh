@@ -26,9 +26,10 @@ struct stem_moments {
 };
 
 /// dz and dz x of number i, channel c.
-template <class T>
+template <class R, class T>
 struct stem_norm_terms {
-  T const *x, *da;
+  R const* x;
+  T const* da;
   stem_train_norm norm;
 
   __device__ void operator()(std::ptrdiff_t i, int c, double (&sum)[2]) const {
@@ -68,9 +69,9 @@ void sum_terms(cudaStream_t stream, Terms const& terms, std::ptrdiff_t rows, int
 }
 
 /// da = the gradient with respect to the convolution's output, in place. A thread a number.
-template <class T>
+template <class R, class T>
 __global__ void __launch_bounds__(256)
-    stem_norm_backward_kernel(T const* __restrict__ x, T* __restrict__ da, stem_norm_gradient gradient, int width,
+    stem_norm_backward_kernel(R const* __restrict__ x, T* __restrict__ da, stem_norm_gradient gradient, int width,
                               std::ptrdiff_t size) {
   std::ptrdiff_t const i = std::ptrdiff_t{blockIdx.x} * 256 + threadIdx.x;
   if (i >= size) return;
@@ -82,11 +83,11 @@ __global__ void __launch_bounds__(256)
   da[i] = from_float<T>(fmaf(dz, s.a, fmaf(in, s.b, s.c)));
 }
 
-template <class T>
-void norm_backward(cudaStream_t stream, T const* x, T* da, stem_norm_gradient const& gradient, int width,
+template <class R, class T>
+void norm_backward(cudaStream_t stream, R const* x, T* da, stem_norm_gradient const& gradient, int width,
                    std::ptrdiff_t pixels) {
   std::ptrdiff_t const size = pixels * width;
-  launch("stem: backward of BatchNorm", stem_norm_backward_kernel<T>, {unsigned((size + 255) / 256), 256}, stream, x,
+  launch("stem: backward of BatchNorm", stem_norm_backward_kernel<R, T>, {unsigned((size + 255) / 256), 256}, stream, x,
          da, gradient, width, size);
 }
 

@@ -60,14 +60,16 @@ struct stem_tensor_scratch {
   using kernels = stem_tensor_kernels<S, T>;
   using layouts = typename kernels::layouts;
   using G = stem_geometry<S>;
-  std::array<T*, 3> conv;
-  T* proj;
+  using number = stem_number<T>;
+  std::array<number*, 3> conv;
+  number* proj;
   float* sums;   ///< parts of the statistics
   float* parts;  ///< parts of the projection
 
   stem_tensor_scratch(arena& a, device_properties const& device, int batch) {
-    conv = {a.take<T>(layouts::conv1::size), a.take<T>(layouts::conv3::size), a.take<T>(layouts::conv3::size)};
-    proj = a.take<T>(layouts::project::size);
+    conv = {a.take<number>(layouts::conv1::size), a.take<number>(layouts::conv3::size),
+            a.take<number>(layouts::conv3::size)};
+    proj = a.take<number>(layouts::project::size);
     int const most = std::max(train_conv1_parts<G>(device.multiprocessors),
                               train_conv3_parts<typename kernels::conv3>(device.multiprocessors));
     sums = a.take<float>(std::size_t(most) * 2 * S.hidden);
@@ -103,9 +105,10 @@ struct stem_tensor_gradients {
   }
 };
 
-/// The forward of `batch` pictures.
+/// The forward of `batch` pictures; multiplies numbers of stem_number<T>.
 template <stem_shape S, class T, class Reader>
 class stem_tensor_forward {
+  using number = stem_number<T>;
   using kernels = stem_tensor_kernels<S, T>;
   using layouts = typename kernels::layouts;
   using G = stem_geometry<S>;
@@ -138,7 +141,7 @@ class stem_tensor_forward {
   void first(Reader const& picture, statistics const& running) const {
     int const parts =
         launch_train_conv1<G>(stream_, device_.multiprocessors, picture, s_.conv[0],
-                              raw_sink<G, false, T>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
+                              raw_sink<G, false, number>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
     finish(0, parts, running);
   }
   template <bool Patches>
@@ -146,8 +149,8 @@ class stem_tensor_forward {
     using block = typename kernels::conv3;
     int const parts = launch_train_conv3<G, block>(
         stream_, device_.multiprocessors, "stem: 3 x 3 convolution with statistics",
-        activated_halo<block, T>{saved_.raw[stage - 1], stem_norm_of<S>(p_, saved_, stage - 1)}, s_.conv[stage],
-        raw_sink<G, Patches, T>{saved_.raw[stage], s_.sums}, order, batch_);
+        activated_halo<block, number>{saved_.raw[stage - 1], stem_norm_of<S>(p_, saved_, stage - 1)}, s_.conv[stage],
+        raw_sink<G, Patches, number>{saved_.raw[stage], s_.sums}, order, batch_);
     finish(stage, parts, running);
   }
   void project(T* grid) const {
@@ -155,9 +158,9 @@ class stem_tensor_forward {
     int const rows = batch_ * G::tokens;
     project_plan const plan = plan_projection<K, N>(device_, rows);
     auto const with = [&]<project_form F>() {
-      launch_projection<K, N, F>(stream_, plan, static_cast<T const*>(saved_.raw[2]), static_cast<T const*>(s_.proj),
-                                 element_grid_sink<N, T>{p_.proj_bias.data, grid}, rows, s_.parts,
-                                 activated_inputs{stem_norm_of<S>(p_, saved_, 2)});
+      launch_projection<K, N, F>(stream_, plan, static_cast<number const*>(saved_.raw[2]),
+                                 static_cast<number const*>(s_.proj), element_grid_sink<N, T>{p_.proj_bias.data, grid},
+                                 rows, s_.parts, activated_inputs{stem_norm_of<S>(p_, saved_, 2)});
     };
     if (plan.many)
       with.template operator()<project_many<N>>();

@@ -49,8 +49,8 @@ class stem_tensor_backward {
   /// The projection's weights and bias.
   void project_weights(T const* dgrid, gradients const& grad) const {
     int const rows = batch_ * G::tokens;
-    launch_project_weights<G>(stream_, device_.multiprocessors, dgrid, static_cast<T const*>(saved_.raw[2]),
-                              stem_norm_of<S>(p_, saved_, 2), rows, d_.parts, grad.proj.data);
+    launch_project_weights<G>(stream_, device_.multiprocessors, dgrid, saved_.raw[2], stem_norm_of<S>(p_, saved_, 2),
+                              rows, d_.parts, grad.proj.data);
     sum_terms(stream_, stem_moments<T>{dgrid}, rows, S.dim, d_.bias_sums);
     add_sums(stream_, d_.bias_sums, stem_sum_count, S.dim, grad.proj_bias.data);
   }
@@ -83,8 +83,7 @@ class stem_tensor_backward {
   }
   void first_weights(Reader const& picture, gradients const& grad) const {
     launch_train_conv1_weights<G>(stream_, device_.multiprocessors, picture, static_cast<T const*>(d_.dz[0]),
-                                  static_cast<T const*>(saved_.raw[0]), gradient(0), tile_order::downwards, batch_,
-                                  d_.parts, grad.conv1.data);
+                                  saved_.raw[0], gradient(0), tile_order::downwards, batch_, d_.parts, grad.conv1.data);
   }
 
  private:

@@ -38,8 +38,8 @@ namespace dm2::cuda {
 /// `batch` pictures. Every call is asynchronous on stream() and allocates nothing.
 ///
 /// In 16 bits there are float master parameters, a float residual stream with its gradient, and float parameter
-/// gradients; the other activations and their gradients are elements. Half precision needs a loss scale of some 10^4
-/// (token_loss_options).
+/// gradients; the other activations and their gradients are elements, but for the stem's activations (stem_number). Half
+/// precision needs a loss scale of some 10^4 (token_loss_options).
 template <config C, precision P>
 class training_network {
  public:
