@@ -123,16 +123,16 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
       });
 }
 
-/// Decays of the heads [first, last], a head a warp: cum[t] = log2 of the decay from the start to t; ev[t] = cum[t] -
+/// Decays of the heads [first, last], a head a warp, in the order of their `rank`: cum[t] = log2 of the decay from the start to t; ev[t] = cum[t] -
 /// log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j). From `length` on dt is 0. They go to global memory:
 /// shared memory has place for those of two heads.
 template <class Tr>
 __device__ inline void fill_decays(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                   mixer_direction_pointers const& p, int first, int last, int length, int tokens,
-                                   float* decays) {
+                                   mixer_direction_pointers const& p, int rank, int first, int last, int length,
+                                   int tokens, float* decays) {
   constexpr int rounds = Tr::most_tiles * 16 / 32;
   int const lane = int(threadIdx.x) % 32;
-  for (int head = first + int(threadIdx.x) / 32; head <= last; head += Tr::warps) {
+  for (int head = first + rank; head <= last; head += Tr::warps) {
     int const h = at.head(head);
     float const rate = -expf(p.a_log[h]) * log2_e, bias = p.dt_bias[h];
     float step[rounds], sum[rounds];

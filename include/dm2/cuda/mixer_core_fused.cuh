@@ -31,8 +31,8 @@
 
 namespace dm2::cuda::detail {
 
-/// The tile that warp w has, or a negative number: longest rows first, the second four warps in the other order, since a
-/// scheduler has every fourth warp.
+/// The tile that warp w has, another for each, negative where there is none left: longest rows first, the second four warps
+/// in the other order, since a scheduler has every fourth warp.
 __device__ inline int tile_of_warp(int warp, int tiles) { return warp / 4 == 1 ? tiles - 12 + warp : tiles - 1 - warp; }
 
 /// Grid (unit sets, 2, sequences).
@@ -52,8 +52,6 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   float* const decays = p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens);
   int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
 
-  fill_decays<Tr>(sequence, at, parameters, begin / Tr::per_head, (end - 1) / Tr::per_head, p.length, lay.tokens,
-                  decays);
   fill_state<Tr>(sequence, at, parameters, lay, p.length, shared);
   __syncthreads();
   std::uint32_t a[Tr::state / 16][4];
@@ -65,6 +63,9 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   }
   __syncthreads();
   if (r >= 0) fill_scores<Tr>(a, r, lay, shared);
+  int const rank = r + Tr::warps - tiles;  // the shortest rows' warps make the decays meanwhile
+  fill_decays<Tr>(sequence, at, parameters, rank, begin / Tr::per_head, (end - 1) / Tr::per_head, p.length, lay.tokens,
+                  decays);
   __syncthreads();
 
   stage_unit<Tr>(sequence, at, lay, begin, p.length, decays, shared);
