@@ -14,6 +14,7 @@
 #include <cstring>
 #include <deque>
 #include <exception>
+#include <map>
 #include <memory>
 #include <new>
 #include <random>
@@ -94,6 +95,12 @@ class machine {
       release(b);
     else
       b.waiting.push_back(running_), yield();
+  }
+
+  /// The running thread waits for a call of wake with the same key.
+  void sleep(std::uint32_t key) { sleeping_[key].push_back(running_), yield(); }
+  void wake(std::uint32_t key) {
+    for (unsigned i : std::exchange(sleeping_[key], {})) threads_[i].state = status::ready;
   }
 
   /// Every lane of the running warp brings `mine`; the last one calls f with the addresses of all of them.
@@ -182,6 +189,7 @@ class machine {
   std::vector<thread> threads_;
   std::vector<warp> warps_;
   std::array<barrier, 16> barriers_;
+  std::map<std::uint32_t, std::vector<unsigned>> sleeping_;
   std::vector<unsigned char> shared_;
   std::exception_ptr failure_;
   unsigned running_ = 0, live_ = 0;
@@ -210,6 +218,7 @@ void machine::run(std::uint64_t seed, Enter const& enter, Body const& body) {
   std::memset(shared_.data(), 0xff, shared_.size());
   for (auto& w : warps_) w.arrived = 0;
   for (auto& b : barriers_) b.arrived = 0, b.waiting.clear();
+  sleeping_.clear();
   for (auto& t : threads_) {
     t.state = status::ready;
     t.copies.assign(1, {});
