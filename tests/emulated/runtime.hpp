@@ -114,9 +114,15 @@ inline std::mutex& allowed_mutex() {
   return m;
 }
 
-/// Runs a grid, its blocks on every processor.
+/// How often threads of the running block waited for the kernel ahead.
+inline unsigned& waits_of_block() {
+  static thread_local unsigned n = 0;
+  return n;
+}
+
+/// Runs a grid, its blocks on every processor. In one that may start early each thread has to wait once.
 template <class Body>
-void run_grid(dim3 grid, dim3 block, std::size_t shared, Body const& body) {
+void run_grid(dim3 grid, dim3 block, std::size_t shared, bool early, Body const& body) {
   static std::atomic<std::uint64_t> launches{0};
   std::uint64_t const seed = ++launches * 1000003, count = std::uint64_t{grid.x} * grid.y * grid.z;
   std::atomic<std::uint64_t> next{0};
@@ -129,12 +135,15 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared, Body const& body) {
       gridDim = {grid.x, grid.y, grid.z};
       for (std::uint64_t i = next++; i < count; i = next++) {
         blockIdx = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
+        waits_of_block() = 0;
         m.run(
             seed + i,
             [](unsigned t) {
               threadIdx = {t, 0, 0};
             },
             body);
+        if (early && waits_of_block() != block.x)
+          throw std::logic_error{"threads of a kernel that may start early do not wait once each"};
       }
     } catch (...) {
       next = count;
@@ -153,8 +162,12 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared, Body const& body) {
 
 }  // namespace emulated
 
+enum { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
 struct cudaLaunchAttribute {
   int id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
 };
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -192,9 +205,10 @@ cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* c, void (*kernel)(Param
     if (c->dynamicSmemBytes > std::size_t(at == emulated::allowed_shared().end() ? 49152 : std::max(49152, at->second)))
       return cudaErrorInvalidValue;
   }
+  bool const early = c->numAttrs != 0 && c->attrs->id == cudaLaunchAttributeProgrammaticStreamSerialization;
   return emulated::enqueue(
       c->stream, [=, shared = c->dynamicSmemBytes, values = std::tuple<std::remove_cv_t<Parameters>...>(arguments...)] {
-        emulated::run_grid(g, b, shared, [&] { std::apply(kernel, values); });
+        emulated::run_grid(g, b, shared, early, [&] { std::apply(kernel, values); });
       });
 }
 
@@ -371,8 +385,9 @@ struct cudaFuncAttributes {
 };
 template <class K>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, K) {
-  *a = {};
-  return emulated::device::get().major < 8 ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+  auto const& d = emulated::device::get();
+  *a = {d.major * 10 + d.minor, d.major * 10 + d.minor};
+  return d.major < 8 ? cudaErrorNoKernelImageForDevice : cudaSuccess;
 }
 inline cudaError_t cudaDriverGetVersion(int* v) {
   *v = 0;

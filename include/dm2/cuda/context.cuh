@@ -49,6 +49,7 @@ class context {
   /// Throws error where there is no device or no driver, or where this program has no code for the device.
   explicit context(cudaStream_t stream = nullptr) : stream_{stream}, properties_{current_device()} {
     require_code(properties_);
+    can_start_early_ = has_early_starts(properties_);
     cublasLtHandle_t handle = nullptr;
     check(cublasLtCreate(&handle), "cuBLASLt");
     blas_.reset(handle);
@@ -77,6 +78,13 @@ class context {
     else
       return p == nullptr ? nullptr : copies_ + (p - parameters_);
   }
+
+  /// From now on operations may let their kernels start before the ones ahead in the stream have ended, and read
+  /// parameters before. Allow it only where nothing writes parameters without being waited for by the host. Has no
+  /// effect below compute capability 9.0.
+  void allow_early_starts() { early_ = can_start_early_; }
+  /// launch_shape::early of kernels that wait_for_previous().
+  [[nodiscard]] bool early() const { return early_; }
 
   /// Grows the scratch memory to `bytes` for an operation. An operation calls this first, and returns at once where the
   /// answer is false: then only its memory is asked for.
@@ -114,7 +122,7 @@ class context {
   device_properties properties_;
   std::unique_ptr<std::remove_pointer_t<cublasLtHandle_t>, detail::blas_release> blas_;
   detail::product_plans products_;
-  bool planning_ = false;
+  bool planning_ = false, can_start_early_ = false, early_ = false;
   float const* parameters_ = nullptr;
   element const* copies_ = nullptr;
   device_memory memory_;

@@ -111,4 +111,12 @@ inline void require_code(device_properties const& p) {
   throw error{detail::no_code_text(device.name, p.device, p.major, p.minor, detail::built_architectures())};
 }
 
+/// Whether kernels can start early there (early_start.cuh): the device can, and what it runs of this program was not
+/// compiled for less, as the driver would from an older PTX.
+inline bool has_early_starts(device_properties const& p) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, detail::probe_kernel<0>), "device: code");
+  return p.major >= 9 && attributes.ptxVersion >= 90;
+}
+
 }  // namespace dm2::cuda

@@ -110,7 +110,9 @@ class inference_trunk {
   }
   template <int Wide>
   [[nodiscard]] bool fused_after_mixer() const {
-    return between_fits<T, C.dim, mixer::inner, Wide, core_traits::units>(ctx_.device(), plan_.count);
+    constexpr int K = mixer::inner, U = core_traits::units;
+    return between_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) ||
+           few_row_tiles<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) != 0;
   }
 
   /// From a core's output to the next one's input.
@@ -169,13 +171,16 @@ class inference_trunk {
   template <int Wide>
   bool run_scaled(T const* out, float const* norm, T const* in, float const* in_bias, T* y) {
     constexpr int K = mixer::inner, U = core_traits::units;
+    between_arguments<T> arguments{};
+    arguments.g = plan_.inner, arguments.squares = plan_.core.squares, arguments.out = out;
+    arguments.before = arguments.after = plan_.residual;
+    arguments.norm = norm, arguments.in = in, arguments.in_bias = in_bias, arguments.y = y;
+    arguments.count = int(plan_.count), arguments.eps = float(C.eps);
     if (between_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count)) {
-      if (ctx_.reserve(0))
-        between_fused<C.dim, K, Wide, U>(
-            ctx_, between_arguments<T>{plan_.inner, plan_.core.squares, out, nullptr, plan_.residual, plan_.residual,
-                                       nullptr, norm, in, in_bias, y, int(plan_.count), float(C.eps)});
+      if (ctx_.reserve(0)) between_fused<C.dim, K, Wide, U>(ctx_, arguments);
       return true;
     }
+    if (between_few<C.dim, K, Wide, U>(ctx_, arguments)) return true;
     if constexpr (core_traits::possible) {
       if (ctx_.reserve(0))
         scale_by_squares<P, shape>(ctx_, plan_.inner, plan_.core.squares, nullptr, nullptr, int(plan_.count));

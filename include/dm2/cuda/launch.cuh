@@ -4,6 +4,7 @@
 
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/dynamic_shared.cuh>
+#include <dm2/cuda/early_start.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -15,6 +16,7 @@ struct launch_shape {
   dim3 grid;
   int threads;
   std::size_t shared = 0;
+  bool early = false;  ///< may start before the kernel ahead has ended: see early_start.cuh
 };
 
 /// A block has this much shared memory without asking the driver for more.
@@ -59,6 +61,13 @@ void launch(char const* name, void (*kernel)(Parameters...), launch_shape const&
   config.blockDim = dim3(unsigned(shape.threads));
   config.dynamicSmemBytes = shape.shared;
   config.stream = stream;
+  cudaLaunchAttribute early{};
+  if (shape.early) {
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &early;
+    config.numAttrs = 1;
+  }
   check(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
 }
 

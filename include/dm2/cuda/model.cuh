@@ -53,6 +53,7 @@ class model<C, cuda::context<P>> {
     weights const plan{ruler};
     weights_memory_ = cuda::device_memory{ruler.used()};
     context_.set_stream(stream_.get());
+    context_.allow_early_starts();  // refresh() waits for what it writes
     reserve(batch);
   }
 

@@ -7,6 +7,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/project_add_norm_few.cuh>
 #include <dm2/cuda/project_add_norm_general.cuh>
 #include <dm2/cuda/project_add_norm_kernel.cuh>
 
@@ -63,6 +64,7 @@ void norm_project(context<P>& ctx, norm_point<float, D, space::device> point,
     if (ctx.reserve(0)) detail::between_fused<D, 0, N, 0>(ctx, arguments);
     return;
   }
+  if (detail::between_few<D, 0, N, 0>(ctx, arguments)) return;
   detail::norm_project_general(ctx, point, p, eps, y);
 }
 
@@ -70,8 +72,8 @@ void norm_project(context<P>& ctx, norm_point<float, D, space::device> point,
 ///
 /// Shapes   g [R, K], what a core wrote; before [R, D]; y [R, N], what the next core reads.
 /// Writes   point, y (=). point.residual may be `before`.
-/// Stream   the context's; no synchronisation. One kernel for 16-bit numbers where a row of the residual stream fits a
-///          block's registers, products through cuBLASLt otherwise.
+/// Stream   the context's; no synchronisation. For 16-bit numbers one kernel where there are many rows, two where there
+///          are few; products through cuBLASLt otherwise, and where sizes or addresses do not suit those.
 /// Throws   shape_error if the row counts differ.
 template <precision P, int D, int K, int N>
 void project_add_norm_project(context<P>& ctx, std::type_identity_t<rows<element<P> const, K, space::device>> g,
@@ -90,6 +92,7 @@ void project_add_norm_project(context<P>& ctx, std::type_identity_t<rows<element
     if (ctx.reserve(0)) detail::between_fused<D, K, N, 0>(ctx, arguments);
     return;
   }
+  if (detail::between_few<D, K, N, 0>(ctx, arguments)) return;
   detail::project_add_norm_project_general(ctx, g, out, before, point, p, eps, y);
 }
 
@@ -116,6 +119,7 @@ void project_add_norm(context<P>& ctx, std::type_identity_t<rows<element<P> cons
     if (ctx.reserve(0)) detail::between_fused<D, K, 0, 0>(ctx, arguments);
     return;
   }
+  if (detail::between_few<D, K, 0, 0>(ctx, arguments)) return;
   detail::project_add_norm_general(ctx, g, out, before, point, norm, eps, y);
 }
 

@@ -1,0 +1,77 @@
+/// @file
+/// Launching the two kernels between two cores that take few rows.
+#pragma once
+
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/project_add_norm_few_kernel.cuh>
+#include <dm2/cuda/rms_norm.cuh>
+
+#include <cstddef>
+
+namespace dm2::cuda::detail {
+
+/// Whether there are kernels for these sizes in blocks of RowTiles tiles of 16 rows. K, N: 0 where there is no such product.
+template <class T, int D, int K, int N, int U, int RowTiles>
+inline constexpr bool few_possible = (K == 0 || few_add_traits<T, D, K, U, RowTiles>::possible) &&
+                                     (N == 0 || few_project_traits<T, D, N, RowTiles>::possible);
+
+/// The tiles of 16 rows of a block that do `count` rows, with no more than two blocks a multiprocessor: 1, or 4, which
+/// read the weights a quarter as often; 0: this is not for so many rows, or these sizes.
+template <class T, int D, int K, int N, int U>
+int few_row_tiles(device_properties const& device, std::size_t count) {
+  auto const fits = [&](std::size_t rows, std::size_t splits) {
+    return (count + rows - 1) / rows * splits <= 2 * std::size_t(device.multiprocessors);
+  };
+  if (count == 0) return 0;
+  if (few_possible<T, D, K, N, U, 1> && fits(16, 8)) return 1;
+  if (few_possible<T, D, K, N, U, 4> && fits(64, 4)) return 4;
+  return 0;
+}
+
+/// Whether every address is a multiple of what the kernels read or write there at once.
+template <class T>
+bool few_aligned(between_arguments<T> const& p) {
+  auto const whole = [](auto const*... at) { return (packets_at<16 / int(sizeof(*at))>(at) && ...); };
+  return whole(p.g, p.out, p.out_bias, p.before, p.after, p.norm, p.in) && packets_at<4>(p.y);
+}
+
+template <int D, int K, int N, int U, int RowTiles, precision P>
+void launch_few(context<P>& ctx, between_arguments<element<P>> p) {
+  using T = element<P>;
+  static_assert(few_possible<T, D, K, N, U, RowTiles>);
+  unsigned const tiles = unsigned((p.count - 1) / (16 * RowTiles) + 1);
+  if constexpr (K != 0) {
+    using Tr = few_add_traits<T, D, K, U, RowTiles>;
+    launch("project_add", few_add_kernel<Tr>, {dim3(D / Tr::columns, tiles), Tr::threads, Tr::bytes, ctx.early()},
+           ctx.stream(), p);
+    p.before = p.after;
+  }
+  if constexpr (N != 0) {
+    using Tr = few_project_traits<T, D, N, RowTiles>;
+    launch("norm_project", few_project_kernel<Tr>,
+           {dim3((N - 1) / Tr::columns + 1, tiles), Tr::threads, Tr::bytes, ctx.early()}, ctx.stream(), p);
+  } else {
+    std::size_t const count = std::size_t(p.count);
+    rms_norm(ctx, rows<float const, D, space::device>{p.before, count}, block<float const, space::device, D>{p.norm},
+             double(p.eps), rows<T, D, space::device>{p.y, count}, p.rstd);
+  }
+}
+
+/// The kernels, where they are the ones to take, on this device and for so many rows; else false.
+template <int D, int K, int N, int U, precision P>
+bool between_few(context<P>& ctx, between_arguments<element<P>> const& p) {
+  using T = element<P>;
+  int const row_tiles = few_row_tiles<T, D, K, N, U>(ctx.device(), std::size_t(p.count));
+  if (row_tiles == 0 || !few_aligned(p)) return false;
+  if (!ctx.reserve(0)) return true;
+  if constexpr (few_possible<T, D, K, N, U, 1>)
+    if (row_tiles == 1) launch_few<D, K, N, U, 1>(ctx, p);
+  if constexpr (few_possible<T, D, K, N, U, 4>)
+    if (row_tiles == 4) launch_few<D, K, N, U, 4>(ctx, p);
+  return true;
+}
+
+}  // namespace dm2::cuda::detail
