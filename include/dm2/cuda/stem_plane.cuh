@@ -37,7 +37,7 @@ struct plane_tile {
 /// The accumulators of a warp: Rows rows of 16 pixels, warp_columns products of 8 channels.
 template <int Hidden, int Rows>
 struct plane_sums {
-  static constexpr int columns = warp_columns<Hidden>, channels = 8 * columns;
+  static constexpr int rows = Rows, columns = warp_columns<Hidden>, channels = 8 * columns;
   float c[Rows][columns][4];
 
   /// The bias everywhere: bias points at this lane's first channel, aligned to 16 bytes.

@@ -10,6 +10,7 @@
 
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_conv3.cuh>
+#include <dm2/cuda/stem_train_conv3_hopper.cuh>
 #include <dm2/cuda/stem_train_eight.cuh>
 #include <dm2/cuda/stem_train_halo.cuh>
 #include <dm2/cuda/stem_train_sink.cuh>
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
     if (t + step < tiles) source.load(shared + unsigned(other), tile_at(t + step), thread);
     commit_copies();
     tile_type const tile = tile_at(t);
-    auto const in = sink.read(tile.b, tile.y + row, tile.x, channel);
+    auto const in = sink.template read<Block::rows>(tile.b, tile.y + row, tile.x, channel);
     sums s{};
     convolve3<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), fragments);
     eight_sums more;
@@ -90,7 +91,8 @@ __global__ void __launch_bounds__(Block::threads, 1)
 /// Parts of sums that launch_train_conv3 writes at most.
 template <class Block>
 constexpr int train_conv3_parts(int multiprocessors) {
-  return multiprocessors * Block::groups * Block::warps_down;
+  using hopper = train_conv3_hopper_block<typename Block::geometry>;
+  return multiprocessors * std::max(Block::groups * Block::warps_down, hopper::groups * hopper::warps_down);
 }
 
 /// Launches the kernel for B pictures; returns the number of parts of its sums.
@@ -99,6 +101,15 @@ int launch_train_conv3(cudaStream_t stream, int multiprocessors, char const* nam
                        T const* weights, Sink const& sink, tile_order order, int pictures) {
   int const tiles = pictures * Block::tile::across * Block::tile::down;
   unsigned const blocks = unsigned(std::min(tiles, multiprocessors));
+  using hopper = train_conv3_hopper_block<G>;
+  if constexpr (hopper::possible) {
+    auto* const kernel = stem_train_conv3_hopper_kernel<hopper, T, Source, Sink>;
+    if (has_hopper_code(name, kernel)) {
+      launch(name, kernel, {blocks, hopper::threads, hopper::shared_bytes}, stream, source, weights, sink, order,
+             tiles);
+      return int(blocks) * hopper::groups * hopper::warps_down;
+    }
+  }
   launch(name, stem_train_conv3_kernel<Block, T, Source, Sink>, {blocks, Block::threads, Block::shared_bytes}, stream,
          source, weights, sink, order, tiles);
   return int(blocks) * Block::groups * Block::warps_down;

@@ -24,13 +24,16 @@ struct raw_sink {
 
   struct inputs {};
   __device__ void fill(float*, int) const {}
-  __device__ inputs read(int, int, int, int) const { return {}; }
+  template <int Rows>
+  __device__ inputs read(int, int, int, int) const {
+    return {};
+  }
   template <class Sums>
   __device__ void store(Sums const& s, inputs const&, float const*, eight_sums& sums, int b, int y, int x,
                         int channel) const {
     int const g = int(threadIdx.x) % 32 / 4;
 #pragma unroll
-    for (int r = 0; r < 4; ++r)
+    for (int r = 0; r < Sums::rows; ++r)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         int const column = x + g + 8 * half;
@@ -52,15 +55,17 @@ struct masked_sink {
   float* parts;  ///< [parts, 2, hidden]
 
   /// What a lane reads of `raw`.
+  template <int Rows>
   struct inputs {
-    uint4 raw[4][2];
+    uint4 raw[Rows][2];
   };
   __device__ void fill(float* table, int c) const { eight_masks::fill(table, G::hidden, norm, c); }
-  __device__ inputs read(int b, int y, int x, int channel) const {
-    inputs in;
+  template <int Rows>
+  __device__ inputs<Rows> read(int b, int y, int x, int channel) const {
+    inputs<Rows> in;
     int const g = int(threadIdx.x) % 32 / 4;
 #pragma unroll
-    for (int r = 0; r < 4; ++r)
+    for (int r = 0; r < Rows; ++r)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         int const column = x + g + 8 * half;
@@ -73,12 +78,12 @@ struct masked_sink {
     return in;
   }
   template <class Sums>
-  __device__ void store(Sums const& s, inputs const& in, float const* table, eight_sums& sums, int b, int y, int x,
-                        int channel) const {
+  __device__ void store(Sums const& s, inputs<Sums::rows> const& in, float const* table, eight_sums& sums, int b, int y,
+                        int x, int channel) const {
     int const g = int(threadIdx.x) % 32 / 4;
     eight_masks const eight{table, G::hidden, channel};
 #pragma unroll
-    for (int r = 0; r < 4; ++r)
+    for (int r = 0; r < Sums::rows; ++r)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         int const column = x + g + 8 * half;
