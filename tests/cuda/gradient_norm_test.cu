@@ -1,4 +1,3 @@
-#include <dm2/cuda/finite_guard.cuh>
 #include <dm2/cuda/gradient_norm.cuh>
 
 #include <doctest/doctest.h>
@@ -6,9 +5,7 @@
 #include "cuda/optimizer_case.cuh"
 
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 using namespace dm2;
@@ -53,37 +50,4 @@ TEST_CASE("cuda measure_gradients: finite gradients whose squares float does not
     cuda::measure_gradients(ctx, g.data(), lines.data(), 128, 0, measure.data());
     CHECK(measure.read()[0].norm == doctest::Approx(double(float(size)) * std::sqrt(128.0)).epsilon(1e-12));
   }
-}
-
-TEST_CASE("cuda first_not_finite: names the first tensor of the wanted kinds") {
-  host_run<little, float> host{lion, 0.75};
-  device_run<little, cuda::precision::bf16> device{host};
-  std::span<parameter_entry const> const table = host.net.table();
-  auto const first = [&](auto... kinds) {
-    auto const ranges = cuda::table_ranges(table, kinds...);
-    device_records<cuda::number_range> const on_device{ranges};
-    device_records<int> const found{{-7}};
-    cuda::first_not_finite(device.ctx, device.weights.data(), on_device.data(), int(ranges.size()), found.data());
-    return found.read()[0];
-  };
-  auto const spoil = [&](std::size_t entry, std::size_t at) {
-    float const bad = -INFINITY;
-    cuda::check(cudaMemcpy(device.weights.data() + table[entry].offset + at, &bad, sizeof bad, cudaMemcpyHostToDevice),
-                "spoil");
-  };
-  auto const entry_of = [&](entry_kind kind, std::size_t from) {
-    while (table[from].kind != kind) ++from;
-    return from;
-  };
-  CHECK(first(entry_kind::parameter, entry_kind::statistic) == -1);
-  std::size_t const last = table.size() - 1, weight = entry_of(entry_kind::parameter, 30);
-  spoil(last, table[last].size - 1);
-  CHECK(first(entry_kind::parameter) == int(last));
-  spoil(weight, 0);
-  CHECK(first(entry_kind::parameter) == int(weight));
-  std::size_t const statistic = entry_of(entry_kind::statistic, 0);
-  CHECK(first(entry_kind::statistic) == -1);
-  spoil(statistic, 1);
-  CHECK(first(entry_kind::statistic) == int(statistic));
-  CHECK(first(entry_kind::parameter) == int(weight));
 }
