@@ -59,11 +59,11 @@ attention_plan plan_attention(device_properties const& device, std::size_t count
 }
 
 template <class Tr>
-void launch_attention(attention_call<Tr> const& call, attention_plan const& plan, unsigned blocks,
-                      cudaStream_t stream) {
+void launch_attention(attention_call<Tr> const& call, attention_plan const& plan, unsigned blocks, cudaStream_t stream,
+                      bool early) {
   auto* const kernel = plan.resident ? attention_core_kernel<Tr, true> : attention_core_kernel<Tr, false>;
   prefer_shared("attention_core", kernel);
-  launch("attention_core", kernel, {blocks, Tr::threads, plan.bytes}, stream, call);
+  launch("attention_core", kernel, {blocks, Tr::threads, plan.bytes, early}, stream, call);
 }
 
 /// Whether every address is a multiple of 16 bytes, as vectors need it.
@@ -88,7 +88,7 @@ bool attention_core_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width()
   static rotary_turns<traits::pairs> const turns = make_rotary_turns<traits>();
   attention_call<traits> const call{
       qkv.data, y.data, {p.conv.data, p.conv_bias.data, turns}, length, plan.capacity, plan.parts, plan.rounds};
-  launch_attention(call, plan, unsigned(blocks), ctx.stream());
+  launch_attention(call, plan, unsigned(blocks), ctx.stream(), ctx.early());
   return true;
 }
 

@@ -9,6 +9,7 @@
 
 #include <dm2/cuda/attention_run.cuh>
 #include <dm2/cuda/attention_softmax.cuh>
+#include <dm2/cuda/early_start.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
 
@@ -207,6 +208,8 @@ __device__ inline void write_rows(attention_call<Tr> const& call, attention_plac
 template <class Tr, bool Resident>
 __global__ void __launch_bounds__(Tr::threads, Resident ? Tr::blocks : 1)
     attention_core_kernel(__grid_constant__ attention_call<Tr> const call) {
+  let_next_start();
+  wait_for_previous();
   // Places are computed anew where they are needed: kept, they would take registers that a token_run needs.
   int block = int(blockIdx.x);
   auto const place = [&] {

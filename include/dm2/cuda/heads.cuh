@@ -37,13 +37,13 @@ int class_parts(device_properties const& device, int batch) {
 }
 
 template <class Tr>
-void launch_heads(heads_call<Tr> call, device_properties const& device, cudaStream_t stream) {
+void launch_heads(heads_call<Tr> call, device_properties const& device, cudaStream_t stream, bool early) {
   call.parts = class_parts<Tr>(device, call.batch);
   int const slices = (Tr::classes * call.parts - 1) / Tr::block_classes + 1;
   int const columns = std::min(call.batch, std::max(1, device.multiprocessors / slices));
   call.pictures = (call.batch - 1) / columns + 1;
   dim3 const grid(unsigned((call.batch - 1) / call.pictures + 1), unsigned(slices));
-  launch("evaluation_heads", heads_kernel<Tr>, {grid, Tr::threads, Tr::bytes}, stream, call);
+  launch("evaluation_heads", heads_kernel<Tr>, {grid, Tr::threads, Tr::bytes, early}, stream, call);
 }
 
 /// False where the device or an address does not allow the tensor kernel, and nothing was launched.
@@ -60,7 +60,7 @@ bool evaluation_heads_tensor(context<P>& ctx, rows<element<P> const, D, space::d
     heads_call<Tr> const call{features.data,   p.cls.weight.data, p.aux.weight.data, p.cls.bias.data,
                               p.aux.bias.data, logits.data,       int(logits.count), length,
                               /*pictures=*/1,  /*parts=*/1};
-    launch_heads(call, ctx.device(), ctx.stream());
+    launch_heads(call, ctx.device(), ctx.stream(), ctx.early());
     return true;
   };
   return launch(heads_traits<T, K, D, 4>{}) || launch(heads_traits<T, K, D, 2>{});

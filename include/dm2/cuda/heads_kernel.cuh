@@ -7,6 +7,7 @@
 /// of the class token, and of tokens after the last, the last patch is read once more, which no maximum notices.
 #pragma once
 
+#include <dm2/cuda/early_start.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
@@ -122,7 +123,7 @@ __device__ inline void class_logits(heads_call<Tr> const& call, heads_place<Tr> 
   using T = typename Tr::element;
   if (at.part != 0) return;
   int const lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
-  auto const read = [](T const* p) { return __ldg(reinterpret_cast<uint2 const*>(p)); };
+  auto const read = [](T const* p) { return *reinterpret_cast<uint2 const*>(p); };
   T const* weight[2 * Tr::fragments];
   T const* token[2];
 #pragma unroll
@@ -228,6 +229,7 @@ __global__ void __launch_bounds__(Tr::threads, 1) heads_kernel(__grid_constant__
   heads_place<Tr> const at{call};
   std::uint32_t w[Tr::fragments][Tr::dim / 16][4];
   load_weights(call, at, w);
+  wait_for_previous();
   int const tiles = (call.length - 1) / Tr::rows + 1, total = at.pictures * tiles;
   auto const start = [&](int i) {
     if (i < total) {

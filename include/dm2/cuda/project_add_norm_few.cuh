@@ -6,7 +6,8 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
-#include <dm2/cuda/project_add_norm_few_kernel.cuh>
+#include <dm2/cuda/project_add_norm_few_add.cuh>
+#include <dm2/cuda/project_add_norm_few_project.cuh>
 #include <dm2/cuda/rms_norm.cuh>
 
 #include <cstddef>
@@ -35,7 +36,7 @@ int few_row_tiles(device_properties const& device, std::size_t count) {
 template <class T>
 bool few_aligned(between_arguments<T> const& p) {
   auto const whole = [](auto const*... at) { return (packets_at<16 / int(sizeof(*at))>(at) && ...); };
-  return whole(p.g, p.out, p.out_bias, p.before, p.after, p.norm, p.in) && packets_at<4>(p.y);
+  return whole(p.g, p.out, p.out_bias, p.before, p.after, p.norm, p.in, p.in_bias) && packets_at<4>(p.y);
 }
 
 template <int D, int K, int N, int U, int RowTiles, precision P>

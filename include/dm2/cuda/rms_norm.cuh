@@ -5,6 +5,7 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/early_start.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
@@ -47,6 +48,8 @@ __device__ inline void write_packet(packet<float, Tr::packet> const& x, float s,
 template <class Tr, class U>
 __global__ void __launch_bounds__(Tr::threads)
     rms_norm_kernel(float const* x, float const* w, float eps, U* y, float* rstd, std::size_t count) {
+  let_next_start();
+  wait_for_previous();
   std::size_t const r = std::size_t{blockIdx.x} * Tr::warps + threadIdx.x / 32;
   if (r >= count) return;
   float const* const in = x + r * Tr::width;
@@ -71,11 +74,11 @@ __global__ void __launch_bounds__(Tr::threads)
 }
 
 template <int C, int N, class U>
-void launch_rms_norm(cudaStream_t stream, float const* x, float const* w, float eps, U* y, float* rstd,
+void launch_rms_norm(cudaStream_t stream, bool early, float const* x, float const* w, float eps, U* y, float* rstd,
                      std::size_t count) {
   using traits = rms_norm_traits<C, N>;
-  launch("rms_norm", rms_norm_kernel<traits, U>, {blocks_for(count, traits::warps), traits::threads}, stream, x, w, eps,
-         y, rstd, count);
+  launch("rms_norm", rms_norm_kernel<traits, U>, {blocks_for(count, traits::warps), traits::threads, 0, early}, stream,
+         x, w, eps, y, rstd, count);
 }
 
 }  // namespace detail
@@ -94,9 +97,9 @@ void rms_norm(context<P>& ctx, std::type_identity_t<rows<float const, C, space::
   if (!ctx.reserve(0) || y.count == 0) return;
   constexpr int n = C % 128 == 0 ? 4 : C % 64 == 0 ? 2 : 1;
   if (detail::packets_at<n>(x.data) && detail::packets_at<n>(y.data))
-    detail::launch_rms_norm<C, n>(ctx.stream(), x.data, w.data, float(eps), y.data, rstd, y.count);
+    detail::launch_rms_norm<C, n>(ctx.stream(), ctx.early(), x.data, w.data, float(eps), y.data, rstd, y.count);
   else
-    detail::launch_rms_norm<C, 1>(ctx.stream(), x.data, w.data, float(eps), y.data, rstd, y.count);
+    detail::launch_rms_norm<C, 1>(ctx.stream(), ctx.early(), x.data, w.data, float(eps), y.data, rstd, y.count);
 }
 
 }  // namespace dm2::cuda

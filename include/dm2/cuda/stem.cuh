@@ -65,8 +65,8 @@ class stem_pass {
 
  public:
   stem_pass(cudaStream_t stream, device_properties const& device, stem_weights<S, T> const& weights,
-            stem_scratch<S, T> const& scratch, int pictures)
-      : stream_{stream}, device_{device}, w_{weights}, s_{scratch}, pictures_{pictures} {}
+            stem_scratch<S, T> const& scratch, int pictures, bool early)
+      : stream_{stream}, device_{device}, w_{weights}, s_{scratch}, pictures_{pictures}, early_{early} {}
 
   template <class Reader, class Sink>
   void run(Reader const& picture, Sink const& sink) const {
@@ -99,7 +99,7 @@ class stem_pass {
       auto const with = [&]<conv3_form F>() {
         if constexpr (conv3_block<G, F>::shared_bytes <= most_shared_bytes) {
           if (!fits(conv3_block<G, F>::shared_bytes)) return false;
-          launch_conv3<G, F, Patches>(stream_, device_.multiprocessors, in, weights, bias, out, pictures_);
+          launch_conv3<G, F, Patches>(stream_, device_.multiprocessors, in, weights, bias, out, pictures_, early_);
           return true;
         }
         return false;
@@ -125,7 +125,8 @@ class stem_pass {
       project_plan const plan = plan_projection<K, N>(device_, rows);
       auto const with = [&]<project_form F>() {
         if (!fits(project_block<K, N, F>::shared_bytes)) return false;
-        launch_projection<K, N, F>(stream_, plan, patches, static_cast<T const*>(w_.proj), sink, rows, s_.parts);
+        launch_projection<K, N, F>(stream_, plan, patches, static_cast<T const*>(w_.proj), sink, rows, s_.parts, {},
+                                   early_);
         return true;
       };
       if (plan.many ? with.template operator()<project_many<N>>() || with.template operator()<project_many_small<N>>()
@@ -140,6 +141,7 @@ class stem_pass {
   stem_weights<S, T> const& w_;
   stem_scratch<S, T> const& s_;
   int pictures_;
+  bool early_;
 };
 
 /// The readers of the two forms of pictures.
@@ -163,7 +165,7 @@ void run_stem(context<P>& ctx, device_properties const& device, Reader const& pi
   stem_scratch<S, T> const scratch{ctx.shared(), device, batch};
   int const slice = stem_slice<G, T>(batch);
   for (int b = 0; b < batch; b += slice)
-    stem_pass<S, T>{ctx.stream(), device, weights, scratch, std::min(slice, batch - b)}.run(
+    stem_pass<S, T>{ctx.stream(), device, weights, scratch, std::min(slice, batch - b), ctx.early()}.run(
         picture.skip(b), sink.skip(std::ptrdiff_t{b} * G::tokens));
 }
 

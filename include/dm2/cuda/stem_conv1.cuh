@@ -8,6 +8,7 @@
 /// make 12, at rows of 24 bytes that ldmatrix cannot read.)
 #pragma once
 
+#include <dm2/cuda/early_start.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/pack.cuh>
 #include <dm2/cuda/stem_plane.cuh>
@@ -90,6 +91,7 @@ __global__ void __launch_bounds__(conv1_block<G>::threads, conv1_block<G>::resid
                       T* __restrict__ out, int tiles) {
   using block = conv1_block<G>;
   using sums = typename block::sums;
+  let_next_start();
   unsigned char* const stem_shared = dynamic_shared();
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   int const row = warp / block::warps_across * block::rows, across = warp % block::warps_across;

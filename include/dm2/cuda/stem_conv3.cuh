@@ -8,6 +8,7 @@
 /// each, where 214 can be read in the time that mma.sync takes.
 #pragma once
 
+#include <dm2/cuda/early_start.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_plane.cuh>
 
@@ -97,6 +98,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
                       T* __restrict__ out, int tiles) {
   using sums = typename Block::sums;
   using tile_type = typename Block::tile;
+  let_next_start();
   unsigned char* const stem_shared = dynamic_shared();
   int const group = int(threadIdx.x) / Block::group_threads, thread = int(threadIdx.x) % Block::group_threads;
   int const warp = thread / 32, lane = thread % 32;
@@ -110,6 +112,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   int t = group * int(gridDim.x) + int(blockIdx.x);
 
   copy_weights<Block::weight_bytes, Block::threads>(shared, weights);
+  wait_for_previous();
   if (t < tiles) load_halo<Block>(buffer, in, tile_type{t}, thread);
   commit_copies();
   wait_copies<0>();
@@ -135,15 +138,15 @@ __global__ void __launch_bounds__(Block::threads, 1)
   }
 }
 
-/// Launches the kernel in form F for B pictures.
+/// Launches the kernel in form F for B pictures; `early` as in launch_shape.
 template <class G, conv3_form F, bool Patches, class T>
 void launch_conv3(cudaStream_t stream, int multiprocessors, T const* in, T const* weights, float const* bias, T* out,
-                  int pictures) {
+                  int pictures, bool early) {
   using block = conv3_block<G, F>;
   auto* const kernel = stem_conv3_kernel<block, T, Patches>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   char const* const name = "stem: 3 x 3 convolution";
-  launch_shape shape{1, block::threads, block::shared_bytes};
+  launch_shape shape{1, block::threads, block::shared_bytes, early};
   shape.grid = resident_blocks(name, kernel, shape, multiprocessors, tiles);
   launch(name, kernel, shape, stream, in, weights, bias, out, tiles);
 }

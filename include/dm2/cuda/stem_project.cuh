@@ -7,6 +7,7 @@
 #pragma once
 
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/early_start.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
 #include <dm2/cuda/stem_sink.cuh>
@@ -33,11 +34,11 @@ struct project_block {
   static constexpr int shared_bytes = stages * stage_bytes;
 };
 
-/// Starts the copy of inputs [64 step, 64 step + 64): rows of 128 bytes whose 16-byte pieces trade places by row, then
-/// the weights' fragments. Zeros past the last row and column.
+/// Starts the copy of inputs [64 step, 64 step + 64): rows of 128 bytes whose 16-byte pieces trade places by row. Zeros
+/// past the last row.
 template <class Block, class T>
-__device__ inline void load_inputs(std::uint32_t to, T const* a, T const* weights, int rows, int step) {
-  int const first_row = int(blockIdx.x) * Block::rows, first_tile = int(blockIdx.y) * Block::columns / 8;
+__device__ inline void load_inputs(std::uint32_t to, T const* a, int rows, int step) {
+  int const first_row = int(blockIdx.x) * Block::rows;
 #pragma unroll
   for (int j = 0; j < Block::row_tiles; ++j) {
     int const i = j * Block::threads + int(threadIdx.x), row = i / 8, piece = i % 8;
@@ -45,6 +46,11 @@ __device__ inline void load_inputs(std::uint32_t to, T const* a, T const* weight
     T const* const from = a + std::ptrdiff_t{first_row + row} * Block::depth + step * 64 + piece * 8;
     copy_async(to + unsigned(row * 128 + (piece ^ row % 8) * 16), inside ? from : a, inside);
   }
+}
+/// The same of the weights' fragments, behind the inputs. Zeros past the last column.
+template <class Block, class T>
+__device__ inline void load_input_weights(std::uint32_t to, T const* weights, int step) {
+  int const first_tile = int(blockIdx.y) * Block::columns / 8;
 #pragma unroll
   for (int j = 0; j < Block::column_tiles; ++j) {
     int const i = j * Block::threads + int(threadIdx.x);
@@ -94,6 +100,7 @@ struct inputs_as_they_are {
 template <class Block, class T, class Prepare, class Sink>
 __global__ void __launch_bounds__(Block::threads, 1)
     stem_project_kernel(T const* __restrict__ a, T const* __restrict__ weights, Prepare inputs, Sink sink, int rows) {
+  let_next_start();
   unsigned char* const stem_shared = dynamic_shared();
   std::uint32_t const shared = shared_address(stem_shared);
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
@@ -101,11 +108,15 @@ __global__ void __launch_bounds__(Block::threads, 1)
   int const first = Block::steps * int(blockIdx.z) / int(gridDim.z);
   int const last = Block::steps * (int(blockIdx.z) + 1) / int(gridDim.z);
   float c[Block::row_tiles][Block::column_tiles][4] = {};
-  auto const own = inputs.start();
 
 #pragma unroll
+  for (int s = 0; s < Block::stages - 1; ++s)
+    if (first + s < last) load_input_weights<Block>(shared + unsigned(s * Block::stage_bytes), weights, first + s);
+  wait_for_previous();
+  auto const own = inputs.start();
+#pragma unroll
   for (int s = 0; s < Block::stages - 1; ++s) {
-    if (first + s < last) load_inputs<Block>(shared + unsigned(s * Block::stage_bytes), a, weights, rows, first + s);
+    if (first + s < last) load_inputs<Block>(shared + unsigned(s * Block::stage_bytes), a, rows, first + s);
     commit_copies();
   }
   int slot = 0, next = Block::stages - 1;
@@ -113,8 +124,11 @@ __global__ void __launch_bounds__(Block::threads, 1)
     wait_copies<Block::stages - 2>();
     own.template prepare<Block, T>(stem_shared + slot * Block::stage_bytes);
     __syncthreads();  // the step is there, and the one before is read
-    if (step + Block::stages - 1 < last)
-      load_inputs<Block>(shared + unsigned(next * Block::stage_bytes), a, weights, rows, step + Block::stages - 1);
+    if (step + Block::stages - 1 < last) {
+      std::uint32_t const to = shared + unsigned(next * Block::stage_bytes);
+      load_inputs<Block>(to, a, rows, step + Block::stages - 1);
+      load_input_weights<Block>(to, weights, step + Block::stages - 1);
+    }
     commit_copies();
     int const at = slot * Block::stage_bytes;
     multiply_inputs<Block, T>(
@@ -140,8 +154,9 @@ __global__ void __launch_bounds__(Block::threads, 1)
 
 /// The sum of `count` parts [count, rows, N], in their order, into the sink; a thread two columns.
 template <int N, class Sink>
-__global__ void __launch_bounds__(128)
-    stem_add_parts_kernel(float const* __restrict__ parts, int count, Sink sink, int rows) {
+__global__ void __launch_bounds__(128) stem_add_parts_kernel(float const* parts, int count, Sink sink, int rows) {
+  let_next_start();
+  wait_for_previous();
   int const i = int(blockIdx.x) * 128 + int(threadIdx.x), row = i / (N / 2), column = i % (N / 2) * 2;
   if (row >= rows) return;
   float2 sum = make_float2(0, 0);
@@ -179,14 +194,14 @@ project_plan plan_projection(device_properties const& device, int rows) {
   return p;
 }
 
-/// Launches the product in form F.
+/// Launches the product in form F; `early` as in launch_shape.
 template <int K, int N, project_form F, class T, class Sink, class Prepare = inputs_as_they_are>
 void launch_projection(cudaStream_t stream, project_plan const& plan, T const* a, T const* weights, Sink const& sink,
-                       int rows, float* parts, Prepare const& inputs = {}) {
+                       int rows, float* parts, Prepare const& inputs = {}, bool early = false) {
   using block = project_block<K, N, F>;
   launch_shape const shape{
       dim3(unsigned((rows - 1) / block::rows + 1), unsigned((N - 1) / block::columns + 1), unsigned(plan.splits)),
-      block::threads, block::shared_bytes};
+      block::threads, block::shared_bytes, early};
   if (plan.splits == 1) {
     launch("stem: projection", stem_project_kernel<block, T, Prepare, Sink>, shape, stream, a, weights, inputs, sink,
            rows);
@@ -195,7 +210,7 @@ void launch_projection(cudaStream_t stream, project_plan const& plan, T const* a
   launch("stem: projection", stem_project_kernel<block, T, Prepare, part_sink<N>>, shape, stream, a, weights, inputs,
          part_sink<N>{parts, rows}, rows);
   launch("stem: projection, sum of its parts", stem_add_parts_kernel<N, Sink>,
-         {unsigned((rows * (N / 2) - 1) / 128 + 1), 128}, stream, parts, plan.splits, sink, rows);
+         {unsigned((rows * (N / 2) - 1) / 128 + 1), 128, 0, early}, stream, parts, plan.splits, sink, rows);
 }
 
 }  // namespace dm2::cuda::detail
