@@ -78,33 +78,23 @@ __device__ inline void wait_phase(std::uint32_t at, unsigned parity) {
   } while (done == 0);
 }
 
-/// How long the L2 cache keeps what a copy reads: no longer than others, or longer.
-inline constexpr std::uint64_t keep_normal = 0x1000000000000000, keep_short = 0x12f0000000000000,
-                               keep_long = 0x14f0000000000000;
-
 /// Starts the copy of the map's tile from (row, column) to shared memory; zeros outside the matrix. The tile's bytes
 /// arrive at the barrier.
-__device__ inline void load_box(std::uint32_t to, tensor_map const& map, int row, int column, std::uint32_t barrier,
-                                std::uint64_t keep) {
+__device__ inline void load_box(std::uint32_t to, tensor_map const& map, int row, int column, std::uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint "
-      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier), "l"(keep)
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
 /// The same for both blocks of a cluster: to the same places in each, whose barrier there it arrives at.
 __device__ inline void load_box_twice(std::uint32_t to, tensor_map const& map, int row, int column,
-                                      std::uint32_t barrier, std::uint64_t keep) {
+                                      std::uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
-      ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(to),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(std::uint16_t{3}), "l"(keep)
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(std::uint16_t{3})
       : "memory");
-}
-/// Starts the copy of the map's tile to the L2 cache.
-__device__ inline void fetch_box(tensor_map const& map, int row, int column) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map), "r"(column), "r"(row)
-               : "memory");
 }
 /// Starts the copy of a tile from shared memory; what lies outside the matrix is left out. Writers have called
 /// fence_copies and met this thread at a barrier before.

@@ -176,10 +176,7 @@ class inference_trunk {
     arguments.before = arguments.after = plan_.residual;
     arguments.norm = norm, arguments.in = in, arguments.in_bias = in_bias, arguments.y = y;
     arguments.count = int(plan_.count), arguments.eps = float(C.eps);
-    if (between_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count)) {
-      if (ctx_.reserve(0)) between_fused<C.dim, K, Wide, U>(ctx_, arguments);
-      return true;
-    }
+    if (between_fused<C.dim, K, Wide, U>(ctx_, arguments)) return true;
     if (between_few<C.dim, K, Wide, U>(ctx_, arguments)) return true;
     if constexpr (core_traits::possible) {
       if (ctx_.reserve(0))

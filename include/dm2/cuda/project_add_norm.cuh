@@ -7,8 +7,10 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/project_add_norm_few.cuh>
 #include <dm2/cuda/project_add_norm_general.cuh>
+#include <dm2/cuda/project_add_norm_hopper.cuh>
 #include <dm2/cuda/project_add_norm_kernel.cuh>
 
 #include <cstddef>
@@ -17,15 +19,16 @@
 namespace dm2::cuda {
 namespace detail {
 
-/// The kernel for these sizes. A block takes 128 rows and a Hopper's shared memory: with fewer rows, or a smaller memory,
-/// it would read the weights from the L2 cache more often than it takes the products apart.
+/// The kernel for these sizes where a Hopper's does not do them. A block takes 128 rows and a Hopper's shared memory:
+/// with fewer rows, or a smaller memory, it would read the weights from the L2 cache more often than it takes the
+/// products apart.
 template <class T, int D, int K, int N, int U>
 using between_form = between_traits<T, D, K, N, U, 128, 232448>;
 
-/// Whether the kernel does these sizes on this device, and faster than the products one by one: `count` rows have to fill
+/// Whether it does these sizes on this device, and faster than the products one by one: `count` rows have to fill
 /// three quarters of it. On an H100, Tiny's sizes: 50,432 rows 165 us for 210, 6,304 rows 54 us for 25.
 template <class T, int D, int K, int N, int U>
-bool between_fits(device_properties const& device, std::size_t count) {
+bool between_form_fits(device_properties const& device, std::size_t count) {
   using Tr = between_form<T, D, K, N, U>;
   if constexpr (Tr::possible)
     return Tr::bytes <= device.shared_per_block &&
@@ -34,14 +37,36 @@ bool between_fits(device_properties const& device, std::size_t count) {
     return false;
 }
 
-/// Launches the kernel; between_fits() must hold.
+/// Whether one kernel is the way to do these sizes on this device for so many rows.
+template <class T, int D, int K, int N, int U>
+bool between_fits(device_properties const& device, std::size_t count) {
+  return between_hopper_fits<T, D, K, N, U>(device, count) || between_form_fits<T, D, K, N, U>(device, count);
+}
+
+/// Whether every address is a multiple of the 16 bytes that those kernels read or write there at once.
+template <class T>
+bool between_aligned(between_arguments<T> const& p) {
+  auto const whole = [](auto const*... at) { return (packets_at<16 / int(sizeof(*at))>(at) && ...); };
+  return whole(p.g, p.out, p.out_bias, p.before, p.after, p.norm, p.in, p.in_bias, p.y);
+}
+
+/// One kernel, where it is the way to take, on this device and for so many rows; else false.
 template <int D, int K, int N, int U, precision P>
-void between_fused(context<P>& ctx, between_arguments<element<P>> const& arguments) {
-  using Tr = between_form<element<P>, D, K, N, U>;
-  if constexpr (Tr::possible) {
-    unsigned const tiles = unsigned((arguments.count + Tr::rows - 1) / Tr::rows);
-    launch("project_add_norm", between_kernel<Tr>, {tiles, Tr::threads, Tr::bytes}, ctx.stream(), arguments);
-  }
+bool between_fused(context<P>& ctx, between_arguments<element<P>> const& p) {
+  using T = element<P>;
+  using Tr = between_form<T, D, K, N, U>;
+  using Hopper = between_hopper_traits<T, D, K, N, U>;
+  if (!between_fits<T, D, K, N, U>(ctx.device(), std::size_t(p.count)) || !between_aligned(p)) return false;
+  if (!ctx.reserve(0)) return true;
+  if constexpr (Hopper::possible)
+    if (between_hopper_fits<T, D, K, N, U>(ctx.device(), std::size_t(p.count))) {
+      launch_between_hopper<Hopper>(p, ctx.device().multiprocessors, ctx.stream(), ctx.early());
+      return true;
+    }
+  if constexpr (Tr::possible)
+    launch("project_add_norm", between_kernel<Tr>,
+           {unsigned((p.count + Tr::rows - 1) / Tr::rows), Tr::threads, Tr::bytes}, ctx.stream(), p);
+  return true;
 }
 
 }  // namespace detail
@@ -60,10 +85,7 @@ void norm_project(context<P>& ctx, norm_point<float, D, space::device> point,
   detail::between_arguments<element<P>> const arguments{
       nullptr,     nullptr,          nullptr,        nullptr, point.residual.data, nullptr,   point.rstd,
       p.norm.data, p.in.weight.data, p.in.bias.data, y.data,  int(y.count),        float(eps)};
-  if (detail::between_fits<element<P>, D, 0, N, 0>(ctx.device(), y.count)) {
-    if (ctx.reserve(0)) detail::between_fused<D, 0, N, 0>(ctx, arguments);
-    return;
-  }
+  if (detail::between_fused<D, 0, N, 0>(ctx, arguments)) return;
   if (detail::between_few<D, 0, N, 0>(ctx, arguments)) return;
   detail::norm_project_general(ctx, point, p, eps, y);
 }
@@ -88,10 +110,7 @@ void project_add_norm_project(context<P>& ctx, std::type_identity_t<rows<element
   detail::between_arguments<element<P>> const arguments{
       g.data,      nullptr,          out.weight.data, out.bias.data, before.data,  point.residual.data, point.rstd,
       p.norm.data, p.in.weight.data, p.in.bias.data,  y.data,        int(y.count), float(eps)};
-  if (detail::between_fits<element<P>, D, K, N, 0>(ctx.device(), y.count)) {
-    if (ctx.reserve(0)) detail::between_fused<D, K, N, 0>(ctx, arguments);
-    return;
-  }
+  if (detail::between_fused<D, K, N, 0>(ctx, arguments)) return;
   if (detail::between_few<D, K, N, 0>(ctx, arguments)) return;
   detail::project_add_norm_project_general(ctx, g, out, before, point, p, eps, y);
 }
@@ -115,10 +134,7 @@ void project_add_norm(context<P>& ctx, std::type_identity_t<rows<element<P> cons
   detail::between_arguments<element<P>> const arguments{
       g.data,    nullptr, out.weight.data, out.bias.data, before.data,  point.residual.data, point.rstd,
       norm.data, nullptr, nullptr,         y.data,        int(y.count), float(eps)};
-  if (detail::between_fits<element<P>, D, K, 0, 0>(ctx.device(), y.count)) {
-    if (ctx.reserve(0)) detail::between_fused<D, K, 0, 0>(ctx, arguments);
-    return;
-  }
+  if (detail::between_fused<D, K, 0, 0>(ctx, arguments)) return;
   if (detail::between_few<D, K, 0, 0>(ctx, arguments)) return;
   detail::project_add_norm_general(ctx, g, out, before, point, norm, eps, y);
 }

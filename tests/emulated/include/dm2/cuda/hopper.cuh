@@ -95,10 +95,7 @@ void for_each_piece(tensor_map const& map, int row, int column, std::uint32_t at
             inside ? map.data + std::ptrdiff_t(row + r) * map.row_bytes + column * element + b : nullptr);
     }
 }
-inline constexpr std::uint64_t keep_normal = 0, keep_short = 1, keep_long = 2;
-inline void fetch_box(tensor_map const&, int, int) {}
-inline void load_box(std::uint32_t to, tensor_map const& map, int row, int column, std::uint32_t barrier,
-                     std::uint64_t) {
+inline void load_box(std::uint32_t to, tensor_map const& map, int row, int column, std::uint32_t barrier) {
   for_each_piece(map, row, column, to, [&](unsigned char* shared, unsigned char* global) {
     std::memset(shared, 0xff, 16);
     copies_to(barrier).push_back({shared, global, 16});
@@ -110,7 +107,7 @@ inline void store_box(tensor_map const& map, int row, int column, std::uint32_t 
     if (global != nullptr) emulated::machine::current().copies().back().push_back({global, shared, 16});
   });
 }
-inline void load_box_twice(std::uint32_t, tensor_map const&, int, int, std::uint32_t, std::uint64_t) {
+inline void load_box_twice(std::uint32_t, tensor_map const&, int, int, std::uint32_t) {
   throw std::logic_error{"clusters are not emulated"};
 }
 inline void arrive_in(std::uint32_t, int) { throw std::logic_error{"clusters are not emulated"}; }
