@@ -31,6 +31,13 @@ TEST_CASE_TEMPLATE("project_add_norm_backward: one kernel does the same", P, in_
   check_fused<between_backward_case<P::value, 192, 384, 1152>>(130);
 }
 
+TEST_CASE_TEMPLATE("project_add_norm_backward: a Hopper's kernel does the same", P, in_bf16, in_fp16) {
+  auto const choice = cuda::between_backward_choice::fused_hopper;
+  for (std::size_t const count : {1u, 65u, 150u}) check_between_backward<tiny_between_case<P::value>>(count, choice);
+  check_between_backward<between_backward_case<P::value, 192, 288, 864>>(197, choice);
+  check_between_backward<between_backward_case<P::value, 384, 576, 136>>(130, choice);
+}
+
 TEST_CASE_TEMPLATE("project_add_norm_backward: one kernel does the same of many rows [long]", P, in_bf16, in_fp16) {
   for (std::size_t const count : {785u, 3137u, 20000u}) check_fused<tiny_between_case<P::value>>(count);
 }
@@ -50,8 +57,9 @@ TEST_CASE("project_add_norm_backward: one kernel's bits are the same in two runs
 }
 
 TEST_CASE("project_add_norm_backward: a graph's replay does what a run does") {
-  using F = between_backward_case<cuda::precision::bf16, 64, 96, 136>;
-  for (auto const choice : {cuda::between_backward_choice::composed, cuda::between_backward_choice::fused}) {
+  using F = between_backward_case<cuda::precision::bf16, 192, 96, 136>;
+  for (auto const choice : {cuda::between_backward_choice::composed, cuda::between_backward_choice::fused,
+                            cuda::between_backward_choice::fused_hopper}) {
     cuda::stream const stream;
     F f{65}, g{65};
     f.forward();

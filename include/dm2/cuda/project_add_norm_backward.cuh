@@ -15,58 +15,16 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/gemm.cuh>
-#include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/partial_sums.cuh>
+#include <dm2/cuda/project_add_norm_backward_fused.cuh>
 #include <dm2/cuda/project_add_norm_backward_general.cuh>
-#include <dm2/cuda/project_add_norm_backward_kernel.cuh>
-#include <dm2/cuda/rms_norm_backward.cuh>
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <type_traits>
 
 namespace dm2::cuda {
 namespace detail {
-
-/// The kernel for these sizes. A block takes 128 rows and a Hopper's shared memory, as the forward's.
-template <class T, int D, int K, int N>
-using between_backward_form = between_backward_traits<T, D, K, N, 232448>;
-
-/// Blocks of the kernel, each of which writes a row of partial sums.
-inline int between_backward_tiles(std::size_t count) { return int((count + 127) / 128); }
-
-/// Whether the kernel does these sizes on this device, and faster than the products one by one: `count` rows have to
-/// fill three quarters of it.
-template <class T, int D, int K, int N>
-bool between_backward_fits(device_properties const& device, std::size_t count) {
-  using Tr = between_backward_form<T, D, K, N>;
-  return Tr::possible && Tr::bytes <= device.shared_per_block &&
-         4 * std::int64_t{between_backward_tiles(count)} >= 3 * std::int64_t{device.multiprocessors};
-}
-
-/// Whether every address is a multiple of what the kernel reads or writes there at once.
-template <class T>
-bool between_backward_aligned(between_backward_arguments<T> const& p) {
-  auto const vectors = [](auto const*... at) { return (packets_at<16 / int(sizeof(*at))>(at) && ...); };
-  auto const pairs = [](auto const*... at) { return (packets_at<2>(at) && ...); };
-  return vectors(p.dy, p.in, p.normed, p.rounded, p.out, p.dg) && pairs(p.residual, p.norm, p.dresidual);
-}
-
-/// Launches the kernel, and adds its sums to dnorm; the form must be possible.
-template <int D, int K, int N, class T>
-void between_backward_fused(cudaStream_t stream, arena& scratch, between_backward_arguments<T> p, float* dnorm) {
-  using Tr = between_backward_form<T, D, K, N>;
-  if constexpr (Tr::possible) {
-    arena_scope const scope{scratch};
-    int const tiles = between_backward_tiles(std::size_t(p.count));
-    p.parts = scratch.take<float>(std::size_t(tiles) * D);
-    launch("project_add_norm_backward", between_backward_kernel<Tr>, {unsigned(tiles), Tr::threads, Tr::bytes}, stream,
-           p);
-    add_parts("project_add_norm_backward: norm", stream, p.parts, tiles, D, dnorm);
-  }
-}
 
 /// Bytes of scratch of this file's operations; `norm` and `project`: what between_gradients takes.
 template <class T, int D, int N>
@@ -101,9 +59,6 @@ void norm_project_backward(context<P>& ctx, norm_point<float, D, space::device> 
   detail::norm_project_weight_gradients(ctx, s, dy, grad.in);
 }
 
-/// Which form project_add_norm_project_backward takes.
-enum class between_backward_choice : unsigned char { automatic, composed, fused };
-
 /// The gradient of project_add_norm_project.
 ///
 /// Shapes   g, dg [R, K]; dy [R, N]; dresidual [R, D]: on entry the gradient of point.residual from everything after,
@@ -136,12 +91,8 @@ void project_add_norm_project_backward(context<P>& ctx,
   detail::between_backward_arguments<T> const arguments{
       dy.data,       p.in.weight.data, point.residual.data, point.rstd, p.norm.data, dresidual.data,
       s.normed.data, s.rounded.data,   out.weight.data,     dg.data,    nullptr,     int(dy.count)};
-  bool const fits = choice == between_backward_choice::fused
-                        ? detail::between_backward_form<T, D, K, N>::possible
-                        : choice == between_backward_choice::automatic &&
-                              detail::between_backward_fits<T, D, K, N>(ctx.device(), dy.count);
-  if (fits && detail::between_backward_aligned(arguments)) {
-    if (run) detail::between_backward_fused<D, K, N>(ctx.stream(), ctx.shared(), arguments, dp.norm.data);
+  if (auto const kernel = detail::between_backward_kernel_for<D, K, N>(ctx.device(), choice, arguments)) {
+    if (run) kernel(ctx.stream(), ctx.shared(), ctx.device(), arguments, dp.norm.data);
   } else {
     detail::norm_project_data_gradient(ctx, s, point, p, dy, dresidual, dp.norm);
     gemm<op::plain, op::plain>(ctx, detail::residual_operand(s, dresidual), detail::as_matrix(out.weight),

@@ -1,0 +1,159 @@
+/// @file
+/// The gradients between two cores of the trunk as one kernel for a Hopper. A warpgroup has the gradient of whole normed
+/// rows in its accumulators; the norm's backward happens there, and the residual's gradient, rounded, is the next
+/// product's operand without going through memory. One warp copies what all read, by tensor maps, ahead of its use and
+/// of the next tile; each of the others writes its own rows by them.
+#pragma once
+
+#include <dm2/cuda/hopper.cuh>
+#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/product_down.cuh>
+#include <dm2/cuda/project_add_norm_backward_hopper_layout.cuh>
+#include <dm2/cuda/project_add_norm_backward_hopper_rows.cuh>
+#include <dm2/cuda/project_add_norm_hopper_kernel.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+/// acc += the stage's columns of dy times the stage's rows of the input projection, 16 of them Count times.
+template <class Tr, int Count>
+__device__ __forceinline__ void multiply_dy_step(float (&acc)[Tr::parts][96], between_ring<Tr> const& ring, int group) {
+  ring.wait();
+  std::uint64_t const a = product_operand(ring.bytes() + std::uint32_t(group * 64 * 128));
+  std::uint64_t const b = operand_down(ring.bytes() + std::uint32_t(Tr::rows * 128), Tr::weight_bytes);
+  fence_products();
+#pragma unroll
+  for (int k = 0; k < Count; ++k)
+#pragma unroll
+    for (int part = 0; part < Tr::parts; ++part)
+      multiply_wide_down<typename Tr::element>(acc[part], further(a, k),
+                                               further_down(b, k + part * (3 * Tr::weight_bytes / 2048)));
+  commit_products();
+}
+
+/// acc += dy in.
+template <class Tr>
+__device__ __forceinline__ void multiply_dy(float (&acc)[Tr::parts][96], between_ring<Tr>& ring,
+                                            between_backward_thread<Tr> const& at) {
+#pragma unroll
+  for (int part = 0; part < Tr::parts; ++part) hold(acc[part]);
+  between_ring<Tr> before = ring;
+  for (int step = 0; step < Tr::steps - 1; ++step) {
+    multiply_dy_step<Tr, Tr::depth / 16>(acc, ring, at.group);
+    if (step != 0) {
+      wait_products<1>();
+      before.release(at.lane);
+    }
+    before = ring;
+    ring.advance();
+  }
+  multiply_dy_step<Tr, Tr::last_depth>(acc, ring, at.group);
+  wait_products<1>();
+  before.release(at.lane);
+  wait_products<0>();
+#pragma unroll
+  for (int part = 0; part < Tr::parts; ++part) hold(acc[part]);
+  ring.release(at.lane);
+  ring.advance();
+}
+
+/// dg = a out, chunk after chunk of dg's columns.
+template <class Tr>
+__device__ __forceinline__ void multiply_out(std::uint32_t const (&a)[Tr::dim / 16][4],
+                                             between_backward_hopper_arguments<typename Tr::element> const& p,
+                                             between_ring<Tr>& ring, between_backward_thread<Tr> const& at) {
+  using T = typename Tr::element;
+  int place = 0;  // in the stage
+  for (int j = 0; j < Tr::chunks; ++j) {
+    float v[32];
+    if (place == 0) ring.wait();
+    std::uint64_t const b = operand_down(ring.bytes() + std::uint32_t(place * Tr::chunk_bytes), 0);
+    fence_products();
+#pragma unroll
+    for (int k = 0; k < Tr::dim / 16; ++k) multiply_chunk_down<T>(v, a[k], further_down(b, k), k != 0);
+    commit_products();
+    wait_products<0>();
+    hold(v);
+    if (++place == Tr::chunks_at_once || j == Tr::chunks - 1) {
+      place = 0;
+      ring.release(at.lane);
+      ring.advance();
+    }
+    at.send(p.dg, j * Tr::chunk, p.plain.count,
+            [&](int i, int half) { return pack<T>(v[i * 4 + half * 2], v[i * 4 + half * 2 + 1]); });
+  }
+}
+
+/// A warpgroup's rows of all the block's tiles.
+template <class Tr>
+__device__ __forceinline__ void multiply_between_backward(
+    between_backward_hopper_arguments<typename Tr::element> const& p, between_ring<Tr> ring,
+    between_backward_thread<Tr> at) {
+  int const tiles = (p.plain.count + Tr::rows - 1) / Tr::rows;
+#pragma unroll
+  for (int b = 0; b < Tr::boxes; ++b) at.sums[b * 32 + at.lane] = 0;
+  for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
+    at.first = tile * Tr::rows + at.group * 64 + at.warp * 16;
+    float rstd[2], means[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      rstd[half] = at.row() + half * 8 < p.plain.count ? p.plain.rstd[at.row() + half * 8] : 0.f;
+    float acc[Tr::parts][96] = {};
+    multiply_dy<Tr>(acc, ring, at);
+    between_kept_rows<Tr> kept;
+    sum_normed<Tr>(means, kept, acc, rstd, p, ring, at);
+    std::uint32_t a[Tr::dim / 16][4];
+    add_norm_gradient<Tr>(a, acc, kept, means, rstd, p, ring, at);
+    multiply_out<Tr>(a, p, ring, at);
+  }
+  if (at.lane == 0) wait_stores<0>();
+}
+
+/// The block's sums of the norm's gradient, from all warps' in their order.
+template <class Tr>
+__device__ inline void write_norm_sums(float* to, float const* sums) {
+  for (int c = int(threadIdx.x); c < Tr::dim; c += 128 * Tr::groups) {
+    int const place = c / 32 * 32 + (c % 32 / 8 * 2 + c % 2) * 4 + c % 8 / 2;  // see add_box_sums
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < 4 * Tr::groups; ++w) sum += sums[w * Tr::dim + place];
+    to[c] = sum;
+  }
+}
+
+/// Grid: as many blocks as there are multiprocessors, or tiles if they are fewer. Each writes a row of parts.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, 1)
+    between_backward_hopper_kernel(__grid_constant__ between_backward_hopper_arguments<typename Tr::element> const p) {
+  if constexpr (hopper_code) {
+    __shared__ std::uint64_t barriers[2 * Tr::stages];
+    unsigned char* const shared = dynamic_shared();
+    unsigned char* const memory = shared + (Tr::alignment - shared_address(shared) % Tr::alignment) % Tr::alignment;
+    between_ring<Tr> const ring{shared_address(memory), shared_address(barriers)};
+    init_ring(ring);
+    int const warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
+    if (warp / 4 == Tr::groups) {
+      release_registers<Tr::copier_registers>();
+      if (threadIdx.x == 128 * Tr::groups) {
+        prefetch_map(p.dy), prefetch_map(p.in), prefetch_map(p.residual), prefetch_map(p.gradient);
+        prefetch_map(p.out), prefetch_map(p.new_gradient), prefetch_map(p.normed), prefetch_map(p.rounded);
+        prefetch_map(p.dg);
+        copy_between_backward<Tr>(p, ring);
+      }
+    } else {
+      claim_registers<Tr::registers>();
+      unsigned char* const staging = memory + Tr::stages * Tr::stage_bytes;
+      auto* const sums = reinterpret_cast<float*>(staging + 4 * Tr::groups * Tr::staging_bytes);
+      multiply_between_backward<Tr>(p, ring,
+                                    {warp / 4, warp % 4, int(threadIdx.x) % 32, memory,
+                                     staging + warp * Tr::staging_bytes, sums + warp * Tr::dim, 0});
+      barrier<128 * Tr::groups>(0);
+      write_norm_sums<Tr>(p.plain.parts + std::size_t{blockIdx.x} * Tr::dim, sums);
+    }
+  }
+}
+
+}  // namespace dm2::cuda::detail
