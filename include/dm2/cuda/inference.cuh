@@ -11,13 +11,17 @@
 #include <dm2/cuda/heads.cuh>
 #include <dm2/cuda/inference_weights.cuh>
 #include <dm2/cuda/mixer_core.cuh>
+#include <dm2/cuda/mixer_core_few.cuh>
+#include <dm2/cuda/mixer_core_few_input.cuh>
 #include <dm2/cuda/project_add_norm.cuh>
 #include <dm2/cuda/stem.cuh>
 #include <dm2/model/blocks.hpp>
 #include <dm2/model/config.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <type_traits>
+#include <utility>
 
 namespace dm2::cuda::detail {
 
@@ -28,9 +32,10 @@ struct inference_plan {
   std::size_t count;  ///< rows: batch * length
   float* residual;    ///< [count, dim]
   mixer_core_scratch<T, sizes<C>::mixer> core;
-  T* wide;      ///< [count, widest_input], what a core reads
-  T* inner;     ///< [count, widest_output], what it writes
-  T* features;  ///< [count, dim]
+  T* wide;                 ///< [count, widest_input], what a core reads
+  T* inner;                ///< [count, widest_output], what it writes
+  T* features;             ///< [count, dim]
+  T* convolved = nullptr;  ///< scratch of mixer_core_few
 
   inference_plan(arena& a, int batch)
       : count{std::size_t(batch) * sizes<C>::length},
@@ -38,7 +43,12 @@ struct inference_plan {
         core{a, count, sizes<C>::length},
         wide{a.take<T>(count * dm2::detail::widest_input<C>)},
         inner{a.take<T>(count * dm2::detail::widest_output<C>)},
-        features{a.take<T>(count * C.dim)} {}
+        features{a.take<T>(count * C.dim)} {
+    if constexpr (mixer_core_few_possible<T,
+                                          sizes<C>::mixer>)  // for larger batches too: a plan holds every smaller one
+      convolved = a.take<T>(mixer_core_few_numbers<sizes<C>::mixer>(std::size_t(std::min(batch, mixer_core_few_most)) *
+                                                                    sizes<C>::length));
+  }
 };
 
 /// The trunk over one set of weights and one plan: as a whole, or step by step.
@@ -75,7 +85,11 @@ class inference_trunk {
   /// The first norm and input projection.
   template <class First>
   void begin() {
-    norm_project(ctx_, point(), input<First>(0), C.eps, wide<First>());
+    auto const in = input<First>(0);
+    if (few_into_mixer<0, 0, First>(
+            arguments(nullptr, nullptr, in.norm.data, in.in.weight.data, in.in.bias.data, plan_.wide), 0))
+      return;
+    norm_project(ctx_, point(), in, C.eps, wide<First>());
   }
 
   /// One block's core. True if what it wrote still lacks its norm's factor.
@@ -83,6 +97,13 @@ class inference_trunk {
   bool core(int layer) {
     if constexpr (is_mixer<Block>) {
       auto p = mixer::core_parameters(net_, layer);
+      if constexpr (mixer_core_few_possible<T, shape>) {
+        if (few_sequences()) {
+          bool const convolves = !std::exchange(convolved_, false);
+          if (ctx_.reserve(0)) mixer_core_few<shape>(ctx_, few_arguments(layer), convolves);
+          return true;
+        }
+      }
       if constexpr (core_traits::possible) {
         if (mixer_core_fits<T, shape>(ctx_.device(), sizes<C>::length)) {
           p.forward.norm = p.backward.norm = {};  // the output projection has their weights
@@ -120,11 +141,14 @@ class inference_trunk {
   void between(int layer, int next, bool scaled) {
     auto const out = output<Block>(layer);
     auto const in = input<Next>(next);
+    auto p = arguments(out.weight.data, out.bias.data, in.norm.data, in.in.weight.data, in.in.bias.data, plan_.wide);
     if constexpr (is_mixer<Block>) {
       if (scaled) {
-        if (run_scaled<Next::wide>(out.weight.data, in.norm.data, in.in.weight.data, in.in.bias.data, plan_.wide))
-          return;
+        p.squares = plan_.core.squares;
+        if (few_into_mixer<Block::inner, core_traits::units, Next>(p, next) || run_scaled<Next::wide>(p)) return;
       }
+    } else {
+      if (few_into_mixer<Block::inner, 0, Next>(p, next)) return;
     }
     project_add_norm_project(ctx_, inner<Block>(), out, residual(), point(), in, C.eps, wide<Next>());
   }
@@ -136,7 +160,9 @@ class inference_trunk {
     auto const norm = get<final_layer<C>::norm>(net_.final());
     if constexpr (is_mixer<Block>) {
       if (scaled) {
-        if (run_scaled<0>(out.weight.data, norm.data, nullptr, nullptr, plan_.features)) return;
+        auto p = arguments(out.weight.data, nullptr, norm.data, nullptr, nullptr, plan_.features);
+        p.squares = plan_.core.squares;
+        if (run_scaled<0>(p)) return;
       }
     }
     project_add_norm(ctx_, inner<Block>(), out, residual(), point(), norm, C.eps,
@@ -166,18 +192,48 @@ class inference_trunk {
       return Block::out(ctx_, net_, layer, static_cast<T*>(nullptr));
   }
 
+  /// What lies between two cores, but for the sums of squares; null where there is no such product.
+  [[nodiscard]] between_arguments<T> arguments(T const* out, float const* out_bias, float const* norm, T const* in,
+                                               float const* in_bias, T* y) const {
+    return {plan_.inner, nullptr, out,     out_bias, plan_.residual,   plan_.residual, nullptr,
+            norm,        in,      in_bias, y,        int(plan_.count), float(C.eps)};
+  }
+
+  /// Whether mixer_core_few is the way to do these sequences.
+  [[nodiscard]] bool few_sequences() const {
+    return mixer_core_few_fits<T, shape>(ctx_.device(), int(plan_.count) / sizes<C>::length, sizes<C>::length);
+  }
+  [[nodiscard]] few_mixer_arguments<T> few_arguments(int layer) const {
+    return mixer_core_few_arguments(plan_.wide, mixer::core_parameters(net_, layer), plan_.convolved, plan_.inner,
+                                    plan_.core.squares, int(plan_.count) / sizes<C>::length, sizes<C>::length);
+  }
+  /// From a core of K channels (0: from the tokens), whose halves the squares of U units scale, to the input of layer
+  /// `next`, convolved as well, where that is a mixer that takes few sequences; else false.
+  template <int K, int U, class Next>
+  bool few_into_mixer(between_arguments<T> const& p, int next) {
+    if constexpr (is_mixer<Next> && few_input_possible<K, U>) {
+      if (!few_sequences() || few_row_tiles<T, C.dim, K, Next::wide, U>(ctx_.device(), plan_.count) != 1 ||
+          !few_aligned(p))
+        return false;
+      convolved_ = true;
+      if (!ctx_.reserve(0)) return true;
+      if constexpr (K != 0) launch_few_add<C.dim, K, U, 1>(ctx_, p);
+      launch_few_input<C.dim, shape>(ctx_, p, few_arguments(next));
+      return true;
+    }
+    return false;
+  }
+  template <int K, int U>
+  static constexpr bool few_input_possible = mixer_core_few_possible<T, shape>&&
+      few_input_traits<T, C.dim, shape>::possible&& few_possible<T, C.dim, K, 0, U, 1>;
+
   /// The fused kernel behind a mixer that left its norm's factor out; where there is none for these sizes, applies the
   /// factor and returns false.
   template <int Wide>
-  bool run_scaled(T const* out, float const* norm, T const* in, float const* in_bias, T* y) {
+  bool run_scaled(between_arguments<T> const& p) {
     constexpr int K = mixer::inner, U = core_traits::units;
-    between_arguments<T> arguments{};
-    arguments.g = plan_.inner, arguments.squares = plan_.core.squares, arguments.out = out;
-    arguments.before = arguments.after = plan_.residual;
-    arguments.norm = norm, arguments.in = in, arguments.in_bias = in_bias, arguments.y = y;
-    arguments.count = int(plan_.count), arguments.eps = float(C.eps);
-    if (between_fused<C.dim, K, Wide, U>(ctx_, arguments)) return true;
-    if (between_few<C.dim, K, Wide, U>(ctx_, arguments)) return true;
+    if (between_fused<C.dim, K, Wide, U>(ctx_, p)) return true;
+    if (between_few<C.dim, K, Wide, U>(ctx_, p)) return true;
     if constexpr (core_traits::possible) {
       if (ctx_.reserve(0))
         scale_by_squares<P, shape>(ctx_, plan_.inner, plan_.core.squares, nullptr, nullptr, int(plan_.count));
@@ -189,6 +245,7 @@ class inference_trunk {
   inference_weights<C, P> const& weights_;
   inference_plan<C, P> const& plan_;
   network_view<C, float const, space::device> net_;
+  bool convolved_ = false;  ///< plan_.convolved is that of the next core
 };
 
 /// Pictures to features [batch * length, dim], left in plan.features. `pictures` is what stem_tokens takes.

@@ -39,21 +39,34 @@ bool few_aligned(between_arguments<T> const& p) {
   return whole(p.g, p.out, p.out_bias, p.before, p.after, p.norm, p.in, p.in_bias) && packets_at<4>(p.y);
 }
 
+/// The first kernel: p.after = p.before + g out^T + bias.
+template <int D, int K, int U, int RowTiles, precision P>
+void launch_few_add(context<P>& ctx, between_arguments<element<P>> const& p) {
+  using Tr = few_add_traits<element<P>, D, K, U, RowTiles>;
+  unsigned const tiles = unsigned((p.count - 1) / Tr::rows + 1);
+  launch("project_add", few_add_kernel<Tr>, {dim3(D / Tr::columns, tiles), Tr::threads, Tr::bytes, ctx.early()},
+         ctx.stream(), p);
+}
+
+/// The second kernel: y = RMSNorm(p.before) in^T + bias.
+template <int D, int N, int RowTiles, precision P>
+void launch_few_project(context<P>& ctx, between_arguments<element<P>> const& p) {
+  using Tr = few_project_traits<element<P>, D, N, RowTiles>;
+  unsigned const tiles = unsigned((p.count - 1) / Tr::rows + 1);
+  launch("norm_project", few_project_kernel<Tr>,
+         {dim3((N - 1) / Tr::columns + 1, tiles), Tr::threads, Tr::bytes, ctx.early()}, ctx.stream(), p);
+}
+
 template <int D, int K, int N, int U, int RowTiles, precision P>
 void launch_few(context<P>& ctx, between_arguments<element<P>> p) {
   using T = element<P>;
   static_assert(few_possible<T, D, K, N, U, RowTiles>);
-  unsigned const tiles = unsigned((p.count - 1) / (16 * RowTiles) + 1);
   if constexpr (K != 0) {
-    using Tr = few_add_traits<T, D, K, U, RowTiles>;
-    launch("project_add", few_add_kernel<Tr>, {dim3(D / Tr::columns, tiles), Tr::threads, Tr::bytes, ctx.early()},
-           ctx.stream(), p);
+    launch_few_add<D, K, U, RowTiles>(ctx, p);
     p.before = p.after;
   }
   if constexpr (N != 0) {
-    using Tr = few_project_traits<T, D, N, RowTiles>;
-    launch("norm_project", few_project_kernel<Tr>,
-           {dim3((N - 1) / Tr::columns + 1, tiles), Tr::threads, Tr::bytes, ctx.early()}, ctx.stream(), p);
+    launch_few_project<D, N, RowTiles>(ctx, p);
   } else {
     std::size_t const count = std::size_t(p.count);
     rms_norm(ctx, rows<float const, D, space::device>{p.before, count}, block<float const, space::device, D>{p.norm},

@@ -1,0 +1,301 @@
+/// @file
+/// The mixer core for few sequences: scores, scan and gate of 32 tokens and one unit of a direction a block.
+///
+/// The quadratic form, with the difference of the decays taken before the exponential for every pair of tokens: with few
+/// sequences nothing is busy, and what counts is the way from the first load to the last store. Of a block's fifteen
+/// warps fourteen share the tiles of 16 x 16 pairs of tokens: seven for each 16 rows, each with every seventh tile of
+/// columns; their sums go through shared memory. The last one makes the decays meanwhile.
+#pragma once
+
+#include <dm2/cuda/early_start.cuh>
+#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/mixer_core_few_conv.cuh>
+#include <dm2/cuda/mixer_core_layout.cuh>
+#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/pack.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+/// The kernel's constants beside the mixer core's own.
+template <class Tr>
+struct few_scan_traits {
+  static constexpr int row_tiles = 2, rows = 16 * row_tiles, parts = 7, each = 2;  ///< most tiles of columns of a warp
+  static constexpr int warps = row_tiles * parts, workers = 32 * warps, threads = workers + 32;
+  static constexpr int state_pitch = Tr::state * 2 + 16, pitch = Tr::columns * 2 + 16;  ///< odd numbers of 16 bytes
+  static constexpr int sum_pitch = Tr::columns + 8;                                     ///< floats
+  static constexpr int quads = Tr::columns / 4, quads_each = (rows * quads + workers - 1) / workers;
+  static_assert(Tr::most_tiles <= parts * each);
+};
+
+/// Where things lie in shared memory, for n tiles of 16 tokens. The sums take the place of B and C.
+template <class Tr>
+struct few_scan_layout {
+  using F = few_scan_traits<Tr>;
+  int tokens, c, x, cum, squares, bytes;
+
+  __host__ __device__ explicit few_scan_layout(int n) : tokens{16 * n} {
+    int const sums = F::parts * F::rows * F::sum_pitch * 4;
+    c = tokens * F::state_pitch;
+    int const operands = c + F::rows * F::state_pitch;
+    x = operands > sums ? operands : sums;
+    cum = x + tokens * F::pitch;
+    squares = cum + 2 * tokens * 4;
+    bytes = squares + F::rows * F::quads * 4;
+  }
+};
+
+/// What a block works on.
+template <class Tr>
+struct few_scan_place {
+  using F = few_scan_traits<Tr>;
+  int unit, second, tiles, first_tile, last_tile;
+  std::ptrdiff_t first_row;  ///< of the sequence
+  direction_slices<Tr> at;
+
+  __device__ explicit few_scan_place(few_mixer_arguments<typename Tr::element> const& p)
+      : unit{int(blockIdx.x)},
+        second{int(blockIdx.z) % 2},
+        tiles{(p.length + 15) / 16},
+        first_tile{int(gridDim.y - 1 - blockIdx.y) * F::row_tiles},  // the longest rows first
+        last_tile{min(first_tile + F::row_tiles, tiles) - 1},
+        first_row{std::ptrdiff_t(blockIdx.z / 2) * p.length},
+        at{second == 1} {}
+};
+
+/// Starts copies of `Columns` columns of tokens [first, first + count) of the direction's convolved rows, from position
+/// `column` on; zeros from `length` on. The block's workers.
+template <class Tr, int Columns>
+__device__ inline void copy_convolved(few_mixer_arguments<typename Tr::element> const& p,
+                                      few_scan_place<Tr> const& place, int column, int first, int count,
+                                      std::uint32_t to) {
+  constexpr int pieces = Columns / 8;
+  auto const* const from =
+      p.convolved + (std::ptrdiff_t(place.second) * p.sequences * p.length + place.first_row) * Tr::conv_dim + column;
+#pragma unroll 4
+  for (int i = int(threadIdx.x); i < count * pieces; i += few_scan_traits<Tr>::workers) {
+    int const row = i / pieces, piece = i % pieces, t = first + row;
+    bool const valid = t < p.length;
+    copy_async(to + std::uint32_t(row * (Columns * 2 + 16) + piece * 16),
+               from + (valid ? place.at.row(t, p.length) * Tr::conv_dim + piece * 8 : 0), valid);
+  }
+}
+
+/// cum[t] = log2 of the decay from the start to t, and behind them ev[t] = cum[t] - log2(dt_t): exp2(cum[i] - ev[j]) =
+/// dt_j exp(c_i - c_j). From `length` on dt is 0. One warp.
+template <class Tr>
+__device__ inline void few_decays(few_mixer_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
+                                  float rate, float bias, int tokens, float* cum) {
+  constexpr int rounds = Tr::most_tiles / 2;
+  int const lane = int(threadIdx.x) % 32;
+  auto const* const from = p.zxbcdt + place.first_row * Tr::projected + place.at.dt() + place.unit / Tr::per_head;
+  float step[rounds], sum[rounds];
+#pragma unroll
+  for (int r = 0; r < rounds; ++r) {
+    int const t = r * 32 + lane;
+    step[r] = t < p.length ? to_float(from[place.at.row(t, p.length) * Tr::projected]) : 0.f;
+  }
+#pragma unroll
+  for (int r = 0; r < rounds; ++r) {
+    step[r] = r * 32 + lane < p.length ? softplus(step[r] + bias) : 0.f;
+    sum[r] = step[r] * rate;
+  }
+#pragma unroll
+  for (int o = 1; o < 32; o <<= 1)
+#pragma unroll
+    for (int r = 0; r < rounds; ++r) {
+      float const other = __shfl_up_sync(~0u, sum[r], o);
+      if (lane >= o) sum[r] += other;
+    }
+  float before = 0;
+#pragma unroll
+  for (int r = 0; r < rounds; ++r) {
+    int const t = r * 32 + lane;
+    float const whole = before + sum[r];
+    before += __shfl_sync(~0u, sum[r], 31);
+    if (t < tokens) cum[t] = whole, cum[tokens + t] = whole - log2f(step[r]);
+  }
+}
+
+/// s[i] = C B^T of the warp's 16 rows and its tile of columns `first` + 7 i, where that is none after the rows' own tile.
+template <class Tr>
+__device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], int first, int own, std::uint32_t c,
+                                  std::uint32_t b) {
+  using F = few_scan_traits<Tr>;
+  int const lane = int(threadIdx.x) % 32;
+  c += std::uint32_t(lane % 16 * F::state_pitch + lane / 16 * 16);
+  b += std::uint32_t((first * 16 + lane % 8 + lane / 16 * 8) * F::state_pitch + lane / 8 % 2 * 16);
+#pragma unroll
+  for (int k = 0; k < Tr::state / 16; ++k) {
+    std::uint32_t rows[4];
+    load_matrix(rows, c + std::uint32_t(k * 32));
+#pragma unroll
+    for (int i = 0; i < F::each; ++i) {
+      if (first + i * F::parts > own) break;
+      std::uint32_t columns[4];
+      load_matrix(columns, b + std::uint32_t(i * F::parts * 16 * F::state_pitch + k * 32));
+      mma<typename Tr::element>(s[i][0], rows, columns[0], columns[1]);
+      mma<typename Tr::element>(s[i][1], rows, columns[2], columns[3]);
+    }
+  }
+}
+
+/// Scores of tile c times dt_j exp(c_i - c_j), as a fragment: in the rows' own tile up to each row's own token, to whose
+/// score the skip term is added.
+template <class Tr>
+__device__ inline void few_decayed(float const (&s)[2][4], int c, int own, float const* cum, int tokens, float skip,
+                                   std::uint32_t (&a)[4]) {
+  int const lane = int(threadIdx.x) % 32, row = lane / 4, column = lane % 4 * 2;
+  float const at_row[2]{cum[own * 16 + row], cum[own * 16 + 8 + row]};
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {  // row half e % 2, column half e / 2
+    float2 const to = *reinterpret_cast<float2 const*>(cum + tokens + c * 16 + e / 2 * 8 + column);
+    float v = s[e / 2][e % 2 * 2] * exp2_fast(at_row[e % 2] - to.x);
+    float w = s[e / 2][e % 2 * 2 + 1] * exp2_fast(at_row[e % 2] - to.y);
+    if (c == own) {
+      int const ahead = column + e / 2 * 8 - row - e % 2 * 8;
+      v = ahead < 0 ? v : ahead == 0 ? v + skip : 0.f;
+      w = ahead + 1 < 0 ? w : ahead + 1 == 0 ? w + skip : 0.f;
+    }
+    a[e] = pack<typename Tr::element>(v, w);
+  }
+}
+
+/// The warp's part of the scan, y = (decayed scores) x, to `sums` [parts, rows, sum_pitch].
+template <class Tr>
+__device__ inline void few_scan(float const (&s)[few_scan_traits<Tr>::each][2][4], int first, int own, float const* cum,
+                                int tokens, float skip, std::uint32_t x, float* sums) {
+  using F = few_scan_traits<Tr>;
+  int const lane = int(threadIdx.x) % 32;
+  float acc[2 * Tr::column_groups][4] = {};
+  x += std::uint32_t((first * 16 + lane % 16) * F::pitch + lane / 16 * 16);
+#pragma unroll
+  for (int i = 0; i < F::each; ++i) {
+    int const c = first + i * F::parts;
+    if (c > own) break;
+    std::uint32_t a[4];
+    few_decayed<Tr>(s[i], c, own, cum, tokens, skip, a);
+#pragma unroll
+    for (int n = 0; n < Tr::column_groups; ++n) {
+      std::uint32_t b[4];
+      load_matrix_transposed(b, x + std::uint32_t(i * F::parts * 16 * F::pitch + n * 32));
+      mma<typename Tr::element>(acc[2 * n], a, b[0], b[1]);
+      mma<typename Tr::element>(acc[2 * n + 1], a, b[2], b[3]);
+    }
+  }
+  sums += lane / 4 * F::sum_pitch + lane % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < 2 * Tr::column_groups; ++n)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      *reinterpret_cast<float2*>(sums + half * 8 * F::sum_pitch + n * 8) =
+          make_float2(acc[n][half * 2], acc[n][half * 2 + 1]);
+}
+
+/// A worker's quads of four channels of the block's rows: gate and result.
+template <class Tr>
+struct few_gate {
+  using F = few_scan_traits<Tr>;
+  using T = typename Tr::element;
+  packed<4> z[F::quads_each];
+
+  /// Row in the batch of the token of quad number i, negative where there is none.
+  static __device__ std::ptrdiff_t row_of(int i, few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place) {
+    int const t = place.first_tile * 16 + i / F::quads;
+    return i < F::rows * F::quads && t < p.length ? place.first_row + place.at.row(t, p.length) : -1;
+  }
+  __device__ void load(few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place) {
+#pragma unroll
+    for (int j = 0; j < F::quads_each; ++j) {
+      int const i = int(threadIdx.x) + j * F::workers;
+      std::ptrdiff_t const row = row_of(i, p, place);
+      z[j] = {};
+      if (row >= 0)
+        z[j] = *reinterpret_cast<packed<4> const*>(p.zxbcdt + row * Tr::projected + place.at.z() +
+                                                   place.unit * Tr::columns + i % F::quads * 4);
+    }
+  }
+  /// g = y silu(z), and each quad's squares to `squares`.
+  __device__ void write(few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place, float const* sums,
+                        float* squares) const {
+#pragma unroll
+    for (int j = 0; j < F::quads_each; ++j) {
+      int const i = int(threadIdx.x) + j * F::workers;
+      std::ptrdiff_t const row = row_of(i, p, place);
+      if (row < 0) continue;
+      float const* const from = sums + i / F::quads * F::sum_pitch + i % F::quads * 4;
+      int const written = min(F::parts, place.first_tile + i / F::quads / 16 + 1);
+      float4 y{0, 0, 0, 0};
+#pragma unroll
+      for (int part = 0; part < F::parts; ++part) {
+        if (part >= written) break;
+        float4 const v = *reinterpret_cast<float4 const*>(from + part * F::rows * F::sum_pitch);
+        y.x += v.x, y.y += v.y, y.z += v.z, y.w += v.w;
+      }
+      float2 const low = unpack<T>(z[j].word[0]), high = unpack<T>(z[j].word[1]);
+      y.x *= silu_fast(low.x), y.y *= silu_fast(low.y), y.z *= silu_fast(high.x), y.w *= silu_fast(high.y);
+      squares[i] = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
+      *reinterpret_cast<packed<4>*>(p.g + (2 * row + place.second) * Tr::inner + place.unit * Tr::columns +
+                                    i % F::quads * 4) = {{pack<T>(y.x, y.y), pack<T>(y.z, y.w)}};
+    }
+  }
+};
+
+/// Grid (units, row groups, 2 sequences).
+template <class Tr>
+__global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
+    few_scan_kernel(__grid_constant__ few_mixer_arguments<typename Tr::element> const p) {
+  using F = few_scan_traits<Tr>;
+  let_next_start();
+  unsigned char* const shared = dynamic_shared();
+  int const warp = int(threadIdx.x) / 32;
+  few_scan_place<Tr> const place{p};
+  few_scan_layout<Tr> const lay{place.last_tile + 1};
+  float* const cum = reinterpret_cast<float*>(shared + lay.cum);
+  float* const sums = reinterpret_cast<float*>(shared);
+  float* const squares = reinterpret_cast<float*>(shared + lay.squares);
+  mixer_direction_pointers const& parameters = p.direction[place.second];
+  int const head = place.at.head(place.unit / Tr::per_head);
+  float const rate = -expf(parameters.a_log[head]) * log2_e, bias = parameters.dt_bias[head];
+  float const skip = parameters.d[head];
+  int const m = warp / F::parts, first = warp % F::parts, own = place.first_tile + m;
+  wait_for_previous();
+  few_gate<Tr> gate;
+  float s[F::each][2][4] = {};
+  if (warp < F::warps) {
+    std::uint32_t const at = shared_address(shared);
+    int const begin = place.at.channels_reversed ? Tr::heads : Tr::inner;
+    copy_convolved<Tr, Tr::state>(p, place, place.at.b() - begin, 0, lay.tokens, at);
+    copy_convolved<Tr, Tr::state>(p, place, place.at.c() - begin, place.first_tile * 16, F::rows,
+                                  at + std::uint32_t(lay.c));
+    commit_copies();
+    copy_convolved<Tr, Tr::columns>(p, place, place.at.x() - begin + place.unit * Tr::columns, 0, lay.tokens,
+                                    at + std::uint32_t(lay.x));
+    commit_copies();
+    gate.load(p, place);
+    wait_copies<1>();
+    barrier<F::workers>(0);
+    if (own <= place.last_tile) few_scores<Tr>(s, first, own, at + std::uint32_t(lay.c + m * 16 * F::state_pitch), at);
+    wait_copies<0>();
+  } else {
+    few_decays<Tr>(p, place, rate, bias, lay.tokens, cum);
+  }
+  __syncthreads();
+  if (warp < F::warps && own <= place.last_tile && first <= own)
+    few_scan<Tr>(s, first, own, cum, lay.tokens, skip, shared_address(shared) + std::uint32_t(lay.x),
+                 sums + (first * F::rows + m * 16) * F::sum_pitch);
+  __syncthreads();
+  if (warp < F::warps) gate.write(p, place, sums, squares);
+  __syncthreads();
+  if (int(threadIdx.x) < F::rows) {
+    std::ptrdiff_t const row = few_gate<Tr>::row_of(int(threadIdx.x) * F::quads, p, place);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < F::quads; ++i) sum += squares[int(threadIdx.x) * F::quads + i];
+    if (row >= 0) p.squares[(2 * row + place.second) * Tr::units + place.unit] = sum;
+  }
+}
+
+}  // namespace dm2::cuda::detail
