@@ -9,6 +9,7 @@
 #include <dm2/cuda/project_add_norm_hopper_layout.cuh>
 #include <dm2/cuda/tensor_map.cuh>
 
+#include <algorithm>
 #include <cstdint>
 
 namespace dm2::cuda::detail {
@@ -36,7 +37,7 @@ struct between_backward_hopper_traits {
   static constexpr int weight_bytes = 64 * 128;  ///< 64 rows and columns of the input projection
   static constexpr int box_bytes = rows * 128, boxes = D / 32;
   static constexpr int stage_bytes = (rows + D) * 128;
-  static constexpr int boxes_at_once = stage_bytes / box_bytes / 2 * 2;
+  static constexpr int boxes_at_once = std::max(stage_bytes / box_bytes / 2 * 2, 2);
   static constexpr int last_boxes = Keep ? 1 : 2;  ///< of the residual rows' second use: their gradient, and they
   static constexpr int columns_at_once = boxes_at_once / last_boxes;  ///< 32 times as many, in that use
   static constexpr int chunk_bytes = chunk * D * 2, chunks_at_once = stage_bytes / chunk_bytes;
