@@ -1,7 +1,8 @@
 /// @file
-/// A batch of sequences for the quadratic form of the scan's backward, with its gradients in double.
+/// A batch of sequences for a form of the scan's backward on the tensor cores, with its gradients in double.
 #pragma once
 
+#include <dm2/cuda/ssd_backward_chunked.cuh>
 #include <dm2/cuda/ssd_backward_quadratic.cuh>
 
 #include <doctest/doctest.h>
@@ -22,6 +23,14 @@ template <mixer_shape M, class T>
 struct scan_of {
   static constexpr mixer_shape shape = M;
   using element = T;
+  using form = cuda::detail::ssd_backward_quadratic<M, T>;
+};
+
+template <mixer_shape M, class T>
+struct chunked_scan_of {
+  static constexpr mixer_shape shape = M;
+  using element = T;
+  using form = cuda::detail::ssd_backward_chunked<M, T>;
 };
 
 /// What a gradient may be off: it is a sum of products of numbers that were rounded, up to three times on their way
@@ -38,7 +47,7 @@ template <class Case>
 struct device_scan {
   static constexpr mixer_shape M = Case::shape;
   using T = typename Case::element;
-  using form = cuda::detail::ssd_backward_quadratic<M, T>;
+  using form = typename Case::form;
   static constexpr int width = M.d_inner(), states = M.groups * M.d_state, row = width + 2 * states, gap = 8;
   ssd_case<M> host;
   device_array<T> in, dy, out;
@@ -100,7 +109,12 @@ struct device_scan {
     CHECK((fits || !large));
     if (!fits) return false;
     cuda::check(cudaDeviceSynchronize(), "operands");  // the scan's stream need not wait for the copies' one
-    form::launch(p, nullptr, device, ctx.stream());
+    arena& memory = ctx.shared();
+    if (!ctx.reserve(form::scratch_bytes(p.sequences, p.length, device))) return false;
+    arena_scope const scope{memory};
+    std::byte* const scratch = memory.take<std::byte>(form::scratch_bytes(p.sequences, p.length, device));
+    form::launch(p, scratch, device, ctx.stream());
+    cuda::check(cudaStreamSynchronize(ctx.stream()), "the gradients");  // its scratch goes with the context
     return true;
   }
   /// Every gradient against double.

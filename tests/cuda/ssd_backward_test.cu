@@ -133,6 +133,16 @@ TEST_CASE_TEMPLATE("cuda ssd_backward: equals double at the sizes of models", Ca
   }
 }
 
+TEST_CASE_TEMPLATE("cuda ssd_backward: sequences longer than the quadratic form takes equal double", Case,
+                   scan_of<tiny, __nv_bfloat16>, scan_of<square, __half>, scan_of<least, __nv_bfloat16>) {
+  context ctx;
+  for (int const length : {256, 257, 320, 785}) {
+    device_scan<Case> f{1, length};
+    f.backward(ctx);
+    f.check();
+  }
+}
+
 TEST_CASE_TEMPLATE("cuda ssd_backward: long sequences equal double [long]", Case, scan_of<tiny, __nv_bfloat16>,
                    scan_of<tiny, float>, scan_of<two_groups, __half>) {
   context ctx;

@@ -2,8 +2,9 @@
 /// State-space duality, backward, alone or inside a model. This header is all that a caller needs.
 ///
 /// Saved: nothing but the scan's operands. Computed again: decays, scores C B^T, and the states where there are any.
-/// Two forms, by the same numbers as the scan's (ssd_backward_operands.cuh says what a form is):
+/// Three forms, by the same numbers as the scan's (ssd_backward_operands.cuh says what a form is):
 ///  - quadratic (ssd_backward_quadratic.cuh): short sequences of 16-bit numbers on the tensor cores;
+///  - chunked (ssd_backward_chunked.cuh): longer ones, in chunks of 64 tokens with the states between them;
 ///  - chunks in float (ssd_backward_general.cuh): everything else.
 #pragma once
 
@@ -14,6 +15,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/partial_sums.cuh>
 #include <dm2/cuda/ssd.cuh>
+#include <dm2/cuda/ssd_backward_chunked.cuh>
 #include <dm2/cuda/ssd_backward_general.cuh>
 #include <dm2/cuda/ssd_backward_quadratic.cuh>
 
@@ -41,6 +43,9 @@ auto with_ssd_backward_form([[maybe_unused]] ssd_backward_operands<M, T> const& 
                             [[maybe_unused]] device_properties const& device, F const& f) {
   if constexpr (ssd_backward_quadratic<M, T>::possible) {
     if (ssd_backward_quadratic<M, T>::fits(p, device)) return f(ssd_backward_quadratic<M, T>{});
+  }
+  if constexpr (ssd_backward_chunked<M, T>::possible) {
+    if (ssd_backward_chunked<M, T>::fits(p, device)) return f(ssd_backward_chunked<M, T>{});
   }
   return f(ssd_backward_general<M, T>{});
 }
@@ -82,9 +87,11 @@ ssd_backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, 
 ///
 /// Shapes   ssd_input, ssd_gradient; dy [B L, H P]. Any L >= 1.
 /// Writes   as ssd_gradient says; no gradient overlaps an input. The same input on the same device gives the same bits.
-/// Forms    quadratic for T of 16 bits and sizes that its tiles divide, where every pointer is at a multiple of 16 bytes;
-///          in chunks of 64 tokens in float otherwise.
-/// Scratch  In chunks: for each sequence, head and 64 tokens 8 N P + 16400 bytes, at most about 256 MB.
+/// Forms    for T of 16 bits and sizes that tiles of 16 divide, where every pointer is at a multiple of 16 bytes:
+///          quadratic for at most 256 tokens where it fits into a block's shared memory, chunked for more. In chunks of
+///          64 tokens in float otherwise.
+/// Scratch  None in the quadratic form. In chunks for each sequence, head and 64 tokens 4 N P + 8 bytes, at most about
+///          512 MB; in float 8 N P + 16400 bytes, at most about 256 MB. One sequence's are taken in any case.
 /// Throws   shape_error if the operands disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060); the equations: ssd_backward_general.cuh.
 template <mixer_shape M, class T, precision P>

@@ -77,7 +77,8 @@ struct ssd_backward_general {
     detail::launch("ssd_backward: groups", chunk_group_kernel<operands>, {dim3(x, tiles, 2), block_threads}, stream, p,
                    s, first, chunks);
     detail::launch("ssd_backward: sums", chunk_sums_kernel<operands>,
-                   {dim3(blocks_for(std::size_t(count) * M.heads, 128)), 128}, stream, p, s, first, count, chunks);
+                   {dim3(blocks_for(std::size_t(count) * M.heads, 128)), 128}, stream, p, s.da, s.d, first, count,
+                   chunks);
   }
 };
 

@@ -65,15 +65,17 @@ __global__ void __launch_bounds__(block_threads, 2)
     }
 }
 
-/// A sequence's sums for A and D from its chunks', in order. Thread: one head of one sequence.
+/// A sequence's sums for A and D from its chunks', da and d_skip [sequences, chunks, H], in order. Thread: one head of
+/// one sequence.
 template <class P>
-__global__ void __launch_bounds__(128) chunk_sums_kernel(P p, ssd_backward_chunks s, int first, int count, int chunks) {
+__global__ void __launch_bounds__(128)
+    chunk_sums_kernel(P p, float const* da, float const* d_skip, int first, int count, int chunks) {
   int const i = int(blockIdx.x) * 128 + int(threadIdx.x), head = i % P::sizes::heads, sequence = i / P::sizes::heads;
   if (sequence >= count) return;
   float a = 0, d = 0;
   for (int k = 0; k < chunks; ++k) {
     std::size_t const place = (std::size_t(sequence) * std::size_t(chunks) + std::size_t(k)) * P::sizes::heads + head;
-    a += s.da[place], d += s.d[place];
+    a += da[place], d += d_skip[place];
   }
   p.da[std::size_t(first + sequence) * P::sizes::heads + head] = a;
   p.d_skip[std::size_t(first + sequence) * P::sizes::heads + head] = d;

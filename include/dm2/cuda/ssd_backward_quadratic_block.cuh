@@ -95,6 +95,7 @@ struct decay_vectors {
 /// A thread's place in the work.
 template <class Tr>
 struct backward_quadratic_block {
+  using traits = Tr;
   using sizes = typename Tr::sizes;
   typename Tr::operands const& p;
   backward_quadratic_layout<Tr> const& at;
@@ -123,6 +124,7 @@ struct backward_quadratic_block {
     return shared + at.operands + (at.stages == 2 ? unit & 1 : 0) * at.stage;
   }
   [[nodiscard]] __device__ unsigned char* dy(int unit) const { return x(unit) + at.rows() * Tr::pitch; }
+  [[nodiscard]] __device__ decay_vectors<Tr> vectors(int unit) const { return {shared, at, unit}; }
   /// The tile (i, j), i >= j, of those that start at byte `from`.
   [[nodiscard]] __device__ unsigned char* tile(int from, int i, int j) const {
     return shared + from + (tiles_below(i + 1) + j) * fragment_bytes;

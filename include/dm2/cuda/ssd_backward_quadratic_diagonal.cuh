@@ -37,11 +37,12 @@ __device__ inline float4 rectangle_parts(float2 const (&gamma)[3], int lane) {
 /// The tile of the warp on the diagonal: as tile_below, but every decay by itself, and the decayed scores are times dt
 /// and have D on their diagonal: dx whole, but for the other tiles. To shared memory the tile's sums of Gamma over
 /// rectangles and x . U. Returns this lane's part of the sum of dy . x.
-template <class Tr>
-__device__ inline float tile_on_diagonal(backward_quadratic_block<Tr> const& k, int unit, float (&gradient)[2][4]) {
+template <class Block>
+__device__ inline float tile_on_diagonal(Block const& k, int unit, float (&gradient)[2][4]) {
+  using Tr = typename Block::traits;
   using T = typename Tr::element;
   int const g = k.lane >> 2, t = k.lane & 3, t0 = k.warp * 16;
-  decay_vectors<Tr> const v{k.shared, k.at, unit};
+  auto const v = k.vectors(unit);
   tile_rows<Tr> rows;
   rows.load(k, unit, k.warp);
   float w[2][4] = {};

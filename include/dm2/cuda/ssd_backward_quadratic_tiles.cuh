@@ -1,6 +1,7 @@
 /// @file
 /// The scan's backward in the quadratic form, tiles below the diagonal: scores' decay, their gradient, and the sums over
-/// rows from which the gradient of the decays comes. See ssd_backward_quadratic.cuh.
+/// rows from which the gradient of the decays comes. See ssd_backward_quadratic.cuh. What is a template of the block's
+/// type serves the chunks of ssd_backward_chunked.cuh too.
 #pragma once
 
 #include <dm2/cuda/pack.cuh>
@@ -117,21 +118,22 @@ struct tile_rows {
   std::uint32_t dy[Tr::steps][4];
   float c[2];  ///< of rows g and g + 8
 
-  __device__ void load(backward_quadratic_block<Tr> const& k, int unit, int row) {
+  template <class Block>
+  __device__ void load(Block const& k, int unit, int row) {
     load_rows(dy, shared_address(k.dy(unit) + row * 16 * Tr::pitch) + k.row_operand(Tr::pitch));
-    decay_vectors<Tr> const v{k.shared, k.at, unit};
+    auto const v = k.vectors(unit);
     c[0] = v.c[row * 16 + (k.lane >> 2)], c[1] = v.c[row * 16 + (k.lane >> 2) + 8];
   }
 };
 
 /// A tile below the diagonal of a unit: its decayed scores, without the decay up to the end of the tile's columns; adds
 /// to its gradient; this lane's part of the sums of Gamma over rows g and g + 8.
-template <class Tr>
-__device__ inline float2 tile_below(backward_quadratic_block<Tr> const& k, int unit, tile_place const& at,
-                                    tile_rows<Tr> const& rows, float (&gradient)[2][4]) {
+template <class Block, class Tr>
+__device__ inline float2 tile_below(Block const& k, int unit, tile_place const& at, tile_rows<Tr> const& rows,
+                                    float (&gradient)[2][4]) {
   using T = typename Tr::element;
   int const t = k.lane & 3;
-  decay_vectors<Tr> const v{k.shared, k.at, unit};
+  auto const v = k.vectors(unit);
   float w[2][4] = {};
   multiply_rows<T>(w, rows.dy, shared_address(k.x(unit) + at.column * 16 * Tr::pitch) + k.column_operand(Tr::pitch));
   unsigned char* const scores = k.shared + (at.index + at.row) * fragment_bytes;
@@ -158,8 +160,8 @@ __device__ inline float2 tile_below(backward_quadratic_block<Tr> const& k, int u
 }
 
 /// The sums over rows of `Tiles` tiles, one or two, from their lanes' parts.
-template <int Tiles, class Tr>
-__device__ inline void store_row_sums(backward_quadratic_block<Tr> const& k, int index, float2 first, float2 second) {
+template <int Tiles, class Block>
+__device__ inline void store_row_sums(Block const& k, int index, float2 first, float2 second) {
   float* const to = reinterpret_cast<float*>(k.shared + k.at.row_sums) + index * 16 + (k.lane >> 2);
   int const t = k.lane & 3;
   if constexpr (Tiles == 2) {
