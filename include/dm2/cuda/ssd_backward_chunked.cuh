@@ -26,7 +26,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/dynamic_shared.cuh>
 #include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/ssd_backward_chunked_unit.cuh>
+#include <dm2/cuda/ssd_backward_chunked_columns.cuh>
 #include <dm2/cuda/ssd_backward_chunked_walk.cuh>
 #include <dm2/cuda/ssd_backward_group.cuh>
 
@@ -147,6 +147,7 @@ __device__ inline void first_team(backward_chunk_block<Tr>& k, backward_chunk_sc
   float const skip = sum_over_warp(unit_tiles(k, unit));
   float& sum = k.totals(unit).y;
   if (k.lane == 0) sum = unit % Tr::slices == 0 ? skip : sum + skip;
+  hide(k.lane), hide(k.warp);
   unit_rows(k, unit, dc);
   meet(k, s, unit);
   if (unit + 1 < Tr::units && k.warp == 0) scan_vectors(k, unit + 1);
