@@ -1,6 +1,6 @@
 /// @file
-/// A block of the scan's backward in chunks on the tensor cores: its sizes, its shared memory, its place in the work, and
-/// what it copies. See ssd_backward_chunked.cuh.
+/// A block of the scan's backward in chunks on the tensor cores: its sizes, its shared memory, its place in the work,
+/// and what it copies. See ssd_backward_chunked.cuh.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -13,9 +13,9 @@
 
 namespace dm2::cuda::detail::scan {
 
-/// How chunks of 64 tokens are computed. A unit is a part of a head's columns: every result is a sum over them, or theirs
-/// alone. A unit's state is in 16 x 16 tiles, columns by N, each in the order of an A fragment's registers: ldmatrix reads
-/// a tile or its transpose without a gap between rows.
+/// How chunks of 64 tokens are computed. A unit is a part of a head's columns: every result is a sum over them, or
+/// theirs alone. A unit's state is in 16 x 16 tiles, columns by N, each in the order of an A fragment's registers:
+/// ldmatrix reads a tile or its transpose without a gap between rows.
 template <mixer_shape M, class T>
 struct backward_chunk_traits {
   using element = T;
@@ -42,7 +42,8 @@ struct backward_chunk_scratch {
         d{a.take<float>(chunks * heads)} {}
 };
 
-/// Byte offsets into a block's shared memory; the scores C B^T are at 0. Tiles (i, j), i >= j, are in the order of rows.
+/// Byte offsets into a block's shared memory; the scores C B^T are at 0. Tiles (i, j), i >= j, are in the order of
+/// rows.
 template <class Tr>
 struct backward_chunk_layout {
   static constexpr int tile_count = Tr::tiles * (Tr::tiles + 1) / 2, below = tile_count - Tr::tiles;
@@ -82,8 +83,8 @@ struct chunk_tile_sums {
   float through[Tr::tiles];  ///< parts of <h, dh>
 };
 
-/// A thread's place in the work: two teams of four warps, warp `warp` of each for the tokens 16 warp ... of the chunk. The
-/// first team has W, dG and dC, the second U, dx, the sums for da and dB.
+/// A thread's place in the work: two teams of four warps, warp `warp` of each for the tokens 16 warp ... of the chunk.
+/// The first team has W, dG and dC, the second U, dx, the sums for da and dB.
 template <class Tr>
 struct backward_chunk_block {
   using traits = Tr;

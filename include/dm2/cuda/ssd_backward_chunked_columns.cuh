@@ -1,6 +1,6 @@
 /// @file
-/// What the second team of a block computes for a unit of a chunk: U, dx, d dt and the sums for A, and what the gradient of
-/// the state that leaves gives. See ssd_backward_chunked.cuh.
+/// What the second team of a block computes for a unit of a chunk: U, dx, d dt and the sums for A, and what the
+/// gradient of the state that leaves gives. See ssd_backward_chunked.cuh.
 #pragma once
 
 #include <dm2/cuda/pack.cuh>
@@ -33,8 +33,8 @@ __device__ inline float dot_rows(backward_chunk_block<Tr> const& k, int unit, fl
   return sum_of_token(dot, k.lane);
 }
 
-/// dB += dt_j exp(end - c_j) dh x_j for the warp's tokens, the factor in x's rounding; `left` is exp of the sum from the end
-/// of the 16 to the chunk's.
+/// dB += dt_j exp(end - c_j) dh x_j for the warp's tokens, the factor in x's rounding; `left` is exp of the sum from
+/// the end of the 16 to the chunk's.
 template <class Tr>
 __device__ inline void add_state_columns(backward_chunk_block<Tr> const& k, int unit, float left, std::uint32_t state,
                                          chunk_sums_of_states<Tr>& db) {
@@ -61,8 +61,8 @@ __device__ inline void add_state_columns(backward_chunk_block<Tr> const& k, int 
   }
 }
 
-/// Second team: dB += dt_j exp(end - c_j) dh x_j for the warp's tokens; to u, at 0, what dh gives to U, without the decay of
-/// each token up to the end of its 16.
+/// Second team: dB += dt_j exp(end - c_j) dh x_j for the warp's tokens; to u, at 0, what dh gives to U, without the
+/// decay of each token up to the end of its 16.
 template <class Tr>
 __device__ inline void unit_columns(backward_chunk_block<Tr> const& k, int unit, chunk_sums_of_states<Tr>& db,
                                     float (&u)[1][Tr::slice / 8][4]) {

@@ -24,8 +24,8 @@ __device__ inline float sum_of_token(float const (&parts)[2], int lane) {
   return __shfl_sync(~0u, sum, 4 * (lane & 7) + (lane >> 3 & 1));
 }
 
-/// dC += exp(c_i) h dy_i for rows a of dy, each by its factor; dot gets this lane's part of C_i . (h dy_i) for the rows C
-/// at `with`.
+/// dC += exp(c_i) h dy_i for rows a of dy, each by its factor; dot gets this lane's part of C_i . (h dy_i) for the rows
+/// C at `with`.
 template <class Tr>
 __device__ inline void add_state_rows(std::uint32_t const (&a)[Tr::steps][4], std::uint32_t state, float2 factor,
                                       std::uint32_t with, chunk_sums_of_states<Tr>& dc, float (&dot)[2]) {

@@ -12,8 +12,8 @@
 
 namespace dm2::cuda::detail::scan {
 
-/// A block of 4 warps walks one unit's chunks with the state in float registers, transposed [columns, N], each warp having
-/// every fourth tile of 16 of N.
+/// A block of 4 warps walks one unit's chunks with the state in float registers, transposed [columns, N], each warp
+/// having every fourth tile of 16 of N.
 template <class Tr>
 struct backward_walk_traits : Tr {
   static constexpr int threads = 128, owned = (Tr::depth + 3) / 4;
