@@ -158,15 +158,17 @@ struct backward_chunk_block {
 /// the chunk's first.
 template <int Width, int Threads, class T>
 __device__ inline void copy_chunk(T const* from, int stride, int tokens, unsigned char* to) {
-  constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
+  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = Threads / pieces;
   int thread = int(threadIdx.x);
   hide(thread);
+  int row = thread / pieces;
+  if (row >= each) return;
+  from += std::size_t(row) * std::size_t(stride) + thread % pieces * 8;
+  std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + thread % pieces * 16);
 #pragma unroll 1
-  for (int i = thread; i < ssd_tile * pieces; i += Threads) {
-    int const row = i / pieces, piece = i % pieces;
-    bool const valid = row < tokens;
-    copy_async(shared_address(to + row * pitch + piece * 16), from + std::size_t(valid ? row : 0) * stride + piece * 8,
-               valid);
+  for (; row < ssd_tile; row += each) {
+    copy_async(at, from, row < tokens);
+    from += each * stride, at += each * pitch;
   }
 }
 
