@@ -16,8 +16,8 @@ namespace {
 template <cuda::precision P, mixer_shape M>
 struct few_mixer : device_mixer<P, M> {
   using T = cuda::element<P>;
-  static constexpr mixer_shape shape = M;
-  static constexpr double tolerance = P == cuda::precision::bf16 ? 1.5e-2 : 2e-3;
+  [[maybe_unused]] static constexpr mixer_shape shape = M;
+  [[maybe_unused]] static constexpr double tolerance = P == cuda::precision::bf16 ? 1.5e-2 : 2e-3;
   device_array<T> convolved;
   device_array<float> squares;
 

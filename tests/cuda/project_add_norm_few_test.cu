@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstddef>
 #include <initializer_list>
+#include <numeric>
 #include <vector>
 
 using namespace dm2;
@@ -68,16 +69,19 @@ struct few_case {
 
   /// The new residual rows in double.
   [[nodiscard]] std::vector<double> sum() const {
-    if (K == 0) return before;
-    std::vector<double> scaled = g;
-    for (std::size_t i = 0; i < scaled.size() && U != 0; ++i) {
-      double of_row = 0;
-      for (std::size_t u = 0; u < U; ++u) of_row += squares[i / (K / 2) * U + u];
-      scaled[i] /= std::sqrt(of_row * 2 / K + 1e-5);
+    if constexpr (K == 0) {
+      return before;
+    } else {
+      std::vector<double> scaled = g;
+      if constexpr (U != 0)
+        for (std::size_t i = 0; i < scaled.size(); ++i) {
+          double const* const parts = squares.data() + i / (K / 2) * U;
+          scaled[i] /= std::sqrt(std::accumulate(parts, parts + U, 0.0) * 2 / K + 1e-5);
+        }
+      std::vector<double> x = naive::linear(scaled, out, out_bias, K, D);
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] += before[i];
+      return x;
     }
-    std::vector<double> x = naive::linear(scaled, out, out_bias, K, D);
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] += before[i];
-    return x;
   }
 };
 

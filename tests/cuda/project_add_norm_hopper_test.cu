@@ -9,6 +9,7 @@
 #include "support/views.hpp"
 
 #include <cmath>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -75,11 +76,12 @@ struct hopper_case {
   }
   /// Each half of a row of g times its norm's factor.
   void scale() {
-    for (std::size_t i = 0; U != 0 && i < 2 * count; ++i) {
-      double sum = 0;
-      for (std::size_t u = 0; u < U; ++u) sum += squares[i * U + u];
-      for (std::size_t k = 0; k < K / 2; ++k) g[i * (K / 2) + k] /= std::sqrt(sum * 2 / K + 1e-5);
-    }
+    if constexpr (U != 0)
+      for (std::size_t i = 0; i < 2 * count; ++i) {
+        double const* const parts = squares.data() + i * U;
+        double const sum = std::accumulate(parts, parts + U, 0.0);
+        for (std::size_t k = 0; k < K / 2; ++k) g[i * (K / 2) + k] /= std::sqrt(sum * 2 / K + 1e-5);
+      }
   }
   /// The residual is written where `to` says, on `blocks` multiprocessors.
   void run_device(float* to, int blocks, bool early = false) const {

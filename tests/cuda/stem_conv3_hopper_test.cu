@@ -33,8 +33,8 @@ void check_form(int pictures) {
   device_array<float> const bias{draw(engine, 64, 1)};
   device_array<T> expected{n}, got{n};
   cuda::context<> ctx;
-  cuda::detail::launch_conv3<geometry, cuda::detail::conv3_small, Patches>(ctx.stream(), 3, in.data(), weights.data(),
-                                                                           bias.data(), expected.data(), pictures);
+  cuda::detail::launch_conv3<geometry, cuda::detail::conv3_small, Patches>(
+      ctx.stream(), 3, in.data(), weights.data(), bias.data(), expected.data(), pictures, false);
   bool const launched = cuda::detail::launch_conv3_hopper<geometry, Patches>(
       ctx.stream(), ctx.device(), in.data(), weights.data(), bias.data(), got.data(), pictures);
   CHECK(launched == (ctx.device().major == 9));
