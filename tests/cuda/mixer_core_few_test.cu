@@ -16,8 +16,8 @@ namespace {
 template <cuda::precision P, mixer_shape M>
 struct few_mixer : device_mixer<P, M> {
   using T = cuda::element<P>;
-  [[maybe_unused]] static constexpr mixer_shape shape = M;
-  [[maybe_unused]] static constexpr double tolerance = P == cuda::precision::bf16 ? 1.5e-2 : 2e-3;
+  static constexpr mixer_shape shape() { return M; }
+  static constexpr double tolerance() { return P == cuda::precision::bf16 ? 1.5e-2 : 2e-3; }
   device_array<T> convolved;
   device_array<float> squares;
 
@@ -59,7 +59,7 @@ TEST_CASE_TEMPLATE("cuda mixer_core, few sequences: equals the CPU's in double a
     f.host.forward();
     double const error = relative_error(f.g.read(), f.host.g);
     MESSAGE("length ", length, ": ", error);
-    CHECK(error < F::tolerance);
+    CHECK(error < F::tolerance());
     CHECK((f.g.margins_untouched() && f.squares.margins_untouched() && f.convolved.margins_untouched()));
   }
 }
@@ -67,7 +67,7 @@ TEST_CASE_TEMPLATE("cuda mixer_core, few sequences: equals the CPU's in double a
 TEST_CASE_TEMPLATE("cuda mixer_core, few sequences: convolved with the projection, or after it, gives the same bits", F,
                    few_mixer<bf16, tiny_mixer>, few_mixer<fp16, small_mixer>, few_mixer<bf16, four_heads>) {
   using T = typename F::T;
-  constexpr mixer_shape M = F::shape;
+  constexpr mixer_shape M = F::shape();
   constexpr int D = 192, N = M.projected();
   for (int const length : {1, 2, 3, 12, 13, 14, 16, 29, 197}) {
     CAPTURE(length);
