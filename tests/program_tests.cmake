@@ -37,7 +37,7 @@ set_tests_properties(timing.include PROPERTIES TIMEOUT 300 LABELS timing)
 foreach(folder cpu model data)
   if(TARGET dm2_${folder}_bench)
     add_test(NAME bench.${folder} COMMAND dm2_${folder}_bench --benchmark_min_time=0.001)
-    set_tests_properties(bench.${folder} PROPERTIES TIMEOUT 900 LABELS bench RUN_SERIAL ON
+    set_tests_properties(bench.${folder} PROPERTIES TIMEOUT 900 LABELS bench
                          ENVIRONMENT "${dm2_test_environment}")
   endif()
 endforeach()

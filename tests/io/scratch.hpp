@@ -18,6 +18,7 @@
 namespace dm2::test {
 
 inline void write_raw(std::filesystem::path const& path, std::string_view bytes) {
+  std::filesystem::remove(path);
   std::ofstream out{path, std::ios::binary | std::ios::trunc};
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   REQUIRE(out.good());
