@@ -148,4 +148,71 @@ struct device_scan {
   }
 };
 
+/// Heads that forget nothing, and heads that forget at once.
+template <class Case>
+void check_extreme_decays(int length) {
+  auto host = random_ssd<Case::shape>(1, length);
+  for (double& rate : host.a) rate = -16;  // exp(-320) is no float, exp(-1.6e-8) is 1
+  for (std::size_t i = 0; i < host.dt.size(); ++i) host.dt[i] = i % 37 == 5 ? 20 : i % 3 == 0 ? 0 : 1e-9;
+  device_scan<Case>{std::move(host)}.check();
+}
+
+template <class Case>
+void check_no_steps(int length) {
+  auto host = random_ssd<Case::shape>(1, length);
+  host.dt.assign(host.dt.size(), 0);
+  device_scan<Case>{std::move(host)}.check();
+}
+
+template <class Case>
+void check_slow_decay(int length) {
+  auto host = random_ssd<Case::shape>(1, length);
+  for (double& rate : host.a) rate = -0.01;  // all tokens weigh alike: the sums of rows and of columns are far larger
+  device_scan<Case>{std::move(host)}.check();
+}
+
+/// Three sets of two sequences, each with its own A and D.
+template <class Case>
+void check_sets(int length) {
+  using scan = device_scan<Case>;
+  constexpr int heads = scan::M.heads, sets = 3;
+  scan all{2 * sets, length};
+  std::vector<double> a, d;
+  for (int i = 0; i < sets * heads; ++i) a.push_back(-1 - 3 * i), d.push_back(0.5 * i);
+  all.a = device_array<float>{a}, all.d = device_array<float>{d};
+  auto p = all.operands();
+  p.set_size = 2;
+  if (!all.launch(p)) return;
+  for (int set = 0; set < sets; ++set) {
+    auto one = random_ssd<scan::M>(2, length);
+    auto const part = [&](std::vector<double> const& v) {
+      std::size_t const n = v.size() / sets;
+      return std::vector<double>(v.begin() + std::ptrdiff_t(n) * set, v.begin() + std::ptrdiff_t(n) * (set + 1));
+    };
+    one.x = part(all.host.x), one.dt = part(all.host.dt), one.b = part(all.host.b), one.c = part(all.host.c);
+    one.dy = part(all.host.dy), one.a = part(a), one.d = part(d);
+    one.backward();
+    CHECK(relative_error(part(all.columns(0, scan::width)), one.dx) < tolerance<typename scan::T>);
+    CHECK(relative_error(part(all.ddt.read()), one.ddt) < tolerance<typename scan::T>);
+    CHECK(relative_error(scan::total(part(all.da.read())), one.da) < total_tolerance<typename scan::T>);
+  }
+}
+
+/// Two runs, also with so little shared memory that one unit is there at a time.
+template <class Case>
+void check_same_bits(int length, int least_shared) {
+  device_scan<Case> f{2, length};
+  if (!f.launch(f.operands())) return;
+  auto const out = f.out.read(), ddt = f.ddt.read(), da = f.da.read(), dd = f.dd.read();
+  for (int const shared : {227 << 10, least_shared}) {
+    f.out = device_array<typename Case::element>{out.size()}, f.ddt = device_array<float>{ddt.size()};
+    f.da = device_array<float>{da.size()}, f.dd = device_array<float>{dd.size()};
+    if (!f.launch(f.operands(), shared)) continue;
+    CHECK(f.out.read() == out);
+    CHECK(f.ddt.read() == ddt);
+    CHECK(f.da.read() == da);
+    CHECK(f.dd.read() == dd);
+  }
+}
+
 }  // namespace dm2::test

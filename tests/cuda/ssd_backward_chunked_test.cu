@@ -59,68 +59,26 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: the longest sequences equal doubl
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: heads that forget nothing, and heads that forget at once", Case,
                    chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<square, __half>) {
-  auto host = random_ssd<Case::shape>(1, 270);
-  for (double& rate : host.a) rate = -16;  // exp(-320) is no float, exp(-1.6e-8) is 1
-  for (std::size_t i = 0; i < host.dt.size(); ++i) host.dt[i] = i % 37 == 5 ? 20 : i % 3 == 0 ? 0 : 1e-9;
-  device_scan<Case> f{std::move(host)};
-  f.check();
+  check_extreme_decays<Case>(270);
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: no step is no gradient but that of D and of the step itself", Case,
                    chunked_scan_of<least, __nv_bfloat16>) {
-  auto host = random_ssd<Case::shape>(1, 130);
-  host.dt.assign(host.dt.size(), 0);
-  device_scan<Case> f{std::move(host)};
-  f.check();
+  check_no_steps<Case>(130);
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: a slow decay's gradient keeps its digits over chunks", Case,
                    chunked_scan_of<few, __nv_bfloat16>) {
-  auto host = random_ssd<Case::shape>(1, 400);
-  for (double& rate : host.a) rate = -0.01;  // all tokens weigh alike: the sums of rows and of columns are far larger
-  device_scan<Case> f{std::move(host)};
-  f.check();
+  check_slow_decay<Case>(400);
 }
 
 TEST_CASE("cuda ssd_backward_chunked: every set of sequences has its own A and D") {
-  using scan = device_scan<chunked_scan_of<least, __nv_bfloat16>>;
-  constexpr int heads = scan::M.heads, sets = 3, length = 70;
-  scan all{2 * sets, length};
-  std::vector<double> a, d;
-  for (int i = 0; i < sets * heads; ++i) a.push_back(-1 - 3 * i), d.push_back(0.5 * i);
-  all.a = device_array<float>{a}, all.d = device_array<float>{d};
-  auto p = all.operands();
-  p.set_size = 2;
-  if (!all.launch(p)) return;
-  for (int set = 0; set < sets; ++set) {
-    auto one = random_ssd<scan::M>(2, length);
-    auto const part = [&](std::vector<double> const& v) {
-      std::size_t const n = v.size() / sets;
-      return std::vector<double>(v.begin() + std::ptrdiff_t(n) * set, v.begin() + std::ptrdiff_t(n) * (set + 1));
-    };
-    one.x = part(all.host.x), one.dt = part(all.host.dt), one.b = part(all.host.b), one.c = part(all.host.c);
-    one.dy = part(all.host.dy), one.a = part(a), one.d = part(d);
-    one.backward();
-    CHECK(relative_error(part(all.columns(0, scan::width)), one.dx) < tolerance<scan::T>);
-    CHECK(relative_error(part(all.ddt.read()), one.ddt) < tolerance<scan::T>);
-    CHECK(relative_error(scan::total(part(all.da.read())), one.da) < total_tolerance<scan::T>);
-  }
+  check_sets<chunked_scan_of<least, __nv_bfloat16>>(70);
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: two runs give the same bits, also with one unit in memory at a time",
                    Case, chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>) {
-  device_scan<Case> f{2, 200};
-  if (!f.launch(f.operands())) return;
-  auto const out = f.out.read(), ddt = f.ddt.read(), da = f.da.read(), dd = f.dd.read();
-  for (int const shared : {227 << 10, 99 << 10}) {
-    f.out = device_array<typename Case::element>{out.size()}, f.ddt = device_array<float>{ddt.size()};
-    f.da = device_array<float>{da.size()}, f.dd = device_array<float>{dd.size()};
-    if (!f.launch(f.operands(), shared)) continue;
-    CHECK(f.out.read() == out);
-    CHECK(f.ddt.read() == ddt);
-    CHECK(f.da.read() == da);
-    CHECK(f.dd.read() == dd);
-  }
+  check_same_bits<Case>(200, 99 << 10);
 }
 
 TEST_CASE("cuda ssd_backward_chunked: more sequences than the scratch holds go in slices of one size") {

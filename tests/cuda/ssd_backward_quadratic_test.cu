@@ -57,68 +57,26 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: up to 256 tokens equal double",
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: heads that forget nothing, and heads that forget at once", Case,
                    scan_of<few, __nv_bfloat16>, scan_of<square, __half>) {
-  auto host = random_ssd<Case::shape>(1, 197);
-  for (double& rate : host.a) rate = -16;  // exp(-320) is no float, exp(-1.6e-8) is 1
-  for (std::size_t i = 0; i < host.dt.size(); ++i) host.dt[i] = i % 37 == 5 ? 20 : i % 3 == 0 ? 0 : 1e-9;
-  device_scan<Case> f{std::move(host)};
-  f.check();
+  check_extreme_decays<Case>(197);
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: no step is no gradient but that of D and of the step itself", Case,
                    scan_of<least, __nv_bfloat16>) {
-  auto host = random_ssd<Case::shape>(1, 50);
-  host.dt.assign(host.dt.size(), 0);
-  device_scan<Case> f{std::move(host)};
-  f.check();
+  check_no_steps<Case>(50);
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: a slow decay's gradient keeps its digits", Case,
                    scan_of<few, __nv_bfloat16>) {
-  auto host = random_ssd<Case::shape>(1, 197);
-  for (double& rate : host.a) rate = -0.01;  // all tokens weigh alike: the sums of rows and of columns are far larger
-  device_scan<Case> f{std::move(host)};
-  f.check();
+  check_slow_decay<Case>(197);
 }
 
 TEST_CASE("cuda ssd_backward_quadratic: every set of sequences has its own A and D") {
-  using scan = device_scan<scan_of<least, __nv_bfloat16>>;
-  constexpr int heads = scan::M.heads, sets = 3, length = 20;
-  scan all{2 * sets, length};
-  std::vector<double> a, d;
-  for (int i = 0; i < sets * heads; ++i) a.push_back(-1 - 3 * i), d.push_back(0.5 * i);
-  all.a = device_array<float>{a}, all.d = device_array<float>{d};
-  auto p = all.operands();
-  p.set_size = 2;
-  if (!all.launch(p)) return;
-  for (int set = 0; set < sets; ++set) {
-    auto one = random_ssd<scan::M>(2, length);
-    auto const part = [&](std::vector<double> const& v) {
-      std::size_t const n = v.size() / sets;
-      return std::vector<double>(v.begin() + std::ptrdiff_t(n) * set, v.begin() + std::ptrdiff_t(n) * (set + 1));
-    };
-    one.x = part(all.host.x), one.dt = part(all.host.dt), one.b = part(all.host.b), one.c = part(all.host.c);
-    one.dy = part(all.host.dy), one.a = part(a), one.d = part(d);
-    one.backward();
-    CHECK(relative_error(part(all.columns(0, scan::width)), one.dx) < tolerance<scan::T>);
-    CHECK(relative_error(part(all.ddt.read()), one.ddt) < tolerance<scan::T>);
-    CHECK(relative_error(scan::total(part(all.da.read())), one.da) < total_tolerance<scan::T>);
-  }
+  check_sets<scan_of<least, __nv_bfloat16>>(20);
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: two runs give the same bits, also with one unit in memory at a time",
                    Case, scan_of<few, __nv_bfloat16>, scan_of<sliced, __half>) {
-  device_scan<Case> f{2, 197};
-  if (!f.launch(f.operands())) return;
-  auto const out = f.out.read(), ddt = f.ddt.read(), da = f.da.read(), dd = f.dd.read();
-  for (int const shared : {227 << 10, 163 << 10}) {
-    f.out = device_array<typename Case::element>{out.size()}, f.ddt = device_array<float>{ddt.size()};
-    f.da = device_array<float>{da.size()}, f.dd = device_array<float>{dd.size()};
-    if (!f.launch(f.operands(), shared)) continue;
-    CHECK(f.out.read() == out);
-    CHECK(f.ddt.read() == ddt);
-    CHECK(f.da.read() == da);
-    CHECK(f.dd.read() == dd);
-  }
+  check_same_bits<Case>(197, 163 << 10);
 }
 
 TEST_CASE("cuda ssd_backward_quadratic: no sequences are no work") {

@@ -50,19 +50,6 @@ __device__ inline void publish_phases() {
 __device__ inline void arrive(std::uint32_t at) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
 }
-/// Arrives at the barrier that a block of the cluster has at this place.
-__device__ inline void arrive_in(std::uint32_t at, int block) {
-  asm volatile(
-      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(at),
-      "r"(block)
-      : "memory");
-}
-/// Waits for all threads of the cluster.
-__device__ inline void meet_cluster() {
-  __syncwarp();
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 /// Arrives, and has the phase wait for `bytes` more.
 __device__ inline void arrive_expecting(std::uint32_t at, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
@@ -85,15 +72,6 @@ __device__ inline void load_box(std::uint32_t to, tensor_map const& map, int row
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
       "l"(&map), "r"(column), "r"(row), "r"(barrier)
-      : "memory");
-}
-/// The same for both blocks of a cluster: to the same places in each, whose barrier there it arrives at.
-__device__ inline void load_box_twice(std::uint32_t to, tensor_map const& map, int row, int column,
-                                      std::uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
-      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(std::uint16_t{3})
       : "memory");
 }
 /// Starts the copy of a tile from shared memory; what lies outside the matrix is left out. Writers have called

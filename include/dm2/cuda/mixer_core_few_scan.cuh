@@ -9,6 +9,7 @@
 
 #include <dm2/cuda/early_start.cuh>
 #include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/mixer_core_decay.cuh>
 #include <dm2/cuda/mixer_core_few_conv.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>
 #include <dm2/cuda/mma.cuh>
@@ -80,42 +81,6 @@ __device__ inline void copy_convolved(few_mixer_arguments<typename Tr::element> 
     bool const valid = t < p.length;
     copy_async(to + std::uint32_t(row * (Columns * 2 + 16) + piece * 16),
                from + (valid ? place.at.row(t, p.length) * Tr::conv_dim + piece * 8 : 0), valid);
-  }
-}
-
-/// cum[t] = log2 of the decay from the start to t, and behind them ev[t] = cum[t] - log2(dt_t): exp2(cum[i] - ev[j]) =
-/// dt_j exp(c_i - c_j). From `length` on dt is 0. One warp.
-template <class Tr>
-__device__ inline void few_decays(few_mixer_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
-                                  float rate, float bias, int tokens, float* cum) {
-  constexpr int rounds = Tr::most_tiles / 2;
-  int const lane = int(threadIdx.x) % 32;
-  auto const* const from = p.zxbcdt + place.first_row * Tr::projected + place.at.dt() + place.unit / Tr::per_head;
-  float step[rounds], sum[rounds];
-#pragma unroll
-  for (int r = 0; r < rounds; ++r) {
-    int const t = r * 32 + lane;
-    step[r] = t < p.length ? to_float(from[place.at.row(t, p.length) * Tr::projected]) : 0.f;
-  }
-#pragma unroll
-  for (int r = 0; r < rounds; ++r) {
-    step[r] = r * 32 + lane < p.length ? softplus(step[r] + bias) : 0.f;
-    sum[r] = step[r] * rate;
-  }
-#pragma unroll
-  for (int o = 1; o < 32; o <<= 1)
-#pragma unroll
-    for (int r = 0; r < rounds; ++r) {
-      float const other = __shfl_up_sync(~0u, sum[r], o);
-      if (lane >= o) sum[r] += other;
-    }
-  float before = 0;
-#pragma unroll
-  for (int r = 0; r < rounds; ++r) {
-    int const t = r * 32 + lane;
-    float const whole = before + sum[r];
-    before += __shfl_sync(~0u, sum[r], 31);
-    if (t < tokens) cum[t] = whole, cum[tokens + t] = whole - log2f(step[r]);
   }
 }
 
@@ -280,7 +245,8 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
     if (own <= place.last_tile) few_scores<Tr>(s, first, own, at + std::uint32_t(lay.c + m * 16 * F::state_pitch), at);
     wait_copies<0>();
   } else {
-    few_decays<Tr>(p, place, rate, bias, lay.tokens, cum);
+    head_decays<Tr>(p.zxbcdt + place.first_row * Tr::projected + place.at.dt() + place.unit / Tr::per_head, place.at,
+                    rate, bias, p.length, lay.tokens, cum);
   }
   __syncthreads();
   if (warp < F::warps && own <= place.last_tile && first <= own)

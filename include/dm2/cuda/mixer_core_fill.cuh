@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/mixer_core_decay.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>
 #include <dm2/cuda/mma.cuh>
 #include <dm2/cuda/pack.cuh>
@@ -123,45 +124,16 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
       });
 }
 
-/// Decays of the heads [first, last], a head a warp, in the order of their `rank`: cum[t] = log2 of the decay from the start to t; ev[t] = cum[t] -
-/// log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j). From `length` on dt is 0. They go to global memory:
-/// shared memory has place for those of two heads.
+/// Decays of the heads [first, last], a head a warp, in the order of their `rank`, to decays [H, 2, tokens]. They go to
+/// global memory: shared memory has place for those of two heads.
 template <class Tr>
 __device__ inline void fill_decays(typename Tr::element const* sequence, direction_slices<Tr> const& at,
                                    mixer_direction_pointers const& p, int rank, int first, int last, int length,
                                    int tokens, float* decays) {
-  constexpr int rounds = Tr::most_tiles * 16 / 32;
-  int const lane = int(threadIdx.x) % 32;
   for (int head = first + rank; head <= last; head += Tr::warps) {
     int const h = at.head(head);
-    float const rate = -expf(p.a_log[h]) * log2_e, bias = p.dt_bias[h];
-    float step[rounds], sum[rounds];
-#pragma unroll
-    for (int r = 0; r < rounds; ++r) {
-      int const t = r * 32 + lane;
-      step[r] = t < length ? to_float(sequence[at.row(t, length) * Tr::projected + at.dt() + head]) : 0.f;
-    }
-#pragma unroll
-    for (int r = 0; r < rounds; ++r) {
-      step[r] = r * 32 + lane < length ? softplus(step[r] + bias) : 0.f;
-      sum[r] = step[r] * rate;
-    }
-#pragma unroll
-    for (int o = 1; o < 32; o <<= 1)
-#pragma unroll
-      for (int r = 0; r < rounds; ++r) {
-        float const other = __shfl_up_sync(~0u, sum[r], o);
-        if (lane >= o) sum[r] += other;
-      }
-    float* const cum = decays + head * 2 * tokens;
-    float before = 0;
-#pragma unroll
-    for (int r = 0; r < rounds; ++r) {
-      int const t = r * 32 + lane;
-      float const whole = before + sum[r];
-      before += __shfl_sync(~0u, sum[r], 31);
-      if (t < tokens) cum[t] = whole, cum[tokens + t] = whole - log2f(step[r]);
-    }
+    head_decays<Tr>(sequence + at.dt() + head, at, -expf(p.a_log[h]) * log2_e, p.dt_bias[h], length, tokens,
+                    decays + head * 2 * tokens);
   }
 }
 

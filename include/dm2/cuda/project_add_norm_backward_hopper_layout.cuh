@@ -20,7 +20,7 @@ namespace dm2::cuda::detail {
 template <class T, int D, int K, int N, int Groups, bool Keep = Groups == 2 && D == 192>
 struct between_backward_hopper_traits {
   using element = T;
-  static constexpr int dim = D, inner = K, wide = N, groups = Groups, cluster = 1;
+  static constexpr int dim = D, inner = K, wide = N, groups = Groups;
   static constexpr bool keep = Keep;
   static constexpr int rows = 64 * Groups, threads = 128 * (Groups + 1);
   /// Registers of a thread that multiplies, and of one that copies: 64 K of them are the multiprocessor's.

@@ -87,7 +87,7 @@ template <class Tr>
 __device__ __forceinline__ void multiply_between(between_hopper_arguments<typename Tr::element> const& p,
                                                  between_ring<Tr> ring, between_thread<Tr> at) {
   int const tiles = (p.plain.count + Tr::rows - 1) / Tr::rows;
-  for (int tile = int(blockIdx.x); tile - int(blockIdx.x) % Tr::cluster < tiles; tile += int(gridDim.x)) {
+  for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
     at.first = tile * Tr::rows + at.group * 64;
     float acc[Tr::parts][96] = {}, sums[2] = {};
     if constexpr (Tr::inner != 0) first_product<Tr>(acc, p.plain, ring, at);
@@ -108,14 +108,11 @@ __device__ inline void init_ring(between_ring<Tr> const& ring) {
   if (threadIdx.x == 0) {
     for (int s = 0; s < Tr::stages; ++s) {
       init_phases(ring.barriers + std::uint32_t(s * 16), 1);
-      init_phases(ring.barriers + std::uint32_t(s * 16 + 8), 4 * Tr::groups * Tr::cluster);
+      init_phases(ring.barriers + std::uint32_t(s * 16 + 8), 4 * Tr::groups);
     }
     publish_phases();
   }
-  if constexpr (Tr::cluster == 1)
-    __syncthreads();
-  else
-    meet_cluster();
+  __syncthreads();
 }
 
 /// Grid: as many blocks as there are multiprocessors, or tiles if they are fewer.
@@ -147,7 +144,6 @@ __global__ void __launch_bounds__(Tr::threads, 1)
                            {group, warp % 4, int(threadIdx.x) % 32, memory,
                             memory + Tr::stages * Tr::stage_bytes + group * Tr::staging_bytes, 0});
     }
-    if constexpr (Tr::cluster != 1) meet_cluster();  // nobody leaves while another may write or arrive there
   }
 }
 

@@ -107,11 +107,6 @@ inline void store_box(tensor_map const& map, int row, int column, std::uint32_t 
     if (global != nullptr) emulated::machine::current().copies().back().push_back({global, shared, 16});
   });
 }
-inline void load_box_twice(std::uint32_t, tensor_map const&, int, int, std::uint32_t) {
-  throw std::logic_error{"clusters are not emulated"};
-}
-inline void arrive_in(std::uint32_t, int) { throw std::logic_error{"clusters are not emulated"}; }
-inline void meet_cluster() { throw std::logic_error{"clusters are not emulated"}; }
 inline void commit_stores() { commit_copies(); }
 template <int N>
 void wait_stores() {
