@@ -137,8 +137,8 @@ TEST_CASE(
   CHECK(tiny(197) == 1);
   CHECK(tiny(528) == 1);
   CHECK(tiny(529) == 4);
-  CHECK(tiny(4224) == 4);
-  CHECK(tiny(4225) == 0);
+  CHECK(tiny(2112) == 4);
+  CHECK(tiny(2113) == 0);
   CHECK(cuda::detail::few_row_tiles<float, 192, 768, 1032, 8>(device, 197) == 0);
   CHECK(cuda::detail::few_row_tiles<bf16, 7, 5, 3, 0>(device, 197) == 0);
 }
