@@ -23,7 +23,7 @@ void check_golden(char const* file, double tolerance) {
   std::vector<float> logits(want.size());
   net.forward(image, logits);
   double const error = relative_error(logits, want);
-  MESSAGE(file, " precision ", int(P), ": ", error);
+  MESSAGE(std::string{file}, " precision ", int(P), ": ", error);
   CHECK(error < tolerance);
 }
 
