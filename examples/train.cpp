@@ -38,7 +38,8 @@ int train(CLI::App const& app, training_flags flags) {
   if (app.count("--pretrained") > 0 && flags.initial.empty())
     throw usage_error{"--pretrained needs a FILE: nothing is downloaded; README.md says where weights are"};
   int code = exit_usage;
-  chosen_device const device = choose_device({flags.device, flags.precision, flags.threads, {}, {}});
+  chosen_device const device = choose_device({flags.device, flags.precision, flags.threads, flags.workers, {}});
+  flags.workers = device.workers;
   watch_stop_signals();
   if (device.gpu) {
     flags.precision = device.precision;

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by ./demo, ./test and .ci/run: what a machine needs, how it is installed, how dm2 is built.
+# Sourced by ./demo, ./test, scripts/gpu and .ci/run: what a machine needs, how it is installed, how dm2 is built.
 
 # Debian 12 and newer, Ubuntu 22.04 and newer.
 build_packages=(cmake ninja-build libeigen3-dev nlohmann-json3-dev libjpeg-dev libpng-dev libcli11-dev doctest-dev

@@ -54,16 +54,14 @@ struct chosen_device {
   [[nodiscard]] std::string text() const { return gpu ? "GPU, " + precision : "CPU, fp32"; }
 };
 
-/// Throws usage_error where the flags ask for a GPU and none can be used, or for a precision that the CPU has not.
+/// Throws usage_error where the flags ask for a GPU, or for a precision that the CPU has not, and no GPU can be used.
 [[nodiscard]] inline chosen_device choose_device(device_flags const& f) {
-  bool gpu = false;
-  if (f.device != "cpu") {
-    std::string const problem = gpu_problem();
-    if (f.device == "cuda" && !problem.empty()) throw usage_error{"--device cuda: " + problem};
-    gpu = problem.empty();
-  }
-  if (f.device == "cpu" && !f.precision.empty() && f.precision != "fp32")
-    throw usage_error{"--precision " + f.precision + ": the CPU computes in fp32"};
+  std::string const problem = f.device == "cpu" ? "" : gpu_problem();
+  bool const gpu = f.device != "cpu" && problem.empty();
+  if (f.device == "cuda" && !gpu) throw usage_error{"--device cuda: " + problem};
+  if (!gpu && !f.precision.empty() && f.precision != "fp32")
+    throw usage_error{"--precision " + f.precision + ": the CPU computes in fp32" +
+                      (problem.empty() ? "" : "; " + problem)};
   return {gpu, f.precision.empty() ? precision_names.front() : f.precision, f.threads, f.workers.value_or(gpu ? 0 : 2)};
 }
 

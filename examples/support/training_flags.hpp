@@ -51,7 +51,8 @@ struct training_flags {
   crop_convention crops = crop_convention::published;
 
   std::uint64_t seed = 0;
-  int workers = 2, threads = 0, max_bad = 100;
+  std::optional<int> workers;  ///< 2, or with a GPU 0
+  int threads = 0, max_bad = 100;
   int history = 2, checkpoint_steps = 0, stop_after = 0;
   int log_interval = 50, image_interval = 5, images = 8;
 };
@@ -203,7 +204,9 @@ inline void add_run(CLI::App& app, training_flags& f) {
   app.add_option("--experiment", f.experiment, "Folder of this run in it (the model's name)")->group(group);
   app.add_flag("--overwrite", f.overwrite, "Begin anew in a folder that holds a run")->group(group);
   app.add_option("--seed", f.seed, "Of the first weights and of everything random")->group(group);
-  app.add_option("-j,--workers", f.workers, "Threads that read and transform pictures (0: one a processor)")
+  app.add_option("-j,--workers", f.workers,
+                 "Threads that read and transform pictures; 0: one a processor (2; 0 with a GPU)")
+      ->type_name("N")
       ->check(number_from(0, 1024))
       ->group(group);
   app.add_flag("--amp", f.amp, "Accepted, and does nothing: the CPU computes in float, a GPU in what --precision says")

@@ -146,8 +146,8 @@ class training_run {
       return Context{};
   }
   [[nodiscard]] bool check_data() const {
-    bool const training = print_check("training", data_.training, flags_.workers);
-    return (!data_.validation || print_check("validation", *data_.validation, flags_.workers)) && training;
+    bool const training = print_check("training", data_.training, *flags_.workers);
+    return (!data_.validation || print_check("validation", *data_.validation, *flags_.workers)) && training;
   }
   [[nodiscard]] int validation_batch() const {
     return flags_.validation_batch > 0 ? flags_.validation_batch : flags_.batch;
@@ -156,7 +156,7 @@ class training_run {
     return {.mode = loading::training,
             .image = image,
             .batch = flags_.batch,
-            .threads = flags_.workers,
+            .threads = *flags_.workers,
             .seed = flags_.seed,
             .max_bad = std::size_t(flags_.max_bad),
             .report = [this](file_error const& problem) { complain(problem); }};

@@ -29,6 +29,8 @@ TEST_CASE("device: one without code is named, with what was built and what to do
   CHECK(cuda::detail::no_code_text("NVIDIA T4", 1, 7, 5, "8.0, 9.0") ==
         "device 1, NVIDIA T4, has compute capability 7.5, and this program was built for 8.0, 9.0 only: add 75 to "
         "CMAKE_CUDA_ARCHITECTURES");
+  std::string const h100 = cuda::detail::no_code_text("NVIDIA H100", 0, 9, 0, "8.0");
+  CHECK(h100.ends_with("built for 8.0 only: add 90a to CMAKE_CUDA_ARCHITECTURES"));
 }
 
 TEST_CASE("device: where there is none, what is missing is said") {

@@ -55,5 +55,7 @@ TEST_CASE("cuda training_pass: sizes and calls out of order are refused") {
   training_pass<golden_micro::value, cuda::context<cuda::precision::fp32>> pass{net, f_type::batch};
   std::vector<float> const few(7);
   CHECK_THROWS_AS(pass.forward(few), shape_error);
+  std::vector<float> const pictures(f_type::batch * net.pixels, 1.f);
+  CHECK_THROWS_AS(pass.forward(pictures, {0, 99, 0, 1}), shape_error);
   CHECK_THROWS_AS(pass.backward(), std::logic_error);
 }

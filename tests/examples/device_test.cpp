@@ -62,6 +62,12 @@ TEST_CASE("device: a program without CUDA says how to get one with it, and takes
   CHECK(classify({"images/rgb.png", "--csv"}).out == classify({"images/rgb.png", "--csv", "--device", "cpu"}).out);
 }
 
+TEST_CASE("device: a precision that was asked for is not taken for another where no GPU is found") {
+  auto const got = classify({"images/rgb.png", "--precision", "bf16"});
+  CHECK(got.code == 2);
+  CHECK(contains(got.err, "--precision bf16: the CPU computes in fp32; this program was built without CUDA"));
+}
+
 #else
 
 TEST_CASE("device: a GPU sees in a folder of pictures what the CPU sees") {

@@ -99,6 +99,7 @@ bool attention_core_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width()
 /// Shapes   qkv [B L, 3 H d], channels [q, k, v], each head after head; y [B L, H d]; `length` = L, any L >= 1.
 /// Writes   y (=), which does not overlap qkv. In bf16 and fp16, q, k and v after the convolution and the softmax's
 ///          weights, each at most 2^8, are rounded to the element; scores and sums are float.
+/// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <attention_shape A, precision P>
 void attention_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, 3 * A.width(), space::device>> qkv,

@@ -54,7 +54,7 @@ inline std::string no_code_text(std::string const& name, int number, int major, 
   std::string const capability = std::to_string(major) + "." + std::to_string(minor);
   return "device " + std::to_string(number) + ", " + name + ", has compute capability " + capability +
          ", and this program was built for " + built + " only: add " + std::to_string(major) + std::to_string(minor) +
-         " to CMAKE_CUDA_ARCHITECTURES";
+         (major == 9 && minor == 0 ? "a" : "") + " to CMAKE_CUDA_ARCHITECTURES";
 }
 
 /// A kernel that the runtime is asked about.

@@ -34,6 +34,7 @@ __global__ void fold_output_projection_kernel(float const* forward, float const*
 /// and writes its channels in reverse.
 ///
 /// Shapes   forward, backward [D, I]; merged [D, 2 I], float or of the context's element. Writes merged (=).
+/// Stream   the context's; no synchronisation.
 template <mixer_variant V, precision P, int D, int I, class U>
 void fold_output_projection(context<P>& ctx, block<float const, space::device, D, I> forward,
                             block<float const, space::device, D, I> backward,

@@ -40,6 +40,7 @@ void launch_gated_activation(cudaStream_t stream, T const* input, T* y, std::siz
 /// y = x silu(gate), [x, gate] = the two halves of a row.
 ///
 /// Shapes   input [R, 2 C]; y [R, C]. Writes y (=), which does not overlap the input.
+/// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the row counts differ; nothing is written then.
 template <precision P, int C>
 void gated_activation(context<P>& ctx, std::type_identity_t<rows<element<P> const, 2 * C, space::device>> input,

@@ -105,6 +105,7 @@ void run_product(context<P>& ctx, product_plan& plan, matrix<T const> a, matrix<
 ///
 /// Shapes   c [m, n]; op(a) [m, k]; op(b) [k, n]. c has the factors' type, or is float.
 /// Writes   c (=), which overlaps neither factor. A bias is rounded to c's type first.
+/// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the extents disagree; nothing is written then.
 template <op A, op B, precision P, class T, class U>
 void gemm(context<P>& ctx, std::type_identity_t<matrix<T const>> a, matrix<T const> b, matrix<U> c,

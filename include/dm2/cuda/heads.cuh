@@ -72,6 +72,7 @@ bool evaluation_heads_tensor(context<P>& ctx, rows<element<P> const, D, space::d
 ///
 /// Shapes   features [B L, D], class token at (L - 1) / 2, at least one patch; logits [B, K].
 /// Writes   logits (=). The patches' logits are not stored. Sums are float.
+/// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the row counts disagree, or the length leaves no patch; nothing is written then.
 template <precision P, int K, int D>
 void evaluation_heads(context<P>& ctx, std::type_identity_t<rows<element<P> const, D, space::device>> features,

@@ -59,6 +59,7 @@ __global__ void __launch_bounds__(256)
 ///
 /// Shapes   features [B L, D], class token at (L - 1) / 2, at least one patch; logits [B, K].
 /// Writes   logits (=). At most 16 MB of the patches' logits are held at a time, 64 patches at least.
+/// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the row counts disagree, or the length leaves no patch; nothing is written then.
 template <precision P, int K, int D>
 void evaluation_heads_general(context<P>& ctx, std::type_identity_t<rows<element<P> const, D, space::device>> features,
@@ -99,6 +100,7 @@ void evaluation_heads_general(context<P>& ctx, std::type_identity_t<rows<element
 ///          float, and rounded once, but for the bias, which is rounded before.
 /// Writes   cls, aux (=). Either may be a view of nothing, and is not computed then.
 /// Scratch  the patches' features in one piece.
+/// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the row counts disagree; nothing is written then.
 template <precision P, int K, int D, class C = float, class A = float>
 void training_heads(context<P>& ctx, std::type_identity_t<rows<element<P> const, D, space::device>> features,

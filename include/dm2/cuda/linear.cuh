@@ -35,6 +35,7 @@ head_parameters<float const, K, D, space::device, element<P> const> operand(
 ///
 /// Shapes   x [R, K]; w [N, K]; bias [N], or a view of nothing for none; y [R, N], of w's type or float.
 /// Writes   y (=). y overlaps neither input.
+/// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the row counts differ.
 template <precision P, class T, class U, int K, int N>
 void linear(context<P>& ctx, std::type_identity_t<rows<T const, K, space::device>> x,

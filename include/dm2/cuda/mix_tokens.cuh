@@ -76,6 +76,7 @@ inline int mixed_pictures(std::size_t count, int height, int width) {
 /// Shapes   grid [B height width, C] of any numbers; box on the device, and read when the operation runs, so that a
 ///          captured graph takes a new box at every launch. What of it leaves the grid is not there.
 /// Writes   grid, in place, asynchronously. Saves nothing.
+/// Stream   the context's; no synchronisation.
 /// Throws   shape_error if grid's rows are not whole pictures; nothing is written then.
 template <precision P, class T, int C>
 void mix_tokens(context<P>& ctx, rows<T, C, space::device> grid, int height, int width, mix_box const* box) {

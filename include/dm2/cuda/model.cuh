@@ -30,8 +30,8 @@ namespace dm2 {
 /// A network of configuration C on a GPU, for inference; its parameters are set through state() on the host, as the
 /// CPU's are, and go to the device with the next evaluation.
 ///
-/// An evaluation is one CUDA graph, recorded when a batch size (and its memory) is used for the first time. After that
-/// nothing is allocated. A model moves but does not copy, and must not be used by two threads at a time; several models
+/// An evaluation is one CUDA graph, recorded when a batch size and the addresses of pictures and logits are used for the
+/// first time; the 16 graphs used last are kept, and while they are used nothing is allocated. A model moves but does not copy, and must not be used by two threads at a time; several models
 /// on several threads do not disturb each other.
 template <config C, cuda::precision P>
 class model<C, cuda::context<P>> {
@@ -46,7 +46,8 @@ class model<C, cuda::context<P>> {
   /// The type of pictures of bytes: [B, height, width, channels] on the device, normalised as it says.
   using bytes_type = cuda::byte_pictures<C.channels>;
 
-  /// All parameters zero: load a checkpoint, or fill state(). Everything is on the current device.
+  /// All parameters zero: load a checkpoint, or fill state(). Everything is on the current device, on a stream of the
+  /// model's own, not on that of `ctx`. Throws shape_error if batch is below 1, cuda::error where memory runs out.
   explicit model(int batch = 1, context ctx = context{})
       : context_{std::move(ctx)}, state_{state_extent<C> * sizeof(float)} {
     arena ruler;
@@ -112,7 +113,9 @@ class model<C, cuda::context<P>> {
   ///
   /// Shapes   pictures [B, channels, height, width] normalised floats, or bytes [B, height, width, channels] with their
   ///          normalisation; logits [B, classes]; both on the device, 16-byte aligned.
-  /// Writes   logits (=). Calls on different streams wait for each other, since they share the activations.
+  /// Writes   logits (=). Calls on different streams wait for each other, since they share the activations. Another address,
+  ///          batch size or normalisation is a graph of its own, and the call that records it evaluates once more and may
+  ///          wait for the device: use the same buffers again.
   /// Throws   shape_error for a batch below 1; cuda::error if something cannot be enqueued.
   template <class Pictures>
   void forward_device(Pictures pictures, int batch, float* logits, cudaStream_t stream) {

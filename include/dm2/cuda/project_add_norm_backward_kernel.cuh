@@ -7,7 +7,7 @@
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
 #include <dm2/cuda/project_add_norm_backward_tile.cuh>
-#include <dm2/cuda/project_add_norm_kernel.cuh>
+#include <dm2/cuda/project_add_norm_tile.cuh>
 
 #include <cstddef>
 #include <cstdint>

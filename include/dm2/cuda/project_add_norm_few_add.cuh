@@ -13,7 +13,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/project_add_norm_kernel.cuh>
+#include <dm2/cuda/project_add_norm_layout.cuh>
 
 #include <cstddef>
 

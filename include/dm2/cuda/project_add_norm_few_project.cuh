@@ -8,7 +8,7 @@
 #include <dm2/cuda/mma.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/project_add_norm_few_add.cuh>
-#include <dm2/cuda/project_add_norm_kernel.cuh>
+#include <dm2/cuda/project_add_norm_layout.cuh>
 
 #include <cstddef>
 

@@ -4,7 +4,7 @@
 
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/hopper.cuh>
-#include <dm2/cuda/project_add_norm_kernel.cuh>
+#include <dm2/cuda/project_add_norm_layout.cuh>
 #include <dm2/cuda/tensor_map.cuh>
 
 #include <cstddef>

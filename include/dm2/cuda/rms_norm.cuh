@@ -87,6 +87,7 @@ void launch_rms_norm(cudaStream_t stream, bool early, float const* x, float cons
 ///
 /// Shapes   x, y [R, C]; w [C]; rstd [R]. y is of the context's element, or float.
 /// Writes   y, rstd (=). rstd may be null. y may equal x.
+/// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the row counts differ; nothing is written then.
 template <precision P, int C, class U>
 void rms_norm(context<P>& ctx, std::type_identity_t<rows<float const, C, space::device>> x,

@@ -46,7 +46,7 @@ class training_network {
   /// What activations are stored as.
   using element = cuda::element<P>;
 
-  /// Takes all memory on the current device; zeros.
+  /// Takes all memory on the current device; zeros. `batch` is at least 1. Throws cuda::error where memory runs out.
   explicit training_network(int batch)
       : ctx_{stream_.get()},
         batch_{std::size_t(batch)},
@@ -81,13 +81,17 @@ class training_network {
     if constexpr (separate) round(ctx_, state(), extent, copies());
   }
 
-  /// Training forward: the logits are left in class_logits() and patch_logits(), where MixToken has put them.
-  /// `pictures` is what stem_forward_train takes; the box is on the device.
+  /// Training forward: the logits are left in class_logits() and patch_logits(), where MixToken has put them. BatchNorm's
+  /// running statistics in state() move.
+  ///
+  /// Shapes   pictures: normalised floats [batch, channels, height, width], or byte_pictures [batch, height, width,
+  ///          channels], on the device, as they are until backward is done; box on the device, inside the patch grid, which
+  ///          is not checked; `mix_box{}` for none, never null.
   template <class Pictures>
   void forward(Pictures const& pictures, mix_box const* box) {
     dm2::detail::forward_train(ctx_, view(), pictures, box, plan_);
   }
-  /// token_label_loss of those logits, with its targets; puts the gradients where the logits were.
+  /// token_label_loss of those logits, with its targets and forward's box; puts the gradients where the logits were.
   template <class Target>
   void loss(Target const& target, mix_box const* box, token_label_sums* sums, token_loss_options options) {
     options.mixed = true;
@@ -96,7 +100,8 @@ class training_network {
                      rows<element const, C.classes, space::device>{plan_.aux, batch_ * tokens}, target, box,
                      class_logits(), patch_logits(), sums, options);
   }
-  /// Adds every parameter's gradient to gradients(). dpictures, float [B, C, H, W], may be null.
+  /// Adds every parameter's gradient to gradients(), from what forward and loss left. `pictures` and `box` are forward's;
+  /// dpictures (=), floats [batch, channels, height, width], may be null.
   template <class Pictures>
   void backward(Pictures const& pictures, mix_box const* box, float* dpictures) {
     network_view<C, float const, space::device> const net{state()};

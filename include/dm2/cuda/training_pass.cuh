@@ -22,8 +22,9 @@
 
 namespace dm2 {
 
-/// As the CPU's: forward, loss, backward, in this order; everything is on the host and there when a call returns. Each
-/// forward takes the model's state to the device, and brings the running statistics back.
+/// Forward, loss, backward, in this order, as the CPU's; targets are dense, and there are neither the patches' logits nor
+/// the pictures' gradient. Everything is on the host and there when a call returns. Each forward takes the model's state
+/// to the device, and brings the running statistics back.
 template <config C, cuda::precision P>
 class training_pass<C, cuda::context<P>> {
  public:
@@ -42,9 +43,10 @@ class training_pass<C, cuda::context<P>> {
   /// Training forward: class_logits() holds the class tokens' logits.
   ///
   /// Shapes   pictures [batch, channels, height, width], normalised.
-  /// Throws   shape_error if the size is another.
+  /// Throws   shape_error if the size is another, or the box leaves the patch grid.
   void forward(std::span<float const> pictures, mix_box box = {}) {
     require_extent("training_pass.forward.pictures", pictures.size(), std::size_t(batch()) * net_.pixels);
+    detail::require_in_grid<C>(box);
     upload(std::as_const(net_).state(), network_.state());
     network_.round_copies();
     upload(pictures, device_pictures());

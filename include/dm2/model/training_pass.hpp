@@ -16,6 +16,21 @@
 
 namespace dm2 {
 
+namespace detail {
+
+/// Throws shape_error if MixToken's box leaves the patch grid.
+template <config C>
+void require_in_grid(mix_box box) {
+  constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
+  if (box.row0 >= 0 && box.col0 >= 0 && box.row1 <= height && box.col1 <= width) return;
+  auto const range = [](int first, int end) { return std::to_string(first) + " to " + std::to_string(end); };
+  throw shape_error{"training_pass.forward.box: rows " + range(box.row0, box.row1) + ", columns " +
+                    range(box.col0, box.col1) + ", expected inside the patch grid of " + std::to_string(height) +
+                    " x " + std::to_string(width)};
+}
+
+}  // namespace detail
+
 /// The activations of a training forward over a fixed number of pictures, and the gradients of every parameter.
 ///
 /// The order of calls is forward, then loss (or gradients of your own in class_logits() and patch_logits()), then
@@ -52,7 +67,7 @@ class training_pass {
   /// Throws   shape_error if the size is another, or the box leaves the patch grid.
   void forward(std::span<scalar const> pictures, mix_box box = {}) {
     require_extent("training_pass.forward.pictures", pictures.size(), std::size_t(batch_) * net_.pixels);
-    require_in_grid(box);
+    detail::require_in_grid<C>(box);
     pictures_ = pictures.data();
     forward_all(pictures.data(), box);
     for (std::int64_t& n : net_.counters()) ++n;
@@ -115,14 +130,6 @@ class training_pass {
   static int checked(int batch) {
     if (batch < 1) throw shape_error{"training_pass.batch: got " + std::to_string(batch) + ", expected at least 1"};
     return batch;
-  }
-  static void require_in_grid(mix_box box) {
-    constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
-    if (box.row0 >= 0 && box.col0 >= 0 && box.row1 <= height && box.col1 <= width) return;
-    auto const range = [](int first, int end) { return std::to_string(first) + " to " + std::to_string(end); };
-    throw shape_error{"training_pass.forward.box: rows " + range(box.row0, box.row1) + ", columns " +
-                      range(box.col0, box.col1) + ", expected inside the patch grid of " + std::to_string(height) +
-                      " x " + std::to_string(width)};
   }
   void forward_all(scalar const* pictures, mix_box box) {
     box_ = box;

@@ -131,9 +131,8 @@ class trainer {
   /// Trains to the last epoch, or until options.stop is set, which ends a validation too; returns whether it came to
   /// the end.
   ///
-  /// Throws divergence_error, what the loaders throw, and file_error where a checkpoint cannot be written; the last
-  ///          checkpoint is
-  /// whole then.
+  /// Throws divergence_error, what the loaders throw, and file_error where a checkpoint cannot be written; the last one
+  /// that was written is whole then.
   bool run() {
     int const end =
         options_.stop_after > 0 ? std::min(options_.stop_after, options_.rates.epochs) : options_.rates.epochs;
