@@ -61,3 +61,28 @@ TEST_CASE("cuda mixer_core: row counts that differ are refused by name") {
   f.host.length = 16;
   CHECK(shape_message([&] { f.forward(); }) == "mixer_core.zxbcdt: got 34 rows, expected a multiple of the length 16");
 }
+
+TEST_CASE("cuda mixer_core: no sequences are no work") {
+  device_mixer<bf16, tiny_mixer> f{1, 17};
+  f.in = device_array<__nv_bfloat16>{0};
+  f.g = device_array<__nv_bfloat16>{0};
+  f.forward();
+  CHECK(f.g.margins_untouched());
+}
+
+TEST_CASE("cuda mixer_core: operands that are aligned to their numbers only are read") {
+  constexpr int width = tiny_mixer.projected();
+  device_mixer<bf16, tiny_mixer> f{2, 17};
+  f.forward();
+  auto const want = f.g.read();
+  auto values = f.host.in;
+  values.insert(values.begin(), 0);
+  device_array<__nv_bfloat16> const in{values};
+  device_array<__nv_bfloat16> g{want.size() + 1};
+  cuda::mixer_core<tiny_mixer>(f.ctx, rows<__nv_bfloat16 const, width, space::device>{in.data() + 1, 34},
+                               f.parameters(),
+                               rows<__nv_bfloat16, 2 * tiny_mixer.d_inner(), space::device>{g.data() + 1, 34}, 17);
+  auto const all = g.read();
+  CHECK(all[0] != all[0]);
+  CHECK(relative_error(std::vector<double>(all.begin() + 1, all.end()), want) < 1e-2);
+}

@@ -19,8 +19,8 @@ struct launch_shape {
   bool early = false;  ///< may start before the kernel ahead has ended: see early_start.cuh
 };
 
-/// A block has this much shared memory without asking the driver for more.
-inline constexpr std::size_t shared_without_asking = std::size_t{48} << 10;
+/// A block has this much shared memory without asking the driver for more: 48 KB less what a kernel may declare itself.
+inline constexpr std::size_t shared_without_asking = std::size_t{47} << 10;
 
 /// Allows `kernel` blocks of this shape; throws error, with the kernel's name, where no block can have them.
 template <class... Parameters>

@@ -73,9 +73,9 @@ inline int mixer_sequences(std::size_t count, int length) {
 /// Shapes   zxbcdt [B L, projected], channels [z, x, B, C, dt]; g [B L, 2 d_inner], the first direction's channels,
 ///          then the second's, those in reverse in the published variant. `length` = L, any L >= 1.
 /// Writes   g (=), which does not overlap zxbcdt.
-/// Stream   the context's; no synchronisation. One kernel for 16-bit numbers, one group, heads of a multiple of 16
-///          channels, a state of 16, 32, 64 or 128, at most 224 tokens, and taps and norms at multiples of 16 bytes; composed
-///          otherwise.
+/// Stream   the context's; no synchronisation. One kernel for 16-bit numbers, one group, a number of heads that 4
+///          divides, of a multiple of 16 channels (of 32 above 64), a state of 16, 32, 64 or 128, at most 4 taps and 224
+///          tokens, and operands, taps and norms at multiples of 16 bytes; composed otherwise.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060).
 template <mixer_shape M, precision P>
@@ -86,7 +86,10 @@ void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.p
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
   using Tr = detail::mixer_core_traits<element<P>, M>;
   if constexpr (Tr::possible) {
-    if (detail::mixer_core_fits<element<P>, M>(ctx.device(), length) && detail::mixer_core_aligned(p)) {
+    constexpr int packet = 16 / int(sizeof(element<P>));
+    if (zxbcdt.count != 0 && detail::mixer_core_fits<element<P>, M>(ctx.device(), length) &&
+        detail::mixer_core_aligned(p) && detail::packets_at<packet>(zxbcdt.data) &&
+        detail::packets_at<packet>(g.data)) {
       using scratch_memory = detail::mixer_core_scratch<element<P>, M>;
       if (!ctx.reserve(planned_bytes<scratch_memory>(zxbcdt.count, length) + arena::alignment)) return;
       arena_scope const scope{ctx.shared()};

@@ -83,6 +83,7 @@ class model<C, cuda::context<P>> {
   void reserve(int batch) {
     if (batch < 1) throw shape_error{"model.batch: got " + std::to_string(batch) + ", expected at least 1"};
     if (batch <= batch_) return;
+    done_.synchronize();
     stream_.synchronize();
     graphs_.clear();
     batch_ = 0;  // until there is memory again
@@ -121,7 +122,7 @@ class model<C, cuda::context<P>> {
   void forward_device(Pictures pictures, int batch, float* logits, cudaStream_t stream) {
     reserve(batch);
     refresh();
-    recorded& g = record(pictures, batch, logits);
+    recorded& g = record(pictures, batch, logits, stream);
     done_.make_wait(stream);
     g.work.launch(stream);
     done_.record(stream);
@@ -197,6 +198,7 @@ class model<C, cuda::context<P>> {
   /// Brings the state to the device where it changed.
   void refresh() {
     if (!stale_) return;
+    done_.make_wait(stream_.get());  // evaluations in other streams read them
     weights_view().fill(context_, std::as_const(*this).state());
     stale_ = false;
   }
@@ -225,9 +227,10 @@ class model<C, cuda::context<P>> {
     return (std::is_pointer_v<Pictures> ? "f" : "b") + std::string(reinterpret_cast<char const*>(&p), sizeof(p));
   }
 
-  /// The graph for these operands: an old one, or a new one in the place of the one that was used least recently.
+  /// The graph for these operands: an old one, or a new one in the place of the one that was used least recently. It is
+  /// evaluated once for that, after what `stream` has to do before.
   template <class Pictures>
-  recorded& record(Pictures pictures, int batch, float* logits) {
+  recorded& record(Pictures pictures, int batch, float* logits, cudaStream_t stream) {
     std::string name = key(pictures);
     for (auto it = graphs_.begin(); it != graphs_.end(); ++it)
       if (it->pictures == name && it->logits == logits && it->batch == batch) {
@@ -238,6 +241,8 @@ class model<C, cuda::context<P>> {
     std::size_t const scratch = context_.scratch_bytes();
     context_.plan([&] { enqueue(pictures, batch, output::logits, logits); });
     if (context_.scratch_bytes() != scratch) graphs_.clear();  // they use the old scratch
+    done_.make_wait(stream);
+    done_.record(stream);
     done_.make_wait(stream_.get());
     enqueue(pictures, batch, output::logits, logits);
     cuda::graph work{stream_, [&] { enqueue(pictures, batch, output::logits, logits); }};

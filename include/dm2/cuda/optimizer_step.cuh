@@ -36,7 +36,8 @@ struct step_scalars {
   return {float(1 - lr * o.weight_decay), float(rate), float(root), float(1 - average_decay), step};
 }
 
-/// Flat buffers that are laid out as a model's state, 16-byte aligned. All but weights, gradients and first may be null.
+/// Flat buffers that are laid out as a model's state, 16-byte aligned. All but weights, gradients and first may be null;
+/// AdamW wants second too.
 template <class E>
 struct update_buffers {
   float* weights;    ///< moved

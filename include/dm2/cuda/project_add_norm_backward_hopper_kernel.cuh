@@ -1,8 +1,8 @@
 /// @file
 /// The gradients between two cores of the trunk as one kernel for a Hopper. A warpgroup has the gradient of whole normed
 /// rows in its accumulators; the norm's backward happens there, and the residual's gradient, rounded, is the next
-/// product's operand without going through memory. One warp copies what all read, by tensor maps, ahead of its use and
-/// of the next tile; each of the others writes its own rows by them.
+/// product's operand without going through memory. One thread copies what all read, by tensor maps, ahead of its use and
+/// of the next tile; each warpgroup writes its own rows by them.
 #pragma once
 
 #include <dm2/cuda/hopper.cuh>

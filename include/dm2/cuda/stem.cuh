@@ -183,7 +183,7 @@ inline int stem_batch(char const* rows, std::size_t count, char const* what, int
 /// convolution of patch / 2 with that stride.
 ///
 /// Shapes   picture: float const* [B, C, H, W], normalised, or byte_pictures [B, H, W, C] of any alignment; grid
-///          [B tokens, dim], row-major patches of picture after picture.
+///          [B tokens, dim], row-major patches of picture after picture, at a multiple of 8 bytes.
 /// Writes   grid (=), asynchronously. Scratch: two planes [H / 2, W / 2, hidden] a picture, of at most stem_plane_bytes
 ///          each; more pictures go through in slices.
 /// Throws   shape_error if grid's rows are not whole pictures; nothing is written then.
@@ -197,8 +197,8 @@ void stem_forward(context<P>& ctx, auto const& picture, stem_weights<S, element<
 
 /// stem_forward and assemble_tokens in one: the projection writes token rows.
 ///
-/// Shapes   picture as in stem_forward; cls [1, 1, dim]; pos [1, L, dim], L = tokens + 1; x [B L, dim], the class token
-///          is token (L - 1) / 2.
+/// Shapes   picture as in stem_forward; cls [1, 1, dim]; pos [1, L, dim], L = tokens + 1; x [B L, dim], at a multiple of 8
+///          bytes; the class token is token (L - 1) / 2.
 /// Writes   x (=), asynchronously. Scratch as stem_forward.
 /// Throws   shape_error if x's rows are not whole pictures; nothing is written then.
 template <stem_shape S, precision P>

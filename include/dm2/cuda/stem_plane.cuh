@@ -1,5 +1,5 @@
 /// @file
-/// What the stem's two convolution kernels share: a warp's tile of a plane, its bias, and how it is stored.
+/// What the stem's convolutions share: a warp's tile of a plane, its bias, and how it is stored.
 #pragma once
 
 #include <dm2/cuda/mma.cuh>

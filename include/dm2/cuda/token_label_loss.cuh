@@ -60,7 +60,7 @@ struct loss_shape {
       return {unsigned(batch) + blocks_for(rows, loss_warps * int(each)), int(each), false};
     } else {
       return {unsigned(std::min(batch + rows, 2 * multiprocessors)), 1,
-              Tr::bytes > std::size_t(device.shared_per_block)};
+              Tr::bytes + loss_warps * sizeof(float) > std::size_t(device.shared_per_block)};
     }
   }
 };
