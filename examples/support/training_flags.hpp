@@ -51,7 +51,7 @@ struct training_flags {
   crop_convention crops = crop_convention::published;
 
   std::uint64_t seed = 0;
-  std::optional<int> workers;  ///< 2, or with a GPU 0
+  std::optional<int> workers;  ///< what is not given is chosen with the device
   int threads = 0, max_bad = 100;
   int history = 2, checkpoint_steps = 0, stop_after = 0;
   int log_interval = 50, image_interval = 5, images = 8;

@@ -5,6 +5,7 @@
 
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/project_add_norm_tile.cuh>
 
 #include <algorithm>
 #include <cstdint>
@@ -84,27 +85,12 @@ struct between_backward_place {
   }
 };
 
-/// acc [M 16, G 16] += a w over Steps times 16 rows of w, which lie as in memory, `pitch` bytes apart; a(k) gives the
-/// fragments of step k. The next fragments of w are loaded while the ones before are multiplied.
+/// acc [M 16, G 16] += a w over Steps times 16 rows of w, which lie as in memory, `pitch` bytes apart.
 template <class T, int M, int G, int Steps, class Operand>
 __device__ inline void multiply_down(float (&acc)[M][2 * G][4], Operand&& a, std::uint32_t w, int pitch) {
-  std::uint32_t b[2][4];
-  load_matrix_transposed(b[0], w);
-#pragma unroll
-  for (int k = 0; k < Steps; ++k) {
-    std::uint32_t const(&rows)[M][4] = a(k);
-#pragma unroll
-    for (int n = 0; n < G; ++n) {
-      int const i = k * G + n, next = i + 1;
-      if (next < Steps * G)
-        load_matrix_transposed(b[next % 2], w + std::uint32_t(next / G * 16 * pitch + next % G * 32));
-#pragma unroll
-      for (int m = 0; m < M; ++m) {
-        mma<T>(acc[m][2 * n], rows[m], b[i % 2][0], b[i % 2][1]);
-        mma<T>(acc[m][2 * n + 1], rows[m], b[i % 2][2], b[i % 2][3]);
-      }
-    }
-  }
+  multiply_ahead<T, M, G, Steps>(acc, a, [&](std::uint32_t(&b)[4], int k, int n) {
+    load_matrix_transposed(b, w + std::uint32_t(k * 16 * pitch + n * 32));
+  });
 }
 
 /// Lane l's part of a fragment's address in weights that lie as in memory: row l % 16, column 8 (l / 16).

@@ -33,19 +33,19 @@ __device__ inline void copy_rows(std::uint32_t to, T const* from, int first, int
   }
 }
 
-/// acc [M 16, G 16] += a w^T over Steps times 16 columns, w at `w` with fragment-permuted rows; a(k) gives the fragments
-/// of step k. The next fragments of w are loaded while the ones before are multiplied.
-template <class T, int M, int G, int Steps, class Operand>
-__device__ inline void multiply_steps(float (&acc)[M][2 * G][4], Operand&& a, std::uint32_t w, int pitch) {
+/// acc [M 16, G 16] += a w over Steps times 16; a(k) gives the fragments of step k, load(b, k, n) puts those of w's step k
+/// and group n into b. The next ones are loaded while the ones before are multiplied.
+template <class T, int M, int G, int Steps, class Operand, class Load>
+__device__ inline void multiply_ahead(float (&acc)[M][2 * G][4], Operand&& a, Load const& load) {
   std::uint32_t b[2][4];
-  load_matrix(b[0], w);
+  load(b[0], 0, 0);
 #pragma unroll
   for (int k = 0; k < Steps; ++k) {
     std::uint32_t const(&rows)[M][4] = a(k);
 #pragma unroll
     for (int n = 0; n < G; ++n) {
       int const i = k * G + n, next = i + 1;
-      if (next < Steps * G) load_matrix(b[next % 2], w + std::uint32_t(next % G * 16 * pitch + next / G * 32));
+      if (next < Steps * G) load(b[next % 2], next / G, next % G);
 #pragma unroll
       for (int m = 0; m < M; ++m) {
         mma<T>(acc[m][2 * n], rows[m], b[i % 2][0], b[i % 2][1]);
@@ -53,6 +53,13 @@ __device__ inline void multiply_steps(float (&acc)[M][2 * G][4], Operand&& a, st
       }
     }
   }
+}
+
+/// acc [M 16, G 16] += a w^T over Steps times 16 columns, w at `w` with fragment-permuted rows, `pitch` bytes apart.
+template <class T, int M, int G, int Steps, class Operand>
+__device__ inline void multiply_steps(float (&acc)[M][2 * G][4], Operand&& a, std::uint32_t w, int pitch) {
+  multiply_ahead<T, M, G, Steps>(
+      acc, a, [&](std::uint32_t(&b)[4], int k, int n) { load_matrix(b, w + std::uint32_t(n * 16 * pitch + k * 32)); });
 }
 
 /// Row fragments from shared memory, one step ahead of their use.
