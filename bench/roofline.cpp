@@ -1,4 +1,4 @@
-// Draws docs/pictures/roofline_h100.png from the times in results/h100.md; bytes and FLOPs are computed.
+// Draws docs/pictures/roofline_h100.png from the times in results/h100; bytes and FLOPs are computed.
 //
 //   dm2_roofline docs/pictures/roofline_h100.png
 #include <dm2/data/encode_png.hpp>
@@ -18,7 +18,7 @@ namespace {
 using namespace dm2;
 using namespace dm2::bench;
 
-// results/h100.md, one H100 80 GB HBM3: the device's ceilings, and what was measured with the device's full clock.
+// results/h100, one H100 80 GB HBM3: the device's ceilings, and what was measured with the device's full clock.
 constexpr double copy = 2.43e12, product = 800e12;
 
 struct measured {
