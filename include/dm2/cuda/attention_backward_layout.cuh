@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/attention_run.cuh>
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 
 #include <algorithm>
 #include <cstddef>

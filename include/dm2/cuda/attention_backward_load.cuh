@@ -5,7 +5,7 @@
 #include <dm2/cuda/attention_backward_layout.cuh>
 #include <dm2/cuda/attention_core_kernel.cuh>
 #include <dm2/cuda/attention_run.cuh>
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 
 #include <cstddef>
 

@@ -4,8 +4,8 @@
 #pragma once
 
 #include <dm2/cuda/attention_backward_layout.cuh>
-#include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 
 #include <cmath>
 #include <cstdint>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/attention_backward_layout.cuh>
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 
 #include <cstddef>
 

@@ -13,9 +13,9 @@
 #include <dm2/cuda/attention_backward_load.cuh>
 #include <dm2/cuda/attention_backward_rows.cuh>
 #include <dm2/cuda/attention_backward_write.cuh>
-#include <dm2/cuda/dynamic_shared.cuh>
-#include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/dynamic_shared.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 
 #include <cmath>
 #include <cstdint>

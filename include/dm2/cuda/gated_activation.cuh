@@ -6,8 +6,8 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/mma.cuh>
 #include <dm2/cuda/packet.cuh>
 
 #include <cstddef>

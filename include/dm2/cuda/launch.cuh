@@ -3,8 +3,8 @@
 #pragma once
 
 #include <dm2/cuda/check.cuh>
-#include <dm2/cuda/dynamic_shared.cuh>
-#include <dm2/cuda/early_start.cuh>
+#include <dm2/cuda/instructions/dynamic_shared.cuh>
+#include <dm2/cuda/instructions/early_start.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -16,7 +16,7 @@ struct launch_shape {
   dim3 grid;
   int threads;
   std::size_t shared = 0;
-  bool early = false;  ///< may start before the kernel ahead has ended: see early_start.cuh
+  bool early = false;  ///< may start before the kernel ahead has ended: see instructions/early_start.cuh
 };
 
 /// A block has this much shared memory without asking the driver for more: 48 KB less what a kernel may declare itself.

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>
-#include <dm2/cuda/mma.cuh>
 
 namespace dm2::cuda::detail {
 

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core_decay.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>
-#include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/pack.cuh>
 
 #include <cstddef>
 #include <cstdint>

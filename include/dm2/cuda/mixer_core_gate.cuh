@@ -2,9 +2,9 @@
 /// The fused mixer core's results: gate, squares, and the norm where a block has made whole rows.
 #pragma once
 
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>
-#include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/pack.cuh>
 
 #include <cstddef>
 #include <cstdint>

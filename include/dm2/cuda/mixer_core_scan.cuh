@@ -2,9 +2,9 @@
 /// The fused mixer core's scan: the scores of 16 tokens, decayed, times x, on the tensor cores.
 #pragma once
 
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>
-#include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/pack.cuh>
 
 #include <cstdint>
 

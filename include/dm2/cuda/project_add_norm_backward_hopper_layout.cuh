@@ -4,10 +4,10 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/hopper.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm_backward_tile.cuh>
 #include <dm2/cuda/project_add_norm_hopper_layout.cuh>
-#include <dm2/cuda/tensor_map.cuh>
 
 #include <algorithm>
 #include <cstdint>

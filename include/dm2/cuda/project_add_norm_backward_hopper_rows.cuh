@@ -3,8 +3,8 @@
 /// how it writes them.
 #pragma once
 
-#include <dm2/cuda/hopper.cuh>
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm_backward_hopper_layout.cuh>
 
 #include <cstdint>

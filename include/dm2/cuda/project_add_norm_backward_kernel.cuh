@@ -4,8 +4,8 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/mma.cuh>
 #include <dm2/cuda/project_add_norm_backward_tile.cuh>
 #include <dm2/cuda/project_add_norm_tile.cuh>
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/project_add_norm_tile.cuh>
 
 #include <algorithm>

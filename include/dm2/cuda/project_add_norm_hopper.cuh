@@ -3,9 +3,9 @@
 #pragma once
 
 #include <dm2/cuda/device.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/project_add_norm_hopper_kernel.cuh>
-#include <dm2/cuda/tensor_map.cuh>
 
 #include <algorithm>
 #include <cstddef>

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/hopper.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm_layout.cuh>
-#include <dm2/cuda/tensor_map.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -3,8 +3,8 @@
 /// leave the normed rows in registers.
 #pragma once
 
-#include <dm2/cuda/hopper.cuh>
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm_hopper_layout.cuh>
 
 #include <cstddef>

@@ -2,7 +2,7 @@
 /// Copies and products of tiles in the kernel between two cores. See project_add_norm_kernel.cuh.
 #pragma once
 
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd_backward_operands.cuh>
 #include <dm2/cuda/ssd_tile.cuh>
 

@@ -3,7 +3,7 @@
 /// gradient of the state that leaves gives. See ssd_backward_chunked.cuh.
 #pragma once
 
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/ssd_backward_chunked_rows.cuh>
 #include <dm2/cuda/ssd_backward_quadratic_rows.cuh>

@@ -3,7 +3,7 @@
 /// ssd_backward_chunked.cuh.
 #pragma once
 
-#include <dm2/cuda/dynamic_shared.cuh>
+#include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/ssd_backward_chunked_columns.cuh>
 
 #include <cstddef>

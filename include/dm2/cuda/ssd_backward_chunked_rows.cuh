@@ -3,7 +3,7 @@
 /// gives. See ssd_backward_chunked.cuh.
 #pragma once
 
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/ssd_backward_chunked_block.cuh>
 #include <dm2/cuda/ssd_backward_quadratic_diagonal.cuh>

@@ -3,7 +3,7 @@
 /// ssd_backward_quadratic.cuh.
 #pragma once
 
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd_backward_operands.cuh>
 #include <dm2/cuda/ssd_tile.cuh>
 

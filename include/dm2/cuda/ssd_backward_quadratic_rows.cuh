@@ -3,7 +3,7 @@
 /// D. See ssd_backward_quadratic.cuh.
 #pragma once
 
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd_backward_quadratic_diagonal.cuh>
 
 namespace dm2::cuda::detail::scan {

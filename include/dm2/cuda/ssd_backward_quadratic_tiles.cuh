@@ -4,7 +4,7 @@
 /// type serves the chunks of ssd_backward_chunked.cuh too.
 #pragma once
 
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd_backward_quadratic_block.cuh>
 
 namespace dm2::cuda::detail::scan {

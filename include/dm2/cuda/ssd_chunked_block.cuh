@@ -2,7 +2,7 @@
 /// The steps of a block that walks chunks of a sequence: see ssd_chunked.cuh.
 #pragma once
 
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd_tile.cuh>
 
 #include <algorithm>

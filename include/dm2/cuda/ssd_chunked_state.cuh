@@ -2,7 +2,7 @@
 /// The state that a block carries from chunk to chunk: see ssd_chunked.cuh.
 #pragma once
 
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd_chunked_block.cuh>
 
 #include <cstddef>

@@ -2,7 +2,7 @@
 /// The steps of a block that scans one sequence in the quadratic form: see ssd_quadratic.cuh.
 #pragma once
 
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd_tile.cuh>
 
 namespace dm2::cuda::detail::scan {

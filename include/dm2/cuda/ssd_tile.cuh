@@ -10,7 +10,7 @@
 #pragma once
 
 #include <dm2/core/shapes.hpp>
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -2,7 +2,7 @@
 /// What the stem's convolutions share: a warp's tile of a plane, its bias, and how it is stored.
 #pragma once
 
-#include <dm2/cuda/mma.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/stem_layout.cuh>
 
 #include <cstddef>

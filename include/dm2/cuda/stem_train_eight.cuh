@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/stem_train_norm.cuh>
 #include <dm2/cuda/stem_train_saved.cuh>
 

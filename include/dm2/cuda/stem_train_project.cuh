@@ -2,7 +2,7 @@
 /// The stem's projection of patches in training on tensor cores.
 #pragma once
 
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/stem_project.cuh>
 #include <dm2/cuda/stem_train_eight.cuh>
 

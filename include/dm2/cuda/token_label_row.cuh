@@ -4,8 +4,8 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/token_label_target.cuh>
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/packet.cuh>
 
 #include <cstdint>

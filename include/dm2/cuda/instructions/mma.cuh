@@ -9,7 +9,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/hopper.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
 
 #include <cstdint>
 #include <type_traits>

@@ -12,8 +12,8 @@
 
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/tensor_map.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -1,8 +1,8 @@
 /// @file
-/// The products of dm2/cuda/product_down.cuh on the host: all of a kernel's, or none.
+/// The products of dm2/cuda/instructions/product_down.cuh on the host: all of a kernel's, or none.
 #pragma once
 
-#include <dm2/cuda/hopper.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
 
 #include <array>
 #include <cstddef>

@@ -1,12 +1,12 @@
 /// @file
-/// The instructions of dm2/cuda/hopper.cuh on the host. Copies into shared memory leave NaN until somebody waits for
+/// The instructions of dm2/cuda/instructions/wgmma.cuh on the host. Copies into shared memory leave NaN until somebody waits for
 /// their barrier's phase; copies out of it, and products, read their operands when they are waited for, as late as they
 /// may.
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/mma.cuh>
-#include <dm2/cuda/tensor_map.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
 
 #include <array>
 #include <cstddef>

@@ -1,10 +1,10 @@
 /// @file
-/// Products of a Hopper's warpgroup with weights as they lie in memory: a b, where hopper.cuh has a b^T. b is copied as
+/// Products of a Hopper's warpgroup with weights as they lie in memory: a b, where wgmma.cuh has a b^T. b is copied as
 /// tiles of 64 of its columns, swizzled, rows one after another.
 #pragma once
 
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/hopper.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
 
 #include <cstdint>
 #include <type_traits>
@@ -47,7 +47,7 @@ __device__ inline std::uint64_t further_down(std::uint64_t operand, int steps) {
       : DM2_32(d, 0)                                                                \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)))
 
-/// d [64, 192] += a b, of 16 columns of a, an operand of hopper.cuh, and 16 rows of b. d is there after wait_products and
+/// d [64, 192] += a b, of 16 columns of a, an operand of wgmma.cuh, and 16 rows of b. d is there after wait_products and
 /// hold.
 template <class T>
 __device__ __forceinline__ void multiply_wide_down(float (&d)[96], std::uint64_t a, std::uint64_t b) {

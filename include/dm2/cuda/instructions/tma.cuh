@@ -18,7 +18,7 @@ namespace dm2::cuda::detail {
 /// A parameter of a kernel, by value and __grid_constant__.
 using tensor_map = CUtensorMap;
 
-/// The rows and columns of a tile, and whether its pieces of 16 bytes are swizzled in shared memory (hopper.cuh); then
+/// The rows and columns of a tile, and whether its pieces of 16 bytes are swizzled in shared memory (wgmma.cuh); then
 /// a row of it has 128 bytes.
 struct tile_shape {
   int rows, columns;

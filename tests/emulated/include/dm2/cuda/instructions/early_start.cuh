@@ -1,5 +1,5 @@
 /// @file
-/// dm2/cuda/early_start.cuh on the host: kernels run one after another, and each thread of one that was launched early
+/// dm2/cuda/instructions/early_start.cuh on the host: kernels run one after another, and each thread of one that was launched early
 /// has to wait, as the launch checks.
 #pragma once
 

@@ -1,5 +1,5 @@
 /// @file
-/// The instructions of dm2/cuda/pack.cuh on the host.
+/// The instructions of dm2/cuda/instructions/pack.cuh on the host.
 #pragma once
 
 #include <dm2/cuda/element.cuh>

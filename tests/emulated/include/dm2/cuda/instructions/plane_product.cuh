@@ -1,8 +1,8 @@
 /// @file
-/// The product of dm2/cuda/plane_product.cuh on the host.
+/// The product of dm2/cuda/instructions/plane_product.cuh on the host.
 #pragma once
 
-#include <dm2/cuda/hopper.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
 
 #include <cstdint>
 
