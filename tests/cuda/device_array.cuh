@@ -4,8 +4,8 @@
 
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/check.cuh>
+#include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/memory.cuh>
 
 #include <cstddef>
 #include <limits>

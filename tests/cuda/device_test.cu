@@ -1,5 +1,5 @@
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/device.cuh>
+#include <dm2/cuda/device/properties.cuh>
 
 #include <doctest/doctest.h>
 

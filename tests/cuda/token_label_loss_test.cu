@@ -1,4 +1,4 @@
-#include <dm2/cuda/graph.cuh>
+#include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/token_label_loss.cuh>
 
 #include <doctest/doctest.h>

@@ -10,7 +10,7 @@
 #include <dm2/cuda/attention_core_general_kernel.cuh>
 #include <dm2/cuda/attention_inputs_backward.cuh>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/sequences.cuh>
 

@@ -9,9 +9,9 @@
 
 #include <dm2/cuda/attention_run.cuh>
 #include <dm2/cuda/attention_softmax.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/launch.cuh>
 
 #include <cstddef>
 #include <cstdint>

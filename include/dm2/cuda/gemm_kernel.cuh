@@ -2,8 +2,8 @@
 /// A product for extents and addresses that the library does not take, and what surrounds the library's.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -5,8 +5,8 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/core/error.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/finite_guard.cuh>
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/finite_guard.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/update_lines.cuh>
 

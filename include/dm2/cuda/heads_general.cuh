@@ -6,8 +6,8 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/gemm.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/linear.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/patches.cuh>

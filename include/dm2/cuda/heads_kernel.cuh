@@ -7,10 +7,10 @@
 /// of the class token, and of tokens after the last, the last patch is read once more, which no maximum notices.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/launch.cuh>
 
 #include <cmath>
 #include <cstddef>

@@ -6,8 +6,8 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem.cuh>
 #include <dm2/cuda/transfer.cuh>
 #include <dm2/model/blocks.hpp>

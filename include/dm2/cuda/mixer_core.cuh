@@ -8,8 +8,8 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mixer_core_fused.cuh>
 #include <dm2/cuda/mixer_core_general.cuh>
 

@@ -18,7 +18,7 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/mixer_backward_conv.cuh>
 #include <dm2/cuda/mixer_backward_gate.cuh>
 #include <dm2/cuda/mixer_backward_inputs.cuh>

@@ -5,7 +5,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/mixer_core_few_conv.cuh>
 #include <dm2/cuda/mixer_core_few_scan.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>

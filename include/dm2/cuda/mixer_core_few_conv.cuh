@@ -2,10 +2,10 @@
 /// The mixer core for few sequences: its arguments, and the convolution as a kernel of its own.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>
 
 #include <cstddef>

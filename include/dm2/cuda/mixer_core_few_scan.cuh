@@ -7,10 +7,10 @@
 /// columns; their sums go through shared memory. The last one makes the decays meanwhile.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mixer_core_decay.cuh>
 #include <dm2/cuda/mixer_core_few_conv.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>

@@ -18,8 +18,8 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/mixer_core_fill.cuh>
 #include <dm2/cuda/mixer_core_gate.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>

@@ -4,10 +4,10 @@
 #pragma once
 
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/finite_guard.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/finite_guard.cuh>
 #include <dm2/cuda/gradient_norm.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/update_lines.cuh>
 #include <dm2/train/optimizer.hpp>

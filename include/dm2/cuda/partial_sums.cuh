@@ -4,8 +4,8 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 
 #include <algorithm>

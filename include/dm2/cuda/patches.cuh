@@ -3,8 +3,8 @@
 #pragma once
 
 #include <dm2/core/view.hpp>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/gemm.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 
 #include <cstddef>

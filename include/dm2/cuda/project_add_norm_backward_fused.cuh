@@ -4,7 +4,7 @@
 
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/partial_sums.cuh>
 #include <dm2/cuda/project_add_norm_backward_hopper.cuh>

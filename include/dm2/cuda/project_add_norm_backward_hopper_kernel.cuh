@@ -5,10 +5,10 @@
 /// of the next tile; each warpgroup writes its own rows by them.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/product_down.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/project_add_norm_backward_hopper_layout.cuh>
 #include <dm2/cuda/project_add_norm_backward_hopper_rows.cuh>
 #include <dm2/cuda/project_add_norm_hopper_kernel.cuh>

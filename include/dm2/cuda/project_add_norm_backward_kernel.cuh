@@ -3,9 +3,9 @@
 /// addition and the output projection of a tile of rows, whose normed rows' gradient never leaves the block.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/project_add_norm_backward_tile.cuh>
 #include <dm2/cuda/project_add_norm_tile.cuh>
 

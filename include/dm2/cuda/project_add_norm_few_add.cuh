@@ -9,10 +9,10 @@
 /// which mma.sync's two steps of 16 take four each, an order of summation as good as its own.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/project_add_norm_layout.cuh>
 
 #include <cstddef>

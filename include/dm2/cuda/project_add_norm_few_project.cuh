@@ -2,10 +2,10 @@
 /// What lies between two cores of the trunk for few rows, in two kernels; the second one: norm and projection.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/project_add_norm_few_add.cuh>
 #include <dm2/cuda/project_add_norm_layout.cuh>

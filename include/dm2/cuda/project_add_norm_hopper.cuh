@@ -2,9 +2,9 @@
 /// Launching the kernel between two cores for a Hopper.
 #pragma once
 
-#include <dm2/cuda/device.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/project_add_norm_hopper_kernel.cuh>
 
 #include <algorithm>

@@ -4,10 +4,10 @@
 /// without going through memory. One thread copies what all read, by tensor maps, ahead of its use and of the next tile.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/project_add_norm_hopper_layout.cuh>
 #include <dm2/cuda/project_add_norm_hopper_rows.cuh>
 

@@ -3,7 +3,7 @@
 /// input projection of a tile of rows, whose normed form never leaves the block.
 #pragma once
 
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/project_add_norm_layout.cuh>
 #include <dm2/cuda/project_add_norm_tile.cuh>
 

@@ -2,8 +2,8 @@
 /// The gradient of root-mean-square normalisation as one pass over the rows.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 
 #include <algorithm>

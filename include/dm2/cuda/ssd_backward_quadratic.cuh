@@ -23,8 +23,8 @@
 #pragma once
 
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/ssd_backward_quadratic_states.cuh>
 
 #include <cstddef>

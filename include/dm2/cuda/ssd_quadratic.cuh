@@ -10,7 +10,7 @@
 #pragma once
 
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/ssd_quadratic_block.cuh>
 
 #include <cstddef>

@@ -8,9 +8,9 @@
 /// make 12, at rows of 24 bytes that ldmatrix cannot read.)
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_plane.cuh>
 
 #include <cstddef>

@@ -8,8 +8,8 @@
 /// each, where 214 can be read in the time that mma.sync takes.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_plane.cuh>
 
 #include <cstddef>

@@ -7,9 +7,9 @@
 #pragma once
 
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/plane_product.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_conv3.cuh>
 #include <dm2/cuda/stem_plane.cuh>
 

@@ -5,8 +5,8 @@
 /// consecutive weights and the same inputs.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_layout.cuh>
 #include <dm2/cuda/stem_plane.cuh>
 

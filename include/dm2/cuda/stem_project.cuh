@@ -7,9 +7,9 @@
 #pragma once
 
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_sink.cuh>
 
 #include <algorithm>

@@ -2,8 +2,8 @@
 /// The inputs of the stem's convolutions as matrices: for each output pixel a row of what lies under the kernel.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/stem_plane.cuh>
 #include <dm2/cuda/stem_train_norm.cuh>

@@ -2,7 +2,7 @@
 /// The stem's first convolution in training on tensor cores: the raw output, and its statistics on the way.
 #pragma once
 
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem_conv1.cuh>
 #include <dm2/cuda/stem_train_halo.cuh>
 #include <dm2/cuda/stem_train_sink.cuh>

@@ -7,7 +7,7 @@
 /// sums, 64 x 224 floats twice, in its registers and writes them as two parts.
 #pragma once
 
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem_train_conv3_weights.cuh>
 
 #include <cstddef>

@@ -8,7 +8,7 @@
 /// the gradient and the raw output before, and writes one.
 #pragma once
 
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem_conv3.cuh>
 #include <dm2/cuda/stem_train_conv3_hopper.cuh>
 #include <dm2/cuda/stem_train_eight.cuh>

@@ -7,7 +7,7 @@
 /// each column of taps, serves the three rows of taps: a warp reads 5 fragments from shared memory for 36 products.
 #pragma once
 
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem_train_halo.cuh>
 #include <dm2/cuda/stem_train_weights.cuh>
 

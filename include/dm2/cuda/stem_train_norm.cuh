@@ -4,8 +4,8 @@
 /// A kernel leaves sums of parts of the pixels, in double or float; here they are added in double, in their order.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 
 #include <cstddef>
 

@@ -2,8 +2,8 @@
 /// The gradient of what the stem's projection reads, on tensor cores: dgrid times the weights, behind ReLU's mask.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_layout.cuh>
 #include <dm2/cuda/stem_train_eight.cuh>
 

@@ -6,8 +6,8 @@
 /// parts in their order.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_train_eight.cuh>
 #include <dm2/cuda/stem_train_weights.cuh>
 

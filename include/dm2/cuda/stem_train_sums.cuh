@@ -2,8 +2,8 @@
 /// Sums over rows, in parts: the general forms of the stem's statistics and of its BatchNorm's gradient.
 #pragma once
 
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/stem_train_norm.cuh>
 
 #include <cstddef>

@@ -7,8 +7,8 @@
 
 #include <dm2/core/arena.hpp>
 #include <dm2/core/operands.hpp>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/stem_layout.cuh>
 

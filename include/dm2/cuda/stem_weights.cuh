@@ -5,7 +5,7 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem_layout.cuh>
 
 #include <array>

@@ -4,7 +4,7 @@
 
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/graph.cuh>
+#include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/training_input.cuh>
 #include <dm2/cuda/training_network.cuh>

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <dm2/core/operands.hpp>
+#include <dm2/cuda/device/finite_guard.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/finite_guard.cuh>
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/token_label_row.cuh>
 #include <dm2/cuda/token_label_target.cuh>

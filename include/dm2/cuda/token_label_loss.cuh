@@ -7,9 +7,9 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/finite_guard.cuh>
+#include <dm2/cuda/device/finite_guard.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/label_maps.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/token_label_axis.cuh>
 #include <dm2/cuda/token_label_given.cuh>

@@ -5,8 +5,8 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 #include <dm2/cuda/packet.cuh>
 
 #include <cstddef>

@@ -5,9 +5,9 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/cuda/check.cuh>
-#include <dm2/cuda/graph.cuh>
+#include <dm2/cuda/device/memory.cuh>
+#include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/label_maps.cuh>
-#include <dm2/cuda/memory.cuh>
 #include <dm2/data/batch.hpp>
 #include <dm2/train/token_label_target.hpp>
 

@@ -4,8 +4,8 @@
 
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/launch.cuh>
 
 #include <cstddef>
 #include <type_traits>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/check.cuh>
-#include <dm2/cuda/memory.cuh>
+#include <dm2/cuda/device/memory.cuh>
 
 #include <array>
 #include <cstddef>
