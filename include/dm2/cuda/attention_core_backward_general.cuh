@@ -11,8 +11,8 @@
 #include <dm2/cuda/attention_inputs_backward.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/sequences.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cmath>
 #include <cstddef>

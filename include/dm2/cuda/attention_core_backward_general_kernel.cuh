@@ -5,7 +5,7 @@
 
 #include <dm2/cuda/attention_core_general_kernel.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cmath>
 #include <cstddef>

@@ -9,8 +9,8 @@
 #include <dm2/cuda/attention_core_general_kernel.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/sequences.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>
 #include <cmath>

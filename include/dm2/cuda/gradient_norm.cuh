@@ -7,7 +7,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/finite_guard.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/update_lines.cuh>
 
 #include <cmath>

@@ -9,9 +9,9 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/gemm.cuh>
 #include <dm2/cuda/linear.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/patches.cuh>
 #include <dm2/cuda/sequences.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>
 #include <cmath>

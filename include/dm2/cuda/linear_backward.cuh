@@ -7,7 +7,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gemm.cuh>
-#include <dm2/cuda/partial_sums.cuh>
+#include <dm2/cuda/tile/partial_sums.cuh>
 #include <dm2/cuda/transfer.cuh>
 
 #include <cstddef>

@@ -11,7 +11,7 @@
 
 #include <dm2/cuda/mixer_backward_gate.cuh>
 #include <dm2/cuda/mixer_backward_inputs.cuh>
-#include <dm2/cuda/vector_numbers.cuh>
+#include <dm2/cuda/tile/vector_numbers.cuh>
 
 #include <cstddef>
 #include <type_traits>

@@ -4,8 +4,8 @@
 #pragma once
 
 #include <dm2/cuda/mixer_backward_inputs.cuh>
-#include <dm2/cuda/packet.cuh>
-#include <dm2/cuda/vector_numbers.cuh>
+#include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/vector_numbers.cuh>
 
 #include <cstddef>
 

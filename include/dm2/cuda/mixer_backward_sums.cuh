@@ -2,7 +2,7 @@
 /// The parameters' gradients of the mixer from the partial sums of its backward's kernels, added in a fixed order.
 #pragma once
 
-#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 

@@ -24,7 +24,7 @@
 #include <dm2/cuda/mixer_core_gate.cuh>
 #include <dm2/cuda/mixer_core_layout.cuh>
 #include <dm2/cuda/mixer_core_scan.cuh>
-#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -9,9 +9,9 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/mixer_core_general_kernel.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/scan_general.cuh>
 #include <dm2/cuda/sequences.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 #include <type_traits>

@@ -5,7 +5,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/gemm.cuh>
-#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 #include <cstdint>

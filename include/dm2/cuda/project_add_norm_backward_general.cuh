@@ -9,8 +9,8 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/gemm.cuh>
 #include <dm2/cuda/linear_backward.cuh>
-#include <dm2/cuda/partial_sums.cuh>
 #include <dm2/cuda/rms_norm_backward.cuh>
+#include <dm2/cuda/tile/partial_sums.cuh>
 
 #include <algorithm>
 #include <cstddef>

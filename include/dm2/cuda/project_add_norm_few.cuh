@@ -5,10 +5,10 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/project_add_norm_few_add.cuh>
 #include <dm2/cuda/project_add_norm_few_project.cuh>
 #include <dm2/cuda/rms_norm.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 

@@ -6,9 +6,9 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/project_add_norm_few_add.cuh>
 #include <dm2/cuda/project_add_norm_layout.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 

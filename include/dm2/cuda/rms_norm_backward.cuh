@@ -9,9 +9,9 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/packet.cuh>
-#include <dm2/cuda/partial_sums.cuh>
 #include <dm2/cuda/rms_norm_backward_kernel.cuh>
+#include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/partial_sums.cuh>
 
 #include <algorithm>
 #include <cstddef>

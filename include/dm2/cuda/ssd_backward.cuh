@@ -13,11 +13,11 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/partial_sums.cuh>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward_chunked.cuh>
 #include <dm2/cuda/ssd_backward_general.cuh>
 #include <dm2/cuda/ssd_backward_quadratic.cuh>
+#include <dm2/cuda/tile/partial_sums.cuh>
 
 #include <cstddef>
 #include <type_traits>

@@ -4,9 +4,9 @@
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/ssd_backward_chunked_block.cuh>
 #include <dm2/cuda/ssd_backward_quadratic_diagonal.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -19,10 +19,10 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/ssd_backward_group.cuh>
 #include <dm2/cuda/ssd_backward_head.cuh>
 #include <dm2/cuda/ssd_backward_states.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>
 #include <cstddef>

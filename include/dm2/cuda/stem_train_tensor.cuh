@@ -6,7 +6,6 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/packet.cuh>
 #include <dm2/cuda/stem_layout.cuh>
 #include <dm2/cuda/stem_train_conv1.cuh>
 #include <dm2/cuda/stem_train_conv1_weights.cuh>
@@ -18,6 +17,7 @@
 #include <dm2/cuda/stem_train_project_weights.cuh>
 #include <dm2/cuda/stem_train_saved.cuh>
 #include <dm2/cuda/stem_train_sums.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>
 #include <array>

@@ -4,7 +4,7 @@
 
 #include <dm2/core/operands.hpp>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/token_label_target.cuh>
 
 #include <cstddef>

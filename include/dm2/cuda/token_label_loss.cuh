@@ -10,7 +10,7 @@
 #include <dm2/cuda/device/finite_guard.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/label_maps.cuh>
-#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/token_label_axis.cuh>
 #include <dm2/cuda/token_label_given.cuh>
 #include <dm2/cuda/token_label_kernel.cuh>

@@ -9,7 +9,7 @@
 
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/label_maps.cuh>
-#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/token_label_axis.cuh>
 
 #include <cmath>

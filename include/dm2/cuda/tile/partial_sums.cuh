@@ -6,7 +6,7 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/packet.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>
 #include <cstddef>
