@@ -10,8 +10,8 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/mixer_core_fused.cuh>
-#include <dm2/cuda/mixer_core_general.cuh>
+#include <dm2/cuda/mixer_core/general_launch.cuh>
+#include <dm2/cuda/mixer_core/tensor.cuh>
 
 #include <cstddef>
 #include <string>

@@ -4,7 +4,7 @@
 
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/mixer_core_layout.cuh>
+#include <dm2/cuda/mixer_core/layout.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -8,7 +8,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/mixer_core_general_kernel.cuh>
+#include <dm2/cuda/mixer_core/general.cuh>
 #include <dm2/cuda/scan_general.cuh>
 #include <dm2/cuda/sequences.cuh>
 #include <dm2/cuda/tile/packet.cuh>

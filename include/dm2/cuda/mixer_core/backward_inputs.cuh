@@ -5,7 +5,7 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
-#include <dm2/cuda/mixer_core_general_kernel.cuh>
+#include <dm2/cuda/mixer_core/general.cuh>
 #include <dm2/cuda/tile/vector_numbers.cuh>
 
 #include <cstddef>

@@ -3,7 +3,7 @@
 ///     dnorm += dg v r,  dv = r (norm dg - v r^2 mean(norm dg v)),  dy = dv silu(z),  dz = dv y silu'(z).
 #pragma once
 
-#include <dm2/cuda/mixer_backward_inputs.cuh>
+#include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/tile/vector_numbers.cuh>
 

@@ -4,7 +4,7 @@
 
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/mixer_core_layout.cuh>
+#include <dm2/cuda/mixer_core/layout.cuh>
 
 namespace dm2::cuda::detail {
 

@@ -6,9 +6,9 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/mixer_backward_conv.cuh>
-#include <dm2/cuda/mixer_backward_gate.cuh>
-#include <dm2/cuda/mixer_backward_inputs.cuh>
+#include <dm2/cuda/mixer_core/backward_conv.cuh>
+#include <dm2/cuda/mixer_core/backward_gate.cuh>
+#include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
 
 #include <algorithm>

@@ -20,10 +20,10 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/mixer_core_fill.cuh>
-#include <dm2/cuda/mixer_core_gate.cuh>
-#include <dm2/cuda/mixer_core_layout.cuh>
-#include <dm2/cuda/mixer_core_scan.cuh>
+#include <dm2/cuda/mixer_core/fill.cuh>
+#include <dm2/cuda/mixer_core/gate.cuh>
+#include <dm2/cuda/mixer_core/layout.cuh>
+#include <dm2/cuda/mixer_core/scan.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>

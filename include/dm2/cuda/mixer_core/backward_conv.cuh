@@ -9,8 +9,8 @@
 /// result is that of s - (K - 1), which is also the token whose draw is complete.
 #pragma once
 
-#include <dm2/cuda/mixer_backward_gate.cuh>
-#include <dm2/cuda/mixer_backward_inputs.cuh>
+#include <dm2/cuda/mixer_core/backward_gate.cuh>
+#include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/tile/vector_numbers.cuh>
 
 #include <cstddef>

@@ -11,9 +11,9 @@
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/mixer_core_decay.cuh>
-#include <dm2/cuda/mixer_core_few_conv.cuh>
-#include <dm2/cuda/mixer_core_layout.cuh>
+#include <dm2/cuda/mixer_core/decay.cuh>
+#include <dm2/cuda/mixer_core/few_conv.cuh>
+#include <dm2/cuda/mixer_core/layout.cuh>
 
 #include <cstddef>
 #include <cstdint>

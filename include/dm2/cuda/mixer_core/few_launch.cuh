@@ -6,9 +6,9 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/mixer_core_few_conv.cuh>
-#include <dm2/cuda/mixer_core_few_scan.cuh>
-#include <dm2/cuda/mixer_core_layout.cuh>
+#include <dm2/cuda/mixer_core/few.cuh>
+#include <dm2/cuda/mixer_core/few_conv.cuh>
+#include <dm2/cuda/mixer_core/layout.cuh>
 
 #include <cstddef>
 
