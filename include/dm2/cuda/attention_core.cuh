@@ -7,8 +7,8 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/attention_core_general.cuh>
-#include <dm2/cuda/attention_core_kernel.cuh>
+#include <dm2/cuda/attention_core/general_launch.cuh>
+#include <dm2/cuda/attention_core/tensor.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/sequences.cuh>

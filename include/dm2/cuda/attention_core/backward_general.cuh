@@ -3,7 +3,7 @@
 /// of the queries, then those of keys and values, tile by tile.
 #pragma once
 
-#include <dm2/cuda/attention_core_general_kernel.cuh>
+#include <dm2/cuda/attention_core/general.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 

@@ -2,7 +2,7 @@
 /// The way of the gradients of q, k and v out of the attention's backward kernel, through the convolution.
 #pragma once
 
-#include <dm2/cuda/attention_backward_layout.cuh>
+#include <dm2/cuda/attention_core/backward_layout.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 
 #include <cstddef>

@@ -2,9 +2,9 @@
 /// The way of q, k, v and dy into the attention's backward kernel.
 #pragma once
 
-#include <dm2/cuda/attention_backward_layout.cuh>
-#include <dm2/cuda/attention_core_kernel.cuh>
-#include <dm2/cuda/attention_run.cuh>
+#include <dm2/cuda/attention_core/backward_layout.cuh>
+#include <dm2/cuda/attention_core/inputs.cuh>
+#include <dm2/cuda/attention_core/tensor.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 
 #include <cstddef>

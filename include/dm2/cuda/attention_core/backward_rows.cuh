@@ -3,7 +3,7 @@
 /// scores.
 #pragma once
 
-#include <dm2/cuda/attention_backward_layout.cuh>
+#include <dm2/cuda/attention_core/backward_layout.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 

@@ -6,9 +6,9 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/attention_core_backward_general_kernel.cuh>
-#include <dm2/cuda/attention_core_general_kernel.cuh>
-#include <dm2/cuda/attention_inputs_backward.cuh>
+#include <dm2/cuda/attention_core/backward_general.cuh>
+#include <dm2/cuda/attention_core/backward_inputs.cuh>
+#include <dm2/cuda/attention_core/general.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/sequences.cuh>

@@ -7,8 +7,8 @@
 /// accumulators of q k^T are, rounded, the left operand of the product with v.
 #pragma once
 
-#include <dm2/cuda/attention_run.cuh>
-#include <dm2/cuda/attention_softmax.cuh>
+#include <dm2/cuda/attention_core/inputs.cuh>
+#include <dm2/cuda/attention_core/softmax.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>

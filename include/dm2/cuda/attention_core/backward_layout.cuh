@@ -2,7 +2,7 @@
 /// Sizes and shared memory of the attention's backward kernel.
 #pragma once
 
-#include <dm2/cuda/attention_run.cuh>
+#include <dm2/cuda/attention_core/inputs.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 
 #include <algorithm>

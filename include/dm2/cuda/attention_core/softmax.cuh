@@ -2,7 +2,7 @@
 /// Attention's online softmax over keys and values in shared memory, 16 query rows a warp, all in registers.
 #pragma once
 
-#include <dm2/cuda/attention_run.cuh>
+#include <dm2/cuda/attention_core/inputs.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 
 #include <cmath>

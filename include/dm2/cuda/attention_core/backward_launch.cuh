@@ -8,8 +8,8 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/attention_core.cuh>
-#include <dm2/cuda/attention_core_backward_kernel.cuh>
-#include <dm2/cuda/attention_inputs_backward.cuh>
+#include <dm2/cuda/attention_core/backward_inputs.cuh>
+#include <dm2/cuda/attention_core/backward_tensor.cuh>
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>

@@ -9,10 +9,10 @@
 ///     dq over k; | all three back through the convolution            (| is a barrier)
 #pragma once
 
-#include <dm2/cuda/attention_backward_layout.cuh>
-#include <dm2/cuda/attention_backward_load.cuh>
-#include <dm2/cuda/attention_backward_rows.cuh>
-#include <dm2/cuda/attention_backward_write.cuh>
+#include <dm2/cuda/attention_core/backward_layout.cuh>
+#include <dm2/cuda/attention_core/backward_load.cuh>
+#include <dm2/cuda/attention_core/backward_rows.cuh>
+#include <dm2/cuda/attention_core/backward_write.cuh>
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
