@@ -1,4 +1,4 @@
-#include <dm2/cuda/project_add_norm_general.cuh>
+#include <dm2/cuda/project_add_norm/general.cuh>
 
 #include <doctest/doctest.h>
 

@@ -15,8 +15,8 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/gemm.cuh>
+#include <dm2/cuda/project_add_norm/backward_general.cuh>
 #include <dm2/cuda/project_add_norm_backward_fused.cuh>
-#include <dm2/cuda/project_add_norm_backward_general.cuh>
 #include <dm2/cuda/tile/partial_sums.cuh>
 
 #include <algorithm>

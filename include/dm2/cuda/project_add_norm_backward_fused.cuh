@@ -5,8 +5,8 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/project_add_norm_backward_hopper.cuh>
-#include <dm2/cuda/project_add_norm_backward_kernel.cuh>
+#include <dm2/cuda/project_add_norm/backward_hopper_launch.cuh>
+#include <dm2/cuda/project_add_norm/backward_tensor.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/tile/partial_sums.cuh>
 

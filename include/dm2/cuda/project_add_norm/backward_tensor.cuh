@@ -6,8 +6,8 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/project_add_norm_backward_tile.cuh>
-#include <dm2/cuda/project_add_norm_tile.cuh>
+#include <dm2/cuda/project_add_norm/backward_tile.cuh>
+#include <dm2/cuda/project_add_norm/tile.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -5,7 +5,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
-#include <dm2/cuda/project_add_norm_hopper_kernel.cuh>
+#include <dm2/cuda/project_add_norm/hopper.cuh>
 
 #include <algorithm>
 #include <cstddef>

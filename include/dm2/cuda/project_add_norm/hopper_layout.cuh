@@ -5,7 +5,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/project_add_norm_layout.cuh>
+#include <dm2/cuda/project_add_norm/arguments.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -8,8 +8,8 @@
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/project_add_norm_hopper_layout.cuh>
-#include <dm2/cuda/project_add_norm_hopper_rows.cuh>
+#include <dm2/cuda/project_add_norm/hopper_layout.cuh>
+#include <dm2/cuda/project_add_norm/hopper_rows.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -5,8 +5,8 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/project_add_norm_few_add.cuh>
-#include <dm2/cuda/project_add_norm_few_project.cuh>
+#include <dm2/cuda/project_add_norm/few.cuh>
+#include <dm2/cuda/project_add_norm/few_project.cuh>
 #include <dm2/cuda/rms_norm.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 

@@ -1,5 +1,5 @@
 /// @file
-/// The sizes, operands and shared memory of the kernel between two cores. See project_add_norm_kernel.cuh.
+/// The sizes, operands and shared memory of the kernel between two cores. See tensor.cuh.
 #pragma once
 
 #include <dm2/cuda/element.cuh>

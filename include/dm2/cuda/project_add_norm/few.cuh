@@ -13,7 +13,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/project_add_norm_layout.cuh>
+#include <dm2/cuda/project_add_norm/arguments.cuh>
 
 #include <cstddef>
 

@@ -6,7 +6,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
-#include <dm2/cuda/project_add_norm_backward_hopper_kernel.cuh>
+#include <dm2/cuda/project_add_norm/backward_hopper.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/tile/partial_sums.cuh>
 

@@ -6,8 +6,8 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/project_add_norm_few_add.cuh>
-#include <dm2/cuda/project_add_norm_layout.cuh>
+#include <dm2/cuda/project_add_norm/arguments.cuh>
+#include <dm2/cuda/project_add_norm/few.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>

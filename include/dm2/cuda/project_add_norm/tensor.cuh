@@ -4,8 +4,8 @@
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/project_add_norm_layout.cuh>
-#include <dm2/cuda/project_add_norm_tile.cuh>
+#include <dm2/cuda/project_add_norm/arguments.cuh>
+#include <dm2/cuda/project_add_norm/tile.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
 /// @file
-/// Copies and products of tiles in the kernel between two cores. See project_add_norm_kernel.cuh.
+/// Copies and products of tiles in the kernel between two cores. See tensor.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>

@@ -6,8 +6,8 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/project_add_norm_backward_tile.cuh>
-#include <dm2/cuda/project_add_norm_hopper_layout.cuh>
+#include <dm2/cuda/project_add_norm/backward_tile.cuh>
+#include <dm2/cuda/project_add_norm/hopper_layout.cuh>
 
 #include <algorithm>
 #include <cstdint>

@@ -9,9 +9,9 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/product_down.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/project_add_norm_backward_hopper_layout.cuh>
-#include <dm2/cuda/project_add_norm_backward_hopper_rows.cuh>
-#include <dm2/cuda/project_add_norm_hopper_kernel.cuh>
+#include <dm2/cuda/project_add_norm/backward_hopper_layout.cuh>
+#include <dm2/cuda/project_add_norm/backward_hopper_rows.cuh>
+#include <dm2/cuda/project_add_norm/hopper.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -5,7 +5,7 @@
 
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/project_add_norm_tile.cuh>
+#include <dm2/cuda/project_add_norm/tile.cuh>
 
 #include <algorithm>
 #include <cstdint>

@@ -5,7 +5,7 @@
 
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/project_add_norm_hopper_layout.cuh>
+#include <dm2/cuda/project_add_norm/hopper_layout.cuh>
 
 #include <cstddef>
 #include <cstdint>
