@@ -9,8 +9,8 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/mixer_core/general.cuh>
-#include <dm2/cuda/scan_general.cuh>
 #include <dm2/cuda/sequences.cuh>
+#include <dm2/cuda/ssd/general.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>

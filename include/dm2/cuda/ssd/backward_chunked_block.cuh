@@ -1,12 +1,12 @@
 /// @file
 /// A block of the scan's backward in chunks on the tensor cores: its sizes, its shared memory, its place in the work,
-/// and what it copies. See ssd_backward_chunked.cuh.
+/// and what it copies. See backward_chunked_launch.cuh.
 #pragma once
 
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/ssd_backward_operands.cuh>
-#include <dm2/cuda/ssd_tile.cuh>
+#include <dm2/cuda/ssd/backward_operands.cuh>
+#include <dm2/cuda/ssd/tile.cuh>
 
 #include <cstddef>
 #include <cstdint>

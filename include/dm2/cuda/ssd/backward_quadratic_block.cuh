@@ -1,11 +1,11 @@
 /// @file
 /// A block of the scan's backward in the quadratic form: its sizes, its shared memory, and what it copies there. See
-/// ssd_backward_quadratic.cuh.
+/// backward_quadratic_launch.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/ssd_backward_operands.cuh>
-#include <dm2/cuda/ssd_tile.cuh>
+#include <dm2/cuda/ssd/backward_operands.cuh>
+#include <dm2/cuda/ssd/tile.cuh>
 
 #include <cstddef>
 #include <cstdint>

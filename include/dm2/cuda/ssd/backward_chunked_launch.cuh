@@ -13,11 +13,11 @@
 ///     d dt = x . U + A da,  dA = sum dt da
 ///
 /// Two kernels, and a sum over chunks:
-///  1. ssd_backward_chunked_walk.cuh: a block has one unit, a head's columns, of one sequence. It walks the chunks
+///  1. backward_chunked_walk.cuh: a block has one unit, a head's columns, of one sequence. It walks the chunks
 ///     forward with h in float registers, or backward with dh, and leaves both for each chunk, rounded to 16 bits.
-///  2. ssd_backward_chunked_kernel.cuh: a block has one chunk of one sequence and group, and goes through the group's
+///  2. backward_chunked.cuh: a block has one chunk of one sequence and group, and goes through the group's
 ///     units with dC and dB in float registers, so that the sum over heads has a fixed order. Inside the chunk it
-///     computes as the quadratic form does (ssd_backward_quadratic.cuh): tiles of 16 tokens, decays in two factors below
+///     computes as the quadratic form does (backward_quadratic_launch.cuh): tiles of 16 tokens, decays in two factors below
 ///     the diagonal, da as sums over rectangles. Two teams of warps, first side by side, then the second with what the
 ///     first has left:
 ///        first:  W, dG and G E of the chunk's tiles; h dy_i, which goes into dC and, times C_i, into da; <h, dh>
@@ -27,9 +27,9 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/ssd_backward_chunked_kernel.cuh>
-#include <dm2/cuda/ssd_backward_chunked_walk.cuh>
-#include <dm2/cuda/ssd_backward_group.cuh>
+#include <dm2/cuda/ssd/backward_chunked.cuh>
+#include <dm2/cuda/ssd/backward_chunked_walk.cuh>
+#include <dm2/cuda/ssd/backward_group.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>
@@ -37,7 +37,7 @@
 
 namespace dm2::cuda::detail {
 
-/// The form, as ssd_backward_operands.cuh describes one.
+/// The form, as backward_operands.cuh describes one.
 template <mixer_shape M, class T>
 struct ssd_backward_chunked {
   using operands = ssd_backward_operands<M, T>;

@@ -1,10 +1,10 @@
 /// @file
 /// The scan's backward in the quadratic form, what is finished for 16 tokens of a unit: dx, d dt and the sums for A and
-/// D. See ssd_backward_quadratic.cuh.
+/// D. See backward_quadratic_launch.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/ssd_backward_quadratic_diagonal.cuh>
+#include <dm2/cuda/ssd/backward_diagonal.cuh>
 
 namespace dm2::cuda::detail::scan {
 

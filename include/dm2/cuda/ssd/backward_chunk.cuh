@@ -5,7 +5,7 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/ssd_backward_operands.cuh>
+#include <dm2/cuda/ssd/backward_operands.cuh>
 #include <dm2/cuda/tile/block_product.cuh>
 
 #include <cstddef>

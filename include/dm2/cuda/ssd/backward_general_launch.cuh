@@ -19,9 +19,9 @@
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/ssd_backward_group.cuh>
-#include <dm2/cuda/ssd_backward_head.cuh>
-#include <dm2/cuda/ssd_backward_states.cuh>
+#include <dm2/cuda/ssd/backward_general.cuh>
+#include <dm2/cuda/ssd/backward_group.cuh>
+#include <dm2/cuda/ssd/backward_states.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>
@@ -29,7 +29,7 @@
 
 namespace dm2::cuda::detail {
 
-/// A form of the scan's backward (ssd_backward_operands.cuh).
+/// A form of the scan's backward (backward_operands.cuh).
 template <mixer_shape M, class T>
 struct ssd_backward_general {
   using operands = ssd_backward_operands<M, T>;

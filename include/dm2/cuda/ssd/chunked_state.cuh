@@ -1,9 +1,9 @@
 /// @file
-/// The state that a block carries from chunk to chunk: see ssd_chunked.cuh.
+/// The state that a block carries from chunk to chunk: see chunked_launch.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/ssd_chunked_block.cuh>
+#include <dm2/cuda/ssd/chunked.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -25,7 +25,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
-#include <dm2/cuda/ssd_backward_quadratic_states.cuh>
+#include <dm2/cuda/ssd/backward_quadratic.cuh>
 
 #include <cstddef>
 
@@ -83,7 +83,7 @@ backward_quadratic_layout<Tr> backward_quadratic_plan(int length, device_propert
 
 }  // namespace scan
 
-/// The form, as ssd_backward_operands.cuh describes one.
+/// The form, as backward_operands.cuh describes one.
 template <mixer_shape M, class T>
 struct ssd_backward_quadratic {
   /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16.

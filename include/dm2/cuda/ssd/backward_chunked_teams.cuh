@@ -1,11 +1,11 @@
 /// @file
 /// What the second team of a block computes for a unit of a chunk: U, dx, d dt and the sums for A, and what the
-/// gradient of the state that leaves gives. See ssd_backward_chunked.cuh.
+/// gradient of the state that leaves gives. See backward_chunked_launch.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/ssd_backward_chunked_rows.cuh>
-#include <dm2/cuda/ssd_backward_quadratic_rows.cuh>
+#include <dm2/cuda/ssd/backward_chunked_rows.cuh>
+#include <dm2/cuda/ssd/backward_rows.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>

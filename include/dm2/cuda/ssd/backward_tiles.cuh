@@ -1,11 +1,11 @@
 /// @file
 /// The scan's backward in the quadratic form, tiles below the diagonal: scores' decay, their gradient, and the sums over
-/// rows from which the gradient of the decays comes. See ssd_backward_quadratic.cuh. What is a template of the block's
-/// type serves the chunks of ssd_backward_chunked.cuh too.
+/// rows from which the gradient of the decays comes. See backward_quadratic_launch.cuh. What is a template of the block's
+/// type serves the chunks of backward_chunked_launch.cuh too.
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/ssd_backward_quadratic_block.cuh>
+#include <dm2/cuda/ssd/backward_quadratic_block.cuh>
 
 namespace dm2::cuda::detail::scan {
 

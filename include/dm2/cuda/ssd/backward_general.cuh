@@ -2,7 +2,7 @@
 /// One head of one chunk in the scan's backward: the gradients of x, dt, A and D, and the head's part of C B^T's.
 #pragma once
 
-#include <dm2/cuda/ssd_backward_chunk.cuh>
+#include <dm2/cuda/ssd/backward_chunk.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>

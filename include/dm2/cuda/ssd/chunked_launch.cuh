@@ -10,7 +10,7 @@
 /// state from zero, a scan over the runs, and the outputs from each run's true state.
 #pragma once
 
-#include <dm2/cuda/ssd_chunked_state.cuh>
+#include <dm2/cuda/ssd/chunked_state.cuh>
 
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/context.cuh>

@@ -1,10 +1,10 @@
 /// @file
 /// The kernel that computes chunks of the scan's backward, and what its two teams do together. See
-/// ssd_backward_chunked.cuh.
+/// backward_chunked_launch.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
-#include <dm2/cuda/ssd_backward_chunked_columns.cuh>
+#include <dm2/cuda/ssd/backward_chunked_teams.cuh>
 
 #include <cstddef>
 #include <cstdint>

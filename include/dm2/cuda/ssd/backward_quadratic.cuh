@@ -1,9 +1,9 @@
 /// @file
 /// The scan's backward in the quadratic form, products over the states: the scores C B^T before the first unit, dB and
-/// dC after the last. See ssd_backward_quadratic.cuh.
+/// dC after the last. See backward_quadratic_launch.cuh.
 #pragma once
 
-#include <dm2/cuda/ssd_backward_quadratic_rows.cuh>
+#include <dm2/cuda/ssd/backward_rows.cuh>
 
 namespace dm2::cuda::detail::scan {
 

@@ -1,9 +1,9 @@
 /// @file
-/// The steps of a block that walks chunks of a sequence: see ssd_chunked.cuh.
+/// The steps of a block that walks chunks of a sequence: see chunked_launch.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/ssd_tile.cuh>
+#include <dm2/cuda/ssd/tile.cuh>
 
 #include <algorithm>
 

@@ -1,9 +1,9 @@
 /// @file
-/// The steps of a block that scans one sequence in the quadratic form: see ssd_quadratic.cuh.
+/// The steps of a block that scans one sequence in the quadratic form: see quadratic_launch.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/ssd_tile.cuh>
+#include <dm2/cuda/ssd/tile.cuh>
 
 namespace dm2::cuda::detail::scan {
 

@@ -1,11 +1,11 @@
 /// @file
 /// What the first team of a block computes for a unit of a chunk: the tiles of scores, and what the state that enters
-/// gives. See ssd_backward_chunked.cuh.
+/// gives. See backward_chunked_launch.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/ssd_backward_chunked_block.cuh>
-#include <dm2/cuda/ssd_backward_quadratic_diagonal.cuh>
+#include <dm2/cuda/ssd/backward_chunked_block.cuh>
+#include <dm2/cuda/ssd/backward_diagonal.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>

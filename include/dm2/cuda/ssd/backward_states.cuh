@@ -2,7 +2,7 @@
 /// The states that enter the chunks of a scan, and the gradients that leave them.
 #pragma once
 
-#include <dm2/cuda/ssd_backward_chunk.cuh>
+#include <dm2/cuda/ssd/backward_chunk.cuh>
 
 #include <cstddef>
 

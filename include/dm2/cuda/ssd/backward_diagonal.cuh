@@ -1,9 +1,9 @@
 /// @file
 /// The scan's backward in the quadratic form, the tiles on the diagonal, and all tiles of a unit. See
-/// ssd_backward_quadratic.cuh.
+/// backward_quadratic_launch.cuh.
 #pragma once
 
-#include <dm2/cuda/ssd_backward_quadratic_tiles.cuh>
+#include <dm2/cuda/ssd/backward_tiles.cuh>
 
 namespace dm2::cuda::detail::scan {
 

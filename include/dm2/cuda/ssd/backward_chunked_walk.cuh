@@ -1,11 +1,11 @@
 /// @file
 /// The states that enter the chunks of a scan, and the gradients of the states that leave them: see
-/// ssd_backward_chunked.cuh.
+/// backward_chunked_launch.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
-#include <dm2/cuda/ssd_backward_chunked_block.cuh>
-#include <dm2/cuda/ssd_backward_quadratic_tiles.cuh>
+#include <dm2/cuda/ssd/backward_chunked_block.cuh>
+#include <dm2/cuda/ssd/backward_tiles.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -11,7 +11,7 @@
 
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/ssd_quadratic_block.cuh>
+#include <dm2/cuda/ssd/quadratic.cuh>
 
 #include <cstddef>
 

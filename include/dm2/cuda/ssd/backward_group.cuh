@@ -2,7 +2,7 @@
 /// One group of one chunk in the scan's backward: the gradients of B and C, the sums over the group's heads.
 #pragma once
 
-#include <dm2/cuda/ssd_backward_chunk.cuh>
+#include <dm2/cuda/ssd/backward_chunk.cuh>
 
 #include <cstddef>
 
