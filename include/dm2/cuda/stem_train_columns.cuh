@@ -4,7 +4,7 @@
 
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/stem_plane.cuh>
+#include <dm2/cuda/stem/plane.cuh>
 #include <dm2/cuda/stem_train_norm.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 

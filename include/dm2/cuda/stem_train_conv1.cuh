@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/stem_conv1.cuh>
+#include <dm2/cuda/stem/conv1.cuh>
 #include <dm2/cuda/stem_train_halo.cuh>
 #include <dm2/cuda/stem_train_sink.cuh>
 

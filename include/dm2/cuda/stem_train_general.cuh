@@ -10,7 +10,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gemm.cuh>
-#include <dm2/cuda/stem_layout.cuh>
+#include <dm2/cuda/stem/layout.cuh>
 #include <dm2/cuda/stem_train_columns.cuh>
 #include <dm2/cuda/stem_train_norm.cuh>
 #include <dm2/cuda/stem_train_saved.cuh>

@@ -2,7 +2,7 @@
 /// Tiles with the pixels around them, as the stem's tensor kernels in training bring them to shared memory.
 #pragma once
 
-#include <dm2/cuda/stem_conv3.cuh>
+#include <dm2/cuda/stem/conv3.cuh>
 #include <dm2/cuda/stem_train_eight.cuh>
 
 #include <cstdint>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/stem_project.cuh>
+#include <dm2/cuda/stem/project.cuh>
 #include <dm2/cuda/stem_train_eight.cuh>
 
 #include <cstddef>

@@ -2,7 +2,7 @@
 /// Where the sums of the stem's convolutions in training go: raw outputs, or gradients behind ReLU's mask.
 #pragma once
 
-#include <dm2/cuda/stem_plane.cuh>
+#include <dm2/cuda/stem/plane.cuh>
 #include <dm2/cuda/stem_train_eight.cuh>
 
 #include <cstdint>

@@ -6,7 +6,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/stem_layout.cuh>
+#include <dm2/cuda/stem/layout.cuh>
 #include <dm2/cuda/stem_train_conv1.cuh>
 #include <dm2/cuda/stem_train_conv1_weights.cuh>
 #include <dm2/cuda/stem_train_conv3.cuh>

@@ -9,7 +9,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/stem_layout.cuh>
+#include <dm2/cuda/stem/layout.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>

@@ -10,7 +10,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/stem_sink.cuh>
+#include <dm2/cuda/stem/sink.cuh>
 
 #include <algorithm>
 #include <cstddef>

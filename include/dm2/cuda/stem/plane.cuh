@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/stem_layout.cuh>
+#include <dm2/cuda/stem/layout.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -6,7 +6,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/stem_layout.cuh>
+#include <dm2/cuda/stem/layout.cuh>
 
 #include <array>
 #include <cstddef>

@@ -1,5 +1,5 @@
 /// @file
-/// The stem's 3 x 3 convolutions with bias and ReLU for a Hopper: stem_conv3.cuh with the products of a warpgroup.
+/// The stem's 3 x 3 convolutions with bias and ReLU for a Hopper: conv3.cuh with the products of a warpgroup.
 ///
 /// A warpgroup has a tile of 8 x 16 pixels, a warp two rows of it and all channels. A row of 16 pixels, read once as a
 /// fragment, serves the products of all three rows of taps; the weights, 8 KB a tap, are read from shared memory by the
@@ -10,8 +10,8 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/plane_product.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/stem_conv3.cuh>
-#include <dm2/cuda/stem_plane.cuh>
+#include <dm2/cuda/stem/conv3.cuh>
+#include <dm2/cuda/stem/plane.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -35,7 +35,7 @@ struct conv3_hopper_block : conv3_block<G, conv3_wide> {
 struct hopper_plane_sums {
   float c[2][32];
 
-  /// The half of the channels from 32 `across` on, as stem_plane.cuh has them.
+  /// The half of the channels from 32 `across` on, as plane.cuh has them.
   template <class G>
   __device__ __forceinline__ plane_sums<G::hidden, 2> half(int across) const {
     plane_sums<G::hidden, 2> s;

@@ -7,8 +7,8 @@
 
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/stem_layout.cuh>
-#include <dm2/cuda/stem_plane.cuh>
+#include <dm2/cuda/stem/layout.cuh>
+#include <dm2/cuda/stem/plane.cuh>
 
 #include <cstddef>
 

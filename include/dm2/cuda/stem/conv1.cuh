@@ -11,7 +11,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/stem_plane.cuh>
+#include <dm2/cuda/stem/plane.cuh>
 
 #include <cstddef>
 #include <cstdint>
