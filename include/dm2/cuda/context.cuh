@@ -10,7 +10,7 @@
 #include <dm2/cuda/device/product_plans.cuh>
 #include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/stem_train_saved.cuh>
+#include <dm2/cuda/stem_train/saved.cuh>
 
 #include <algorithm>
 #include <cstddef>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/stem/conv3.cuh>
-#include <dm2/cuda/stem_train_eight.cuh>
+#include <dm2/cuda/stem_train/eight_channels.cuh>
 
 #include <cstdint>
 

@@ -2,7 +2,7 @@
 /// The backward of the stem for any shape and precision, as products with gathered columns.
 #pragma once
 
-#include <dm2/cuda/stem_train_general.cuh>
+#include <dm2/cuda/stem_train/general.cuh>
 
 namespace dm2::cuda::detail {
 

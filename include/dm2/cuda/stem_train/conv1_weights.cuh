@@ -8,7 +8,7 @@
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/stem_train_conv3_weights.cuh>
+#include <dm2/cuda/stem_train/conv3_weights.cuh>
 
 #include <cstddef>
 #include <cstdint>

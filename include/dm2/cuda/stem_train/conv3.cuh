@@ -10,10 +10,10 @@
 
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
-#include <dm2/cuda/stem_train_conv3_hopper.cuh>
-#include <dm2/cuda/stem_train_eight.cuh>
-#include <dm2/cuda/stem_train_halo.cuh>
-#include <dm2/cuda/stem_train_sink.cuh>
+#include <dm2/cuda/stem_train/conv3_hopper.cuh>
+#include <dm2/cuda/stem_train/eight_channels.cuh>
+#include <dm2/cuda/stem_train/halo.cuh>
+#include <dm2/cuda/stem_train/tile.cuh>
 
 #include <algorithm>
 #include <cstddef>

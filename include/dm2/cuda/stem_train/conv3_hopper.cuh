@@ -1,11 +1,11 @@
 /// @file
-/// The stem's 3 x 3 convolutions in training for a Hopper: stem_train_conv3.cuh with stem/conv3_hopper.cuh's products.
+/// The stem's 3 x 3 convolutions in training for a Hopper: conv3.cuh with stem/conv3_hopper.cuh's products.
 #pragma once
 
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/stem/conv3_hopper.cuh>
-#include <dm2/cuda/stem_train_eight.cuh>
-#include <dm2/cuda/stem_train_halo.cuh>
+#include <dm2/cuda/stem_train/eight_channels.cuh>
+#include <dm2/cuda/stem_train/halo.cuh>
 
 #include <cstddef>
 #include <cstdint>

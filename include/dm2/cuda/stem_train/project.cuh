@@ -5,7 +5,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/stem/layout.cuh>
-#include <dm2/cuda/stem_train_eight.cuh>
+#include <dm2/cuda/stem_train/eight_channels.cuh>
 
 #include <algorithm>
 #include <cstddef>

@@ -4,8 +4,8 @@
 
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/stem_train_norm.cuh>
-#include <dm2/cuda/stem_train_saved.cuh>
+#include <dm2/cuda/stem_train/batch_norm.cuh>
+#include <dm2/cuda/stem_train/saved.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -8,8 +8,8 @@
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/stem_train_halo.cuh>
-#include <dm2/cuda/stem_train_weights.cuh>
+#include <dm2/cuda/stem_train/halo.cuh>
+#include <dm2/cuda/stem_train/weights.cuh>
 
 #include <algorithm>
 #include <cstddef>

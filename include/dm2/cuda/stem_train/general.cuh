@@ -11,11 +11,11 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gemm.cuh>
 #include <dm2/cuda/stem/layout.cuh>
-#include <dm2/cuda/stem_train_columns.cuh>
-#include <dm2/cuda/stem_train_norm.cuh>
-#include <dm2/cuda/stem_train_saved.cuh>
-#include <dm2/cuda/stem_train_sums.cuh>
-#include <dm2/cuda/stem_train_weights.cuh>
+#include <dm2/cuda/stem_train/batch_norm.cuh>
+#include <dm2/cuda/stem_train/columns.cuh>
+#include <dm2/cuda/stem_train/saved.cuh>
+#include <dm2/cuda/stem_train/sums.cuh>
+#include <dm2/cuda/stem_train/weights.cuh>
 #include <dm2/cuda/transfer.cuh>
 
 #include <algorithm>

@@ -5,7 +5,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/stem/plane.cuh>
-#include <dm2/cuda/stem_train_norm.cuh>
+#include <dm2/cuda/stem_train/batch_norm.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>

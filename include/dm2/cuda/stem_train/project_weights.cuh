@@ -8,8 +8,8 @@
 
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/stem_train_eight.cuh>
-#include <dm2/cuda/stem_train_weights.cuh>
+#include <dm2/cuda/stem_train/eight_channels.cuh>
+#include <dm2/cuda/stem_train/weights.cuh>
 
 #include <algorithm>
 #include <cstddef>

@@ -7,16 +7,16 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/stem/layout.cuh>
-#include <dm2/cuda/stem_train_conv1.cuh>
-#include <dm2/cuda/stem_train_conv1_weights.cuh>
-#include <dm2/cuda/stem_train_conv3.cuh>
-#include <dm2/cuda/stem_train_conv3_weights.cuh>
-#include <dm2/cuda/stem_train_general.cuh>
-#include <dm2/cuda/stem_train_project.cuh>
-#include <dm2/cuda/stem_train_project_input.cuh>
-#include <dm2/cuda/stem_train_project_weights.cuh>
-#include <dm2/cuda/stem_train_saved.cuh>
-#include <dm2/cuda/stem_train_sums.cuh>
+#include <dm2/cuda/stem_train/conv1.cuh>
+#include <dm2/cuda/stem_train/conv1_weights.cuh>
+#include <dm2/cuda/stem_train/conv3.cuh>
+#include <dm2/cuda/stem_train/conv3_weights.cuh>
+#include <dm2/cuda/stem_train/general.cuh>
+#include <dm2/cuda/stem_train/project.cuh>
+#include <dm2/cuda/stem_train/project_launch.cuh>
+#include <dm2/cuda/stem_train/project_weights.cuh>
+#include <dm2/cuda/stem_train/saved.cuh>
+#include <dm2/cuda/stem_train/sums.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>

@@ -4,8 +4,8 @@
 
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem/conv1.cuh>
-#include <dm2/cuda/stem_train_halo.cuh>
-#include <dm2/cuda/stem_train_sink.cuh>
+#include <dm2/cuda/stem_train/halo.cuh>
+#include <dm2/cuda/stem_train/tile.cuh>
 
 #include <algorithm>
 #include <cstddef>

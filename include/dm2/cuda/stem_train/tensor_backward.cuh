@@ -8,7 +8,7 @@
 /// convolution, 2 by the first one.
 #pragma once
 
-#include <dm2/cuda/stem_train_tensor.cuh>
+#include <dm2/cuda/stem_train/tensor.cuh>
 
 namespace dm2::cuda::detail {
 

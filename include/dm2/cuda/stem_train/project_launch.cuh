@@ -4,7 +4,7 @@
 
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/stem/project.cuh>
-#include <dm2/cuda/stem_train_eight.cuh>
+#include <dm2/cuda/stem_train/eight_channels.cuh>
 
 #include <cstddef>
 #include <cstdint>
