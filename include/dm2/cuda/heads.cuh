@@ -7,8 +7,8 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/heads_general.cuh>
-#include <dm2/cuda/heads_kernel.cuh>
+#include <dm2/cuda/heads/general.cuh>
+#include <dm2/cuda/heads/tensor.cuh>
 #include <dm2/cuda/sequences.cuh>
 
 #include <algorithm>

@@ -10,8 +10,8 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gemm.cuh>
+#include <dm2/cuda/heads/patches.cuh>
 #include <dm2/cuda/linear_backward.cuh>
-#include <dm2/cuda/patches.cuh>
 #include <dm2/cuda/sequences.cuh>
 
 #include <algorithm>

@@ -14,8 +14,8 @@
 #include <dm2/cuda/fold_output_projection_backward.cuh>
 #include <dm2/cuda/gated_activation.cuh>
 #include <dm2/cuda/gated_activation_backward.cuh>
+#include <dm2/cuda/heads/general.cuh>
 #include <dm2/cuda/heads_backward.cuh>
-#include <dm2/cuda/heads_general.cuh>
 #include <dm2/cuda/mix_tokens.cuh>
 #include <dm2/cuda/mixer_core.cuh>
 #include <dm2/cuda/mixer_core_backward.cuh>

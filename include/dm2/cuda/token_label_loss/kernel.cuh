@@ -6,8 +6,8 @@
 #include <dm2/cuda/device/finite_guard.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
-#include <dm2/cuda/token_label_row.cuh>
-#include <dm2/cuda/token_label_target.cuh>
+#include <dm2/cuda/token_label_loss/row.cuh>
+#include <dm2/cuda/token_label_loss/target.cuh>
 
 #include <cstddef>
 #include <cstdint>

@@ -8,8 +8,8 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/gemm.cuh>
+#include <dm2/cuda/heads/patches.cuh>
 #include <dm2/cuda/linear.cuh>
-#include <dm2/cuda/patches.cuh>
 #include <dm2/cuda/sequences.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 

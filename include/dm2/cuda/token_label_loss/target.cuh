@@ -10,7 +10,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/label_maps.cuh>
 #include <dm2/cuda/tile/packet.cuh>
-#include <dm2/cuda/token_label_axis.cuh>
+#include <dm2/cuda/token_label_loss/axis.cuh>
 
 #include <cmath>
 #include <cstddef>

@@ -1,11 +1,11 @@
 /// @file
-/// Targets that are on the device already, sparse or dense, as sources of token_label_target.cuh.
+/// Targets that are on the device already, sparse or dense, as sources of target.cuh.
 #pragma once
 
 #include <dm2/core/operands.hpp>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/tile/packet.cuh>
-#include <dm2/cuda/token_label_target.cuh>
+#include <dm2/cuda/token_label_loss/target.cuh>
 
 #include <cstddef>
 #include <cstdint>
