@@ -1,4 +1,4 @@
-#include <dm2/cuda/transfer.cuh>
+#include <dm2/cuda/memory.cuh>
 
 #include <doctest/doctest.h>
 

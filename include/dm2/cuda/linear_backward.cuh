@@ -7,8 +7,8 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gemm.cuh>
+#include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/tile/partial_sums.cuh>
-#include <dm2/cuda/transfer.cuh>
 
 #include <cstddef>
 #include <type_traits>

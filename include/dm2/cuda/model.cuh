@@ -10,8 +10,8 @@
 #include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/heads.cuh>
-#include <dm2/cuda/inference.cuh>
-#include <dm2/cuda/inference_weights.cuh>
+#include <dm2/cuda/inference/trunk.cuh>
+#include <dm2/cuda/inference/weights.cuh>
 #include <dm2/model/model.hpp>
 
 #include <array>

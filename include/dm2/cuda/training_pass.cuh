@@ -10,7 +10,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/token_label_loss.cuh>
-#include <dm2/cuda/training_network.cuh>
+#include <dm2/cuda/training/network.cuh>
 #include <dm2/model/training_pass.hpp>
 
 #include <cstddef>

@@ -10,13 +10,13 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gemm.cuh>
+#include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/stem/layout.cuh>
 #include <dm2/cuda/stem_train/batch_norm.cuh>
 #include <dm2/cuda/stem_train/columns.cuh>
 #include <dm2/cuda/stem_train/saved.cuh>
 #include <dm2/cuda/stem_train/sums.cuh>
 #include <dm2/cuda/stem_train/weights.cuh>
-#include <dm2/cuda/transfer.cuh>
 
 #include <algorithm>
 #include <array>

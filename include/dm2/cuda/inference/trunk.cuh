@@ -9,7 +9,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/gated_activation.cuh>
 #include <dm2/cuda/heads.cuh>
-#include <dm2/cuda/inference_weights.cuh>
+#include <dm2/cuda/inference/weights.cuh>
 #include <dm2/cuda/mixer_core.cuh>
 #include <dm2/cuda/mixer_core/few_input.cuh>
 #include <dm2/cuda/mixer_core/few_launch.cuh>

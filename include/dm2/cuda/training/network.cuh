@@ -16,6 +16,7 @@
 #include <dm2/cuda/gated_activation_backward.cuh>
 #include <dm2/cuda/heads/general.cuh>
 #include <dm2/cuda/heads_backward.cuh>
+#include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/mix_tokens.cuh>
 #include <dm2/cuda/mixer_core.cuh>
 #include <dm2/cuda/mixer_core_backward.cuh>
@@ -25,7 +26,6 @@
 #include <dm2/cuda/token_label_loss.cuh>
 #include <dm2/cuda/tokens.cuh>
 #include <dm2/cuda/tokens_backward.cuh>
-#include <dm2/cuda/transfer.cuh>
 #include <dm2/model/config.hpp>
 #include <dm2/model/network.hpp>
 #include <dm2/model/parameter_table.hpp>

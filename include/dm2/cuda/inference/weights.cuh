@@ -8,8 +8,8 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/stem.cuh>
-#include <dm2/cuda/transfer.cuh>
 #include <dm2/model/blocks.hpp>
 #include <dm2/model/config.hpp>
 #include <dm2/model/network.hpp>
