@@ -11,7 +11,7 @@
 
 #include <dm2/cuda/mixer_core/backward_gate.cuh>
 #include <dm2/cuda/mixer_core/backward_inputs.cuh>
-#include <dm2/cuda/tile/vector_numbers.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 #include <type_traits>

@@ -5,7 +5,6 @@
 
 #include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/tile/packet.cuh>
-#include <dm2/cuda/tile/vector_numbers.cuh>
 
 #include <cstddef>
 

@@ -6,7 +6,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/mixer_core/general.cuh>
-#include <dm2/cuda/tile/vector_numbers.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 
