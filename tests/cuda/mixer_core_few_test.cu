@@ -1,5 +1,5 @@
+#include <dm2/cuda/mixer_core/few.cuh>
 #include <dm2/cuda/mixer_core/few_input.cuh>
-#include <dm2/cuda/mixer_core/few_launch.cuh>
 #include <dm2/cuda/project_add_norm/few_launch.cuh>
 
 #include <doctest/doctest.h>

@@ -10,7 +10,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/mixer_core/general_launch.cuh>
+#include <dm2/cuda/mixer_core/general.cuh>
 #include <dm2/cuda/mixer_core/tensor.cuh>
 
 #include <cstddef>

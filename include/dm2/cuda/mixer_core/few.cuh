@@ -1,5 +1,5 @@
 /// @file
-/// The mixer core for few sequences: scores, scan and gate of 32 tokens and one unit of a direction a block.
+/// The mixer core for few sequences: convolution, then scores, scan and gate.
 ///
 /// The quadratic form, with the difference of the decays taken before the exponential for every pair of tokens: with few
 /// sequences nothing is busy, and what counts is the way from the first load to the last store. Of a block's fifteen
@@ -7,18 +7,85 @@
 /// columns; their sums go through shared memory. The last one makes the decays meanwhile.
 #pragma once
 
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/mixer_core/decay.cuh>
-#include <dm2/cuda/mixer_core/few_conv.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
 namespace dm2::cuda::detail {
+
+template <class T>
+struct few_mixer_arguments {
+  T const* zxbcdt;  ///< [B L, projected]
+  T* convolved;     ///< [2, B L, conv_dim]: each direction's silu(conv(xBC)), channels in the direction's order
+  T* g;             ///< [B L, 2 inner], before its norm
+  float* squares;   ///< [B L, 2, units], parts of each row's sum of g^2
+  mixer_direction_pointers direction[2];
+  int sequences, length;
+};
+
+/// convolved = silu(conv(xBC)) for both directions: a thread four channels of four tokens. The kernel's blocks are all of
+/// that, 128 threads each.
+template <class Tr>
+__global__ void __launch_bounds__(128)
+    few_conv_kernel(__grid_constant__ few_mixer_arguments<typename Tr::element> const p) {
+  using T = typename Tr::element;
+  constexpr int V = 4, S = 4, before = Tr::taps - 1, groups = Tr::conv_dim / V;
+  let_next_start();
+  int const task = int(blockIdx.x) * 128 + int(threadIdx.x), runs = (p.length + S - 1) / S;
+  int const run = task / groups % runs, sequence = task / groups / runs % p.sequences;
+  int const second = task / groups / runs / p.sequences;
+  direction_slices<Tr> const at{second == 1};
+  int const slice = at.channels_reversed ? Tr::heads : Tr::inner, channel = task % groups * V;
+  float weight[Tr::taps][V], bias[V];
+  if (second < 2) {
+    mixer_direction_pointers const& from = p.direction[second];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {  // halved: the sum is the h of silu(2 h) = h tanh(h) + h
+      int const c = at.conv_channel(slice, channel + v);
+      bias[v] = 0.5f * from.conv_bias[c];
+#pragma unroll
+      for (int k = 0; k < Tr::taps; ++k) weight[k][v] = 0.5f * from.conv[c * Tr::taps + k];
+    }
+  }
+  wait_for_previous();
+  if (second >= 2) return;
+  std::ptrdiff_t const first_row = std::ptrdiff_t(sequence) * p.length;
+  float x[before + S][V];
+#pragma unroll
+  for (int i = 0; i < before + S; ++i) {
+    int const t = run * S + i - before;
+    packed<V> r{};
+    if (t >= 0 && t < p.length)
+      r = *reinterpret_cast<packed<V> const*>(p.zxbcdt + (first_row + at.row(t, p.length)) * Tr::projected + slice +
+                                              channel);
+    float2 const low = unpack<T>(r.word[0]), high = unpack<T>(r.word[1]);
+    x[i][0] = low.x, x[i][1] = low.y, x[i][2] = high.x, x[i][3] = high.y;
+  }
+  T* const to = p.convolved + (std::ptrdiff_t(second) * p.sequences * p.length + first_row) * Tr::conv_dim + channel;
+#pragma unroll
+  for (int i = 0; i < S; ++i) {
+    int const t = run * S + i;
+    if (t >= p.length) return;
+    float value[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      float h = bias[v];
+#pragma unroll
+      for (int k = 0; k < Tr::taps; ++k) h = fmaf(weight[k][v], x[i + k][v], h);
+      value[v] = fmaf(h, tanh_fast(h), h);
+    }
+    *reinterpret_cast<packed<V>*>(to + at.row(t, p.length) *
+                                           Tr::conv_dim) = {{pack<T>(value[0], value[1]), pack<T>(value[2], value[3])}};
+  }
+}
 
 /// The kernel's constants beside the mixer core's own.
 template <class Tr>
@@ -262,6 +329,64 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
     for (int i = 0; i < F::quads; ++i) sum += squares[int(threadIdx.x) * F::quads + i];
     if (row >= 0) p.squares[(2 * row + place.second) * Tr::units + place.unit] = sum;
   }
+}
+
+/// Whether there are kernels for these sizes.
+template <class T, mixer_shape M>
+inline constexpr bool mixer_core_few_possible = mixer_core_traits<T, M>::possible&& M.d_inner() % 8 == 0 && M.heads %
+                                                                                                                    8 ==
+                                                                                                                0;
+
+/// Most sequences that they are for, on any device: memory for more is not planned.
+inline constexpr int mixer_core_few_most = 4;
+
+/// Whether they are the way to do so many sequences of this length on this device: no more than two blocks a
+/// multiprocessor.
+template <class T, mixer_shape M>
+bool mixer_core_few_fits(device_properties const& device, int sequences, int length) {
+  if constexpr (mixer_core_few_possible<T, M>) {
+    using Tr = mixer_core_traits<T, M>;
+    int const tiles = (length + 15) / 16,
+              groups = (tiles + few_scan_traits<Tr>::row_tiles - 1) / few_scan_traits<Tr>::row_tiles;
+    return sequences <= mixer_core_few_most && tiles <= Tr::most_tiles &&
+           Tr::units * groups * 2 * sequences <= 2 * device.multiprocessors &&
+           2 * (few_scan_layout<Tr>{tiles}.bytes + 1024) <= device.shared_per_sm;
+  } else {
+    return false;
+  }
+}
+
+/// Numbers of scratch memory that the kernels need.
+template <mixer_shape M>
+constexpr std::size_t mixer_core_few_numbers(std::size_t rows) {
+  return 2 * rows * M.conv_dim();
+}
+
+/// The kernels' arguments. `convolved` is scratch, mixer_core_few_numbers() of them.
+template <mixer_shape M, class T>
+few_mixer_arguments<T> mixer_core_few_arguments(T const* zxbcdt,
+                                                mixer_parameters<M, float const, space::device> const& p, T* convolved,
+                                                T* g, float* squares, int sequences, int length) {
+  auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
+    return mixer_direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
+  };
+  return {zxbcdt, convolved, g, squares, {pointers(p.forward), pointers(p.backward)}, sequences, length};
+}
+
+/// g before its norm, and squares [rows, 2, units], which sum up to a row's g^2, as mixer_core_fused leaves them.
+/// mixer_core_few_fits() must hold; `convolves`: p.convolved has still to be made.
+template <mixer_shape M, precision P>
+void mixer_core_few(context<P>& ctx, few_mixer_arguments<element<P>> const& p, bool convolves) {
+  using Tr = mixer_core_traits<element<P>, M>;
+  using F = few_scan_traits<Tr>;
+  int const tasks = 2 * p.sequences * ((p.length + 3) / 4) * (Tr::conv_dim / 4);
+  if (convolves)
+    launch("mixer_core: convolution", few_conv_kernel<Tr>, {unsigned((tasks + 127) / 128), 128, 0, ctx.early()},
+           ctx.stream(), p);
+  int const tiles = (p.length + 15) / 16;
+  dim3 const grid(unsigned(Tr::units), unsigned((tiles + F::row_tiles - 1) / F::row_tiles), unsigned(2 * p.sequences));
+  launch("mixer_core: scan", few_scan_kernel<Tr>,
+         {grid, F::threads, std::size_t(few_scan_layout<Tr>{tiles}.bytes), ctx.early()}, ctx.stream(), p);
 }
 
 }  // namespace dm2::cuda::detail

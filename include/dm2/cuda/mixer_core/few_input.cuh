@@ -8,7 +8,7 @@
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/mixer_core/few_conv.cuh>
+#include <dm2/cuda/mixer_core/few.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
 #include <dm2/cuda/project_add_norm/few_project.cuh>
 

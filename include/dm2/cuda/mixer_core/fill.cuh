@@ -5,7 +5,6 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/mixer_core/decay.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
 
 #include <cstddef>

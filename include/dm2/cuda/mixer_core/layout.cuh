@@ -1,5 +1,5 @@
 /// @file
-/// The fused mixer core's constants, where things lie in its shared memory, and how its directions are walked.
+/// Constants, shared memory, walks and decays of the mixer core's kernels.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -131,5 +131,44 @@ template <int V>
 struct alignas(2 * V) packed {
   std::uint32_t word[V / 2];
 };
+
+/// One warp: the decays of a head. cum[t] = log2 of the decay from the start to t; behind them ev[t] = cum[t] -
+/// log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j). From `length` on dt is 0.
+///
+/// Shapes   raw: the projection's dt of the sequence's first row and this head; rate = A log2(e); cum [2, tokens], at most
+///          16 most_tiles tokens, in global or shared memory.
+/// Writes   cum (=); a barrier must follow before others read.
+template <class Tr>
+__device__ inline void head_decays(typename Tr::element const* raw, direction_slices<Tr> const& at, float rate,
+                                   float bias, int length, int tokens, float* cum) {
+  constexpr int rounds = Tr::most_tiles * 16 / 32;
+  int const lane = int(threadIdx.x) % 32;
+  float step[rounds], sum[rounds];
+#pragma unroll
+  for (int r = 0; r < rounds; ++r) {
+    int const t = r * 32 + lane;
+    step[r] = t < length ? to_float(raw[at.row(t, length) * Tr::projected]) : 0.f;
+  }
+#pragma unroll
+  for (int r = 0; r < rounds; ++r) {
+    step[r] = r * 32 + lane < length ? softplus(step[r] + bias) : 0.f;
+    sum[r] = step[r] * rate;
+  }
+#pragma unroll
+  for (int o = 1; o < 32; o <<= 1)
+#pragma unroll
+    for (int r = 0; r < rounds; ++r) {
+      float const other = __shfl_up_sync(~0u, sum[r], o);
+      if (lane >= o) sum[r] += other;
+    }
+  float before = 0;
+#pragma unroll
+  for (int r = 0; r < rounds; ++r) {
+    int const t = r * 32 + lane;
+    float const whole = before + sum[r];
+    before += __shfl_sync(~0u, sum[r], 31);
+    if (t < tokens) cum[t] = whole, cum[tokens + t] = whole - log2f(step[r]);
+  }
+}
 
 }  // namespace dm2::cuda::detail
