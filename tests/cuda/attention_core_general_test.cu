@@ -1,4 +1,4 @@
-#include <dm2/cuda/attention_core/general_launch.cuh>
+#include <dm2/cuda/attention_core/general.cuh>
 
 #include <doctest/doctest.h>
 

@@ -7,7 +7,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/attention_core/general_launch.cuh>
+#include <dm2/cuda/attention_core/general.cuh>
 #include <dm2/cuda/attention_core/tensor.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>

@@ -6,8 +6,8 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/attention_core/backward_general_launch.cuh>
-#include <dm2/cuda/attention_core/backward_launch.cuh>
+#include <dm2/cuda/attention_core/backward_general.cuh>
+#include <dm2/cuda/attention_core/backward_tensor.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/sequences.cuh>
 
