@@ -1,6 +1,6 @@
 #include <dm2/cuda/mixer_core/few.cuh>
 #include <dm2/cuda/mixer_core/few_input.cuh>
-#include <dm2/cuda/project_add_norm/few_launch.cuh>
+#include <dm2/cuda/project_add_norm/few.cuh>
 
 #include <doctest/doctest.h>
 

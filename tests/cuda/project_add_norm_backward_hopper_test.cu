@@ -1,5 +1,5 @@
 #include <dm2/cpu/project_add_norm.hpp>
-#include <dm2/cuda/project_add_norm/backward_hopper_launch.cuh>
+#include <dm2/cuda/project_add_norm/backward_hopper.cuh>
 
 #include <doctest/doctest.h>
 

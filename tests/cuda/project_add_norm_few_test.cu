@@ -1,4 +1,4 @@
-#include <dm2/cuda/project_add_norm/few_launch.cuh>
+#include <dm2/cuda/project_add_norm/few.cuh>
 
 #include <doctest/doctest.h>
 

@@ -7,9 +7,9 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/project_add_norm/few_launch.cuh>
+#include <dm2/cuda/project_add_norm/few.cuh>
 #include <dm2/cuda/project_add_norm/general.cuh>
-#include <dm2/cuda/project_add_norm/hopper_launch.cuh>
+#include <dm2/cuda/project_add_norm/hopper.cuh>
 #include <dm2/cuda/project_add_norm/tensor.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 

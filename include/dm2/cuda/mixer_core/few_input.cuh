@@ -10,7 +10,7 @@
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core/few.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
-#include <dm2/cuda/project_add_norm/few_project.cuh>
+#include <dm2/cuda/project_add_norm/few.cuh>
 
 #include <cstddef>
 
