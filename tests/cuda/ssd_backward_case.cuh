@@ -2,8 +2,8 @@
 /// A batch of sequences for a form of the scan's backward on the tensor cores, with its gradients in double.
 #pragma once
 
-#include <dm2/cuda/ssd/backward_chunked_launch.cuh>
-#include <dm2/cuda/ssd/backward_quadratic_launch.cuh>
+#include <dm2/cuda/ssd/backward_chunked.cuh>
+#include <dm2/cuda/ssd/backward_quadratic.cuh>
 
 #include <doctest/doctest.h>
 

@@ -3,8 +3,8 @@
 /// model. This header is all that a caller needs.
 ///
 /// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Three ways to the same numbers:
-///  - quadratic (ssd/quadratic_launch.cuh): sequences of at most 256 tokens as a masked product, like attention;
-///  - chunked (ssd/chunked_launch.cuh): any length, in chunks of 64 tokens with the state carried between them;
+///  - quadratic (ssd/quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
+///  - chunked (ssd/chunked.cuh): any length, in chunks of 64 tokens with the state carried between them;
 ///  - the recurrence (ssd/general.cuh): float, and sizes that the tensor cores' tiles do not divide.
 #pragma once
 
@@ -14,9 +14,9 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/ssd/chunked_launch.cuh>
+#include <dm2/cuda/ssd/chunked.cuh>
 #include <dm2/cuda/ssd/general.cuh>
-#include <dm2/cuda/ssd/quadratic_launch.cuh>
+#include <dm2/cuda/ssd/quadratic.cuh>
 
 #include <cstddef>
 #include <cstdint>

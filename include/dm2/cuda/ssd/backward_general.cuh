@@ -1,13 +1,97 @@
 /// @file
-/// One head of one chunk in the scan's backward: the gradients of x, dt, A and D, and the head's part of C B^T's.
+/// The scan's backward in float, in chunks of 64 tokens: any shape, any length, any precision.
+///
+/// With G = C B^T, E_ij = exp(c_i - c_j) (i >= j in the chunk, c the sum of dt A from the chunk's start),
+/// W_ij = dy_i . x_j, and the state h that enters and the gradient dh that leaves a chunk whose decays sum to e:
+///     U_j  = sum_{i >= j} G_ij E_ij dy_i + exp(e - c_j) dh B_j               dx_j = dt_j U_j + D dy_j,  dD = sum dy . x
+///     dG   = sum over heads of E W dt_j                                      dC += dG B,  dB += dG^T C
+///     dC_i += exp(c_i) h dy_i,  dB_j += dt_j exp(e - c_j) dh x_j             dh <- exp(e) dh + sum_i exp(c_i) C_i dy_i^T
+///     da_t = sum_{i >= t > j} G_ij E_ij W_ij dt_j + sum_{i >= t} exp(c_i) dy_i . (C_i h)
+///            + sum_{j < t} dt_j exp(e - c_j) x_j . (dh B_j) + exp(e) <h, dh>
+///     d dt = x . U + A da,  dA = sum dt da
+/// Every exponent is at most 0. The sums for da are over rectangles, without cancellation: row sums minus column sums
+/// would lose the digits that 16-bit operands have (12 % of dA, against 0.07 %).
+///
+/// All chunks of all heads run at once; only the states pass from chunk to chunk. Four kernels, and one more for the
+/// states of sequences of more than one chunk.
 #pragma once
 
+#include <dm2/core/arena.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/ssd/backward_chunk.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
+#include <algorithm>
 #include <cstddef>
 
 namespace dm2::cuda::detail {
+
+/// What a chunk adds: to the state after it, sum_j dt_j exp(end - sum_j) B_j x_j^T; to the gradient of the state before
+/// it, sum_i exp(sum_i) C_i dy_i^T. Block (chunk and sequence, head, which of both).
+template <class P>
+__global__ void __launch_bounds__(block_threads)
+    chunk_states_kernel(P p, ssd_backward_chunks s, int first, int chunks) {
+  __shared__ block_stage stage;
+  __shared__ chunk_decays decays;
+  chunk_place const at{p, first, chunks};
+  int const head = int(blockIdx.y);
+  bool const gradient = blockIdx.z == 1;
+  if (gradient ? at.chunk == 0 : at.last()) return;  // nothing comes before the first, nothing after the last
+  decays.fill(p, at, head);
+  chunk_operands<P> const in{p, at, head};
+  std::size_t const place = at.place + std::size_t(head);
+  float* const to = (gradient ? s.dstates : s.states) + place * (std::size_t(P::sizes::state) * P::sizes::headdim);
+  if (threadIdx.x == 0 && !gradient) s.decay[place] = decays.whole();
+  for (int n0 = 0; n0 < P::sizes::state; n0 += block_side)
+    for (int c0 = 0; c0 < P::sizes::headdim; c0 += block_side) {
+      block_tile sum;
+      if (gradient)
+        block_product<false, false>(
+            sum, stage, backward_chunk, [&](int i, int t) { return in.c_at(t, n0 + i); },
+            [&](int i, int t) { return decays.out[t] * in.dy_at(t, c0 + i); });
+      else
+        block_product<false, false>(
+            sum, stage, backward_chunk, [&](int i, int t) { return in.b_at(t, n0 + i); },
+            [&](int i, int t) { return decays.in[t] * in.x_at(t, c0 + i); });
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          int const n = n0 + block_tile::row() + i, channel = c0 + block_tile::column() + j;
+          if (n < P::sizes::state && channel < P::sizes::headdim)
+            to[std::size_t(n) * P::sizes::headdim + channel] = sum.v[i][j];
+        }
+    }
+}
+
+/// From what the chunks add to what enters and what leaves each, in place. Thread: one number of one head's state.
+/// Block (part of the state, head, sequence counted from the scratch's first).
+template <class P>
+__global__ void __launch_bounds__(128) pass_states_kernel(ssd_backward_chunks s, int chunks) {
+  constexpr int size = P::sizes::state * P::sizes::headdim;
+  int const i = int(blockIdx.x) * 128 + int(threadIdx.x);
+  if (i >= size) return;
+  std::size_t const place = std::size_t(blockIdx.z) * std::size_t(chunks) * P::sizes::heads + blockIdx.y;
+  auto const slot = [&](int chunk) { return (place + std::size_t(chunk) * P::sizes::heads) * size + std::size_t(i); };
+  auto const decay = [&](int chunk) { return s.decay[place + std::size_t(chunk) * P::sizes::heads]; };
+  float state = 0;
+#pragma unroll 4
+  for (int k = 0; k + 1 < chunks; ++k) {
+    float const added = s.states[slot(k)];
+    s.states[slot(k)] = state;
+    state = fmaf(decay(k), state, added);
+  }
+  s.states[slot(chunks - 1)] = state;
+  float gradient = 0;
+#pragma unroll 4
+  for (int k = chunks - 1; k > 0; --k) {
+    float const added = s.dstates[slot(k)];
+    s.dstates[slot(k)] = gradient;
+    gradient = k == chunks - 1 ? added : fmaf(decay(k), gradient, added);
+  }
+  s.dstates[slot(0)] = gradient;
+}
 
 /// Sums over the tokens of a chunk, in shared memory.
 struct chunk_sums {
@@ -190,5 +274,58 @@ __global__ void __launch_bounds__(block_threads, 2)
   float const d_sum = sum_over_block(t < backward_chunk ? sums.skip[t] : 0.f, sums.reduced);
   if (t == 0) s.da[place] = da_sum, s.d[place] = d_sum;
 }
+
+/// A form of the scan's backward (backward_operands.cuh).
+template <mixer_shape M, class T>
+struct ssd_backward_general {
+  using operands = ssd_backward_operands<M, T>;
+  static constexpr bool possible = true;
+  static constexpr std::size_t state = std::size_t(M.d_state) * M.headdim;
+  /// Sequences go in slices of about this much scratch: enough for thousands of blocks at once.
+  static constexpr std::size_t most_scratch = std::size_t{256} << 20;
+
+  static bool fits(operands const&, device_properties const&) { return true; }
+
+  static std::size_t scratch_bytes(int sequences, int length, device_properties const&) {
+    return planned_bytes<ssd_backward_chunks>(places(slice(sequences, length), length), state);
+  }
+
+  static void launch(operands const& p, std::byte* scratch, device_properties const&, cudaStream_t stream) {
+    int const chunks = chunks_of(p.length), most = slice(p.sequences, p.length);
+    arena memory{scratch, planned_bytes<ssd_backward_chunks>(places(most, p.length), state)};
+    ssd_backward_chunks const s{memory, places(most, p.length), state};
+    for (int first = 0; first < p.sequences; first += most)
+      launch_slice(p, s, first, std::min(most, p.sequences - first), chunks, stream);
+  }
+
+ private:
+  static int chunks_of(int length) { return (length + backward_chunk - 1) / backward_chunk; }
+  static std::size_t places(int sequences, int length) {
+    return std::size_t(sequences) * std::size_t(chunks_of(length)) * M.heads;
+  }
+  static int slice(int sequences, int length) {
+    std::size_t const one = places(1, length) * (2 * state + backward_chunk * backward_chunk) * sizeof(float);
+    std::size_t const fit = std::clamp<std::size_t>(most_scratch / one, 1, 65535);
+    return int(std::min<std::size_t>(fit, std::size_t(std::max(sequences, 1))));
+  }
+  static void launch_slice(operands const& p, ssd_backward_chunks const& s, int first, int count, int chunks,
+                           cudaStream_t stream) {
+    constexpr unsigned tiles = unsigned((M.d_state + block_side - 1) / block_side) * M.groups;
+    unsigned const x = unsigned(count) * unsigned(chunks);
+    if (chunks > 1) {
+      detail::launch("ssd_backward: what chunks add", chunk_states_kernel<operands>,
+                     {dim3(x, M.heads, 2), block_threads}, stream, p, s, first, chunks);
+      detail::launch("ssd_backward: states", pass_states_kernel<operands>,
+                     {dim3(blocks_for(state, 128), M.heads, unsigned(count)), 128}, stream, s, chunks);
+    }
+    detail::launch("ssd_backward: heads", chunk_head_kernel<operands>, {dim3(x, M.heads), block_threads}, stream, p, s,
+                   first, chunks);
+    detail::launch("ssd_backward: groups", chunk_group_kernel<operands>, {dim3(x, tiles, 2), block_threads}, stream, p,
+                   s, first, chunks);
+    detail::launch("ssd_backward: sums", chunk_sums_kernel<operands>,
+                   {dim3(blocks_for(std::size_t(count) * M.heads, 128)), 128}, stream, p, s.da, s.d, first, count,
+                   chunks);
+  }
+};
 
 }  // namespace dm2::cuda::detail
