@@ -8,10 +8,8 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/pictures.cuh>
 #include <dm2/cuda/stem_train/general.cuh>
-#include <dm2/cuda/stem_train/general_backward.cuh>
 #include <dm2/cuda/stem_train/saved.cuh>
 #include <dm2/cuda/stem_train/tensor.cuh>
-#include <dm2/cuda/stem_train/tensor_backward.cuh>
 
 #include <cstddef>
 #include <string>

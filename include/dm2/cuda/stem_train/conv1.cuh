@@ -4,7 +4,6 @@
 
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem/conv1.cuh>
-#include <dm2/cuda/stem_train/halo.cuh>
 #include <dm2/cuda/stem_train/tile.cuh>
 
 #include <algorithm>

@@ -8,7 +8,7 @@
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/stem_train/halo.cuh>
+#include <dm2/cuda/stem_train/tile.cuh>
 #include <dm2/cuda/stem_train/weights.cuh>
 
 #include <algorithm>
