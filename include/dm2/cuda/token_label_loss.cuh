@@ -11,8 +11,6 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/label_maps.cuh>
 #include <dm2/cuda/tile/packet.cuh>
-#include <dm2/cuda/token_label_loss/axis.cuh>
-#include <dm2/cuda/token_label_loss/given.cuh>
 #include <dm2/cuda/token_label_loss/kernel.cuh>
 #include <dm2/cuda/token_label_loss/target.cuh>
 
