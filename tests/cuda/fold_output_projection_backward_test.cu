@@ -1,5 +1,5 @@
 #include <dm2/cpu/fold_output_projection.hpp>
-#include <dm2/cuda/fold_output_projection_backward.cuh>
+#include <dm2/cuda/fold_output_projection.cuh>
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,5 @@
 #include <dm2/cpu/gated_activation.hpp>
-#include <dm2/cuda/gated_activation_backward.cuh>
+#include <dm2/cuda/gated_activation.cuh>
 
 #include <doctest/doctest.h>
 

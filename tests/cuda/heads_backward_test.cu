@@ -1,5 +1,5 @@
 #include <dm2/cpu/heads.hpp>
-#include <dm2/cuda/heads_backward.cuh>
+#include <dm2/cuda/heads.cuh>
 
 #include <doctest/doctest.h>
 

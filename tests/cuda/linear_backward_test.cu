@@ -1,5 +1,5 @@
 #include <dm2/cpu/linear.hpp>
-#include <dm2/cuda/linear_backward.cuh>
+#include <dm2/cuda/linear.cuh>
 
 #include <doctest/doctest.h>
 

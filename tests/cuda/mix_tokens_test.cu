@@ -1,5 +1,5 @@
 #include <dm2/cpu/tokens.hpp>
-#include <dm2/cuda/mix_tokens.cuh>
+#include <dm2/cuda/tokens.cuh>
 
 #include <doctest/doctest.h>
 

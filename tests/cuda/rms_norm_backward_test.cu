@@ -1,5 +1,5 @@
 #include <dm2/cpu/rms_norm.hpp>
-#include <dm2/cuda/rms_norm_backward.cuh>
+#include <dm2/cuda/rms_norm.cuh>
 
 #include <doctest/doctest.h>
 

@@ -1,6 +1,5 @@
 #include <dm2/cpu/tokens.hpp>
 #include <dm2/cuda/tokens.cuh>
-#include <dm2/cuda/tokens_backward.cuh>
 
 #include <doctest/doctest.h>
 

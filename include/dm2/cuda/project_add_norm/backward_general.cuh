@@ -8,8 +8,8 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/gemm.cuh>
-#include <dm2/cuda/linear_backward.cuh>
-#include <dm2/cuda/rms_norm_backward.cuh>
+#include <dm2/cuda/linear.cuh>
+#include <dm2/cuda/rms_norm.cuh>
 #include <dm2/cuda/tile/partial_sums.cuh>
 
 #include <algorithm>

@@ -11,13 +11,10 @@
 #include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/fold_output_projection.cuh>
-#include <dm2/cuda/fold_output_projection_backward.cuh>
 #include <dm2/cuda/gated_activation.cuh>
-#include <dm2/cuda/gated_activation_backward.cuh>
+#include <dm2/cuda/heads.cuh>
 #include <dm2/cuda/heads/general.cuh>
-#include <dm2/cuda/heads_backward.cuh>
 #include <dm2/cuda/memory.cuh>
-#include <dm2/cuda/mix_tokens.cuh>
 #include <dm2/cuda/mixer_core.cuh>
 #include <dm2/cuda/mixer_core_backward.cuh>
 #include <dm2/cuda/project_add_norm.cuh>
@@ -25,7 +22,6 @@
 #include <dm2/cuda/stem_train.cuh>
 #include <dm2/cuda/token_label_loss.cuh>
 #include <dm2/cuda/tokens.cuh>
-#include <dm2/cuda/tokens_backward.cuh>
 #include <dm2/model/config.hpp>
 #include <dm2/model/network.hpp>
 #include <dm2/model/parameter_table.hpp>

@@ -8,12 +8,10 @@
 #include <dm2/cuda/device/finite_guard.cuh>
 #include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/device/stream.cuh>
-#include <dm2/cuda/gradient_norm.cuh>
 #include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/optimizer_step.cuh>
 #include <dm2/cuda/token_label_loss.cuh>
 #include <dm2/cuda/training/network.cuh>
-#include <dm2/cuda/update_lines.cuh>
 #include <dm2/train/optimizer.hpp>
 
 #include <array>
