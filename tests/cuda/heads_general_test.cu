@@ -1,4 +1,5 @@
 #include <dm2/cpu/heads.hpp>
+#include <dm2/cuda/heads.cuh>
 #include <dm2/cuda/heads/general.cuh>
 
 #include <doctest/doctest.h>

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/optimizer_step.cuh>
+#include <dm2/cuda/training/update_lines.cuh>
 #include <dm2/model/model.hpp>
 #include <dm2/train/ema.hpp>
 #include <dm2/train/optimizer.hpp>
