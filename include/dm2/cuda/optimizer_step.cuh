@@ -7,13 +7,13 @@
 
 #include <dm2/core/arena.hpp>
 #include <dm2/core/error.hpp>
+#include <dm2/core/optimizer_options.hpp>
 #include <dm2/core/parameters.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/finite_guard.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/tile/packet.cuh>
-#include <dm2/train/optimizer.hpp>
 
 #include <cmath>
 #include <cstddef>
