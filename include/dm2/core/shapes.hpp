@@ -4,6 +4,14 @@
 
 namespace dm2 {
 
+/// Height and width in pixels.
+struct image_extent {
+  int height = 0;  ///< rows of pixels
+  int width = 0;   ///< pixels a row
+  /// Both sides are equal.
+  friend bool operator==(image_extent const&, image_extent const&) = default;
+};
+
 /// What the second direction of the Mamba-2 mixer is.
 enum class mixer_variant : unsigned char {
   published,  ///< channels reversed, tokens not; its skip term reads `D` (what the published weights were trained with)

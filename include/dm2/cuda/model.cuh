@@ -62,11 +62,13 @@ class model<C, cuda::context<P>> {
   static constexpr std::span<parameter_entry const> table() { return parameter_table<C>; }
   /// Every floating entry on the host, at its table offset. A call tells the model that they change.
   [[nodiscard]] std::span<float> state() {
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     stale_ = true;
     return {reinterpret_cast<float*>(state_.data()), state_extent<C>};
   }
   /// @copydoc state()
   [[nodiscard]] std::span<float const> state() const {
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     return {reinterpret_cast<float const*>(state_.data()), state_extent<C>};
   }
   /// BatchNorm's step counts, at their table offset.
@@ -82,6 +84,7 @@ class model<C, cuda::context<P>> {
   /// Plans memory for evaluations of up to `batch` pictures.
   void reserve(int batch) {
     if (batch < 1) throw shape_error{"model.batch: got " + std::to_string(batch) + ", expected at least 1"};
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     if (batch <= batch_) return;
     done_.synchronize();
     stream_.synchronize();

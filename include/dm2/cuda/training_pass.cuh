@@ -47,6 +47,7 @@ class training_pass<C, cuda::context<P>> {
   void forward(std::span<float const> pictures, mix_box box = {}) {
     require_extent("training_pass.forward.pictures", pictures.size(), std::size_t(batch()) * net_.pixels);
     detail::require_in_grid<C>(box);
+    forward_done_ = loss_done_ = false;
     upload(std::as_const(net_).state(), network_.state());
     network_.round_copies();
     upload(pictures, device_pictures());

@@ -8,11 +8,8 @@
 
 namespace dm2 {
 
-/// Height and width in pixels.
-struct image_size {
-  int height;  ///< rows
-  int width;   ///< columns
-};
+/// Of a configuration's picture.
+using image_size = image_extent;
 
 /// A set of layer numbers, 0 to 63.
 struct layer_set {

@@ -15,6 +15,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -30,6 +31,9 @@ int picture_count(char const* tensor, std::size_t floats) {
     throw shape_error{std::string{tensor} + ": got " + std::to_string(floats) + " numbers, expected a multiple of " +
                       std::to_string(C.channels) + " x " + std::to_string(C.image.height) + " x " +
                       std::to_string(C.image.width)};
+  if (floats / one > std::size_t(std::numeric_limits<int>::max()))
+    throw shape_error{std::string{tensor} + ": got " + std::to_string(floats / one) +
+                      " pictures, expected at most 2^31 - 1"};
   return int(floats / one);
 }
 }  // namespace detail
@@ -38,7 +42,8 @@ int picture_count(char const* tensor, std::size_t floats) {
 /// evaluation.
 ///
 /// After construction for a batch, an evaluation of at most that many pictures allocates nothing; a larger one grows
-/// the memory once. A model moves but does not copy, and must not be used by two threads at a time.
+/// the memory once. A model moves but does not copy, and must not be used by two threads at a time. One that was moved
+/// from throws std::logic_error wherever its state is used, until another is moved into it.
 template <config C, class Context = cpu::context<float>>
 class model {
  public:
@@ -55,7 +60,7 @@ class model {
   /// Logits of one picture.
   static constexpr std::size_t classes = std::size_t(C.classes);
 
-  /// All parameters zero: load a checkpoint, or fill state().
+  /// All parameters zero: load a checkpoint, or fill state(). Throws as reserve does.
   explicit model(int batch = 1, Context ctx = Context{})
       : context_{std::move(ctx)}, state_{state_extent<C> * sizeof(scalar)} {
     reserve(batch);
@@ -65,9 +70,13 @@ class model {
   static constexpr std::span<parameter_entry const> table() { return parameter_table<C>; }
 
   /// Every floating entry, at its table offset; the numbers between entries are zero and stay so.
-  [[nodiscard]] std::span<scalar> state() { return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>}; }
+  [[nodiscard]] std::span<scalar> state() {
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
+    return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>};
+  }
   /// @copydoc state()
   [[nodiscard]] std::span<scalar const> state() const {
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     return {reinterpret_cast<scalar const*>(state_.data()), state_extent<C>};
   }
   /// BatchNorm's step counts, at their table offset.
@@ -90,9 +99,11 @@ class model {
   /// The context of operations on state(): ctx().
   [[nodiscard]] state_context& state_ctx() { return context_; }
 
-  /// Plans memory for evaluations of up to `batch` pictures.
+  /// Plans memory for evaluations of up to `batch` pictures. Throws shape_error for less than one, std::bad_alloc or
+  /// std::length_error where there is not so much memory; the model plans for none then, and may be asked again.
   void reserve(int batch) {
     if (batch < 1) throw shape_error{"model.batch: got " + std::to_string(batch) + ", expected at least 1"};
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     if (batch <= batch_) return;
     std::size_t const bytes = planned_bytes<detail::evaluation_plan<C, scalar>>(batch);
     batch_ = 0;  // until there is memory again
