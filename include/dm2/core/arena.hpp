@@ -2,6 +2,8 @@
 /// Planned memory: a bump allocator that first measures and then places.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <limits>

@@ -2,6 +2,8 @@
 /// The exceptions that dm2 throws.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cstddef>
 #include <filesystem>
 #include <sstream>

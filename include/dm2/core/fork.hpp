@@ -2,6 +2,8 @@
 /// Forks of the process, which leave every thread but one behind.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <atomic>
 
 #if defined(__unix__) || defined(__APPLE__)

@@ -2,6 +2,8 @@
 /// The compile-time sizes that one operation needs, whatever model it stands in.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 namespace dm2 {
 
 /// Height and width in pixels.

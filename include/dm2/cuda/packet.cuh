@@ -2,6 +2,8 @@
 /// Several neighbouring numbers in one access, and sums over a warp.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cstddef>
 #include <cstdint>
 

@@ -4,6 +4,8 @@
 /// A sink takes number v of row `row` and column `column`, or two of consecutive columns, the first one even.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cstddef>
 
 namespace dm2::cuda::detail {

@@ -45,6 +45,7 @@ int picture_count(char const* tensor, std::size_t floats) {
 /// the memory once. A model moves but does not copy, and must not be used by two threads at a time. One that was moved
 /// from throws std::logic_error wherever its state is used, until another is moved into it.
 template <config C, class Context = cpu::context<float>>
+  requires compiles<C>
 class model {
  public:
   /// The type of every parameter and activation.

@@ -169,6 +169,6 @@ class network_view {
 };
 
 static_assert(parameter_count<tiny> == 9'514'032);
-static_assert(parameter_count<small> == 32'746'032);
+static_assert(parameter_count<published_small> == 32'746'032);
 
 }  // namespace dm2
