@@ -21,6 +21,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -71,6 +72,11 @@ class model<C, cuda::context<P>> {
     detail::require_memory(state_.data() != nullptr, "dm2::model");
     return {reinterpret_cast<float const*>(state_.data()), state_extent<C>};
   }
+  /// The tensor of that name, in state(): `net.find("head.weight").values`. Throws std::out_of_range, with the nearest
+  /// names, where there is none.
+  [[nodiscard]] named_tensor<float> find(std::string_view name) { return find_tensor(table(), state(), name); }
+  /// @copydoc find(std::string_view)
+  [[nodiscard]] named_tensor<float const> find(std::string_view name) const { return find_tensor(table(), state(), name); }
   /// BatchNorm's step counts, at their table offset.
   [[nodiscard]] std::span<std::int64_t> counters() { return counters_; }
   /// @copydoc counters()

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <span>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -94,6 +95,11 @@ class training_pass<C, cuda::context<P>> {
   }
   /// As the model's state(): each parameter's gradient at its table offset; zero for statistics.
   [[nodiscard]] std::span<float> gradients() { return gradients_; }
+  /// The gradient of the parameter of that name, in gradients(). Throws std::out_of_range where there is none, with the
+  /// nearest names, and for what is not trained.
+  [[nodiscard]] named_tensor<float> find_gradient(std::string_view name) {
+    return detail::find_gradient(net_.table(), gradients(), name);
+  }
   /// gradients() = 0.
   void clear_gradients() { gradients_.assign(gradients_.size(), 0.f); }
   /// Pictures a pass.

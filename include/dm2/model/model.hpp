@@ -8,6 +8,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cpu/operations.hpp>
 #include <dm2/model/config.hpp>
+#include <dm2/model/find_tensor.hpp>
 #include <dm2/model/network.hpp>
 #include <dm2/model/parameter_table.hpp>
 
@@ -18,6 +19,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace dm2 {
@@ -79,6 +81,13 @@ class model {
   [[nodiscard]] std::span<scalar const> state() const {
     detail::require_memory(state_.data() != nullptr, "dm2::model");
     return {reinterpret_cast<scalar const*>(state_.data()), state_extent<C>};
+  }
+  /// The tensor of that name, in state(): `net.find("head.weight").values`. Throws std::out_of_range, with the nearest
+  /// names, where there is none.
+  [[nodiscard]] named_tensor<scalar> find(std::string_view name) { return find_tensor(table(), state(), name); }
+  /// @copydoc find(std::string_view)
+  [[nodiscard]] named_tensor<scalar const> find(std::string_view name) const {
+    return find_tensor(table(), state(), name);
   }
   /// BatchNorm's step counts, at their table offset.
   [[nodiscard]] std::span<std::int64_t> counters() { return counters_; }

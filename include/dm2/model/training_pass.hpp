@@ -14,6 +14,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace dm2 {
@@ -129,6 +130,11 @@ class training_pass {
   /// As the model's state(): each parameter's gradient at its table offset; zero for statistics.
   [[nodiscard]] std::span<scalar> gradients() {
     return {reinterpret_cast<scalar*>(gradients_.data()), state_extent<C>};
+  }
+  /// The gradient of the parameter of that name, in gradients(). Throws std::out_of_range where there is none, with the
+  /// nearest names, and for what is not trained.
+  [[nodiscard]] named_tensor<scalar> find_gradient(std::string_view name) {
+    return detail::find_gradient(net_.table(), gradients(), name);
   }
   /// gradients() = 0.
   void clear_gradients() { clear(net_.ctx(), gradients().data(), gradients().size()); }

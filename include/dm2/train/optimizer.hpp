@@ -99,6 +99,11 @@ class optimizer {
         first_{state_extent<C> * sizeof(scalar)},
         second_{options.kind == optimizer_kind::adamw ? state_extent<C> * sizeof(scalar) : 0} {}
 
+  /// The same, with the types from a model: `dm2::optimizer rule{net, {.weight_decay = 0.1}}`.
+  explicit optimizer(model<C, Context> const& net, optimizer_options options = {}) : optimizer{options} {
+    static_cast<void>(net);
+  }
+
   /// One step with the gradients [state_extent], which are scaled in place where they are clipped.
   ///
   /// Returns  the gradients' norm over the trained parameters, before clipping, where clipping is on; else 0.
