@@ -1,4 +1,5 @@
-# Tests that only compile: every header alone, and the programs of compile_fail/, which must be refused.
+# Tests that only compile: every header alone, all of them behind macros that other people's headers define, the programs of
+# compile_pass/, and those of compile_fail/, which must be refused.
 set(dm2_flags_file ${CMAKE_CURRENT_BINARY_DIR}/syntax_flags.txt)
 set(flags -std=c++20 ${DM2_WARNINGS})
 if(DM2_HAS_OPENMP)
@@ -31,6 +32,18 @@ foreach(header ${headers})
   dm2_syntax_test(header.${name} ${unit})
 endforeach()
 
+list(TRANSFORM headers REPLACE "(.+)" "#include <\\1>" OUTPUT_VARIABLE includes)
+list(JOIN includes "\n" includes)
+set(unit ${CMAKE_CURRENT_BINARY_DIR}/headers/behind_macros.cpp)
+set(macros ${CMAKE_CURRENT_LIST_DIR}/support/other_macros)
+file(CONFIGURE OUTPUT ${unit} CONTENT "#include \"${macros}.hpp\"\n${includes}\n#include \"${macros}_left.hpp\"\n")
+dm2_syntax_test(header.behind_macros ${unit})
+
+file(GLOB sources CONFIGURE_DEPENDS compile_pass/*.cpp)
+foreach(source ${sources})
+  get_filename_component(name ${source} NAME_WE)
+  dm2_syntax_test(compile_pass.${name} ${source})
+endforeach()
 file(GLOB sources CONFIGURE_DEPENDS compile_fail/*.cpp)
 foreach(source ${sources})
   get_filename_component(name ${source} NAME_WE)

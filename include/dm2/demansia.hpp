@@ -3,6 +3,12 @@
 #pragma once
 
 #include <dm2/core/version.hpp>
+
+#if !__has_include(<nlohmann/json.hpp>)
+#error dm2 needs nlohmann-json 3.10: Debian and Ubuntu have it in nlohmann-json3-dev
+#include <dm2/the_compilation_ends_here>  // as in core/compiler.hpp
+#endif
+
 #include <dm2/cpu/operations.hpp>
 #include <dm2/data/check_dataset.hpp>
 #include <dm2/data/classify.hpp>

@@ -11,6 +11,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <set>
 #include <span>
 #include <stdexcept>
@@ -219,7 +220,31 @@ TEST_CASE("loader: options out of range and a set smaller than a batch are refus
   refused([](loader_options& o) { o.rank = 1; });
   refused([](loader_options& o) { o.rank = -1; });
   refused([](loader_options& o) { o.image.width = 0; });
+  refused([](loader_options& o) { o.image = {}; });  // noisy writes any size
+  refused([](loader_options& o) { o.prefetch = std::numeric_limits<int>::max(); });
+  refused([](loader_options& o) { o.threads = -1; });
   CHECK_THROWS_AS((loader{set, small(4, 1), {}}), std::invalid_argument);
+}
+
+TEST_CASE("loader: the size of pictures is what the transform writes, and another one in the options is refused") {
+  picture_set const files{5};
+  dataset const set = files.plain();
+  for (loading const mode : {loading::training, loading::evaluation}) {
+    sample_transform const transform =
+        mode == loading::training ? training_sample_transform({6, 8}) : evaluation_sample_transform({6, 8});
+    loader from{set, {.mode = mode, .batch = 2, .threads = 1}, transform};
+    CHECK(from.options().image == image_extent{6, 8});
+    CHECK(from.classes() == 3);
+    from.start(0);
+    batch const* const b = from.next();
+    REQUIRE(b != nullptr);
+    CHECK((b->height == 6 && b->width == 8));
+    CHECK(b->pictures.size() == 2 * 3 * 6 * 8);
+    CHECK_THROWS_WITH_AS((loader{set, {.mode = mode, .image = {224, 224}, .batch = 2}, transform}),
+                         "loader: the options say pictures of 224 x 224, the transform writes 6 x 8", shape_error);
+  }
+  CHECK_THROWS_AS((void)training_sample_transform({0, 8}), shape_error);
+  CHECK_THROWS_AS((void)evaluation_sample_transform({6, 8}, {6, -1}), shape_error);
 }
 
 TEST_CASE("epoch_permutation: each place is taken by each number about equally often") {

@@ -2,12 +2,15 @@
 /// Planned memory: a bump allocator that first measures and then places.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <memory>
 #include <new>
 #include <stdexcept>
+#include <utility>
 
 namespace dm2 {
 
@@ -80,6 +83,14 @@ class host_memory {
                          : static_cast<std::byte*>(::operator new (bytes, std::align_val_t{arena::alignment}))},
         size_{bytes} {
     std::uninitialized_fill_n(data_.get(), bytes, std::byte{0});
+  }
+  /// The other one has nothing then.
+  host_memory(host_memory&& other) noexcept : data_{std::move(other.data_)}, size_{std::exchange(other.size_, 0)} {}
+  /// @copydoc host_memory(host_memory&&)
+  host_memory& operator=(host_memory&& other) noexcept {
+    data_ = std::move(other.data_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
   }
 
   /// The first byte, null where there is none.

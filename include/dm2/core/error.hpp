@@ -2,8 +2,11 @@
 /// The exceptions that dm2 throws.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cstddef>
 #include <filesystem>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -43,4 +46,32 @@ inline int whole_sequences(char const* tensor, std::size_t count, int length) {
   return int(count / std::size_t(length));
 }
 
+/// Throws shape_error naming `what` and both numbers unless label is one of 0 .. classes - 1.
+inline void require_class(char const* what, int label, std::size_t classes) {
+  if (label >= 0 && std::size_t(label) < classes) return;
+  std::string const range = classes == 0 ? "but there are none" : "expected 0.." + std::to_string(classes - 1);
+  throw shape_error{std::string{what} + ": got class " + std::to_string(label) + ", " + range};
+}
+
+namespace detail {
+
+template <class T>
+[[noreturn]] void refuse_option(char const* what, T got, char const* expected) {
+  std::ostringstream text;
+  text << what << " is " << got << ", expected " << expected;
+  throw std::invalid_argument{text.str()};
+}
+
+/// Throws std::logic_error for an object whose memory a move has taken.
+inline void require_memory(bool there, char const* what) {
+  if (!there) throw std::logic_error{std::string{what} + ": was moved from, and holds nothing any more"};
+}
+
+/// Throws std::invalid_argument naming the option and its value unless `ok`.
+template <class T>
+constexpr void require_option(bool ok, char const* what, T got, char const* expected) {
+  if (!ok) refuse_option(what, got, expected);
+}
+
+}  // namespace detail
 }  // namespace dm2

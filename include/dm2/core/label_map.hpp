@@ -2,6 +2,8 @@
 /// Label maps of the teacher's scores, and which part of one a crop of the picture means.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cstddef>
 #include <span>
 

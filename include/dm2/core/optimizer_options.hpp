@@ -2,6 +2,8 @@
 /// An optimizer's rule and its numbers, as every backend takes them.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 namespace dm2 {
 
 /// The rule that moves the parameters.

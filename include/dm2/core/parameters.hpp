@@ -91,9 +91,9 @@ struct layer_view {
 };
 
 namespace detail {
-template <class Layer, auto Id, class T, space S, std::size_t... I>
-constexpr auto parameter_block(T* first, std::index_sequence<I...>) {
-  return block<T, S, Layer::param_table[std::size_t(Id)].shape[I]...>{first};
+template <class Layer, auto Id, class T, space S, std::size_t... At>
+constexpr auto parameter_block(T* first, std::index_sequence<At...>) {
+  return block<T, S, Layer::param_table[std::size_t(Id)].shape[At]...>{first};
 }
 }  // namespace detail
 

@@ -2,6 +2,8 @@
 /// Random numbers as a function of what they are for.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <array>
 #include <cmath>
 #include <cstdint>

@@ -2,7 +2,17 @@
 /// The compile-time sizes that one operation needs, whatever model it stands in.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 namespace dm2 {
+
+/// Height and width in pixels.
+struct image_extent {
+  int height = 0;  ///< rows of pixels
+  int width = 0;   ///< pixels a row
+  /// Both sides are equal.
+  friend bool operator==(image_extent const&, image_extent const&) = default;
+};
 
 /// What the second direction of the Mamba-2 mixer is.
 enum class mixer_variant : unsigned char {

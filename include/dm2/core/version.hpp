@@ -2,6 +2,8 @@
 /// The library's version.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 namespace dm2 {
 
 /// The version, "major.minor.patch": the one of CMake's project().

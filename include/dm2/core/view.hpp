@@ -2,6 +2,8 @@
 /// Non-owning views whose widths and memory space are part of their type.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <array>
 #include <cstddef>
 #include <span>

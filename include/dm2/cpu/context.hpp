@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
+#include <dm2/core/fork.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
@@ -11,6 +12,7 @@
 #include <concepts>
 #include <cstddef>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #ifdef _OPENMP
@@ -31,7 +33,9 @@ inline int default_threads() {
 /// The CPU backend's context, the first argument of every operation in dm2::cpu. T is the type of every number.
 ///
 /// The same input, machine and number of threads give the same bits: sums over samples are made in a fixed number of
-/// parts and added in a fixed order. One context must not be used by two threads at a time.
+/// parts and added in a fixed order. One context must not be used by two threads at a time. A context that was moved from
+/// is as new. In a forked process, a thread that had computed with others before the fork computes alone, to the same
+/// bits.
 template <std::floating_point T = float>
 class context {
  public:
@@ -45,8 +49,25 @@ class context {
   using buffer = host_memory;                   ///< what owns memory of this backend
   static constexpr space memory = space::host;  ///< where views of this backend point
 
-  /// threads = 0 takes OpenMP's default.
+  /// 0 threads or less take OpenMP's default.
   explicit context(int threads = 0) : threads_{threads > 0 ? threads : default_threads()} {}
+  /// The other one has no scratch then.
+  context(context&& other) noexcept
+      : threads_{other.threads_},
+        each_{std::exchange(other.each_, 0)},
+        memory_{std::move(other.memory_)},
+        shared_{std::exchange(other.shared_, {})},
+        scratch_{std::exchange(other.scratch_, {})} {}
+  /// @copydoc context(context&&)
+  context& operator=(context&& other) noexcept {
+    threads_ = other.threads_;
+    each_ = std::exchange(other.each_, 0);
+    memory_ = std::move(other.memory_);
+    shared_ = std::exchange(other.shared_, {});
+    scratch_ = std::exchange(other.scratch_, {});
+    return *this;
+  }
+  ~context() = default;
 
   /// The most threads that an operation uses.
   [[nodiscard]] int threads() const { return threads_; }
@@ -83,7 +104,7 @@ class context {
   void for_each(int n, F const& f) {
     if (planning_) return;
 #ifdef _OPENMP
-    if (threads_ > 1 && n > 1) {
+    if (threads_ > 1 && n > 1 && dm2::detail::may_form_team()) {
 #pragma omp parallel for num_threads(threads_) schedule(dynamic, 1)
       for (int i = 0; i < n; ++i) run(i, std::size_t(omp_get_thread_num()), f);
       return;

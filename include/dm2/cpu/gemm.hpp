@@ -1,15 +1,8 @@
 /// @file
 /// Matrix products on row-major memory, through Eigen.
-///
-/// Threads are ours: Eigen's own would also start where one thread is asked for. A program that wants them includes
-/// Eigen before dm2.
 #pragma once
 
-#ifndef EIGEN_DONT_PARALLELIZE
-#define EIGEN_DONT_PARALLELIZE
-#endif
-#include <Eigen/Core>
-
+#include <dm2/core/eigen.hpp>
 #include <dm2/cpu/context.hpp>
 
 #include <concepts>

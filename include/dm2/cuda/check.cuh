@@ -2,6 +2,8 @@
 /// CUDA and library statuses as exceptions.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 

@@ -2,6 +2,8 @@
 /// In which numbers the GPU computes: what lies between kernels, and what its products read.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

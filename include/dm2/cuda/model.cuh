@@ -21,6 +21,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -62,13 +63,20 @@ class model<C, cuda::context<P>> {
   static constexpr std::span<parameter_entry const> table() { return parameter_table<C>; }
   /// Every floating entry on the host, at its table offset. A call tells the model that they change.
   [[nodiscard]] std::span<float> state() {
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     stale_ = true;
     return {reinterpret_cast<float*>(state_.data()), state_extent<C>};
   }
   /// @copydoc state()
   [[nodiscard]] std::span<float const> state() const {
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     return {reinterpret_cast<float const*>(state_.data()), state_extent<C>};
   }
+  /// The tensor of that name, in state(): `net.find("head.weight").values`. Throws std::out_of_range, with the nearest
+  /// names, where there is none.
+  [[nodiscard]] named_tensor<float> find(std::string_view name) { return find_tensor(table(), state(), name); }
+  /// @copydoc find(std::string_view)
+  [[nodiscard]] named_tensor<float const> find(std::string_view name) const { return find_tensor(table(), state(), name); }
   /// BatchNorm's step counts, at their table offset.
   [[nodiscard]] std::span<std::int64_t> counters() { return counters_; }
   /// @copydoc counters()
@@ -82,6 +90,7 @@ class model<C, cuda::context<P>> {
   /// Plans memory for evaluations of up to `batch` pictures.
   void reserve(int batch) {
     if (batch < 1) throw shape_error{"model.batch: got " + std::to_string(batch) + ", expected at least 1"};
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     if (batch <= batch_) return;
     done_.synchronize();
     stream_.synchronize();

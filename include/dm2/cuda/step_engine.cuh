@@ -53,9 +53,15 @@ class step_engine<C, cuda::context<P>> {
                  cuda::training_input{options.batch, net.pixels, targets_}}} {
     push();
   }
+  step_engine(step_engine const&) = delete;
+  step_engine& operator=(step_engine const&) = delete;
 
-  /// Enqueues a micro-batch; b may go when the call returns. At most options.accumulate may make a step.
+  /// Enqueues a micro-batch; b may go when the call returns. At most options.accumulate may make a step. Throws shape_error
+  /// as the CPU's.
   void micro_batch(batch const& b, mix_box box, double scale, step_place at) {
+    detail::require_batch(b, network_.batch(), C.image);
+    detail::require_in_grid<C>(box);
+    for (int const label : b.labels) require_class("step_engine.micro_batch.labels", label, net_.classes);
     std::size_t const slot = std::exchange(slot_, 1 - slot_);
     auto& in = inputs_[slot];
     in.fill(b, box);
@@ -71,6 +77,7 @@ class step_engine<C, cuda::context<P>> {
 
   /// Enqueues the end of the step.
   void finish_step(double rate) {
+    if (places_.empty()) throw std::logic_error{"dm2::step_engine: a step without a micro-batch"};
     optimiser_.set_steps(optimiser_.steps() + 1);
     rule_.step(optimiser_.steps(), rate, average_.next_decay());
     for (std::int64_t& n : net_.counters()) n += std::int64_t(places_.size());

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <span>
 #include <stdexcept>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -47,6 +48,7 @@ class training_pass<C, cuda::context<P>> {
   void forward(std::span<float const> pictures, mix_box box = {}) {
     require_extent("training_pass.forward.pictures", pictures.size(), std::size_t(batch()) * net_.pixels);
     detail::require_in_grid<C>(box);
+    forward_done_ = loss_done_ = false;
     upload(std::as_const(net_).state(), network_.state());
     network_.round_copies();
     upload(pictures, device_pictures());
@@ -93,6 +95,11 @@ class training_pass<C, cuda::context<P>> {
   }
   /// As the model's state(): each parameter's gradient at its table offset; zero for statistics.
   [[nodiscard]] std::span<float> gradients() { return gradients_; }
+  /// The gradient of the parameter of that name, in gradients(). Throws std::out_of_range where there is none, with the
+  /// nearest names, and for what is not trained.
+  [[nodiscard]] named_tensor<float> find_gradient(std::string_view name) {
+    return detail::find_gradient(net_.table(), gradients(), name);
+  }
   /// gradients() = 0.
   void clear_gradients() { gradients_.assign(gradients_.size(), 0.f); }
   /// Pictures a pass.

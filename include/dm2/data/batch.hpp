@@ -2,9 +2,12 @@
 /// Pictures ready for the network, with their labels.
 #pragma once
 
+#include <dm2/core/error.hpp>
 #include <dm2/core/label_map.hpp>
+#include <dm2/core/shapes.hpp>
 #include <dm2/data/label_map_file.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <vector>
@@ -51,4 +54,19 @@ struct batch {
   }
 };
 
+namespace detail {
+
+/// Throws shape_error unless every list of b has `count` entries, of pictures of `size`, or no entries where it may have
+/// none.
+inline void require_batch(batch const& b, int count, image_extent size) {
+  std::size_t const n = std::size_t(count);
+  require_extent("batch.size", std::size_t(std::max(b.size, 0)), n);
+  require_extent("batch.pictures", b.pictures.size(), n * 3 * std::size_t(size.height) * std::size_t(size.width));
+  require_extent("batch.labels", b.labels.size(), n);
+  if (b.maps.empty()) return;
+  require_extent("batch.maps", b.maps.size(), n);
+  require_extent("batch.crops", b.crops.size(), n);
+}
+
+}  // namespace detail
 }  // namespace dm2

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/core/fork.hpp>
 #include <dm2/data/batch.hpp>
 
 #include <chrono>
@@ -11,6 +12,7 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <stdexcept>
 #include <stop_token>
 #include <thread>
 #include <utility>
@@ -34,10 +36,20 @@ struct batch_slot {
 
 /// A ring of slots that threads fill place by place, `slots` batches ahead of the taker. The mutex is held to hand out
 /// a place and to take it back, under 1 us of the milliseconds that a place takes.
+///
+/// A forked process has a copy without threads, whose mutex may be held by one of them: start, stop and next throw
+/// std::logic_error there, and `release` leaves it where it is.
 class batch_queue {
  public:
   using fill_function = std::function<void(batch_slot&, int place)>;
   using prepare_function = std::function<void(batch_slot&)>;
+
+  /// Deletes a queue, where its threads are.
+  struct release {
+    void operator()(batch_queue* queue) const {
+      if (queue->forks_ == fork_count()) delete queue;
+    }
+  };
 
   /// `fill` fills one place of a slot; it is called by the threads.
   batch_queue(int slots, int threads, fill_function fill) : fill_{std::move(fill)}, slots_(std::size_t(slots)) {
@@ -51,6 +63,7 @@ class batch_queue {
 
   /// Waits for the places that are being filled and drops everything.
   void stop() {
+    require_threads();
     std::unique_lock lock{mutex_};
     filling_ = end_;
     done_.wait(lock, [&] { return busy_ == 0; });
@@ -61,6 +74,7 @@ class batch_queue {
 
   /// Begins with batch `first` of `end`. `prepare` sizes content for content.number, which is set. Only after stop().
   void start(std::size_t first, std::size_t end, prepare_function prepare) {
+    require_threads();
     {
       std::lock_guard const lock{mutex_};
       prepare_ = std::move(prepare);
@@ -73,6 +87,7 @@ class batch_queue {
 
   /// Gives back the slot of the call before, and waits for the next one; null after the last. Throws what fill threw.
   batch_slot* next() {
+    require_threads();
     std::unique_lock lock{mutex_};
     give_back();
     if (wanted_ == end_) return nullptr;
@@ -89,6 +104,10 @@ class batch_queue {
   [[nodiscard]] double seconds_waiting() const { return std::chrono::duration<double>(waited_).count(); }
 
  private:
+  void require_threads() const {
+    if (forks_ != fork_count())
+      throw std::logic_error{"loader: its threads are those of the process before a fork; make one after the fork"};
+  }
   [[nodiscard]] batch_slot& slot_of(std::size_t b) { return slots_[b % slots_.size()]; }
 
   /// Makes b's slot ready to be filled.
@@ -136,6 +155,7 @@ class batch_queue {
     }
   }
 
+  unsigned const forks_ = fork_count();
   fill_function fill_;
   prepare_function prepare_;
   std::vector<batch_slot> slots_;

@@ -25,6 +25,14 @@ struct prediction {
   float probability;  ///< softmax over all classes
 };
 
+namespace detail {
+
+inline void require_k(char const* what, int k) {
+  if (k < 1) throw shape_error{std::string{what} + ": k is " + std::to_string(k) + ", expected at least 1"};
+}
+
+}  // namespace detail
+
 /// The k largest of one picture's logits, largest first, with their softmax over all of them.
 ///
 /// Fewer than k logits give as many as there are. Equal logits keep the order of their classes. A NaN stands behind
@@ -34,7 +42,7 @@ struct prediction {
 /// Throws   shape_error if k is less than 1.
 template <std::floating_point T>
 [[nodiscard]] std::vector<prediction> top_k(std::span<T const> logits, int k) {
-  if (k < 1) throw shape_error{"top_k: k is " + std::to_string(k) + ", expected at least 1"};
+  detail::require_k("top_k", k);
   std::vector<int> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   auto const before = [logits](int a, int b) {
@@ -64,7 +72,7 @@ template <config C, std::floating_point T>
 void evaluation_input(picture const& p, std::span<T> out) {
   static_assert(C.channels == 3, "dm2::evaluation_input: config.channels must be 3, pictures are RGB");
   require_extent("evaluation_input: out", out.size(), std::size_t(sizes<C>::pixels));
-  picture const kept = evaluation_transform(p, image_extent{C.image.height, C.image.width});
+  picture const kept = evaluation_transform(p, C.image);
   if constexpr (std::same_as<T, float>) {
     normalise(kept, out);
   } else {
@@ -84,6 +92,7 @@ template <config C, class Context>
                                                             int k) {
   using scalar = typename Context::scalar;
   constexpr std::size_t pixels = model<C, Context>::pixels, classes = model<C, Context>::classes;
+  detail::require_k("classify", k);
   std::vector<std::vector<prediction>> out;
   if (pictures.empty()) return out;
   std::vector<scalar> input(pictures.size() * pixels), logits(pictures.size() * classes);

@@ -2,6 +2,8 @@
 /// Numbers as colours.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>

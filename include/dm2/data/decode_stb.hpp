@@ -18,6 +18,11 @@
 #include <span>
 #include <string>
 
+#if !__has_include(<stb_image.h>)
+#error dm2 reads JPEG and PNG by libjpeg and libpng (libjpeg-dev, libpng-dev: -DDM2_WITH_JPEG -DDM2_WITH_PNG, \
+-ljpeg -lpng), or by stb_image (libstb-dev: -isystem /usr/include/stb, -lstb), and was given neither
+#include <dm2/the_compilation_ends_here>  // as in core/compiler.hpp
+#endif
 #include <stb_image.h>
 
 namespace dm2 {

@@ -47,9 +47,10 @@ struct patch_map {
   return out;
 }
 
-/// Moves and scales the map, which has a value, to 0 .. 1; a constant one becomes 0. Returns its least and largest
-/// values before.
+/// Moves and scales the map to 0 .. 1; a constant one becomes 0. Returns its least and largest values before. Throws
+/// shape_error if it has no value.
 inline std::array<float, 2> stretch(patch_map& map) {
+  if (map.value.empty()) throw shape_error{"stretch: a map without values"};
   auto const [low, high] = std::minmax_element(map.value.begin(), map.value.end());
   float const least = *low, most = *high;
   for (float& v : map.value) v = most > least ? (v - least) / (most - least) : 0;

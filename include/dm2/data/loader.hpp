@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -24,6 +25,15 @@
 #include <vector>
 
 namespace dm2 {
+namespace detail {
+
+/// What a transform says of its size; throws std::invalid_argument where there is none.
+[[nodiscard]] inline std::optional<image_extent> size_written(sample_transform const& transform) {
+  if (!transform) throw std::invalid_argument{"loader: no transform"};
+  return transform.writes();
+}
+
+}  // namespace detail
 
 /// Reads an epoch's batches, in order, ahead of their use.
 ///
@@ -39,29 +49,38 @@ namespace dm2 {
 /// Memory: prefetch + 1 batches, taken by the first epoch and used again, and a picture for each thread.
 ///
 /// The set has to outlive the loader. One thread at a time may call it. Destroying it, or starting another epoch, at
-/// any time waits for the samples that threads are at and drops them.
+/// any time waits for the samples that threads are at and drops them. In a process that was forked after it was made, it
+/// can be destroyed, and throws std::logic_error otherwise: make another one there.
 class loader {
  public:
-  /// Throws std::invalid_argument if an option is out of range, if there is no transform, or if a training set fills no
-  /// batch.
+  /// The size of the pictures is the transform's, where it says one.
+  ///
+  /// Throws std::invalid_argument if an option is out of range, if there is no transform, if the set is empty, or if a
+  /// training set fills no batch; shape_error if options and transform name different sizes.
   loader(dataset const& set, loader_options options, sample_transform transform)
       : set_{&set},
-        options_{detail::checked(std::move(options))},
+        options_{detail::checked(std::move(options), detail::size_written(transform))},
         transform_{std::move(transform)},
         cut_{set.size(), std::size_t(options_.batch), std::size_t(options_.rank), std::size_t(options_.world),
              options_.mode == loading::training} {
-    if (!transform_) throw std::invalid_argument{"loader: no transform"};
+    if (set.size() == 0) throw std::invalid_argument{"loader: the set has no sample"};
     if (options_.mode == loading::training && cut_.count() == 0)
       throw std::invalid_argument{"loader: " + std::to_string(set.size()) + " samples fill no batch of " +
                                   std::to_string(options_.batch) + " on " + std::to_string(options_.world) +
                                   " processes"};
     if (options_.label_map_classes == 0) options_.label_map_classes = set.classes();
-    queue_.emplace(options_.prefetch + 1, worker_count(options_.threads),
-                   [this](detail::batch_slot& slot, int place) { load(slot, place); });
+    queue_.reset(new detail::batch_queue{options_.prefetch + 1, worker_count(options_.threads),
+                                         [this](detail::batch_slot& slot, int place) { load(slot, place); }});
   }
   loader(loader const&) = delete;
   loader& operator=(loader const&) = delete;
 
+  /// The options, with what the transform and the set decided.
+  [[nodiscard]] loader_options const& options() const noexcept { return options_; }
+  /// Classes of the set.
+  [[nodiscard]] int classes() const noexcept { return set_->classes(); }
+  /// Whether batches have label maps.
+  [[nodiscard]] bool has_label_maps() const { return options_.label_maps && set_->has_label_maps(); }
   /// Batches of an epoch on this process.
   [[nodiscard]] std::size_t batches() const noexcept { return cut_.count(); }
   /// Seconds that next() has waited for data since the loader was made.
@@ -82,7 +101,7 @@ class loader {
     queue_->start(first, batches(), [this](detail::batch_slot& slot) {
       slot.content.height = options_.image.height;
       slot.content.width = options_.image.width;
-      slot.content.resize(int(cut_.size(slot.content.number)), with_maps());
+      slot.content.resize(int(cut_.size(slot.content.number)), has_label_maps());
     });
   }
 
@@ -102,7 +121,6 @@ class loader {
   }
 
  private:
-  [[nodiscard]] bool with_maps() const { return options_.label_maps && set_->has_label_maps(); }
   /// The sample at a place of the epoch's order.
   [[nodiscard]] std::size_t sample_at(std::size_t place) const {
     return options_.mode == loading::training ? order_[place] : place;
@@ -129,7 +147,7 @@ class loader {
   void read(batch& to, int i, std::size_t sample, random_stream stream) const {
     std::size_t const at = std::size_t(i);
     label_map_data* map = nullptr;
-    if (with_maps()) {
+    if (has_label_maps()) {
       map = &to.maps[at];
       *map = read_label_map(set_->label_map(sample), options_.label_map_classes);
     }
@@ -185,7 +203,7 @@ class loader {
   std::vector<std::uint32_t> order_;  ///< training only
   std::set<std::size_t> bad_;
   std::optional<file_error> last_bad_, fatal_;
-  std::optional<detail::batch_queue> queue_;  ///< last: its threads use the rest
+  std::unique_ptr<detail::batch_queue, detail::batch_queue::release> queue_;  ///< last: its threads use the rest
 };
 
 }  // namespace dm2

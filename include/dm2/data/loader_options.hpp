@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -23,7 +24,7 @@ enum class loading : unsigned char {
 /// How a loader loads.
 struct loader_options {
   loading mode = loading::training;  ///< order of the samples, and what happens to bad and surplus ones
-  image_extent image{224, 224};      ///< that the transform writes
+  image_extent image{};              ///< that the transform writes; 0 x 0 for what it says itself
   int batch = 1;                     ///< samples of a batch, on this process
   int threads = 0;                   ///< that read and transform; 0 for one a processor
   int prefetch = 3;                  ///< batches held ready beyond the one that the caller has; at least 1
@@ -39,18 +40,26 @@ struct loader_options {
 
 namespace detail {
 
-/// o itself; throws std::invalid_argument naming the option that is out of range.
-[[nodiscard]] inline loader_options checked(loader_options o) {
-  auto const require = [](bool ok, char const* what, int got) {
-    if (!ok) throw std::invalid_argument{std::string{"loader: "} + what + " is " + std::to_string(got)};
-  };
-  require(o.batch >= 1, "batch", o.batch);
-  require(o.prefetch >= 1, "prefetch", o.prefetch);
-  require(o.world >= 1, "world", o.world);
-  require(o.rank >= 0 && o.rank < o.world, "rank", o.rank);
-  require(o.image.height >= 1, "image.height", o.image.height);
-  require(o.image.width >= 1, "image.width", o.image.width);
-  require(o.label_map_classes >= 0, "label_map_classes", o.label_map_classes);
+/// o itself, with the size that the transform writes where it says one; throws std::invalid_argument naming the option
+/// that is out of range, shape_error where both say a size and they differ.
+[[nodiscard]] inline loader_options checked(loader_options o, std::optional<image_extent> writes) {
+  auto const text = [](image_extent e) { return std::to_string(e.height) + " x " + std::to_string(e.width); };
+  bool const own = o.image == image_extent{};
+  if (own && !writes)
+    throw std::invalid_argument{"loader: neither the options nor the transform say the size of the pictures"};
+  if (!own && writes && *writes != o.image)
+    throw shape_error{"loader: the options say pictures of " + text(o.image) + ", the transform writes " +
+                      text(*writes)};
+  if (own) o.image = *writes;
+  require_option(o.batch >= 1, "loader: batch", o.batch, "at least 1");
+  require_option(o.threads >= 0, "loader: threads", o.threads, "at least 1, or 0 for one a processor");
+  require_option(o.prefetch >= 1 && o.prefetch <= 1 << 20, "loader: prefetch", o.prefetch, "1 to 1048576");
+  require_option(o.world >= 1, "loader: world", o.world, "at least 1");
+  require_option(o.rank >= 0 && o.rank < o.world, "loader: rank", o.rank, "at least 0 and below world");
+  require_option(o.image.height >= 1, "loader: image.height", o.image.height, "at least 1");
+  require_option(o.image.width >= 1, "loader: image.width", o.image.width, "at least 1");
+  require_option(o.label_map_classes >= 0, "loader: label_map_classes", o.label_map_classes,
+                 "at least 1, or 0 for the set's own");
   return o;
 }
 

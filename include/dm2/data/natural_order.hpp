@@ -2,6 +2,8 @@
 /// The order of names that people expect: class2 before class10.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <algorithm>
 #include <cstddef>
 #include <string_view>

@@ -2,6 +2,8 @@
 /// The weights of Pillow's antialiased resampling along one axis, in its fixed point.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>

@@ -9,33 +9,71 @@
 #include <dm2/data/training_transform.hpp>
 #include <dm2/data/transform.hpp>
 
+#include <concepts>
 #include <functional>
+#include <optional>
 #include <span>
 #include <utility>
 
 namespace dm2 {
 
-/// From a decoded picture to the network's input, called by several threads at once. `map` is the picture's label map,
-/// to be changed with it, or null; `out` is [3, height, width]. All that is drawn comes from the stream. Returns the
-/// part of the map that `out` shows. A file_error makes the sample a bad one; other exceptions end loading.
-using sample_transform =
-    std::function<crop_fraction(picture p, label_map_data* map, random_stream& stream, std::span<float> out)>;
+/// From a decoded picture to the network's input, called by several threads at once.
+class sample_transform {
+ public:
+  /// `map` is the picture's label map, to be changed with it, or null; `out` is [3, height, width]. All that is drawn
+  /// comes from the stream. Returns the part of the map that `out` shows. A file_error makes the sample a bad one; other
+  /// exceptions end loading.
+  using function =
+      std::function<crop_fraction(picture p, label_map_data* map, random_stream& stream, std::span<float> out)>;
+
+  /// None: a loader refuses it.
+  sample_transform() = default;
+  /// Writes pictures of whatever size the loader's options say.
+  template <class F>
+    requires(std::constructible_from<function, F> && !std::same_as<std::remove_cvref_t<F>, sample_transform>)
+  sample_transform(F&& f) : apply_{std::forward<F>(f)} {}
+  /// Writes pictures of that size, which the loader then takes from here.
+  sample_transform(image_extent writes, function f) : writes_{writes}, apply_{std::move(f)} {}
+
+  /// Whether there is one.
+  explicit operator bool() const noexcept { return bool(apply_); }
+  /// As function.
+  crop_fraction operator()(picture p, label_map_data* map, random_stream& stream, std::span<float> out) const {
+    return apply_(std::move(p), map, stream, out);
+  }
+  /// The size of what it writes; nothing where it writes any.
+  [[nodiscard]] std::optional<image_extent> writes() const noexcept { return writes_; }
+
+ private:
+  std::optional<image_extent> writes_;
+  function apply_;
+};
 
 /// evaluation_transform and normalise. Label maps are not carried along: what is returned is the whole of the map.
+/// Throws shape_error where an extent is smaller than 1.
 [[nodiscard]] inline sample_transform evaluation_sample_transform(image_extent crop, image_extent resize,
                                                                   normalisation const& n = imagenet_normalisation) {
-  return [=](picture const& p, label_map_data*, random_stream&, std::span<float> out) {
-    normalise(evaluation_transform(p, crop, resize), out, n);
-    return crop_fraction{};
-  };
+  detail::require_output("evaluation_sample_transform: crop", crop.height, crop.width);
+  detail::require_output("evaluation_sample_transform: resize", resize.height, resize.width);
+  return {crop, [=](picture const& p, label_map_data*, random_stream&, std::span<float> out) {
+            normalise(evaluation_transform(p, crop, resize), out, n);
+            return crop_fraction{};
+          }};
 }
 
-/// training_transform to `size`. Throws std::invalid_argument where `a` is no augmentation (require_augmentation).
+/// The same with evaluation_resize(crop).
+[[nodiscard]] inline sample_transform evaluation_sample_transform(image_extent crop) {
+  return evaluation_sample_transform(crop, evaluation_resize(crop));
+}
+
+/// training_transform to `size`. Throws shape_error where it is smaller than 1, std::invalid_argument where `a` is no
+/// augmentation (require_augmentation).
 [[nodiscard]] inline sample_transform training_sample_transform(image_extent size, augmentation const& a = {}) {
+  detail::require_output("training_sample_transform: size", size.height, size.width);
   require_augmentation(a);
-  return [=](picture p, label_map_data* map, random_stream& stream, std::span<float> out) {
-    return training_transform(std::move(p), map, a, size.height, size.width, stream, out);
-  };
+  return {size, [=](picture p, label_map_data* map, random_stream& stream, std::span<float> out) {
+            return training_transform(std::move(p), map, a, size.height, size.width, stream, out);
+          }};
 }
 
 }  // namespace dm2

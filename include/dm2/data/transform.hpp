@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/core/shapes.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/resize.hpp>
 
@@ -13,14 +14,6 @@
 #include <span>
 
 namespace dm2 {
-
-/// Height and width in pixels.
-struct image_extent {
-  int height = 0;  ///< rows of pixels
-  int width = 0;   ///< pixels a row
-  /// Both sides are equal.
-  friend bool operator==(image_extent const&, image_extent const&) = default;
-};
 
 /// The extent that evaluation resizes to before it crops `crop`: 8/7 of it, rounded down (224 -> 256), the published
 /// crop fraction of 0.875.

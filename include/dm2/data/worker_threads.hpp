@@ -2,6 +2,8 @@
 /// Work on files by several threads.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <algorithm>
 #include <atomic>
 #include <cstddef>

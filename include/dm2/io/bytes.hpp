@@ -2,6 +2,8 @@
 /// Little-endian numbers and text inside untrusted bytes.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <bit>
 #include <concepts>
 #include <cstddef>

@@ -2,6 +2,8 @@
 /// Half precision and bfloat16 to float: exact, for all 65,536 patterns of each. Float to half precision: the nearest.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <bit>
 #include <cstdint>
 

@@ -267,7 +267,7 @@ class pickle_machine : pickle_stack {
     if (f.kind == pickle_kind::refused) return push(callable);
     if (f.kind != pickle_kind::global) fail("calls " + pickle_value{data_, callable}.describe());
     if (node(arguments).kind != pickle_kind::tuple) fail("a call's arguments are no tuple");
-    pickle_global const meaning = pickle_global_table[f.small].meaning;
+    pickle_global const meaning = pickle_global_table[f.word].meaning;
     if (meaning == pickle_global::mapping || meaning == pickle_global::namespace_class) {
       // A mapping from a list of pairs would have to be copied, which shared lists could multiply without bound. Only
       // defaultdict has an argument otherwise, its factory, which does not matter.
@@ -290,7 +290,7 @@ class pickle_machine : pickle_stack {
     number const state = pop(), target = top();
     if (node(target).wide == is_namespace && node(target).kind == pickle_kind::dict &&
         node(state).kind == pickle_kind::dict)
-      node(target).small = node(state).small;
+      node(target).word = node(state).word;
     return true;
   }
 

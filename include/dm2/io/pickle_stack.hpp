@@ -57,8 +57,8 @@ class pickle_stack {
   }
 
   // --- values and the stack
-  number make(pickle_kind kind, std::uint32_t small = 0, std::uint64_t wide = 0) {
-    data_.nodes.push_back({kind, small, wide});
+  number make(pickle_kind kind, std::uint32_t word = 0, std::uint64_t wide = 0) {
+    data_.nodes.push_back({kind, word, wide});
     return static_cast<number>(data_.nodes.size() - 1);
   }
   pickle_node& node(number n) { return data_.nodes[n]; }
@@ -66,8 +66,8 @@ class pickle_stack {
     stack_.push_back(n);
     return true;
   }
-  bool push_new(pickle_kind kind, std::uint32_t small = 0, std::uint64_t wide = 0) {
-    return push(make(kind, small, wide));
+  bool push_new(pickle_kind kind, std::uint32_t word = 0, std::uint64_t wide = 0) {
+    return push(make(kind, word, wide));
   }
   number pop() {
     if (stack_.size() <= floor()) fail("takes a value from an empty stack");
@@ -88,11 +88,11 @@ class pickle_stack {
     return first;
   }
   std::vector<number>& children(number n) {
-    if (node(n).small == 0) {
+    if (node(n).word == 0) {
       data_.children.emplace_back();
-      node(n).small = static_cast<number>(data_.children.size());
+      node(n).word = static_cast<number>(data_.children.size());
     }
-    return data_.children[node(n).small - 1];
+    return data_.children[node(n).word - 1];
   }
   /// Moves the stack from `first` on to the end of n's children.
   void adopt(number n, std::size_t first) {

@@ -2,6 +2,8 @@
 /// What a pickle held, as plain data: nodes that refer to each other by number, and handles to read them with.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -35,11 +37,11 @@ enum class pickle_kind : std::uint8_t {
 
 namespace detail {
 
-/// 16 bytes a value. What `small` and `wide` hold depends on the kind: text: length and offset; containers: number of
+/// 16 bytes a value. What `word` and `wide` hold depends on the kind: text: length and offset; containers: number of
 /// their children's vector plus one (0: none yet); call, refused: two node numbers in `wide`; storage: one.
 struct pickle_node {
   pickle_kind kind = pickle_kind::none;
-  std::uint32_t small = 0;
+  std::uint32_t word = 0;
   std::uint64_t wide = 0;
 };
 
@@ -94,7 +96,7 @@ class pickle_value {
   }
   /// The bytes of text, bytes or a big integer.
   [[nodiscard]] std::string_view raw() const noexcept {
-    return {reinterpret_cast<char const*>(data_->source.data()) + node().wide, node().small};
+    return {reinterpret_cast<char const*>(data_->source.data()) + node().wide, node().word};
   }
   /// Number of elements of a tuple or list, or of key-value pairs of a dict; 0 for anything else.
   [[nodiscard]] std::size_t size() const noexcept {
@@ -116,7 +118,7 @@ class pickle_value {
   /// Number of a global in the reader's table, also of the one that a call applies.
   [[nodiscard]] std::uint32_t global_id() const noexcept {
     return is(pickle_kind::call) ? pickle_value{*data_, static_cast<std::uint32_t>(node().wide >> 32)}.global_id()
-                                 : node().small;
+                                 : node().word;
   }
   /// The tuple of a call's arguments, or a storage's persistent id.
   [[nodiscard]] pickle_value arguments() const noexcept { return {*data_, static_cast<std::uint32_t>(node().wide)}; }
@@ -138,8 +140,8 @@ class pickle_value {
   [[nodiscard]] detail::pickle_node const& node() const noexcept { return data_->nodes[number_]; }
   [[nodiscard]] std::span<std::uint32_t const> children() const noexcept {
     bool const container = is_sequence() || is(pickle_kind::dict);
-    if (!container || node().small == 0) return {};
-    return data_->children[node().small - 1];
+    if (!container || node().word == 0) return {};
+    return data_->children[node().word - 1];
   }
 
   detail::pickle_data const* data_;

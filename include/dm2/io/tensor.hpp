@@ -91,8 +91,8 @@ struct stored_tensor {
 };
 
 /// "[2, 5, 18, 18]"
-template <std::integral I>
-[[nodiscard]] std::string shape_text(std::span<I const> shape) {
+template <std::integral Int>
+[[nodiscard]] std::string shape_text(std::span<Int const> shape) {
   std::string text = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
   return text + "]";

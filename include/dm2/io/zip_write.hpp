@@ -3,6 +3,8 @@
 /// Source: PKWARE APPNOTE.TXT 6.3.10.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>

@@ -5,14 +5,12 @@
 #include <dm2/core/shapes.hpp>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace dm2 {
 
-/// Height and width in pixels.
-struct image_size {
-  int height;  ///< rows
-  int width;   ///< columns
-};
+/// Of a configuration's picture.
+using image_size = image_extent;
 
 /// A set of layer numbers, 0 to 63.
 struct layer_set {
@@ -23,8 +21,8 @@ struct layer_set {
 };
 
 /// The set of the given layer numbers: `layers(10, 20)`. A number outside 0..63 does not compile as a constant.
-template <class... I>
-constexpr layer_set layers(I... index) {
+template <class... Index>
+constexpr layer_set layers(Index... index) {
   layer_set s{};
   ((s.bits |= index >= 0 && index < 64 ? std::uint64_t{1} << index : throw "dm2::layers: a layer number must be 0..63"),
    ...);
@@ -63,8 +61,21 @@ struct config {
 
 /// DeMansia 2 Tiny: 9,514,032 parameters.
 inline constexpr config tiny{};
+// A header of Windows has a macro of this name; while it is defined, published_small is the way to write it.
+#pragma push_macro("small")
+#undef small
 /// DeMansia 2 Small: 32,746,032 parameters.
 inline constexpr config small{.dim = 384, .headdim = 96, .attn_heads = 6};
+#pragma pop_macro("small")
+/// dm2::small, where a macro has that name.
+inline constexpr config published_small{.dim = 384, .headdim = 96, .attn_heads = 6};
+
+/// Holds for every configuration but one that the compiler has refused: g++ would go on from there into the layers'
+/// tables, and round in them.
+template <config C>
+concept compiles = requires {
+  typename std::bool_constant<(C.depth > 0)>;
+};
 
 /// Sizes derived from a configuration, and the rules that it must keep.
 template <config C>

@@ -8,6 +8,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cpu/operations.hpp>
 #include <dm2/model/config.hpp>
+#include <dm2/model/find_tensor.hpp>
 #include <dm2/model/network.hpp>
 #include <dm2/model/parameter_table.hpp>
 
@@ -15,8 +16,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace dm2 {
@@ -30,6 +33,9 @@ int picture_count(char const* tensor, std::size_t floats) {
     throw shape_error{std::string{tensor} + ": got " + std::to_string(floats) + " numbers, expected a multiple of " +
                       std::to_string(C.channels) + " x " + std::to_string(C.image.height) + " x " +
                       std::to_string(C.image.width)};
+  if (floats / one > std::size_t(std::numeric_limits<int>::max()))
+    throw shape_error{std::string{tensor} + ": got " + std::to_string(floats / one) +
+                      " pictures, expected at most 2^31 - 1"};
   return int(floats / one);
 }
 }  // namespace detail
@@ -38,8 +44,10 @@ int picture_count(char const* tensor, std::size_t floats) {
 /// evaluation.
 ///
 /// After construction for a batch, an evaluation of at most that many pictures allocates nothing; a larger one grows
-/// the memory once. A model moves but does not copy, and must not be used by two threads at a time.
+/// the memory once. A model moves but does not copy, and must not be used by two threads at a time. One that was moved
+/// from throws std::logic_error wherever its state is used, until another is moved into it.
 template <config C, class Context = cpu::context<float>>
+  requires compiles<C>
 class model {
  public:
   /// The type of every parameter and activation.
@@ -55,7 +63,7 @@ class model {
   /// Logits of one picture.
   static constexpr std::size_t classes = std::size_t(C.classes);
 
-  /// All parameters zero: load a checkpoint, or fill state().
+  /// All parameters zero: load a checkpoint, or fill state(). Throws as reserve does.
   explicit model(int batch = 1, Context ctx = Context{})
       : context_{std::move(ctx)}, state_{state_extent<C> * sizeof(scalar)} {
     reserve(batch);
@@ -65,10 +73,21 @@ class model {
   static constexpr std::span<parameter_entry const> table() { return parameter_table<C>; }
 
   /// Every floating entry, at its table offset; the numbers between entries are zero and stay so.
-  [[nodiscard]] std::span<scalar> state() { return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>}; }
+  [[nodiscard]] std::span<scalar> state() {
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
+    return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>};
+  }
   /// @copydoc state()
   [[nodiscard]] std::span<scalar const> state() const {
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     return {reinterpret_cast<scalar const*>(state_.data()), state_extent<C>};
+  }
+  /// The tensor of that name, in state(): `net.find("head.weight").values`. Throws std::out_of_range, with the nearest
+  /// names, where there is none.
+  [[nodiscard]] named_tensor<scalar> find(std::string_view name) { return find_tensor(table(), state(), name); }
+  /// @copydoc find(std::string_view)
+  [[nodiscard]] named_tensor<scalar const> find(std::string_view name) const {
+    return find_tensor(table(), state(), name);
   }
   /// BatchNorm's step counts, at their table offset.
   [[nodiscard]] std::span<std::int64_t> counters() { return counters_; }
@@ -90,9 +109,11 @@ class model {
   /// The context of operations on state(): ctx().
   [[nodiscard]] state_context& state_ctx() { return context_; }
 
-  /// Plans memory for evaluations of up to `batch` pictures.
+  /// Plans memory for evaluations of up to `batch` pictures. Throws shape_error for less than one, std::bad_alloc or
+  /// std::length_error where there is not so much memory; the model plans for none then, and may be asked again.
   void reserve(int batch) {
     if (batch < 1) throw shape_error{"model.batch: got " + std::to_string(batch) + ", expected at least 1"};
+    detail::require_memory(state_.data() != nullptr, "dm2::model");
     if (batch <= batch_) return;
     std::size_t const bytes = planned_bytes<detail::evaluation_plan<C, scalar>>(batch);
     batch_ = 0;  // until there is memory again

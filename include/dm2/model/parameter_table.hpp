@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <span>
+#include <stdexcept>
 #include <string_view>
 
 namespace dm2 {
@@ -144,11 +145,11 @@ class network_view {
   [[nodiscard]] constexpr auto head() const { return at<head_layer<C>>(-1); }
   /// The norm after the last layer.
   [[nodiscard]] constexpr auto final() const { return at<final_layer<C>>(-1); }
-  /// Layer i's mixer; i must not be in attn_layers.
+  /// Layer i's mixer. Throws std::out_of_range where i is in attn_layers or not below the depth.
   [[nodiscard]] constexpr auto mixer(int i) const { return at<mixer_layer<C>>(i); }
-  /// Layer i's attention; i must be in attn_layers.
+  /// Layer i's attention. Throws std::out_of_range where i is not in attn_layers.
   [[nodiscard]] constexpr auto attention(int i) const { return at<attention_layer<C>>(i); }
-  /// Layer i's gated MLP.
+  /// Layer i's gated MLP. Throws std::out_of_range where it has none.
   [[nodiscard]] constexpr auto mlp(int i) const { return at<mlp_layer<C>>(i); }
 
  private:
@@ -160,6 +161,7 @@ class network_view {
       if constexpr (std::is_same_v<Layer, Other>) found = found || n == number;
       if (!found) offset += layer_extent<Other>;
     });
+    if (!found) throw std::out_of_range{"dm2::network_view: this layer is of another kind, or there is none"};
     return layer_view<Layer, T, S>{state_ + offset};
   }
 
@@ -167,6 +169,6 @@ class network_view {
 };
 
 static_assert(parameter_count<tiny> == 9'514'032);
-static_assert(parameter_count<small> == 32'746'032);
+static_assert(parameter_count<published_small> == 32'746'032);
 
 }  // namespace dm2

@@ -10,8 +10,11 @@
 #include <dm2/model/network.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
+#include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace dm2 {
@@ -33,9 +36,10 @@ void require_in_grid(mix_box box) {
 
 /// The activations of a training forward over a fixed number of pictures, and the gradients of every parameter.
 ///
-/// The order of calls is forward, then loss (or gradients of your own in class_logits() and patch_logits()), then
-/// backward. Gradients add up over passes until clear_gradients(). After construction nothing is allocated. Refers to
-/// the model, which must stay where it is.
+/// The order of calls is forward, then loss, then backward, each once; another forward begins anew. Instead of calling
+/// loss, gradients of your own may be put into class_logits() and patch_logits(), both of which are asked for after the
+/// forward. Calls in another order throw std::logic_error and change nothing. Gradients add up over passes until
+/// clear_gradients(). After construction nothing is allocated. Refers to the model, which must stay where it is.
 template <config C, class Context>
 class training_pass {
  public:
@@ -68,9 +72,12 @@ class training_pass {
   void forward(std::span<scalar const> pictures, mix_box box = {}) {
     require_extent("training_pass.forward.pictures", pictures.size(), std::size_t(batch_) * net_.pixels);
     detail::require_in_grid<C>(box);
+    done_ = stage::begun;
     pictures_ = pictures.data();
     forward_all(pictures.data(), box);
     for (std::int64_t& n : net_.counters()) ++n;
+    done_ = stage::forward;
+    class_taken_ = patches_taken_ = false;
   }
 
   /// The token-labeling loss of what forward left; puts its gradients where the logits were.
@@ -78,40 +85,56 @@ class training_pass {
   /// Shapes   target [batch, 2 + tokens, classes]: a sample's ground truth (not used), class target, patch targets.
   /// Writes   the logits, with the gradients of `scale` times the loss.
   /// Returns  the loss, without the scale.
-  /// Throws   shape_error if the size is another.
+  /// Throws   shape_error if the size is another; std::logic_error unless a forward came before, without a loss since.
   double loss(std::span<scalar const> target, double scale = 1) {
     require_extent("training_pass.loss.target", target.size(),
                    std::size_t(batch_) * (2 + sizes<C>::tokens) * net_.classes);
-    return token_loss(target.data(), scale);
+    require_forward();
+    double const value = token_loss(target.data(), scale);
+    done_ = stage::loss;
+    return value;
   }
-  /// The same from sparse targets: batch * (1 + tokens) rows.
+  /// The same from sparse targets: batch * (1 + tokens) rows. Throws shape_error as token_label_loss does, too.
   double loss(sparse_rows<scalar> target, double scale = 1) {
+    require_forward();
     std::size_t const n = std::size_t(batch_), patches = n * sizes<C>::tokens;
-    return token_label_loss(net_.ctx(), const_logits{plan_.cls, n}, const_logits{plan_.aux, patches}, target, box_,
-                            logits{plan_.dcls, n}, logits{plan_.daux, patches}, scale);
+    double const value = token_label_loss(net_.ctx(), const_logits{plan_.cls, n}, const_logits{plan_.aux, patches},
+                                          target, box_, logits{plan_.dcls, n}, logits{plan_.daux, patches}, scale);
+    done_ = stage::loss;
+    return value;
   }
 
   /// Adds the gradient of every parameter to gradients(). class_logits() and patch_logits() hold the logits' gradients.
   ///
   /// Shapes   dpictures [batch, channels, height, width], or empty where it is not wanted. Writes dpictures (=).
-  /// Throws   shape_error if the size is another; std::logic_error without a forward before.
+  /// Throws   shape_error if the size is another; std::logic_error unless a forward, and then a loss or gradients of your
+  ///          own, came before, without a backward since.
   void backward(std::span<scalar> dpictures = {}) {
     if (!dpictures.empty())
       require_extent("training_pass.backward.dpictures", dpictures.size(), std::size_t(batch_) * net_.pixels);
-    if (pictures_ == nullptr) throw std::logic_error{"dm2::training_pass: backward without a forward before it"};
+    require_gradients();
     backward_all(dpictures.empty() ? nullptr : dpictures.data());
-    pictures_ = nullptr;
+    done_ = stage::begun;
   }
 
-  /// [batch, classes]
-  [[nodiscard]] std::span<scalar> class_logits() { return {plan_.cls, std::size_t(batch_) * net_.classes}; }
-  /// [batch, grid height, grid width, classes]
+  /// After forward the logits, after loss their gradients: [batch, classes].
+  [[nodiscard]] std::span<scalar> class_logits() {
+    class_taken_ = true;
+    return {plan_.cls, std::size_t(batch_) * net_.classes};
+  }
+  /// The patches', the same way: [batch, grid height, grid width, classes].
   [[nodiscard]] std::span<scalar> patch_logits() {
+    patches_taken_ = true;
     return {plan_.aux, std::size_t(batch_) * sizes<C>::tokens * net_.classes};
   }
   /// As the model's state(): each parameter's gradient at its table offset; zero for statistics.
   [[nodiscard]] std::span<scalar> gradients() {
     return {reinterpret_cast<scalar*>(gradients_.data()), state_extent<C>};
+  }
+  /// The gradient of the parameter of that name, in gradients(). Throws std::out_of_range where there is none, with the
+  /// nearest names, and for what is not trained.
+  [[nodiscard]] named_tensor<scalar> find_gradient(std::string_view name) {
+    return detail::find_gradient(net_.table(), gradients(), name);
   }
   /// gradients() = 0.
   void clear_gradients() { clear(net_.ctx(), gradients().data(), gradients().size()); }
@@ -126,10 +149,22 @@ class training_pass {
   using buffer = typename Context::buffer;
   using logits = rows<scalar, C.classes, memory_space>;
   using const_logits = rows<scalar const, C.classes, memory_space>;
+  /// What was called last.
+  enum class stage : unsigned char { begun, forward, loss };
 
   static int checked(int batch) {
     if (batch < 1) throw shape_error{"training_pass.batch: got " + std::to_string(batch) + ", expected at least 1"};
     return batch;
+  }
+  void require_forward() const {
+    if (done_ == stage::loss) throw std::logic_error{"dm2::training_pass: a second loss after one forward"};
+    if (done_ != stage::forward) throw std::logic_error{"dm2::training_pass: loss without a forward before it"};
+  }
+  void require_gradients() const {
+    if (done_ == stage::begun) throw std::logic_error{"dm2::training_pass: backward without a forward before it"};
+    if (done_ == stage::forward && !(class_taken_ && patches_taken_))
+      throw std::logic_error{
+          "dm2::training_pass: backward without a loss, or gradients in class_logits() and patch_logits(), before it"};
   }
   void forward_all(scalar const* pictures, mix_box box) {
     box_ = box;
@@ -153,6 +188,8 @@ class training_pass {
   detail::training_plan<C, Context> plan_;
   scalar const* pictures_ = nullptr;
   mix_box box_{};
+  stage done_ = stage::begun;
+  bool class_taken_ = false, patches_taken_ = false;  ///< asked for since the last forward
 };
 
 }  // namespace dm2

@@ -2,6 +2,7 @@
 /// The exponential moving average of a model's state.
 #pragma once
 
+#include <dm2/core/error.hpp>
 #include <dm2/model/model.hpp>
 #include <dm2/model/parameter_table.hpp>
 
@@ -22,9 +23,9 @@ class ema {
   using scalar = typename Context::scalar;
 
   /// Starts at the model's present state. With `warm_up`, step t uses min(decay, (1 + t) / (10 + t)), so that a short
-  /// run does not average its beginning.
+  /// run does not average its beginning. Throws std::invalid_argument unless the decay is at least 0 and below 1.
   explicit ema(model<C, Context>& net, double decay = 0.9999, bool warm_up = false)
-      : decay_{decay}, warm_up_{warm_up}, state_{state_extent<C> * sizeof(scalar)} {
+      : decay_{checked(decay)}, warm_up_{warm_up}, state_{state_extent<C> * sizeof(scalar)} {
     restart(net);
   }
 
@@ -37,8 +38,9 @@ class ema {
   /// average <- average - (1 - decay) (average - state), after an optimiser step. A decay of 0 makes the average the
   /// state, to the last bit.
   void step(model<C, Context>& net) {
-    double const decay = next_decay();
     scalar const* const present = std::as_const(net).state().data();
+    static_cast<void>(state());
+    double const decay = next_decay();
     if (decay > 0)
       ema_step(net.state_ctx(), state().data(), present, state_extent<C>, decay);
     else
@@ -55,9 +57,14 @@ class ema {
   void swap(model<C, Context>& net) { exchange(net.state_ctx(), net.state().data(), state().data(), state_extent<C>); }
 
   /// The averages, laid out as the model's state.
-  [[nodiscard]] std::span<scalar> state() { return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>}; }
+  /// Throws std::logic_error where they were moved away.
+  [[nodiscard]] std::span<scalar> state() {
+    detail::require_memory(state_.data() != nullptr, "dm2::ema");
+    return {reinterpret_cast<scalar*>(state_.data()), state_extent<C>};
+  }
   /// @copydoc state()
   [[nodiscard]] std::span<scalar const> state() const {
+    detail::require_memory(state_.data() != nullptr, "dm2::ema");
     return {reinterpret_cast<scalar const*>(state_.data()), state_extent<C>};
   }
   /// Steps averaged since the start or restart().
@@ -68,6 +75,11 @@ class ema {
   [[nodiscard]] double decay() const { return decay_; }
 
  private:
+  static double checked(double decay) {
+    detail::require_option(decay >= 0 && decay < 1, "ema: decay", decay, "at least 0 and below 1");
+    return decay;
+  }
+
   double decay_;
   bool warm_up_;
   typename model<C, Context>::state_context::buffer state_;

@@ -2,7 +2,9 @@
 /// Accuracy over a set of labelled pictures.
 #pragma once
 
+#include <dm2/core/error.hpp>
 #include <dm2/data/loader.hpp>
+#include <dm2/model/config.hpp>
 #include <dm2/model/model.hpp>
 
 #include <algorithm>
@@ -10,6 +12,8 @@
 #include <cstddef>
 #include <functional>
 #include <span>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace dm2 {
@@ -28,9 +32,13 @@ struct evaluation {
   /// Mean cross entropy.
   [[nodiscard]] double loss() const { return share(loss_sum); }
 
-  /// Adds one sample's logits [classes]. One that equals the right class's counts as before it, and NaN is never right.
+  /// Adds one sample's logits [classes]. One that equals the right class's counts as before it, and NaN is never right:
+  /// neither a NaN of the right class's own, nor a class behind another's. The loss is NaN then.
+  ///
+  /// Throws shape_error where there is no such class; nothing is added then.
   template <class T>
   void add(std::span<T const> logits, int label) {
+    require_class("evaluation.add.label", label, logits.size());
     T const right = logits[std::size_t(label)];
     std::size_t before = 0;
     double top = double(logits[0]), sum = 0;
@@ -58,14 +66,42 @@ struct evaluation {
   [[nodiscard]] double share(double of) const { return samples == 0 ? 0 : of / double(samples); }
 };
 
-/// Top-1, top-5 and loss of a model over a loader's samples, which must be in evaluation mode.
+namespace detail {
+
+/// Throws unless the pictures, classes and mode of the loader that a message calls `name` are those that a model of
+/// configuration C is used with: shape_error for sizes, std::invalid_argument for the mode.
+template <config C>
+void require_loader(std::string const& name, loader const& from, loading mode) {
+  static_assert(C.channels == 3, "dm2::loader: config.channels must be 3, its pictures are RGB");
+  auto const text = [](image_extent e) { return std::to_string(e.height) + " x " + std::to_string(e.width); };
+  loader_options const& o = from.options();
+  if (o.mode != mode)
+    throw std::invalid_argument{name + " is in " + (mode == loading::training ? "evaluation" : "training") +
+                                " mode, expected " +
+                                (mode == loading::training ? "loading::training, which shuffles"
+                                                           : "loading::evaluation, which leaves no sample out")};
+  if (o.image != C.image)
+    throw shape_error{name + " gives pictures of " + text(o.image) + ", the model takes " + text(C.image)};
+  if (from.classes() != C.classes)
+    throw shape_error{name + " has " + std::to_string(from.classes()) + " classes, the model " +
+                      std::to_string(C.classes)};
+  if (from.has_label_maps() && o.label_map_classes > C.classes)
+    throw shape_error{name + " lets label maps name " + std::to_string(o.label_map_classes) +
+                      " classes, the model has " + std::to_string(C.classes)};
+}
+
+}  // namespace detail
+
+/// Top-1, top-5 and loss of a model over a loader's samples.
 ///
 /// `watch`, where given, is called with the samples done after each batch; false stops, and what is counted so far is
 /// returned.
-/// Throws what loader::next throws.
+/// Throws   std::invalid_argument for a loader that is not in evaluation mode, shape_error for one whose pictures or
+///          number of classes are not the model's; what loader::next throws.
 template <config C, class Context>
 evaluation evaluate(model<C, Context>& net, loader& samples, std::function<bool(std::size_t)> const& watch = {}) {
   using scalar = typename Context::scalar;
+  detail::require_loader<C>("evaluate: the loader", samples, loading::evaluation);
   evaluation result;
   std::vector<scalar> pictures, logits;
   samples.start(0);

@@ -79,6 +79,7 @@ void initialise_entry(parameter_entry const& e, int depth, int taps, random_stre
 ///     A_log = A_log_b                            log of uniform [1, 16]
 ///     norms, BatchNorm, D, D_b                   1; every other bias 0
 template <class M>
+  requires requires { requires compiles<M::configuration>; }
 void initialise(M& net, std::uint64_t seed) {
   constexpr config C = M::configuration;
   constexpr auto const& table = parameter_table<C>;

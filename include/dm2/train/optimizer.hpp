@@ -18,6 +18,22 @@
 
 namespace dm2 {
 
+/// Throws std::invalid_argument naming the option with which the rules divide by zero, or move away from the minimum.
+inline void require_optimizer_options(optimizer_options const& o) {
+  auto const require_beta = [](char const* what, double beta) {
+    detail::require_option(beta >= 0 && beta < 1, what, beta, "at least 0 and below 1");
+  };
+  require_beta("optimizer: beta1", o.beta1);
+  require_beta("optimizer: beta2", o.beta2);
+  auto const require_number = [](char const* what, double number) {
+    detail::require_option(number >= 0 && number < HUGE_VAL, what, number, "a number of at least 0");
+  };
+  require_number("optimizer: weight_decay", o.weight_decay);
+  require_number("optimizer: clip_norm", o.clip_norm);
+  if (o.kind == optimizer_kind::adamw)  // a parameter without a gradient is moved by 0 / eps
+    detail::require_option(o.eps > 0 && o.eps < HUGE_VAL, "optimizer: eps", o.eps, "a number above 0");
+}
+
 namespace detail {
 
 /// A run of parameters that lie together, and are updated together.
@@ -58,19 +74,28 @@ class optimizer {
   /// The type of parameters, gradients and momenta.
   using scalar = typename Context::scalar;
 
-  /// Takes the buffers, all zero. The options are not checked.
+  /// Takes the buffers, all zero. Throws std::invalid_argument as require_optimizer_options does.
   explicit optimizer(optimizer_options options = {})
-      : options_{options},
+      : options_{(require_optimizer_options(options), options)},
         runs_{options.shared_pairs},
         first_{state_extent<C> * sizeof(scalar)},
         second_{options.kind == optimizer_kind::adamw ? state_extent<C> * sizeof(scalar) : 0} {}
 
+  /// The same, with the types from a model: `dm2::optimizer rule{net, {.weight_decay = 0.1}}`.
+  explicit optimizer(model<C, Context> const& net, optimizer_options options = {}) : optimizer{options} {
+    static_cast<void>(net);
+  }
+
   /// One step with the gradients [state_extent], which are scaled in place where they are clipped.
   ///
   /// Returns  the gradients' norm over the trained parameters, before clipping, where clipping is on; else 0.
-  /// Throws   shape_error if the size is another.
+  /// Throws   shape_error if the size is another, std::invalid_argument for a rate below 0 or none at all,
+  ///          std::logic_error if the optimiser or the model was moved from; nothing is changed then.
   double step(model<C, Context>& net, std::span<scalar> gradients, double lr) {
     require_extent("optimizer.step.gradients", gradients.size(), state_extent<C>);
+    detail::require_option(lr >= 0 && lr < HUGE_VAL, "optimizer.step: lr", lr, "a number of at least 0");
+    detail::require_memory(first_.size() != 0, "dm2::optimizer");
+    static_cast<void>(net.state());
     double const norm = options_.clip_norm > 0 ? clip(net.state_ctx(), gradients) : 0;
     ++steps_;
     auto const move = [&](std::size_t offset, std::size_t size) {

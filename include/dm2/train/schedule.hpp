@@ -2,6 +2,8 @@
 /// The learning rate of an epoch.
 #pragma once
 
+#include <dm2/core/error.hpp>
+
 #include <cmath>
 #include <numbers>
 
@@ -23,5 +25,17 @@ struct schedule {
     return floor + 0.5 * (base - floor) * (1 + std::cos(std::numbers::pi * (epoch - warmup) / (epochs - warmup)));
   }
 };
+
+/// Throws std::invalid_argument naming the field that is below 0, or that is a rate and no number.
+inline void require_schedule(schedule const& s) {
+  auto const require_rate = [](char const* what, double rate) {
+    detail::require_option(rate >= 0 && rate < HUGE_VAL, what, rate, "a number of at least 0");
+  };
+  require_rate("schedule: base", s.base);
+  require_rate("schedule: start", s.start);
+  require_rate("schedule: floor", s.floor);
+  detail::require_option(s.warmup >= 0, "schedule: warmup", s.warmup, "at least 0");
+  detail::require_option(s.epochs >= 0, "schedule: epochs", s.epochs, "at least 0");
+}
 
 }  // namespace dm2

@@ -24,7 +24,7 @@ namespace dm2 {
 template <std::floating_point T>
 class sparse_targets {
  public:
-  /// No rows yet. `smoothing` as label_smoothing takes it; neither argument is checked.
+  /// No rows yet. Throws std::invalid_argument as label_smoothing does.
   explicit sparse_targets(int classes, double smoothing = 0.1)
       : smoothing_{smoothing, classes}, scores_(std::size_t(classes)), begin_{0} {}
 
@@ -40,13 +40,15 @@ class sparse_targets {
   template <class M>
   void add(label_map<M> const& map, crop_fraction crop, int label, int rows, int cols, crop_convention convention) {
     detail::check_label_map(map, label, int(scores_.size()));
+    detail::require_grid("sparse_targets", rows, cols);
     detail::for_each_roi_bin(map, crop, rows, cols, convention, std::span<double>{scores_}, [&] { add_scores(); });
   }
 
   /// Adds a sample without a label map: the smoothed one-hot class in 1 + tokens rows.
-  /// Throws shape_error if the class is out of range.
+  /// Throws shape_error if the class is out of range or there is no patch; nothing is added then.
   void add(int label, int tokens) {
-    detail::check_label("sparse_targets.label", label, int(scores_.size()));
+    detail::require_grid("sparse_targets", tokens, 1);
+    require_class("sparse_targets.label", label, scores_.size());
     for (int r = 0; r < 1 + tokens; ++r) {
       base_.push_back(T(smoothing_.off));
       index_.push_back(std::uint32_t(label));

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -66,13 +67,16 @@ class step_engine {
         options_{options},
         pass_{net, options.batch},
         targets_{C.classes, options.smoothing} {}
+  step_engine(step_engine const&) = delete;
+  step_engine& operator=(step_engine const&) = delete;
 
   /// Adds the gradients of `scale` times the batch's loss to those of the step's earlier micro-batches.
   ///
   /// Shapes   b.size is the options' batch; box lies in the patch grid.
-  /// Throws   non_finite if the loss or a gradient is not; a backend whose work goes on behind the call throws it from
+  /// Throws   shape_error if a size disagrees or a class is out of range; non_finite if the loss or a gradient is not; a backend whose work goes on behind the call throws it from
   ///          a later one.
   void micro_batch(batch const& b, mix_box box, double scale, step_place at) {
+    detail::require_batch(b, options_.batch, C.image);
     if (result_.losses.empty()) pass_.clear_gradients();
     pictures_.assign(b.pictures.begin(), b.pictures.end());
     fill_targets(b);
@@ -85,8 +89,9 @@ class step_engine {
     result_.losses.push_back(loss);
   }
 
-  /// Ends a step: the optimiser moves the weights, the average follows.
+  /// Ends a step: the optimiser moves the weights, the average follows. Throws std::logic_error without a micro-batch.
   void finish_step(double rate) {
+    if (result_.losses.empty()) throw std::logic_error{"dm2::step_engine: a step without a micro-batch"};
     result_.gradient_norm = optimiser_.step(net_, pass_.gradients(), rate);
     average_.step(net_);
     done_ = std::exchange(result_, {});

@@ -20,9 +20,13 @@ struct label_smoothing {
   double on;   ///< at the right class
   double off;  ///< at every other class
 
-  /// `smoothing` s is from 0 (one-hot) to 1 (uniform); neither argument is checked.
+  /// `smoothing` s is from 0 (one-hot) to 1 (uniform). Throws std::invalid_argument where it is not, or where there is no
+  /// class.
   constexpr label_smoothing(double smoothing, int classes)
-      : on{1 - smoothing + smoothing / classes}, off{smoothing / classes} {}
+      : on{1 - smoothing + smoothing / classes}, off{smoothing / classes} {
+    detail::require_option(classes >= 1, "label_smoothing: classes", classes, "at least 1");
+    detail::require_option(smoothing >= 0 && smoothing <= 1, "label_smoothing: smoothing", smoothing, "0 to 1");
+  }
 };
 
 namespace detail {
@@ -108,13 +112,17 @@ void for_each_roi_bin(label_map<T> const& map, crop_fraction crop, int rows, int
     }
 }
 
-[[noreturn]] inline void refuse_class(char const* what, double value, int classes) {
-  throw shape_error{std::string{what} + ": got class " + std::to_string(value) + ", expected 0.." +
-                    std::to_string(classes - 1)};
+/// A number of a label map in a message: whole ones without a point.
+[[nodiscard]] inline std::string number_text(double v) {
+  bool const whole = std::abs(v) < 1e9 && v == std::trunc(v);
+  return whole ? std::to_string(int(v)) : std::to_string(v);
 }
 
-inline void check_label(char const* what, int label, int classes) {
-  if (label < 0 || label >= classes) refuse_class(what, label, classes);
+/// Throws unless there is a patch.
+inline void require_grid(char const* what, int rows, int cols) {
+  if (rows < 1 || cols < 1)
+    throw shape_error{std::string{what} + ": got a grid of " + std::to_string(rows) + " x " + std::to_string(cols) +
+                      " patches, expected at least 1 x 1"};
 }
 
 /// Throws unless the map and the class are of the promised kind.
@@ -123,9 +131,11 @@ void check_label_map(label_map<T> const& map, int label, int classes) {
   if (map.height < 1 || map.width < 1) throw shape_error{"token_label_target.map: height and width must be at least 1"};
   std::size_t const cells = std::size_t(map.height) * std::size_t(map.width);
   require_extent("token_label_target.map", map.data.size(), 2 * label_map<T>::top * cells);
-  check_label("token_label_target.label", label, classes);
+  require_class("token_label_target.label", label, std::size_t(std::max(classes, 0)));
   for (T v : map.data.subspan(label_map<T>::top * cells))
-    if (!(v >= T(0) && v < T(classes))) refuse_class("token_label_target.map", double(v), classes);
+    if (!(v >= T(0) && v < T(classes)))
+      throw shape_error{"token_label_target.map: got class " + number_text(double(v)) + ", expected 0.." +
+                        std::to_string(classes - 1)};
 }
 
 }  // namespace detail
@@ -136,12 +146,14 @@ void check_label_map(label_map<T> const& map, int label, int classes) {
 /// Shapes   target [2 + rows * cols, classes]: the smoothed ground truth, the class token's target, each patch's;
 ///          scores: scratch for `classes` numbers.
 /// Writes   target (=).
-/// Throws   shape_error if a size disagrees or a class index is out of range; nothing is written then.
+/// Throws   shape_error if a size disagrees, the grid has no patch or a class index is out of range,
+///          std::invalid_argument where the smoothing is not 0 to 1; nothing is written then.
 /// Source   Jiang et al. 2021 (arXiv 2104.10858); Yun et al. 2021 (arXiv 2101.05022) for the crop.
 template <class M, std::floating_point T>
 void token_label_target(label_map<M> const& map, crop_fraction crop, int label, int classes, int rows, int cols,
                         double smoothing, crop_convention convention, std::span<double> scores, std::span<T> target) {
   detail::check_label_map(map, label, classes);
+  detail::require_grid("token_label_target", rows, cols);
   std::size_t const width = std::size_t(classes);
   require_extent("token_label_target.scores", scores.size(), width);
   require_extent("token_label_target.target", target.size(), (2 + std::size_t(rows) * std::size_t(cols)) * width);
@@ -158,12 +170,14 @@ void token_label_target(label_map<M> const& map, crop_fraction crop, int label, 
 /// The target of one sample without a label map: the smoothed one-hot class for every token.
 ///
 /// Shapes   target [2 + tokens, classes]. Writes target (=).
-/// Throws   shape_error if the size or the class is out of range; nothing is written then.
+/// Throws   shape_error if the size or the class is out of range, std::invalid_argument where the smoothing is not 0 to
+///          1; nothing is written then.
 template <std::floating_point T>
 void hard_label_target(int label, int classes, int tokens, double smoothing, std::span<T> target) {
-  std::size_t const width = std::size_t(classes);
+  detail::require_grid("hard_label_target", tokens, 1);
+  std::size_t const width = std::size_t(std::max(classes, 0));
   require_extent("hard_label_target.target", target.size(), (2 + std::size_t(tokens)) * width);
-  detail::check_label("hard_label_target.label", label, classes);
+  require_class("hard_label_target.label", label, width);
   label_smoothing const s{smoothing, classes};
   std::fill(target.begin(), target.end(), T(s.off));
   for (std::size_t r = 0; r < 2 + std::size_t(tokens); ++r) target[r * width + std::size_t(label)] = T(s.on);

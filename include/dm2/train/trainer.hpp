@@ -95,15 +95,21 @@ class trainer {
 
   /// The model holds the parameters to start with. `validation` may be null. The referenced objects outlive the
   /// trainer.
+  ///
+  /// Throws std::invalid_argument, with both values, if an option is out of range, or a loader has another batch or mode
+  /// than the trainer, or (as shape_error) other pictures or classes than the model.
   trainer(model<C, Context>& net, trainer_options options, loader& training, loader* validation, run_folder folder)
       : net_{net},
-        options_{checked(std::move(options))},
+        options_{checked(std::move(options), training, validation)},
         training_{training},
         validation_{validation},
         folder_{std::move(folder)},
         optimiser_{options_.optimiser},
         average_{net, options_.ema_decay, options_.ema_warm_up},
         engine_{net, optimiser_, average_, {options_.batch, options_.accumulate, options_.smoothing, options_.crops}} {}
+
+  trainer(trainer const&) = delete;
+  trainer& operator=(trainer const&) = delete;
 
   /// Goes on from a training checkpoint; without `with_optimizer` with the momenta that the optimiser has, which are
   /// zero at first. Throws file_error as resume_training does, and if it was written with another batch, accumulation,
@@ -160,9 +166,20 @@ class trainer {
  private:
   using clock = std::chrono::steady_clock;
 
-  static trainer_options checked(trainer_options o) {
-    if (o.batch < 1 || o.accumulate < 1)
-      throw std::invalid_argument{"trainer: batch and accumulate must be at least 1"};
+  static trainer_options checked(trainer_options o, loader const& training, loader const* validation) {
+    using detail::require_option;
+    require_option(o.batch >= 1, "trainer: batch", o.batch, "at least 1");
+    require_option(o.accumulate >= 1, "trainer: accumulate", o.accumulate, "at least 1");
+    require_option(o.smoothing >= 0 && o.smoothing <= 1, "trainer: smoothing", o.smoothing, "0 to 1");
+    require_option(o.stop_after >= 0, "trainer: stop_after", o.stop_after, "at least 1, or 0 for all epochs");
+    require_option(o.checkpoint_steps >= 0, "trainer: checkpoint_steps", o.checkpoint_steps, "at least 0");
+    require_schedule(o.rates);
+    detail::require_loader<C>("trainer: the training loader", training, loading::training);
+    if (training.options().batch != o.batch)
+      throw shape_error{"trainer: the options say batches of " + std::to_string(o.batch) +
+                        ", the training loader gives " + std::to_string(training.options().batch)};
+    if (validation != nullptr)
+      detail::require_loader<C>("trainer: the validation loader", *validation, loading::evaluation);
     return o;
   }
   [[nodiscard]] bool stopping() const { return options_.stop != nullptr && options_.stop->load(); }

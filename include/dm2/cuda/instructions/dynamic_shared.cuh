@@ -2,6 +2,8 @@
 /// The shared memory whose size a launch chooses.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 namespace dm2::cuda::detail {
 
 /// The first byte of what launch_shape::shared gives to this block, aligned to 128 bytes.

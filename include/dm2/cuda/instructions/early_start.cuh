@@ -19,6 +19,8 @@
 /// Both are nothing below 9.0, and wait_for_previous() returns at once in a kernel that was not launched so.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 namespace dm2::cuda::detail {
 
 /// Waits until the kernel ahead has ended.

@@ -7,6 +7,8 @@
 /// what there is. Sums run over ascending k.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 namespace dm2::cuda::detail {
 
 /// Rows and columns of a block's product, its threads, and how much of K lies in shared memory at a time.

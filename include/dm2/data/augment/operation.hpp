@@ -2,6 +2,8 @@
 /// The operations of RandAugment whose effect grows with their magnitude.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <array>
 #include <cstddef>
 #include <string_view>

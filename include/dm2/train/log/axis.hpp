@@ -2,6 +2,8 @@
 /// Axes of charts: where values stand, which are written.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <algorithm>
 #include <array>
 #include <cmath>

@@ -96,11 +96,11 @@ class canvas {
   }
 
   void cover_segment(coverage& to, point a, point b, double radius) const {
-    box const near = common(
+    box const around = common(
         pixels_near({std::min(a.x, b.x), std::min(a.y, b.y), std::max(a.x, b.x), std::max(a.y, b.y)}, radius + 1),
         to.bounds);
-    for (int y = int(near.top); y < near.bottom; ++y)
-      for (int x = int(near.left); x < near.right; ++x) {
+    for (int y = int(around.top); y < around.bottom; ++y)
+      for (int x = int(around.left); x < around.right; ++x) {
         double const part =
             std::clamp(radius + 0.5 - distance({x + 0.5, y + 0.5}, a, b), 0.0, std::min(1.0, 2 * radius));
         float& value = to.value[std::size_t((y - to.bounds.top) * to.bounds.width() + (x - to.bounds.left))];

@@ -2,6 +2,8 @@
 /// CRC-32C, the checksum of TensorBoard's records.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <array>
 #include <cstddef>
 #include <cstdint>

@@ -2,6 +2,8 @@
 /// Messages in the protocol buffers wire format.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <bit>
 #include <cstddef>
 #include <cstdint>

@@ -2,6 +2,8 @@
 /// A typeface of lines and arcs, so that charts need no font files.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <array>
 #include <charconv>
 #include <cstddef>

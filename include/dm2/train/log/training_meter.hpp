@@ -2,6 +2,8 @@
 /// What a person watches while a run goes on: mean loss, speed, time left, time spent waiting for data.
 #pragma once
 
+#include <dm2/core/compiler.hpp>
+
 #include <cstddef>
 #include <cstdint>
 
