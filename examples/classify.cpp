@@ -12,14 +12,17 @@
 #include "support/picture_run.hpp"
 #include "support/progress.hpp"
 #include "support/results.hpp"
+#include "support/weights_file.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -32,7 +35,8 @@ struct options {
   std::vector<fs::path> pictures;
   fs::path weights, names;
   std::string model, heatmap;
-  bool ema = false, raw = false, json = false, csv = false, speed = false;
+  weights_flags from;
+  bool json = false, csv = false, speed = false;
   int top = 5;
   device_flags device;
   std::optional<int> heatmap_class;
@@ -45,9 +49,10 @@ lowest in the picture (blue) to the highest (red). What the model's centre crop 
 
 Exit codes:
   0  every picture was classified
-  1  some pictures could not be read, or something could not be written; the rest was done
+  1  some pictures could not be read, or the model's results for them were not finite numbers, or something could not be
+     written; the rest was done
   2  the command line makes no sense
-  3  the weights or names file is unreadable, damaged, or not the model's
+  3  the weights or names file is unreadable, damaged, or not the model's, or weights are not finite numbers
 
 Examples:
   classify --weights "DeMansia 2 Tiny EMA.ckpt" --names imagenet_classes.txt photos/ --top 3
@@ -61,9 +66,7 @@ void add_inputs(CLI::App& app, options& o) {
   app.add_option("-m,--model", o.model, "The model: " + joined(model_names()) + "; left out, it is told from the file")
       ->type_name("NAME")
       ->check(CLI::IsMember(model_names()).description(""));
-  auto* const ema =
-      app.add_flag("--ema", o.ema, "Take a checkpoint's averaged weights (the default where it has them)");
-  app.add_flag("--raw", o.raw, "Take a checkpoint's weights as they were last trained")->excludes(ema);
+  add_weights_flags(app, o.from);
   app.add_option("-n,--names", o.names, "Class names, one a line; ImageNet's lists with WordNet numbers too")
       ->type_name("FILE");
 }
@@ -91,18 +94,21 @@ void add_devices(CLI::App& app, options& o) {
       ->check(number_from(1, 1024));
 }
 
-dm2::weights chosen_weights(options const& o) {
-  return o.ema ? dm2::weights::ema : o.raw ? dm2::weights::raw : dm2::weights::automatic;
-}
-
-/// The names that the user gave, else those in the model's file, else none.
+/// The names that the user gave, else those in the model's file, else none. What the file calls names and cannot be
+/// this model's is noted: the classes' numbers are right without it.
 std::vector<std::string> class_names(options const& o, dm2::tensor_file const& file, std::size_t classes) {
   if (!o.names.empty()) return dm2::read_class_list(o.names, classes);
-  std::vector<std::string> names = dm2::read_class_names(file);
-  if (!names.empty() && names.size() != classes)
-    throw dm2::file_error{file.path(), "holds " + std::to_string(names.size()) + " class names, the model has " +
-                                           std::to_string(classes) + " classes"};
-  return names;
+  std::string note;
+  try {
+    std::vector<std::string> names = dm2::read_class_names(file);
+    if (names.empty() || names.size() == classes) return names;
+    note = "holds " + std::to_string(names.size()) + " class names, the model has " + std::to_string(classes) +
+           " classes: they are left out";
+  } catch (dm2::file_error const&) {
+    note = "metadata 'class_names' is not a JSON array of strings: it is left out";
+  }
+  print_notices("classify", file, std::span{&note, 1});
+  return {};
 }
 
 std::unique_ptr<result_writer> make_writer(options const& o, std::span<fs::path const> pictures,
@@ -128,10 +134,18 @@ struct run {
     std::cerr << "classify: " << printable(reason) << '\n';
   }
 
+  /// Throws where results are no numbers: a picture has no best class then.
+  static void require_finite(char const* what, std::span<float const> values) {
+    if (!std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }))
+      throw std::runtime_error{std::string{"the model's "} + what +
+                               " are not finite numbers; weights too large for the precision?"};
+  }
+
   /// Draws the map of the best class, or of the one asked for. Decodes the picture again: a batch of whole photographs
   /// would take more memory than the model.
   heatmap_note write_heatmap(picture_result const& result, fs::path const& file, std::span<float const> patches) const {
     int const index = asked.heatmap_class.value_or(result.best.front().index);
+    require_finite("logits for the patches", patches);
     dm2::patch_map map = dm2::class_probability(patches, net.grid(), net.classes(), index);
     auto const [least, most] = dm2::stretch(map);
     dm2::picture const p = dm2::read_image(result.picture);
@@ -143,7 +157,7 @@ struct run {
     try {
       if (!heatmaps.empty()) result.heatmap = write_heatmap(result, heatmaps[number], patches);
     } catch (std::exception const& problem) {
-      complain(problem.what());
+      complain(dm2::example::reason(result.picture, problem));
     }
     progress.clear();
     writer.write(result);
@@ -164,8 +178,15 @@ struct run {
       }
       auto const own = results.logits.subspan(good * net.classes(), net.classes());
       auto const map = heatmaps.empty() ? std::span<float const>{} : results.patches.subspan(good * each, each);
-      finish({path, dm2::top_k(own, asked.top), std::nullopt}, batch.first + i, map);
       ++good;
+      try {
+        require_finite("logits", own);
+      } catch (std::exception const& problem) {
+        complain(dm2::example::reason(path, problem));
+        writer.failed(path, dm2::example::reason(path, problem));
+        continue;
+      }
+      finish({path, dm2::top_k(own, asked.top), std::nullopt}, batch.first + i, map);
     }
     progress.show(batch.first + batch.entries.size());
   }
@@ -183,12 +204,14 @@ struct run {
 };
 
 int classify(options const& o) {
-  dm2::tensor_file const file{o.weights, chosen_weights(o)};
+  dm2::tensor_file const file{o.weights, o.from.chosen()};
   std::vector<picture_entry> const entries = gather_pictures(o.pictures);
   chosen_device const device = choose_device(o.device);
   int const batch = int(
       std::min(std::size_t(o.device.batch.value_or(device.gpu ? 64 : 8)), std::max(entries.size(), std::size_t{1})));
-  auto const net = make_classifier(choose_model(file, o.model), file, device, batch, !o.heatmap.empty());
+  std::string const model = choose_model(file, o.model);
+  require_sound_weights("classify", model, file);
+  auto const net = make_classifier(model, file, device, batch, !o.heatmap.empty());
   std::vector<std::string> const names = class_names(o, file, net->classes());
   if (o.heatmap_class && (*o.heatmap_class < 0 || std::size_t(*o.heatmap_class) >= net->classes()))
     throw usage_error{"--class " + std::to_string(*o.heatmap_class) + ": the model's classes are 0 to " +

@@ -7,6 +7,7 @@
 #include "support/listing.hpp"
 #include "support/model_metadata.hpp"
 #include "support/models.hpp"
+#include "support/weights_file.hpp"
 
 #include <cstddef>
 #include <filesystem>
@@ -24,14 +25,16 @@ namespace fs = std::filesystem;
 struct options {
   fs::path input, output, names;
   std::string model;
-  bool list = false, metadata = false, ema = false, raw = false, force = false;
+  weights_flags weights;
+  bool list = false, metadata = false, force = false;
 };
 
 constexpr char const* footer =
     R"(INPUT may be a Lightning .ckpt, a torch .pt (either format) or safetensors; its content tells, not its name.
 Tensors are written as they are stored, under their names. A safetensors file's metadata is kept; a Lightning
 checkpoint's hyper-parameters become metadata, as JSON, and so does the model's configuration where they tell it.
-classify finds the class names that --names stores.
+classify finds the class names that --names stores. What of INPUT is left out, and which tensors hold numbers that are
+not finite, is noted on stderr and does not change the exit code.
 
 Exit codes:
   0  done
@@ -48,9 +51,7 @@ void add_options(CLI::App& app, options& o) {
   app.add_option("OUTPUT", o.output, "The safetensors file to write")->type_name("");
   app.add_flag("-l,--list", o.list, "Print every tensor's name, type and shape, and their total");
   app.add_flag("--metadata", o.metadata, "Print the file's metadata and hyper-parameters as JSON");
-  auto* const ema =
-      app.add_flag("--ema", o.ema, "Take a checkpoint's averaged weights (the default where it has them)");
-  app.add_flag("--raw", o.raw, "Take a checkpoint's weights as they were last trained")->excludes(ema);
+  add_weights_flags(app, o.weights);
   app.add_option("-m,--model", o.model,
                  "Say that it is this model (" + joined(model_names()) + "), and check that it is")
       ->type_name("NAME")
@@ -72,7 +73,9 @@ void check(options const& o) {
 
 int convert(options const& o) {
   check(o);
-  dm2::tensor_file const file{o.input, o.ema ? dm2::weights::ema : o.raw ? dm2::weights::raw : dm2::weights::automatic};
+  dm2::tensor_file const file{o.input, o.weights.chosen()};
+  print_notices("convert", file, file.notices());
+  print_notices("convert", file, not_finite_lines(file.tensors()));
   if (o.list) print_tensors(std::cout, file);
   if (o.metadata) print_metadata(std::cout, file);
   if (o.output.empty()) return exit_ok;

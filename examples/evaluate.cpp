@@ -14,9 +14,11 @@
 #include "support/picture_run.hpp"
 #include "support/progress.hpp"
 #include "support/text.hpp"
+#include "support/weights_file.hpp"
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdio>
 #include <filesystem>
@@ -35,7 +37,8 @@ namespace fs = std::filesystem;
 struct options {
   fs::path data, weights, per_class;
   std::string model;
-  bool ema = false, raw = false, json = false;
+  weights_flags from;
+  bool json = false;
   int max_bad = 100;
   device_flags device;
 };
@@ -48,7 +51,7 @@ Exit codes:
   0  done
   1  some pictures could not be read and were left out, or output could not be written
   2  the command line makes no sense, or the pictures have other classes than the model
-  3  a file is unreadable, damaged, or not what was asked for
+  3  a file is unreadable, damaged, or not what was asked for; weights or results are not finite numbers
 
 Examples:
   evaluate imagenet -w "DeMansia 2 Tiny EMA.ckpt"
@@ -63,9 +66,7 @@ void add_options(CLI::App& app, options& o) {
   app.add_option("-m,--model", o.model, "The model, where the file does not tell (" + joined(model_names()) + ")")
       ->type_name("NAME")
       ->check(CLI::IsMember(model_names()).description(""));
-  auto* const ema =
-      app.add_flag("--ema", o.ema, "Take a checkpoint's averaged weights (the default where it has them)");
-  app.add_flag("--raw", o.raw, "Take a checkpoint's weights as they were last trained")->excludes(ema);
+  add_weights_flags(app, o.from);
   app.add_option("--per-class", o.per_class, "Write a row for each class")->type_name("FILE.csv");
   app.add_flag("--json", o.json, "Print one JSON object");
   add_device_options(app, o.device);
@@ -92,7 +93,7 @@ void write_per_class(fs::path const& path, dm2::dataset const& set, std::span<dm
   std::ofstream out{path};
   out << "class,name,samples,top1,top5,loss\n";
   for (std::size_t c = 0; c < results.size(); ++c) {
-    std::string name = set.class_names()[c];
+    std::string name = without_controls(set.class_names()[c]);
     for (std::size_t at = 0; (at = name.find('"', at)) != name.npos; at += 2) name.insert(at, 1, '"');
     out << c << ",\"" << name << "\"," << results[c].samples;
     if (results[c].samples == 0)
@@ -129,7 +130,11 @@ struct counts {
         continue;
       }
       int const label = set.label(batch.first + i);
-      classes[std::size_t(label)].add(results.logits.subspan(good++ * classes.size(), classes.size()), label);
+      auto const logits = results.logits.subspan(good++ * classes.size(), classes.size());
+      if (!std::all_of(logits.begin(), logits.end(), [](float v) { return std::isfinite(v); }))
+        throw dm2::file_error{batch.entries[i].path,
+                              "the model's logits are not finite numbers; weights too large for the precision?"};
+      classes[std::size_t(label)].add(logits, label);
     }
     progress.show(batch.first + batch.entries.size());
   }
@@ -168,11 +173,10 @@ void print(options const& o, report const& r) {
 }
 
 int evaluate(options const& o) {
-  dm2::tensor_file const file{o.weights, o.ema   ? dm2::weights::ema
-                                         : o.raw ? dm2::weights::raw
-                                                 : dm2::weights::automatic};
+  dm2::tensor_file const file{o.weights, o.from.chosen()};
   chosen_device const device = choose_device(o.device);
   std::string const model = choose_model(file, o.model);
+  require_sound_weights("evaluate", model, file);
   int const batch = o.device.batch.value_or(device.gpu ? 256 : 32);
   auto const net = make_classifier(model, file, device, batch);
   dm2::dataset const set = open_pictures(o, file, net->classes());
@@ -186,9 +190,15 @@ int evaluate(options const& o) {
   found.progress.clear();
   dm2::evaluation total;
   for (dm2::evaluation const& one : found.classes) total += one;
-  if (!o.per_class.empty()) write_per_class(o.per_class, set, found.classes);
+  bool written = true;
+  try {
+    if (!o.per_class.empty()) write_per_class(o.per_class, set, found.classes);
+  } catch (dm2::file_error const& problem) {  // the counts are there all the same
+    written = false;
+    std::cerr << "evaluate: " << printable(problem.what()) << '\n';
+  }
   print(o, {model, device.text(), total, found.bad, speed});
-  return found.bad == 0 ? exit_ok : exit_incomplete;
+  return found.bad == 0 && written ? exit_ok : exit_incomplete;
 }
 
 }  // namespace

@@ -46,6 +46,7 @@ class; the background is a gradient with waves, noise and fragments of other sha
 
 Exit codes:
   0  done
+  1  done, but what there is to say could not be printed
   2  the command line makes no sense, or OUTPUT holds a set and --force was not given
   3  a file could not be written
 
@@ -119,7 +120,7 @@ void write_set(options const& o) {
       write_sample(o, shapes::part::validation, i - train);
   });
   std::cout << o.train << " training and " << o.val << " held-out pictures of " << shapes::classes.size()
-            << " classes in " << o.output.string() << '\n';
+            << " classes in " << printable(o.output.string()) << '\n';
 }
 
 [[nodiscard]] shapes::pixel_rows draw_rows(options const& o, shapes::part part, int count) {

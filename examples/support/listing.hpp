@@ -2,6 +2,7 @@
 /// What a tensor file holds, for people to read.
 #pragma once
 
+#include <dm2/io/json_text.hpp>
 #include <dm2/io/tensor.hpp>
 #include <dm2/io/tensor_file.hpp>
 
@@ -42,13 +43,13 @@ inline void print_tensors(std::ostream& out, tensor_file const& file) {
 inline void print_metadata(std::ostream& out, tensor_file const& file) {
   auto metadata = nlohmann::ordered_json::object();
   for (auto const& [key, value] : file.metadata()) {
-    auto parsed = nlohmann::ordered_json::parse(value, nullptr, /*allow_exceptions=*/false);
+    auto parsed = detail::parse_json<nlohmann::ordered_json>(value);
     metadata[key] = parsed.is_structured() ? std::move(parsed) : nlohmann::ordered_json(value);
   }
   nlohmann::ordered_json object{{"format", name_of(file.format())}, {"averaged", file.averaged()}};
   if (!metadata.empty()) object["metadata"] = std::move(metadata);
   if (!file.hyper_parameters().is_null()) object["hyper_parameters"] = file.hyper_parameters();
-  out << object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n';
+  out << printable_json(object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)) << '\n';
 }
 
 }  // namespace dm2::example

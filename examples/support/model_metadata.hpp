@@ -6,7 +6,9 @@
 #include <dm2/io/class_list.hpp>
 #include <dm2/io/class_names.hpp>
 #include <dm2/io/config_json.hpp>
+#include <dm2/io/json_text.hpp>
 #include <dm2/io/tensor_file.hpp>
+#include <dm2/io/told_config.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -16,7 +18,9 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace dm2::example {
 
@@ -25,10 +29,11 @@ namespace dm2::example {
   nlohmann::ordered_json out;
   for_each_model([&]<config C>(char const* known) {
     if (name != known) return;
-    std::string text = "is not the model " + describe(known, C);
-    auto const wrong = checkpoint_differences<C>(file);
-    for (std::string const& line : wrong) text += "\n  " + line;
-    if (!wrong.empty()) throw file_error{file.path(), text};
+    std::span<parameter_entry const> const table{parameter_table<C>};
+    auto const fit = detail::fit_model(C, table, file);
+    if (!fit.differences.empty())
+      throw file_error{file.path(), "is not the model " + describe(known, C) + ": it " +
+                                        detail::misfit_text(table, file, fit.match, fit.differences)};
     out = to_json(C);
   });
   return out;
@@ -37,7 +42,8 @@ namespace dm2::example {
 /// What hyper-parameters tell: the whole configuration where a known model fits them, else the fields that they name;
 /// nothing where they name none.
 [[nodiscard]] inline std::optional<nlohmann::ordered_json> told_configuration(tensor_file const& file) {
-  nlohmann::json const told = config_of_hyper_parameters(file.hyper_parameters());
+  std::vector<std::string> notices;
+  nlohmann::json const told = detail::told_config(file, notices);
   if (told.empty()) return std::nullopt;
   if (auto const known = fitting_model(file)) return named_configuration(file, *known);
   return nlohmann::ordered_json(told);
@@ -47,7 +53,7 @@ namespace dm2::example {
 [[nodiscard]] inline std::optional<std::size_t> class_count(tensor_file const& file,
                                                             std::map<std::string, std::string> const& metadata) {
   if (auto const found = metadata.find("config"); found != metadata.end()) {
-    auto const parsed = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
+    auto const parsed = detail::parse_json(found->second);
     if (parsed.is_object() && parsed.contains("classes") && parsed["classes"].is_number_unsigned())
       return parsed["classes"].get<std::size_t>();
   }
@@ -64,8 +70,8 @@ namespace dm2::example {
                                                                           std::string const& name,
                                                                           std::filesystem::path const& names) {
   std::map<std::string, std::string> out = file.metadata();
-  out.erase(training_key);      // the copy holds one set of weights, and nothing to go on training with
-  out.emplace("format", "pt");  // Python's packages refuse a file without it
+  if (file.is_training_checkpoint()) out.erase(training_key);  // one set of weights, and nothing to go on with
+  out.emplace("format", "pt");                                 // Python's packages refuse a file without it
   if (!file.hyper_parameters().is_null()) out["hyper_parameters"] = file.hyper_parameters().dump();
   if (!name.empty())
     out["config"] = named_configuration(file, name).dump();

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -48,15 +49,21 @@ void for_each_model(F&& f) {
   return found;
 }
 
-/// What is said of a file that fits no model: each one, and the first things in which the file is not it.
+/// What is said of a file that fits no model: each one, and what the misfit comes from, or the first difference. Where
+/// no name is any model's, the reason is one for all.
 [[nodiscard]] inline std::string no_model_text(tensor_file const& file) {
-  std::string text = "fits none of the models that this program was compiled with";
+  std::string text = "fits none of the models that this program was compiled with", alien;
+  bool known = false;
   for_each_model([&]<config C>(char const* name) {
-    auto const wrong = checkpoint_differences<C>(file);
-    text += "\n  " + describe(name, C) + "\n    " + wrong.front();
-    if (wrong.size() > 1) text += "\n    ... and " + std::to_string(wrong.size() - 1) + " more differences";
+    std::span<parameter_entry const> const table{parameter_table<C>};
+    auto const fit = detail::fit_model(C, table, file);
+    std::string const cause = detail::misfit_cause(table, file.tensors(), fit.match);
+    known = known || 2 * fit.match.found >= table.size();
+    if (alien.empty() && !cause.empty()) alien = cause;
+    text += "\n  " + describe(name, C) + "\n    " + (cause.empty() ? fit.differences.front() : cause) + " (" +
+            std::to_string(fit.differences.size()) + (fit.differences.size() == 1 ? " difference)" : " differences)");
   });
-  return text;
+  return known || alien.empty() ? text : "fits none of the models that this program was compiled with: " + alien;
 }
 
 /// `asked`, or where it is empty the model that the file fits. Throws file_error where there is none.

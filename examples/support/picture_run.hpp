@@ -20,8 +20,10 @@
 #include <exception>
 #include <filesystem>
 #include <future>
+#include <new>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,6 +36,17 @@ struct picture_entry {
   std::string error;
 };
 
+/// What an exception says of a picture, with the picture's name in front.
+[[nodiscard]] inline std::string reason(std::filesystem::path const& picture, std::exception const& problem) {
+  if (dynamic_cast<file_error const*>(&problem) != nullptr) return problem.what();
+  if (dynamic_cast<std::bad_alloc const*>(&problem) != nullptr ||
+      dynamic_cast<std::length_error const*>(&problem) != nullptr)
+    return picture.string() + ": memory ran out";
+  if (auto const* const system = dynamic_cast<std::filesystem::filesystem_error const*>(&problem))
+    return (system->path1().empty() ? picture : system->path1()).string() + ": " + system->code().message();
+  return picture.string() + ": " + problem.what();
+}
+
 /// The pictures that the paths name, folders opened. A path that cannot be is an entry with an error.
 [[nodiscard]] inline std::vector<picture_entry> gather_pictures(std::span<std::filesystem::path const> paths) {
   std::vector<picture_entry> out;
@@ -41,7 +54,7 @@ struct picture_entry {
     try {
       for (auto& picture : list_images(path)) out.push_back({std::move(picture), ""});
     } catch (std::exception const& problem) {
-      out.push_back({path, problem.what()});
+      out.push_back({path, reason(path, problem)});
     }
   }
   return out;
@@ -84,7 +97,7 @@ struct run_speed {
       picture const p = evaluation_transform(read_image(entry.path), crop);
       std::copy(p.pixels.begin(), p.pixels.end(), place(i));
     } catch (std::exception const& problem) {
-      entry.error = problem.what();
+      entry.error = reason(entry.path, problem);
     }
   });
   for (std::size_t i = 0; i < entries.size(); ++i) {  // the bad ones' gaps are closed

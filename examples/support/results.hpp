@@ -113,8 +113,8 @@ class json_writer final : public result_writer {
   void put(nlohmann::ordered_json const& object) {
     // file names need not be UTF-8; what is not becomes U+FFFD. The comma stands in front, so that what is printed ends
     // with a whole line at any time: complaints may go to the same terminal
-    out_ << (first_ ? "" : ",") << object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
-         << '\n';
+    out_ << (first_ ? "" : ",")
+         << printable_json(object.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace)) << '\n';
     first_ = false;
   }
 
@@ -124,7 +124,9 @@ class json_writer final : public result_writer {
 };
 
 /// A field as RFC 4180 has it: in quotes, themselves doubled, where it holds a comma, a quote or the end of a line.
-[[nodiscard]] inline std::string csv_field(std::string const& text) {
+/// Other controls become '?': the rows may go to a terminal.
+[[nodiscard]] inline std::string csv_field(std::string const& name) {
+  std::string const text = without_controls(name);
   if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
   std::string out = "\"";
   for (char const c : text) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -25,6 +26,38 @@ namespace dm2::example {
     auto const next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
     if ((byte < 0x20 && !(lines && byte == '\n')) || byte == 0x7F || (!utf8 && byte >= 0x80)) out[i] = '?';
     if (utf8 && byte == 0xC2 && next < 0xA0) out[i] = out[i + 1] = '?', ++i;  // U+0080 to U+009F are controls too
+  }
+  return out;
+}
+
+/// The text with '?' for what could move a terminal's cursor, but the ends of lines; other bytes are left as they are,
+/// so that names which are no UTF-8 can still be told apart.
+[[nodiscard]] inline std::string without_controls(std::string_view text) {
+  std::string out{text};
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    auto const byte = static_cast<unsigned char>(out[i]);
+    auto const next = static_cast<unsigned char>(i + 1 < out.size() ? out[i + 1] : 0);
+    if ((byte < 0x20 && byte != '\n') || byte == 0x7F) out[i] = '?';
+    if (byte == 0xC2 && next >= 0x80 && next < 0xA0) out[i] = out[i + 1] = '?', ++i;
+  }
+  return out;
+}
+
+/// JSON text with the controls that JSON does not ask to be escaped, U+007F to U+009F, escaped.
+[[nodiscard]] inline std::string printable_json(std::string_view text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    auto const byte = static_cast<unsigned char>(text[i]);
+    auto const next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
+    bool const pair = byte == 0xC2 && next >= 0x80 && next < 0xA0;
+    if (byte != 0x7F && !pair) {
+      out += text[i];
+      continue;
+    }
+    std::array<char, 8> escaped;
+    std::snprintf(escaped.data(), escaped.size(), "\\u%04x", unsigned{pair ? next : byte});
+    out += escaped.data();
+    i += pair ? 1 : 0;
   }
   return out;
 }
@@ -54,15 +87,17 @@ namespace dm2::example {
   return text.data();
 }
 
-/// "12.34 %"
+/// "12.34 %"; "nan" for what is no number.
 [[nodiscard]] inline std::string percent(float fraction) {
+  if (std::isnan(fraction)) return "nan";
   std::array<char, 32> text;
   std::snprintf(text.data(), text.size(), "%.2f %%", 100 * double(fraction));
   return text.data();
 }
 
-/// The shortest decimal form that reads back as the same float: "0.1372".
+/// The shortest decimal form that reads back as the same float: "0.1372". "nan", never "-nan".
 [[nodiscard]] inline std::string shortest(float value) {
+  if (std::isnan(value)) return "nan";
   std::array<char, 32> text;
   auto const [end, problem] = std::to_chars(text.data(), text.data() + text.size(), value);
   return {text.data(), end};

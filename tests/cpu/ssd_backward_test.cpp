@@ -19,12 +19,12 @@ TEST_CASE_TEMPLATE("ssd_backward: every gradient equals the reference's", Case, 
     golden_layer<T> const g{Case::name};
     auto f = golden_ssd<Case, T>(g);
     f.backward();
-    CHECK(g.gradient_error("x", f.dx) < golden_scan_gradient_tolerance<T>);
-    CHECK(g.gradient_error("dt", f.ddt) < golden_scan_gradient_tolerance<T>);
-    CHECK(g.gradient_error("A", f.da) < golden_scan_gradient_tolerance<T>);
-    CHECK(g.gradient_error("B", f.db) < golden_scan_gradient_tolerance<T>);
-    CHECK(g.gradient_error("C", f.dc) < golden_scan_gradient_tolerance<T>);
-    CHECK(g.gradient_error("D", f.dd) < golden_scan_gradient_tolerance<T>);
+    CHECK(g.gradient_error("x", f.dx) < g.gradient_tolerance);
+    CHECK(g.gradient_error("dt", f.ddt) < g.gradient_tolerance);
+    CHECK(g.gradient_error("A", f.da) < g.gradient_tolerance);
+    CHECK(g.gradient_error("B", f.db) < g.gradient_tolerance);
+    CHECK(g.gradient_error("C", f.dc) < g.gradient_tolerance);
+    CHECK(g.gradient_error("D", f.dd) < g.gradient_tolerance);
   };
   SUBCASE("double") { check(0.0); }
   SUBCASE("float") { check(0.0f); }

@@ -122,14 +122,6 @@ struct golden_extreme {
   static constexpr int batch = 1, length = 40;
 };
 
-/// The file holds the steps rounded to float, while the reference computed with the unrounded ones: that alone moves
-/// the results by 2e-8, so double is held to 1e-7 here, and to 1e-12 against the recurrence over operands that are
-/// exact.
-template <class T>
-inline constexpr double golden_scan_tolerance = std::is_same_v<T, double> ? 1e-7 : 1e-5;
-template <class T>
-inline constexpr double golden_scan_gradient_tolerance = std::is_same_v<T, double> ? 1e-7 : 1e-4;
-
 /// A golden scan's operands; G is a golden_layer.
 template <class Case, class T, class G>
 ssd_case<Case::shape, T> golden_ssd(G const& g) {

@@ -7,9 +7,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -109,7 +111,7 @@ TEST_CASE("checkpoint: saves in one precision load in the other") {
 
 TEST_CASE("checkpoint: strided torch tensors land row-major, under names with or without a common prefix") {
   scratch_folder const folder;
-  for (char const* prefix : {"", "model.", "_orig_mod.", "model._orig_mod."}) {
+  for (char const* prefix : {"", "model.", "_orig_mod.", "model._orig_mod.", "module.model.", "student/net."}) {
     CAPTURE(std::string{prefix});
     write_raw(folder / "f", torch_file_of(dict(text("state_dict") + state_dict(prefix))));
     small_model<float> net;
@@ -135,10 +137,119 @@ TEST_CASE("checkpoint: every missing, surplus and mis-shaped tensor is named, an
                  "type: bn.count is F64, an integer is expected"));
 }
 
-TEST_CASE("checkpoint: a prefix that some name lacks is not ignored") {
+TEST_CASE("checkpoint: tensors beside a whole model are named and left out, one more of the model's own is refused") {
+  scratch_folder const folder;
   std::string const vector = tensor("FloatStorage", "0", 6, 0, {6}, {1});
-  CHECK(contains(load_refused(torch_file_of(state_dict("model.", text("ema.w") + vector))), "missing: w [2, 3]"));
-  CHECK(contains(load_refused(torch_file_of(state_dict("", text("model.w") + vector))), "surplus: model.w [6]"));
+  write_raw(folder / "f", torch_file_of(state_dict("model.", text("criterion.weight") + vector +
+                                                                 text("model.layers.0.total_ops") + vector)));
+  small_model<float> net;
+  CHECK(dm2::load(net, folder / "f") ==
+        std::vector<std::string>{"'criterion.weight' [6] is no part of the model and left out",
+                                 "'model.layers.0.total_ops' [6] is no part of the model and left out"});
+  CHECK(net.values == std::vector<float>{0, 1, 2, -1, 4, 5, -1, -1, 0, 2, 4, 1, 3, 5, -1, -1});
+  for (char const* own : {"model.layers.0.extra", "model.bn.var"})
+    CHECK(contains(load_refused(torch_file_of(state_dict("model.", text(own) + vector))),
+                   "(1 difference)\n  surplus: " + std::string{own} + " [6]"));
+  CHECK(contains(load_refused(torch_file_of(state_dict("model.", text("model.layers.1.w") + vector))),
+                 "(1 difference): 2 layers in the file, 1 in the program\n  surplus: model.layers.1.w [6]"));
+}
+
+TEST_CASE("checkpoint: _orig_mod is dropped wherever it stands") {
+  scratch_folder const folder;
+  std::string const storage = "FloatStorage";
+  write_raw(folder / "f", torch_file_of(dict(text("w") + tensor(storage, "0", 6, 0, {2, 3}, {1, 2}) +
+                                             text("layers._orig_mod.0.w") + tensor(storage, "0", 6, 0, {3}, {1}) +
+                                             text("bn._orig_mod.mean") + tensor(storage, "0", 6, 4, {2}, {1}) +
+                                             text("_orig_mod.bn.count") + tensor("LongStorage", "1", 1, 0, {}, {}))));
+  small_model<float> net;
+  CHECK(dm2::load(net, folder / "f").empty());
+  CHECK(net.values == std::vector<float>{0, 1, 2, -1, 4, 5, -1, -1, 0, 2, 4, 1, 3, 5, -1, -1});
+  CHECK(net.counts == std::vector<std::int64_t>{-1, 5});
+}
+
+TEST_CASE("checkpoint: a prefix that some names have and others lack, the names being the model's either way") {
+  scratch_folder const folder;
+  std::string const storage = "FloatStorage";
+  write_raw(folder / "f", torch_file_of(dict(text("backbone.w") + tensor(storage, "0", 6, 0, {2, 3}, {1, 2}) +
+                                             text("backbone.layers.0.w") + tensor(storage, "0", 6, 0, {3}, {1}) +
+                                             text("module.bn.mean") + tensor(storage, "0", 6, 4, {2}, {1}) +
+                                             text("bn.count") + tensor("LongStorage", "1", 1, 0, {}, {}))));
+  small_model<float> net;
+  CHECK(dm2::load(net, folder / "f").empty());
+  CHECK(net.counts == std::vector<std::int64_t>{-1, 5});
+}
+
+TEST_CASE("checkpoint: two names that mean one entry are refused, and both are named") {
+  std::string const vector = tensor("FloatStorage", "0", 6, 0, {6}, {1});
+  CHECK(
+      contains(load_refused(torch_file_of(state_dict("", text("model.w") + vector))), "'w' and 'model.w' are both w"));
+  CHECK(contains(load_refused(torch_file_of(state_dict("", text("layers.0._orig_mod.w") + vector))),
+                 "'layers.0.w' and 'layers.0._orig_mod.w' are both layers.0.w"));
+  std::string twice = state_dict("student.");
+  twice.insert(twice.size() - 1, state_dict("teacher.").substr(2, state_dict("teacher.").size() - 3));
+  CHECK(contains(load_refused(torch_file_of(twice)), "holds a whole model under each of 'student.' and 'teacher.'"));
+}
+
+TEST_CASE("checkpoint: a misfit is said in ten lines, its cause first") {
+  std::string const vector = tensor("FloatStorage", "0", 6, 0, {6}, {1});
+  std::string vit, glued;
+  for (int i = 0; i < 40; ++i) vit += text("blocks." + std::to_string(i) + ".attn.qkv.weight") + vector;
+  std::string const why = load_refused(torch_file_of(dict(vit)));
+  CHECK(contains(why,
+                 "does not fit the model (44 differences): it looks like a Vision Transformer (timm's names), not "
+                 "like a DeMansia 2\n  missing: w [2, 3]\n"));
+  CHECK(contains(why, "\n  ... and 36 more"));
+  CHECK(std::count(why.begin(), why.end(), '\n') == 9);
+  for (char const* name : {"w", "layers.0.w", "bn.mean", "bn.count"})
+    glued += text("net_" + std::string{name}) + vector;
+  CHECK(contains(load_refused(torch_file_of(dict(glued))),
+                 "all names begin with 'net_', without which they would be the model's"));
+  CHECK(contains(load_refused(torch_file_of(dict(text("a.b") + vector))),
+                 "none of its 1 names, such as 'a.b', is one of the model's"));
+}
+
+TEST_CASE("checkpoint: hyper-parameters and metadata that are no configuration do not stand in the way") {
+  scratch_folder const folder;
+  std::string const object = global("numpy.core.multiarray", "scalar") + ")R";
+  write_raw(folder / "f", torch_file_of(dict(text("state_dict") + state_dict("") + text("hyper_parameters") +
+                                             dict(text("depth") + object + text("d_model") + text("wide") +
+                                                  text("img_size") + object + "N" + "K\1"))));
+  small_model<float> net;
+  auto const notices = dm2::load(net, folder / "f");
+  REQUIRE(notices.size() == 3);
+  for (char const* field : {"depth", "dim", "image"})
+    CHECK(std::any_of(notices.begin(), notices.end(), [&](std::string const& line) {
+      return line.starts_with("hyper_parameters: " + std::string{field} + " is ") &&
+             line.ends_with("which cannot be compared");
+    }));
+  CHECK(net.counts == std::vector<std::int64_t>{-1, 5});
+  auto const saved = filled<float>();
+  dm2::save(saved, folder / "s");
+  dm2::tensor_file const file{folder / "s"};
+  for (char const* config : {"resnet50", "{\"depth\":\"two\"}", "{\"hidden_size\":3}", "[1]", "null"}) {
+    dm2::write_safetensors(folder / "g", file.tensors(), {{"config", config}});
+    CHECK(dm2::load(net, folder / "g") ==
+          std::vector<std::string>{"metadata 'config' is not a configuration of dm2's, and is not compared"});
+  }
+  dm2::write_safetensors(folder / "g", file.tensors(), {{"config", R"({"depth":9})"}});
+  CHECK(contains(refusal(folder / "g", [&] { dm2::load(net, folder / "g"); }), "configuration: depth: 9 in the file"));
+}
+
+TEST_CASE("checkpoint: numbers that are not finite are named when they are loaded, with their place") {
+  scratch_folder const folder;
+  auto wide = filled<double>();
+  wide.values[2] = 1e300;  // layers.0.w [2]
+  wide.values[9] = -std::numeric_limits<double>::infinity();
+  wide.values[12] = std::numeric_limits<double>::quiet_NaN();
+  dm2::save(wide, folder / "f");
+  small_model<float> narrow;
+  auto const lines = dm2::load(narrow, folder / "f");
+  REQUIRE(lines.size() == 2);
+  CHECK(lines[0] == "'w': 2 of 6 numbers are not finite, the first -inf at [0, 1]");
+  CHECK(contains(lines[1], "'layers.0.w': 1 of 3 numbers is not finite, the first 1"));
+  CHECK(contains(lines[1], "beyond the type's range, at [2]"));
+  small_model<double> same;
+  CHECK(dm2::load(same, folder / "f").size() == 1);
 }
 
 TEST_CASE("checkpoint: a configuration other than the program's is refused, field by field") {

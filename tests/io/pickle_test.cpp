@@ -150,7 +150,7 @@ TEST_CASE("pickle: values that contain themselves or grow exponentially are no J
   for (char level = 2; level < 60; ++level)
     doubling += "0](" + std::string{"h"} + char(level - 1) + "h" + char(level - 1) + "eq" + level;
   CHECK(contains(refusal("f", [&] { json(doubling); }), "the values would make JSON many times the file's size"));
-  CHECK(contains(refusal("f", [] { json("]q\1h\1a"); }), "nested more than 64 deep"));
-  CHECK(contains(refusal("f", [] { json("}N]s"); }), "None as a key"));
+  CHECK(contains(json("]q\1h\1a").dump(), R"({"refused":"values nested more than 64 deep"})"));
+  CHECK(json("}N]s") == nlohmann::json{{"(None)", nlohmann::json::array()}});
   CHECK(json(text("\xFF")) == nlohmann::json{{"refused", "text that is not UTF-8"}});
 }

@@ -136,11 +136,13 @@ TEST_CASE("torch_file: what else is not readable is refused by name") {
   CHECK(contains(refused(make_torch_zip(t, {})), "storage '0' is not in the file"));
   CHECK(contains(refused(make_torch_zip(tensor("ComplexFloatStorage", "0", 6, 0, {6}, {1}), {six})),
                  "elements of an object of the refused global torch ComplexFloatStorage"));
-  CHECK(contains(refused(make_torch_zip(dict(text("w") + t + text("step") + "K\1"), {six})),
-                 "'step' is an integer, not a tensor"));
+  CHECK(contains(refused(make_torch_zip(dict(text("epoch") + "K\1" + text("args") + dict("")), {})),
+                 "holds no tensor: 'epoch' is an integer, 'args' is a dict"));
+  CHECK(contains(refused(make_torch_zip(dict(text("w") + t + text("more") + dict(text("v") + t)), {six})),
+                 "'more' is a dict, not a tensor"));
   CHECK(contains(refused(make_torch_zip(dict(text("w") + t + text("w") + t), {six})), "names 'w' twice"));
   CHECK(contains(refused(make_torch_zip(dict(text("w") + global("numpy", "array") + ")R"), {six})),
-                 "'w' is an object of the refused global numpy array, not a tensor"));
+                 "holds no tensor: 'w' is an object of the refused global numpy array"));
   CHECK(contains(refused(make_torch_zip(dict(text("\xFF") + t), {six})), "has a string as a name"));
   CHECK(contains(refused(make_torch_zip("K\1", {})), "holds an integer, not tensors"));
   CHECK(contains(refused(make_zip({{"a/other", ""}})), "no entry is called data.pkl"));

@@ -12,8 +12,10 @@
 #include <cmath>
 #include <concepts>
 #include <cstddef>
+#include <limits>
 #include <numeric>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -35,19 +37,26 @@ inline void require_k(char const* what, int k) {
 
 /// The k largest of one picture's logits, largest first, with their softmax over all of them.
 ///
-/// Fewer than k logits give as many as there are. Equal logits keep the order of their classes. A NaN stands behind
-/// every number, and makes every probability NaN: what it would have been is not known.
+/// Fewer than k logits give as many as there are. Equal logits keep the order of their classes. A logit of -infinity is
+/// a probability of 0.
 ///
 /// Shapes   logits [classes].
-/// Throws   shape_error if k is less than 1.
+/// Throws   shape_error if k is less than 1; std::domain_error if a logit is NaN or infinity, or all are -infinity: which
+///          class would be the best is not known then.
 template <std::floating_point T>
 [[nodiscard]] std::vector<prediction> top_k(std::span<T const> logits, int k) {
   detail::require_k("top_k", k);
+  bool any = logits.empty();
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    if (std::isnan(logits[i]) || logits[i] == std::numeric_limits<T>::infinity())
+      throw std::domain_error{"top_k: the logit of class " + std::to_string(i) + " is not a finite number"};
+    any = any || std::isfinite(logits[i]);
+  }
+  if (!any) throw std::domain_error{"top_k: no logit is a finite number"};
   std::vector<int> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   auto const before = [logits](int a, int b) {
     T const x = logits[std::size_t(a)], y = logits[std::size_t(b)];
-    if (std::isnan(x) || std::isnan(y)) return std::isnan(x) == std::isnan(y) ? a < b : std::isnan(y);
     return x != y ? x > y : a < b;
   };
   auto const kept = order.begin() + std::min(std::ptrdiff_t(k), std::ptrdiff_t(order.size()));
@@ -86,7 +95,8 @@ void evaluation_input(picture const& p, std::span<T> out) {
 ///
 /// Memory is taken for all pictures at once; hand over long lists in parts.
 ///
-/// Throws   shape_error if a picture has no pixel or k is less than 1.
+/// Throws   shape_error if a picture has no pixel or k is less than 1; std::domain_error if the model's logits are not
+///          finite numbers, as with weights that are not.
 template <config C, class Context>
 [[nodiscard]] std::vector<std::vector<prediction>> classify(model<C, Context>& net, std::span<picture const> pictures,
                                                             int k) {
@@ -110,7 +120,7 @@ template <config C, class Context>
 ///     dm2::load(net, "DeMansia 2 Tiny EMA.ckpt");
 ///     for (auto [index, probability] : dm2::classify(net, dm2::read_image("cat.jpg"), 5)) ...
 ///
-/// Throws   shape_error if the picture has no pixel or k is less than 1.
+/// Throws   as for several pictures.
 template <config C, class Context>
 [[nodiscard]] std::vector<prediction> classify(model<C, Context>& net, picture const& p, int k) {
   return classify(net, std::span{&p, 1}, k).front();

@@ -6,6 +6,7 @@
 #include <dm2/data/decode_options.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/picture_format.hpp>
+#include <dm2/io/describe_file.hpp>
 #include <dm2/io/mapped_file.hpp>
 
 #ifdef DM2_WITH_JPEG
@@ -18,39 +19,24 @@
 #include <dm2/data/decode_stb.hpp>
 #endif
 
-#include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <new>
 #include <span>
+#include <stdexcept>
 #include <string>
 
 namespace dm2 {
 namespace detail {
 
-/// "is empty", or what the file begins with, for a message about a file of no known format.
+/// What is said of a file of no known format.
 [[nodiscard]] inline std::string describe_unknown(std::span<std::byte const> file) {
-  if (file.empty()) return "is empty";
-  constexpr char const* digits = "0123456789abcdef";
-  std::string text = "is neither a JPEG nor a PNG picture (it begins with";
-  for (std::byte const b : file.first(std::min<std::size_t>(4, file.size()))) {
-    text += ' ';
-    text += digits[std::to_integer<unsigned>(b) >> 4];
-    text += digits[std::to_integer<unsigned>(b) & 15];
-  }
-  return text + ")";
+  return file.empty() ? "is empty" : "is neither a JPEG nor a PNG picture" + described(file);
 }
 
-}  // namespace detail
-
-/// Decodes a JPEG or PNG that is in memory; `name` is what messages call it.
-///
-/// With libjpeg-turbo and libpng the bytes are those of Pillow's Image.open(...).convert("RGB"); see decode_jpeg,
-/// decode_png and decode_stb for what each accepts.
-///
-/// Throws  file_error naming `name` and the reason, if the content is neither, is damaged or truncated, or is larger
-///         than `options` allow. Sizes are checked before memory is taken.
-[[nodiscard]] inline picture decode_image(std::span<std::byte const> file, std::filesystem::path const& name,
-                                          decode_options const& options = {}) {
+/// decode_image, but for std::bad_alloc, which leaves it as it is.
+[[nodiscard]] inline picture decode_known(std::span<std::byte const> file, std::filesystem::path const& name,
+                                          decode_options const& options) {
   switch (sniff_format(file)) {
     case picture_format::jpeg:
 #ifdef DM2_WITH_JPEG
@@ -67,7 +53,27 @@ namespace detail {
     case picture_format::unknown:
       break;
   }
-  throw file_error{name, detail::describe_unknown(file)};
+  throw file_error{name, describe_unknown(file)};
+}
+
+}  // namespace detail
+
+/// Decodes a JPEG or PNG that is in memory; `name` is what messages call it.
+///
+/// With libjpeg-turbo and libpng the bytes are those of Pillow's Image.open(...).convert("RGB"); see decode_jpeg,
+/// decode_png and decode_stb for what each accepts.
+///
+/// Throws  file_error naming `name` and the reason, if the content is neither, is damaged or truncated, is larger than
+///         `options` allow, or than memory does. Sizes are checked before memory is taken.
+[[nodiscard]] inline picture decode_image(std::span<std::byte const> file, std::filesystem::path const& name,
+                                          decode_options const& options = {}) {
+  try {
+    return detail::decode_known(file, name, options);
+  } catch (std::bad_alloc const&) {
+    throw file_error{name, "memory ran out" + detail::announced_size(file)};
+  } catch (std::length_error const&) {
+    throw file_error{name, "memory ran out" + detail::announced_size(file)};
+  }
 }
 
 /// Reads a picture file. What it is follows from its content, not from its name.

@@ -70,5 +70,27 @@ struct png_header {
   return h;
 }
 
+/// " (10000 x 10000 pixels)": height and width by a PNG's header or a JPEG's frame; empty where they are not there.
+[[nodiscard]] inline std::string announced_size(std::span<std::byte const> file) {
+  auto const number = [&](std::size_t at, std::size_t bytes) {
+    std::uint32_t v = 0;
+    for (std::size_t i = 0; i < bytes; ++i) v = v << 8 | std::to_integer<std::uint32_t>(file[at + i]);
+    return v;
+  };
+  auto const text = [](std::uint32_t height, std::uint32_t width) {
+    return " (" + std::to_string(height) + " x " + std::to_string(width) + " pixels)";
+  };
+  if (sniff_format(file) == picture_format::png && file.size() >= 24) return text(number(20, 4), number(16, 4));
+  if (sniff_format(file) != picture_format::jpeg) return {};
+  for (std::size_t at = 2; at + 9 <= file.size();) {  // from marker to marker: FF, its code, its length
+    std::uint32_t const code = number(at + 1, 1);
+    if (number(at, 1) != 0xFF || code == 0xDA) return {};
+    bool const frame = code >= 0xC0 && code <= 0xCF && code != 0xC4 && code != 0xC8 && code != 0xCC;
+    if (frame) return text(number(at + 5, 2), number(at + 7, 2));
+    at += code == 0xFF ? 1 : 2 + std::size_t{number(at + 2, 2)};
+  }
+  return {};
+}
+
 }  // namespace detail
 }  // namespace dm2

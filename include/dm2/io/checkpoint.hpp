@@ -4,11 +4,15 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/core/parameters.hpp>
-#include <dm2/io/config_json.hpp>
+#include <dm2/io/finite.hpp>
+#include <dm2/io/model_match.hpp>
 #include <dm2/io/safetensors_write.hpp>
 #include <dm2/io/tensor_file.hpp>
+#include <dm2/io/tensor_names.hpp>
+#include <dm2/io/told_config.hpp>
 
 #include <algorithm>
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -19,7 +23,6 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -37,32 +40,19 @@ concept checkpoint_model = requires(M& net, M const& fixed) {
 
 namespace detail {
 
-/// What wrappers put before every name ("model.", "_orig_mod.", "module."): the text before a table's name that the
-/// first tensor ends with, where every tensor of the file begins with it. Empty where some name fits as it is.
-inline std::string common_prefix(std::span<parameter_entry const> table, tensor_file const& file) {
-  if (file.tensors().empty()) return {};
-  std::string_view const first = file.tensors()[0].name;
-  std::size_t length = first.size();
-  for (parameter_entry const& entry : table) {
-    if (file.find(entry.name) != nullptr) return {};
-    bool const ends = first.size() > entry.name.size() && first.ends_with(entry.name) &&
-                      first[first.size() - entry.name.size() - 1] == '.';
-    if (ends) length = std::min(length, first.size() - entry.name.size());
-  }
-  if (length == first.size()) return {};
-  for (stored_tensor const& t : file.tensors())
-    if (!t.name.starts_with(first.substr(0, length))) return {};
-  return std::string{first.substr(0, length)};
-}
+/// A file held against a configuration and its table.
+struct model_fit {
+  model_match match;
+  std::vector<std::string> differences;  ///< a line each; none: the file holds the model
+  std::vector<std::string> notices;      ///< what was not compared, or is in the file beside the model, a line each
+};
 
-/// Everything in which the file's tensors are not the table's, a line each.
-inline std::vector<std::string> tensor_differences(std::span<parameter_entry const> table, tensor_file const& file,
-                                                   std::string const& prefix) {
-  std::vector<std::string> out;
-  std::unordered_map<std::string_view, parameter_entry const*> wanted;
-  for (parameter_entry const& entry : table) {
-    wanted.emplace(entry.name, &entry);
-    stored_tensor const* const t = file.find(prefix + std::string{entry.name});
+/// Everything in which the tensors of the entries are not the table's, a line each.
+inline void compare_entries(std::span<parameter_entry const> table, model_match const& match,
+                            std::vector<std::string>& out) {
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    parameter_entry const& entry = table[i];
+    stored_tensor const* const t = match.entries[i];
     std::vector<std::int64_t> const shape(entry.shape.begin(), entry.shape.begin() + entry.rank);
     if (t == nullptr)
       out.push_back("missing: " + std::string{entry.name} + " " + shape_text(shape));
@@ -72,31 +62,50 @@ inline std::vector<std::string> tensor_differences(std::span<parameter_entry con
     else if (entry.kind == entry_kind::counter && is_floating(t->type))
       out.push_back("type: " + t->name + " is " + std::string{name_of(t->type)} + ", an integer is expected");
   }
-  for (stored_tensor const& t : file.tensors())
-    if (!wanted.contains(std::string_view{t.name}.substr(prefix.size())))
-      out.push_back("surplus: " + t.name + " " + shape_text(t.shape));
+}
+
+/// Whether a tensor that is no entry would be the model's own, were the model another: a layer more, a parameter more
+/// of a layer. What profilers and rotary embeddings keep beside the parameters is not.
+inline bool is_models_own(std::string_view name, std::string_view prefix, std::span<parameter_entry const> table) {
+  if (!name.starts_with(prefix)) return false;
+  name.remove_prefix(prefix.size());
+  constexpr std::array<std::string_view, 3> aside{"total_ops", "total_params", "inv_freq"};
+  if (is_one_of(name.substr(name.find_last_of('.') + 1), aside)) return false;
+  std::string_view const first = take_component(name);
+  return std::any_of(table.begin(), table.end(), [first](parameter_entry const& e) {
+    std::string_view rest = e.name;
+    return take_component(rest) == first;
+  });
+}
+
+/// Holds a file against a model. Tensors beside a whole model, such as a loss's, do not make it another: they are
+/// notices. Where entries are missing they may be those under other names, and are differences.
+inline model_fit fit_model(config const& program, std::span<parameter_entry const> table, tensor_file const& file) {
+  model_fit out;
+  out.differences = config_differences(program, told_config(file, out.notices));
+  for (std::string& line : out.differences) line.insert(0, "configuration: ");
+  out.match = model_matcher{table, file.tensors()}();
+  for (std::string const& line : out.match.twice) out.differences.push_back("twice: " + line);
+  compare_entries(table, out.match, out.differences);
+  bool const whole = out.match.found == table.size();
+  for (stored_tensor const* const t : out.match.surplus)
+    if (!whole || is_models_own(unwrapped(t->name), out.match.prefix, table))
+      out.differences.push_back("surplus: " + t->name + " " + shape_text(t->shape));
+    else
+      out.notices.push_back("'" + t->name + "' " + shape_text(t->shape) + " is no part of the model and left out");
   return out;
 }
 
-/// Everything in which the file's configuration, where it has one, is not the program's.
-inline std::vector<std::string> file_config_differences(config const& program, tensor_file const& file) {
-  std::vector<std::string> out;
-  if (file.hyper_parameters().is_object())
-    out = config_differences(program, config_of_hyper_parameters(file.hyper_parameters()));
-  if (auto const found = file.metadata().find("config"); found != file.metadata().end()) {
-    auto const parsed = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
-    for (std::string& line : config_differences(program, parsed)) out.push_back(std::move(line));
-  }
-  for (std::string& line : out) line.insert(0, "configuration: ");
-  return out;
-}
-
-/// Everything in which a file is not a model of that configuration and table, a line each.
-inline std::vector<std::string> model_differences(config const& program, std::span<parameter_entry const> table,
-                                                  tensor_file const& file) {
-  std::vector<std::string> out = file_config_differences(program, file);
-  for (std::string& line : tensor_differences(table, file, common_prefix(table, file))) out.push_back(std::move(line));
-  return out;
+/// What is said of a file that is not the model: how many differences, where most of them come from, and the first few.
+inline std::string misfit_text(std::span<parameter_entry const> table, tensor_file const& file,
+                               model_match const& match, std::vector<std::string> const& differences) {
+  constexpr std::size_t most = 8;
+  std::string const cause = misfit_cause(table, file.tensors(), match);
+  std::string text = "does not fit the model (" + std::to_string(differences.size()) +
+                     (differences.size() == 1 ? " difference)" : " differences)") + (cause.empty() ? "" : ": " + cause);
+  for (std::size_t i = 0; i < differences.size() && i < most; ++i) text += "\n  " + differences[i];
+  if (differences.size() > most) text += "\n  ... and " + std::to_string(differences.size() - most) + " more";
+  return text;
 }
 
 template <class T>
@@ -105,40 +114,45 @@ inline constexpr dtype dtype_of = std::is_same_v<T, double> ? dtype::f64 : dtype
 }  // namespace detail
 
 /// Fills the model's parameters, statistics and counters from an opened file, converting from whatever floating type it
-/// holds.
+/// holds. Returns what a caller may want to say, a line each: tensors of the file that are no part of the model, and
+/// entries with numbers that are not finite (in the file, or in the model's type). None is the usual case.
 ///
-/// The file has to hold the table's names exactly, in any order. One prefix that every name of the file shares
-/// ("model.", "_orig_mod.") is ignored; a name without it, or a tensor that the table lacks, is an error. The
+/// The file has to hold the table's names, in any order. What stands before most of them ("model.", "module.") is
+/// ignored, and so is what torch.compile puts between ("_orig_mod."); two names that mean one entry are an error. The
 /// configuration in the metadata (key "config") or in a Lightning checkpoint's hyper_parameters, where there is one,
-/// has to be the model's.
+/// has to be the model's; what there cannot be read as one is not compared, and a line of the result says so.
 ///
-/// Throws file_error that lists every difference, a line each; the model is unchanged then.
+/// Throws file_error that says how many differences there are and lists the first; checkpoint_differences has them all.
+/// The model is unchanged then.
 template <checkpoint_model M>
-void load(M& net, tensor_file const& file) {
+std::vector<std::string> load(M& net, tensor_file const& file) {
   std::span<parameter_entry const> const table{net.table()};
-  std::string const prefix = detail::common_prefix(table, file);
-  std::vector<std::string> const wrong = detail::model_differences(M::configuration, table, file);
-  if (!wrong.empty()) {
-    std::string text = "does not fit the model (" + std::to_string(wrong.size()) + " differences)";
-    for (std::string const& line : wrong) text += "\n  " + line;
-    throw file_error{file.path(), text};
-  }
+  detail::model_fit fit = detail::fit_model(M::configuration, table, file);
+  if (!fit.differences.empty())
+    throw file_error{file.path(), detail::misfit_text(table, file, fit.match, fit.differences)};
   auto const state = net.state();
+  using scalar = std::remove_cvref_t<decltype(state[0])>;
   auto const counters = std::span<std::int64_t>{net.counters()};
-  for (parameter_entry const& entry : table) {
-    stored_tensor const& t = file.at(prefix + std::string{entry.name});
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    parameter_entry const& entry = table[i];
+    stored_tensor const& t = *fit.match.entries[i];
     if (entry.kind == entry_kind::counter)
       copy_to(t, counters.subspan(entry.offset, 1));
     else
       copy_to(t, state.subspan(entry.offset, entry.size));
+    if (std::string line = not_finite_text<scalar>(t); !line.empty()) fit.notices.push_back(std::move(line));
   }
+  return std::move(fit.notices);
 }
 
-/// Fills the model from a file of any format that tensor_file knows. `which` chooses between a Lightning checkpoint's
-/// weights and their running averages; automatic takes the averages where there are any.
+/// Fills the model from a file of any format that tensor_file knows. `which` chooses between a checkpoint's weights and
+/// their running averages; automatic takes the averages where there are any. The result also has the file's own notices.
 template <checkpoint_model M>
-void load(M& net, std::filesystem::path const& path, weights which = weights::automatic) {
-  load(net, tensor_file{path, which});
+std::vector<std::string> load(M& net, std::filesystem::path const& path, weights which = weights::automatic) {
+  tensor_file const file{path, which};
+  std::vector<std::string> notices = load(net, file);
+  notices.insert(notices.begin(), file.notices().begin(), file.notices().end());
+  return notices;
 }
 
 /// Writes the model's state to a safetensors file, whole or not at all: every entry of the table in the model's own

@@ -12,10 +12,11 @@
 
 namespace dm2 {
 
-/// Everything in which a file is not a model of configuration C, a line each: what load would say. Empty where it fits.
+/// Everything in which a file is not a model of configuration C, a line each, of which load says the
+/// first. Empty where it fits.
 template <config C>
 [[nodiscard]] std::vector<std::string> checkpoint_differences(tensor_file const& file) {
-  return detail::model_differences(C, parameter_table<C>, file);
+  return detail::fit_model(C, parameter_table<C>, file).differences;
 }
 
 }  // namespace dm2

@@ -4,6 +4,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
+#include <dm2/io/describe_file.hpp>
 #include <dm2/io/mapped_file.hpp>
 
 #include <algorithm>
@@ -68,6 +69,9 @@ inline bool has_control_character(std::string_view text) noexcept {
   // before a line is stored: 16 bytes each, and lines may be empty
   if (text.size() > most * longest || std::size_t(std::count(text.begin(), text.end(), '\n')) > most)
     throw file_error{path, "is too large for a list of class names"};
+  if (!detail::signed_format(text).empty() || detail::begins_like(text, "<!doctype") ||
+      detail::begins_like(text, "<html"))
+    throw file_error{path, "is no list of class names" + detail::described(file.bytes())};
   auto const lines = detail::text_lines(text);
   if (lines.empty()) throw file_error{path, "holds no class name"};
   bool const numbered = std::all_of(lines.begin(), lines.end(), detail::begins_with_synset);

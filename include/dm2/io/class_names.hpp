@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/io/json_text.hpp>
 #include <dm2/io/tensor_file.hpp>
 
 #include <nlohmann/json.hpp>
@@ -26,7 +27,7 @@ inline constexpr char const* class_names_key = "class_names";
 [[nodiscard]] inline std::vector<std::string> read_class_names(tensor_file const& file) {
   auto const found = file.metadata().find(class_names_key);
   if (found == file.metadata().end()) return {};
-  auto const names = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
+  auto const names = detail::parse_json(found->second);
   bool ok = names.is_array();
   for (auto const& name : names) ok = ok && name.is_string();
   if (!ok) throw file_error{file.path(), "metadata 'class_names' is not a JSON array of strings"};

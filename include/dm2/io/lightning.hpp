@@ -1,17 +1,23 @@
 /// @file
-/// Which tensors a torch file offers: a Lightning checkpoint's weights or their running average, a state dict, or
-/// whatever tensors were saved.
+/// Which tensors a torch file offers: a checkpoint's weights or their running averages, or whatever tensors were saved.
 #pragma once
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
 #include <dm2/io/pickle_json.hpp>
 #include <dm2/io/tensor.hpp>
+#include <dm2/io/tensor_names.hpp>
+#include <dm2/io/torch_averages.hpp>
 #include <dm2/io/torch_file.hpp>
+#include <dm2/io/weight_sets.hpp>
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
+#include <cstdint>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -21,25 +27,20 @@
 
 namespace dm2 {
 
-/// Which of a checkpoint's weights to read.
-///
-/// A Lightning checkpoint of a run with an exponential moving average holds two sets: the state dict, and the averages
-/// among the callbacks' states. A file called `...-EMA.ckpt` holds the averages in both places.
-enum class weights {
-  automatic,  ///< the averages where the file holds them, else the state dict: what validation is run on
-  raw,        ///< the state dict
-  ema         ///< the averages; an error where the file holds none
-};
-
 /// A torch file's tensors.
 struct torch_content {
   std::vector<stored_tensor> tensors;  ///< In the file's order.
   nlohmann::json hyper_parameters;     ///< Lightning's `hyper_parameters`; null where there are none.
   bool lightning = false;              ///< Whether it is a Lightning checkpoint.
   bool averaged = false;               ///< Whether the tensors are the running averages.
+  std::vector<std::string> notices;    ///< What was left out or could not be understood, a line each.
 };
 
 namespace detail {
+
+/// The keys under which programs keep a state dict, the likeliest first.
+inline constexpr std::array<std::string_view, 9> state_dict_keys{
+    "state_dict", "model", "model_state_dict", "model_state", "module", "net", "network", "weights", "params"};
 
 class torch_content_reader {
  public:
@@ -47,110 +48,255 @@ class torch_content_reader {
 
   torch_content operator()(weights which) {
     pickle_value const root = file_.root();
-    torch_content out;
-    auto const state = root.find("state_dict");
-    out.lightning = state && root.find("pytorch-lightning_version").has_value();
-    if (auto const found = root.find("hyper_parameters"))
-      out.hyper_parameters = pickle_as_json(*found, file_.path(), 8 * file_.pickle_size() + 4096);
-    auto const averages = which == weights::raw ? std::nullopt : find_averages(root);
-    if (which == weights::ema && !averages) fail("holds no EMA weights (no callback with a list 'ema_weights')");
-    if (state)
-      out.tensors = averages ? averaged(*state, *averages) : named(*state, "state_dict");
-    else if (auto const model = root.find("model"); model && model->is(pickle_kind::dict))
-      out.tensors = named(*model, "model");
-    else
-      out.tensors = plain(root);
-    out.averaged = state && averages;
-    return out;
+    out_.lightning = root.find("state_dict") && root.find("pytorch-lightning_version");
+    read_hyper_parameters(root);
+    if (!root.is(pickle_kind::dict)) {
+      out_.tensors = plain(root);
+      choose(split_by_name(std::move(out_.tensors)), "the file", which);
+    } else if (auto const raw = root.find("current_model_state"), state = root.find("state_dict"); raw && state) {
+      choose_averaging_callback(root, *raw, *state, which);
+    } else {
+      choose_of_dict(root, which);
+    }
+    if (out_.tensors.empty()) fail("holds no tensor");
+    return std::move(out_);
   }
 
  private:
   [[noreturn]] void fail(std::string const& reason) const { throw file_error{file_.path(), reason}; }
 
-  /// A dict of tensors by name.
-  std::vector<stored_tensor> named(pickle_value dict, std::string_view what) const {
+  void read_hyper_parameters(pickle_value root) {
+    auto const found = root.find("hyper_parameters");
+    if (!found) return;
+    try {
+      out_.hyper_parameters = pickle_as_json(*found, file_.path(), 8 * file_.pickle_size() + 4096);
+    } catch (file_error const& problem) {  // they only say more of what the tensors say
+      std::string const why = problem.what(), front = file_.path().string() + ": ";
+      out_.notices.push_back("hyper_parameters are left out: " + why.substr(front.size()));
+    }
+  }
+
+  // --- which set
+
+  /// Lightning's WeightAveraging: state_dict holds the averages once there are any, current_model_state the weights.
+  void choose_averaging_callback(pickle_value root, pickle_value raw, pickle_value state, weights which) {
+    auto const averaging = root.find("averaging_state");
+    auto const steps = averaging ? steps_in(file_, *averaging) : std::nullopt;
+    bool const begun = steps.value_or(1) != 0;
+    if (which == weights::ema && !begun) fail("holds no EMA weights: averaging has not begun (n_averaged is 0)");
+    if (!begun) out_.notices.push_back("averaging has not begun (n_averaged is 0): the weights are read");
+    out_.averaged = which != weights::raw && begun;
+    out_.tensors = out_.averaged ? named(state, "state_dict") : named(raw, "current_model_state");
+  }
+
+  void choose_of_dict(pickle_value root, weights which) {
+    auto const key = primary_key(root);
+    weight_sets sets;
+    if (key)
+      sets = split_by_name(named(*root.find(*key), *key));
+    else if (holds_tensor(root))
+      sets = split_by_name(named(root, "the file's dict"));
+    std::vector<averages_source> sources = averages_finder{file_, root, key.value_or("")}();
+    if (sources.empty() && sets.raw.empty() && sets.averages.empty()) fail(no_tensors_text(root));
+    std::string const where = key ? "'" + std::string{*key} + "'" : "the file's dict";
+    if (sources.empty()) return choose(std::move(sets), where, which);
+    if (!sets.averages.empty()) sources.push_back({"'" + sets.where + "...' in " + where, root, {}, {}});
+    choose_source(std::move(sets), where, std::move(sources), which);
+  }
+
+  /// Takes the weights or the averages of one dict.
+  void choose(weight_sets sets, std::string const& where, weights which) {
+    std::move(sets.notices.begin(), sets.notices.end(), std::back_inserter(out_.notices));
+    if (which == weights::raw || sets.averages.empty()) {
+      if (which == weights::ema) fail("holds no EMA weights (no averages are found in " + where + " or beside it)");
+      if (sets.raw.empty() && !sets.averages.empty()) fail("holds averaged weights only, in " + where);
+      if (!sets.problem.empty()) out_.notices.push_back("'" + sets.where + "...' is left out: " + sets.problem);
+      out_.tensors = std::move(sets.raw);
+      return;
+    }
+    if (!sets.problem.empty()) fail(not_understood("'" + sets.where + "...' in " + where, sets.problem, where));
+    out_.tensors = std::move(sets.averages);
+    out_.averaged = true;
+  }
+
+  [[nodiscard]] static std::string not_understood(std::string const& what, std::string const& why,
+                                                  std::string const& where) {
+    return "holds a second set of weights, " + what + ", that cannot be used as averages: " + why +
+           "; the raw weights (--raw), in " + where + ", can be read";
+  }
+
+  /// Takes the weights, or the averages that are kept apart from them.
+  void choose_source(weight_sets sets, std::string const& where, std::vector<averages_source> sources, weights which) {
+    prefer_published(sources);
+    if (which == weights::raw) {
+      if (sets.raw.empty()) fail("holds averaged weights only, in '" + sources.front().where + "'");
+      for (averages_source const& s : sources)
+        if (!s.problem.empty()) out_.notices.push_back("'" + s.where + "' is left out: " + s.problem);
+      out_.tensors = std::move(sets.raw);
+      return;
+    }
+    std::erase_if(sources, [&](averages_source const& s) {
+      if (s.steps.value_or(1) != 0) return false;
+      out_.notices.push_back("'" + s.where + "' is left out: averaging has not begun (0 steps)");
+      return true;
+    });
+    if (sources.empty()) return choose({std::move(sets.raw), {}, {}, {}, {}}, where, which);
+    if (sources.size() > 1) {
+      std::string all;
+      for (averages_source const& s : sources) all += (all.empty() ? "'" : ", '") + s.where + "'";
+      fail("holds several sets that may be averages: " + all + "; the raw weights (--raw), in " + where +
+           ", can be read");
+    }
+    averages_source const& source = sources.front();
+    if (!source.problem.empty()) fail(not_understood("'" + source.where + "'", source.problem, where));
+    matched_averages matched = match(sets.raw, source);
+    if (!matched.problem.empty()) fail(not_understood("'" + source.where + "'", matched.problem, where));
+    std::move(matched.notices.begin(), matched.notices.end(), std::back_inserter(out_.notices));
+    out_.tensors = std::move(matched.tensors);
+    out_.averaged = true;
+  }
+
+  /// The published callback is called EMA: its list counts where other callbacks have one too.
+  static void prefer_published(std::vector<averages_source>& sources) {
+    auto const published = [](averages_source const& s) { return s.where == "callbacks/EMA/ema_weights"; };
+    if (std::any_of(sources.begin(), sources.end(), published))
+      std::erase_if(sources, [&](averages_source const& s) { return !published(s); });
+  }
+
+  [[nodiscard]] matched_averages match(std::vector<stored_tensor> const& raw, averages_source const& source) {
+    if (source.value.is_sequence()) return in_order(raw, source.value, source.where);
+    weight_sets inner = split_by_name(named(source.value, source.where));
+    std::vector<stored_tensor> averages = std::move(inner.averages.empty() ? inner.raw : inner.averages);
+    if (!raw.empty()) return average_matcher{raw, averages}();
+    leave_out_bookkeeping(averages, inner.notices);
+    return {std::move(averages), inner.problem, 0, std::move(inner.notices)};
+  }
+
+  /// A list of averages under the weights' names. It has one tensor an entry (integer entries too, as the published
+  /// callback writes it), or one a floating-point entry, or one a parameter; the weights' own complete it.
+  [[nodiscard]] matched_averages in_order(std::vector<stored_tensor> const& raw, pickle_value list,
+                                          std::string const& where) const {
+    std::string const name = where.substr(where.find_last_of('/') + 1);
+    auto const all = [](stored_tensor const&) { return true; };
+    auto const floating = [](stored_tensor const& t) { return is_floating(t.type); };
+    auto const trained = [](stored_tensor const& t) { return is_floating(t.type) && !is_batch_statistic(t.name); };
+    auto const count = [&](auto const& of) { return std::size_t(std::count_if(raw.begin(), raw.end(), of)); };
+    if (list.size() == raw.size()) return in_order(raw, list, name, all);
+    if (list.size() == count(floating)) return in_order(raw, list, name, floating);
+    if (list.size() == count(trained)) return in_order(raw, list, name, trained);
+    matched_averages out;
+    out.problem = name + " has " + std::to_string(list.size()) + " tensors, the state dict has " +
+                  std::to_string(raw.size()) + " (" + std::to_string(count(floating)) + " of them floating-point)";
+    return out;
+  }
+  template <class Of>
+  [[nodiscard]] matched_averages in_order(std::vector<stored_tensor> const& raw, pickle_value list,
+                                          std::string const& name, Of const& of) const {
+    matched_averages out;
+    out.tensors = raw;
+    std::size_t next = 0;
+    for (stored_tensor& t : out.tensors) {
+      if (!of(t)) continue;
+      stored_tensor average = file_.tensor(list[next++], t.name);
+      if (average.shape != t.shape || is_floating(average.type) != is_floating(t.type)) {
+        out.problem = name + ": '" + t.name + "' has shape " + shape_text(average.shape) + " of " +
+                      std::string{name_of(average.type)} + ", the state dict " + shape_text(t.shape) + " of " +
+                      std::string{name_of(t.type)};
+        return out;
+      }
+      t = std::move(average);
+    }
+    return out;
+  }
+
+  // --- dicts of tensors
+
+  [[nodiscard]] std::optional<std::string_view> primary_key(pickle_value root) const {
+    if (root.find("state_dict")) return "state_dict";
+    for (std::string_view const key : state_dict_keys)
+      if (auto const value = root.find(key); value && holds_tensor(*value)) return key;
+    return std::nullopt;
+  }
+
+  /// Why a dict without tensors offers none: what it holds instead.
+  [[nodiscard]] static std::string no_tensors_text(pickle_value root) {
+    std::string text = "holds no tensor";
+    for (std::size_t i = 0; i < root.size() && i < 4; ++i) {
+      auto const [key, value] = root.item(i);
+      text += (i == 0 ? ": " : ", ") + (key.as_text() ? "'" + std::string{short_key(key)} + "'" : key.describe()) +
+              " is " + value.describe();
+    }
+    if (root.size() > 4) text += ", and " + std::to_string(root.size() - 4) + " more entries";
+    return text;
+  }
+
+  /// A dict of tensors by name. Plain values between them, such as a step or a module's extra state, are left out with
+  /// a notice; what may be a tensor of an unknown kind is an error.
+  std::vector<stored_tensor> named(pickle_value dict, std::string_view what) {
     if (!dict.is(pickle_kind::dict)) fail(std::string{what} + " is " + dict.describe() + ", not a dict of tensors");
     std::unordered_set<std::string_view> seen;
     std::vector<stored_tensor> out;
     out.reserve(dict.size());  // in the file, each entry takes 4 bytes or more
     for (std::size_t i = 0; i < dict.size(); ++i) {
       auto const [key, value] = dict.item(i);
+      bool const tensor = torch_file::is_tensor(value);
+      if (!tensor && is_aside(key, value)) {
+        if (out_.notices.size() < 100) out_.notices.push_back(aside_text(key, value, what));
+        continue;
+      }
       if (!key.as_text() || !is_utf8(key.raw())) fail(std::string{what} + " has " + key.describe() + " as a name");
       if (!seen.insert(key.raw()).second) fail(std::string{what} + " names '" + std::string{key.raw()} + "' twice");
       out.push_back(file_.tensor(value, std::string{key.raw()}));
     }
+    if (out.empty()) fail(std::string{what} + " holds no tensor");
     return out;
   }
+  /// Whether a value that is no tensor may be passed over: a plain one, or a module's extra state, whatever that is.
+  [[nodiscard]] bool is_aside(pickle_value key, pickle_value value) {
+    if (key.as_text() && key.raw().ends_with("_extra_state")) return true;
+    switch (value.kind()) {
+      case pickle_kind::call:
+      case pickle_kind::storage:
+      case pickle_kind::refused:
+        return false;
+      default:
+        return !seen_.insert(value.number()).second || !holds_tensor(value);  // many keys may share one value
+    }
+  }
+  [[nodiscard]] static std::string aside_text(pickle_value key, pickle_value value, std::string_view what) {
+    std::string const name =
+        key.as_text() && is_utf8(short_key(key)) ? "'" + std::string{short_key(key)} + "'" : key.describe();
+    return std::string{what} + ": " + name + " is " + value.describe() + ", not a tensor, and left out";
+  }
 
-  /// One tensor ("tensor"), a tuple or list of them ("0", "1", ...), or a dict.
+  /// One tensor ("tensor"), or a tuple or list of them ("0", "1", ...).
   std::vector<stored_tensor> plain(pickle_value root) const {
     std::vector<stored_tensor> out;
-    if (torch_file::is_tensor(root)) {
+    if (torch_file::is_tensor(root))
       out.push_back(file_.tensor(root, "tensor"));
-    } else if (root.is_sequence()) {
+    else if (root.is_sequence())
       for (std::size_t i = 0; i < root.size(); ++i) out.push_back(file_.tensor(root[i], std::to_string(i)));
-    } else if (root.is(pickle_kind::dict)) {
-      out = named(root, "the file's dict");
-    } else {
+    else
       fail("holds " + root.describe() + ", not tensors");
-    }
-    return out;
-  }
-
-  /// callbacks / EMA / ema_weights, or under another callback's name where only one has such a list.
-  std::optional<pickle_value> find_averages(pickle_value root) const {
-    auto const callbacks = root.find("callbacks");
-    if (!callbacks) return std::nullopt;
-    auto const list_in = [](pickle_value state) {
-      auto const list = state.find("ema_weights");
-      return list && list->is_sequence() ? list : std::nullopt;
-    };
-    if (auto const ema = callbacks->find("EMA"))
-      if (auto const list = list_in(*ema)) return list;
-    std::optional<pickle_value> found;
-    for (std::size_t i = 0; callbacks->is(pickle_kind::dict) && i < callbacks->size(); ++i)
-      if (auto const list = list_in(callbacks->item(i).second)) {
-        if (found) fail("several callbacks hold 'ema_weights', none of them called EMA");
-        found = list;
-      }
-    return found;
-  }
-
-  /// The averages under the state dict's names. The list has one tensor an entry (integer entries too, as the published
-  /// callback writes it) or one a floating-point entry; then the state dict's own integers complete it.
-  std::vector<stored_tensor> averaged(pickle_value state, pickle_value list) const {
-    std::vector<stored_tensor> out = named(state, "state_dict");
-    std::size_t floating = 0;
-    for (stored_tensor const& t : out) floating += is_floating(t.type) ? 1 : 0;
-    bool const all = list.size() == out.size();
-    if (!all && list.size() != floating)
-      fail("ema_weights has " + std::to_string(list.size()) + " tensors, the state dict has " +
-           std::to_string(out.size()) + " (" + std::to_string(floating) + " of them floating-point)");
-    std::size_t next = 0;
-    for (stored_tensor& t : out) {
-      if (!all && !is_floating(t.type)) continue;
-      stored_tensor average = file_.tensor(list[next++], t.name);
-      if (average.shape != t.shape || is_floating(average.type) != is_floating(t.type))
-        fail("ema_weights: '" + t.name + "' has shape " + shape_text(average.shape) + " of " +
-             std::string{name_of(average.type)} + ", the state dict " + shape_text(t.shape) + " of " +
-             std::string{name_of(t.type)});
-      t = std::move(average);
-    }
     return out;
   }
 
   torch_file const& file_;
+  torch_content out_;
+  std::unordered_set<std::uint32_t> seen_;
 };
 
 }  // namespace detail
 
 /// The tensors of a torch file:
 ///
-/// * a Lightning checkpoint, or any dict with a dict `state_dict` (or `model`): its entries, under their names;
+/// * a Lightning checkpoint, or any dict with a dict `state_dict`, `model` or another of state_dict_keys: its entries,
+///   under their names;
 /// * a dict of tensors: its entries; a list or tuple: "0", "1", ...; a single tensor: "tensor".
 ///
-/// Nothing is left out: an entry among the tensors that is none is an error that names it, and so is a name given
-/// twice. Whatever else a checkpoint holds (loops, optimiser, callbacks) is not looked at.
+/// Averages are looked for among the callbacks' states, beside the weights, and between them (docs/files.md has the
+/// list); a second set that cannot be used as averages is an error, but for weights::raw. What else lies among the
+/// tensors is named in the notices, and so is a name given twice, as an error. A file without a tensor is an error.
 [[nodiscard]] inline torch_content read_torch_content(torch_file const& file, weights which = weights::automatic) {
   return detail::torch_content_reader{file}(which);
 }

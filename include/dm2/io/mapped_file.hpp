@@ -83,7 +83,8 @@ class mapped_file {
     }
     ::close(fd);
     if (problem != 0) fail(what, problem);
-    if (!regular) throw file_error{path_, "is not a regular file"};
+    if (!regular)
+      throw file_error{path_, S_ISDIR(status.st_mode) ? "is a folder, not a file" : "is not a regular file"};
   }
   void take(mapped_file&) noexcept {}
   void close() noexcept {

@@ -280,9 +280,11 @@ class pickle_machine : pickle_stack {
   }
   bool apply_with_keywords() {
     bool const any = pickle_value{data_, pop()}.size() != 0;
+    std::uint64_t const name = stack_.size() < 2 ? 0 : node(stack_[stack_.size() - 2]).wide;
     apply();
-    if (any && node(top()).kind != pickle_kind::refused) fail("a known class has keyword arguments");
-    return true;
+    if (!any || node(top()).kind == pickle_kind::refused) return true;
+    pop();  // a known class with keyword arguments is not what the reader knows
+    return push_new(pickle_kind::refused, 0, name);
   }
   /// An object's state. A Namespace's is its content, which it takes over by reference. Anything else's are attributes,
   /// such as a state dict's `_metadata`, and dropped.

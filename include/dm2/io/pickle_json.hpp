@@ -4,11 +4,13 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
+#include <dm2/io/json_text.hpp>
 #include <dm2/io/pickle_globals.hpp>
 #include <dm2/io/pickle_value.hpp>
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -25,8 +27,8 @@ class pickle_to_json {
   pickle_to_json(std::filesystem::path const& path, std::size_t budget) : path_{path}, budget_{budget} {}
 
   nlohmann::json operator()(pickle_value v, int depth = 0) {
-    if (depth > 64) throw file_error{path_, "pickle: values nested more than 64 deep cannot be JSON"};
     spend(8);
+    if (depth > max_json_depth) return refused("values nested more than 64 deep");
     switch (v.kind()) {
       case pickle_kind::none:
         return nullptr;
@@ -65,6 +67,9 @@ class pickle_to_json {
   }
   nlohmann::json refused(std::string what) {
     spend(64 + what.size());
+    if (!is_utf8(what))
+      std::replace_if(
+          what.begin(), what.end(), [](char c) { return (c & 0x80) != 0; }, '?');
     return {{"refused", std::move(what)}};
   }
 
@@ -76,14 +81,13 @@ class pickle_to_json {
   nlohmann::json object(pickle_value v, int depth) {
     spend(32);
     nlohmann::json out = nlohmann::json::object();
+    auto const name_text = [this](pickle_value name) {  // of keys that JSON does not have
+      if (auto const number = name.as_integer()) return std::to_string(*number);
+      return name.as_text() && is_utf8(name.raw()) ? text(name) : "(" + name.describe() + ")";
+    };
     for (std::size_t i = 0; i < v.size(); ++i) {
       auto const [name, value] = v.item(i);
-      if (auto const number = name.as_integer())
-        out[std::to_string(*number)] = (*this)(value, depth + 1);
-      else if (name.as_text() && is_utf8(name.raw()))
-        out[text(name)] = (*this)(value, depth + 1);
-      else
-        throw file_error{path_, "pickle: " + name.describe() + " as a key cannot be JSON"};
+      out[name_text(name)] = (*this)(value, depth + 1);
     }
     return out;
   }
@@ -105,11 +109,11 @@ class pickle_to_json {
 }  // namespace detail
 
 /// `v` as JSON: None null, tuples and lists arrays, dicts objects (integer keys as text), torch.float32 the string
-/// "torch.float32", a device its type's name. What is not plain data (tensors, objects of refused globals) becomes an
-/// object {"refused": what}.
+/// "torch.float32", a device its type's name. What is not plain data (tensors, objects of refused globals) or lies
+/// deeper than 64 levels becomes an object {"refused": what}; a key that is neither text nor an integer, what it is.
 ///
 /// `budget` bounds the result: bytes of text, 8 a value, 32 an object; give a small multiple of the pickle's length.
-/// Throws file_error past it, past 64 levels, and for keys that are not text or integers.
+/// Throws file_error past it.
 [[nodiscard]] inline nlohmann::json pickle_as_json(pickle_value v, std::filesystem::path const& path,
                                                    std::size_t budget) {
   return detail::pickle_to_json{path, budget}(v);

@@ -49,6 +49,7 @@ class safetensors_header {
     if (event == event_t::key) return key(depth, parsed.get_ref<std::string const&>());
     if (depth == 1) {
       if (event == event_t::object_start) return true;
+      if (event == event_t::value && name_ == "__metadata__" && parsed.is_null()) return false;  // as if absent
       if (event != event_t::object_end) fail("header entry '" + name_ + "' is not a JSON object");
       if (name_ == "__metadata__")
         take_metadata(parsed);
@@ -169,6 +170,8 @@ class safetensors_header {
     throw file_error{path, "safetensors: a header of " + std::to_string(length) + " bytes in a file of " +
                                std::to_string(bytes.size()) + " bytes (truncated?)"};
   auto const text = detail::as_text(bytes.subspan(8, static_cast<std::size_t>(length)));
+  if (std::size_t const nul = text.find('\0'); nul != text.npos)  // nlohmann's parser would take it for the end
+    throw file_error{path, "safetensors: the header is not valid JSON: a NUL byte at byte " + std::to_string(nul + 8)};
   detail::safetensors_header header{path, bytes.subspan(8 + static_cast<std::size_t>(length))};
   try {
     // by reference: the parser copies its callback

@@ -80,9 +80,9 @@ struct stored_tensor {
   }
   /// Whether the elements follow each other in row-major order without gaps.
   [[nodiscard]] bool contiguous() const noexcept {
+    if (size() == 0) return true;
     std::int64_t expected = 1;
     for (std::size_t axis = shape.size(); axis-- > 0;) {
-      if (shape[axis] == 0) return true;
       if (shape[axis] != 1 && strides[axis] != expected) return false;
       expected *= shape[axis];
     }
@@ -118,11 +118,13 @@ namespace detail {
 
 /// Row-major strides of a shape whose element_count exists.
 [[nodiscard]] inline std::vector<std::int64_t> contiguous_strides(std::span<std::int64_t const> shape) {
-  std::vector<std::int64_t> strides(shape.size());
+  std::vector<std::int64_t> strides(shape.size(), 0);
+  // with a zero extent no stride is ever used, and the product of the others may be anything
+  if (element_count(shape) == std::uint64_t{0}) return strides;
   std::int64_t next = 1;
   for (std::size_t axis = shape.size(); axis-- > 0;) {
     strides[axis] = next;
-    if (shape[axis] > 0) next *= shape[axis];  // with a zero extent no stride is ever used
+    next *= shape[axis];
   }
   return strides;
 }

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/io/describe_file.hpp>
+#include <dm2/io/json_text.hpp>
 #include <dm2/io/lightning.hpp>
 #include <dm2/io/mapped_file.hpp>
 #include <dm2/io/safetensors.hpp>
 #include <dm2/io/tensor.hpp>
 #include <dm2/io/torch_file.hpp>
+#include <dm2/io/weight_sets.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -15,8 +18,10 @@
 #include <cstddef>
 #include <filesystem>
 #include <map>
+#include <new>
 #include <numeric>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -56,20 +61,19 @@ inline constexpr std::string_view ema_prefix = "ema/";
 /// taken is bounded by a small multiple of the file's header or pickle, whatever sizes it claims.
 class tensor_file {
  public:
-  /// `which` chooses between a checkpoint's weights and their running averages, in a Lightning checkpoint and in dm2's
-  /// own training checkpoints, whose optimiser state is left out. weights::ema on a file that holds one set only is an
-  /// error.
+  /// `which` chooses between a checkpoint's weights and their running averages, in a torch or Lightning checkpoint, in
+  /// dm2's own training checkpoints, whose optimiser state is left out, and in any file whose names tell two sets apart.
+  /// weights::ema on a file that holds no averages is an error, and so is a file without any tensor.
   explicit tensor_file(std::filesystem::path const& path, weights which = weights::automatic) : file_{path} {
-    auto const bytes = file_.bytes();
-    if (bytes.empty()) throw file_error{path, "is empty"};
-    // safetensors first: a header of 640 bytes begins with 0x80 0x02, as a pickle does
-    if (looks_like_safetensors(bytes))
-      read_safetensors_content(which);
-    else if (looks_like_zip(bytes) || looks_like_pickle(bytes))
-      read_torch(which);
-    else
-      throw file_error{path, "is none of safetensors, torch file and Lightning checkpoint (by its content)"};
-    index();
+    try {
+      read(which);
+    } catch (std::bad_alloc const&) {
+      throw file_error{path, "memory ran out while it was read"};
+    } catch (std::length_error const&) {
+      throw file_error{path, "memory ran out while it was read"};
+    } catch (nlohmann::json::exception const& problem) {
+      throw file_error{path, std::string{"holds text that cannot be JSON: "} + problem.what()};
+    }
   }
 
   /// The file, as the constructor was given it.
@@ -78,12 +82,16 @@ class tensor_file {
   [[nodiscard]] file_format format() const noexcept { return format_; }
   /// Whether the tensors are a checkpoint's running averages.
   [[nodiscard]] bool averaged() const noexcept { return averaged_; }
+  /// Whether it is one of dm2's own training checkpoints, of which one set of weights is offered.
+  [[nodiscard]] bool is_training_checkpoint() const noexcept { return training_; }
   /// In the file's order.
   [[nodiscard]] std::span<stored_tensor const> tensors() const noexcept { return tensors_; }
   /// A safetensors file's metadata; empty for other formats.
   [[nodiscard]] std::map<std::string, std::string> const& metadata() const noexcept { return metadata_; }
   /// A Lightning checkpoint's `hyper_parameters`; null for other formats.
   [[nodiscard]] nlohmann::json const& hyper_parameters() const noexcept { return hyper_parameters_; }
+  /// What of the file was left out, or could not be understood and did not have to be, a line each.
+  [[nodiscard]] std::span<std::string const> notices() const noexcept { return notices_; }
 
   /// The tensor of that name, or null.
   [[nodiscard]] stored_tensor const* find(std::string_view name) const noexcept {
@@ -98,6 +106,20 @@ class tensor_file {
   }
 
  private:
+  void read(weights which) {
+    auto const bytes = file_.bytes();
+    if (bytes.empty()) throw file_error{path(), "is empty"};
+    // safetensors first: a header of 640 bytes begins with 0x80 0x02, as a pickle does
+    if (looks_like_safetensors(bytes))
+      read_safetensors_content(which);
+    else if (looks_like_zip(bytes) || looks_like_pickle(bytes))
+      read_torch(which);
+    else
+      throw file_error{path(),
+                       "is none of safetensors, torch file and Lightning checkpoint" + detail::described(bytes)};
+    if (tensors_.empty()) throw file_error{path(), "holds no tensor"};
+    index();
+  }
   void read_torch(weights which) {
     torch_file const torch{file_.bytes(), file_.path()};
     torch_content content = read_torch_content(torch, which);
@@ -107,22 +129,70 @@ class tensor_file {
     averaged_ = content.averaged;
     tensors_ = std::move(content.tensors);
     hyper_parameters_ = std::move(content.hyper_parameters);
+    notices_ = std::move(content.notices);
   }
   void read_safetensors_content(weights which) {
     safetensors_content content = read_safetensors(file_.bytes(), file_.path());
     tensors_ = std::move(content.tensors);
     metadata_ = std::move(content.metadata);
-    if (metadata_.contains(training_key))
+    training_ = marks_training_checkpoint();
+    if (training_)
       choose_training_weights(which);
-    else if (which == weights::ema)
-      throw file_error{path(), "is a safetensors file, which holds one set of weights; EMA weights cannot be chosen"};
+    else
+      choose_named_weights(which);
+  }
+  [[nodiscard]] bool holds(std::string_view prefix) const {
+    return std::any_of(tensors_.begin(), tensors_.end(),
+                       [prefix](stored_tensor const& t) { return t.name.starts_with(prefix); });
+  }
+  /// Whether the metadata say so and the tensors are there. A key of that name alone says nothing: any program may
+  /// write one. Throws where the two contradict each other.
+  [[nodiscard]] bool marks_training_checkpoint() const {
+    auto const mark = metadata_.find(training_key);
+    if (mark == metadata_.end()) return false;
+    auto const progress = detail::parse_json(mark->second);
+    bool const ours = progress.is_object() && progress.contains("epoch") && progress["epoch"].is_number() &&
+                      progress.contains("optimizer") && progress["optimizer"].is_string();
+    bool const raw = holds(raw_prefix), ema = holds(ema_prefix);
+    if (ours && raw && ema) return true;
+    if (raw && ema)
+      throw file_error{path(),
+                       "holds tensors 'raw/...' and 'ema/...' as a training checkpoint does, but its metadata "
+                       "'training' are not one's (no epoch and optimizer)"};
+    if (ours && (raw || ema))
+      throw file_error{path(), "is marked as a training checkpoint, but holds no tensor '" +
+                                   std::string{raw ? ema_prefix : raw_prefix} + "...'"};
+    return false;
   }
   /// Of a training checkpoint, the tensors of one set under the model's own names.
   void choose_training_weights(weights which) {
     std::string_view const prefix = which == weights::raw ? raw_prefix : ema_prefix;
+    auto const known = [](stored_tensor const& t) {
+      std::string_view const name = t.name;
+      return name.starts_with(raw_prefix) || name.starts_with(ema_prefix) || name.starts_with("momentum/") ||
+             name.starts_with("second/");
+    };
+    for (stored_tensor const& t : tensors_)
+      if (!known(t)) notices_.push_back("'" + t.name + "' is no part of a training checkpoint and left out");
     std::erase_if(tensors_, [&](stored_tensor const& t) { return !t.name.starts_with(prefix); });
     for (stored_tensor& t : tensors_) t.name.erase(0, prefix.size());
     averaged_ = which != weights::raw;
+  }
+  /// Of any other file, the set that names tell apart.
+  void choose_named_weights(weights which) {
+    detail::weight_sets sets = detail::split_by_name(std::move(tensors_));
+    notices_ = std::move(sets.notices);
+    bool const two = !sets.averages.empty();
+    if (which == weights::ema && !two)
+      throw file_error{path(), "is a safetensors file, which holds one set of weights; EMA weights cannot be chosen"};
+    averaged_ = two && which != weights::raw;
+    if (averaged_ && !sets.problem.empty())
+      throw file_error{path(), "holds a second set of weights, '" + sets.where +
+                                   "...', that cannot be used as averages: " + sets.problem +
+                                   "; the raw weights (--raw) can be read"};
+    if (!averaged_ && two && sets.raw.empty()) throw file_error{path(), "holds averaged weights only"};
+    if (!averaged_ && !sets.problem.empty()) notices_.push_back("'" + sets.where + "...' is left out: " + sets.problem);
+    tensors_ = std::move(averaged_ ? sets.averages : sets.raw);
   }
   void index() {
     by_name_.resize(tensors_.size());
@@ -133,11 +203,12 @@ class tensor_file {
 
   mapped_file file_;
   file_format format_ = file_format::safetensors;
-  bool averaged_ = false;
+  bool averaged_ = false, training_ = false;
   std::vector<stored_tensor> tensors_;
   std::vector<std::size_t> by_name_;
   std::map<std::string, std::string> metadata_;
   nlohmann::json hyper_parameters_;
+  std::vector<std::string> notices_;
 };
 
 }  // namespace dm2

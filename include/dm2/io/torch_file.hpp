@@ -10,6 +10,7 @@
 #include <dm2/io/zip.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -141,7 +142,8 @@ class torch_file {
   /// ("storage", its class, key, device, number of elements[, None])
   storage_id identify(pickle_value reference) const {
     pickle_value const id = reference.arguments();
-    bool const known = id.is(pickle_kind::tuple) && id.size() >= 5 && id[0].as_text() == "storage" && id[2].as_text();
+    bool const known = id.is(pickle_kind::tuple) && id.size() >= 5 && id[0].as_text() == "storage" && id[2].as_text() &&
+                       id[2].raw().size() <= 200;  // many may share one long text
     auto const count = known ? id[4].as_integer() : std::nullopt;
     if (!count || *count < 0) fail("a storage's id is damaged");
     if (!id[1].is(pickle_kind::global) ||
@@ -181,11 +183,26 @@ class torch_file {
     if (!fits)
       fail("tensor '" + t.name + "': shape " + shape_text(t.shape) + ", strides " + shape_text(t.strides) +
            ", offset " + std::to_string(offset) + " do not fit a storage of " + std::to_string(s.count) + " elements");
+    for (std::size_t axis = 0; axis < t.shape.size(); ++axis)  // no step is ever made there, so it may be any number
+      if (*count == 0 || t.shape[axis] == 1) t.strides[axis] = 0;
     t.type = s.type;
     t.data = s.bytes.data() + offset * size_of(s.type);
   }
 
   // --- the zip format
+
+  /// ", but NumPy's (.npz)": whose archive it is, where that is known.
+  static std::string zip_kind(zip_archive const& archive) {
+    static constexpr std::array<std::pair<std::string_view, char const*>, 4> kinds{
+        {{".npy", ", but NumPy's (.npz)"},
+         {"model.weights.h5", ", but Keras's (.keras)"},
+         {"[Content_Types].xml", ", but an Office document"},
+         {"META-INF/MANIFEST.MF", ", but a Java archive"}}};
+    for (auto const& [end, kind] : kinds)
+      for (auto const& entry : archive.entries())
+        if (entry.name.ends_with(end)) return kind;
+    return {};
+  }
 
   void read_zip(std::span<std::byte const> bytes) {
     archive_.emplace(bytes, path_);
@@ -197,7 +214,7 @@ class torch_file {
       document_ = std::make_unique<pickle_document>(read_pickle(entry.bytes, path_));
       pickle_size_ = entry.bytes.size();
     }
-    if (!document_) fail("zip: no entry is called data.pkl; not a torch file");
+    if (!document_) fail("zip: no entry is called data.pkl; not a torch file" + zip_kind(*archive_));
     if (auto const order = archive_->find(prefix_ + "/byteorder"); order && detail::as_text(*order) != "little")
       fail("byteorder is '" + std::string{detail::as_text(order->first(std::min<std::size_t>(order->size(), 16)))} +
            "'; only little-endian files are read");
@@ -216,7 +233,8 @@ class torch_file {
       return document;
     };
     if (auto const first = next(); !first->root().is(pickle_kind::big_integer) || first->root().raw() != magic)
-      fail("a pickle, but not one that torch.save wrote: torch's magic number is missing");
+      fail("a pickle, but not one that torch.save wrote: torch's magic number is missing, it holds " +
+           first->root().describe());
     if (auto const version = next(); version->root().as_integer() != 1001)
       fail("torch's older format in a version other than 1001");
     auto const system = next();

@@ -8,7 +8,10 @@
 #include <dm2/data/transform.hpp>
 #include <dm2/io/checkpoint.hpp>
 #include <dm2/io/config_json.hpp>
+#include <dm2/io/finite.hpp>
+#include <dm2/io/model_match.hpp>
 #include <dm2/io/tensor_file.hpp>
+#include <dm2/io/told_config.hpp>
 #include <dm2/model/config.hpp>
 
 #include <nlohmann/json.hpp>
@@ -30,6 +33,8 @@ struct pretrained_report {
   std::size_t loaded = 0;                  ///< entries taken as they are
   std::vector<std::string> reinitialised;  ///< entries of heads for other classes, which keep the model's own values
   std::vector<std::string> resized;        ///< the position embedding, where the patch grids differ
+  std::vector<std::string> left_out;       ///< tensors of the file that are no entry of the model
+  std::vector<std::string> notices;        ///< what the file says and could not be understood, a line each
 };
 
 namespace detail {
@@ -86,17 +91,6 @@ void resize_position_embedding(std::span<T const> from, image_extent old, std::s
 
 namespace detail {
 
-/// What a file tells of its configuration, under this library's names; an empty object where it tells nothing.
-[[nodiscard]] inline nlohmann::json told_config(tensor_file const& file) {
-  nlohmann::json told = nlohmann::json::object();
-  if (file.hyper_parameters().is_object()) told = config_of_hyper_parameters(file.hyper_parameters());
-  if (auto const found = file.metadata().find("config"); found != file.metadata().end()) {
-    auto const parsed = nlohmann::json::parse(found->second, nullptr, /*allow_exceptions=*/false);
-    if (parsed.is_object()) told.update(parsed);
-  }
-  return told;
-}
-
 /// The patch grid of a position embedding of `patches`: what the file's picture and patch size say, or the square.
 /// Nothing where neither fits.
 [[nodiscard]] inline std::optional<image_extent> stored_grid(nlohmann::json const& told, std::int64_t patches) {
@@ -118,14 +112,13 @@ enum class pretrained_use : unsigned char { load, keep, resize };
 
 /// Finds a use for each entry of the table, and adds a line to `wrong` for each that has none.
 template <config C>
-std::vector<pretrained_use> pretrained_uses(tensor_file const& file, std::string const& prefix,
+std::vector<pretrained_use> pretrained_uses(model_match const& match, nlohmann::json told,
                                             std::span<parameter_entry const> table, std::optional<image_extent>& grid,
                                             std::vector<std::string>& wrong) {
-  nlohmann::json told = told_config(file);
   std::vector<pretrained_use> uses;
   for (parameter_entry const& e : table) {
+    stored_tensor const* const t = match.entries[uses.size()];
     uses.push_back(pretrained_use::load);
-    stored_tensor const* const t = file.find(prefix + std::string{e.name});
     std::vector<std::int64_t> const shape(e.shape.begin(), e.shape.begin() + e.rank);
     bool const head = e.name.starts_with("head.") || e.name.starts_with("aux_head.");
     bool const other_classes = head && t != nullptr && t->shape != shape && t->shape.size() == shape.size() &&
@@ -158,23 +151,25 @@ std::vector<pretrained_use> pretrained_uses(tensor_file const& file, std::string
 /// initialise first: heads whose number of classes differs keep the values that they have. The position embedding is
 /// resized where the patch grids differ (resize_position_embedding), the file's grid being what its configuration says,
 /// else a square. Every other entry of the model has to be in the file, in the same shape, and the configurations must
-/// not differ in anything else; surplus tensors are left out.
+/// not differ in anything else; surplus tensors are left out. What stands before the names is ignored as load ignores it.
 ///
-/// Throws file_error that lists every difference, a line each; the model is unchanged then.
+/// Throws file_error that says how many differences there are and lists the first, or names the first tensor with a
+/// number that is not finite; the model is unchanged then.
 template <checkpoint_model M>
 pretrained_report load_pretrained(M& net, tensor_file const& file) {
   constexpr config C = M::configuration;
   std::span<parameter_entry const> const table{net.table()};
-  std::string const prefix = detail::common_prefix(table, file);
-  std::vector<std::string> wrong;
-  std::optional<image_extent> grid;
-  auto const uses = detail::pretrained_uses<C>(file, prefix, table, grid, wrong);
-  if (!wrong.empty()) {
-    std::string text = "does not fit the model (" + std::to_string(wrong.size()) + " differences)";
-    for (std::string const& line : wrong) text += "\n  " + line;
-    throw file_error{file.path(), text};
-  }
   pretrained_report report;
+  detail::model_match const match = detail::model_matcher{table, file.tensors()}();
+  std::vector<std::string> wrong;
+  for (std::string const& line : match.twice) wrong.push_back("twice: " + line);
+  std::optional<image_extent> grid;
+  auto const uses = detail::pretrained_uses<C>(match, detail::told_config(file, report.notices), table, grid, wrong);
+  if (!wrong.empty()) throw file_error{file.path(), detail::misfit_text(table, file, match, wrong)};
+  for (stored_tensor const* const t : match.entries)
+    if (std::string const text = t == nullptr ? "" : not_finite_text(*t); !text.empty())
+      throw file_error{file.path(), "cannot be trained further: " + text};
+  for (stored_tensor const* const t : match.surplus) report.left_out.push_back(t->name);
   auto const state = net.state();
   using scalar = std::remove_cvref_t<decltype(state[0])>;
   for (std::size_t i = 0; i < table.size(); ++i) {
@@ -183,7 +178,7 @@ pretrained_report load_pretrained(M& net, tensor_file const& file) {
       report.reinitialised.emplace_back(e.name);
       continue;
     }
-    stored_tensor const& t = file.at(prefix + std::string{e.name});
+    stored_tensor const& t = *match.entries[i];
     if (uses[i] == detail::pretrained_use::resize) {
       std::vector<scalar> const from = to_vector<scalar>(t);
       resize_position_embedding(std::span<scalar const>{from}, *grid,

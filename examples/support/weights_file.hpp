@@ -1,0 +1,80 @@
+/// @file
+/// The weights that a program is given: which set of them, what is odd about the file, whether they are numbers at all.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/io/checkpoint.hpp>
+#include <dm2/io/finite.hpp>
+#include <dm2/io/tensor_file.hpp>
+#include <dm2/model/parameter_table.hpp>
+
+#include <CLI/CLI.hpp>
+
+#include "models.hpp"
+#include "text.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <iostream>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace dm2::example {
+
+/// --ema and --raw.
+struct weights_flags {
+  bool ema = false, raw = false;
+
+  [[nodiscard]] weights chosen() const { return ema ? weights::ema : raw ? weights::raw : weights::automatic; }
+};
+
+inline void add_weights_flags(CLI::App& app, weights_flags& f) {
+  auto* const ema =
+      app.add_flag("--ema", f.ema, "Take a checkpoint's averaged weights (the default where it has them)");
+  app.add_flag("--raw", f.raw, "Take a checkpoint's weights as they were last trained")->excludes(ema);
+}
+
+/// Says on stderr what of a file was left out or not understood: ten lines of it, and how many more there are.
+inline void print_notices(std::string_view program, tensor_file const& file, std::span<std::string const> lines) {
+  constexpr std::size_t most = 10;
+  for (std::string const& line : lines.first(std::min(most, lines.size())))
+    std::cerr << program << ": note: " << printable(file.path().string() + ": " + line) << '\n';
+  if (lines.size() > most) std::cerr << program << ": note: ... and " << lines.size() - most << " more\n";
+}
+
+/// A line for each tensor of the file that has numbers which are not finite.
+[[nodiscard]] inline std::vector<std::string> not_finite_lines(std::span<stored_tensor const> tensors) {
+  std::vector<std::string> out;
+  for (stored_tensor const& t : tensors)
+    if (std::string line = not_finite_text(t); !line.empty()) out.push_back(std::move(line));
+  return out;
+}
+
+/// Prints the file's notices and those of its being the model `name`.
+///
+/// Throws file_error that names the tensors which the model reads and that are not finite: nothing that it says would
+/// mean anything.
+inline void require_sound_weights(std::string_view program, std::string_view name, tensor_file const& file) {
+  print_notices(program, file, file.notices());
+  for_each_model([&]<config C>(char const* known) {
+    if (name != known) return;
+    std::span<parameter_entry const> const table{parameter_table<C>};
+    detail::model_fit const fit = detail::fit_model(C, table, file);
+    if (!fit.differences.empty()) return;  // load says them
+    print_notices(program, file, fit.notices);
+    std::string text;
+    for (std::size_t i = 0; i < table.size(); ++i)
+      if (std::string const line = not_finite_text(*fit.match.entries[i]); line.empty())
+        continue;
+      else if (table[i].kind == entry_kind::unused)
+        print_notices(program, file, std::span{&line, 1});
+      else
+        text += "\n  " + line;
+    if (!text.empty())
+      throw file_error{file.path(), "its weights are not finite numbers (a training that diverged?)" + text};
+  });
+}
+
+}  // namespace dm2::example
