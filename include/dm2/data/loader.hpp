@@ -62,6 +62,8 @@ class loader {
   loader(loader const&) = delete;
   loader& operator=(loader const&) = delete;
 
+  /// The samples.
+  [[nodiscard]] dataset const& set() const noexcept { return *set_; }
   /// Batches of an epoch on this process.
   [[nodiscard]] std::size_t batches() const noexcept { return cut_.count(); }
   /// Seconds that next() has waited for data since the loader was made.
