@@ -8,6 +8,7 @@
 #include "support/model_metadata.hpp"
 #include "support/models.hpp"
 
+#include <array>
 #include <cstddef>
 #include <filesystem>
 #include <iostream>
@@ -70,9 +71,21 @@ void check(options const& o) {
     throw usage_error{o.output.string() + " exists; --force replaces it"};
 }
 
+/// Throws usage_error where OUTPUT would replace an input that holds more than is written.
+void check_replaced(options const& o, dm2::tensor_file const& file) {
+  refuse_output_onto_input("OUTPUT", o.output, std::array{o.names});
+  std::error_code ignored;
+  bool const itself = !o.output.empty() && fs::equivalent(o.input, o.output, ignored);
+  if (itself && (file.format() != dm2::file_format::safetensors || file.metadata().contains(dm2::training_key)))
+    throw usage_error{o.output.string() +
+                      " is INPUT itself, a checkpoint that holds more than is written; give another "
+                      "name"};
+}
+
 int convert(options const& o) {
   check(o);
   dm2::tensor_file const file{o.input, o.ema ? dm2::weights::ema : o.raw ? dm2::weights::raw : dm2::weights::automatic};
+  check_replaced(o, file);
   if (o.list) print_tensors(std::cout, file);
   if (o.metadata) print_metadata(std::cout, file);
   if (o.output.empty()) return exit_ok;

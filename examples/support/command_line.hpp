@@ -100,9 +100,13 @@ int guarded(CLI::App& app, Body const& body) {
   } catch (CLI::ParseError const& problem) {
     return app.exit(problem) == 0 ? exit_ok : exit_usage;
   } catch (usage_error const& problem) {
-    std::cerr << app.get_name() << ": " << printable(problem.what(), true) << "\nRun with --help for more information.\n";
+    std::cerr << app.get_name() << ": " << printable(problem.what(), true)
+              << "\nRun with --help for more information.\n";
     return exit_usage;
   } catch (std::bad_alloc const&) {
+    std::cerr << app.get_name() << ": there is not enough memory for this\n";
+    return exit_model;
+  } catch (std::length_error const&) {
     std::cerr << app.get_name() << ": there is not enough memory for this\n";
     return exit_model;
   } catch (std::exception const& problem) {

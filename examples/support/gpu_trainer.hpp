@@ -16,9 +16,7 @@ int train_on_gpu(run_request const& request);
 
 #else
 
-inline int train_on_gpu(run_request const&) {
-  throw std::runtime_error{gpu_problem()};
-}
+inline int train_on_gpu(run_request const&) { throw std::runtime_error{gpu_problem()}; }
 
 #endif
 

@@ -15,7 +15,8 @@ static_assert(std::atomic<bool>::is_always_lock_free, "a signal handler may set 
 
 /// Sets what a signal does, unless it is ignored, as nohup leaves SIGHUP and a shell SIGINT of its background jobs.
 inline void handle_signal(int signal, void (*handler)(int)) {
-  struct sigaction present{}, wanted{};
+  struct sigaction present {
+  }, wanted{};
   if (::sigaction(signal, nullptr, &present) == 0 && present.sa_handler == SIG_IGN) return;
   wanted.sa_handler = handler;
   wanted.sa_flags = SA_RESTART;

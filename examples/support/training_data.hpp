@@ -146,7 +146,8 @@ struct training_data {
   }
   /// The validation set's folder; an empty path where none is given and DIR has no `val`, which else has to be one.
   static std::filesystem::path validation_folder(training_flags const& f) {
-    std::filesystem::path const path = f.validation.empty() && f.data.empty() ? f.data : folder(f.validation, f.data, "val");
+    std::filesystem::path const path =
+        f.validation.empty() && f.data.empty() ? f.data : folder(f.validation, f.data, "val");
     std::error_code ignored;
     auto const type = std::filesystem::symlink_status(path, ignored).type();
     if (path.empty() || (f.validation.empty() && type == std::filesystem::file_type::not_found)) return {};
@@ -174,8 +175,7 @@ struct training_data {
 
 /// Throws usage_error unless the flag's first number is at most its second.
 inline void require_order(char const* flag, std::pair<double, double> range) {
-  if (!(range.first <= range.second))
-    throw usage_error{std::string{flag} + ": the first number is above the second"};
+  if (!(range.first <= range.second)) throw usage_error{std::string{flag} + ": the first number is above the second"};
 }
 
 /// The augmentation that the flags describe. Throws usage_error where they make no sense.

@@ -78,9 +78,7 @@ inline CLI::Validator above_zero() {
 }
 inline CLI::Validator fraction() { return between(0, 1, "from 0 to 1"); }
 inline CLI::Validator below_one() { return between(0, std::nextafter(1.0, 0.0), "of at least 0 and below 1"); }
-inline CLI::Validator part() {
-  return between(std::numeric_limits<double>::min(), 1, "above 0 and not above 1");
-}
+inline CLI::Validator part() { return between(std::numeric_limits<double>::min(), 1, "above 0 and not above 1"); }
 inline CLI::Validator aspect() { return between(1e-6, 1e6, "from 1e-6 to 1e6"); }
 
 /// A flag that takes one of the names, which is what a checkpoint stores.
@@ -143,7 +141,8 @@ inline void add_model(CLI::App& app, training_flags& f) {
       ->default_str("")
       ->expected(0, 1)  // timm's --pretrained has no argument: train says what it wants instead
       ->group(group);
-  app.add_option("--resume", f.resume, "Go on with this checkpoint, or with the run's newest one where there is a run. Flags that are not\n"
+  app.add_option("--resume", f.resume,
+                 "Go on with this checkpoint, or with the run's newest one where there is a run. Flags that are not\n"
                  "given are the checkpoint's")
       ->type_name("FILE|auto")
       ->group(group);
@@ -225,7 +224,9 @@ inline void add_run(CLI::App& app, training_flags& f) {
   std::string const group = "Run";
   app.add_option("--output,--output-dir", f.output, "Folder of runs")->group(group);
   app.add_option("--experiment", f.experiment, "Folder of this run in it (the model's name)")->group(group);
-  app.add_flag("--overwrite", f.overwrite, "Begin anew in a folder that holds a run. The old run is kept until the new one has a checkpoint")->group(group);
+  app.add_flag("--overwrite", f.overwrite,
+               "Begin anew in a folder that holds a run. The old run is kept until the new one has a checkpoint")
+      ->group(group);
   app.add_option("--seed", f.seed, "Of the first weights and of everything random")->group(group);
   app.add_option("-j,--workers", f.workers,
                  "Threads that read and transform pictures; 0: one a processor (2; 0 with a GPU)")
@@ -304,12 +305,31 @@ namespace detail {
 /// The flags that say how to get to the result, not what it is: where, on what, how much is written and shown. A
 /// checkpoint does not store them, so its bytes do not depend on them, and a resumed run does not take them over.
 [[nodiscard]] inline bool is_recipe(CLI::Option const& option) {
-  static std::set<std::string> const machine{
-      "help",           "version",      "config",    "resume",           "no-resume-opt",   "overwrite",
-      "check",          "output",       "experiment", "workers",         "stop-after",      "amp",
-      "threads",        "device",       "precision", "log-interval",     "image-interval",  "images",
-      "checkpoint-hist", "checkpoint-steps", "max-bad", "token-label",   "num-classes",     "img-size",
-      "token-label-size"};
+  static std::set<std::string> const machine{"help",
+                                             "version",
+                                             "config",
+                                             "resume",
+                                             "no-resume-opt",
+                                             "overwrite",
+                                             "check",
+                                             "output",
+                                             "experiment",
+                                             "workers",
+                                             "stop-after",
+                                             "amp",
+                                             "threads",
+                                             "device",
+                                             "precision",
+                                             "log-interval",
+                                             "image-interval",
+                                             "images",
+                                             "checkpoint-hist",
+                                             "checkpoint-steps",
+                                             "max-bad",
+                                             "token-label",
+                                             "num-classes",
+                                             "img-size",
+                                             "token-label-size"};
   return !option.get_lnames().empty() && !machine.contains(option.get_lnames().front());
 }
 

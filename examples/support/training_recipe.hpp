@@ -55,8 +55,8 @@ struct run_length {
                   std::to_string(f.rates.epochs) + " epochs: the learning rate " + short_number(f.rates.base) +
                   (f.rates.warmup > f.rates.epochs ? " is never reached" : " is reached in the last one"));
   if (std::size_t(f.accumulate) > run.batches)
-    out.push_back("--grad-accum-steps " + std::to_string(f.accumulate) + ": an epoch has " +
-                  grouped(run.batches) + " micro-batches, so that no step is whole, and gradients are smaller");
+    out.push_back("--grad-accum-steps " + std::to_string(f.accumulate) + ": an epoch has " + grouped(run.batches) +
+                  " micro-batches, so that no step is whole, and gradients are smaller");
   return out;
 }
 

@@ -83,7 +83,7 @@ class training_run {
       : flags_{request.flags},
         from_{request.from},
         resumed_{request.resumed},
-        arguments_{request.arguments},
+        arguments_(request.arguments),  // braces would make a list of it
         known_{from_ ? read_class_names(tensor_file{from_->file}) : std::vector<std::string>{}},
         data_{(detail::require_flags<C>(flags_), flags_), C.classes, known_},
         folder_{request.folder} {}
@@ -168,8 +168,7 @@ class training_run {
               << grouped(std::size_t(driver.steps())) << " steps"
               << (flags_.fresh_optimiser ? ", the optimiser anew\n" : "\n");
     print_resumed_flags(resumed_);
-    if (!report.best_left_out.empty())
-      std::cout << "best       begins anew: " << report.best_left_out << '\n';
+    if (!report.best_left_out.empty()) std::cout << "best       begins anew: " << report.best_left_out << '\n';
     if (report.other_pictures)
       std::cout << "pictures   the training set has other pictures than it had, told by their names\n";
     std::cout << std::flush;
@@ -241,8 +240,8 @@ class training_run {
   void start_from(network& net, std::filesystem::path const& path) const {
     tensor_file const file{path};
     pretrained_report const report = load_pretrained(net, file);
-    std::cout << "weights    " << printable(path.string()) << (file.averaged() ? " (averages): " : ": ") << report.loaded
-              << " tensors loaded";
+    std::cout << "weights    " << printable(path.string()) << (file.averaged() ? " (averages): " : ": ")
+              << report.loaded << " tensors loaded";
     if (!report.reinitialised.empty()) std::cout << "; new: " << joined(report.reinitialised);
     if (!report.resized.empty()) std::cout << "; resized: " << joined(report.resized);
     std::cout << std::endl;

@@ -63,7 +63,8 @@ class run_lock {
     fd_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (fd_ < 0) throw file_error{path_, "cannot be opened: " + std::generic_category().message(errno)};
     if (::flock(fd_, LOCK_EX | LOCK_NB) == 0) {
-      struct stat mine{}, there{};
+      struct stat mine {
+      }, there{};
       bool const current = ::fstat(fd_, &mine) == 0 && ::stat(path_.c_str(), &there) == 0 &&
                            mine.st_ino == there.st_ino && mine.st_dev == there.st_dev;
       if (!current) drop();

@@ -338,12 +338,18 @@ class trainer {
   }
 
   [[nodiscard]] nlohmann::json own_progress() const {
-    return {{"epoch", epoch_},           {"next_batch", next_batch_},
-            {"loss_sum", loss_sum_},     {"best", best_},
-            {"best_epoch", best_epoch_}, {"batches", training_.batches()},
-            {"batch", options_.batch},   {"accumulate", options_.accumulate},
-            {"seed", options_.seed},     {"earlier_steps", earlier_steps_},
-            {"measure", measure()},      {"training_set", fingerprint(&training_)},
+    return {{"epoch", epoch_},
+            {"next_batch", next_batch_},
+            {"loss_sum", loss_sum_},
+            {"best", best_},
+            {"best_epoch", best_epoch_},
+            {"batches", training_.batches()},
+            {"batch", options_.batch},
+            {"accumulate", options_.accumulate},
+            {"seed", options_.seed},
+            {"earlier_steps", earlier_steps_},
+            {"measure", measure()},
+            {"training_set", fingerprint(&training_)},
             {"validation_set", fingerprint(validation_)}};
   }
   void save(std::filesystem::path const& path) {

@@ -55,8 +55,8 @@ inline std::int64_t progress_number(nlohmann::json const& progress, char const* 
                                     std::int64_t most, std::filesystem::path const& path) {
   auto const found = progress.find(key);
   if (found == progress.end()) throw file_error{path, std::string{"its training metadata lack '"} + key + "'"};
-  bool const whole = found->is_number_integer() &&
-                     !(found->is_number_unsigned() && found->get<std::uint64_t>() > std::uint64_t(most));
+  bool const whole =
+      found->is_number_integer() && !(found->is_number_unsigned() && found->get<std::uint64_t>() > std::uint64_t(most));
   if (!whole || found->get<std::int64_t>() < least || found->get<std::int64_t>() > most)
     throw file_error{path, std::string{"its training metadata have '"} + key + "' " + found->dump().substr(0, 40) +
                                ", not a whole number from " + std::to_string(least) + " to " + std::to_string(most)};
