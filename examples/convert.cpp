@@ -9,6 +9,7 @@
 #include "support/models.hpp"
 #include "support/weights_file.hpp"
 
+#include <array>
 #include <cstddef>
 #include <filesystem>
 #include <iostream>
@@ -71,9 +72,21 @@ void check(options const& o) {
     throw usage_error{o.output.string() + " exists; --force replaces it"};
 }
 
+/// Throws usage_error where OUTPUT would replace an input that holds more than is written.
+void check_replaced(options const& o, dm2::tensor_file const& file) {
+  refuse_output_onto_input("OUTPUT", o.output, std::array{o.names});
+  std::error_code ignored;
+  bool const itself = !o.output.empty() && fs::equivalent(o.input, o.output, ignored);
+  if (itself && (file.format() != dm2::file_format::safetensors || file.metadata().contains(dm2::training_key)))
+    throw usage_error{o.output.string() +
+                      " is INPUT itself, a checkpoint that holds more than is written; give another "
+                      "name"};
+}
+
 int convert(options const& o) {
   check(o);
   dm2::tensor_file const file{o.input, o.weights.chosen()};
+  check_replaced(o, file);
   print_notices("convert", file, file.notices());
   print_notices("convert", file, not_finite_lines(file.tensors()));
   if (o.list) print_tensors(std::cout, file);

@@ -36,7 +36,7 @@ namespace fs = std::filesystem;
 
 struct options {
   fs::path data, weights, per_class;
-  std::string model;
+  std::string model, order;
   weights_flags from;
   bool json = false;
   int max_bad = 100;
@@ -45,7 +45,8 @@ struct options {
 
 constexpr char const* footer =
     R"(DIR holds val/CLASS/..., or the class folders themselves. Classes have the numbers that the weights file names
-(class_names), so that they are those of training; a file without names numbers the folders in natural order.
+(class_names), so that they are those of training; a file without names numbers the folders in the order that it says
+(class_order), or that --class-order says, else in natural order.
 
 Exit codes:
   0  done
@@ -67,6 +68,11 @@ void add_options(CLI::App& app, options& o) {
       ->type_name("NAME")
       ->check(CLI::IsMember(model_names()).description(""));
   add_weights_flags(app, o.from);
+  app.add_option("--class-order", o.order,
+                 "How class folders are numbered, where the file has no names: natural (class2 before\n"
+                 "class10) or plain, as torchvision does")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"natural", "plain"}).description(""));
   app.add_option("--per-class", o.per_class, "Write a row for each class")->type_name("FILE.csv");
   app.add_flag("--json", o.json, "Print one JSON object");
   add_device_options(app, o.device);
@@ -77,15 +83,28 @@ void add_options(CLI::App& app, options& o) {
       ->check(number_from(0, 1'000'000'000));
 }
 
+/// The order in which folders are numbered for a file without class names. Says so where it matters and nobody has told.
+dm2::class_order chosen_order(options const& o, dm2::tensor_file const& file, fs::path const& root) {
+  auto const stored = file.metadata().find(dm2::class_order_key);
+  std::string const told = !o.order.empty() ? o.order : stored != file.metadata().end() ? stored->second : "";
+  if (told == "plain") return dm2::class_order::plain;
+  if (told != "natural" && dm2::class_folders(root) != dm2::class_folders(root, dm2::class_order::plain))
+    std::cerr << "evaluate: the weights name no classes, and natural order and torchvision's differ for the folders of "
+              << printable(root.string())
+              << "; they are numbered in natural order, --class-order plain takes the other\n";
+  return dm2::class_order::natural;
+}
+
 /// The pictures, with the classes in the order of the weights file.
 dm2::dataset open_pictures(options const& o, dm2::tensor_file const& file, std::size_t classes) {
   std::error_code ignored;
   fs::path const root = fs::is_directory(o.data / "val", ignored) ? o.data / "val" : o.data;
-  dm2::dataset set{root, {.classes = read_class_names(file)}};
+  auto const names = dm2::read_class_names(file);
+  auto const order = names.empty() ? chosen_order(o, file, root) : dm2::class_order::natural;
+  dm2::dataset set{root, {.classes = names, .order = order}};
   if (std::size_t(set.classes()) != classes)
     throw usage_error{root.string() + " has " + std::to_string(set.classes()) + " classes, the model " +
-                      std::to_string(classes) +
-                      (read_class_names(file).empty() ? "; the weights file names none" : "")};
+                      std::to_string(classes) + (names.empty() ? "; the weights file names none" : "")};
   return set;
 }
 
@@ -173,6 +192,7 @@ void print(options const& o, report const& r) {
 }
 
 int evaluate(options const& o) {
+  refuse_output_onto_input("--per-class", o.per_class, std::array{o.weights});
   dm2::tensor_file const file{o.weights, o.from.chosen()};
   chosen_device const device = choose_device(o.device);
   std::string const model = choose_model(file, o.model);

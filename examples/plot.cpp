@@ -1,5 +1,7 @@
 // Draws the curves of a run, from its CSV file. See README.md, or run with --help.
+#include <dm2/core/error.hpp>
 #include <dm2/data/encode_png.hpp>
+#include <dm2/data/picture.hpp>
 #include <dm2/train/log/chart.hpp>
 #include <dm2/train/log/csv_table.hpp>
 
@@ -11,6 +13,7 @@
 #include <cstddef>
 #include <filesystem>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -35,6 +38,7 @@ Cells that are empty or no number are left out. Without -y every column but the 
 
 Exit codes:
   0  done
+  1  done, but what there is to say could not be printed
   2  the command line makes no sense, or names a column that a file does not have
   3  a file could not be read or written
 
@@ -118,8 +122,18 @@ struct run {
   }
 };
 
+/// The picture. Throws file_error, naming the files, for what the standard library throws.
+[[nodiscard]] dm2::picture drawn(options const& o, dm2::chart const& c) {
+  try {
+    return dm2::draw_chart(c);
+  } catch (std::logic_error const& problem) {
+    throw dm2::file_error{o.inputs.front(), std::string{"cannot be drawn: "} + problem.what()};
+  }
+}
+
 int plot(options const& o) {
   if (o.output.extension() != ".png") throw usage_error{"-o " + o.output.string() + ": the name must end in .png"};
+  refuse_output_onto_input("-o", o.output, o.inputs);
   run const r{o};
   dm2::chart c{o.title, o.x.empty() ? r.tables.front().names.front() : o.x, {}, o.columns, o.width, o.height, o.smooth,
                o.log_x};
@@ -131,7 +145,7 @@ int plot(options const& o) {
   for (std::string const& title : o.log)
     if (std::none_of(c.panels.begin(), c.panels.end(), [&](auto const& p) { return p.title == title; }))
       throw usage_error{"--log " + title + ": no panel has that title"};
-  dm2::write_png(o.output, dm2::draw_chart(c));
+  dm2::write_png(o.output, drawn(o, c));
   return exit_ok;
 }
 

@@ -5,48 +5,98 @@
 #include "support/devices.hpp"
 #include "support/gpu_trainer.hpp"
 #include "support/models.hpp"
+#include "support/resumed_flags.hpp"
+#include "support/run_request.hpp"
 #include "support/stop_signal.hpp"
 #include "support/training_flags.hpp"
+#include "support/training_folder.hpp"
 #include "support/training_run.hpp"
+
+#include <filesystem>
+#include <iostream>
+#include <optional>
+#include <string>
+#include <utility>
 
 namespace {
 
 using namespace dm2::example;
+namespace fs = std::filesystem;
 
 constexpr char const* footer =
     R"(The defaults are the recipe of the published Tiny, for label maps and a step of 1,024 pictures.
 
 OUTPUT/EXPERIMENT gets last.safetensors, best.safetensors, epoch-NNNN.safetensors, steps.csv, epochs.csv and
-TensorBoard events. classify, evaluate and convert read the checkpoints. A run that ends for whatever reason goes on with
---resume auto, to the bytes that it would have had. SIGINT and SIGTERM end it after the present step, with a checkpoint; a
-second one ends it at once.
+TensorBoard events. classify, evaluate and convert read the checkpoints. One process trains in a folder at a time.
+
+A run that ends for whatever reason goes on with --resume auto, to the bytes that it would have had: from the checkpoint
+that is furthest on, of those that can be read. It keeps the recipe's flags; those that are given anew, on the command
+line or in --config, count more, and each that differs is said. A folder that holds anything of a run is begun anew only
+with --overwrite, which checks every input first and keeps the old run until the new one has a checkpoint.
+
+SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end a run after the present step, with a checkpoint; a second SIGINT
+or SIGTERM ends it at once. Where the output cannot be written any more, the run goes on without it.
 
 Exit codes:
   0  the last epoch is done, or the one that --stop-after names
   1  --check found something wrong; nothing was trained
-  2  the command line makes no sense, or the data do not fit the model
-  3  a file could not be read or written, is damaged, or is not what was asked for; or memory ran out
+  2  the command line makes no sense, the data do not fit the model, or another process trains in the folder
+  3  a file could not be read or written, is damaged, or is not what was asked for; memory ran out; or all is done, and
+     only the output could not be written
   4  training diverged: a loss or gradient is not finite
   5  stopped by a signal, with a checkpoint if a step was done
 
 Examples:
   train imagenet --token-label-data label_top5_train_nfnet -b 64 --grad-accum-steps 16
   train pictures -m micro -b 32 --grad-accum-steps 1 --lr 1e-3 --epochs 30 --experiment first
-  train pictures -m micro --experiment first --resume auto -b 32 --grad-accum-steps 1 --lr 1e-3 --epochs 30)";
+  train --experiment first --resume auto)";
 
-int train(CLI::App const& app, training_flags flags) {
+/// Throws usage_error where an input is in the folder whose run is to be replaced.
+void require_inputs_outside(CLI::App& app, training_flags const& f, training_folder const& folder) {
+  fs::path const config = app.get_config_ptr()->count() > 0 ? app.get_config_ptr()->as<std::string>() : "";
+  for (fs::path const& input : {f.data, f.train, f.validation, f.labels, f.initial, f.resume, config})
+    if (!input.empty() && folder.contains(input))
+      throw usage_error{input.string() + " is in " + folder.files().root().string() +
+                        ", whose run --overwrite replaces; --experiment names another folder"};
+}
+
+/// Settles whether the run begins anew or goes on, and with what. Nothing of an old run is touched.
+run_request settle(CLI::App& app, training_flags& flags, training_folder& folder, std::optional<resume_point> from,
+                   resumed_flags resumed) {
+  if (flags.resume == "auto") {
+    from = folder.newest(flags.overwrite);
+    if (from) resumed = take_stored_flags(app, *from);
+  }
+  if (!folder.goes_on_with(from)) {
+    folder.require_free(flags.overwrite);
+    if (!folder.files().trace().empty()) require_inputs_outside(app, flags, folder);
+  }
+  if (from && app.count("--pretrained") > 0)
+    std::cerr << "train: --pretrained changes nothing: the run goes on with its checkpoint\n";
+  return {flags, arguments_json(app), folder, std::move(from), std::move(resumed)};
+}
+
+int train(CLI::App& app, training_flags& flags) {
   if (app.count("--pretrained") > 0 && flags.initial.empty())
     throw usage_error{"--pretrained needs a FILE: nothing is downloaded; README.md says where weights are"};
-  int code = exit_usage;
   chosen_device const device = choose_device({flags.device, flags.precision, flags.threads, flags.workers, {}});
   flags.workers = device.workers;
   watch_stop_signals();
-  if (device.gpu) {
-    flags.precision = device.precision;
-    return train_on_gpu(flags, arguments_json(app));
+  std::optional<resume_point> from;
+  resumed_flags resumed;
+  if (!flags.resume.empty() && flags.resume != "auto") {
+    from = named_checkpoint(flags.resume);
+    resumed = take_stored_flags(app, *from);
   }
+  training_folder folder{flags.output / (flags.experiment.empty() ? flags.model : flags.experiment), flags.history};
+  run_request request = settle(app, flags, folder, std::move(from), std::move(resumed));
+  if (device.gpu) {
+    request.flags.precision = device.precision;
+    return train_on_gpu(request);
+  }
+  int code = exit_usage;
   for_each_model([&]<dm2::config C>(char const* name) {
-    if (flags.model == name) code = training_run<C, dm2::cpu::context<float>>{flags, arguments_json(app)}.run();
+    if (flags.model == name) code = training_run<C, dm2::cpu::context<float>>{request}.run();
   });
   return code;
 }
@@ -58,5 +108,6 @@ int main(int argc, char** argv) {
   app.footer(footer);
   training_flags flags;
   add_training_flags(app, flags);
-  return run_program(app, argc, argv, [&] { return train(app, flags); });
+  return run_program(
+      app, argc, argv, [&] { return train(app, flags); }, exit_model);
 }

@@ -3,9 +3,9 @@
 
 namespace dm2::example {
 
-int train_on_gpu(training_flags const& flags, nlohmann::ordered_json const& arguments) {
-  return flags.precision == "fp32" ? train_on_gpu_in<cuda::precision::fp32>(flags, arguments)
-                                   : train_on_gpu_in<cuda::precision::bf16>(flags, arguments);
+int train_on_gpu(run_request const& request) {
+  return request.flags.precision == "fp32" ? train_on_gpu_in<cuda::precision::fp32>(request)
+                                           : train_on_gpu_in<cuda::precision::bf16>(request);
 }
 
 }  // namespace dm2::example

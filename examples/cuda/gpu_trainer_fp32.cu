@@ -1,4 +1,3 @@
 #include "gpu_trainer_of.cuh"
 
-template int dm2::example::train_on_gpu_in<dm2::cuda::precision::fp32>(training_flags const&,
-                                                                       nlohmann::ordered_json const&);
+template int dm2::example::train_on_gpu_in<dm2::cuda::precision::fp32>(dm2::example::run_request const&);

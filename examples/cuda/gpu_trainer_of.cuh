@@ -12,15 +12,15 @@ namespace dm2::example {
 
 /// As train_on_gpu, in precision P.
 template <cuda::precision P>
-int train_on_gpu_in(training_flags const& flags, nlohmann::ordered_json const& arguments) {
+int train_on_gpu_in(run_request const& request) {
   int code = exit_usage;
   for_each_model([&]<config C>(char const* name) {
-    if (flags.model == name) code = training_run<C, cuda::context<P>>{flags, arguments}.run();
+    if (request.flags.model == name) code = training_run<C, cuda::context<P>>{request}.run();
   });
   return code;
 }
 
-extern template int train_on_gpu_in<cuda::precision::bf16>(training_flags const&, nlohmann::ordered_json const&);
-extern template int train_on_gpu_in<cuda::precision::fp32>(training_flags const&, nlohmann::ordered_json const&);
+extern template int train_on_gpu_in<cuda::precision::bf16>(run_request const&);
+extern template int train_on_gpu_in<cuda::precision::fp32>(run_request const&);
 
 }  // namespace dm2::example

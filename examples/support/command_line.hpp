@@ -9,20 +9,28 @@
 
 #include "text.hpp"
 
+#include <cerrno>
 #include <cstddef>
+#include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <iostream>
 #include <new>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <vector>
+
+#include <fcntl.h>
+#include <unistd.h>
 
 namespace dm2::example {
 
 /// The exit codes; --help lists them.
 enum exit_code : int {
   exit_ok = 0,
-  exit_incomplete = 1,  ///< some inputs failed, the others were done; or output could not be written
+  exit_incomplete = 1,  ///< some inputs failed, the others were done
   exit_usage = 2,       ///< the command line makes no sense
   exit_model = 3        ///< the model or weights file is unreadable, damaged, or not what was asked for
 };
@@ -56,19 +64,39 @@ struct usage_error : std::runtime_error {
   return message.substr(0, end) + (left == 0 ? "" : "\n  ... and " + std::to_string(left) + " more");
 }
 
-/// Parses the command line, runs `body` and turns what it throws into a line on stderr and an exit code.
+/// Puts /dev/null where standard input, output or error is closed, so that no file that is opened later gets its number
+/// and is written into. Reading what is to be written and the reverse fail, so closed output is still told of.
+inline void open_standard_files() {
+  for (int file = 0; file <= 2; ++file)
+    if (::fcntl(file, F_GETFD) < 0 && errno == EBADF && ::open("/dev/null", file == 0 ? O_WRONLY : O_RDONLY) != file)
+      std::abort();  // the lowest free number is taken, which is this one
+}
+
+/// Whether standard output took everything so far. The first time that it did not, says so on stderr.
+inline bool output_written(std::string const& program) {
+  static bool said = false;
+  if (!std::cout.flush() && !said) {
+    said = true;
+    std::cerr << program << ": the output could not be written\n";
+  }
+  return !said;
+}
+
+/// Throws usage_error where `output` is one of the inputs, by whatever name or link: writing it would destroy what was
+/// asked for. `flag` is what the message calls the output.
+inline void refuse_output_onto_input(std::string const& flag, std::filesystem::path const& output,
+                                     std::span<std::filesystem::path const> inputs) {
+  std::error_code ignored;
+  for (auto const& input : inputs)
+    if (!output.empty() && !input.empty() && std::filesystem::equivalent(output, input, ignored))
+      throw usage_error{flag + " " + output.string() + " would overwrite " + input.string() + ", which is read"};
+}
+
+/// Runs `body` and turns what it throws into a line on stderr and an exit code.
 template <class Body>
-int run_program(CLI::App& app, int argc, char** argv, Body const& body) {
-  app.set_version_flag("--version", app.get_name() + " (dm2) " + version_text);
-  app.failure_message([](CLI::App const* a, CLI::Error const& problem) {
-    return a->get_name() + ": " + printable(problem.what(), true) + "\nRun with --help for more information.\n";
-  });
+int guarded(CLI::App& app, Body const& body) {
   try {
-    app.parse(argc, argv);
-    int const code = body();
-    if (std::cout.flush()) return code;
-    std::cerr << app.get_name() << ": the output could not be written\n";
-    return exit_incomplete;
+    return body();
   } catch (CLI::ParseError const& problem) {
     return app.exit(problem) == 0 ? exit_ok : exit_usage;
   } catch (usage_error const& problem) {
@@ -85,6 +113,22 @@ int run_program(CLI::App& app, int argc, char** argv, Body const& body) {
     std::cerr << app.get_name() << ": " << first_lines(printable(problem.what(), true), 12) << '\n';
     return exit_model;
   }
+}
+
+/// Parses the command line and runs `body`, which returns an exit code or throws. `unwritten` is the code where all went
+/// well but for the output, which could not be written.
+template <class Body>
+int run_program(CLI::App& app, int argc, char** argv, Body const& body, exit_code unwritten = exit_incomplete) {
+  open_standard_files();
+  app.set_version_flag("--version", app.get_name() + " (dm2) " + version_text);
+  app.failure_message([](CLI::App const* a, CLI::Error const& problem) {
+    return a->get_name() + ": " + printable(problem.what(), true) + "\nRun with --help for more information.\n";
+  });
+  int const code = guarded(app, [&] {
+    app.parse(argc, argv);
+    return body();
+  });
+  return output_written(app.get_name()) || code != exit_ok ? code : unwritten;
 }
 
 }  // namespace dm2::example

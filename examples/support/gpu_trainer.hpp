@@ -2,10 +2,8 @@
 /// Training on a GPU, for the example programs. The definitions are in examples/cuda, which only nvcc compiles.
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include "gpu_classifier.hpp"
-#include "training_flags.hpp"
+#include "run_request.hpp"
 
 #include <stdexcept>
 
@@ -14,13 +12,11 @@ namespace dm2::example {
 #ifdef DM2_EXAMPLES_CUDA
 
 /// As training_run::run, of the model that the flags name, on the current GPU.
-int train_on_gpu(training_flags const& flags, nlohmann::ordered_json const& arguments);
+int train_on_gpu(run_request const& request);
 
 #else
 
-inline int train_on_gpu(training_flags const&, nlohmann::ordered_json const&) {
-  throw std::runtime_error{gpu_problem()};
-}
+inline int train_on_gpu(run_request const&) { throw std::runtime_error{gpu_problem()}; }
 
 #endif
 

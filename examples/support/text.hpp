@@ -16,16 +16,26 @@
 
 namespace dm2::example {
 
-/// The text with '?' for every byte that could move a terminal's cursor or is not UTF-8: names come from files. The
-/// ends of lines stay where `lines` is set.
+/// The text, safe to print: names come from files. Controls, which could move a terminal's cursor, become '?', and bytes
+/// that are not UTF-8 their numbers ("st\xE9r"). The ends of lines stay where `lines` is set.
 [[nodiscard]] inline std::string printable(std::string_view text, bool lines = false) {
-  std::string out{text};
-  bool const utf8 = detail::is_utf8(text);
-  for (std::size_t i = 0; i < out.size(); ++i) {
+  std::string out;
+  out.reserve(text.size());
+  for (std::size_t i = 0, length = 1; i < text.size(); i += length) {
     auto const byte = static_cast<unsigned char>(text[i]);
-    auto const next = static_cast<unsigned char>(i + 1 < text.size() ? text[i + 1] : 0);
-    if ((byte < 0x20 && !(lines && byte == '\n')) || byte == 0x7F || (!utf8 && byte >= 0x80)) out[i] = '?';
-    if (utf8 && byte == 0xC2 && next < 0xA0) out[i] = out[i + 1] = '?', ++i;  // U+0080 to U+009F are controls too
+    std::uint32_t least = 0;
+    length = detail::utf8_length(byte, least);
+    std::string_view const character = text.substr(i, length);
+    if (length == 0 || !detail::is_utf8(character)) {
+      std::array<char, 8> code;
+      std::snprintf(code.data(), code.size(), "\\x%02X", byte);
+      out += code.data();
+      length = 1;
+      continue;
+    }
+    bool const ascii_control = (byte < 0x20 && !(lines && byte == '\n')) || byte == 0x7F;
+    bool const control = ascii_control || (byte == 0xC2 && static_cast<unsigned char>(text[i + 1]) < 0xA0);
+    out += control ? std::string(length, '?') : std::string{character};  // U+0080 to U+009F are controls too
   }
   return out;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/data/augment/augmentation.hpp>
+#include <dm2/data/dataset.hpp>
 #include <dm2/train/optimizer.hpp>
 #include <dm2/train/schedule.hpp>
 #include <dm2/train/token_label_target.hpp>
@@ -12,7 +13,9 @@
 
 #include "command_line.hpp"
 #include "models.hpp"
+#include "text.hpp"
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
@@ -33,12 +36,13 @@ struct training_flags {
   std::filesystem::path output = "runs", resume, initial;
   std::string experiment;
   std::string device = "auto", precision;
+  class_order order = class_order::natural;
   bool overwrite = false, check = false, token_labels = false, fresh_optimiser = false, amp = false;
 
   int batch = 256, accumulate = 4, validation_batch = 0;
   dm2::schedule rates{};
   optimizer_options optimiser{};
-  double ema_decay = 0.9999;
+  std::optional<double> ema_decay;  ///< what is not given follows the number of steps
   bool ema = true, ema_warm_up = false;
 
   std::string operations = "rand-m9-mstd0.5-inc1";
@@ -69,7 +73,13 @@ inline CLI::Validator between(double least, double most, char const* range) {
           ""};
 }
 inline CLI::Validator at_least_zero() { return between(0, std::numeric_limits<double>::max(), "of at least 0"); }
+inline CLI::Validator above_zero() {
+  return between(std::numeric_limits<double>::min(), std::numeric_limits<double>::max(), "above 0");
+}
 inline CLI::Validator fraction() { return between(0, 1, "from 0 to 1"); }
+inline CLI::Validator below_one() { return between(0, std::nextafter(1.0, 0.0), "of at least 0 and below 1"); }
+inline CLI::Validator part() { return between(std::numeric_limits<double>::min(), 1, "above 0 and not above 1"); }
+inline CLI::Validator aspect() { return between(1e-6, 1e6, "from 1e-6 to 1e6"); }
 
 /// A flag that takes one of the names, which is what a checkpoint stores.
 template <class T>
@@ -108,6 +118,10 @@ inline void add_data(CLI::App& app, training_flags& f) {
                               {{"published", crop_convention::published}, {"aligned", crop_convention::aligned}},
                               "How a crop finds its part of the label map; published is transposed")
       ->group(group);
+  add_choice<class_order>(app, "--class-order", f.order,
+                          {{"natural", class_order::natural}, {"plain", class_order::plain}},
+                          "How class folders are numbered: class2 before class10, or as torchvision does")
+      ->group(group);
   app.add_flag("--check", f.check, "Look at every picture and label map first; list what is wrong with them")
       ->group(group);
   app.add_option("--max-bad", f.max_bad, "Bad pictures that are skipped before training gives up")
@@ -127,7 +141,9 @@ inline void add_model(CLI::App& app, training_flags& f) {
       ->default_str("")
       ->expected(0, 1)  // timm's --pretrained has no argument: train says what it wants instead
       ->group(group);
-  app.add_option("--resume", f.resume, "Go on with this checkpoint, or with the run's last one where there is one")
+  app.add_option("--resume", f.resume,
+                 "Go on with this checkpoint, or with the run's newest one where there is a run. Flags that are not\n"
+                 "given are the checkpoint's")
       ->type_name("FILE|auto")
       ->group(group);
   app.add_flag("--no-resume-opt", f.fresh_optimiser,
@@ -167,15 +183,21 @@ inline void add_optimisation(CLI::App& app, training_flags& f) {
   app.add_option("--weight-decay,--wd", f.optimiser.weight_decay, "Decay of every parameter")
       ->check(at_least_zero())
       ->group(group);
-  add_pair(app, "--opt-betas", f.betas, "Betas of the optimiser")->group(group);
-  app.add_option("--opt-eps", f.optimiser.eps, "Epsilon of AdamW")->check(at_least_zero())->group(group);
+  add_pair(app, "--opt-betas", f.betas, "Betas of the optimiser")->check(below_one())->group(group);
+  app.add_option("--opt-eps", f.optimiser.eps, "Epsilon of AdamW")->check(above_zero())->group(group);
   app.add_option("--clip-grad,--clip-grad-norm", f.optimiser.clip_norm, "Clip gradients to this norm (0: not)")
       ->check(at_least_zero())
       ->group(group);
   app.add_flag("--shared-pairs", f.optimiser.shared_pairs,
                "Step dt_bias with dt_bias_b, and A_log with A_log_b, as one memory: the published run's accident")
       ->group(group);
-  app.add_option("--model-ema-decay", f.ema_decay, "Decay of the averaged weights")->check(fraction())->group(group);
+  app.add_option("--model-ema-decay", f.ema_decay,
+                 "Decay of the averaged weights. Left out, it follows the run's steps: 1 - 37.5 / steps, and\n"
+                 "the published 0.9999 from the published 375,000 steps on")
+      ->type_name("NUMBER")
+      ->default_str("")
+      ->check(below_one())
+      ->group(group);
   app.add_flag("--model-ema,!--no-model-ema", f.ema, "Average the weights; without, validation has the last ones")
       ->default_str("true")
       ->group(group);
@@ -186,11 +208,11 @@ inline void add_augmentation(CLI::App& app, training_flags& f) {
   std::string const group = "Augmentation and targets";
   app.add_option("--aa,--auto-augment", f.operations, "RandAugment, or none")->type_name("rand-...|none")->group(group);
   app.add_option("--hflip", f.augment.flip, "Probability of mirroring")->check(fraction())->group(group);
-  add_pair(app, "--scale", f.area, "Area of the crop, as parts of the picture")->group(group);
-  add_pair(app, "--ratio", f.ratio, "Width over height of the crop")->group(group);
+  add_pair(app, "--scale", f.area, "Area of the crop, as parts of the picture")->check(part())->group(group);
+  add_pair(app, "--ratio", f.ratio, "Width over height of the crop")->check(aspect())->group(group);
   app.add_option("--reprob", f.augment.erase, "Probability of erasing a rectangle")->check(fraction())->group(group);
-  add_pair(app, "--re-area", f.erase_area, "Area of the rectangle, as parts of the crop")->group(group);
-  add_pair(app, "--re-ratio", f.erase_ratio, "Height over width of the rectangle")->group(group);
+  add_pair(app, "--re-area", f.erase_area, "Area of the rectangle, as parts of the crop")->check(part())->group(group);
+  add_pair(app, "--re-ratio", f.erase_ratio, "Height over width of the rectangle")->check(aspect())->group(group);
   app.add_flag("--no-aug", f.no_augmentation, "The evaluation transform for training too")->group(group);
   app.add_option("--smoothing,--label-smoothing", f.smoothing, "Label smoothing")->check(fraction())->group(group);
   app.add_flag("--mix-token,!--no-mix-token", f.mix_token, "MixToken: boxes of patches from a partner picture")
@@ -202,7 +224,9 @@ inline void add_run(CLI::App& app, training_flags& f) {
   std::string const group = "Run";
   app.add_option("--output,--output-dir", f.output, "Folder of runs")->group(group);
   app.add_option("--experiment", f.experiment, "Folder of this run in it (the model's name)")->group(group);
-  app.add_flag("--overwrite", f.overwrite, "Begin anew in a folder that holds a run")->group(group);
+  app.add_flag("--overwrite", f.overwrite,
+               "Begin anew in a folder that holds a run. The old run is kept until the new one has a checkpoint")
+      ->group(group);
   app.add_option("--seed", f.seed, "Of the first weights and of everything random")->group(group);
   app.add_option("-j,--workers", f.workers,
                  "Threads that read and transform pictures; 0: one a processor (2; 0 with a GPU)")
@@ -260,7 +284,8 @@ namespace detail {
 /// A word of the command line as JSON: numbers, booleans and lists of them as what they are, other words as texts.
 [[nodiscard]] inline nlohmann::ordered_json word_json(std::string const& word) {
   auto const parsed = nlohmann::ordered_json::parse(word, nullptr, /*allow_exceptions=*/false);
-  return parsed.is_number() || parsed.is_boolean() || parsed.is_array() ? parsed : nlohmann::ordered_json(word);
+  if (parsed.is_number() || parsed.is_boolean() || parsed.is_array()) return parsed;
+  return dm2::detail::is_utf8(word) ? word : printable(word);  // JSON holds no other text
 }
 
 /// What an option has, or its default.
@@ -277,15 +302,42 @@ namespace detail {
 
 }  // namespace detail
 
-/// The flags with which the run is made, by their first names: what a checkpoint stores. Flags that say how to get to
-/// the result, not what it is, are left out: a resumed run's checkpoints have the bytes of one that never stopped.
+/// The flags that say how to get to the result, not what it is: where, on what, how much is written and shown. A
+/// checkpoint does not store them, so its bytes do not depend on them, and a resumed run does not take them over.
+[[nodiscard]] inline bool is_recipe(CLI::Option const& option) {
+  static std::set<std::string> const machine{"help",
+                                             "version",
+                                             "config",
+                                             "resume",
+                                             "no-resume-opt",
+                                             "overwrite",
+                                             "check",
+                                             "output",
+                                             "experiment",
+                                             "workers",
+                                             "stop-after",
+                                             "amp",
+                                             "threads",
+                                             "device",
+                                             "precision",
+                                             "log-interval",
+                                             "image-interval",
+                                             "images",
+                                             "checkpoint-hist",
+                                             "checkpoint-steps",
+                                             "max-bad",
+                                             "token-label",
+                                             "num-classes",
+                                             "img-size",
+                                             "token-label-size"};
+  return !option.get_lnames().empty() && !machine.contains(option.get_lnames().front());
+}
+
+/// The flags of the recipe, by their first names: what a checkpoint stores.
 [[nodiscard]] inline nlohmann::ordered_json arguments_json(CLI::App const& app) {
   auto out = nlohmann::ordered_json::object();
-  std::set<std::string> const left_out{"help",  "version", "config",     "resume",  "no-resume-opt", "overwrite",
-                                       "check", "output",  "experiment", "workers", "stop-after",    "amp"};
   for (CLI::Option const* option : app.get_options())
-    if (!option->get_lnames().empty() && !left_out.contains(option->get_lnames().front()))
-      out[option->get_lnames().front()] = detail::value_json(*option);
+    if (is_recipe(*option)) out[option->get_lnames().front()] = detail::value_json(*option);
   return out;
 }
 

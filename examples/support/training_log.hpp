@@ -8,6 +8,7 @@
 #include <dm2/train/log/training_meter.hpp>
 #include <dm2/train/trainer.hpp>
 
+#include "command_line.hpp"
 #include "text.hpp"
 
 #include <array>
@@ -44,10 +45,11 @@ class training_log {
 
   void text(std::string_view tag, std::string_view markdown) { board_.text(tag, resumed_.value_or(0), markdown); }
   void image(std::string_view tag, std::int64_t step, picture const& p) { board_.image(tag, step, p); }
-  /// A line among the others.
+  /// A line among the others. Where it cannot be written, that is said once, and the run goes on.
   void say(std::string const& line) {
     line_.clear();
-    std::cout << line << '\n' << std::flush;
+    std::cout << line << '\n';
+    (void)output_written("train");
   }
 
   void step(step_report const& s) {

@@ -14,10 +14,14 @@
 
 #include "class_maps.hpp"
 #include "command_line.hpp"
+#include "resumed_flags.hpp"
+#include "run_request.hpp"
 #include "stop_signal.hpp"
 #include "training_data.hpp"
 #include "training_flags.hpp"
+#include "training_folder.hpp"
 #include "training_log.hpp"
+#include "training_recipe.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -25,7 +29,7 @@
 #include <functional>
 #include <iostream>
 #include <optional>
-#include <sstream>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,35 +58,18 @@ void require_flags(training_flags const& f) {
   if (f.fresh_optimiser && f.resume.empty()) throw usage_error{"--no-resume-opt needs --resume"};
 }
 
-/// The checkpoint to go on with, or nothing. Throws usage_error where the run's folder holds a run that nobody
-/// mentioned.
-inline std::optional<std::filesystem::path> resumed_file(training_flags const& f, run_folder const& folder) {
-  bool const there = std::filesystem::exists(folder.last());
-  if (f.resume == "auto") return there ? std::optional{folder.last()} : std::nullopt;
-  if (!f.resume.empty()) return f.resume;
-  if (there && !f.overwrite)
-    throw usage_error{
-        folder.root().string() +
-        " holds a run; --resume auto goes on with it, --overwrite begins anew, --experiment names another"};
-  folder.remove_checkpoints();
-  std::vector<std::filesystem::path> events;  // TensorBoard would show the old run's beside the new one's
-  for (auto const& entry : std::filesystem::directory_iterator{folder.root()})
-    if (entry.path().filename().string().starts_with(dm2::detail::event_file_prefix)) events.push_back(entry.path());
-  for (auto const& file : events) std::filesystem::remove(file);
-  return std::nullopt;
-}
-
 /// Throws file_error where a checkpoint's classes are not the data's.
-inline void require_same_classes(std::filesystem::path const& path, dataset const& set) {
-  auto const names = read_class_names(tensor_file{path});
-  if (!std::equal(names.begin(), names.end(), set.class_names().begin(), set.class_names().end()))
-    throw file_error{path, "was trained on other classes than those of " + set.root().string()};
+inline void require_same_classes(resume_point const& from, std::span<std::string const> known, dataset const& set) {
+  auto const names = set.class_names();
+  if (std::equal(known.begin(), known.end(), names.begin(), names.end())) return;
+  std::string const odd = odd_classes(set, known, "the checkpoint");
+  throw file_error{from.file, "was trained on other classes than those of " + set.root().string() +
+                                  (odd.empty() ? ", or on them in another order (--class-order)" : odd)};
 }
 
-inline std::string short_number(double value) {
-  std::ostringstream out;
-  out << value;
-  return out.str();
+/// Whether the two orders number the classes in different ways.
+[[nodiscard]] inline bool orders_differ(std::span<std::string const> names) {
+  return !std::is_sorted(names.begin(), names.end()) || !std::is_sorted(names.begin(), names.end(), natural_less);
 }
 
 }  // namespace detail
@@ -91,39 +78,38 @@ inline std::string short_number(double value) {
 template <config C, class Context>
 class training_run {
  public:
-  /// Throws usage_error, and what the parts throw. `arguments` goes into every checkpoint.
-  training_run(training_flags const& f, nlohmann::ordered_json const& arguments)
-      : flags_{f},
-        data_{(detail::require_flags<C>(f), f), C.classes},
-        folder_{f.output / (f.experiment.empty() ? f.model : f.experiment), f.history},
-        arguments_{arguments.dump()} {}
+  /// Throws usage_error, and what the parts throw.
+  explicit training_run(run_request const& request)
+      : flags_{request.flags},
+        from_{request.from},
+        resumed_{request.resumed},
+        arguments_(request.arguments),  // braces would make a list of it
+        known_{from_ ? read_class_names(tensor_file{from_->file}) : std::vector<std::string>{}},
+        data_{(detail::require_flags<C>(flags_), flags_), C.classes, known_},
+        folder_{request.folder} {}
 
-  /// Trains; returns an exit code. Throws what the parts throw.
+  /// Trains; returns an exit code. Throws what the parts throw. Every input is read and held against the others before
+  /// anything of the folder is changed.
   int run() {
     if (flags_.check && !check_data()) return exit_incomplete;
     if (stop_requested) return exit_stopped;
-    auto const resumed = detail::resumed_file(flags_, folder_);
-    folder_.remove_unfinished();
-    if (resumed) detail::require_same_classes(*resumed, data_.training);
+    check_inputs();
     loader training{data_.training, training_options(), flagged_transform(flags_, image)};
     std::optional<loader> validation;
     if (data_.validation)
       validation.emplace(*data_.validation, validation_options(),
                          evaluation_sample_transform(image, evaluation_resize(image)));
-    describe_run(training.batches());
+    settle_recipe(training.batches());
     network net{validation_batch(), make_context()};
     initialise(net, flags_.seed);
-    if (!resumed && !flags_.initial.empty()) start_from(net, flags_.initial);
-    trainer<C, Context> driver{net, driver_options(), training, validation ? &*validation : nullptr, folder_};
-    if (resumed) {
-      driver.resume(*resumed, !flags_.fresh_optimiser);
-      std::cout << "resumed    " << resumed->string() << " in epoch " << driver.epoch() + 1 << " after "
-                << grouped(std::size_t(driver.steps())) << " steps"
-                << (flags_.fresh_optimiser ? ", the optimiser anew\n" : "\n");
-    }
-    training_log log{folder_.root(),      flags_.rates.epochs, flags_.accumulate,
-                     flags_.log_interval, driver.epoch(),      driver.steps()};
-    log.text("configuration", "    " + arguments_);
+    if (!from_ && !flags_.initial.empty()) start_from(net, flags_.initial);
+    trainer<C, Context> driver{net, driver_options(), training, validation ? &*validation : nullptr, folder_.files()};
+    if (from_) go_on(driver);
+    if (stop_requested) return exit_stopped;
+    make_room();
+    training_log log{folder_.files().root(), flags_.rates.epochs, flags_.accumulate,
+                     flags_.log_interval,    driver.epoch(),      driver.steps()};
+    log.text("configuration", "    " + arguments_.dump());
     log_ = &log;
     draw_ = [&](epoch_report const& e) {
       driver.average().swap(net);
@@ -148,6 +134,51 @@ class training_run {
   [[nodiscard]] bool check_data() const {
     bool const training = print_check("training", data_.training, *flags_.workers);
     return (!data_.validation || print_check("validation", *data_.validation, *flags_.workers)) && training;
+  }
+  /// Throws where a set cannot be what it was taken for, or fills no batch.
+  void check_inputs() const {
+    if (from_) detail::require_same_classes(*from_, known_, data_.training);
+    if (std::size_t(flags_.batch) > data_.training.size())
+      throw usage_error{"--batch-size " + std::to_string(flags_.batch) + " is more than the " +
+                        grouped(data_.training.size()) + " pictures of " + data_.training.root().string()};
+    require_readable_samples(data_.training);
+    if (data_.validation) require_readable_samples(*data_.validation);
+  }
+  /// Chooses what follows from the run's length, and says what the run will be and what is odd about it.
+  void settle_recipe(std::size_t batches) {
+    run_length const length{batches, flags_.accumulate, flags_.rates.epochs};
+    if (!flags_.ema_decay) flags_.ema_decay = default_ema_decay(length.steps);
+    arguments_["model-ema-decay"] = *flags_.ema_decay;
+    arguments_["precision"] = on_host ? "fp32" : flags_.precision;
+    compare_flags(resumed_, arguments_);
+    describe_run(length);
+    for (std::string const& line : recipe_notices(flags_, *flags_.ema_decay, length)) notice(line);
+    if (flags_.amp && on_host) notice("--amp changes nothing here: the CPU computes in float");
+  }
+  static void notice(std::string const& line) { std::cerr << "train: " << printable(line) << '\n'; }
+  void warn_of_empty_classes(dataset const& set) const {
+    if (auto const names = set.empty_classes(); !names.empty())
+      notice(set.root().string() + " has no picture of " + (names.size() == 1 ? "the class " : "the classes ") +
+             some_names(names));
+  }
+  template <class Driver>
+  void go_on(Driver& driver) {
+    resume_report const report = driver.resume(from_->file, !flags_.fresh_optimiser);
+    std::cout << "resumed    " << printable(from_->file.string()) << " in epoch " << driver.epoch() + 1 << " after "
+              << grouped(std::size_t(driver.steps())) << " steps"
+              << (flags_.fresh_optimiser ? ", the optimiser anew\n" : "\n");
+    print_resumed_flags(resumed_);
+    if (!report.best_left_out.empty()) std::cout << "best       begins anew: " << report.best_left_out << '\n';
+    if (report.other_pictures)
+      std::cout << "pictures   the training set has other pictures than it had, told by their names\n";
+    std::cout << std::flush;
+  }
+  /// From here on the folder is this run's.
+  void make_room() {
+    if (!folder_.goes_on_with(from_))
+      folder_.begin(flags_.overwrite);
+    else if (flags_.resume != "auto")
+      folder_.go_back(*from_);
   }
   [[nodiscard]] int validation_batch() const {
     return flags_.validation_batch > 0 ? flags_.validation_batch : flags_.batch;
@@ -180,7 +211,7 @@ class training_run {
     o.rates = flags_.rates;
     o.optimiser = flags_.optimiser;
     std::tie(o.optimiser.beta1, o.optimiser.beta2) = flags_.betas;
-    o.ema_decay = flags_.ema ? flags_.ema_decay : 0;
+    o.ema_decay = flags_.ema ? *flags_.ema_decay : 0;
     o.ema_warm_up = flags_.ema_warm_up;
     o.smoothing = flags_.smoothing;
     o.mix_token = flags_.mix_token;
@@ -188,8 +219,14 @@ class training_run {
     o.seed = flags_.seed;
     o.stop_after = flags_.stop_after;
     o.checkpoint_steps = flags_.checkpoint_steps;
-    o.metadata = {{"arguments", arguments_}, {class_names_key, class_names_text(data_.training.class_names())}};
-    o.on_step = [this](step_report const& s) { log_->step(s); };
+    o.metadata = {{"arguments", arguments_.dump()},
+                  {class_order_key, flags_.order == class_order::plain ? "plain" : "natural"},
+                  {class_names_key, class_names_text(data_.training.class_names())}};
+    o.on_step = [this](step_report const& s) {
+      folder_.step_done();
+      log_->step(s);
+    };
+    o.on_checkpoint = [this](std::filesystem::path const&) { folder_.checkpoint_written(); };
     o.on_epoch = [this](epoch_report const& e) {
       log_->epoch(e);
       bool const drawn = flags_.image_interval > 0 && data_.validation &&
@@ -203,36 +240,49 @@ class training_run {
   void start_from(network& net, std::filesystem::path const& path) const {
     tensor_file const file{path};
     pretrained_report const report = load_pretrained(net, file);
-    std::cout << "weights    " << path.string() << (file.averaged() ? " (averages): " : ": ") << report.loaded
-              << " tensors loaded";
+    std::cout << "weights    " << printable(path.string()) << (file.averaged() ? " (averages): " : ": ")
+              << report.loaded << " tensors loaded";
     if (!report.reinitialised.empty()) std::cout << "; new: " << joined(report.reinitialised);
     if (!report.resized.empty()) std::cout << "; resized: " << joined(report.resized);
-    std::cout << '\n';
+    std::cout << std::endl;
+    if (report.reinitialised.empty()) compare_classes(file);
+  }
+  /// Says where the head of the weights to start from may number the classes in another way.
+  void compare_classes(tensor_file const& file) const {
+    auto const theirs = read_class_names(file);
+    auto const ours = data_.training.class_names();
+    if (theirs.empty() && detail::orders_differ(ours))
+      notice(file.path().string() + " names no classes, and natural order (" + ours[0] +
+             " ...) and torchvision's differ here: --class-order plain takes the other");
+    if (!theirs.empty() && !std::equal(theirs.begin(), theirs.end(), ours.begin(), ours.end()))
+      notice(file.path().string() + " has its classes under other names, or in another order, than " +
+             data_.training.root().string());
   }
 
-  void describe_run(std::size_t batches) const {
+  void describe_run(run_length const& length) const {
     training_flags const& f = flags_;
-    std::size_t const each = std::size_t(f.accumulate);
-    using detail::short_number;
-    std::cout << "model      " << describe(f.model, C) << ", " << grouped(parameter_count<C>) << " parameters\n"
-              << "data       " << grouped(data_.training.size()) << " training pictures, "
+    std::cout << "model      " << describe(f.model, C) << ", " << grouped(parameter_count<C>) << " parameters"
+              << std::endl;
+    warn_of_empty_classes(data_.training);
+    if (data_.validation) warn_of_empty_classes(*data_.validation);
+    std::cout << "data       " << grouped(data_.training.size()) << " training pictures, "
               << (data_.validation ? grouped(data_.validation->size()) + " for validation" : "no validation set")
-              << (f.labels.empty() ? ", hard labels" : ", label maps of " + f.labels.string()) << '\n'
-              << "batch      " << f.batch << " x " << f.accumulate << " = " << grouped(std::size_t(f.batch) * each)
-              << " pictures a step, " << grouped((batches + each - 1) / each) << " steps an epoch, " << f.rates.epochs
+              << (f.labels.empty() ? ", hard labels" : ", label maps of " + printable(f.labels.string())) << '\n'
+              << "batch      " << f.batch << " x " << f.accumulate << " = "
+              << grouped(std::size_t(f.batch) * std::size_t(f.accumulate)) << " pictures a step, "
+              << grouped(std::size_t(length.steps / f.rates.epochs)) << " steps an epoch, " << f.rates.epochs
               << " epochs\n"
               << "rate       " << short_number(f.rates.base) << " after " << f.rates.warmup << " epochs from "
               << short_number(f.rates.start) << ", cosine to " << short_number(f.rates.floor) << "; "
               << (f.optimiser.kind == optimizer_kind::lion ? "Lion" : "AdamW") << ", weight decay "
               << short_number(f.optimiser.weight_decay) << ", "
-              << (f.ema ? "averages " + short_number(f.ema_decay) : "no averages") << '\n'
+              << (f.ema ? "averages " + short_number(*f.ema_decay) : "no averages") << '\n'
               << "memory     "
               << byte_size(planned_bytes<dm2::detail::training_plan<C, Context>>(f.batch) +
                            5 * sizeof(float) * state_extent<C>)
               << " for the network, on the " << (on_host ? "CPU, fp32" : "GPU, " + flags_.precision) << '\n'
-              << "run        " << folder_.root().string() << '\n'
+              << "run        " << printable(folder_.files().root().string()) << '\n'
               << std::flush;
-    if (f.amp && on_host) std::cerr << "train: --amp changes nothing here: the CPU computes in float\n";
   }
 
   template <class Driver>
@@ -248,7 +298,8 @@ class training_run {
       std::string best;
       if (data_.validation) best = ", top-1 " + percent(float(driver.best()));
       if (driver.best_epoch() >= 0)
-        log.say("best epoch " + std::to_string(driver.best_epoch() + 1) + best + ": " + folder_.best().string());
+        log.say("best epoch " + std::to_string(driver.best_epoch() + 1) + best + ": " +
+                printable(folder_.files().best().string()));
       return exit_ok;
     } catch (divergence_error const& problem) {
       log.clear();
@@ -259,9 +310,12 @@ class training_run {
   }
 
   training_flags flags_;
+  std::optional<resume_point> from_;
+  resumed_flags resumed_;
+  nlohmann::ordered_json arguments_;
+  std::vector<std::string> known_;  ///< the checkpoint's class names
   training_data data_;
-  run_folder folder_;
-  std::string arguments_;
+  training_folder& folder_;
   training_log* log_ = nullptr;
   std::function<void(epoch_report const&)> draw_;
 };

@@ -85,6 +85,33 @@ TEST_CASE("class_folders: natural or plain order, files and hidden folders passe
   CHECK(class_folders(t.path(), class_order::plain) == std::vector<std::string>{"class1", "class10", "class2"});
 }
 
+TEST_CASE("dataset: what other systems leave in a set is neither a class nor a sample, at any depth") {
+  tree const t{{"c1/a.png", "c1/._a.png", "c1/.hidden/b.png", "c1/@eaDir/a.png/thumb.png", "c1/deep/__MACOSX/x.png",
+                "c1/deep/b.png", "c1/Thumbs.db", "c1/.DS_Store", "__MACOSX/c1/a.png", "@eaDir/a.png", ".git/a.png",
+                "c2/.png", "c2/c.png"}};
+  dataset const set{t.path()};
+  CHECK(samples_of(set) == std::vector<std::string>{"0 c1/a.png", "0 c1/deep/b.png", "1 c2/c.png"});
+}
+
+TEST_CASE("dataset: classes without a sample are named, in the order of their numbers") {
+  tree const t{{"c10/notes.txt", "c2/a.png", "c1/._a.png"}};
+  CHECK(dataset{t.path()}.empty_classes() == std::vector<std::string>{"c1", "c10"});
+  CHECK(dataset{t.path(), {.classes = {"c1", "c2", "c10", "c3"}}}.empty_classes() ==
+        std::vector<std::string>{"c1", "c10", "c3"});
+}
+
+TEST_CASE("dataset: the fingerprint tells names and classes apart, not folders") {
+  std::vector<std::string> const names{"c1/a.png", "c1/b.png", "c2/c.png"};
+  tree const one{names}, same{names}, renamed{{"c1/a.png", "c1/bb.png", "c2/c.png"}},
+      moved{{"c1/a.png", "c2/b.png", "c2/c.png"}}, fewer{{"c1/a.png", "c2/c.png"}},
+      classes{{"c1/a.png", "c1/b.png", "c3/c.png"}}, joined{{"c1/a.pngb.png", "c2/c.png"}};
+  auto const want = dataset{one.path()}.fingerprint();
+  CHECK(dataset{same.path()}.fingerprint() == want);
+  for (tree const* other : {&renamed, &moved, &fewer, &classes, &joined})
+    CHECK(dataset{other->path()}.fingerprint() != want);
+  CHECK(dataset{one.path(), {.classes = {"c2", "c1"}}}.fingerprint() != want);
+}
+
 TEST_CASE("dataset: samples are sorted by class and path, by extension in any case, however deep") {
   tree const t{{"c10/z.png", "c2/b.JPG", "c2/a.jpeg", "c2/deep/er/x.PNG", "c2/notes.txt", "c1/a.b.png"}};
   for (int threads : {1, 3}) {

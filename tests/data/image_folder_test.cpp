@@ -49,6 +49,19 @@ TEST_CASE("list_images: several paths keep their order, and a file named is take
   CHECK(list_images(std::span<fs::path const>{}).empty());
 }
 
+TEST_CASE("list_images: hidden files and folders are passed over, unless they are named") {
+  tree const t;
+  for (char const* folder : {".hidden", "__MACOSX", "@eaDir"}) {
+    fs::create_directories(t.path() / "b" / folder);
+    write_file(t.path() / "b" / folder / "x.png", "x");
+  }
+  write_file(t.path() / "b/._2.png", "x");
+  fs::create_symlink(t.path() / "z.png", t.path() / ".link.png");
+  CHECK(listed(list_images(t.path() / "b"), t.path()) == std::vector<std::string>{"b/2.PnG", "b/deep/1.Jpeg"});
+  CHECK(listed(list_images(t.path() / "b/._2.png"), t.path()) == std::vector<std::string>{"b/._2.png"});
+  CHECK(listed(list_images(t.path() / "b/.hidden"), t.path()) == std::vector<std::string>{"b/.hidden/x.png"});
+}
+
 TEST_CASE("list_images: links are followed, and loops of them end") {
   tree const t;
   fs::create_directory_symlink(t.path(), t.path() / "b" / "deep" / "up");

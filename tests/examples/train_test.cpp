@@ -1,10 +1,9 @@
 // examples/train and examples/evaluate as a user runs them.
-#include <dm2/data/encode_png.hpp>
-#include <dm2/data/picture.hpp>
 #include <dm2/io/tensor_file.hpp>
 
 #include <nlohmann/json.hpp>
 
+#include "examples/picture_folder.hpp"
 #include "examples/run_program.hpp"
 #include "io/refusal.hpp"
 
@@ -20,39 +19,6 @@
 
 using namespace dm2::test;
 namespace fs = std::filesystem;
-
-namespace {
-
-/// `classes` folders of `count` pictures, each class another grey.
-void draw_pictures(fs::path const& root, int classes, int count) {
-  for (int c = 0; c < classes; ++c) {
-    fs::path const folder = root / ("class" + std::to_string(c));
-    fs::create_directories(folder);
-    for (int i = 0; i < count; ++i) {
-      dm2::picture p{20, 24};
-      for (std::size_t k = 0; k < p.pixels.size(); ++k) p.pixels[k] = std::uint8_t(20 * c + int(k) % (7 + i));
-      dm2::write_png(folder / ("p" + std::to_string(i) + ".png"), p);
-    }
-  }
-}
-
-/// A folder with pictures for the small model of ten classes.
-struct picture_folder {
-  scratch_folder folder;
-
-  explicit picture_folder(int classes = 10) {
-    draw_pictures(folder / "data/train", classes, 2);
-    draw_pictures(folder / "data/val", classes, 1);
-  }
-  [[nodiscard]] outcome train(std::vector<std::string> more) const {
-    std::vector<std::string> words{"data", "-m",       "micro", "-b", "5", "--grad-accum-steps", "2", "--lr",
-                                   "1e-3", "--epochs", "2",     "-j", "1", "--threads",          "1"};
-    words.insert(words.end(), more.begin(), more.end());
-    return run_program(DM2_TRAIN, words, folder.path());
-  }
-};
-
-}  // namespace
 
 TEST_CASE("train: a run leaves checkpoints, tables and events, and says what it does") {
   picture_folder const here;

@@ -15,6 +15,7 @@
 #include <numbers>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace dm2;
@@ -139,6 +140,21 @@ TEST_CASE("axis: holds its data and at least two ticks, whatever the data") {
           CHECK(marks.size() <= 12);
           for (tick const& t : marks) CHECK((x.place(t.value) > -1e-3 && x.place(t.value) < 1 + 1e-3));
         }
+}
+
+TEST_CASE("axis: a range of denormal numbers is a constant") {
+  double const tiny = 5e-324;
+  for (auto const& [low, high] : {std::pair{0.0, tiny}, {-tiny, tiny}, {tiny, 2 * tiny}, {0.0, 1e-300}, {-1e-310, 0.0}})
+    for (bool const round : {false, true}) {
+      CAPTURE(high);
+      axis const x = axis_over(low, high, false, round, 6);
+      CHECK(x.high - x.low >= 1);
+      CHECK(ticks(x, 6).size() >= 2);
+      CHECK(x.place(high) == x.place(low));
+    }
+  chart c;
+  c.panels = {{"a", {{"a", {0, tiny}, {0, tiny}}, {"b", {1e-300, 2e-300}, {1, 2}}}, false}};
+  CHECK(darkness(draw_chart(c)) > 0);
 }
 
 TEST_CASE("smooth: a constant stays, a step becomes e^-1 of itself at one reach, sparse points stay") {

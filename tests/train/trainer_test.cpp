@@ -15,6 +15,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 using namespace dm2;
@@ -250,4 +251,74 @@ TEST_CASE("trainer: a checkpoint of another batch, accumulation, seed or number 
   CHECK(refusal(mapped(), seed).find("was written with seed 7, not 9") != std::string::npos);
   picture_set const more{28};
   CHECK(refusal(more.with_maps(), o).find("was written with batches 6, not 7") != std::string::npos);
+}
+
+TEST_CASE("trainer: a checkpoint whose progress is out of range is refused, and nothing is changed") {
+  scratch_folder const folder;
+  trainer_options o = small_options();
+  o.stop_after = 1;
+  CHECK(small_run<>{mapped(), o, run_folder{folder.path()}}.driver.run());
+  auto const path = folder / "last.safetensors";
+  std::string const whole = read_raw(path);
+  for (auto const& [from, to] :
+       {std::pair{"best_epoch\\\":0", "best_epoch\\\":9"}, std::pair{"next_batch\\\":0", "next_batch\\\":7"},
+        std::pair{"ema_steps\\\":3", "ema_steps\\\":x"}, std::pair{"earlier_steps\\\":0", "earlier_steps\\\":\\"}}) {
+    CAPTURE(to);
+    std::string bytes = whole;
+    std::size_t const at = bytes.find(from);
+    REQUIRE(at != std::string::npos);
+    bytes.replace(at, std::string{from}.size(), to);
+    write_raw(path, bytes);
+    small_run<> run{mapped(), o};
+    std::vector<double> const before(run.net.state().begin(), run.net.state().end());
+    CHECK_THROWS_AS(run.driver.resume(path), file_error);
+    CHECK(std::equal(before.begin(), before.end(), run.net.state().begin()));
+    CHECK(run.driver.epoch() == 0);
+  }
+}
+
+TEST_CASE("trainer: each checkpoint is reported once it is on the disk") {
+  scratch_folder const folder;
+  trainer_options o = small_options();
+  std::vector<std::string> names;
+  o.on_checkpoint = [&](std::filesystem::path const& path) {
+    CHECK(read_checkpoint_head(path).epoch == (names.size() < 3 ? 1 : 2));
+    names.push_back(path.filename().string());
+  };
+  CHECK(small_run<>{mapped(), o, run_folder{folder.path(), 3}}.driver.run());
+  REQUIRE(names.size() >= 5);
+  CHECK(names[0] == "best.safetensors");
+  CHECK(names[1] == "epoch-0001.safetensors");
+  CHECK(names[2] == "last.safetensors");
+  CHECK(names.back() == "last.safetensors");
+}
+
+TEST_CASE("trainer: the best epoch counts only against the same measure on the same pictures") {
+  scratch_folder const folder;
+  trainer_options o = small_options();
+  o.stop_after = 1;
+  small_run<> first{mapped(), o, run_folder{folder.path()}};
+  CHECK(first.driver.run());
+  auto const path = folder / "last.safetensors";
+  small_run<> same{mapped(), o};
+  resume_report const kept = same.driver.resume(path);
+  CHECK(kept.best_left_out.empty());
+  CHECK_FALSE(kept.other_pictures);
+  CHECK(same.driver.best_epoch() == 0);
+  CHECK(same.driver.best() == first.driver.best());
+
+  small_run<> unvalidated{mapped(), o};
+  trainer<small_config, small_run<>::context> alone{unvalidated.net, o, unvalidated.training, nullptr, run_folder{}};
+  CHECK(alone.resume(path).best_left_out.find("no validation set") != std::string::npos);
+  CHECK(alone.best_epoch() == -1);
+  CHECK(alone.steps() == 3);
+
+  picture_set const more{28};
+  dataset const others = more.plain();
+  loader held_out{others,
+                  {.mode = loading::evaluation, .image = {16, 16}, .batch = 5, .threads = 1, .label_maps = false},
+                  evaluation_sample_transform({16, 16}, {18, 18})};
+  trainer<small_config, small_run<>::context> elsewhere{unvalidated.net, o, unvalidated.training, &held_out,
+                                                        run_folder{}};
+  CHECK(elsewhere.resume(path).best_left_out == "the validation pictures were others");
 }

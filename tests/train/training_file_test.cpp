@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 using namespace dm2;
@@ -167,4 +169,34 @@ TEST_CASE("training file: the model's entries stand in the order of its state di
       CHECK(file.tensors()[i].shape == std::vector<std::int64_t>(e.shape.begin(), e.shape.begin() + e.rank));
     }
   }
+}
+
+TEST_CASE("training file: its head tells where the run was, and numbers out of range are refused by name") {
+  scratch_folder const folder;
+  auto const path = folder / "c.safetensors";
+  run_state<float> state{1};
+  auto const write = [&](nlohmann::json progress) {
+    save_training(path, state.net, state.average, state.optimiser, std::move(progress), {{"class_names", "[\"a\"]"}});
+  };
+  write({{"epoch", 3}, {"next_batch", 7}});
+  checkpoint_head const head = read_checkpoint_head(path);
+  CHECK(head.epoch == 3);
+  CHECK(head.next_batch == 7);
+  CHECK(head.metadata.at("class_names") == "[\"a\"]");
+  for (auto const& [epoch, batch, after] : {std::tuple{3, 6, true}, {3, 7, false}, {2, 9, true}, {4, 0, false}}) {
+    checkpoint_head other;
+    other.epoch = epoch;
+    other.next_batch = std::size_t(batch);
+    CHECK(head.after(other) == after);
+  }
+  for (nlohmann::json const& bad : {nlohmann::json(-3), nlohmann::json(1e300), nlohmann::json(2.0), nlohmann::json("3"),
+                                    nlohmann::json(std::int64_t{1} << 40), nlohmann::json(~std::uint64_t{0})}) {
+    CAPTURE(bad.dump());
+    write({{"epoch", bad}, {"next_batch", 0}});
+    CHECK_THROWS_WITH_AS((void)read_checkpoint_head(path), doctest::Contains("have 'epoch'"), file_error);
+  }
+  write({{"epoch", 1}});
+  CHECK_THROWS_WITH_AS((void)read_checkpoint_head(path), doctest::Contains("lack 'next_batch'"), file_error);
+  save(state.net, path);
+  CHECK_THROWS_WITH_AS((void)read_checkpoint_head(path), doctest::Contains("is no training checkpoint"), file_error);
 }

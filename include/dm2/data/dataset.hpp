@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <span>
@@ -27,8 +28,11 @@ enum class class_order : unsigned char {
   plain     ///< class10 before class2, byte by byte, as torchvision's ImageFolder does
 };
 
+/// The metadata key of the order in which a model file's classes were numbered: "natural" or "plain".
+inline constexpr char const* class_order_key = "class_order";
+
 /// The names of the class folders in `root`, in that order. Files are passed over, and so are folders whose name begins
-/// with a dot; links to folders count as folders.
+/// with a dot, __MACOSX and @eaDir; links to folders count as folders.
 ///
 /// Throws file_error if root cannot be listed or has no such folder.
 [[nodiscard]] inline std::vector<std::string> class_folders(std::filesystem::path const& root,
@@ -38,7 +42,7 @@ enum class class_order : unsigned char {
   for (std::filesystem::directory_iterator at{root, problem}, end; !problem && at != end; at.increment(problem)) {
     std::error_code ignored;
     std::string name = at->path().filename().string();
-    if (name.front() != '.' && at->is_directory(ignored)) names.push_back(std::move(name));
+    if (!detail::is_passed_over(name) && at->is_directory(ignored)) names.push_back(std::move(name));
   }
   if (problem) throw file_error{root, "cannot be listed: " + problem.message()};
   if (names.empty()) throw file_error{root, "has no class folder in it; pictures belong in root/CLASS/"};
@@ -153,6 +157,28 @@ class dataset {
     std::string const name = relative.filename().string();
     return label_maps_ / classes_[std::size_t(label(i))] / relative.parent_path() /
            (name.substr(0, name.find('.')) + ".pt");
+  }
+  /// The classes that have no sample, by name, in the order of their numbers.
+  [[nodiscard]] std::vector<std::string> empty_classes() const {
+    std::vector<std::string> names;
+    for (int c = 0; c < classes(); ++c)
+      if (samples_of(c) == 0) names.push_back(classes_[std::size_t(c)]);
+    return names;
+  }
+  /// A number that two sets share where they have the same class names in the same order and, for each class, the same
+  /// names of pictures, whatever folder they are in (FNV-1a). The pictures' contents do not count.
+  [[nodiscard]] std::uint64_t fingerprint() const noexcept {
+    std::uint64_t hash = 0xCBF29CE484222325u;
+    auto const add = [&](std::string_view text) {
+      for (char const c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3u;
+      hash *= 0x100000001B3u;  // the end of a name is a byte of zero
+    };
+    for (std::string const& name : classes_) add(name);
+    for (std::size_t c = 0, i = 0; c < classes_.size(); ++c) {
+      for (; i < first_[c + 1]; ++i) add(names_[i]);
+      add("/");
+    }
+    return hash;
   }
   /// Bytes that the list of samples takes.
   [[nodiscard]] std::size_t bytes() const noexcept {

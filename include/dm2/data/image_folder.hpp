@@ -24,19 +24,25 @@ namespace dm2 {
 
 namespace detail {
 
+/// Whether a folder's entry is hidden, or what another system left: macOS's ._NAME.png and __MACOSX, a NAS's @eaDir.
+[[nodiscard]] inline bool is_passed_over(std::string const& name) {
+  return name.starts_with('.') || name == "__MACOSX" || name == "@eaDir";
+}
+
 /// A walk that enters each folder once, by its real name: links may lead back up, or in many ways to one place.
 struct folder_walk {
   std::set<std::filesystem::path> entered;   ///< real names
   std::vector<std::filesystem::path> links;  ///< to folders, not yet followed
   std::vector<std::filesystem::path> pictures;
 
-  /// Everything under `folder` that can be reached without a link; links to folders are put aside.
+  /// Everything under `folder` that can be reached without a link and is not hidden; links to folders are put aside.
   void enter(std::filesystem::path const& folder) {
     std::error_code problem;
     auto const real = std::filesystem::canonical(folder, problem);
     if (problem) throw file_error{folder, "cannot be resolved: " + problem.message()};
     if (!entered.insert(real).second) return;
     for (std::filesystem::directory_iterator at{folder, problem}, end; !problem && at != end; at.increment(problem)) {
+      if (is_passed_over(at->path().filename().string())) continue;
       std::error_code ignored;  // a link to nothing counts as a file: reading it says what is wrong with it
       if (!at->is_directory(ignored)) {
         if (has_picture_extension(at->path())) pictures.push_back(at->path());
@@ -66,7 +72,8 @@ struct folder_walk {
 }  // namespace detail
 
 /// The picture files that `paths` name: a file as it is, whatever its name; a folder as all files under it, however
-/// deep, whose names end in .jpg, .jpeg or .png in any case, sorted by path. The order of `paths` is kept.
+/// deep, whose names end in .jpg, .jpeg or .png in any case, sorted by path. The order of `paths` is kept. In a folder,
+/// files and folders whose names begin with a dot are passed over, and the folders __MACOSX and @eaDir.
 ///
 /// Links to files and folders are followed, and each folder is walked once for each of `paths`, however many links lead
 /// to it, so loops of links end.

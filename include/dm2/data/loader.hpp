@@ -81,6 +81,8 @@ class loader {
   [[nodiscard]] int classes() const noexcept { return set_->classes(); }
   /// Whether batches have label maps.
   [[nodiscard]] bool has_label_maps() const { return options_.label_maps && set_->has_label_maps(); }
+  /// The samples.
+  [[nodiscard]] dataset const& set() const noexcept { return *set_; }
   /// Batches of an epoch on this process.
   [[nodiscard]] std::size_t batches() const noexcept { return cut_.count(); }
   /// Seconds that next() has waited for data since the loader was made.

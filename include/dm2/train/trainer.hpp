@@ -28,6 +28,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace dm2 {
 
@@ -79,8 +80,17 @@ struct trainer_options {
   std::map<std::string, std::string> metadata{};        ///< added to every checkpoint
   std::function<void(step_report const&)> on_step{};    ///< after each optimiser step, by the thread in run()
   std::function<void(epoch_report const&)> on_epoch{};  ///< after the epoch's validation, before its checkpoint
+  std::function<void(std::filesystem::path const&)> on_checkpoint{};  ///< after each checkpoint that is on the disk
   std::atomic<bool> const* stop =
       nullptr;  ///< set from a signal handler: the run ends after the present step, with a checkpoint
+};
+
+/// In what a resumed run differs from the one that wrote its checkpoint.
+struct resume_report {
+  /// Why the best epoch so far does not count any more: it was told by another measure (accuracy, or without a
+  /// validation set the loss), or on other pictures. Empty where it counts, and where there was none.
+  std::string best_left_out;
+  bool other_pictures = false;  ///< the training set has other classes, or names of pictures, than it had
 };
 
 /// Trains a model over a loader.
@@ -113,25 +123,23 @@ class trainer {
 
   /// Goes on from a training checkpoint; without `with_optimizer` with the momenta that the optimiser has, which are
   /// zero at first. Throws file_error as resume_training does, and if it was written with another batch, accumulation,
-  /// seed or number of batches an epoch.
-  void resume(std::filesystem::path const& path, bool with_optimizer = true) {
-    nlohmann::json const progress = resume_training(path, net_, average_, optimiser_, with_optimizer);
+  /// seed or number of batches an epoch; nothing is changed then.
+  resume_report resume(std::filesystem::path const& path, bool with_optimizer = true) {
+    nlohmann::json const progress = read_checkpoint_head(path).progress;
+    place const at = checked_place(progress, path);
+    resume_training(path, net_, average_, optimiser_, with_optimizer);
     engine_.push();
-    try {
-      for (char const* key : {"batch", "accumulate", "seed", "batches"})
-        if (progress.at(key) != own_progress().at(key))
-          throw file_error{path, std::string{"was written with "} + key + " " + progress.at(key).dump() + ", not " +
-                                     own_progress().at(key).dump()};
-      epoch_ = progress.at("epoch").get<int>();
-      next_batch_ = progress.at("next_batch").get<std::size_t>();
-      loss_sum_ = progress.at("loss_sum").get<double>();
-      best_ = progress.at("best").get<double>();
-      best_epoch_ = progress.at("best_epoch").get<int>();
-      earlier_steps_ = progress.value("earlier_steps", std::int64_t{0});
-      if (!with_optimizer) earlier_steps_ += progress.at("optimizer_steps").get<std::int64_t>();
-    } catch (nlohmann::json::exception const&) {
-      throw file_error{path, "its training metadata lack where the run is"};
-    }
+    epoch_ = at.epoch;
+    next_batch_ = at.next_batch;
+    loss_sum_ = at.loss_sum;
+    earlier_steps_ = at.earlier_steps + (with_optimizer ? 0 : at.optimizer_steps);
+    best_ = at.best;
+    best_epoch_ = at.best_epoch;
+    resume_report report;
+    if (best_epoch_ >= 0) report.best_left_out = incomparable(progress);
+    if (!report.best_left_out.empty()) best_ = 0, best_epoch_ = -1;
+    report.other_pictures = progress.contains("training_set") && progress["training_set"] != fingerprint(&training_);
+    return report;
   }
 
   /// Trains to the last epoch, or until options.stop is set, which ends a validation too; returns whether it came to
@@ -181,6 +189,50 @@ class trainer {
     if (validation != nullptr)
       detail::require_loader<C>("trainer: the validation loader", *validation, loading::evaluation);
     return o;
+  }
+  /// Where a checkpoint says that its run was.
+  struct place {
+    int epoch = 0, best_epoch = -1;
+    std::size_t next_batch = 0;
+    std::int64_t earlier_steps = 0, optimizer_steps = 0;
+    double loss_sum = 0, best = 0;
+  };
+  /// Throws file_error where the checkpoint is of a run that this one cannot go on with.
+  [[nodiscard]] place checked_place(nlohmann::json const& progress, std::filesystem::path const& path) const {
+    nlohmann::json const own = own_progress();
+    for (char const* key : {"batch", "accumulate", "seed", "batches"}) {
+      auto const found = progress.find(key);
+      if (found == progress.end()) throw file_error{path, "its training metadata lack where the run is"};
+      if (*found != own.at(key))
+        throw file_error{path, std::string{"was written with "} + key + " " + found->dump().substr(0, 40) + ", not " +
+                                   own.at(key).dump()};
+    }
+    using detail::most_steps, detail::progress_number, detail::progress_value;
+    place at;
+    at.epoch = int(progress_number(progress, "epoch", 0, 1'000'000'000, path));
+    at.best_epoch = int(progress_number(progress, "best_epoch", -1, at.epoch, path));
+    at.next_batch = std::size_t(progress_number(progress, "next_batch", 0, std::int64_t(training_.batches()), path));
+    at.optimizer_steps = progress_number(progress, "optimizer_steps", 0, most_steps, path);
+    if (progress.contains("earlier_steps"))
+      at.earlier_steps = progress_number(progress, "earlier_steps", 0, most_steps, path);
+    at.loss_sum = progress_value(progress, "loss_sum", path);
+    at.best = progress_value(progress, "best", path);
+    return at;
+  }
+  [[nodiscard]] char const* measure() const { return validation_ != nullptr ? "accuracy" : "loss"; }
+  /// Why a checkpoint's best epoch cannot be compared with this run's epochs; empty where it can.
+  [[nodiscard]] std::string incomparable(nlohmann::json const& progress) const {
+    auto const told = progress.find("measure");
+    bool const accuracy = told != progress.end() ? *told == "accuracy" : progress.at("best") >= 0;  // an older file
+    if (accuracy != (validation_ != nullptr))
+      return accuracy ? "it was told by the validation accuracy, and now there is no validation set"
+                      : "it was told by the training loss, and now there is a validation set";
+    auto const set = progress.find("validation_set");
+    return set == progress.end() || *set == fingerprint(validation_) ? "" : "the validation pictures were others";
+  }
+  /// Names a loader's set; null without one.
+  [[nodiscard]] static nlohmann::json fingerprint(loader const* samples) {
+    return samples == nullptr ? nlohmann::json{} : nlohmann::json(samples->set().fingerprint());
   }
   [[nodiscard]] bool stopping() const { return options_.stop != nullptr && options_.stop->load(); }
 
@@ -303,17 +355,26 @@ class trainer {
   }
 
   [[nodiscard]] nlohmann::json own_progress() const {
-    return {{"epoch", epoch_},           {"next_batch", next_batch_},
-            {"loss_sum", loss_sum_},     {"best", best_},
-            {"best_epoch", best_epoch_}, {"batches", training_.batches()},
-            {"batch", options_.batch},   {"accumulate", options_.accumulate},
-            {"seed", options_.seed},     {"earlier_steps", earlier_steps_}};
+    return {{"epoch", epoch_},
+            {"next_batch", next_batch_},
+            {"loss_sum", loss_sum_},
+            {"best", best_},
+            {"best_epoch", best_epoch_},
+            {"batches", training_.batches()},
+            {"batch", options_.batch},
+            {"accumulate", options_.accumulate},
+            {"seed", options_.seed},
+            {"earlier_steps", earlier_steps_},
+            {"measure", measure()},
+            {"training_set", fingerprint(&training_)},
+            {"validation_set", fingerprint(validation_)}};
   }
   void save(std::filesystem::path const& path) {
     if (path.empty()) return;
     report_steps(true);
     engine_.pull();
     save_training(path, net_, average_, optimiser_, own_progress(), options_.metadata);
+    if (options_.on_checkpoint) options_.on_checkpoint(path);
   }
 
   model<C, Context>& net_;

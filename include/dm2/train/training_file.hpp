@@ -19,7 +19,9 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <map>
 #include <span>
@@ -27,6 +29,7 @@
 #include <string_view>
 #include <type_traits>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace dm2 {
@@ -47,7 +50,64 @@ constexpr char const* optimizer_name(optimizer_kind kind) { return kind == optim
 
 inline constexpr std::string_view momentum_prefix = "momentum/", second_prefix = "second/";
 
+/// A whole number of a checkpoint's progress. Throws file_error where it is missing, or not in [least, most].
+inline std::int64_t progress_number(nlohmann::json const& progress, char const* key, std::int64_t least,
+                                    std::int64_t most, std::filesystem::path const& path) {
+  auto const found = progress.find(key);
+  if (found == progress.end()) throw file_error{path, std::string{"its training metadata lack '"} + key + "'"};
+  bool const whole =
+      found->is_number_integer() && !(found->is_number_unsigned() && found->get<std::uint64_t>() > std::uint64_t(most));
+  if (!whole || found->get<std::int64_t>() < least || found->get<std::int64_t>() > most)
+    throw file_error{path, std::string{"its training metadata have '"} + key + "' " + found->dump().substr(0, 40) +
+                               ", not a whole number from " + std::to_string(least) + " to " + std::to_string(most)};
+  return found->get<std::int64_t>();
+}
+
+/// A finite number of a checkpoint's progress. Throws file_error where there is none.
+inline double progress_value(nlohmann::json const& progress, char const* key, std::filesystem::path const& path) {
+  auto const found = progress.find(key);
+  if (found == progress.end() || !found->is_number() || !std::isfinite(found->get<double>()))
+    throw file_error{path, std::string{"its training metadata have no number '"} + key + "'"};
+  return found->get<double>();
+}
+
+/// The object under "training". Throws file_error where the metadata have none.
+inline nlohmann::json parse_progress(std::map<std::string, std::string> const& metadata,
+                                     std::filesystem::path const& path) {
+  auto const text = metadata.find(training_key);
+  if (text == metadata.end()) throw file_error{path, "is no training checkpoint"};
+  nlohmann::json progress = nlohmann::json::parse(text->second, nullptr, false);
+  if (!progress.is_object()) throw file_error{path, "its training metadata are damaged"};
+  return progress;
+}
+
+/// Steps that a run may have done: every whole number up to it is a double, too.
+inline constexpr std::int64_t most_steps = std::int64_t{1} << 53;
+
 }  // namespace detail
+
+/// What a training checkpoint says beside its tensors.
+struct checkpoint_head {
+  std::map<std::string, std::string> metadata;  ///< all of them
+  nlohmann::json progress;                      ///< what stands under "training"
+  int epoch = 0;                                ///< to go on in, from 0
+  std::size_t next_batch = 0;                   ///< to go on with, in micro-batches of that epoch
+
+  /// Whether the run was further on here than there.
+  [[nodiscard]] bool after(checkpoint_head const& other) const {
+    return std::pair{epoch, next_batch} > std::pair{other.epoch, other.next_batch};
+  }
+};
+
+/// Reads a training checkpoint's metadata; of its tensors, only that the file has room for each. Throws file_error where
+/// it cannot be read, is damaged, or is no training checkpoint.
+[[nodiscard]] inline checkpoint_head read_checkpoint_head(std::filesystem::path const& path) {
+  tensor_file const file{path};
+  checkpoint_head head{file.metadata(), detail::parse_progress(file.metadata(), path)};
+  head.epoch = int(detail::progress_number(head.progress, "epoch", 0, 1'000'000'000, path));
+  head.next_batch = std::size_t(detail::progress_number(head.progress, "next_batch", 0, detail::most_steps, path));
+  return head;
+}
 
 /// Writes a training checkpoint, whole or not at all. `progress` is what the trainer wants back; `metadata` is added.
 ///
@@ -89,10 +149,7 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
   using scalar = typename Context::scalar;
   mapped_file const file{path};
   safetensors_content const content = read_safetensors(file.bytes(), path);
-  auto const text = content.metadata.find(training_key);
-  if (text == content.metadata.end()) throw file_error{path, "is no training checkpoint"};
-  nlohmann::json progress = nlohmann::json::parse(text->second, nullptr, false);
-  if (!progress.is_object()) throw file_error{path, "its training metadata are damaged"};
+  nlohmann::json progress = detail::parse_progress(content.metadata, path);
   auto const named_config = content.metadata.find("config");
   if (named_config == content.metadata.end()) throw file_error{path, "holds no configuration"};
   auto const differences = config_differences(C, nlohmann::json::parse(named_config->second, nullptr, false));
@@ -132,16 +189,16 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
     want(detail::momentum_prefix, e, optimiser.momentum());
     if (!optimiser.second_moment().empty()) want(detail::second_prefix, e, optimiser.second_moment());
   }
-  for (char const* key : {"optimizer_steps", "ema_steps"})
-    if (!progress.contains(key) || !progress[key].is_number_integer())
-      throw file_error{path, "lacks its " + std::string{key}};
+  std::int64_t const optimizer_steps =
+      detail::progress_number(progress, "optimizer_steps", 0, detail::most_steps, path);
+  std::int64_t const ema_steps = detail::progress_number(progress, "ema_steps", 0, detail::most_steps, path);
   for (move const& m : moves)
     if (m.counter.empty())
       copy_to(*m.from, m.to);
     else
       copy_to(*m.from, m.counter);
-  if (with_optimizer) optimiser.set_steps(progress["optimizer_steps"].get<std::int64_t>());
-  average.set_steps(progress["ema_steps"].get<std::int64_t>());
+  if (with_optimizer) optimiser.set_steps(optimizer_steps);
+  average.set_steps(ema_steps);
   return progress;
 }
 

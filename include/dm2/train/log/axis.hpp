@@ -114,8 +114,10 @@ struct tick {
     }
     return round && high > 3 * low ? axis{1 / nice_step(1 / low), nice_step(high), true} : axis{low, high, true};
   }
-  if (!(high - low > 1e-9 * std::max(std::abs(low), std::abs(high)))) {
-    double const margin = low == 0 ? 1 : std::abs(low) / 8;
+  double const most = std::max(std::abs(low), std::abs(high));
+  constexpr double least = 1e-290;  // parts of a smaller range are denormal numbers, or 0
+  if (!(high - low > std::max(1e-9 * most, least))) {
+    double const margin = most < least ? 1 : most / 8;
     low -= margin;
     high += margin;
   }

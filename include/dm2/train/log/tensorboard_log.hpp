@@ -5,6 +5,7 @@
 #include <dm2/core/error.hpp>
 #include <dm2/data/encode_png.hpp>
 #include <dm2/data/picture.hpp>
+#include <dm2/train/host_name.hpp>
 #include <dm2/train/log/append_file.hpp>
 #include <dm2/train/log/crc32c.hpp>
 #include <dm2/train/log/protobuf_writer.hpp>
@@ -25,27 +26,11 @@
 #include <system_error>
 #include <vector>
 
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
-
 namespace dm2 {
 
 namespace detail {
 
 inline constexpr std::string_view event_file_prefix = "events.out.tfevents.";
-
-/// The machine's name, of letters, digits, '.' and '-' only: it becomes part of a file's name.
-[[nodiscard]] inline std::string host_name() {
-  std::array<char, 256> name{};
-#if defined(__unix__) || defined(__APPLE__)
-  if (::gethostname(name.data(), name.size() - 1) != 0) name[0] = '\0';
-#endif
-  std::string text{name.data()};
-  for (char& c : text)
-    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '.')) c = '-';
-  return text.empty() ? "localhost" : text;
-}
 
 /// Seconds since 1970 for the next event file of `folder`: now, or one more than the newest file's. TensorBoard reads a
 /// folder's files in the order of their names, and a resumed run's must come last.
