@@ -1,5 +1,5 @@
 /// @file
-/// Copies and products of tiles in the kernel between two cores. See tensor.cuh.
+/// Copies and products of tiles in project-add-norm's tensor kernel. See tensor.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>
@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
 
 /// Where weight row n of a group of 16 stands, so that a thread's four results of two neighbouring tiles are
 /// neighbours in memory: 4 i + j at 2 i + j, and at 8 + 2 i + j - 2 from j = 2 on.
@@ -91,4 +91,4 @@ __device__ inline void for_each_row(Visit const& visit) {
     for (int half = 0; half < 2; ++half) visit(m, half);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

@@ -307,9 +307,9 @@ class stem_general_backward {
 
  public:
   stem_general_backward(context<P>& ctx, parameters const& p, stem_saved<S, T> const& saved,
-                        stem_general_scratch<S, T> const& scratch, stem_general_gradients<S, T> const& between,
+                        stem_general_scratch<S, T> const& scratch, stem_general_gradients<S, T> const& gradients,
                         int batch, bool run)
-      : ctx_{ctx}, p_{p}, saved_{saved}, s_{scratch}, d_{between}, batch_{batch}, run_{run} {}
+      : ctx_{ctx}, p_{p}, saved_{saved}, s_{scratch}, d_{gradients}, batch_{batch}, run_{run} {}
 
   void operator()(Reader const& picture, T const* dgrid, gradients const& grad, float* dpicture) const {
     if (run_) arrange();
