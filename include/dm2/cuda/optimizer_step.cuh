@@ -24,7 +24,7 @@ namespace dm2::cuda {
 
 /// What becomes of the numbers of a line. Every tensor begins at one, so that none has two kinds.
 ///
-/// still: they stay (statistics, parameters that nothing reads), but the average follows them. moved: by the optimiser.
+/// still: they stay (statistics, parameters that nothing reads), but the average follows them. moved: by the optimizer.
 /// second: the second of a pair, which is moved with the first. pair + d: the first of a pair that is one memory in the
 /// published run (optimizer_options::shared_pairs), whose second is d lines on.
 struct update_line {
@@ -35,7 +35,7 @@ struct update_line {
 /// What a step's gradients amount to, in device memory.
 struct gradient_measure {
   double norm;   ///< of the scaled gradients of the trained parameters, before clipping
-  float factor;  ///< what the optimiser multiplies them by: the scale, and where the norm is above the limit, the clip
+  float factor;  ///< what the optimizer multiplies them by: the scale, and where the norm is above the limit, the clip
 };
 
 namespace detail {
@@ -55,7 +55,7 @@ __device__ inline double sum_of_threads(double x, double* tree) {
   return tree[0];
 }
 
-/// The squares of the moved lines' numbers, from the last number to the first: the optimiser, which begins at the first,
+/// The squares of the moved lines' numbers, from the last number to the first: the optimizer, which begins at the first,
 /// finds those in the cache. In double, since a float's square is out of float's range for a good part of floats.
 template <class T>
 __global__ void __launch_bounds__(norm_threads)
@@ -100,7 +100,7 @@ inline std::uint32_t whole_lines(char const* name, std::size_t n) {
 
 }  // namespace detail
 
-/// measure = the norm of scale times the gradients, and the factor for the optimiser; a norm that is not finite, as it
+/// measure = the norm of scale times the gradients, and the factor for the optimizer; a norm that is not finite, as it
 /// is with any gradient that is not, is reported.
 ///
 /// Shapes   gradients [n], 16-byte aligned; lines [n / 64], as update_lines makes them: those that are still are left
@@ -131,7 +131,7 @@ struct step_scalars {
   std::int64_t step;  ///< counted from 1
 };
 
-/// The scalars of step `step` = 1, 2, ..., rounded as the CPU's optimiser rounds them.
+/// The scalars of step `step` = 1, 2, ..., rounded as the CPU's optimizer rounds them.
 [[nodiscard]] inline step_scalars make_step_scalars(optimizer_options const& o, std::int64_t step, double lr,
                                                     double average_decay) {
   bool const adamw = o.kind == optimizer_kind::adamw;
