@@ -128,8 +128,8 @@ struct device_run {
   }
 };
 
-/// The largest |got - want| over the spacing of floats at the larger of |want| and |from|: what it is the small difference
-/// of. NaN gives infinity.
+/// The largest |got - want| over the spacing of floats at the larger of |want| and |from|: what it is the small
+/// difference of. NaN gives infinity.
 template <class Want>
 double spacings(std::vector<double> const& got, Want const& want, std::vector<double> const& from) {
   double most = 0;

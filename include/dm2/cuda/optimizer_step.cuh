@@ -55,8 +55,9 @@ __device__ inline double sum_of_threads(double x, double* tree) {
   return tree[0];
 }
 
-/// The squares of the moved lines' numbers, from the last number to the first: the optimizer, which begins at the first,
-/// finds those in the cache. In double, since a float's square is out of float's range for a good part of floats.
+/// The squares of the moved lines' numbers, from the last number to the first: the optimizer, which begins at the
+/// first, finds those in the cache. In double, since a float's square is out of float's range for a good part of
+/// floats.
 template <class T>
 __global__ void __launch_bounds__(norm_threads)
     squares_kernel(T const* __restrict__ x, std::uint16_t const* __restrict__ lines, std::uint32_t packets,
@@ -140,8 +141,8 @@ struct step_scalars {
   return {float(1 - lr * o.weight_decay), float(rate), float(root), float(1 - average_decay), step};
 }
 
-/// Flat buffers that are laid out as a model's state, 16-byte aligned. All but weights, gradients and first may be null;
-/// AdamW wants second too.
+/// Flat buffers that are laid out as a model's state, 16-byte aligned. All but weights, gradients and first may be
+/// null; AdamW wants second too.
 template <class E>
 struct update_buffers {
   float* weights;    ///< moved
@@ -271,8 +272,8 @@ __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
 ///
 /// Shapes   every buffer [n], n a multiple of 64; lines [n / 64], as update_lines<C>(rule.shared_pairs) makes them;
 ///          scalars, measure, guard on the device. measure and guard may be null: a factor of 1, and no guard.
-/// Writes   weights, moments, average (updated), the rounded copy (=), gradients (= 0 with `clear`). Where guard names a
-///          step, nothing.
+/// Writes   weights, moments, average (updated), the rounded copy (=), gradients (= 0 with `clear`). Where guard names
+///          a step, nothing.
 /// Bytes    30 a number with Lion, average and a 16-bit copy, 34 with the clearing: 0.32 GB for 9.5 million.
 /// Throws   shape_error if n is no multiple of 64.
 template <precision P, class E>

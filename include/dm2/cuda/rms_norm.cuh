@@ -315,8 +315,8 @@ void launch_norm_gradient(cudaStream_t stream, arena& scratch, norm_gradient_cal
   add_parts("rms_norm_backward: weight", stream, call.parts, parts, C, dw);
 }
 
-/// The gradient, and whatever else call asks for in the same pass; Add: call.dx is added to, not overwritten. The caller
-/// has reserved rms_norm_backward_scratch.
+/// The gradient, and whatever else call asks for in the same pass; Add: call.dx is added to, not overwritten. The
+/// caller has reserved rms_norm_backward_scratch.
 template <int C, bool Add, class G, class U>
 void norm_gradient(cudaStream_t stream, arena& scratch, norm_gradient_call<G, U> const& call, float* dw) {
   if (call.count == 0) return;

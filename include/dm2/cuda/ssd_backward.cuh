@@ -90,9 +90,9 @@ ssd_backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, 
 /// Forms    for T of 16 bits and sizes that tiles of 16 divide, where every pointer is at a multiple of 16 bytes:
 ///          quadratic for at most 256 tokens where it fits into a block's shared memory, chunked for more. In chunks of
 ///          64 tokens in float otherwise.
-/// Scratch  Two floats for each sequence and head; in the quadratic form that is all. In chunks for each sequence, head and
-///          64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB. One
-///          sequence's are taken in any case.
+/// Scratch  Two floats for each sequence and head; in the quadratic form that is all. In chunks for each sequence, head
+///          and 64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB.
+///          One sequence's are taken in any case.
 /// Throws   shape_error if the operands disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060); the equations: ssd/backward_general.cuh.
 template <mixer_shape M, class T, precision P>

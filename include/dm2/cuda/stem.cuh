@@ -1,8 +1,8 @@
 /// @file
 /// The convolutional stem for inference: pictures to the patch grid, or to token rows.
 ///
-/// Three kernels convolve (channels last, BatchNorm folded in, ReLU applied before the numbers leave the registers), and
-/// the third writes its pixels patch after patch, so that the fourth is a product of plain matrices.
+/// Three kernels convolve (channels last, BatchNorm folded in, ReLU applied before the numbers leave the registers),
+/// and the third writes its pixels patch after patch, so that the fourth is a product of plain matrices.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -197,8 +197,8 @@ void stem_forward(context<P>& ctx, auto const& picture, stem_weights<S, element<
 
 /// stem_forward and assemble_tokens in one: the projection writes token rows.
 ///
-/// Shapes   picture as in stem_forward; cls [1, 1, dim]; pos [1, L, dim], L = tokens + 1; x [B L, dim], at a multiple of 8
-///          bytes; the class token is token (L - 1) / 2.
+/// Shapes   picture as in stem_forward; cls [1, 1, dim]; pos [1, L, dim], L = tokens + 1; x [B L, dim], at a multiple
+///          of 8 bytes; the class token is token (L - 1) / 2.
 /// Writes   x (=), asynchronously. Scratch as stem_forward.
 /// Throws   shape_error if x's rows are not whole pictures; nothing is written then.
 template <stem_shape S, precision P>

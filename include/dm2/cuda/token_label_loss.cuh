@@ -1,6 +1,6 @@
 /// @file
-/// The token-labeling cross entropy (Jiang et al. 2021, arXiv 2104.10858), from the teacher's label maps straight to the
-/// gradients of the logits.
+/// The token-labeling cross entropy (Jiang et al. 2021, arXiv 2104.10858), from the teacher's label maps straight to
+/// the gradients of the logits.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -163,8 +163,8 @@ void token_label_loss(context<P>& ctx, rows<float const, K, space::device> cls,
 
 /// The same from sparse targets on the device.
 ///
-/// Shapes   target: B (1 + tokens) rows, the class token's and the patches' of sample after sample; the classes of a row
-///          are distinct and below K.
+/// Shapes   target: B (1 + tokens) rows, the class token's and the patches' of sample after sample; the classes of a
+///          row are distinct and below K.
 template <precision P, int K, class T>
 void token_label_loss(context<P>& ctx, rows<float const, K, space::device> cls,
                       std::type_identity_t<rows<T const, K, space::device>> aux, sparse_rows<float> const& target,

@@ -22,9 +22,9 @@
 
 namespace dm2 {
 
-/// Forward, loss, backward, in this order, as the CPU's; targets are dense, and there are neither the patches' logits nor
-/// the pictures' gradient. Everything is on the host and there when a call returns. Each forward takes the model's state
-/// to the device, and brings the running statistics back.
+/// Forward, loss, backward, in this order, as the CPU's; targets are dense, and there are neither the patches' logits
+/// nor the pictures' gradient. Everything is on the host and there when a call returns. Each forward takes the model's
+/// state to the device, and brings the running statistics back.
 template <config C, cuda::precision P>
 class training_pass<C, cuda::context<P>> {
  public:

@@ -111,8 +111,8 @@ inline void require_code(device_properties const& p) {
   throw error{detail::no_code_text(device.name, p.device, p.major, p.minor, detail::built_architectures())};
 }
 
-/// Whether kernels can start early there (instructions/early_start.cuh): the device can, and what it runs of this program was not
-/// compiled for less, as the driver would from an older PTX.
+/// Whether kernels can start early there (instructions/early_start.cuh): the device can, and what it runs of this
+/// program was not compiled for less, as the driver would from an older PTX.
 inline bool has_early_starts(device_properties const& p) {
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, detail::probe_kernel<0>), "device: code");

@@ -17,9 +17,9 @@
 
 namespace dm2::cuda::detail::project_add_norm {
 
-/// T the operands' type, D channels of the residual stream, K those of g, N those of y, Groups warpgroups that multiply,
-/// each 64 rows of a tile; one more copies. Keep: the residual rows stay in registers from their first use to their
-/// second.
+/// T the operands' type, D channels of the residual stream, K those of g, N those of y, Groups warpgroups that
+/// multiply, each 64 rows of a tile; one more copies. Keep: the residual rows stay in registers from their first use to
+/// their second.
 template <class T, int D, int K, int N, int Groups, bool Keep = Groups == 2 && D == 192>
 struct backward_hopper_traits {
   using element = T;
@@ -106,8 +106,8 @@ __device__ inline void copy_backward_hopper(backward_hopper_arguments<typename T
   }
 }
 
-/// A thread that multiplies: its place, and where its warp's 16 rows begin. It has two of them, 8 apart, and of each tile
-/// of 8 columns two.
+/// A thread that multiplies: its place, and where its warp's 16 rows begin. It has two of them, 8 apart, and of each
+/// tile of 8 columns two.
 template <class Tr>
 struct backward_hopper_place {
   int group, warp, lane;   ///< warpgroup, warp in it, lane in that
@@ -161,8 +161,8 @@ struct kept_rows {
   float2 v[Tr::keep ? Tr::boxes : 1][4][2];
 };
 
-/// Adds a box's sums over the thread's rows to the warp's: lane 4 j + t has those of column j of the eight of lanes that
-/// are t more than a multiple of 4.
+/// Adds a box's sums over the thread's rows to the warp's: lane 4 j + t has those of column j of the eight of lanes
+/// that are t more than a multiple of 4.
 template <class Tr>
 __device__ __forceinline__ void add_box_sums(float (&v)[8], int box, backward_hopper_place<Tr> const& at) {
 #pragma unroll

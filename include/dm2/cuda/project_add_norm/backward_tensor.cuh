@@ -87,8 +87,8 @@ __device__ inline std::uint32_t down_lane(int lane, int pitch) {
   return std::uint32_t(lane % 16 * pitch + lane / 16 * 16);
 }
 
-/// Of pairs of neighbouring numbers in two neighbouring tiles of 8 columns, lane t of four with columns 2 t of each: four
-/// neighbours, columns 4 t to 4 t + 3 of the sixteen.
+/// Of pairs of neighbouring numbers in two neighbouring tiles of 8 columns, lane t of four with columns 2 t of each:
+/// four neighbours, columns 4 t to 4 t + 3 of the sixteen.
 __device__ inline uint2 four_neighbours(std::uint32_t low, std::uint32_t high) {
   bool const upper = (threadIdx.x & 2) != 0, odd = (threadIdx.x & 1) != 0;
   std::uint32_t const other = __shfl_xor_sync(~0u, upper ? low : high, 2);

@@ -64,8 +64,8 @@ __device__ inline void multiply_pieces(float (&c)[4], float (&d)[4], uint4 const
   mma<T>(d, {upper.z, lower.z, upper.w, lower.w}, b.z, b.w);
 }
 
-/// What a thread of the first kernel needs beside the product, asked for before it: its quads of four neighbouring columns
-/// of what the product is added to, and one row's and half's sums of squares.
+/// What a thread of the first kernel needs beside the product, asked for before it: its quads of four neighbouring
+/// columns of what the product is added to, and one row's and half's sums of squares.
 template <class Tr>
 struct few_addends {
   float4 quad[Tr::quads_each];
@@ -132,8 +132,8 @@ __device__ inline float4 few_sum(float const* parts, float const* rho, int i, fl
   return v;
 }
 
-/// The warp's part of g out^T for the block's rows from `first` on, `steps` times 32 columns of g from step `step` on, to
-/// `part`.
+/// The warp's part of g out^T for the block's rows from `first` on, `steps` times 32 columns of g from step `step` on,
+/// to `part`.
 template <class Tr>
 __device__ inline void few_multiply(arguments<typename Tr::element> const& p, int first, int step, int steps,
                                     uint4 const (&w)[Tr::each][Tr::tiles], float* part) {
@@ -196,8 +196,8 @@ __global__ void __launch_bounds__(Tr::threads)
   }
 }
 
-/// Constants of the second kernel. A warp has 16 or 32 columns of y, and all of the block's rows, which the block norms for
-/// itself.
+/// Constants of the second kernel. A warp has 16 or 32 columns of y, and all of the block's rows, which the block norms
+/// for itself.
 template <class T, int D, int N, int RowTiles>
 struct few_project_traits {
   using element = T;
@@ -213,8 +213,8 @@ struct few_project_traits {
                                    row_tiles * quads * 4 + 8 * pairs * steps <= 160;  ///< registers
 };
 
-/// The block's rows from `first` on, which may be negative, normed, to shared memory: half a warp a row. Zeros where there
-/// is no row. All threads; a barrier must follow.
+/// The block's rows from `first` on, which may be negative, normed, to shared memory: half a warp a row. Zeros where
+/// there is no row. All threads; a barrier must follow.
 template <class Tr>
 __device__ inline void few_norm(arguments<typename Tr::element> const& p, int first, float4 const* norm,
                                 unsigned char* normed) {
@@ -276,8 +276,8 @@ struct few_project_weights {
   }
 };
 
-/// y of a tile of 16 rows that begins at `normed`: the lane's four columns of each pair of tiles, rounded, in rows g and
-/// g + 8.
+/// y of a tile of 16 rows that begins at `normed`: the lane's four columns of each pair of tiles, rounded, in rows g
+/// and g + 8.
 template <class Tr>
 __device__ inline void few_project_tile(uint2 (&y)[Tr::pairs][2], few_project_weights<Tr> const& in,
                                         unsigned char const* normed) {
@@ -334,15 +334,16 @@ __global__ void __launch_bounds__(Tr::threads)
   }
 }
 
-/// Whether there are kernels for these sizes in blocks of RowTiles tiles of 16 rows. K, N: 0 where there is no such product.
+/// Whether there are kernels for these sizes in blocks of RowTiles tiles of 16 rows. K, N: 0 where there is no such
+/// product.
 template <class T, int D, int K, int N, int U, int RowTiles>
 inline constexpr bool few_possible = (K == 0 || few_add_traits<T, D, K, U, RowTiles>::possible) &&
                                      (N == 0 || few_project_traits<T, D, N, RowTiles>::possible);
 
-/// The tiles of 16 rows of a block that do `count` rows: 1, with no more than two blocks of Tiny's size a multiprocessor, or
-/// 4, which read the weights a quarter as often, with no more than one; 0: this is not for so many rows, or these sizes.
-/// On an H100, Tiny's sizes, 197 rows 4.5 us for 8.0 through cuBLASLt, 394 rows 5.8 for 8.1, 788 rows 8.5 for 8.8 with 4
-/// tiles, 3,152 rows 19.3 for 13.7; Small's 197 rows 9.3 for 10.0, 394 rows 17 for 11.
+/// The tiles of 16 rows of a block that do `count` rows: 1, with no more than two blocks of Tiny's size a
+/// multiprocessor, or 4, which read the weights a quarter as often, with no more than one; 0: this is not for so many
+/// rows, or these sizes. On an H100, Tiny's sizes, 197 rows 4.5 us for 8.0 through cuBLASLt, 394 rows 5.8 for 8.1, 788
+/// rows 8.5 for 8.8 with 4 tiles, 3,152 rows 19.3 for 13.7; Small's 197 rows 9.3 for 10.0, 394 rows 17 for 11.
 template <class T, int D, int K, int N, int U>
 int few_row_tiles(device_properties const& device, std::size_t count) {
   auto const fits = [&](std::size_t rows, std::size_t splits, std::size_t each) {

@@ -1,9 +1,9 @@
 /// @file
 /// Project-add-norm as one kernel for a Hopper.
 ///
-/// A warpgroup has whole rows in its accumulators: the residual addition and the norm happen there, and the normed rows,
-/// rounded, are the next product's operand without going through memory. One thread copies what all read, by tensor
-/// maps, ahead of its use and of the next tile.
+/// A warpgroup has whole rows in its accumulators: the residual addition and the norm happen there, and the normed
+/// rows, rounded, are the next product's operand without going through memory. One thread copies what all read, by
+/// tensor maps, ahead of its use and of the next tile.
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>

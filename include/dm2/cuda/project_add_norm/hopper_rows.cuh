@@ -17,8 +17,8 @@
 namespace dm2::cuda::detail::project_add_norm {
 
 /// T the operands' type, D channels of the residual stream, K those of g (0: there is no output projection), N those of
-/// y (0: y are the normed rows), U units whose sums of squares scale each half of g (0: g is taken as it is). Clusters of
-/// two blocks that read their weights together took 163 us where single ones take 124 (Tiny, 50,432 rows).
+/// y (0: y are the normed rows), U units whose sums of squares scale each half of g (0: g is taken as it is). Clusters
+/// of two blocks that read their weights together took 163 us where single ones take 124 (Tiny, 50,432 rows).
 template <class T, int D, int K, int N, int U>
 struct hopper_traits {
   using element = T;
@@ -240,8 +240,8 @@ __device__ __forceinline__ void add_out_bias(float (&acc)[Tr::parts][96], float 
   }
 }
 
-/// One thread: starts writing a stage's columns of the new residual, box `first` being the first of them, and waits until
-/// the stage before has been read.
+/// One thread: starts writing a stage's columns of the new residual, box `first` being the first of them, and waits
+/// until the stage before has been read.
 template <class Tr>
 __device__ inline void store_residual(tensor_map const& after, stage_ring<Tr> const& ring, hopper_place<Tr> const& at,
                                       int first) {

@@ -1,8 +1,8 @@
 /// @file
 /// Project-add-norm as one kernel on tensor cores.
 ///
-/// Output projection, residual addition, RMSNorm and the next input projection of a tile of rows, whose normed form never
-/// leaves the block.
+/// Output projection, residual addition, RMSNorm and the next input projection of a tile of rows, whose normed form
+/// never leaves the block.
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>

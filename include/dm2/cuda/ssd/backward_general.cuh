@@ -3,10 +3,10 @@
 ///
 /// With G = C B^T, E_ij = exp(c_i - c_j) (i >= j in the chunk, c the sum of dt A from the chunk's start),
 /// W_ij = dy_i . x_j, and the state h that enters and the gradient dh that leaves a chunk whose decays sum to e:
-///     U_j  = sum_{i >= j} G_ij E_ij dy_i + exp(e - c_j) dh B_j               dx_j = dt_j U_j + D dy_j,  dD = sum dy . x
-///     dG   = sum over heads of E W dt_j                                      dC += dG B,  dB += dG^T C
-///     dC_i += exp(c_i) h dy_i,  dB_j += dt_j exp(e - c_j) dh x_j             dh <- exp(e) dh + sum_i exp(c_i) C_i dy_i^T
-///     da_t = sum_{i >= t > j} G_ij E_ij W_ij dt_j + sum_{i >= t} exp(c_i) dy_i . (C_i h)
+///     U_j  = sum_{i >= j} G_ij E_ij dy_i + exp(e - c_j) dh B_j               dx_j = dt_j U_j + D dy_j,  dD = sum dy .
+///     x dG   = sum over heads of E W dt_j                                      dC += dG B,  dB += dG^T C
+///     dC_i += exp(c_i) h dy_i,  dB_j += dt_j exp(e - c_j) dh x_j             dh <- exp(e) dh + sum_i exp(c_i) C_i
+///     dy_i^T da_t = sum_{i >= t > j} G_ij E_ij W_ij dt_j + sum_{i >= t} exp(c_i) dy_i . (C_i h)
 ///            + sum_{j < t} dt_j exp(e - c_j) x_j . (dh B_j) + exp(e) <h, dh>
 ///     d dt = x . U + A da,  dA = sum dt da
 /// Every exponent is at most 0. The sums for da are over rectangles, without cancellation: row sums minus column sums

@@ -7,12 +7,12 @@
 ///     Gamma = G E dt W,  da_t = sum of Gamma_ij over i >= t > j,  d dt = x . U + A da,  dA = sum dt da
 ///
 /// A block has one sequence and one group, in 16 x 16 tiles on and below the diagonal. Scores G are computed once and
-/// stay in shared memory; dG stays in registers over all heads of the group, so that their sum is float's and in a fixed
-/// order. Then for each unit, a head's columns:
+/// stay in shared memory; dG stays in registers over all heads of the group, so that their sum is float's and in a
+/// fixed order. Then for each unit, a head's columns:
 ///  1. Every tile: W, its part of dG, the sums of Gamma over the tile's rows, and G E to shared memory. Below the
 ///     diagonal, with e_J the sum c at the end of tile J, E_ij = exp(c_i - e_J) exp(e_J - c_j), both at most 1: two
-///     exponentials a lane; the second factor is left out of G E and goes into U. On the diagonal G E is times dt_j, and
-///     D is added to it.
+///     exponentials a lane; the second factor is left out of G E and goes into U. On the diagonal G E is times dt_j,
+///     and D is added to it.
 ///  2. Every 16 tokens: dx = (G E)^T dy, and with what comes from the tiles around d dt and the sums for A and D.
 /// At the end dB and dC, from dG rounded to 16 bits.
 ///
@@ -144,9 +144,9 @@ __device__ inline void multiply_gradient_transposed(backward_quadratic_block<Tr>
   }
 }
 
-/// dB and dC from the scores' gradient in the scores' place, two tiles of tokens of one of them a warp: tiles of dC have
-/// as many products as their tokens have tokens before them, those of dB as many as are after them. The copy of part 0
-/// to `parts` has been started.
+/// dB and dC from the scores' gradient in the scores' place, two tiles of tokens of one of them a warp: tiles of dC
+/// have as many products as their tokens have tokens before them, those of dB as many as are after them. The copy of
+/// part 0 to `parts` has been started.
 template <class Tr>
 __device__ inline void finish_states(backward_quadratic_block<Tr> const& k, unsigned char* parts) {
   auto const multiply = [&](int part, unsigned char* b, unsigned char* c) {

@@ -143,8 +143,8 @@ struct backward_quadratic_block {
   }
 };
 
-/// Starts the copy of `Width` columns of the sequence, of two arrays, one behind the other in shared memory; zeros behind
-/// the sequence's end.
+/// Starts the copy of `Width` columns of the sequence, of two arrays, one behind the other in shared memory; zeros
+/// behind the sequence's end.
 template <int Width, class Tr>
 __device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, typename Tr::element const* a, int a_stride,
                                  typename Tr::element const* b, int b_stride, unsigned char* to) {

@@ -227,8 +227,8 @@ __device__ inline void write_chunk(chunked_block<Tr> const& k, int chunk, bool c
 
 namespace dm2::cuda::detail::scan {
 
-/// A thread's share of a unit's state: of the 16 columns of each row tile rows g and g + 8, of N the warp's tiles of 16,
-/// each as two of 8.
+/// A thread's share of a unit's state: of the 16 columns of each row tile rows g and g + 8, of N the warp's tiles of
+/// 16, each as two of 8.
 template <class Tr>
 using state_registers = float[Tr::row_tiles][Tr::state_tiles][4];
 

@@ -43,7 +43,8 @@ struct conv3_block {
   static constexpr int shared_bytes = weight_bytes + groups * buffers * buffer_bytes;
   static_assert(buffer_bytes % 128 == 0 && weight_bytes % 128 == 0, "dm2::cuda::detail::conv3_block: swizzled rows");
 
-  // The 16-byte pieces of a pixel trade places by its column, so that 8 neighbours' equal pieces lie in different banks.
+  // The 16-byte pieces of a pixel trade places by its column, so that 8 neighbours' equal pieces lie in different
+  // banks.
   static constexpr int pieces = hidden / 8;
   static constexpr int swap_mask = pieces % 8 == 0 ? 7 : pieces % 4 == 0 ? 3 : 1;
   static constexpr int swap_shift = swap_mask == 7 ? 0 : swap_mask == 3 ? 1 : 2;

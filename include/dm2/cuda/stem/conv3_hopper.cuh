@@ -71,8 +71,8 @@ __device__ inline void spread_weights(unsigned char* to, void const* weights) {
   }
 }
 
-/// s += the tile's convolution. `tile` points at the warp's first row above its pixels; fragments of a step are read while
-/// the step before is multiplied.
+/// s += the tile's convolution. `tile` points at the warp's first row above its pixels; fragments of a step are read
+/// while the step before is multiplied.
 template <class Block, class T>
 __device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint32_t tile, std::uint32_t weights) {
   constexpr int depth = Block::hidden / 16, steps = 3 * depth;

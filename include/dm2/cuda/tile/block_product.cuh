@@ -12,7 +12,8 @@ namespace dm2::cuda::detail {
 /// Rows and columns of a block's product, its threads, and how much of K lies in shared memory at a time.
 inline constexpr int block_side = 64, block_threads = 256, block_slab = 16;
 
-/// The operands' slabs. Rows are 16 bytes longer than 64 numbers: stores down a column then meet two banks' owners only.
+/// The operands' slabs. Rows are 16 bytes longer than 64 numbers: stores down a column then meet two banks' owners
+/// only.
 struct block_stage {
   alignas(16) float a[block_slab][block_side + 4];
   alignas(16) float b[block_slab][block_side + 4];
