@@ -138,7 +138,11 @@ struct step_scalars {
   bool const adamw = o.kind == optimizer_kind::adamw;
   double const t = double(step), rate = adamw ? lr / (1 - std::pow(o.beta1, t)) : lr;
   double const root = adamw ? 1 / std::sqrt(1 - std::pow(o.beta2, t)) : 0;
-  return {float(1 - lr * o.weight_decay), float(rate), float(root), float(1 - average_decay), step};
+  return {.keep = float(1 - lr * o.weight_decay),
+          .rate = float(rate),
+          .root = float(root),
+          .follow = float(1 - average_decay),
+          .step = step};
 }
 
 /// Flat buffers that are laid out as a model's state, 16-byte aligned. All but weights, gradients and first may be
@@ -282,18 +286,18 @@ void optimizer_step(context<P>& ctx, optimizer_options const& rule, update_buffe
                     gradient_measure const* measure, finite_guard const* guard, bool clear) {
   std::uint32_t const packets = detail::whole_lines("optimizer_step.n modulo 64", n);
   if (!ctx.reserve(0) || n == 0) return;
-  detail::update_call<E> const call{buffers,
-                                    lines,
-                                    scalars,
-                                    measure,
-                                    guard,
-                                    packets,
-                                    float(rule.beta1),
-                                    float(1 - rule.beta1),
-                                    float(rule.beta2),
-                                    float(1 - rule.beta2),
-                                    float(rule.eps),
-                                    clear};
+  detail::update_call<E> const call{.to = buffers,
+                                    .lines = lines,
+                                    .scalars = scalars,
+                                    .measure = measure,
+                                    .guard = guard,
+                                    .packets = packets,
+                                    .beta1 = float(rule.beta1),
+                                    .rest1 = float(1 - rule.beta1),
+                                    .beta2 = float(rule.beta2),
+                                    .rest2 = float(1 - rule.beta2),
+                                    .eps = float(rule.eps),
+                                    .clear = clear};
   auto const kernel =
       rule.kind == optimizer_kind::adamw ? detail::update_kernel<true, E> : detail::update_kernel<false, E>;
   detail::launch_shape shape{1, 256};

@@ -201,9 +201,13 @@ void project_add_norm_backward(context<P>& ctx, std::type_identity_t<rows<elemen
   arena_scope const scope{ctx.shared()};
   detail::project_add_norm::gradient_rows<T, D> const s{ctx.shared(), dy.count, false, true};
   if (run) {
-    detail::norm_gradient_call<T, T> const call{
-        point.residual.data, norm.data, point.rstd, dy.data, dresidual.data, nullptr,
-        s.rounded.data,      nullptr,   dy.count};
+    detail::norm_gradient_call<T, T> const call{.x = point.residual.data,
+                                                .w = norm.data,
+                                                .rstd = point.rstd,
+                                                .dy = dy.data,
+                                                .dx = dresidual.data,
+                                                .rounded = s.rounded.data,
+                                                .count = dy.count};
     detail::norm_gradient<D, false>(ctx.stream(), ctx.shared(), call, dnorm.data);
   }
   gemm<op::plain, op::plain>(ctx, detail::project_add_norm::residual_operand(s, dresidual),

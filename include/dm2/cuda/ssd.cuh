@@ -93,8 +93,14 @@ void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
   static_assert(M.heads % M.groups == 0, "dm2::cuda::ssd: groups must divide heads");
   int const count = in.sequences();
   require_extent("ssd.y rows", y.count, in.x.count);
-  detail::scan::ssd_args<T> const p{in.x.data, in.b.data, in.c.data, in.dt.data,
-                                    in.a.data, in.d.data, y.data,    in.length};
+  detail::scan::ssd_args<T> const p{.x = in.x.data,
+                                    .b = in.b.data,
+                                    .c = in.c.data,
+                                    .dt = in.dt.data,
+                                    .a = in.a.data,
+                                    .d = in.d.data,
+                                    .y = y.data,
+                                    .length = in.length};
   bool const aligned = detail::scan::aligned_for_vectors(p.x, p.b, p.c, p.y);
   auto const way = detail::scan::choose_ssd<M, T>(in.length, aligned, form, ctx.device());
   if constexpr (detail::scan::ssd_on_tensor_cores<M, T>) {

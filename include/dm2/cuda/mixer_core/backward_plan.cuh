@@ -125,7 +125,8 @@ void scan_again(context<P>& ctx, scan_arrays<element<P>> const& in, element<P>* 
   arena_scope const scope{ctx.shared()};
   if constexpr (mixer_backward_plan<M, T>::tensor_scan) {
     using sizes = scan::ssd_sizes<M, T>;
-    scan::ssd_args<T> const args{in.x, in.b, in.c, in.dt, in.a, in.d, y, plan.length};
+    scan::ssd_args<T> const args{
+        .x = in.x, .b = in.b, .c = in.c, .dt = in.dt, .a = in.a, .d = in.d, .y = y, .length = plan.length};
     auto const way = scan::choose_ssd<M, T>(plan.length, true, scan_form::automatic, plan.device);
     auto const chunked = [&]<int Teams>() {
       using traits = scan::chunked_traits<sizes, Teams>;

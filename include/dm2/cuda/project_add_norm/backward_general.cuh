@@ -47,8 +47,14 @@ void norm_project_data_gradient(context<P>& ctx, gradient_rows<T, D> const& s,
                                 block<float, space::device, D> dnorm) {
   gemm<op::plain, op::plain>(ctx, as_matrix(dy), as_matrix(p.in.weight), as_matrix(s.normed));
   if (!ctx.reserve(0)) return;
-  norm_gradient_call<T, T> const call{point.residual.data, p.norm.data,    point.rstd, s.normed.data, dresidual.data,
-                                      s.normed.data,       s.rounded.data, nullptr,    dy.count};
+  norm_gradient_call<T, T> const call{.x = point.residual.data,
+                                      .w = p.norm.data,
+                                      .rstd = point.rstd,
+                                      .dy = s.normed.data,
+                                      .dx = dresidual.data,
+                                      .normed = s.normed.data,
+                                      .rounded = s.rounded.data,
+                                      .count = dy.count};
   norm_gradient<D, true>(ctx.stream(), ctx.shared(), call, dnorm.data);
 }
 
