@@ -86,9 +86,9 @@ class stem_pass {
         launch_conv1<G>(stream_, device_.multiprocessors, picture, w_.conv[0], w_.bias[0], s_.plane[0], pictures_);
         return;
       }
-    launch_direct<typename layouts::conv1, S.hidden>(stream_, picture_source<G, T, Reader>{picture}, w_.conv[0],
-                                                     plane_sink<G, false, T>{w_.bias[0], s_.plane[0]},
-                                                     pictures_ * G::plane_pixels);
+    launch_general<typename layouts::conv1, S.hidden>(stream_, picture_source<G, T, Reader>{picture}, w_.conv[0],
+                                                      plane_sink<G, false, T>{w_.bias[0], s_.plane[0]},
+                                                      pictures_ * G::plane_pixels);
   }
 
   template <bool Patches>
@@ -112,8 +112,8 @@ class stem_pass {
       if (!few && (with.template operator()<conv3_wide>() || with.template operator()<conv3_medium>())) return;
       if (with.template operator()<conv3_small>()) return;
     }
-    launch_direct<typename layouts::conv3, S.hidden>(stream_, plane_source<G, T>{in}, weights,
-                                                     plane_sink<G, Patches, T>{bias, out}, pictures_ * G::plane_pixels);
+    launch_general<typename layouts::conv3, S.hidden>(
+        stream_, plane_source<G, T>{in}, weights, plane_sink<G, Patches, T>{bias, out}, pictures_ * G::plane_pixels);
   }
 
   template <class Sink>
@@ -133,7 +133,7 @@ class stem_pass {
                     : with.template operator()<project_few>())
         return;
     }
-    launch_direct<typename layouts::project, S.dim>(stream_, patch_source<G, T>{patches}, w_.proj, sink, rows);
+    launch_general<typename layouts::project, S.dim>(stream_, patch_source<G, T>{patches}, w_.proj, sink, rows);
   }
 
   cudaStream_t stream_;

@@ -14,7 +14,7 @@ using namespace dm2::test;
 namespace {
 
 template <class F>
-void check_fused(std::size_t count) {
+void check_tensor(std::size_t count) {
   static_assert(cuda::detail::project_add_norm::backward_tensor_form<typename F::T, F::D, F::K, F::N>::possible);
   check_backward<F>(count, cuda::project_add_norm_backward_form::tensor);
 }
@@ -23,12 +23,12 @@ void check_fused(std::size_t count) {
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: one kernel does the same", P, in_bf16, in_fp16) {
   for (std::size_t const count : {1u, 17u, 63u, 64u, 65u, 128u, 197u}) {
-    check_fused<project_add_norm_backward_case<P::value, 64, 96, 136>>(count);
-    check_fused<project_add_norm_backward_case<P::value, 64, 64, 192>>(count);
+    check_tensor<project_add_norm_backward_case<P::value, 64, 96, 136>>(count);
+    check_tensor<project_add_norm_backward_case<P::value, 64, 64, 192>>(count);
   }
-  check_fused<project_add_norm_backward_case<P::value, 128, 192, 200>>(131);
-  check_fused<tiny_case<P::value>>(150);
-  check_fused<project_add_norm_backward_case<P::value, 192, 384, 1152>>(130);
+  check_tensor<project_add_norm_backward_case<P::value, 128, 192, 200>>(131);
+  check_tensor<tiny_case<P::value>>(150);
+  check_tensor<project_add_norm_backward_case<P::value, 192, 384, 1152>>(130);
 }
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: a Hopper's kernel does the same", P, in_bf16, in_fp16) {
@@ -39,7 +39,7 @@ TEST_CASE_TEMPLATE("project_add_norm_backward: a Hopper's kernel does the same",
 }
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: one kernel does the same of many rows [long]", P, in_bf16, in_fp16) {
-  for (std::size_t const count : {785u, 3137u, 20000u}) check_fused<tiny_case<P::value>>(count);
+  for (std::size_t const count : {785u, 3137u, 20000u}) check_tensor<tiny_case<P::value>>(count);
 }
 
 TEST_CASE("project_add_norm_backward: one kernel's bits are the same in two runs") {

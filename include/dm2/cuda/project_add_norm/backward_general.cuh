@@ -1,5 +1,5 @@
 /// @file
-/// Project-add-norm's backward, composed: for any shape and precision.
+/// Project-add-norm's backward, general form: any shape and precision.
 #pragma once
 
 #include <dm2/core/arena.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// Project-add-norm, composed: for any shape and precision.
+/// Project-add-norm, general form: any shape and precision.
 #pragma once
 
 #include <dm2/core/error.hpp>
