@@ -5,7 +5,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
-#include <dm2/io/pickle_json.hpp>
+#include <dm2/io/pickle/json.hpp>
 #include <dm2/io/tensor.hpp>
 #include <dm2/io/torch_file.hpp>
 
