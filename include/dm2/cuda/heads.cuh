@@ -1,5 +1,5 @@
 /// @file
-/// The two classifiers, of the class token and of the patches, and their gradient.
+/// The classifiers of class token and patches, and their gradient.
 ///
 /// Saved: the features, 75,648 bytes an image at Tiny's size in 16 bits, and what the loss keeps of the logits.
 #pragma once

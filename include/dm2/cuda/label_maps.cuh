@@ -1,5 +1,5 @@
 /// @file
-/// The label maps of a batch on the device, as their files hold them.
+/// A batch's label maps on the device, as their files hold them.
 #pragma once
 
 #include <dm2/train/token_label_target.hpp>

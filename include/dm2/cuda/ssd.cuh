@@ -1,6 +1,7 @@
 /// @file
-/// State-space duality: the selective scan of Mamba-2 (Dao & Gu 2024, arXiv 2405.21060), forward, alone or inside a
-/// model. This header is all that a caller needs.
+/// State-space duality: the selective scan of Mamba-2, forward.
+///
+/// Dao & Gu 2024, arXiv 2405.21060. Alone or inside a model; this header is all that a caller needs.
 ///
 /// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Three ways to the same numbers:
 ///  - quadratic (ssd/quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;

@@ -1,5 +1,5 @@
 /// @file
-/// The convolutional stem for inference: pictures to the patch grid, or to token rows.
+/// The convolutional stem for inference: pictures to patches or token rows.
 ///
 /// Three kernels convolve (channels last, BatchNorm folded in, ReLU applied before the numbers leave the registers),
 /// and the third writes its pixels patch after patch, so that the fourth is a product of plain matrices.

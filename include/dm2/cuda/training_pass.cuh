@@ -1,6 +1,7 @@
 /// @file
-/// A training pass on the GPU from and to the host: for tests, small runs, and gradients that are used elsewhere. The
-/// training loop's steps are step_engine's.
+/// A training pass on the GPU from and to the host.
+///
+/// For tests, small runs, and gradients that are used elsewhere. The training loop's steps are step_engine's.
 #pragma once
 
 #include <dm2/core/error.hpp>

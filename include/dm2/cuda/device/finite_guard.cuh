@@ -1,5 +1,7 @@
 /// @file
-/// Numbers that are not finite, noticed on the device: training looks at the host's leisure and not at every step.
+/// Numbers that are not finite, noticed on the device.
+///
+/// Training looks at the host's leisure and not at every step.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

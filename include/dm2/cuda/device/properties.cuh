@@ -1,5 +1,5 @@
 /// @file
-/// The device that a context is made on, and whether this program has code for it.
+/// The device of a context, and whether the program has code for it.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

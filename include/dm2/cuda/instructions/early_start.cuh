@@ -1,6 +1,8 @@
 /// @file
-/// Kernels that start before the one ahead of them in the stream has ended ("programmatic dependent launch", compute
-/// capability 9.0): launching, and loading what no kernel writes, then costs no time of its own.
+/// Kernels that start before the one ahead of them has ended.
+///
+/// "Programmatic dependent launch", compute capability 9.0: launching, and loading what no kernel writes, then costs no
+/// time of its own.
 ///
 /// A kernel launched with launch_shape::early starts when every block of the kernel ahead of it, A, has called
 /// let_next_start() or has ended; at that time A may itself still wait for the one ahead of A. So the rules are:

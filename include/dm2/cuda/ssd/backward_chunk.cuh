@@ -1,5 +1,5 @@
 /// @file
-/// One chunk of the scan's backward in float: decays, operands, dB and dC.
+/// One chunk of the scan's backward in float.
 ///
 /// A chunk's place, its decays and its operands as float, which the kernels share; then the gradients of B and C, the
 /// sums over a group's heads.

@@ -1,5 +1,7 @@
 /// @file
-/// The scan's backward in chunks of 64 tokens: sequences of any length, in 16-bit numbers on the tensor cores.
+/// The scan's backward in chunks of 64 tokens.
+///
+/// Sequences of any length, in 16-bit numbers on the tensor cores.
 ///
 /// With G = C B^T, c the sum of dt A from the chunk's start up to and with a token, E_ij = exp(c_i - c_j) for i >= j in
 /// the chunk, W_ij = dy_i . x_j, and the state h that enters and the gradient dh of the state that leaves a chunk whose

@@ -1,6 +1,7 @@
 /// @file
-/// A block of the scan's backward in chunks on the tensor cores: its sizes, its shared memory, its place in the work,
-/// and what it copies. See backward_chunked.cuh.
+/// A block of the scan's backward in chunks.
+///
+/// Its sizes, its shared memory, its place in the work, and what it copies. See backward_chunked.cuh.
 #pragma once
 
 #include <dm2/core/arena.hpp>

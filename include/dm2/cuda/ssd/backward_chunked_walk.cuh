@@ -1,6 +1,7 @@
 /// @file
-/// The states that enter the chunks of a scan, and the gradients of the states that leave them: see
-/// backward_chunked.cuh.
+/// States that enter chunks of a scan, and gradients of those that leave.
+///
+/// See backward_chunked.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/dynamic_shared.cuh>

@@ -1,5 +1,7 @@
 /// @file
-/// The scan's backward in float, in chunks of 64 tokens: any shape, any length, any precision.
+/// The scan's backward in float, in chunks of 64 tokens.
+///
+/// Any shape, any length, any precision.
 ///
 /// With G = C B^T, E_ij = exp(c_i - c_j) (i >= j in the chunk, c the sum of dt A from the chunk's start),
 /// W_ij = dy_i . x_j, and the state h that enters and the gradient dh that leaves a chunk whose decays sum to e:

@@ -1,6 +1,7 @@
 /// @file
-/// What a kernel of the scan's backward reads and writes: the interface between ssd_backward.cuh, which chooses the
-/// form, and the forms.
+/// What a kernel of the scan's backward reads and writes.
+///
+/// The interface between ssd_backward.cuh, which chooses the form, and the forms.
 ///
 /// A form is a struct template of <mixer_shape M, class T> with static members:
 ///     possible                                  bool constant: kernels are built for these sizes and numbers

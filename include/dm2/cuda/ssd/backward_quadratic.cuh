@@ -1,5 +1,7 @@
 /// @file
-/// The scan's backward in the quadratic form: sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
+/// The scan's backward in the quadratic form.
+///
+/// Sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
 ///
 /// With G = C B^T, c the sum of dt A up to and with a token, E_ij = exp(c_i - c_j) for i >= j, W_ij = dy_i . x_j:
 ///     U_j = sum_i G_ij E_ij dy_i        dx_j = dt_j U_j + D dy_j        dD = sum W_ii

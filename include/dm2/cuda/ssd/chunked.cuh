@@ -1,5 +1,7 @@
 /// @file
-/// The scan's chunked form for sequences of any length, in 16-bit numbers on the tensor cores.
+/// The scan's chunked form.
+///
+/// Sequences of any length, in 16-bit numbers on the tensor cores.
 ///
 /// A block walks a run of chunks of 64 tokens of one sequence and group, four warps for each of one or two units (a
 /// head's columns). What earlier chunks add is C_i exp(c_i) times the state at the chunk's start, which the four warps

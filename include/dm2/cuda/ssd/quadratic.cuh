@@ -1,5 +1,7 @@
 /// @file
-/// The scan's quadratic form for sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
+/// The scan's quadratic form.
+///
+/// Sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
 ///
 /// A block has one sequence, one group and some of the group's units (a head's columns). Scores S = C B^T are computed
 /// once, only the 16 x 16 tiles that touch the lower triangle, and stay in shared memory as fragments. Then for each

@@ -1,5 +1,5 @@
 /// @file
-/// What the scan's tensor kernels share: tiles of 64 tokens, their decays, their operands in shared memory.
+/// Tiles of 64 tokens: decays and operands that the scan's kernels share.
 ///
 /// A tile's decays are kept as the sum c_t = sum_k dt_k A log2(e) over the tokens k <= t of its own tile, so that sums
 /// stay small, every exponent is a difference of two of them, and exp2 gives the decay.

@@ -1,5 +1,7 @@
 /// @file
-/// The stem's first convolution, 7 x 7 of stride 2, with bias and ReLU on tensor cores, from pictures as they come.
+/// The stem's first convolution, 7 x 7 of stride 2, on tensor cores.
+///
+/// With bias and ReLU, from pictures as they come.
 ///
 /// The tile of the picture is normalised, rounded and stored in shared memory with 4 channels a pixel. Output pixel x
 /// reads 8 pixels from 2 x - 4 on in each of 7 rows: 64 bytes, of which the first pixel weighs zero, that start 16

@@ -1,5 +1,7 @@
 /// @file
-/// The stem's 3 x 3 convolutions with bias and ReLU on tensor cores, channels last.
+/// The stem's 3 x 3 convolutions on tensor cores.
+///
+/// With bias and ReLU, channels last.
 ///
 /// A product with pixels as rows and channels as columns. A block keeps the layer's weights in shared memory and stays;
 /// in it, groups of warps work through tiles of 8 x 16 pixels, each group with its own two buffers and barrier, so that

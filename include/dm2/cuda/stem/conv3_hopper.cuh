@@ -1,5 +1,7 @@
 /// @file
-/// The stem's 3 x 3 convolutions with bias and ReLU for a Hopper: conv3.cuh with the products of a warpgroup.
+/// The stem's 3 x 3 convolutions for a Hopper.
+///
+/// conv3.cuh with the products of a warpgroup.
 ///
 /// A warpgroup has a tile of 8 x 16 pixels, a warp two rows of it and all channels. A row of 16 pixels, read once as a
 /// fragment, serves the products of all three rows of taps; the weights, 8 KB a tap, are read from shared memory by the

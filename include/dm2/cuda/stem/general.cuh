@@ -1,5 +1,7 @@
 /// @file
-/// The stem's products without tensor cores: any size, any element type, and no TF32.
+/// The stem's products, general form.
+///
+/// Without tensor cores: any size, any element type, and no TF32.
 ///
 /// A thread sums 4 rows by 4 columns in float; neighbouring threads take neighbouring columns, so that they read
 /// consecutive weights and the same inputs.

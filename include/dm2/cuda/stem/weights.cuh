@@ -1,5 +1,7 @@
 /// @file
-/// The stem's weights for inference: BatchNorm folded in, in the order in which the kernels read them.
+/// The stem's weights for inference.
+///
+/// BatchNorm folded in, in the order in which the kernels read them.
 #pragma once
 
 #include <dm2/core/arena.hpp>

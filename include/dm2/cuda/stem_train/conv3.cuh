@@ -1,5 +1,7 @@
 /// @file
-/// The stem's 3 x 3 convolutions in training on tensor cores: forward, and the gradient of the input.
+/// The stem's 3 x 3 convolutions in training on tensor cores.
+///
+/// Forward, and the gradient of the input.
 ///
 /// As in stem/conv3.cuh, a block keeps the weights and groups of warps work through tiles of 8 x 16 pixels. A tile's
 /// inputs arrive in shared memory as they were saved; forward, each thread applies BatchNorm and ReLU to what it copied

@@ -1,5 +1,7 @@
 /// @file
-/// The stem in training for any shape and precision: convolutions as products with gathered columns.
+/// The stem in training, general form: any shape and precision.
+///
+/// Convolutions are products with gathered columns.
 ///
 /// Columns of a bounded number of pictures are gathered at a time. Nothing of the forward but the raw outputs is kept;
 /// BatchNorm with ReLU is computed again wherever its result is read.

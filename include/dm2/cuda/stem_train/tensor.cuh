@@ -1,5 +1,7 @@
 /// @file
-/// The stem in training on tensor cores: which stems, on which devices, and their scratch.
+/// The stem in training on tensor cores.
+///
+/// Which stems, on which devices, and their scratch.
 #pragma once
 
 #include <dm2/core/arena.hpp>

@@ -1,6 +1,7 @@
 /// @file
-/// A product of float in one block of threads, whose operands are computed as they are read: for shapes that no library
-/// or tensor kernel takes.
+/// A product of float in one block of threads.
+///
+/// Operands are computed as they are read: for shapes that no library or tensor kernel takes.
 ///
 /// The block multiplies [64, K] by [K, 64] into four rows and four columns a thread, in slabs of 16 of K that lie in
 /// shared memory. An operand is a function (i, k) of its row or column i in 0..63 and of k, that gives 0 outside of

@@ -1,6 +1,7 @@
 /// @file
-/// Sums over rows in parts: each block writes its own, and a second kernel adds them in a fixed order, so that two runs
-/// give the same bits.
+/// Sums over rows in parts, added in a fixed order.
+///
+/// Each block writes its own part, and a second kernel adds them, so that two runs give the same bits.
 #pragma once
 
 #include <dm2/core/arena.hpp>

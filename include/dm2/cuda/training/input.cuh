@@ -1,5 +1,7 @@
 /// @file
-/// A micro-batch on its way to the device: pictures, label maps, labels and the MixToken box.
+/// A micro-batch on its way to the device.
+///
+/// Pictures, label maps, labels and the MixToken box.
 #pragma once
 
 #include <dm2/core/arena.hpp>

@@ -1,5 +1,7 @@
 /// @file
-/// The network in training on the GPU: parameters, gradients and activations in device memory, one pass at a time.
+/// The network in training on the GPU.
+///
+/// Parameters, gradients and activations in device memory, one pass at a time.
 #pragma once
 
 #include <dm2/core/arena.hpp>

@@ -1,6 +1,7 @@
 /// @file
-/// What ends a training step on the device: the gradient's norm, the optimizer, the average; and what the host learns
-/// of it, later.
+/// The end of a training step on the device.
+///
+/// The gradient's norm, the optimizer, the average; and what the host learns of it, later.
 #pragma once
 
 #include <dm2/cuda/check.cuh>
