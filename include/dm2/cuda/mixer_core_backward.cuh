@@ -97,7 +97,7 @@ struct mixer_backward_call {
   }
 
   void scans_back() const {
-    launch_ssd_backward(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(), ctx.device(), ctx.stream());
+    ssd::launch_backward(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(), ctx.device(), ctx.stream());
   }
 
   template <int V>

@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// A block of 4 warps walks one unit's chunks with the state in float registers, transposed [columns, N], each warp
 /// having every fourth tile of 16 of N.
@@ -179,4 +179,4 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
   }
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd

@@ -31,7 +31,7 @@
 
 #include <cstddef>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// Where parts of B and C are while a stage of units' operands is in use, or none.
 template <class Tr>
@@ -181,15 +181,10 @@ __device__ inline void write_totals(backward_quadratic_block<Tr> const& k) {
   }
 }
 
-}  // namespace dm2::cuda::detail::scan
-
-namespace dm2::cuda::detail {
-namespace scan {
-
 /// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied while a unit is computed.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 1)
-    ssd_backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
+    backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
   backward_quadratic_block<Tr> k{p, at, dynamic_shared()};
   warp_tiles<Tr> const tiles{k};
   score_tiles(k, tiles);
@@ -235,20 +230,18 @@ backward_quadratic_layout<Tr> backward_quadratic_plan(int length, device_propert
   return Tr::units > 1 && two.bytes <= device.shared_per_block ? two : backward_quadratic_layout<Tr>{length, 1};
 }
 
-}  // namespace scan
-
 /// The form, as backward_operands.cuh describes one.
 template <mixer_shape M, class T>
-struct ssd_backward_quadratic {
+struct backward_quadratic {
   /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16.
   static constexpr bool possible = is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
   /// At most 256 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
   /// 197 tokens 201 KB, or 154 KB with one unit's operands at a time.
-  static bool fits(ssd_backward_operands<M, T> const& p, device_properties const& device) {
+  static bool fits(backward_operands<M, T> const& p, device_properties const& device) {
     if constexpr (possible)
       return p.length <= long_traits::most_tiles() * 16 && p.aligned() &&
-             scan::backward_quadratic_plan<long_traits>(p.length, device).bytes <= device.shared_per_block;
+             backward_quadratic_plan<long_traits>(p.length, device).bytes <= device.shared_per_block;
     else
       return false;
   }
@@ -256,7 +249,7 @@ struct ssd_backward_quadratic {
   static std::size_t scratch_bytes(int, int, device_properties const&) { return 0; }
 
   /// Enqueues the gradient. Only where fits(p, device); blocks may use device.shared_per_block bytes.
-  static void launch(ssd_backward_operands<M, T> const& p, std::byte*, device_properties const& device,
+  static void launch(backward_operands<M, T> const& p, std::byte*, device_properties const& device,
                      cudaStream_t stream) {
     if (p.sequences == 0) return;
     if (p.length <= short_traits::most_tiles() * 16)
@@ -266,15 +259,15 @@ struct ssd_backward_quadratic {
   }
 
  private:
-  using short_traits = scan::backward_quadratic_traits<M, T, 5>;  ///< for 13 tiles
-  using long_traits = scan::backward_quadratic_traits<M, T, 8>;   ///< for 16
+  using short_traits = backward_quadratic_traits<M, T, 5>;  ///< for 13 tiles
+  using long_traits = backward_quadratic_traits<M, T, 8>;   ///< for 16
 
   template <class Tr>
-  static void enqueue(ssd_backward_operands<M, T> const& p, device_properties const& device, cudaStream_t stream) {
-    auto const plan = scan::backward_quadratic_plan<Tr>(p.length, device);
-    detail::launch("ssd_backward_quadratic", scan::ssd_backward_quadratic_kernel<Tr>,
+  static void enqueue(backward_operands<M, T> const& p, device_properties const& device, cudaStream_t stream) {
+    auto const plan = backward_quadratic_plan<Tr>(p.length, device);
+    detail::launch("ssd_backward_quadratic", backward_quadratic_kernel<Tr>,
                    {dim3(unsigned(p.sequences * M.groups)), Tr::threads, std::size_t(plan.bytes)}, stream, p, plan);
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::ssd

@@ -11,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// The tiles of 16 tokens below the diagonal of a triangle with `tiles` on the diagonal.
 __host__ __device__ constexpr int tiles_below(int tiles) { return tiles * (tiles - 1) / 2; }
@@ -21,8 +21,8 @@ __host__ __device__ constexpr int tiles_below(int tiles) { return tiles * (tiles
 template <mixer_shape M, class T, int Slots>
 struct backward_quadratic_traits {
   using element = T;
-  using sizes = ssd_backward_sizes<M>;
-  using operands = ssd_backward_operands<M, T>;
+  using sizes = backward_sizes<M>;
+  using operands = backward_operands<M, T>;
   static constexpr int warps = 16, threads = 32 * warps, slots = Slots;
   /// Columns of a head at a time: a unit. Every result is a sum over them, or theirs alone.
   static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice;
@@ -220,4 +220,4 @@ __device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int u
   }
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd
