@@ -4,7 +4,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
-#include <dm2/io/pickle_json.hpp>
+#include <dm2/io/pickle/json.hpp>
 #include <dm2/io/tensor.hpp>
 #include <dm2/io/tensor_names.hpp>
 #include <dm2/io/torch_averages.hpp>

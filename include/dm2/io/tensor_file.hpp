@@ -49,7 +49,7 @@ enum class file_format { safetensors, torch_zip, torch_legacy, lightning };
 
 /// The metadata key that marks dm2's own training checkpoints.
 inline constexpr char const* training_key = "training";
-/// What the names of a training checkpoint's weights, as the optimiser left them, begin with.
+/// What the names of a training checkpoint's weights, as the optimizer left them, begin with.
 inline constexpr std::string_view raw_prefix = "raw/";
 /// What the names of the weights' running averages in a training checkpoint begin with.
 inline constexpr std::string_view ema_prefix = "ema/";
@@ -62,7 +62,7 @@ inline constexpr std::string_view ema_prefix = "ema/";
 class tensor_file {
  public:
   /// `which` chooses between a checkpoint's weights and their running averages, in a torch or Lightning checkpoint, in
-  /// dm2's own training checkpoints, whose optimiser state is left out, and in any file whose names tell two sets apart.
+  /// dm2's own training checkpoints, whose optimizer state is left out, and in any file whose names tell two sets apart.
   /// weights::ema on a file that holds no averages is an error, and so is a file without any tensor.
   explicit tensor_file(std::filesystem::path const& path, weights which = weights::automatic) : file_{path} {
     try {

@@ -2,7 +2,7 @@
 /// Where a torch file keeps running averages apart from the weights.
 #pragma once
 
-#include <dm2/io/pickle_value.hpp>
+#include <dm2/io/pickle/value.hpp>
 #include <dm2/io/tensor.hpp>
 #include <dm2/io/tensor_names.hpp>
 #include <dm2/io/torch_file.hpp>
