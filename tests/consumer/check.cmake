@@ -2,7 +2,8 @@
 #
 # Builds the project beside this file with the dm2 of SOURCE, in a folder of its own, and runs it. By find_package, dm2
 # is first installed from BINARY into a prefix of its own, and the prefix must not mention this machine's processor.
-# With -DCUDA=nvcc -DARCHITECTURES=... it is the project in cuda/, which is not run, since it needs a GPU.
+# With -DCUDA=nvcc -DARCHITECTURES=... it is the project in cuda/, which is not run, since it needs a GPU; with
+# -DWARNINGS=processor that in warnings/, for that processor at -O3.
 set(work ${BINARY}/consumer/${WAY})
 set(project ${CMAKE_CURRENT_LIST_DIR})
 set(more "")
@@ -11,6 +12,15 @@ if(CUDA)
   string(APPEND project /cuda)
   list(APPEND more -DCMAKE_CUDA_COMPILER=${CUDA} "-DCMAKE_CUDA_ARCHITECTURES=${ARCHITECTURES}")
 endif()
+# -O1: the program runs for a moment, and optimising it would take most of the test's time.
+set(flags -O1 -Wall -Wextra -Wpedantic -Wconversion -Werror)
+if(WARNINGS)
+  get_filename_component(compiler ${COMPILER} NAME)
+  string(APPEND work _${compiler}_${WARNINGS})
+  string(APPEND project /warnings)
+  set(flags -O3 -march=${WARNINGS} -Wall -Wextra -Werror)
+endif()
+list(JOIN flags " " flags)
 file(REMOVE_RECURSE ${work})
 file(MAKE_DIRECTORY ${work})
 
@@ -43,15 +53,14 @@ if(WAY STREQUAL "find_package")
 else()
   set(dm2 -DDM2_SOURCE=${SOURCE} -DDM2_OPENMP=${OPENMP} -DDM2_JPEG=${JPEG} -DDM2_PNG=${PNG})
 endif()
-# -O1: the program runs for a moment, and optimising it would take most of the test's time.
 run(${CMAKE_COMMAND} -S ${project} -B ${work}/build -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER}
-    "-DCMAKE_CXX_FLAGS=-O1 -Wall -Wextra -Wpedantic -Wconversion -Werror" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON ${dm2} ${more})
+    "-DCMAKE_CXX_FLAGS=${flags}" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON ${dm2} ${more})
 file(READ ${work}/build/compile_commands.json commands)
-if(commands MATCHES "-march|-fsanitize")
+if(commands MATCHES "-fsanitize" OR (NOT WARNINGS AND commands MATCHES "-march"))
   message(FATAL_ERROR "a stranger's program is compiled with ${CMAKE_MATCH_0}")
 endif()
 run(${CMAKE_COMMAND} --build ${work}/build)
-if(NOT CUDA)
+if(NOT CUDA AND NOT WARNINGS)
   run(${work}/build/consumer)
 endif()
 message(STATUS "${text}")

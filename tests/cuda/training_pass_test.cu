@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 using namespace dm2;
@@ -58,4 +59,33 @@ TEST_CASE("cuda training_pass: sizes and calls out of order are refused") {
   std::vector<float> const pictures(f_type::batch * net.pixels, 1.f);
   CHECK_THROWS_AS(pass.forward(pictures, {0, 99, 0, 1}), shape_error);
   CHECK_THROWS_AS(pass.backward(), std::logic_error);
+  std::vector<float> const target(f_type::batch * (2 + sizes<golden_micro::value>::tokens) * net.classes, 0.1f);
+  CHECK_THROWS_AS(pass.loss(target), std::logic_error);
+  pass.forward(pictures);
+  CHECK_THROWS_AS(pass.backward(), std::logic_error);
+  pass.loss(target);
+  CHECK_THROWS_AS(pass.loss(target), std::logic_error);
+  pass.forward(pictures);  // begins anew: the loss before it does not count
+  CHECK_THROWS_AS(pass.backward(), std::logic_error);
+  pass.loss(target);
+  pass.backward();
+  CHECK_THROWS_AS(pass.backward(), std::logic_error);
+  CHECK(pass.find_gradient("head.weight").values.size() == net.find("head.weight").values.size());
+  CHECK_THROWS_AS((void)pass.find_gradient("patch_embed.bn1.running_mean"), std::out_of_range);
+}
+
+TEST_CASE("cuda model: one that was moved from throws, and its pass with it") {
+  constexpr config C = golden_micro::value;
+  model<C, cuda::context<cuda::precision::fp32>> net;
+  training_pass<C, cuda::context<cuda::precision::fp32>> pass{net, 1};
+  model<C, cuda::context<cuda::precision::fp32>> other{std::move(net)};
+  std::vector<float> const pictures(net.pixels, 1.f);
+  std::vector<float> logits(net.classes);
+  // NOLINTBEGIN(bugprone-use-after-move)
+  CHECK_THROWS_AS((void)net.state(), std::logic_error);
+  CHECK_THROWS_AS(net.forward(pictures, logits), std::logic_error);
+  CHECK_THROWS_AS(net.reserve(2), std::logic_error);
+  CHECK_THROWS_AS(pass.forward(pictures), std::logic_error);
+  // NOLINTEND(bugprone-use-after-move)
+  other.forward(pictures, logits);
 }

@@ -22,7 +22,7 @@ TEST_CASE("custom_loop: the loss falls, the weights are written, and a folder th
     losses.push_back(std::stod(line.substr(line.find("loss ") + 5)));
   REQUIRE(losses.size() == 6);
   CHECK(losses.front() > 4.5);  // two cross entropies over 14 classes: 2 ln 14 = 5.28 for one that knows nothing
-  CHECK(losses.back() < losses.front() - 0.3);
+  CHECK(losses.back() < losses.front() - 0.1);
   CHECK(std::filesystem::file_size(folder / "weights.safetensors") > 100'000);
   outcome const lost = run_program(DM2_CUSTOM_LOOP, {"nowhere", "weights.safetensors"}, folder.path());
   CHECK(lost.code == 1);

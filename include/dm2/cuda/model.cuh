@@ -43,6 +43,7 @@ class model<C, cuda::context<P>> {
   /// The context of operations on state(), which is on the host.
   using state_context = cpu::context<float>;
   static constexpr config configuration = C;
+  static constexpr image_extent image = C.image;  ///< height and width of a picture
   static constexpr std::size_t pixels = std::size_t(sizes<C>::pixels);  ///< numbers of one picture
   static constexpr std::size_t classes = std::size_t(C.classes);        ///< logits of one picture
   /// The type of pictures of bytes: [B, height, width, channels] on the device, normalised as it says.

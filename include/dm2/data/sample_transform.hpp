@@ -30,8 +30,8 @@ class sample_transform {
   sample_transform() = default;
   /// Writes pictures of whatever size the loader's options say.
   template <class F>
-    requires(std::constructible_from<function, F> && !std::same_as<std::remove_cvref_t<F>, sample_transform>)
-  sample_transform(F&& f) : apply_{std::forward<F>(f)} {}
+    requires(!std::same_as<F, sample_transform> && std::constructible_from<function, F>)
+  sample_transform(F f) : apply_{std::move(f)} {}
   /// Writes pictures of that size, which the loader then takes from here.
   sample_transform(image_extent writes, function f) : writes_{writes}, apply_{std::move(f)} {}
 

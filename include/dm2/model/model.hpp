@@ -58,6 +58,8 @@ class model {
   using state_context = Context;
   /// C
   static constexpr config configuration = C;
+  /// Height and width of a picture.
+  static constexpr image_extent image = C.image;
   /// Numbers of one picture, channels * height * width.
   static constexpr std::size_t pixels = std::size_t(sizes<C>::pixels);
   /// Logits of one picture.
