@@ -1,7 +1,6 @@
 // How often a model is right on labelled pictures. See README.md, or run with --help.
 #include <dm2/core/error.hpp>
 #include <dm2/data/dataset.hpp>
-#include <dm2/io/class_names.hpp>
 #include <dm2/train/evaluate.hpp>
 
 #include <CLI/CLI.hpp>
@@ -81,11 +80,11 @@ void add_options(CLI::App& app, options& o) {
 dm2::dataset open_pictures(options const& o, dm2::tensor_file const& file, std::size_t classes) {
   std::error_code ignored;
   fs::path const root = fs::is_directory(o.data / "val", ignored) ? o.data / "val" : o.data;
-  dm2::dataset set{root, {.classes = read_class_names(file)}};
+  std::vector<std::string> const names = names_in_file("evaluate", file, classes);
+  dm2::dataset set{root, {.classes = names}};
   if (std::size_t(set.classes()) != classes)
     throw usage_error{root.string() + " has " + std::to_string(set.classes()) + " classes, the model " +
-                      std::to_string(classes) +
-                      (read_class_names(file).empty() ? "; the weights file names none" : "")};
+                      std::to_string(classes) + (names.empty() ? "; the weights file names none" : "")};
   return set;
 }
 
