@@ -56,7 +56,7 @@ struct golden_weights {
   }
 };
 
-float const nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+float const not_a_number = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
 
 /// A set of two pictures in as many of the ten classes' folders.
 void write_set(std::filesystem::path const& root) {
@@ -164,12 +164,13 @@ TEST_CASE("answers: a file of another network is called that, in few lines") {
 TEST_CASE("answers: weights that are not finite are named, by every program, and no class is made of them") {
   scratch_folder const folder;
   write_set(folder / "set");
-  for (auto const& [value, word] : {std::pair{nan, "nan"}, {-nan, "nan"}, {inf, "inf"}, {-inf, "-inf"}}) {
+  std::vector<std::pair<float, std::string>> const cases{
+      {not_a_number, "nan"}, {-not_a_number, "nan"}, {inf, "inf"}, {-inf, "-inf"}};
+  for (auto const& [value, word] : cases) {
     golden_weights spoiled;
     spoiled.spoil("head.weight", value);
     std::string const file = spoiled.write(folder / "n");
-    std::string const line =
-        "'head.weight': 1 of 320 numbers is not finite, the first " + std::string{word} + " at [9, 31]";
+    std::string const line = "'head.weight': 1 of 320 numbers is not finite, the first " + word + " at [9, 31]";
     for (std::vector<std::string> const& form : {std::vector<std::string>{"--csv"}, {"--json"}, {}}) {
       std::vector<std::string> all{"images/photo.jpg"};
       all.insert(all.end(), form.begin(), form.end());
