@@ -187,6 +187,9 @@ TEST_CASE("limits: sides of zero, or past what an int holds, are refused") {
 }
 
 TEST_CASE("bad files: a picture that memory has no room for is named, with its size") {
+  allocation_counter const seen;
+  std::vector<std::string> const probe(1);
+  if (seen.calls() == 0) return;  // a sanitizer brings an operator new of its own, which knows no limit
   for (auto const& [name, size] :
        {std::pair{"photo.jpg", " (375 x 500 pixels)"}, {"progressive.jpg", " pixels)"}, {"wide.png", " pixels)"}}) {
     CAPTURE(std::string{name});
