@@ -20,6 +20,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace dm2::example {
@@ -45,8 +46,8 @@ inline void print_notices(std::string_view program, tensor_file const& file, std
   if (lines.size() > most) std::cerr << program << ": note: ... and " << lines.size() - most << " more\n";
 }
 
-/// The class names in the model's file; none where it has none. What it calls so and cannot be this model's is noted and
-/// left out: the classes' numbers are right without it.
+/// The class names in the model's file; none where it has none. What it calls so and cannot be this model's is noted
+/// and left out: the classes' numbers are right without it.
 [[nodiscard]] inline std::vector<std::string> names_in_file(std::string_view program, tensor_file const& file,
                                                             std::size_t classes) {
   std::string note = "metadata 'class_names' is not a JSON array of strings, and left out";
