@@ -33,8 +33,8 @@ struct prediction {
 /// a probability of 0.
 ///
 /// Shapes   logits [classes].
-/// Throws   shape_error if k is less than 1; std::domain_error if a logit is NaN or infinity, or all are -infinity: then
-///          it is not known which class is the best.
+/// Throws   shape_error if k is less than 1; std::domain_error if a logit is NaN or infinity, or all are -infinity, as
+///          then no class is known to be the best.
 template <std::floating_point T>
 [[nodiscard]] std::vector<prediction> top_k(std::span<T const> logits, int k) {
   if (k < 1) throw shape_error{"top_k: k is " + std::to_string(k) + ", expected at least 1"};
