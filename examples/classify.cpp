@@ -94,21 +94,9 @@ void add_devices(CLI::App& app, options& o) {
       ->check(number_from(1, 1024));
 }
 
-/// The names that the user gave, else those in the model's file, else none. What the file calls names and cannot be
-/// this model's is noted: the classes' numbers are right without it.
+/// The names that the user gave, else those in the model's file, else none.
 std::vector<std::string> class_names(options const& o, dm2::tensor_file const& file, std::size_t classes) {
-  if (!o.names.empty()) return dm2::read_class_list(o.names, classes);
-  std::string note;
-  try {
-    std::vector<std::string> names = dm2::read_class_names(file);
-    if (names.empty() || names.size() == classes) return names;
-    note = "holds " + std::to_string(names.size()) + " class names, the model has " + std::to_string(classes) +
-           " classes: they are left out";
-  } catch (dm2::file_error const&) {
-    note = "metadata 'class_names' is not a JSON array of strings: it is left out";
-  }
-  print_notices("classify", file, std::span{&note, 1});
-  return {};
+  return o.names.empty() ? names_in_file("classify", file, classes) : dm2::read_class_list(o.names, classes);
 }
 
 std::unique_ptr<result_writer> make_writer(options const& o, std::span<fs::path const> pictures,

@@ -1,7 +1,6 @@
 // How often a model is right on labelled pictures. See README.md, or run with --help.
 #include <dm2/core/error.hpp>
 #include <dm2/data/dataset.hpp>
-#include <dm2/io/class_names.hpp>
 #include <dm2/train/evaluate.hpp>
 
 #include <CLI/CLI.hpp>
@@ -99,7 +98,7 @@ dm2::class_order chosen_order(options const& o, dm2::tensor_file const& file, fs
 dm2::dataset open_pictures(options const& o, dm2::tensor_file const& file, std::size_t classes) {
   std::error_code ignored;
   fs::path const root = fs::is_directory(o.data / "val", ignored) ? o.data / "val" : o.data;
-  auto const names = dm2::read_class_names(file);
+  std::vector<std::string> const names = names_in_file("evaluate", file, classes);
   auto const order = names.empty() ? chosen_order(o, file, root) : dm2::class_order::natural;
   dm2::dataset set{root, {.classes = names, .order = order}};
   if (std::size_t(set.classes()) != classes)

@@ -4,6 +4,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/checkpoint.hpp>
+#include <dm2/io/class_names.hpp>
 #include <dm2/io/finite.hpp>
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/model/parameter_table.hpp>
@@ -19,6 +20,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace dm2::example {
@@ -42,6 +44,22 @@ inline void print_notices(std::string_view program, tensor_file const& file, std
   for (std::string const& line : lines.first(std::min(most, lines.size())))
     std::cerr << program << ": note: " << printable(file.path().string() + ": " + line) << '\n';
   if (lines.size() > most) std::cerr << program << ": note: ... and " << lines.size() - most << " more\n";
+}
+
+/// The class names in the model's file; none where it has none. What it calls so and cannot be this model's is noted
+/// and left out: the classes' numbers are right without it.
+[[nodiscard]] inline std::vector<std::string> names_in_file(std::string_view program, tensor_file const& file,
+                                                            std::size_t classes) {
+  std::string note = "metadata 'class_names' is not a JSON array of strings, and left out";
+  try {
+    std::vector<std::string> names = read_class_names(file);
+    if (names.empty() || names.size() == classes) return names;
+    note = "holds " + std::to_string(names.size()) + " class names, the model has " + std::to_string(classes) +
+           " classes: they are left out";
+  } catch (file_error const&) {  // the note says it
+  }
+  print_notices(program, file, std::span{&note, 1});
+  return {};
 }
 
 /// A line for each tensor of the file that has numbers which are not finite.

@@ -12,6 +12,7 @@
 #include <functional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/golden_images.hpp"
@@ -183,4 +184,22 @@ TEST_CASE("limits: sides of zero, or past what an int holds, are refused") {
       put_u32(png, 20, side);
       CHECK(refusal(decode, png, "sides.png") != "");
     }
+}
+
+TEST_CASE("bad files: a picture that memory has no room for is named, with its size") {
+  allocation_counter const seen;
+  std::vector<std::string> const probe(1);
+  if (seen.calls() == 0) return;  // a sanitizer brings an operator new of its own, which knows no limit
+  for (auto const& [name, size] :
+       {std::pair{"photo.jpg", " (375 x 500 pixels)"}, {"progressive.jpg", " pixels)"}, {"wide.png", " pixels)"}}) {
+    CAPTURE(std::string{name});
+    auto const file = file_bytes(golden_image(name));
+    std::string why;
+    {
+      allocation_limit const limit{10'000};
+      why = refusal(decoders().front(), file, name);
+    }
+    CHECK(why.starts_with(std::string{name} + ": memory ran out ("));
+    CHECK(why.ends_with(size));
+  }
 }

@@ -102,6 +102,36 @@ TEST_CASE("safetensors: headers that are not what they should be are refused") {
   CHECK(contains(refusal("f", [&] { read("1234567"); }), "shorter than the 8 bytes"));
 }
 
+TEST_CASE("safetensors: headers that the format's reference reads are read") {
+  std::string const entry = R"("t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
+  auto const read = [](std::string const& header) {
+    std::string const file = file_of(header, "\7");
+    auto const got = dm2::read_safetensors(std::as_bytes(std::span{file}), "f");
+    REQUIRE(got.tensors.size() == 1);
+    CHECK(got.tensors[0].shape == std::vector<std::int64_t>{1});
+    return got.metadata;
+  };
+  CHECK(read(R"({"__metadata__":null,)" + entry + "}").empty());
+  CHECK(read("{" + entry + R"(,"__metadata__":null})").empty());
+  CHECK(read(R"({"__metadata__":{},)" + entry + "}").empty());
+  CHECK(read("{" + entry + "} \t\r\n").empty());
+  for (char const* more : {"1", "null", "\"x\"", "[[1,[2]]]", R"({"dtype":"F32","q":[{"shape":[9]}]})"}) {
+    CAPTURE(std::string{more});
+    CHECK(
+        read(R"({"t":{"dtype":"U8","later":)" + std::string{more} + R"(,"shape":[1],"data_offsets":[0,1]}})").empty());
+  }
+}
+
+TEST_CASE("safetensors: a NUL in the header is no JSON, wherever it stands") {
+  std::string const entry = R"({"t":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})";
+  for (std::size_t at : {std::size_t{1}, std::size_t{3}, entry.size() - 1, entry.size()}) {
+    std::string header = entry;
+    header.insert(at, 1, '\0');
+    CHECK(contains(refused(header + "}{", 0),
+                   "the header is not valid JSON: a NUL byte at byte " + std::to_string(at + 8)));
+  }
+}
+
 TEST_CASE("safetensors: what is written is read back bit for bit, aligned, in the order given") {
   scratch_folder const folder;
   std::vector<std::uint8_t> const bytes{1, 2, 3};

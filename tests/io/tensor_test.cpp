@@ -82,6 +82,11 @@ TEST_CASE("copy_to: integers keep their value, or the nearest one that the type 
   CHECK(dm2::to_vector<float>(flat(std::vector<std::int8_t>{-128, 127}, dtype::i8)) == std::vector<float>{-128, 127});
   CHECK(dm2::to_vector<float>(flat(std::vector<std::uint8_t>{0, 255}, dtype::u8)) == std::vector<float>{0, 255});
   CHECK(dm2::to_vector<int>(flat(std::vector<std::int16_t>{-32768, 9}, dtype::i16)) == std::vector<int>{-32768, 9});
+  CHECK(dm2::to_vector<float>(flat(std::vector<std::uint16_t>{65535}, dtype::u16)) == std::vector<float>{65535});
+  CHECK(dm2::to_vector<double>(flat(std::vector<std::uint32_t>{4294967295}, dtype::u32)) ==
+        std::vector<double>{4294967295.0});
+  CHECK_THROWS_AS((void)dm2::to_vector<std::int64_t>(flat(std::vector<std::uint64_t>{~std::uint64_t{0}}, dtype::u64)),
+                  std::out_of_range);
   CHECK(dm2::to_vector<int>(flat(std::vector<std::uint8_t>{0, 1, 7}, dtype::boolean)) == std::vector<int>{0, 1, 1});
 }
 
@@ -111,6 +116,8 @@ TEST_CASE("dtype: names and widths go together") {
   CHECK_FALSE(dm2::dtype_named("F8_E4M3").has_value());
   CHECK(dm2::size_of(dtype::bf16) == 2);
   CHECK(dm2::name_of(dtype::boolean) == "BOOL");
+  CHECK(dm2::dtype_named("U16") == dtype::u16);
+  CHECK(dm2::size_of(dtype::u64) == 8);
   CHECK(dm2::is_floating(dtype::bf16));
   CHECK_FALSE(dm2::is_floating(dtype::i64));
 }

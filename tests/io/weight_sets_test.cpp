@@ -154,6 +154,9 @@ TEST_CASE("two sets: one dict whose names tell them apart, in torch files and in
     CHECK(read(weights::automatic) == 2);
     CHECK(dm2::tensor_file{copy}.averaged());
   }
+  // MMCV makes them underscores
+  std::string const flat = text("ema_head_weight") + one("1") + text("ema_bn_running_mean") + one("1");
+  check_both(text("state_dict") + dict(items("0") + flat));
   // LitEma takes the dots out, and leaves the buffers out
   check_both(text("state_dict") +
              dict(items("0") + text("model_ema.decay") + tensor("FloatStorage", "0", 2, 0, {}, {}) +
@@ -197,6 +200,24 @@ TEST_CASE("two sets: layers that are called after averages, and values beside th
                          ")R" + text("train_loss_avg") + one("1") + text("optimizer") +
                          dict(text("exp_avg") + list(one("1")))};
   CHECK(aside.read(weights::automatic) == 1);
+}
+
+TEST_CASE("weights: the only dict of tensors is them, under whatever key; of several none is guessed") {
+  for (std::string const& pickle :
+       {text("epoch") + "K\1" + text("classifier") + raw_state, text("model") + dict(text("state_dict") + raw_state),
+        text("state") + dict(text("rng") + list("") + text("model") + raw_state) + text("optimizer") + averages}) {
+    checkpoint const file{pickle};
+    CHECK(file.read(weights::automatic) == 1);
+    CHECK(file.read(weights::raw) == 1);
+  }
+  check_both(text("classifier") + raw_state + text("ema_model") + averages);
+  checkpoint const several{text("student") + raw_state + text("teacher") + averages};
+  for (weights which : {weights::automatic, weights::raw, weights::ema})
+    CHECK(contains(several.refused(which), "holds tensors under 'student', 'teacher', and does not say which"));
+  checkpoint const module{text("model") + global("__main__", "Net") + ")R"};
+  CHECK(contains(module.refused(weights::automatic),
+                 "'model' is an object of the refused global __main__ Net; objects of "
+                 "programs are not read, a module's state_dict() is"));
 }
 
 TEST_CASE("two sets: nothing is an error, wherever it is found") {

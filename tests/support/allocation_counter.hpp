@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 namespace dm2::test {
 
@@ -16,6 +17,16 @@ namespace dm2::test {
 struct allocation_totals {
   static inline std::atomic<std::size_t> calls{0};
   static inline std::atomic<std::size_t> bytes{0};
+  static inline std::atomic<std::size_t> most{~std::size_t{0}};  ///< that one call may ask for
+};
+
+/// While it lives, operator new has no memory for more than `most` bytes at once.
+class allocation_limit {
+ public:
+  explicit allocation_limit(std::size_t most) { allocation_totals::most = most; }
+  allocation_limit(allocation_limit const&) = delete;
+  allocation_limit& operator=(allocation_limit const&) = delete;
+  ~allocation_limit() { allocation_totals::most = ~std::size_t{0}; }
 };
 
 /// What operator new has handed out since this was made.
@@ -30,6 +41,7 @@ class allocation_counter {
 };
 
 inline void* counted(void* p, std::size_t n) {
+  if (p != nullptr && n > allocation_totals::most) std::free(std::exchange(p, nullptr));
   if (p == nullptr) throw std::bad_alloc{};
   allocation_totals::calls += 1;
   allocation_totals::bytes += n;

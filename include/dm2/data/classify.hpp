@@ -41,8 +41,8 @@ inline void require_k(char const* what, int k) {
 /// a probability of 0.
 ///
 /// Shapes   logits [classes].
-/// Throws   shape_error if k is less than 1; std::domain_error if a logit is NaN or infinity, or all are -infinity: which
-///          class would be the best is not known then.
+/// Throws   shape_error if k is less than 1; std::domain_error if a logit is NaN or infinity, or all are -infinity, as
+///          then no class is known to be the best.
 template <std::floating_point T>
 [[nodiscard]] std::vector<prediction> top_k(std::span<T const> logits, int k) {
   detail::require_k("top_k", k);

@@ -146,7 +146,7 @@ std::vector<std::string> load(M& net, tensor_file const& file) {
 }
 
 /// Fills the model from a file of any format that tensor_file knows. `which` chooses between a checkpoint's weights and
-/// their running averages; automatic takes the averages where there are any. The result also has the file's own notices.
+/// their running averages; automatic takes the averages where there are any. The result has the file's notices, too.
 template <checkpoint_model M>
 std::vector<std::string> load(M& net, std::filesystem::path const& path, weights which = weights::automatic) {
   tensor_file const file{path, which};

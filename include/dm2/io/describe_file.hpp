@@ -20,42 +20,45 @@ struct file_signature {
   std::string_view bytes, name;
 };
 
+namespace file_formats {
+using namespace std::string_view_literals;
+inline constexpr std::array known{
+    // what takes the place of a file that is not there
+    file_signature{0, "version https://git-lfs.github.com/spec/"sv,
+                   "a git LFS pointer: the file itself was not downloaded (git lfs pull)"sv},
+    // pictures
+    file_signature{0, "\xff\xd8\xff"sv, "a JPEG picture"sv},
+    file_signature{0, "\x89PNG\r\n\x1a\n"sv, "a PNG picture"sv}, file_signature{8, "WEBP"sv, "a WebP picture"sv},
+    file_signature{0, "GIF8"sv, "a GIF picture"sv}, file_signature{0, "II*\0"sv, "a TIFF picture"sv},
+    file_signature{0, "MM\0*"sv, "a TIFF picture"sv}, file_signature{4, "ftypavi"sv, "an AVIF picture"sv},
+    file_signature{4, "ftyphe"sv, "a HEIC picture"sv}, file_signature{4, "ftypmif1"sv, "a HEIF picture"sv},
+    file_signature{4, "ftypmsf1"sv, "a HEIF picture"sv}, file_signature{4, "ftyp"sv, "a video (MP4 or its like)"sv},
+    file_signature{0, "\0\0\0\x0cJXL \r\n"sv, "a JPEG XL picture"sv},
+    file_signature{0, "\xff\x0a"sv, "a JPEG XL picture"sv},
+    file_signature{0, "\0\0\0\x0cjP  \r\n"sv, "a JPEG 2000 picture"sv},
+    file_signature{0, "8BPS"sv, "a Photoshop picture"sv}, file_signature{0, "\0\0\1\0"sv, "an icon (ICO)"sv},
+    file_signature{0, "qoif"sv, "a QOI picture"sv}, file_signature{0, "DDS "sv, "a DDS texture"sv},
+    // tensors
+    file_signature{0, "GGUF"sv, "a GGUF model"sv},
+    file_signature{0, "\x89HDF\r\n\x1a\n"sv, "an HDF5 file, as Keras writes them"sv},
+    file_signature{0, "\x93NUMPY"sv, "a NumPy array (.npy)"sv},
+    file_signature{4, "TFL3"sv, "a TensorFlow Lite model"sv}, file_signature{0, "MATLAB "sv, "a MATLAB file"sv},
+    // archives
+    file_signature{0, "PK\3\4"sv, "a zip archive"sv}, file_signature{0, "PK\5\6"sv, "an empty zip archive"sv},
+    file_signature{257, "ustar"sv, "a tar archive: unpack it first"sv},
+    file_signature{0, "\x1f\x8b"sv, "compressed by gzip: unpack it first"sv},
+    file_signature{0, "BZh"sv, "compressed by bzip2: unpack it first"sv},
+    file_signature{0, "\xfd\x37zXZ\0"sv, "compressed by xz: unpack it first"sv},
+    file_signature{0, "\x28\xb5\x2f\xfd"sv, "compressed by zstd: unpack it first"sv},
+    file_signature{0, "7z\xbc\xaf\x27\x1c"sv, "a 7z archive"sv}, file_signature{0, "Rar!"sv, "a RAR archive"sv},
+    // others
+    file_signature{0, "%PDF"sv, "a PDF document"sv}, file_signature{0, "SQLite format 3"sv, "an SQLite database"sv},
+    file_signature{0, "PAR1"sv, "a Parquet table"sv}, file_signature{1, "ELF"sv, "a program or library"sv}};
+}  // namespace file_formats
+
 /// The name of the format whose signature the file has; empty where none is known.
 [[nodiscard]] constexpr std::string_view signed_format(std::string_view file) noexcept {
-  using namespace std::string_view_literals;
-  constexpr std::array signatures{
-      // what takes the place of a file that is not there
-      file_signature{0, "version https://git-lfs.github.com/spec/"sv,
-                     "a git LFS pointer: the file itself was not downloaded (git lfs pull)"sv},
-      // pictures
-      file_signature{0, "\xff\xd8\xff"sv, "a JPEG picture"sv},
-      file_signature{0, "\x89PNG\r\n\x1a\n"sv, "a PNG picture"sv}, file_signature{8, "WEBP"sv, "a WebP picture"sv},
-      file_signature{0, "GIF8"sv, "a GIF picture"sv}, file_signature{0, "II*\0"sv, "a TIFF picture"sv},
-      file_signature{0, "MM\0*"sv, "a TIFF picture"sv}, file_signature{4, "ftypavi"sv, "an AVIF picture"sv},
-      file_signature{4, "ftyphe"sv, "a HEIC picture"sv}, file_signature{4, "ftypmif1"sv, "a HEIF picture"sv},
-      file_signature{4, "ftypmsf1"sv, "a HEIF picture"sv}, file_signature{4, "ftyp"sv, "a video (MP4 or its like)"sv},
-      file_signature{0, "\0\0\0\x0cJXL \r\n"sv, "a JPEG XL picture"sv},
-      file_signature{0, "\xff\x0a"sv, "a JPEG XL picture"sv},
-      file_signature{0, "\0\0\0\x0cjP  \r\n"sv, "a JPEG 2000 picture"sv},
-      file_signature{0, "8BPS"sv, "a Photoshop picture"sv}, file_signature{0, "\0\0\1\0"sv, "an icon (ICO)"sv},
-      file_signature{0, "qoif"sv, "a QOI picture"sv}, file_signature{0, "DDS "sv, "a DDS texture"sv},
-      // tensors
-      file_signature{0, "GGUF"sv, "a GGUF model"sv},
-      file_signature{0, "\x89HDF\r\n\x1a\n"sv, "an HDF5 file, as Keras writes them"sv},
-      file_signature{0, "\x93NUMPY"sv, "a NumPy array (.npy)"sv},
-      file_signature{4, "TFL3"sv, "a TensorFlow Lite model"sv}, file_signature{0, "MATLAB "sv, "a MATLAB file"sv},
-      // archives
-      file_signature{0, "PK\3\4"sv, "a zip archive"sv}, file_signature{0, "PK\5\6"sv, "an empty zip archive"sv},
-      file_signature{257, "ustar"sv, "a tar archive: unpack it first"sv},
-      file_signature{0, "\x1f\x8b"sv, "compressed by gzip: unpack it first"sv},
-      file_signature{0, "BZh"sv, "compressed by bzip2: unpack it first"sv},
-      file_signature{0, "\xfd\x37zXZ\0"sv, "compressed by xz: unpack it first"sv},
-      file_signature{0, "\x28\xb5\x2f\xfd"sv, "compressed by zstd: unpack it first"sv},
-      file_signature{0, "7z\xbc\xaf\x27\x1c"sv, "a 7z archive"sv}, file_signature{0, "Rar!"sv, "a RAR archive"sv},
-      // others
-      file_signature{0, "%PDF"sv, "a PDF document"sv}, file_signature{0, "SQLite format 3"sv, "an SQLite database"sv},
-      file_signature{0, "PAR1"sv, "a Parquet table"sv}, file_signature{1, "ELF"sv, "a program or library"sv}};
-  for (file_signature const& s : signatures)
+  for (file_signature const& s : file_formats::known)
     if (file.size() >= s.at && file.substr(s.at).starts_with(s.bytes)) return s.name;
   return {};
 }

@@ -90,15 +90,15 @@ class torch_content_reader {
   }
 
   void choose_of_dict(pickle_value root, weights which) {
-    auto const key = primary_key(root);
+    auto const primary = find_primary(root);
+    std::string const where = primary ? "'" + primary->where + "'" : "the file's dict";
     weight_sets sets;
-    if (key)
-      sets = split_by_name(named(*root.find(*key), *key));
+    if (primary)
+      sets = split_by_name(named(primary->value, primary->where));
     else if (holds_tensor(root))
       sets = split_by_name(named(root, "the file's dict"));
-    std::vector<averages_source> sources = averages_finder{file_, root, key.value_or("")}();
+    std::vector<averages_source> sources = averages_finder{file_, root, primary ? primary->value : root}();
     if (sources.empty() && sets.raw.empty() && sets.averages.empty()) fail(no_tensors_text(root));
-    std::string const where = key ? "'" + std::string{*key} + "'" : "the file's dict";
     if (sources.empty()) return choose(std::move(sets), where, which);
     if (!sets.averages.empty()) sources.push_back({"'" + sets.where + "...' in " + where, root, {}, {}});
     choose_source(std::move(sets), where, std::move(sources), which);
@@ -211,23 +211,48 @@ class torch_content_reader {
 
   // --- dicts of tensors
 
-  [[nodiscard]] std::optional<std::string_view> primary_key(pickle_value root) const {
-    if (root.find("state_dict")) return "state_dict";
+  /// The weights: under the first of state_dict_keys that has tensors, else the only dict of tensors in the file's
+  /// dict, or in one of its dicts, that is neither an optimiser's nor called after averages.
+  [[nodiscard]] std::optional<averages_source> find_primary(pickle_value root) const {
+    if (auto const state = root.find("state_dict")) return averages_source{"state_dict", *state, {}, {}};
     for (std::string_view const key : state_dict_keys)
-      if (auto const value = root.find(key); value && holds_tensor(*value)) return key;
-    return std::nullopt;
+      if (auto const value = root.find(key); value && holds_tensor(*value))
+        return averages_source{std::string{key}, *value, {}, {}};
+    if (holds_tensor(root)) return std::nullopt;
+    std::vector<averages_source> found;
+    std::unordered_set<std::uint32_t> seen;
+    look_for_weights(root, "", seen, found);
+    if (found.size() < 2) return found.empty() ? std::nullopt : std::optional{found.front()};
+    std::string all;
+    for (averages_source const& f : found) all += (all.empty() ? "'" : ", '") + f.where + "'";
+    fail("holds tensors under " + all + ", and does not say which are the weights");
+  }
+  static void look_for_weights(pickle_value dict, std::string const& where, std::unordered_set<std::uint32_t>& seen,
+                               std::vector<averages_source>& found) {
+    for (std::size_t i = 0; i < dict.size() && found.size() < 10; ++i) {
+      auto const [key, value] = dict.item(i);
+      if (!key.as_text() || !value.is(pickle_kind::dict) || !seen.insert(value.number()).second) continue;
+      std::string_view const name = short_key(key);
+      if (is_other_state(name) || name == "callbacks" || speaks_of_average(name)) continue;
+      if (holds_tensor(value))
+        found.push_back({where + std::string{name}, value, {}, {}});
+      else if (where.empty())
+        look_for_weights(value, std::string{name} + "/", seen, found);
+    }
   }
 
   /// Why a dict without tensors offers none: what it holds instead.
   [[nodiscard]] static std::string no_tensors_text(pickle_value root) {
     std::string text = "holds no tensor";
+    bool object = false;
     for (std::size_t i = 0; i < root.size() && i < 4; ++i) {
       auto const [key, value] = root.item(i);
       text += (i == 0 ? ": " : ", ") + (key.as_text() ? "'" + std::string{short_key(key)} + "'" : key.describe()) +
               " is " + value.describe();
+      object = object || value.is(pickle_kind::refused);
     }
     if (root.size() > 4) text += ", and " + std::to_string(root.size() - 4) + " more entries";
-    return text;
+    return text + (object ? "; objects of programs are not read, a module's state_dict() is" : "");
   }
 
   /// A dict of tensors by name. Plain values between them, such as a step or a module's extra state, are left out with

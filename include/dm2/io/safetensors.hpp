@@ -46,7 +46,7 @@ class safetensors_header {
       if (event != event_t::object_start && event != event_t::object_end) fail("the header is not a JSON object");
       return true;
     }
-    if (event == event_t::key) return key(depth, parsed.get_ref<std::string const&>());
+    if (event == event_t::key && depth < 3) return key(depth, parsed.get_ref<std::string const&>());
     if (depth == 1) {
       if (event == event_t::object_start) return true;
       if (event == event_t::value && name_ == "__metadata__" && parsed.is_null()) return false;  // as if absent
@@ -57,6 +57,7 @@ class safetensors_header {
         take_tensor(parsed);
       return false;
     }
+    if (passed_over_) return false;
     if (event == event_t::object_start || (event == event_t::array_start && depth > 2))
       fail("header entry '" + name_ + "' is nested too deep");
     return true;
@@ -86,10 +87,13 @@ class safetensors_header {
       name_ = text;
       if (!seen_.insert(text).second) fail("the header names '" + text + "' twice");
       fields_.clear();
-    } else if (!fields_.insert(text).second) {
-      fail("header entry '" + name_ + "' has '" + text + "' twice");
+      passed_over_ = false;
+      return true;
     }
-    return true;
+    // what a later version may add to a tensor's entry says nothing to this one, as in the format's reference
+    passed_over_ = name_ != "__metadata__" && text != "dtype" && text != "shape" && text != "data_offsets";
+    if (!passed_over_ && !fields_.insert(text).second) fail("header entry '" + name_ + "' has '" + text + "' twice");
+    return !passed_over_;
   }
 
   void take_metadata(nlohmann::json const& object) {
@@ -144,6 +148,7 @@ class safetensors_header {
   std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges_;
   std::unordered_set<std::string> seen_, fields_;
   std::string name_;
+  bool passed_over_ = false;  // inside a field of no meaning
 };
 
 }  // namespace detail

@@ -23,14 +23,14 @@
 namespace dm2 {
 
 /// The element types that files may hold.
-enum class dtype : std::uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean };
+enum class dtype : std::uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u8, boolean, u64, u32, u16 };
 
 namespace detail {
 struct dtype_row {
   std::string_view name;
   std::size_t size;
 };
-inline constexpr std::array<dtype_row, 10> dtype_rows{{{"F64", 8},
+inline constexpr std::array<dtype_row, 13> dtype_rows{{{"F64", 8},
                                                        {"F32", 4},
                                                        {"F16", 2},
                                                        {"BF16", 2},
@@ -39,7 +39,10 @@ inline constexpr std::array<dtype_row, 10> dtype_rows{{{"F64", 8},
                                                        {"I16", 2},
                                                        {"I8", 1},
                                                        {"U8", 1},
-                                                       {"BOOL", 1}}};
+                                                       {"BOOL", 1},
+                                                       {"U64", 8},
+                                                       {"U32", 4},
+                                                       {"U16", 2}}};
 }  // namespace detail
 
 /// Bytes an element takes.
@@ -174,6 +177,12 @@ void with_loader(dtype type, Use&& use) {
       return use([](std::byte const* p) { return read_le<std::int8_t>(p); });
     case dtype::u8:
       return use([](std::byte const* p) { return read_le<std::uint8_t>(p); });
+    case dtype::u64:
+      return use([](std::byte const* p) { return read_le<std::uint64_t>(p); });
+    case dtype::u32:
+      return use([](std::byte const* p) { return read_le<std::uint32_t>(p); });
+    case dtype::u16:
+      return use([](std::byte const* p) { return read_le<std::uint16_t>(p); });
     case dtype::boolean:
       return use([](std::byte const* p) { return static_cast<std::uint8_t>(*p == std::byte{0} ? 0 : 1); });
   }

@@ -62,8 +62,8 @@ inline constexpr std::string_view ema_prefix = "ema/";
 class tensor_file {
  public:
   /// `which` chooses between a checkpoint's weights and their running averages, in a torch or Lightning checkpoint, in
-  /// dm2's own training checkpoints, whose optimizer state is left out, and in any file whose names tell two sets apart.
-  /// weights::ema on a file that holds no averages is an error, and so is a file without any tensor.
+  /// dm2's own training checkpoints, whose optimizer state is left out, and in any file whose names tell two sets
+  /// apart. weights::ema on a file that holds no averages is an error, and so is a file without any tensor.
   explicit tensor_file(std::filesystem::path const& path, weights which = weights::automatic) : file_{path} {
     try {
       read(which);

@@ -58,6 +58,7 @@ template <std::size_t N>
   constexpr auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c; };
   constexpr auto capital = [](char c) { return c >= 'A' && c <= 'Z'; };
   constexpr auto small = [](char c) { return c >= 'a' && c <= 'z'; };
+  if (text.find("exp_avg") != text.npos) return false;  // Adam's moments
   for (std::size_t first = 0; first < text.size();) {
     std::size_t end = first;
     for (; end < text.size() && (small(text[end]) || capital(text[end])); ++end) {
@@ -74,6 +75,19 @@ template <std::size_t N>
   return false;
 }
 
+/// Whether a checkpoint's key is that of an optimiser's state, a schedule's, or a run's.
+[[nodiscard]] constexpr bool is_other_state(std::string_view key) noexcept {
+  return key.find("optim") != key.npos || key.find("sched") != key.npos || key == "loops" || key == "hyper_parameters";
+}
+
+/// What follows the word for averages and an underscore in a component: "head_weight" for "ema_head_weight", as MMCV
+/// names its buffers. Empty where there is no such word.
+[[nodiscard]] constexpr std::string_view after_underscore(std::string_view component) noexcept {
+  std::size_t const end = component.find('_');
+  if (end == component.npos || !speaks_of_average(component.substr(0, end))) return {};
+  return component.substr(end + 1);
+}
+
 /// The name less the containers, wrappers and words for averages that it begins with: "head.weight" for
 /// "ema.module.model._orig_mod.head.weight".
 [[nodiscard]] inline std::string core_name(std::string_view name) {
@@ -82,6 +96,7 @@ template <std::size_t N>
   for (;;) {
     std::string_view next = rest;
     std::string_view const first = take_component(next);
+    if (next.empty() && !after_underscore(first).empty()) return std::string{after_underscore(first)};
     if (next.empty() || !(is_container(first) || speaks_of_average(first))) return std::string{rest};
     rest = next;
   }
@@ -92,7 +107,7 @@ template <std::size_t N>
 [[nodiscard]] constexpr std::string_view after_average(std::string_view name) noexcept {
   for (std::string_view rest = name; !rest.empty();) {
     std::string_view const first = take_component(rest);
-    if (speaks_of_average(first)) return rest;
+    if (speaks_of_average(first)) return rest.empty() ? after_underscore(first) : rest;
     if (!is_container(first) && !is_wrapper(first)) return {};
   }
   return {};

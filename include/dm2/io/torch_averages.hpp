@@ -57,9 +57,9 @@ struct averages_source {
 /// Looks through a checkpoint's dict for averages. Each value is looked at once, however often it is referred to.
 class averages_finder {
  public:
-  /// `primary` is the key of the weights in the dict `root`; empty where the dict's own tensors are the weights.
-  averages_finder(torch_file const& file, pickle_value root, std::string_view primary)
-      : file_{file}, root_{root}, weights_{primary.empty() ? root : *root.find(primary)} {
+  /// `weights` are what the averages would be of: a dict in `root`, or `root` itself.
+  averages_finder(torch_file const& file, pickle_value root, pickle_value weights)
+      : file_{file}, root_{root}, weights_{weights} {
     for (std::size_t i = 0; i < weights_.size(); ++i)
       if (auto const [key, value] = weights_.item(i); key.as_text() && torch_file::is_tensor(value))
         names_.insert(core_name(short_key(key)));
@@ -69,7 +69,7 @@ class averages_finder {
   std::vector<averages_source> operator()() {
     for (std::size_t i = 0; i < root_.size(); ++i) {
       auto const [key, value] = root_.item(i);
-      if (!key.as_text() || key.raw() == "hyper_parameters") continue;
+      if (!key.as_text() || is_other_state(short_key(key))) continue;
       if (key.raw() == "callbacks")
         look_through_callbacks(value);
       else if (speaks_of_average(short_key(key)) && !torch_file::is_tensor(value))

@@ -41,7 +41,7 @@ class average_matcher {
  public:
   average_matcher(std::vector<stored_tensor> const& raw, std::vector<stored_tensor> const& averages)
       : raw_{raw}, averages_{averages} {
-    // Stable Diffusion's LitEma takes the dots out of names, since no buffer's may have one
+    // Stable Diffusion's LitEma takes the dots out of names, MMCV makes them underscores: no buffer's name may have one
     auto const dotted = [](stored_tensor const& t) { return core_name(t.name).find('.') != std::string::npos; };
     flat_ = std::none_of(averages.begin(), averages.end(), dotted) && std::any_of(raw.begin(), raw.end(), dotted);
     if (!index(true)) index(false);
@@ -55,7 +55,8 @@ class average_matcher {
     for (stored_tensor const& average : averages_) {
       auto const found = by_key_.find(key(average.name, cores_));
       if (found == by_key_.end()) {
-        if (is_average_bookkeeping(average.name) && average.size() == 1) continue;
+        bool const number = average.size() == 1, top = core_name(average.name).find('.') == std::string::npos;
+        if (number && (is_average_bookkeeping(average.name) || (top && average.shape.empty()))) continue;
         if (stranger.empty()) stranger = average.name;
         continue;
       }
@@ -76,7 +77,7 @@ class average_matcher {
  private:
   [[nodiscard]] std::string key(std::string_view name, bool cores) const {
     std::string out = cores ? core_name(name) : unwrapped(name);
-    if (flat_) std::erase(out, '.');
+    if (flat_) std::erase_if(out, [](char c) { return c == '.' || c == '_'; });
     return out;
   }
   /// False where two weights have one key.

@@ -151,7 +151,7 @@ std::vector<pretrained_use> pretrained_uses(model_match const& match, nlohmann::
 /// initialise first: heads whose number of classes differs keep the values that they have. The position embedding is
 /// resized where the patch grids differ (resize_position_embedding), the file's grid being what its configuration says,
 /// else a square. Every other entry of the model has to be in the file, in the same shape, and the configurations must
-/// not differ in anything else; surplus tensors are left out. What stands before the names is ignored as load ignores it.
+/// not differ in anything else; surplus tensors are left out. What stands before the names is ignored, as by load.
 ///
 /// Throws file_error that says how many differences there are and lists the first, or names the first tensor with a
 /// number that is not finite; the model is unchanged then.
