@@ -54,7 +54,8 @@ Examples:
 /// Throws usage_error where an input is in the folder whose run is to be replaced.
 void require_inputs_outside(CLI::App& app, training_flags const& f, training_folder const& folder) {
   fs::path const config = app.get_config_ptr()->count() > 0 ? app.get_config_ptr()->as<std::string>() : "";
-  for (fs::path const& input : {f.data, f.train, f.validation, f.labels, f.initial, f.resume, config})
+  fs::path const resume = f.resume == "auto" ? fs::path{} : f.resume;
+  for (fs::path const& input : {f.data, f.train, f.validation, f.labels, f.initial, resume, config})
     if (!input.empty() && folder.contains(input))
       throw usage_error{input.string() + " is in " + folder.files().root().string() +
                         ", whose run --overwrite replaces; --experiment names another folder"};

@@ -64,6 +64,9 @@ inline void give(CLI::Option& option, std::vector<std::string> const& words, std
 
 }  // namespace detail
 
+/// Names the weights that a run was begun with: history, once it goes on.
+inline constexpr char const* initial_flag = "initial-checkpoint";
+
 /// What became of a checkpoint's flags.
 struct resumed_flags {
   nlohmann::ordered_json stored;   ///< of the checkpoint
@@ -79,18 +82,17 @@ struct resumed_flags {
     if (!is_recipe(*option) || option->count() > 0) continue;
     std::string const name = option->get_lnames().front();
     auto const stored = out.stored.find(name);
-    if (stored == out.stored.end() || *stored == detail::value_json(*option)) continue;
+    if (name == initial_flag || stored == out.stored.end() || *stored == detail::value_json(*option)) continue;
     detail::give(*option, detail::words_of(*stored, name, from.file), from.file);
     out.kept.push_back(name + " " + detail::flag_text(*stored));
   }
   return out;
 }
 
-/// The lines for the flags with which a run goes on otherwise than it was begun. Where weights were begun with is
-/// history, and stays what it was.
+/// The lines for the flags with which a run goes on otherwise than it was begun. `now` gets the weights that it was begun
+/// with.
 inline void compare_flags(resumed_flags& resumed, nlohmann::ordered_json& now) {
-  constexpr char const* initial = "initial-checkpoint";
-  if (resumed.stored.contains(initial)) now[initial] = resumed.stored[initial];
+  if (resumed.stored.contains(initial_flag)) now[initial_flag] = resumed.stored[initial_flag];
   for (auto const& [name, value] : now.items()) {
     auto const before = resumed.stored.find(name);
     if (before != resumed.stored.end() && *before != value)

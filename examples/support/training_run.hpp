@@ -291,8 +291,9 @@ class training_run {
       bool const whole = driver.run();
       log_ = nullptr;
       if (!whole) {
-        log.say("stopped in epoch " + std::to_string(driver.epoch() + 1) + " after " +
-                grouped(std::size_t(driver.steps())) + " steps; --resume auto goes on");
+        log.say(driver.steps() == 0 ? std::string{"stopped before the first step"}
+                                    : "stopped in epoch " + std::to_string(driver.epoch() + 1) + " after " +
+                                          grouped(std::size_t(driver.steps())) + " steps; --resume auto goes on");
         return exit_stopped;
       }
       std::string best;

@@ -29,6 +29,14 @@ inline void draw_pictures(std::filesystem::path const& root, int classes, int co
   }
 }
 
+/// Spoils every picture under `root` of that name, or of any name where it is empty.
+inline void spoil_pictures(std::filesystem::path const& root, std::string const& name = "") {
+  std::vector<std::filesystem::path> files;  // listed first: a folder must not change under its iterator
+  for (auto const& entry : std::filesystem::recursive_directory_iterator{root})
+    if (entry.is_regular_file() && (name.empty() || entry.path().filename() == name)) files.push_back(entry.path());
+  for (auto const& file : files) write_raw(file, "no picture");
+}
+
 /// A folder with `data`, pictures for the small model of ten classes.
 struct picture_folder {
   scratch_folder folder;
