@@ -39,6 +39,7 @@ struct streamed_case {
   cuda::context<P> ctx;
   device_array<T> qkv, dy, y, dqkv;
   device_array<float> conv, bias, dconv, dbias;
+  int shift = 0;  ///< of conv and bias in their arrays
 
   /// Of numbers of deviation `scale`; the parameters' gradients start at multiples of 1/4.
   streamed_case(int sequences, int tokens, double scale = 1) : host{sequences, tokens, 2} {
@@ -65,7 +66,17 @@ struct streamed_case {
     if constexpr (taps == 0)
       return {};
     else
-      return {conv.template as_block<3 * width, 1, taps>(), bias.template as_block<3 * width>()};
+      return {block<float const, space::device, 3 * width, 1, taps>{conv.data() + shift},
+              block<float const, space::device, 3 * width>{bias.data() + shift}};
+  }
+  /// From now on the parameters start one number after a multiple of 16 bytes.
+  void shift_parameters() {
+    std::vector<double> moved_conv = host.conv, moved_bias = host.bias;
+    moved_conv.insert(moved_conv.begin(), 0);
+    moved_bias.insert(moved_bias.begin(), 0);
+    conv = device_array<float>{moved_conv};
+    bias = device_array<float>{moved_bias};
+    shift = 1;
   }
   [[nodiscard]] attention_parameters<A, float, space::device> gradients() const {
     if constexpr (taps == 0)
@@ -73,15 +84,18 @@ struct streamed_case {
     else
       return {dconv.template as_block<3 * width, 1, taps>(), dbias.template as_block<3 * width>()};
   }
-  bool forward() {
-    return cuda::detail::attention_core_streamed<A>(ctx, qkv.template as_rows<3 * width>(), parameters(),
-                                                    y.template as_rows<width>(), host.length);
+  bool forward() { return forward(qkv.data(), host.length); }
+  bool backward() { return backward(qkv.data(), host.length); }
+  bool forward(T const* from, int length) {
+    return cuda::detail::attention_core_streamed<A>(ctx, {from, batch_rows(length)}, parameters(),
+                                                    {y.data(), batch_rows(length)}, length);
   }
-  bool backward() {
-    return cuda::detail::attention_core_backward_streamed<A>(
-        ctx, qkv.template as_rows<3 * width>(), parameters(), dy.template as_rows<width>(),
-        dqkv.template as_rows<3 * width>(), gradients(), host.length);
+  bool backward(T const* from, int length) {
+    return cuda::detail::attention_core_backward_streamed<A>(ctx, {from, batch_rows(length)}, parameters(),
+                                                             {dy.data(), batch_rows(length)},
+                                                             {dqkv.data(), batch_rows(length)}, gradients(), length);
   }
+  [[nodiscard]] std::size_t batch_rows(int length) const { return std::size_t(host.batch) * std::size_t(length); }
   /// A rounding of q and k moves each score by some of its size, before exp; that of a weight and its slope's rounding
   /// pass to dq and dk; their rounding passes to the convolution's sums.
   void check(double tolerance = 4 * product_tolerance<P>) {
@@ -240,17 +254,9 @@ TEST_CASE("cuda attention_core streamed: parameters that do not start at 16 byte
   streamed_case<precision::bf16, of_24> f{2, 70}, g{2, 70};
   f.forward();
   f.backward();
-  std::vector<double> conv = g.host.conv, bias = g.host.bias;
-  conv.insert(conv.begin(), 0);
-  bias.insert(bias.begin(), 2, 0);
-  device_array<float> const far_conv{conv}, far_bias{bias};
-  attention_parameters<of_24, float const, space::device> const p{
-      block<float const, space::device, 144, 1, 4>{far_conv.data() + 1},
-      block<float const, space::device, 144>{far_bias.data() + 2}};
-  auto const qkv = g.qkv.as_rows<144>();
-  REQUIRE(cuda::detail::attention_core_streamed<of_24>(g.ctx, qkv, p, g.y.as_rows<48>(), 70));
-  REQUIRE(cuda::detail::attention_core_backward_streamed<of_24>(g.ctx, qkv, p, g.dy.as_rows<48>(),
-                                                                g.dqkv.as_rows<144>(), g.gradients(), 70));
+  g.shift_parameters();
+  REQUIRE(g.forward());
+  REQUIRE(g.backward());
   CHECK(g.y.read() == f.y.read());
   CHECK(g.dqkv.read() == f.dqkv.read());
   CHECK(g.dconv.read() == f.dconv.read());
@@ -259,12 +265,8 @@ TEST_CASE("cuda attention_core streamed: parameters that do not start at 16 byte
 
 TEST_CASE("cuda attention_core streamed: activations that do not start at 16 bytes are left to the general form") {
   streamed_case<precision::bf16, of_24> f{1, 20};
-  rows<__nv_bfloat16 const, 144, space::device> const shifted{f.qkv.data() + 1, 19};
-  CHECK(
-      !cuda::detail::attention_core_streamed<of_24>(f.ctx, shifted, f.parameters(), {f.y.data(), std::size_t{19}}, 19));
-  CHECK(!cuda::detail::attention_core_backward_streamed<of_24>(f.ctx, shifted, f.parameters(),
-                                                               {f.dy.data(), std::size_t{19}},
-                                                               {f.dqkv.data(), std::size_t{19}}, f.gradients(), 19));
+  CHECK(!f.forward(f.qkv.data() + 1, 19));
+  CHECK(!f.backward(f.qkv.data() + 1, 19));
   CHECK(untouched(f.y.read()));
   CHECK(untouched(f.dqkv.read()));
 }

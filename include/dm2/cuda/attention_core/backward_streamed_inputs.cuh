@@ -47,14 +47,16 @@ struct turned_back_run {
       cosine[c] = cosine_step[c] = 1.f;
       sine[c] = sine_step[c] = 0.f;
     }
-    if (Tr::rotary == 0 || !turned) return;
+    if constexpr (Tr::rotary > 0) {
+      if (!turned) return;
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      int const pair = in_head - (second ? half : 0) + c;
-      double const circles = token * call.parameters.rotary.turns[pair];  // as token_run::prepare
-      __sincosf(float(circles - rint(circles)) * 6.283185307f, &sine[c], &cosine[c]);
-      cosine_step[c] = call.parameters.rotary.cosine[pair];
-      sine_step[c] = call.parameters.rotary.sine[pair];
+      for (int c = 0; c < 4; ++c) {
+        int const pair = in_head - (second ? half : 0) + c;
+        double const circles = token * call.parameters.rotary.turns[pair];  // as token_run::prepare
+        __sincosf(float(circles - rint(circles)) * 6.283185307f, &sine[c], &cosine[c]);
+        cosine_step[c] = call.parameters.rotary.cosine[pair];
+        sine_step[c] = call.parameters.rotary.sine[pair];
+      }
     }
   }
 
@@ -63,15 +65,17 @@ struct turned_back_run {
     std::ptrdiff_t const at = std::ptrdiff_t{t} * Tr::head_dim;
     bool const there = t < length;
     spread_four<T>(there ? __ldg(reinterpret_cast<uint2 const*>(own + at)) : uint2{}, to);
-    if (Tr::rotary == 0 || other == nullptr) return;
-    float x[4];
-    spread_four<T>(there ? __ldg(reinterpret_cast<uint2 const*>(other + at)) : uint2{}, x);
+    if constexpr (Tr::rotary > 0) {
+      if (other == nullptr) return;
+      float x[4];
+      spread_four<T>(there ? __ldg(reinterpret_cast<uint2 const*>(other + at)) : uint2{}, x);
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      float const u = cosine[c], v = sine[c];
-      to[c] = fmaf(to[c], u, sign * x[c] * v);
-      cosine[c] = u * cosine_step[c] - v * sine_step[c];
-      sine[c] = v * cosine_step[c] + u * sine_step[c];
+      for (int c = 0; c < 4; ++c) {
+        float const u = cosine[c], v = sine[c];
+        to[c] = fmaf(to[c], u, sign * x[c] * v);
+        cosine[c] = u * cosine_step[c] - v * sine_step[c];
+        sine[c] = v * cosine_step[c] + u * sine_step[c];
+      }
     }
   }
 };

@@ -112,14 +112,16 @@ struct token_run {
       cosine[c] = cosine_step[c] = 1.f;
       sine[c] = sine_step[c] = 0.f;
     }
-    if (Tr::turned == 0 || !turned) return;
+    if constexpr (Tr::turned > 0) {
+      if (!turned) return;
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      // The angle is reduced in double; the error of __sincosf below pi is 5e-7, that of each step 2e-7.
-      double const circles = token * p.rotary.turns[first + c];
-      __sincosf(float(circles - rint(circles)) * 6.283185307f, &sine[c], &cosine[c]);
-      cosine_step[c] = p.rotary.cosine[first + c];
-      sine_step[c] = p.rotary.sine[first + c];
+      for (int c = 0; c < 4; ++c) {
+        // The angle is reduced in double; the error of __sincosf below pi is 5e-7, that of each step 2e-7.
+        double const circles = token * p.rotary.turns[first + c];
+        __sincosf(float(circles - rint(circles)) * 6.283185307f, &sine[c], &cosine[c]);
+        cosine_step[c] = p.rotary.cosine[first + c];
+        sine_step[c] = p.rotary.sine[first + c];
+      }
     }
   }
 
