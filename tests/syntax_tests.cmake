@@ -36,3 +36,7 @@ foreach(source ${sources})
   get_filename_component(name ${source} NAME_WE)
   dm2_syntax_test(compile_fail.${name} ${source} -DEXPECT=fail)
 endforeach()
+
+# What a header may include: floors, rooms, assembly.
+add_test(NAME include_rules COMMAND ${PROJECT_SOURCE_DIR}/scripts/include_rules)
+set_tests_properties(include_rules PROPERTIES TIMEOUT 60 LABELS unit)

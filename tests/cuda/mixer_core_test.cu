@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "cuda/mixer_core_case.cuh"
+#include "cuda/mixer_core/case.cuh"
 #include "support/compare.hpp"
 
 using namespace dm2;

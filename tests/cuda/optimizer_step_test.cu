@@ -4,7 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "cuda/optimizer_case.cuh"
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 #include "support/views.hpp"
 

@@ -3,9 +3,9 @@
 
 #include <doctest/doctest.h>
 
-#include "cuda/device_array.cuh"
-#include "cuda/label_map_case.cuh"
-#include "cuda/precisions.cuh"
+#include "cuda/support/device_array.cuh"
+#include "cuda/support/precisions.cuh"
+#include "cuda/token_label_loss/label_map_case.cuh"
 #include "support/compare.hpp"
 #include "support/views.hpp"
 

@@ -12,7 +12,6 @@
 #include <dm2/cuda/attention_core/tensor.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/sequences.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -97,7 +96,7 @@ template <attention_shape A, precision P>
 void attention_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, 3 * A.width(), space::device>> qkv,
                     attention_parameters<A, float const, space::device> const& p,
                     std::type_identity_t<rows<element<P>, A.width(), space::device>> y, int length) {
-  detail::whole_sequences("attention_core.qkv", qkv.count, length);
+  whole_sequences("attention_core.qkv", qkv.count, length);
   require_extent("attention_core.y rows", y.count, qkv.count);
   if (qkv.count == 0) return;
   if constexpr (detail::attention_fits<element<P>>(A)) {

@@ -15,7 +15,6 @@
 #include <dm2/cuda/heads/patches.cuh>
 #include <dm2/cuda/heads/tensor.cuh>
 #include <dm2/cuda/linear.cuh>
-#include <dm2/cuda/sequences.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -84,7 +83,7 @@ template <precision P, int K, int D>
 void evaluation_heads(context<P>& ctx, std::type_identity_t<rows<element<P> const, D, space::device>> features,
                       head_parameters<float const, K, D, space::device, element<P> const> const& p,
                       std::type_identity_t<rows<float, K, space::device>> logits, int length) {
-  int const batch = detail::whole_sequences("evaluation_heads.features", features.count, length);
+  int const batch = whole_sequences("evaluation_heads.features", features.count, length);
   if (length < 2) throw shape_error{"evaluation_heads.length: got 1, expected at least 2: the class token and a patch"};
   require_extent("evaluation_heads.logits rows", logits.count, std::size_t(batch));
   if (batch == 0) return;
@@ -92,6 +91,39 @@ void evaluation_heads(context<P>& ctx, std::type_identity_t<rows<element<P> cons
     if (detail::evaluation_heads_tensor(ctx, features, p, logits, length)) return;
   }
   detail::evaluation_heads_general(ctx, features, p, logits, length);
+}
+
+/// cls = head(class token), aux = aux_head(patch) for every patch.
+///
+/// Shapes   features [B L, D]; cls [B, K]; aux [B (L - 1), K]. Each is float, or of the context's element: its sums are
+///          float, and rounded once, but for the bias, which is rounded before.
+/// Writes   cls, aux (=). Either may be a view of nothing, and is not computed then.
+/// Scratch  the patches' features in one piece.
+/// Stream   the context's; no synchronisation.
+/// Throws   shape_error if the row counts disagree; nothing is written then.
+template <precision P, int K, int D, class C = float, class A = float>
+void training_heads(context<P>& ctx, std::type_identity_t<rows<element<P> const, D, space::device>> features,
+                    head_parameters<float const, K, D, space::device, element<P> const> const& p,
+                    rows<C, K, space::device> cls, rows<A, K, space::device> aux, int length) {
+  using T = element<P>;
+  static_assert((std::is_same_v<C, float> || std::is_same_v<C, T>)&&(std::is_same_v<A, float> || std::is_same_v<A, T>),
+                "dm2::cuda::training_heads: logits must be float, or of the context's element");
+  int const batch = whole_sequences("training_heads.features", features.count, length);
+  std::size_t const patches = features.count - std::size_t(batch);
+  if (cls.data != nullptr) require_extent("training_heads.cls rows", cls.count, std::size_t(batch));
+  if (aux.data != nullptr) require_extent("training_heads.aux rows", aux.count, patches);
+  bool const run = ctx.reserve(patches * D * sizeof(T) + arena::alignment);
+  if (batch == 0) return;
+  if (cls.data != nullptr || !run)
+    gemm<op::plain, op::transposed>(ctx, detail::class_tokens(features, batch, length), detail::as_matrix(p.cls.weight),
+                                    matrix<C>{cls.data, batch, K}, {nullptr, p.cls.bias.data});
+  if ((aux.data == nullptr && run) || patches == 0) return;
+  arena_scope const scope{ctx.shared()};
+  rows<T, D, space::device> const gathered{ctx.shared().template take<T>(patches * D), patches};
+  if (run)
+    detail::move_patches<detail::patch_move::gather, D>("training_heads: patches", ctx.stream(), features.data,
+                                                        gathered.data, patches, length);
+  linear(ctx, gathered, p.aux.weight, p.aux.bias, rows<A, K, space::device>{aux.data, patches});
 }
 
 /// The gradient of training_heads.
@@ -115,7 +147,7 @@ void training_heads_backward(context<P>& ctx, std::type_identity_t<rows<element<
   static_assert((std::is_same_v<cls_gradient, T> || std::is_same_v<cls_gradient, float>)&&(
                     std::is_same_v<aux_gradient, T> || std::is_same_v<aux_gradient, float>),
                 "dm2::cuda::training_heads_backward: gradients must be float, or of the context's element");
-  int const batch = detail::whole_sequences("training_heads_backward.features", features.count, length);
+  int const batch = whole_sequences("training_heads_backward.features", features.count, length);
   std::size_t const patches = features.count - std::size_t(batch);
   require_extent("training_heads_backward.dcls rows", dcls.count, std::size_t(batch));
   require_extent("training_heads_backward.daux rows", daux.count, patches);

@@ -24,7 +24,6 @@
 #include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/mixer_core/backward_plan.cuh>
 #include <dm2/cuda/mixer_core/backward_sums.cuh>
-#include <dm2/cuda/sequences.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
 
 #include <algorithm>

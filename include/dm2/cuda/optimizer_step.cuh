@@ -7,21 +7,18 @@
 
 #include <dm2/core/arena.hpp>
 #include <dm2/core/error.hpp>
+#include <dm2/core/optimizer_options.hpp>
 #include <dm2/core/parameters.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/finite_guard.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/tile/packet.cuh>
-#include <dm2/model/parameter_table.hpp>
-#include <dm2/train/optimizer.hpp>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
 #include <string>
-#include <vector>
 
 namespace dm2::cuda {
 
@@ -34,26 +31,6 @@ struct update_line {
   static constexpr int size = 64;  ///< numbers
   static constexpr std::uint16_t still = 0, moved = 1, second = 2, pair = 2;
 };
-
-/// A code for each line of a model's state; it goes to the device once.
-template <config C>
-[[nodiscard]] std::vector<std::uint16_t> update_lines(bool shared_pairs) {
-  static_assert(state_extent<C> % update_line::size == 0);
-  std::vector<std::uint16_t> lines(state_extent<C> / update_line::size, update_line::still);
-  for (parameter_entry const& e : parameter_table<C>) {
-    if (e.kind != entry_kind::parameter) continue;
-    std::size_t const count = (e.size + update_line::size - 1) / update_line::size;
-    std::uint16_t code = update_line::moved;
-    if (shared_pairs && dm2::detail::closes_pair(e.name)) code = update_line::second;
-    if (shared_pairs && dm2::detail::opens_pair(e.name)) {
-      // the second is the next entry
-      if (count > 0xffffu - update_line::pair) throw std::length_error{"dm2::cuda::update_lines: too many heads"};
-      code = std::uint16_t(update_line::pair + count);
-    }
-    for (std::size_t i = 0; i < count; ++i) lines[e.offset / update_line::size + i] = code;
-  }
-  return lines;
-}
 
 /// What a step's gradients amount to, in device memory.
 struct gradient_measure {

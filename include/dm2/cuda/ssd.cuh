@@ -28,26 +28,7 @@ namespace dm2::cuda {
 /// The arguments of a scan over a batch of sequences. T is what x, B, C and y are stored as: bfloat16, half or float.
 /// Steps, rates and sums are float.
 template <mixer_shape M, class T>
-struct ssd_input {
-  rows<T const, M.d_inner(), space::device> x;           ///< [B L, H P]
-  rows<float const, M.heads, space::device> dt;          ///< [B L, H], after softplus, >= 0
-  block<float const, space::device, M.heads> a;          ///< [H], negative
-  rows<T const, M.groups * M.d_state, space::device> b;  ///< [B L, G N]
-  rows<T const, M.groups * M.d_state, space::device> c;  ///< [B L, G N]
-  block<float const, space::device, M.heads> d;          ///< [H], the skip term
-  int length;                                            ///< L, tokens a sequence
-
-  /// Throws shape_error unless every operand has the same whole number of sequences; returns that number.
-  [[nodiscard]] int sequences() const {
-    if (length < 1 || x.count % std::size_t(length) != 0)
-      throw shape_error{"ssd.x: got " + std::to_string(x.count) + " rows, expected a multiple of the length " +
-                        std::to_string(length)};
-    require_extent("ssd.dt rows", dt.count, x.count);
-    require_extent("ssd.b rows", b.count, x.count);
-    require_extent("ssd.c rows", c.count, x.count);
-    return int(x.count / std::size_t(length));
-  }
-};
+using ssd_input = dm2::ssd_input<M, T, space::device, float>;
 
 namespace detail::scan {
 
@@ -125,8 +106,20 @@ void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
       return detail::scan::launch_quadratic<detail::scan::quadratic_traits<sizes>>(p, count, ctx.device(),
                                                                                    ctx.stream());
   }
-  detail::scan_operands<M, T> const operands{in.x, in.dt, in.a, in.b, in.c, in.d, in.length};
-  detail::scan_general<M>(ctx, operands, y);
+  detail::scan_general(ctx, in, y);
+}
+
+/// ssd by the recurrence, the form for any shape, alignment and precision.
+///
+/// Shapes   as ssd's, without its limits of P and N.
+/// Writes   y (=). y overlaps no input.
+/// Throws   shape_error if the operands disagree; nothing is written then.
+template <mixer_shape M, class T, precision P>
+void ssd_general(context<P>& ctx, ssd_input<M, T> const& in,
+                 std::type_identity_t<rows<T, M.d_inner(), space::device>> y) {
+  static_cast<void>(in.sequences());
+  require_extent("ssd.y rows", y.count, in.x.count);
+  detail::scan_general(ctx, in, y);
 }
 
 }  // namespace dm2::cuda

@@ -12,7 +12,6 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/sequences.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>

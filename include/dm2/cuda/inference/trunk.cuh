@@ -11,8 +11,6 @@
 #include <dm2/cuda/heads.cuh>
 #include <dm2/cuda/inference/weights.cuh>
 #include <dm2/cuda/mixer_core.cuh>
-#include <dm2/cuda/mixer_core/few.cuh>
-#include <dm2/cuda/mixer_core/few_input.cuh>
 #include <dm2/cuda/project_add_norm.cuh>
 #include <dm2/cuda/stem.cuh>
 #include <dm2/model/blocks.hpp>

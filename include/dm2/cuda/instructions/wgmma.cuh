@@ -1,19 +1,18 @@
 /// @file
-/// The instructions that only a Hopper (sm_90a) has, each under a name: barriers in shared memory that count bytes,
-/// copies of tiles by tensor maps, products of a warpgroup, and the exchange of registers between warpgroups.
+/// Products of a Hopper's warpgroup (sm_90a), and its exchange of registers.
 ///
-/// A tile of 64 columns of 16-bit numbers (or 32 floats) is copied "swizzled": row r has 128 bytes, and its piece of 16
-/// bytes number c stands at c ^ (r % 8). Tiles so laid out are aligned to 1024 bytes.
+/// Operands in shared memory are tiles of 64 columns, swizzled as tma.cuh copies them.
 ///
 /// Fragments of wgmma.m64nNk16, warp w of the warpgroup, lane l, g = l / 4, t = l % 4 (PTX ISA, "Register Fragments for
 /// wgmma.mma_async.m64nNk16"): those of mma.sync.m16n8k16 for rows 16 w to 16 w + 15, column tile after column tile, so
 /// that accumulators 8 k to 8 k + 7, rounded, are the fragment of step k of a next product.
+///
+/// Three kinds: a b^T of two swizzled operands; the stem's 64 pixels by 64 channels, the pixels in registers; and a b with
+/// weights b as they lie in memory, copied as tiles of 64 of its columns, swizzled, rows one after another.
 #pragma once
 
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/instructions/tma.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -36,63 +35,6 @@ bool has_hopper_code(char const* name, void (*kernel)(Parameters...)) {
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, reinterpret_cast<void const*>(kernel)), name);
   return attributes.sharedSizeBytes % 1024 != 0;
-}
-
-/// A barrier of 8 bytes at `at` whose phases end when `count` arrivals and all expected bytes are there.
-__device__ inline void init_phases(std::uint32_t at, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
-}
-/// Before the block's barrier that follows init_phases: other threads and copies see the barriers.
-__device__ inline void publish_phases() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-__device__ inline void arrive(std::uint32_t at) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-}
-/// Arrives, and has the phase wait for `bytes` more.
-__device__ inline void arrive_expecting(std::uint32_t at, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
-}
-/// Waits for the end of the phase of this parity: 0 the first one; before the first one, 1 has ended.
-__device__ inline void wait_phase(std::uint32_t at, unsigned parity) {
-  unsigned done = 0;
-  do {
-    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
-                 : "=r"(done)
-                 : "r"(at), "r"(parity)
-                 : "memory");
-  } while (done == 0);
-}
-
-/// Starts the copy of the map's tile from (row, column) to shared memory; zeros outside the matrix. The tile's bytes
-/// arrive at the barrier.
-__device__ inline void load_box(std::uint32_t to, tensor_map const& map, int row, int column, std::uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
-      "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
-      "l"(&map), "r"(column), "r"(row), "r"(barrier)
-      : "memory");
-}
-/// Starts the copy of a tile from shared memory; what lies outside the matrix is left out. Writers have called
-/// fence_copies and met this thread at a barrier before.
-__device__ inline void store_box(tensor_map const& map, int row, int column, std::uint32_t from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map),
-               "r"(column), "r"(row), "r"(from)
-               : "memory");
-}
-/// Ends a group of this thread's store_box.
-__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-/// Waits until at most N groups of this thread's have yet to read shared memory.
-template <int N>
-__device__ inline void wait_stores() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
-}
-/// Orders this thread's accesses to shared memory before copies and products that are started after the next barrier.
-__device__ inline void fence_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-/// Fetches a map ahead of its use.
-__device__ inline void prefetch_map(tensor_map const& map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
 /// Gives up registers of a thread beyond N; the whole warpgroup calls it.
@@ -184,5 +126,92 @@ __device__ __forceinline__ void multiply_chunk(float (&d)[36], std::uint32_t con
 #undef DM2_FOUR
 #undef DM2_NAMES_96
 #undef DM2_NAMES_36
+
+#define DM2_EIGHT(d, i)                                                                                       \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
+#define DM2_PLANE_PRODUCT(type)                                                                           \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                \
+               " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+               "%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, %36, 1, 1, 1, 0;"                    \
+               : DM2_EIGHT(d, 0), DM2_EIGHT(d, 8), DM2_EIGHT(d, 16), DM2_EIGHT(d, 24)                     \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+
+/// d [64, 64] += a b^T, a in registers that stay as they are until the product is there: after wait_products and hold.
+template <class T>
+__device__ __forceinline__ void multiply_plane(float (&d)[32], std::uint32_t const (&a)[4], std::uint64_t b) {
+  static_assert(is_half<T>, "dm2::cuda::detail::multiply_plane<T>: T must have 16 bits");
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    DM2_PLANE_PRODUCT("bf16");
+  else
+    DM2_PLANE_PRODUCT("f16");
+}
+
+#undef DM2_PLANE_PRODUCT
+#undef DM2_EIGHT
+
+/// Swizzled tiles of 64 columns, `apart` bytes from one to the next, as the operand b of these products.
+__device__ inline std::uint64_t operand_down(std::uint32_t at, int apart) {
+  return std::uint64_t{(at & 0x3ffffu) >> 4} | std::uint64_t(apart / 16) << 16 | std::uint64_t{1024 >> 4} << 32 |
+         std::uint64_t{1} << 62;
+}
+/// The operand 16 rows further, `steps` times.
+__device__ inline std::uint64_t further_down(std::uint64_t operand, int steps) {
+  return operand + std::uint64_t(128 * steps);
+}
+
+// The accumulators as an instruction names them, and as the compiler does.
+#define DM2_NAMES_32                                                                       \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23," \
+  "%24,%25,%26,%27,%28,%29,%30,%31"
+#define DM2_NAMES_96                                                                                              \
+  DM2_NAMES_32                                                                                                    \
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58," \
+  "%59,%60,%61,%62,%63,%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,"  \
+  "%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define DM2_EIGHT(d, i)                                                                                       \
+  "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3]), "+f"(d[i + 4]), "+f"(d[i + 5]), "+f"(d[i + 6]), \
+      "+f"(d[i + 7])
+#define DM2_32(d, i) DM2_EIGHT(d, i), DM2_EIGHT(d, i + 8), DM2_EIGHT(d, i + 16), DM2_EIGHT(d, i + 24)
+#define DM2_WIDE_DOWN(type)                                                                   \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type " {" DM2_NAMES_96 \
+               "}, %96, %97, 1, 1, 1, 0, 1;"                                                  \
+               : DM2_32(d, 0), DM2_32(d, 32), DM2_32(d, 64)                                   \
+               : "l"(a), "l"(b))
+#define DM2_CHUNK_DOWN(type)                                                        \
+  asm volatile(                                                                     \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                  \
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {" DM2_NAMES_32 \
+      "}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}"                                   \
+      : DM2_32(d, 0)                                                                \
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(add)))
+
+/// d [64, 192] += a b, of 16 columns of a, product_operand's, and 16 rows of b. d is there after wait_products and
+/// hold.
+template <class T>
+__device__ __forceinline__ void multiply_wide_down(float (&d)[96], std::uint64_t a, std::uint64_t b) {
+  static_assert(is_half<T>, "dm2::cuda::detail::multiply_wide_down<T>: T must have 16 bits");
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    DM2_WIDE_DOWN("bf16");
+  else
+    DM2_WIDE_DOWN("f16");
+}
+/// d [64, 64] = a b, or += where `add` holds, a in registers that stay as they are until the product is there.
+template <class T>
+__device__ __forceinline__ void multiply_chunk_down(float (&d)[32], std::uint32_t const (&a)[4], std::uint64_t b,
+                                                    bool add) {
+  static_assert(is_half<T>, "dm2::cuda::detail::multiply_chunk_down<T>: T must have 16 bits");
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    DM2_CHUNK_DOWN("bf16");
+  else
+    DM2_CHUNK_DOWN("f16");
+}
+
+#undef DM2_CHUNK_DOWN
+#undef DM2_WIDE_DOWN
+#undef DM2_32
+#undef DM2_EIGHT
+#undef DM2_NAMES_96
+#undef DM2_NAMES_32
 
 }  // namespace dm2::cuda::detail

@@ -138,11 +138,11 @@ void scan_again(context<P>& ctx, scan_arrays<element<P>> const& in, element<P>* 
     if (way == scan::ssd_way::chunked) return chunked.template operator()<1>();
     if (way == scan::ssd_way::chunked_pairs) return chunked.template operator()<2>();
   }
-  scan_operands<M, T> const operands{
+  ssd_input<M, T> const operands{
       {in.x, plan.rows}, {in.dt, plan.rows}, block<float const, space::device, M.heads>{in.a},
       {in.b, plan.rows}, {in.c, plan.rows},  block<float const, space::device, M.heads>{in.d},
       plan.length};
-  scan_general<M>(ctx, operands, rows<T, M.d_inner(), space::device>{y, plan.rows});
+  ssd_general(ctx, operands, rows<T, M.d_inner(), space::device>{y, plan.rows});
 }
 
 }  // namespace dm2::cuda::detail

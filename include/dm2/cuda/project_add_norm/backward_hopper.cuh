@@ -10,7 +10,6 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/instructions/product_down.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm/backward_hopper_rows.cuh>

@@ -15,9 +15,9 @@
 /// Two kernels, and a sum over chunks:
 ///  1. backward_chunked_walk.cuh: a block has one unit, a head's columns, of one sequence. It walks the chunks
 ///     forward with h in float registers, or backward with dh, and leaves both for each chunk, rounded to 16 bits.
-///  2. backward_chunked.cuh: a block has one chunk of one sequence and group, and goes through the group's
+///  2. here: a block has one chunk of one sequence and group, and goes through the group's
 ///     units with dC and dB in float registers, so that the sum over heads has a fixed order. Inside the chunk it
-///     computes as the quadratic form does (backward_quadratic_launch.cuh): tiles of 16 tokens, decays in two factors below
+///     computes as the quadratic form does (backward_quadratic.cuh): tiles of 16 tokens, decays in two factors below
 ///     the diagonal, da as sums over rectangles. Two teams of warps, first side by side, then the second with what the
 ///     first has left:
 ///        first:  W, dG and G E of the chunk's tiles; h dy_i, which goes into dC and, times C_i, into da; <h, dh>

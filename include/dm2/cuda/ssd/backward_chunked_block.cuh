@@ -1,6 +1,6 @@
 /// @file
 /// A block of the scan's backward in chunks on the tensor cores: its sizes, its shared memory, its place in the work,
-/// and what it copies. See backward_chunked_launch.cuh.
+/// and what it copies. See backward_chunked.cuh.
 #pragma once
 
 #include <dm2/core/arena.hpp>

@@ -1,6 +1,6 @@
 /// @file
 /// The states that enter the chunks of a scan, and the gradients of the states that leave them: see
-/// backward_chunked_launch.cuh.
+/// backward_chunked.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/dynamic_shared.cuh>

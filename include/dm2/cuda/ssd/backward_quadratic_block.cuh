@@ -1,6 +1,6 @@
 /// @file
 /// A block of the scan's backward in the quadratic form: its sizes, its shared memory, and what it copies there. See
-/// backward_quadratic_launch.cuh.
+/// backward_quadratic.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>

@@ -8,7 +8,7 @@
 
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/instructions/plane_product.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
 #include <dm2/cuda/stem/plane.cuh>
@@ -26,7 +26,7 @@ struct conv3_hopper_block : conv3_block<G, conv3_wide> {
   static constexpr bool possible = G::hidden == 64;
   static constexpr int rows = 2;  ///< of pixels, of a warp
   static constexpr int tap_bytes =
-      64 * 128;  ///< a tap's weights, swizzled as in instructions/wgmma.cuh: output channel, input channel
+      64 * 128;  ///< a tap's weights, swizzled as in instructions/tma.cuh: output channel, input channel
   static constexpr int alignment = 1024;  ///< of them
   static constexpr int shared_bytes = base::shared_bytes + alignment;
 };

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
 #include <dm2/cuda/stem/conv3_hopper.cuh>

@@ -13,7 +13,6 @@
 #include <dm2/cuda/fold_output_projection.cuh>
 #include <dm2/cuda/gated_activation.cuh>
 #include <dm2/cuda/heads.cuh>
-#include <dm2/cuda/heads/general.cuh>
 #include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/mixer_core.cuh>
 #include <dm2/cuda/mixer_core_backward.cuh>

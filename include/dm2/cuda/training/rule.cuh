@@ -12,6 +12,7 @@
 #include <dm2/cuda/optimizer_step.cuh>
 #include <dm2/cuda/token_label_loss.cuh>
 #include <dm2/cuda/training/network.cuh>
+#include <dm2/cuda/training/update_lines.cuh>
 #include <dm2/train/optimizer.hpp>
 
 #include <array>
