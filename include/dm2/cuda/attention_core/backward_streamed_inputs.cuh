@@ -23,13 +23,16 @@ struct streamed_inputs_backward_call {
   int length;  ///< L
 };
 
-/// Four channels' gradients of consecutive tokens, turned back by their position.
+/// Four channels' gradients of consecutive tokens, turned back by their position. They are read `ahead` tokens before they
+/// are needed.
 template <class Tr>
 struct turned_back_run {
   using T = typename Tr::element;
+  static constexpr int ahead = Tr::taps > 0 ? Tr::taps : 1;
   T const *own, *other;  ///< token 0's numbers, and those that they turn with; null where they do not
   int length;
-  float sign;  ///< of the other numbers' part
+  uint2 next_own[ahead], next_other[ahead];  ///< a ring
+  float sign;                                ///< of the other numbers' part
   float cosine[4], sine[4], cosine_step[4], sine_step[4];
 
   /// d is the sequence's first number; `channel` of 3 width, the run starts at token `token`.
@@ -42,6 +45,8 @@ struct turned_back_run {
     bool const turned = part < 2 * Tr::heads && in_head < Tr::rotary, second = in_head >= half;
     other = turned ? own + (second ? -half : half) : nullptr;
     sign = second ? -1.f : 1.f;
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) fetch(token + j, j);
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       cosine[c] = cosine_step[c] = 1.f;
@@ -60,15 +65,15 @@ struct turned_back_run {
     }
   }
 
-  /// Token t, the next one.
-  __device__ void operator()(int t, float (&to)[4]) {
-    std::ptrdiff_t const at = std::ptrdiff_t{t} * Tr::head_dim;
-    bool const there = t < length;
-    spread_four<T>(there ? __ldg(reinterpret_cast<uint2 const*>(own + at)) : uint2{}, to);
+  /// Token t, the next one, whose place in the ring is `slot`.
+  __device__ void operator()(int t, int slot, float (&to)[4]) {
+    uint2 const raw = next_own[slot], raw_other = next_other[slot];
+    fetch(t + ahead, slot);
+    spread_four<T>(raw, to);
     if constexpr (Tr::rotary > 0) {
       if (other == nullptr) return;
       float x[4];
-      spread_four<T>(there ? __ldg(reinterpret_cast<uint2 const*>(other + at)) : uint2{}, x);
+      spread_four<T>(raw_other, x);
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         float const u = cosine[c], v = sine[c];
@@ -78,12 +83,21 @@ struct turned_back_run {
       }
     }
   }
+
+ private:
+  __device__ void fetch(int t, int slot) {
+    std::ptrdiff_t const at = std::ptrdiff_t{t} * Tr::head_dim;
+    bool const there = t < length;
+    next_own[slot] = there ? __ldg(reinterpret_cast<uint2 const*>(own + at)) : uint2{};
+    if (Tr::rotary > 0 && other != nullptr)
+      next_other[slot] = there ? __ldg(reinterpret_cast<uint2 const*>(other + at)) : uint2{};
+  }
 };
 
 /// dqkv, and each part's sums. A lane takes four channels, a warp some runs of tokens, a block a part of all runs. Block: 128
 /// channels, part.
 template <class Tr>
-__global__ void __launch_bounds__(inputs_backward_traits<Tr>::threads)
+__global__ void __launch_bounds__(inputs_backward_traits<Tr>::threads, 2)
     streamed_inputs_backward_kernel(__grid_constant__ streamed_inputs_backward_call<Tr> const call) {
   using sizes = inputs_backward_traits<Tr>;
   using T = typename Tr::element;
@@ -103,14 +117,14 @@ __global__ void __launch_bounds__(inputs_backward_traits<Tr>::threads)
     for_runs([&](turned_back_run<Tr> gradient, std::size_t at, int begin, int end) {
       for (int t = begin; t < end; ++t) {
         float g[4];
-        gradient(t, g);
+        gradient(t, 0, g);
         *reinterpret_cast<uint2*>(call.dqkv + at + std::size_t(t) * sizes::channels) =
             make_uint2(pack<T>(g[0], g[1]), pack<T>(g[2], g[3]));
       }
     });
   } else {
     __shared__ float4 part[sizes::warps][Tr::taps + 1][32];
-    run_back<Tr> run{call.parameters.conv + (inside ? channel : 0) * Tr::taps};
+    run_back<Tr, Tr::taps> run{call.parameters.conv + (inside ? channel : 0) * Tr::taps};
     for_runs([&](turned_back_run<Tr> gradient, std::size_t at, int begin, int end) {
       run.apply(gradient, call.qkv + at, call.dqkv + at, begin, end);
     });

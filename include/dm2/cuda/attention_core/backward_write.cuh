@@ -18,11 +18,13 @@ __device__ inline void spread_four(uint2 v, float (&x)[4]) {
 
 /// Four channels of the convolution, back along a run of tokens: dx[t] = sum over j of w[taps - 1 - j] g[t + j], and
 /// the sums of x[t] g[t + j], tap taps - 1 - j's, and of g.
-template <class Tr>
+///
+/// x is read Batch tokens, a multiple of taps, at a time, while those before are worked on.
+template <class Tr, int Batch = 2 * Tr::taps>
 struct run_back {
   using T = typename Tr::element;
   static constexpr int taps = Tr::taps, ahead = taps > 1 ? taps - 1 : 0;
-  static constexpr int batch = 2 * taps;  ///< tokens whose x is read at a time, while those before are worked on
+  static constexpr int batch = Batch;
   float w[taps][4], dw[taps][4] = {}, db[4] = {}, g[taps][4];  ///< g is a ring
 
   __device__ explicit run_back(float const* conv) {
@@ -38,14 +40,14 @@ struct run_back {
       for (int k = 0; k < taps; ++k) w[k][c] = flat[c * taps + k];
   }
 
-  /// Tokens [begin, end), which are some; x and dx are token 0's numbers. gradient(t, to) gives the gradient of token t,
-  /// zeros after the last one, of begin, begin + 1 and so on.
+  /// Tokens [begin, end), which are some; x and dx are token 0's numbers. gradient(t, slot, to) gives the gradient of token
+  /// t, zeros after the last one, of begin, begin + 1 and so on; slot is (t - begin) % taps, which the compiler knows.
   template <class Gradient>
   __device__ void apply(Gradient&& gradient, T const* x, T* dx, int begin, int end) {
     uint2 next[batch];
     fetch(x, begin, end, next);
 #pragma unroll
-    for (int j = 0; j < ahead; ++j) gradient(begin + j, g[j]);
+    for (int j = 0; j < ahead; ++j) gradient(begin + j, j, g[j]);
 #pragma unroll 1
     for (int t = begin; t < end; t += batch) {
       uint2 raw[batch];
@@ -55,7 +57,7 @@ struct run_back {
 #pragma unroll
       for (int j = 0; j < batch; ++j)
         if (t + j < end) {
-          gradient(t + j + ahead, g[(j + ahead) % taps]);
+          gradient(t + j + ahead, (j + ahead) % taps, g[(j + ahead) % taps]);
           *reinterpret_cast<uint2*>(dx + std::ptrdiff_t{t + j} * (3 * Tr::width)) = step(j, raw[j]);
         }
     }
@@ -123,7 +125,7 @@ __device__ inline void write_inputs(attention_backward_call<Tr> const& call, typ
     float* const sums = reinterpret_cast<float*>(shared + Tr::free);
     if (index < Tr::runs) {
       run_back<Tr> run{call.run.conv + std::ptrdiff_t{channel} * Tr::taps};
-      auto const gradient = [&](int t, float(&to)[4]) {
+      auto const gradient = [&](int t, int, float(&to)[4]) {
         spread_four<typename Tr::element>(
             t < call.length ? *reinterpret_cast<uint2 const*>(d + t * Tr::pitch) : make_uint2(0, 0), to);
       };

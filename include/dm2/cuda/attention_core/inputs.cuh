@@ -143,21 +143,22 @@ struct token_run {
     if (Tr::taps == 0 && !turned) return;
     apply<Tr::pitch, Tr::pitch>(rows, rows, n);
   }
-  /// The same from n tokens at `from` to as many at `to`, each From and To numbers apart.
-  template <int From, int To>
+  /// The same from n tokens at `from` to as many at `to`, each From and To numbers apart, Batch tokens at a time, which is
+  /// a multiple of the ring `past`.
+  template <int From, int To, int Batch = batch>
   __device__ void apply(T const* from, T* to, int n) {
 #pragma unroll 1
-    for (int t = 0; t < n; t += batch) {
+    for (int t = 0; t < n; t += Batch) {
       T* const here = to + t * To;
-      uint2 raw[batch][2];
+      uint2 raw[Batch][2];
 #pragma unroll
-      for (int j = 0; j < batch; ++j) {
+      for (int j = 0; j < Batch; ++j) {
         T const* const row = from + min(t + j, n - 1) * From;
         raw[j][0] = read(row + first);
         raw[j][1] = read(row + second);
       }
 #pragma unroll
-      for (int j = 0; j < batch; ++j)
+      for (int j = 0; j < Batch; ++j)
         if (t + j < n) {
           float x[8];
           spread(raw[j][0], raw[j][1], x);

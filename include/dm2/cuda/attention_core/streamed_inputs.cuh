@@ -56,7 +56,7 @@ struct streamed_inputs_call {
 
 /// A thread: unit, run, sequence, the unit fastest.
 template <class Tr>
-__global__ void __launch_bounds__(Tr::inputs_threads)
+__global__ void __launch_bounds__(Tr::inputs_threads, 4)
     streamed_inputs_kernel(__grid_constant__ streamed_inputs_call<Tr> const call) {
   let_next_start();
   wait_for_previous();
@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(Tr::inputs_threads)
   run.prepare(call.parameters, part * Tr::head_dim, unit % Tr::units, which < 2, first);
   auto const* const rows = call.qkv + from + part * Tr::head_dim;
   run.template read_past<3 * Tr::width>(rows, first);
-  run.template apply<3 * Tr::width, Tr::head_dim>(rows, call.inputs + (to + unsigned(first)) * Tr::head_dim,
-                                                  min(call.run, call.length - first));
+  run.template apply<3 * Tr::width, Tr::head_dim, 2 * token_run<Tr>::batch>(
+      rows, call.inputs + (to + unsigned(first)) * Tr::head_dim, min(call.run, call.length - first));
 }
 
 /// Fills `inputs` from qkv.
@@ -82,7 +82,8 @@ void launch_streamed_inputs(device_properties const& device, cudaStream_t stream
                             streamed_inputs_call<Tr> call) {
   // Short runs read more tokens twice, but fill the device where there is little work.
   std::size_t const threads = call.count * std::size_t(call.length) * Tr::inputs_units;
-  call.run = threads / 32 >= std::size_t(device.multiprocessors) * 1024 ? 32 : 8;
+  for (call.run = 8; call.run < 32 && threads / unsigned(call.run) >= std::size_t(device.multiprocessors) * 1024;)
+    call.run *= 2;
   std::size_t const runs = call.count * std::size_t((call.length - 1) / call.run + 1);
   launch("attention_core: inputs", streamed_inputs_kernel<Tr>,
          {blocks_for(runs * Tr::inputs_units, Tr::inputs_threads), Tr::inputs_threads, 0, early}, stream, call);

@@ -4,7 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "cpu/attention_case.hpp"
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 
 #include <algorithm>
@@ -34,7 +34,7 @@ constexpr attention_shape tiny{.heads = 3, .head_dim = 96, .rotary = 48, .d_conv
 template <precision P, attention_shape A>
 struct streamed_case {
   using T = cuda::element<P>;
-  static constexpr int width = A.width(), taps = A.d_conv;
+  static constexpr int taps = A.d_conv;
   attention_case<A> host;
   cuda::context<P> ctx;
   device_array<T> qkv, dy, y, dqkv;
@@ -66,8 +66,8 @@ struct streamed_case {
     if constexpr (taps == 0)
       return {};
     else
-      return {block<float const, space::device, 3 * width, 1, taps>{conv.data() + shift},
-              block<float const, space::device, 3 * width>{bias.data() + shift}};
+      return {block<float const, space::device, 3 * A.width(), 1, taps>{conv.data() + shift},
+              block<float const, space::device, 3 * A.width()>{bias.data() + shift}};
   }
   /// From now on the parameters start one number after a multiple of 16 bytes.
   void shift_parameters() {
@@ -82,7 +82,7 @@ struct streamed_case {
     if constexpr (taps == 0)
       return {};
     else
-      return {dconv.template as_block<3 * width, 1, taps>(), dbias.template as_block<3 * width>()};
+      return {dconv.template as_block<3 * A.width(), 1, taps>(), dbias.template as_block<3 * A.width()>()};
   }
   bool forward() { return forward(qkv.data(), host.length); }
   bool backward() { return backward(qkv.data(), host.length); }
