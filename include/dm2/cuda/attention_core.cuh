@@ -29,6 +29,14 @@ constexpr bool attention_fits(attention_shape s) {
          s.d_conv <= 4;
 }
 
+/// Whether the streamed kernels have code for a shape: heads of whole pieces of 16 bytes, which are padded to fragments,
+/// and groups of four channels on either side of what rotary turns.
+template <class T>
+constexpr bool attention_streams(attention_shape s) {
+  return is_half<T> && s.head_dim % 8 == 0 && s.head_dim <= 128 && s.rotary % 8 == 0 && s.rotary <= s.head_dim &&
+         s.d_conv <= 4;
+}
+
 /// How the tensor kernel is launched.
 struct attention_plan {
   int capacity;       ///< keys in shared memory; 0 where they do not fit
@@ -90,6 +98,8 @@ bool attention_core_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width()
 /// Shapes   qkv [B L, 3 H d], channels [q, k, v], each head after head; y [B L, H d]; `length` = L, any L >= 1.
 /// Writes   y (=), which does not overlap qkv. In bf16 and fp16, q, k and v after the convolution and the softmax's
 ///          weights, each at most 2^8, are rounded to the element; scores and sums are float.
+///          A score's size is below 2^30: beyond, floats are further apart than exp2 reaches.
+/// Scratch  3 H d elements a token where the sequence is streamed: past 256 tokens, or heads of no multiple of 16.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <attention_shape A, precision P>

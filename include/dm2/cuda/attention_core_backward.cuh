@@ -6,6 +6,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
+#include <dm2/cuda/attention_core.cuh>
 #include <dm2/cuda/attention_core/backward_general.cuh>
 #include <dm2/cuda/attention_core/backward_streamed.cuh>
 #include <dm2/cuda/attention_core/backward_tensor.cuh>

@@ -151,60 +151,83 @@ struct running_statistics {
   }
 };
 
+/// A warp's 16 queries: their fragments, their statistics and the sums of their gradients.
+template <class Tr>
+struct query_gradients {
+  using T = typename Tr::element;
+  std::uint32_t q[1][Tr::padded / 16][4], dy[1][Tr::padded / 16][4];
+  running_statistics running;
+  softmax_statistics own[2];  ///< of a lane's rows
+  float dq[1][Tr::padded / 8][4] = {};
+
+  /// The first round: takes 16 Groups keys into the statistics.
+  template <int Groups>
+  __device__ void see(std::uint32_t keys, std::uint32_t values, int left, float scale) {
+    running.take(key_products<Tr, Groups>{q, dy, keys, values, left}, scale);
+  }
+  /// Between the rounds: the statistics of all keys, to memory too, for those of queries from `first` on that there are.
+  __device__ void finish(softmax_statistics* to, int first, int length) {
+    int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      own[r] = running.finish(r);
+      if (int const t = first + lane / 4 + 8 * r; lane % 4 == 0 && t < length) to[t] = own[r];
+    }
+  }
+  /// The second round: adds what 16 Groups keys give; `rows` is their row address.
+  template <int Groups>
+  __device__ void take(std::uint32_t keys, std::uint32_t values, std::uint32_t rows, int left, float scale) {
+    key_products<Tr, Groups> const p{q, dy, keys, values, left};
+#pragma unroll
+    for (int g = 0; g < Groups; ++g) {
+      std::uint32_t d[1][4];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        int const n = 2 * g + c / 2, r = c % 2;
+        float const low = exp2_fast(fmaf(p.score[0][n][2 * r], scale, -own[r].norm));
+        float const high = exp2_fast(fmaf(p.score[0][n][2 * r + 1], scale, -own[r].norm));
+        d[0][c] = pack<T>(low * (p.slope[0][n][2 * r] - own[r].mean), high * (p.slope[0][n][2 * r + 1] - own[r].mean));
+      }
+      add_rows<Tr>(d, rows + std::uint32_t(g * 16 * Tr::pitch * 2), dq);
+    }
+  }
+};
+
 /// The queries' statistics and gradients. Block: 16 queries a warp.
 template <class Tr>
 __global__ void __launch_bounds__(32 * Tr::queries_warps, Tr::queries_blocks)
     streamed_queries_backward_kernel(__grid_constant__ streamed_backward_call<Tr> const call) {
   using T = typename Tr::element;
+  constexpr std::uint32_t values = Tr::tile * Tr::pitch * 2;  // from keys on
   float const root = rsqrtf(float(Tr::head_dim)), scale = log2_e * root;
   streamed_backward_place<Tr> const at{call};
-  int const lane = int(threadIdx.x) % 32, first = at.first + int(threadIdx.x) / 32 * 16;
+  int const first = at.first + int(threadIdx.x) / 32 * 16;
   bool const busy = first < call.length;
   token_stream<Tr, Tr::head_dim, Tr::head_dim> const stream{at.k, at.v, reinterpret_cast<T*>(dynamic_shared()),
                                                             call.length};
-  std::uint32_t q[1][Tr::padded / 16][4], dy[1][Tr::padded / 16][4];
-  load_own_rows<Tr, Tr::head_dim, Tr::width>(at.q, at.dy, at.first, stream, q, dy);
+  query_gradients<Tr> queries;
+  load_own_rows<Tr, Tr::head_dim, Tr::width>(at.q, at.dy, at.first, stream, queries.q, queries.dy);
   stream.start(0);
-  running_statistics running;
 #pragma unroll 1
   for (int i = 0; i < stream.tiles; ++i) {
-    T const* const rows = stream.next(i, 2 * stream.tiles);
-    std::uint32_t const keys = column_address<Tr>(rows), values = column_address<Tr>(rows + Tr::tile * Tr::pitch);
+    std::uint32_t const keys = column_address<Tr>(stream.next(i, 2 * stream.tiles));
     if (busy)
       for_key_groups<Tr>(stream.valid(i), [&]<int Groups>(std::uint32_t offset, int left) {
-        running.take(key_products<Tr, Groups>{q, dy, keys + offset, values + offset, left}, scale);
+        queries.template see<Groups>(keys + offset, keys + values + offset, left, scale);
       });
   }
-  softmax_statistics const own[2]{running.finish(0), running.finish(1)};
-#pragma unroll
-  for (int r = 0; r < 2; ++r)
-    if (lane % 4 == 0 && first + lane / 4 + 8 * r < call.length) at.statistics[first + lane / 4 + 8 * r] = own[r];
-  float dq[1][Tr::padded / 8][4] = {};
+  queries.finish(at.statistics, first, call.length);
 #pragma unroll 1
   for (int i = stream.tiles; i < 2 * stream.tiles; ++i) {
-    T const* const rows = stream.next(i, 2 * stream.tiles);
-    std::uint32_t const keys = column_address<Tr>(rows), values = column_address<Tr>(rows + Tr::tile * Tr::pitch);
-    std::uint32_t const right = row_address<Tr>(rows);
+    T const* const tile = stream.next(i, 2 * stream.tiles);
+    std::uint32_t const keys = column_address<Tr>(tile), rows = row_address<Tr>(tile);
     if (busy)
       for_key_groups<Tr>(stream.valid(i), [&]<int Groups>(std::uint32_t offset, int left) {
-        key_products<Tr, Groups> const p{q, dy, keys + offset, values + offset, left};
-#pragma unroll
-        for (int g = 0; g < Groups; ++g) {
-          std::uint32_t d[1][4];
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            int const n = 2 * g + c / 2, r = c % 2;
-            float const low = exp2_fast(fmaf(p.score[0][n][2 * r], scale, -own[r].norm));
-            float const high = exp2_fast(fmaf(p.score[0][n][2 * r + 1], scale, -own[r].norm));
-            d[0][c] =
-                pack<T>(low * (p.slope[0][n][2 * r] - own[r].mean), high * (p.slope[0][n][2 * r + 1] - own[r].mean));
-          }
-          add_rows<Tr>(d, right + offset + std::uint32_t(g * 16 * Tr::pitch * 2), dq);
-        }
+        queries.template take<Groups>(keys + offset, keys + values + offset, rows + offset, left, scale);
       });
   }
   float const roots[2]{root, root};
-  if (busy) write_rows<Tr, Tr::head_dim>(at.dq, dq[0], roots, first, call.length);
+  if (busy) write_rows<Tr, Tr::head_dim>(at.dq, queries.dq[0], roots, first, call.length);
 }
 
 /// A warp's 16 keys: their fragments and the sums of their gradients.

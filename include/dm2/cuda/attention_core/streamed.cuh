@@ -24,14 +24,6 @@
 
 namespace dm2::cuda::detail {
 
-/// Whether the streamed kernels have code for a shape: heads of whole pieces of 16 bytes, which are padded to fragments,
-/// and groups of four channels on either side of what rotary turns.
-template <class T>
-constexpr bool attention_streams(attention_shape s) {
-  return is_half<T> && s.head_dim % 8 == 0 && s.head_dim <= 128 && s.rotary % 8 == 0 && s.rotary <= s.head_dim &&
-         s.d_conv <= 4;
-}
-
 /// How the tokens of a head are shared out: `blocks` blocks of `warps` warps, each of which takes `rows` of them.
 struct token_blocks {
   int blocks, warps;
