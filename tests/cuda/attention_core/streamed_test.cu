@@ -166,8 +166,11 @@ TEST_CASE("cuda attention_core streamed: every size at every long length [long]"
   check_lengths<precision::fp16, of_128>({3137}, 1);
 }
 
-TEST_CASE("cuda attention_core streamed: as many sequences as fill a device, so that blocks have all their warps") {
+TEST_CASE(
+    "cuda attention_core streamed: as many sequences as fill a device: two tiles a warp, and all warps of a block") {
   streamed_case<precision::bf16, of_16>{200, 130}.check();
+  streamed_case<precision::bf16, of_96>{360, 33}.check();
+  streamed_case<precision::fp16, of_128>{360, 33}.check();
 }
 
 TEST_CASE("cuda attention_core streamed: the same at Tiny's shape [long]") {

@@ -1,7 +1,7 @@
 /// @file
 /// The attention for any length: keys and values stream through shared memory past queries in registers.
 ///
-/// A block takes some query rows of one head of one sequence, each of its warps 32. What a tile of keys adds is taken in
+/// A block takes some query rows of one head of one sequence, each of its warps 32, or 16 where there are few. What a tile of keys adds is taken in
 /// with a running maximum and sum, so that nothing grows with the length.
 #pragma once
 
@@ -47,11 +47,11 @@ struct streamed_call {
   int blocks;                          ///< that share a head's rows
 };
 
-/// Block: query rows, head, sequence, the rows fastest.
-template <class Tr>
+/// A warp takes Tiles tiles of 16 rows. Block: query rows, head, sequence, the rows fastest.
+template <class Tr, int Tiles>
 __global__ void __launch_bounds__(32 * Tr::warps, 2)
     attention_streamed_kernel(__grid_constant__ streamed_call<Tr> const call) {
-  constexpr int tiles = Tr::query_tiles, rows = 16 * tiles;
+  constexpr int rows = 16 * Tiles;
   let_next_start();
   wait_for_previous();
   using T = typename Tr::element;
@@ -66,11 +66,11 @@ __global__ void __launch_bounds__(32 * Tr::warps, 2)
   stream.start(0);
   wait_copies<0>();
   __syncthreads();
-  std::uint32_t q[tiles][Tr::padded / 16][4];
+  std::uint32_t q[Tiles][Tr::padded / 16][4];
 #pragma unroll
-  for (int i = 0; i < tiles; ++i)
+  for (int i = 0; i < Tiles; ++i)
     load_rows<Tr>(left_address<Tr>(stream.stage(1) + (warp * rows + 16 * i) * Tr::pitch), q[i]);
-  softmax_state<Tr, tiles> state;
+  softmax_state<Tr, Tiles> state;
 #pragma unroll 1
   for (int i = 0; i < stream.tiles; ++i) {
     T const* const keys = stream.next(i, stream.tiles);
@@ -111,6 +111,19 @@ run_parameters<streamed_attention_traits<A, element<P>>> streamed_inputs(
   return parameters;
 }
 
+/// From s.inputs to y.
+template <int Tiles, attention_shape A, precision P>
+void streamed_heads(context<P>& ctx, streamed_scratch<A, element<P>> const& s, element<P>* y, std::size_t heads,
+                    int length) {
+  using traits = streamed_attention_traits<A, element<P>>;
+  auto* const kernel = attention_streamed_kernel<traits, Tiles>;
+  token_blocks const plan{ctx.device(), heads, length, 16 * Tiles, traits::warps};
+  prefer_shared("attention_core", kernel);
+  launch("attention_core", kernel,
+         {dim3(unsigned(heads * std::size_t(plan.blocks))), 32 * plan.warps, traits::bytes, ctx.early()}, ctx.stream(),
+         streamed_call<traits>{s.inputs, y, length, plan.blocks});
+}
+
 /// False where the device or an activation's address does not allow the streamed kernels, and nothing was launched.
 ///
 /// Scratch  3 H d elements a token.
@@ -120,19 +133,19 @@ bool attention_core_streamed(context<P>& ctx, rows<element<P> const, 3 * A.width
                              rows<element<P>, A.width(), space::device> y, int length) {
   using traits = streamed_attention_traits<A, element<P>>;
   std::size_t const heads = qkv.count / std::size_t(length) * traits::heads;
-  token_blocks const plan{ctx.device(), heads, length, 16 * traits::query_tiles, traits::warps};
-  std::size_t const blocks = heads * std::size_t(plan.blocks);
-  if (ctx.device().shared_per_block < int(traits::bytes) || blocks > std::size_t(std::numeric_limits<int>::max()) ||
+  std::size_t const tiles = heads * std::size_t((length - 1) / 16 + 1);  // of 16 queries
+  if (ctx.device().shared_per_block < int(traits::bytes) || tiles > std::size_t(std::numeric_limits<int>::max()) ||
       !vectors_aligned(qkv.data, y.data))
     return false;
   if (!ctx.reserve(planned_bytes<streamed_scratch<A, element<P>>>(qkv.count))) return true;
   arena_scope const scope{ctx.shared()};
   streamed_scratch<A, element<P>> const s{ctx.shared(), qkv.count};
   streamed_inputs<A, P>(ctx, qkv, p, s, length);
-  prefer_shared("attention_core", attention_streamed_kernel<traits>);
-  launch("attention_core", attention_streamed_kernel<traits>,
-         {dim3(unsigned(blocks)), 32 * plan.warps, traits::bytes, ctx.early()}, ctx.stream(),
-         streamed_call<traits>{s.inputs, y.data, length, plan.blocks});
+  // Few warps are done sooner with one tile each than with a fragment that serves two.
+  if (tiles < std::size_t(ctx.device().multiprocessors) * (2 * traits::warps))
+    streamed_heads<1, A, P>(ctx, s, y.data, heads, length);
+  else
+    streamed_heads<2, A, P>(ctx, s, y.data, heads, length);
   return true;
 }
 

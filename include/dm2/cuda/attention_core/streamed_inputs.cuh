@@ -28,9 +28,9 @@ struct streamed_attention_traits : attention_traits<A, T> {
   static constexpr int tile = 64;
   static constexpr int stage = 2 * tile * base::pitch;  ///< elements of both arrays
   static constexpr std::size_t bytes = std::size_t{2} * stage * sizeof(T);
-  /// The forward: a warp takes two tiles of 16 queries, so that a fragment of keys or values from shared memory serves
-  /// twice. Two blocks a multiprocessor.
-  static constexpr int query_tiles = 2, warps = 4;
+  /// The forward: a warp takes up to two tiles of 16 queries, so that a fragment of keys or values from shared memory
+  /// serves twice. Two blocks a multiprocessor.
+  static constexpr int most_tiles = 2, warps = 4;
   /// Fewer scores at a time where a head's outputs take half of the registers.
   static constexpr int key_groups = base::padded <= 96 ? 2 : 1;
   /// The backward: a warp takes 16 queries, then 16 keys. Up to 96 channels two blocks of six warps find 168 registers a
@@ -39,7 +39,7 @@ struct streamed_attention_traits : attention_traits<A, T> {
   static constexpr int keys_warps = 8;
   static constexpr std::size_t keys_bytes = bytes + std::size_t{2} * tile * 8;  ///< with the queries' statistics
   static constexpr int inputs_units = 3 * base::heads * base::units, inputs_threads = 128;
-  static_assert(2 * tile >= 16 * std::max({query_tiles * warps, queries_warps, keys_warps}),
+  static_assert(2 * tile >= 16 * std::max({most_tiles * warps, queries_warps, keys_warps}),
                 "dm2::cuda::detail::streamed_attention_traits: a block's own tokens pass through one stage");
 };
 
