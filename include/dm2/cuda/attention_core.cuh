@@ -8,13 +8,13 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/attention_core/general.cuh>
+#include <dm2/cuda/attention_core/streamed.cuh>
 #include <dm2/cuda/attention_core/tensor.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 #include <limits>
 #include <type_traits>
 
@@ -29,13 +29,20 @@ constexpr bool attention_fits(attention_shape s) {
          s.d_conv <= 4;
 }
 
+/// Whether the streamed kernels have code for a shape: heads of whole pieces of 16 bytes, which are padded to fragments,
+/// and groups of four channels on either side of what rotary turns.
+template <class T>
+constexpr bool attention_streams(attention_shape s) {
+  return is_half<T> && s.head_dim % 8 == 0 && s.head_dim <= 128 && s.rotary % 8 == 0 && s.rotary <= s.head_dim &&
+         s.d_conv <= 4;
+}
+
 /// How the tensor kernel is launched.
 struct attention_plan {
-  int capacity;       ///< keys in shared memory; not positive where not even 16 fit
+  int capacity;       ///< keys in shared memory; 0 where they do not fit
   int parts;          ///< blocks that share a head's rows
   int rounds;         ///< groups of rows a block
   std::size_t bytes;  ///< of shared memory
-  bool resident;      ///< all keys fit
 };
 
 template <class Tr>
@@ -45,13 +52,13 @@ attention_plan plan_attention(device_properties const& device, std::size_t count
   constexpr int queries = Tr::warps * (16 + Tr::halo);
   attention_plan p{};
   int const fit = ((device.shared_per_block / int(row) - queries) / 2 - Tr::halo) / 16 * 16;
-  p.resident = length <= std::min(fit, most);
-  p.capacity = p.resident ? (length + 15) / 16 * 16 : std::min(fit, most);
+  if (length > std::min(fit, most)) return p;
+  p.capacity = (length + 15) / 16 * 16;
   p.bytes = row * std::size_t(2 * (p.capacity + Tr::halo) + queries);
   int const groups = (length - 1) / (16 * Tr::warps) + 1;
   // Few sequences: the rows of a head go to several blocks, each of which convolves the keys again.
   std::size_t const idle = std::size_t(device.multiprocessors) / (count * Tr::heads);
-  p.parts = p.resident ? int(std::min(std::size_t(groups), std::max(idle, std::size_t{1}))) : groups;
+  p.parts = int(std::min(std::size_t(groups), std::max(idle, std::size_t{1})));
   p.rounds = (groups - 1) / p.parts + 1;
   p.parts = (groups - 1) / p.rounds + 1;
   return p;
@@ -60,18 +67,11 @@ attention_plan plan_attention(device_properties const& device, std::size_t count
 template <class Tr>
 void launch_attention(attention_call<Tr> const& call, attention_plan const& plan, unsigned blocks, cudaStream_t stream,
                       bool early) {
-  auto* const kernel = plan.resident ? attention_core_kernel<Tr, true> : attention_core_kernel<Tr, false>;
-  prefer_shared("attention_core", kernel);
-  launch("attention_core", kernel, {blocks, Tr::threads, plan.bytes, early}, stream, call);
+  prefer_shared("attention_core", attention_core_kernel<Tr>);
+  launch("attention_core", attention_core_kernel<Tr>, {blocks, Tr::threads, plan.bytes, early}, stream, call);
 }
 
-/// Whether every address is a multiple of 16 bytes, as vectors need it.
-template <class... T>
-bool vectors_aligned(T const*... p) {
-  return ((reinterpret_cast<std::uintptr_t>(p) % 16 == 0) && ...);
-}
-
-/// False where the device or an address does not allow the tensor kernel, and nothing was launched.
+/// False where the length, the device or an address does not allow the tensor kernel, and nothing was launched.
 template <attention_shape A, precision P>
 bool attention_core_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
                            attention_parameters<A, float const, space::device> const& p,
@@ -80,7 +80,7 @@ bool attention_core_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width()
   std::size_t const count = qkv.count / std::size_t(length);
   attention_plan const plan = plan_attention<traits>(ctx.device(), count, length);
   std::size_t const blocks = count * std::size_t(traits::heads) * std::size_t(plan.parts);
-  if (plan.capacity < 16 || blocks > std::size_t(std::numeric_limits<int>::max()) ||
+  if (plan.capacity == 0 || blocks > std::size_t(std::numeric_limits<int>::max()) ||
       !vectors_aligned(qkv.data, y.data, p.conv.data, p.conv_bias.data))
     return false;
   if (!ctx.reserve(0)) return true;
@@ -98,6 +98,8 @@ bool attention_core_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width()
 /// Shapes   qkv [B L, 3 H d], channels [q, k, v], each head after head; y [B L, H d]; `length` = L, any L >= 1.
 /// Writes   y (=), which does not overlap qkv. In bf16 and fp16, q, k and v after the convolution and the softmax's
 ///          weights, each at most 2^8, are rounded to the element; scores and sums are float.
+///          A score's size is below 2^30: beyond, floats are further apart than exp2 reaches.
+/// Scratch  3 H d elements a token where the sequence is streamed: past 256 tokens, or heads of no multiple of 16.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <attention_shape A, precision P>
@@ -109,6 +111,9 @@ void attention_core(context<P>& ctx, std::type_identity_t<rows<element<P> const,
   if (qkv.count == 0) return;
   if constexpr (detail::attention_fits<element<P>>(A)) {
     if (detail::attention_core_tensor<A, P>(ctx, qkv, p, y, length)) return;
+  }
+  if constexpr (detail::attention_streams<element<P>>(A)) {
+    if (detail::attention_core_streamed<A, P>(ctx, qkv, p, y, length)) return;
   }
   detail::attention_core_general<A>(ctx, qkv, p, y, length);
 }

@@ -6,7 +6,9 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
+#include <dm2/cuda/attention_core.cuh>
 #include <dm2/cuda/attention_core/backward_general.cuh>
+#include <dm2/cuda/attention_core/backward_streamed.cuh>
 #include <dm2/cuda/attention_core/backward_tensor.cuh>
 #include <dm2/cuda/context.cuh>
 
@@ -32,9 +34,12 @@ void attention_core_backward(context<P>& ctx,
   whole_sequences("attention_core_backward.qkv", qkv.count, length);
   require_extent("attention_core_backward.dy rows", dy.count, qkv.count);
   require_extent("attention_core_backward.dqkv rows", dqkv.count, qkv.count);
-  // Up to 80 tokens, then up to 208, in bf16 and fp16; whatever fits neither goes from kernel to kernel.
+  // Up to 80 tokens, then up to 208, then any number, in bf16 and fp16; whatever fits none of these, one by one.
   if (detail::attention_core_backward_fused<5, A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
   if (detail::attention_core_backward_fused<13, A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
+  if constexpr (detail::attention_streams<element<P>>(A)) {
+    if (detail::attention_core_backward_streamed<A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
+  }
   detail::attention_core_backward_general<A>(ctx, qkv, p, dy, dqkv, grad, length);
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <dm2/cuda/attention_core/backward_layout.cuh>
+#include <dm2/cuda/attention_core/softmax.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 
@@ -65,12 +66,6 @@ __device__ inline void row_products(typename Tr::element const* left, typename T
       mma<typename Tr::element>(out[2 * g + 1], a, b[2], b[3]);
     }
   }
-}
-
-/// The sum over the four lanes that share a row.
-__device__ inline float sum_over_quad(float x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
 /// Products q k to the softmax's weights, those of keys after the last to 0.

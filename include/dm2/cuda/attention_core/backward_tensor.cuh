@@ -240,13 +240,6 @@ struct fused_backward_scratch {
         bias{s.template take<float>(A.d_conv == 0 ? 0 : std::size_t(3) * A.width())} {}
 };
 
-/// Where n numbers of a parameter can be read as vectors: `from`, or `copy`, to which they are copied then.
-inline float const* aligned_parameter(cudaStream_t stream, float const* from, float* copy, std::size_t n) {
-  if (vectors_aligned(from)) return from;
-  check(cudaMemcpyAsync(copy, from, n * sizeof(float), cudaMemcpyDeviceToDevice, stream), "attention_core_backward");
-  return copy;
-}
-
 /// False where the length, the device or an activation's address does not allow the kernel, and nothing was launched.
 template <int Groups, attention_shape A, precision P>
 bool attention_core_backward_fused(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,

@@ -9,13 +9,22 @@
 
 namespace dm2::cuda::detail {
 
+/// Four packed numbers.
+template <class T>
+__device__ inline void spread_four(uint2 v, float (&x)[4]) {
+  float2 const low = unpack<T>(v.x), high = unpack<T>(v.y);
+  x[0] = low.x, x[1] = low.y, x[2] = high.x, x[3] = high.y;
+}
+
 /// Four channels of the convolution, back along a run of tokens: dx[t] = sum over j of w[taps - 1 - j] g[t + j], and
 /// the sums of x[t] g[t + j], tap taps - 1 - j's, and of g.
-template <class Tr>
+///
+/// x is read Batch tokens, a multiple of taps, at a time, while those before are worked on.
+template <class Tr, int Batch = 2 * Tr::taps>
 struct run_back {
   using T = typename Tr::element;
   static constexpr int taps = Tr::taps, ahead = taps > 1 ? taps - 1 : 0;
-  static constexpr int batch = 2 * taps;  ///< tokens whose x is read at a time, while those before are worked on
+  static constexpr int batch = Batch;
   float w[taps][4], dw[taps][4] = {}, db[4] = {}, g[taps][4];  ///< g is a ring
 
   __device__ explicit run_back(float const* conv) {
@@ -31,12 +40,14 @@ struct run_back {
       for (int k = 0; k < taps; ++k) w[k][c] = flat[c * taps + k];
   }
 
-  /// Tokens [begin, end) of `length`, which are some; d, in shared memory, x and dx are token 0's numbers.
-  __device__ void apply(T const* d, T const* x, T* dx, int begin, int end, int length) {
+  /// Tokens [begin, end), which are some; x and dx are token 0's numbers. gradient(t, slot, to) gives the gradient of token
+  /// t, zeros after the last one, of begin, begin + 1 and so on; slot is (t - begin) % taps, which the compiler knows.
+  template <class Gradient>
+  __device__ void apply(Gradient&& gradient, T const* x, T* dx, int begin, int end) {
     uint2 next[batch];
     fetch(x, begin, end, next);
 #pragma unroll
-    for (int j = 0; j < ahead; ++j) read(d, begin + j, length, g[j]);
+    for (int j = 0; j < ahead; ++j) gradient(begin + j, j, g[j]);
 #pragma unroll 1
     for (int t = begin; t < end; t += batch) {
       uint2 raw[batch];
@@ -46,7 +57,7 @@ struct run_back {
 #pragma unroll
       for (int j = 0; j < batch; ++j)
         if (t + j < end) {
-          read(d, t + j + ahead, length, g[(j + ahead) % taps]);
+          gradient(t + j + ahead, (j + ahead) % taps, g[(j + ahead) % taps]);
           *reinterpret_cast<uint2*>(dx + std::ptrdiff_t{t + j} * (3 * Tr::width)) = step(j, raw[j]);
         }
     }
@@ -58,17 +69,10 @@ struct run_back {
     for (int j = 0; j < batch; ++j)
       to[j] = __ldg(reinterpret_cast<uint2 const*>(x + std::ptrdiff_t{min(t + j, end - 1)} * (3 * Tr::width)));
   }
-  __device__ static void spread(uint2 v, float (&x)[4]) {
-    float2 const low = unpack<T>(v.x), high = unpack<T>(v.y);
-    x[0] = low.x, x[1] = low.y, x[2] = high.x, x[3] = high.y;
-  }
-  __device__ static void read(T const* d, int t, int length, float (&to)[4]) {
-    spread(t < length ? *reinterpret_cast<uint2 const*>(d + t * Tr::pitch) : make_uint2(0, 0), to);
-  }
   /// A token whose own gradient stands at place `first` of the ring.
   __device__ uint2 step(int first, uint2 raw) {
     float x[4], y[4] = {};
-    spread(raw, x);
+    spread_four<T>(raw, x);
 #pragma unroll
     for (int j = 0; j < taps; ++j)
 #pragma unroll
@@ -121,7 +125,11 @@ __device__ inline void write_inputs(attention_backward_call<Tr> const& call, typ
     float* const sums = reinterpret_cast<float*>(shared + Tr::free);
     if (index < Tr::runs) {
       run_back<Tr> run{call.run.conv + std::ptrdiff_t{channel} * Tr::taps};
-      if (begin < end) run.apply(d, call.qkv + first, call.dqkv + first, begin, end, call.length);
+      auto const gradient = [&](int t, int, float(&to)[4]) {
+        spread_four<typename Tr::element>(
+            t < call.length ? *reinterpret_cast<uint2 const*>(d + t * Tr::pitch) : make_uint2(0, 0), to);
+      };
+      if (begin < end) run.apply(gradient, call.qkv + first, call.dqkv + first, begin, end);
       float* const to = sums + index * Tr::sums + which * Tr::head_dim + in_head;
 #pragma unroll
       for (int k = 0; k <= Tr::taps; ++k) {

@@ -3,16 +3,18 @@
 #pragma once
 
 #include <dm2/core/shapes.hpp>
+#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <numbers>
 
 namespace dm2::cuda::detail {
 
-/// Sizes of the attention kernel, for a shape that attention_fits() accepts.
+/// Sizes of the attention kernels, for a shape that attention_fits() or attention_streams() accepts.
 template <attention_shape A, class T>
 struct attention_traits {
   using element = T;
@@ -21,7 +23,8 @@ struct attention_traits {
   static constexpr int rotary = A.rotary;
   static constexpr int taps = A.d_conv;
   static constexpr int width = heads * head_dim;
-  static constexpr int pitch = head_dim + 8;  ///< of a token in shared memory: 16 bytes more, no bank conflicts
+  static constexpr int padded = (head_dim + 15) / 16 * 16;  ///< a head's channels in whole fragments
+  static constexpr int pitch = padded + 8;  ///< of a token in shared memory: 16 bytes more, no bank conflicts
   static constexpr int halo = taps > 1 ? taps - 1 : 0;  ///< tokens before a run that its convolution reads
   /// Blocks a multiprocessor holds: 14 warps of 128 registers, but wider heads need more registers and shared memory.
   static constexpr int blocks = head_dim <= 96 ? 2 : 1;
@@ -61,6 +64,19 @@ struct run_parameters {
   rotary_turns<Tr::pairs> rotary;
 };
 
+/// Whether every address is a multiple of 16 bytes, as vectors need it.
+template <class... T>
+bool vectors_aligned(T const*... p) {
+  return ((reinterpret_cast<std::uintptr_t>(p) % 16 == 0) && ...);
+}
+
+/// Where n numbers of a parameter can be read as vectors: `from`, or `copy`, to which they are copied then.
+inline float const* aligned_parameter(cudaStream_t stream, float const* from, float* copy, std::size_t n) {
+  if (vectors_aligned(from)) return from;
+  check(cudaMemcpyAsync(copy, from, n * sizeof(float), cudaMemcpyDeviceToDevice, stream), "attention_core: parameters");
+  return copy;
+}
+
 /// Eight channels of consecutive tokens, convolved and turned in place by one thread: two groups of four, which for
 /// turned channels are rotary / 2 apart, the two halves of four pairs.
 ///
@@ -96,24 +112,28 @@ struct token_run {
       cosine[c] = cosine_step[c] = 1.f;
       sine[c] = sine_step[c] = 0.f;
     }
-    if (!turned) return;
+    if constexpr (Tr::turned > 0) {
+      if (!turned) return;
 #pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      // The angle is reduced in double; the error of __sincosf below pi is 5e-7, that of each step 2e-7.
-      double const circles = token * p.rotary.turns[first + c];
-      __sincosf(float(circles - rint(circles)) * 6.283185307f, &sine[c], &cosine[c]);
-      cosine_step[c] = p.rotary.cosine[first + c];
-      sine_step[c] = p.rotary.sine[first + c];
+      for (int c = 0; c < 4; ++c) {
+        // The angle is reduced in double; the error of __sincosf below pi is 5e-7, that of each step 2e-7.
+        double const circles = token * p.rotary.turns[first + c];
+        __sincosf(float(circles - rint(circles)) * 6.283185307f, &sine[c], &cosine[c]);
+        cosine_step[c] = p.rotary.cosine[first + c];
+        sine_step[c] = p.rotary.sine[first + c];
+      }
     }
   }
 
-  /// Reads the tokens before `rows`, the run's first one.
-  __device__ void read_past(T const* rows) {
+  /// Reads the tokens before `rows`, the run's first one; of them, those before the last `before` are zeros.
+  template <int Pitch = Tr::pitch>
+  __device__ void read_past(T const* rows, int before = Tr::halo) {
     if constexpr (Tr::halo > 0) {
 #pragma unroll
       for (int k = 0; k < Tr::halo; ++k) {
-        T const* const row = rows + (k - Tr::halo) * Tr::pitch;
-        spread(read(row + first), read(row + second), past[k]);
+        T const* const row = rows + (k - Tr::halo) * Pitch;
+        bool const there = Tr::halo - k <= before;
+        spread(there ? read(row + first) : uint2{}, there ? read(row + second) : uint2{}, past[k]);
       }
     }
   }
@@ -121,25 +141,31 @@ struct token_run {
   /// Replaces n tokens from `rows` on.
   __device__ void apply(T* rows, int n) {
     if (Tr::taps == 0 && !turned) return;
+    apply<Tr::pitch, Tr::pitch>(rows, rows, n);
+  }
+  /// The same from n tokens at `from` to as many at `to`, each From and To numbers apart, Batch tokens at a time, which is
+  /// a multiple of the ring `past`.
+  template <int From, int To, int Batch = batch>
+  __device__ void apply(T const* from, T* to, int n) {
 #pragma unroll 1
-    for (int t = 0; t < n; t += batch) {
-      T* const here = rows + t * Tr::pitch;
-      uint2 raw[batch][2];
+    for (int t = 0; t < n; t += Batch) {
+      T* const here = to + t * To;
+      uint2 raw[Batch][2];
 #pragma unroll
-      for (int j = 0; j < batch; ++j) {
-        T const* const row = rows + min(t + j, n - 1) * Tr::pitch;
+      for (int j = 0; j < Batch; ++j) {
+        T const* const row = from + min(t + j, n - 1) * From;
         raw[j][0] = read(row + first);
         raw[j][1] = read(row + second);
       }
 #pragma unroll
-      for (int j = 0; j < batch; ++j)
+      for (int j = 0; j < Batch; ++j)
         if (t + j < n) {
           float x[8];
           spread(raw[j][0], raw[j][1], x);
           convolve(j, x);
           if (turned) turn(x);
-          write(here + j * Tr::pitch + first, x);
-          write(here + j * Tr::pitch + second, x + 4);
+          write(here + j * To + first, x);
+          write(here + j * To + second, x + 4);
         }
     }
   }
