@@ -107,9 +107,13 @@ class inference_trunk {
       if constexpr (core_traits::possible) {
         if (mixer_core_fits<T, shape>(ctx_.device(), sizes<C>::length)) {
           p.forward.norm = p.backward.norm = {};  // the output projection has their weights
-          if (!ctx_.reserve(0)) return true;
-          return !mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, plan_.core,
-                                             int(plan_.count) / sizes<C>::length, sizes<C>::length,
+          int const sequences = int(plan_.count) / sizes<C>::length;
+          auto const states = mixer_core_states<T, shape>(ctx_.device(), sequences, sizes<C>::length);
+          if (!ctx_.reserve(states * sizeof(float4))) return true;
+          arena_scope const scope{ctx_.shared()};
+          auto scratch = plan_.core;
+          scratch.states = ctx_.shared().template take<float4>(states);
+          return !mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, scratch, sequences, sizes<C>::length,
                                              !scales_after(layer));
         }
       }
@@ -132,6 +136,7 @@ class inference_trunk {
   template <int Wide>
   [[nodiscard]] bool fused_after_mixer() const {
     constexpr int K = mixer::inner, U = core_traits::units;
+    if constexpr (shape.groups != 1) return false;  // they have one factor for all channels of a direction
     return between_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) ||
            few_row_tiles<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) != 0;
   }
@@ -232,8 +237,10 @@ class inference_trunk {
   template <int Wide>
   bool run_scaled(between_arguments<T> const& p) {
     constexpr int K = mixer::inner, U = core_traits::units;
-    if (between_fused<C.dim, K, Wide, U>(ctx_, p)) return true;
-    if (between_few<C.dim, K, Wide, U>(ctx_, p)) return true;
+    if constexpr (shape.groups == 1) {
+      if (between_fused<C.dim, K, Wide, U>(ctx_, p)) return true;
+      if (between_few<C.dim, K, Wide, U>(ctx_, p)) return true;
+    }
     if constexpr (core_traits::possible) {
       if (ctx_.reserve(0))
         scale_by_squares<P, shape>(ctx_, plan_.inner, plan_.core.squares, nullptr, nullptr, int(plan_.count));

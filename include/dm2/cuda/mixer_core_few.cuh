@@ -16,9 +16,8 @@ namespace dm2::cuda::detail {
 
 /// Whether there are kernels for these sizes.
 template <class T, mixer_shape M>
-inline constexpr bool mixer_core_few_possible = mixer_core_traits<T, M>::possible&& M.d_inner() % 8 == 0 && M.heads %
-                                                                                                                    8 ==
-                                                                                                                0;
+inline constexpr bool mixer_core_few_possible = mixer_core_traits<T, M>::possible && !mixer_core_traits<T, M>::padded &&
+                                                M.groups == 1 && M.d_inner() % 8 == 0 && M.heads % 8 == 0;
 
 /// Most sequences that they are for, on any device: memory for more is not planned.
 inline constexpr int mixer_core_few_most = 4;

@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
     wait_copies<0>();
   } else {
     head_decays<Tr>(p.zxbcdt + place.first_row * Tr::projected + place.at.dt() + place.unit / Tr::per_head, place.at,
-                    rate, bias, p.length, lay.tokens, cum);
+                    rate, bias, 0, p.length, lay.tokens, cum);
   }
   __syncthreads();
   if (warp < F::warps && own <= place.last_tile && first <= own)

@@ -35,7 +35,7 @@ namespace dm2::cuda::detail {
 /// in the other order, since a scheduler has every fourth warp.
 __device__ inline int tile_of_warp(int warp, int tiles) { return warp / 4 == 1 ? tiles - 12 + warp : tiles - 1 - warp; }
 
-/// Grid (unit sets, 2, sequences).
+/// Grid (unit sets of all groups, 2, sequences).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
     mixer_core_kernel(__grid_constant__ mixer_core_arguments<typename Tr::element> const p) {
@@ -51,8 +51,10 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   float* const vectors = reinterpret_cast<float*>(shared + lay.vectors);
   float* const decays = p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens);
   int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
+  auto const head_decays_of = [&](int unit) { return decays + unit / Tr::per_head * 2 * lay.tokens; };
+  int const group = Tr::groups == 1 ? 0 : begin / Tr::group_units;
 
-  fill_state<Tr>(sequence, at, parameters, lay, p.length, shared);
+  fill_state<Tr>(sequence, at, parameters, lay, group, 0, p.length, shared);
   __syncthreads();
   std::uint32_t a[Tr::state / 16][4];
   if (r >= 0) {
@@ -64,11 +66,11 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   __syncthreads();
   if (r >= 0) fill_scores<Tr>(a, r, lay, shared);
   int const rank = r + Tr::warps - tiles;  // the shortest rows' warps make the decays meanwhile
-  fill_decays<Tr>(sequence, at, parameters, rank, begin / Tr::per_head, (end - 1) / Tr::per_head, p.length, lay.tokens,
-                  decays);
+  fill_decays<Tr>(sequence, at, parameters, rank, begin / Tr::per_head, (end - 1) / Tr::per_head, 0, p.length,
+                  lay.tokens, head_decays_of(begin));
   __syncthreads();
 
-  stage_unit<Tr>(sequence, at, lay, begin, p.length, decays, shared);
+  stage_unit<Tr>(sequence, at, lay, begin, 0, p.length, head_decays_of(begin), shared);
 
   float sums[2] = {};
 #pragma unroll 1
@@ -78,32 +80,32 @@ __global__ void __launch_bounds__(Tr::threads, 2)
     // Loaded before the barrier, so that the wait for them is the wait for the others.
     int const thread = thread_here();
     unit_columns<Tr> const own{thread};
-    channel_taps<Tr> const taps{at, at.conv_channel(at.x(), unit * Tr::columns + own.first), own.gap, parameters};
+    channel_taps<Tr> const taps{at, at.conv_channel(at.x(), unit * Tr::width + own.first), own.gap, parameters};
     wait_copies<0>();
     __syncthreads();
     fill_unit<Tr>(thread, own, taps, lay, cum, ev, shared);
     __syncthreads();
-    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, p.length, decays, shared);
+    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, 0, p.length, head_decays_of(unit + 1), shared);
     if (r >= 0) {
       float acc[2 * Tr::column_groups][4] = {};
       unit_operands<Tr> const in{r, lay, shared};
-      scan_before<Tr>(acc, r / 4, in, cum);
+      scan_before<Tr>(acc, r / 4, in, cum, nullptr);
       scan_own<Tr>(acc, r, in, cum, ev, parameters.d[at.head(unit / Tr::per_head)]);
       gate_rows<Tr> const gate{r, at, unit, sequence, p.length};
       gate.write(acc, r, at, second, unit, first_row, p, sums);
     }
   }
   if (p.finish) __syncthreads();  // the decays' place is free
-  if (r >= 0) write_sums<Tr>(sums, r, at, second, begin, end, first_row, p, p.finish ? vectors : nullptr);
+  if (r >= 0) write_sums<Tr>(sums, r, at, second, begin, end, first_row, p, 0, p.finish ? vectors : nullptr);
   if (p.finish) {
     __syncthreads();
-    finish_rows<Tr>(p, at, first_row, second, vectors);
+    finish_rows<Tr>(p, at, first_row, second, group, 0, p.length, vectors);
   }
 }
 
 /// Whether the kernel does sequences of this length on this device.
 template <class T, mixer_shape M>
-bool mixer_core_fits(device_properties const& device, int length) {
+bool mixer_core_whole_fits(device_properties const& device, int length) {
   using Tr = mixer_core_traits<T, M>;
   int const tiles = (length + 15) / 16;
   return Tr::possible && tiles <= Tr::most_tiles && mixer_core_layout<Tr>{tiles}.bytes <= device.shared_per_block;
@@ -116,39 +118,49 @@ bool mixer_core_aligned(mixer_parameters<M, float const, space::device> const& p
          packets_at<4>(p.forward.norm.data) && packets_at<4>(p.backward.norm.data);
 }
 
-/// Units a block takes: all, where that fills the device; else fewer, at the price of making S more than once.
+/// Units of its `units` a block takes, one for each group and sequence: all, where that fills the device; else fewer, at the price of making S more than once.
 inline int units_per_block(int units, int sequences, int multiprocessors) {
   int take = units;
   while (take % 2 == 0 && 2 * sequences * (units / take) < 2 * multiprocessors * 9 / 10) take /= 2;
   return take;
 }
 
-/// With `finish`, where a block makes whole rows, g as mixer_core has it, with the norms' weights unless they are views
-/// of nothing; true then. Else g before its norm, and scratch.squares, which sum up to a row's g^2: g / sqrt(their sum /
-/// inner + 1e-5) norm is what the output projection reads. mixer_core_fits() and mixer_core_aligned() must hold.
+/// One direction's parameters as the kernels read them.
+template <mixer_shape M>
+mixer_direction_pointers mixer_core_pointers(mixer_direction<M, float const, space::device> const& d) {
+  return {d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
+}
+
+/// The kernels' arguments; `take` units a block.
 template <precision P, mixer_shape M>
-bool mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
+mixer_core_arguments<element<P>> mixer_core_whole_arguments(element<P> const* zxbcdt,
+                                                            mixer_parameters<M, float const, space::device> const& p,
+                                                            element<P>* g,
+                                                            mixer_core_scratch<element<P>, M> const& scratch,
+                                                            int length, int take, bool finish) {
+  return {zxbcdt,
+          g,
+          scratch.squares,
+          scratch.decays,
+          {mixer_core_pointers(p.forward), mixer_core_pointers(p.backward)},
+          length,
+          take,
+          {p.forward.norm.data, p.backward.norm.data},
+          finish && take == mixer_core_traits<element<P>, M>::group_units};
+}
+
+/// Sequences in one segment: see mixer_core_fused(). mixer_core_whole_fits() must hold.
+template <precision P, mixer_shape M>
+bool mixer_core_whole(context<P>& ctx, element<P> const* zxbcdt,
                       mixer_parameters<M, float const, space::device> const& p, element<P>* g,
                       mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   using Tr = mixer_core_traits<element<P>, M>;
-  auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
-    return mixer_direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
-  };
-  int const take = units_per_block(Tr::units, sequences, ctx.device().multiprocessors);
-  bool const whole = finish && take == Tr::units;
-  mixer_core_arguments<element<P>> const arguments{zxbcdt,
-                                                   g,
-                                                   scratch.squares,
-                                                   scratch.decays,
-                                                   {pointers(p.forward), pointers(p.backward)},
-                                                   length,
-                                                   take,
-                                                   {p.forward.norm.data, p.backward.norm.data},
-                                                   whole};
+  int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
+  auto const arguments = mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, take, finish);
   int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
   launch("mixer_core", mixer_core_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
-  return whole;
+  return arguments.finish;
 }
 
 }  // namespace dm2::cuda::detail

@@ -17,6 +17,7 @@ struct unit_operands {
   static constexpr int G = Tr::column_groups;
   unsigned char const* scores;  ///< the warp's row of tiles, this lane's part
   std::uint32_t x, scaled;      ///< this lane's place in the first tile
+  std::uint32_t state = 0;      ///< the same, of the state that is carried
 
   __device__ unit_operands(int r, mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
     int const lane = thread_here() % 32;
@@ -24,6 +25,7 @@ struct unit_operands {
     std::uint32_t const matrix = shared_address(shared) + std::uint32_t((lane % 16) * Tr::pitch + lane / 16 * 16);
     x = matrix + std::uint32_t(lay.x);
     scaled = matrix + std::uint32_t(lay.scaled);
+    if constexpr (Tr::carries) state = matrix + std::uint32_t(lay.state);
   }
   __device__ void load_scores(std::uint32_t (&a)[4], int c) const {
     uint4 const v = *reinterpret_cast<uint4 const*>(scores + c * 512);
@@ -47,14 +49,26 @@ struct unit_operands {
   }
 };
 
-/// What the blocks of 64 tokens before the warp's own add to its rows, decayed to the own block's start.
+/// Scores of tile c, as fragments, times factors of its columns, which are there in pairs of 16-bit numbers.
+template <class Tr>
+__device__ inline void scale_columns(std::uint32_t (&a)[4], int c, unsigned char const* factors) {
+  using T = typename Tr::element;
+  std::uint32_t const* const pair = reinterpret_cast<std::uint32_t const*>(factors) + c * 8 + thread_here() % 4;
+  std::uint32_t const low = pair[0], high = pair[4];
+  a[0] = multiply_pairs<T>(a[0], low), a[1] = multiply_pairs<T>(a[1], low);
+  a[2] = multiply_pairs<T>(a[2], high), a[3] = multiply_pairs<T>(a[3], high);
+}
+
+/// What the blocks of 64 tokens before the warp's own add to its rows, decayed to the own block's start. Where a state is
+/// carried, acc begins with what it adds, decayed to the first block's start, and the scores take the factors
+/// dt_j exp(e_J - c_j) that X' has else.
 template <class Tr>
 __device__ inline void scan_before(float (&acc)[2 * Tr::column_groups][4], int own, unit_operands<Tr> const& in,
-                                   float const* cum) {
+                                   float const* cum, unsigned char const* factors) {
 #pragma unroll 1
   for (int block = 0; block < own; ++block) {
-    if (block > 0) {
-      float const decay = exp2_fast(cum[block * 64 + 63] - cum[block * 64 - 1]);
+    if (Tr::carries || block > 0) {
+      float const decay = exp2_fast(cum[block * 64 + 63] - (block > 0 ? cum[block * 64 - 1] : 0.f));
 #pragma unroll
       for (int n = 0; n < 2 * Tr::column_groups; ++n)
 #pragma unroll
@@ -64,6 +78,7 @@ __device__ inline void scan_before(float (&acc)[2 * Tr::column_groups][4], int o
     for (int i = 0; i < 4; ++i) {
       std::uint32_t a[4];
       in.load_scores(a, block * 4 + i);
+      if constexpr (Tr::carries) scale_columns<Tr>(a, block * 4 + i, factors);
       in.multiply_tile(acc, a, in.scaled, block * 4 + i);
     }
   }
@@ -85,8 +100,8 @@ __device__ inline void scan_own(float (&acc)[2 * Tr::column_groups][4], int r, u
   using T = typename Tr::element;
   int const lane = thread_here() % 32, row = lane / 4, column = lane % 4 * 2, own = r / 4;
   float const low = cum[r * 16 + row], high = cum[r * 16 + 8 + row];
-  if (own > 0) {
-    float const start = cum[own * 64 - 1], f[2]{exp2_fast(low - start), exp2_fast(high - start)};
+  if (Tr::carries || own > 0) {
+    float const start = own > 0 ? cum[own * 64 - 1] : 0.f, f[2]{exp2_fast(low - start), exp2_fast(high - start)};
 #pragma unroll
     for (int n = 0; n < 2 * Tr::column_groups; ++n)
 #pragma unroll
