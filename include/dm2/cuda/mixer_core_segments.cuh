@@ -202,7 +202,7 @@ __device__ inline void run_segment(mixer_segment<Tr> const& k, mixer_core_layout
     unit_columns<Tr> const own{thread};
     channel_taps<Tr> const taps{k.at, k.at.conv_channel(k.at.x(), unit * Tr::width + own.first), own.gap, parameters};
     bool const enters = k.start > 0 && k.m < Tr::state_tiles;
-    carried_state<Tr> s;
+    carried_state<Tr> s = {};
     if (enters) load_carried<Tr>(s, k.state(unit));
     wait_copies<0>();
     __syncthreads();
