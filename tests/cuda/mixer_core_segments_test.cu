@@ -54,7 +54,13 @@ struct segments : device_mixer<P, M> {
                                          p.backward.norm.data, int(count));
     return false;
   }
+  /// With runs of segments in blocks of their own, and then in two blocks, which walk all sequences.
   void check(bool finish = true) {
+    check_runs(finish);
+    device.multiprocessors = 1;
+    check_runs(finish);
+  }
+  void check_runs(bool finish) {
     CAPTURE(this->host.length);
     CAPTURE(M.headdim);
     CAPTURE(M.groups);
@@ -114,15 +120,24 @@ TEST_CASE("cuda mixer_core: equals the CPU's for groups, and for heads of any wi
   }
 }
 
-TEST_CASE("cuda mixer_core, segments: heads spread over blocks, and blocks that walk many sequences, give the same") {
-  segments<bf16, two_groups> few{3, 161};
-  few.device.multiprocessors = 1;
-  CHECK(few.run(true));
-  few.check();
-  few.check(false);
-  segments<bf16, small_state> spread{1, 161};
-  CHECK_FALSE(spread.run(true));
-  spread.check();
+TEST_CASE(
+    "cuda mixer_core, segments: rows are normed by their blocks where those make whole ones, or else afterwards") {
+  segments<bf16, two_groups> f{3, 161};
+  CHECK_FALSE(f.run(true));
+  f.check(false);
+  f.device.multiprocessors = 1;
+  CHECK(f.run(true));
+  f.check(false);
+}
+
+TEST_CASE("cuda mixer_core, segments: few long sequences are cut into runs, and many are not") {
+  cuda::device_properties device{cuda::current_device()};
+  device.multiprocessors = 132, device.shared_per_sm = 233472, device.shared_per_block = 232448;  // an H100's
+  using plan = cuda::detail::mixer_segment_plan<__nv_bfloat16, tiny_mixer>;
+  plan const one{device, 1, 4097}, many{device, 64, 577}, more{device, 256, 257};
+  CHECK((one.take == 1 && one.runs == 11 && one.run_tokens == 384 && one.blocks == 176));
+  CHECK((many.take == 4 && many.runs == 1 && many.blocks == 256));
+  CHECK((more.take == 8 && more.runs == 1 && more.blocks == 264));
 }
 
 TEST_CASE("cuda mixer_core, segments: long sequences are near the CPU's in double [long]") {

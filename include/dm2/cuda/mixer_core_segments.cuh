@@ -9,7 +9,9 @@
 /// float, in memory that only the threads that wrote it read. Scaled x, which the kernel for short sequences keeps beside
 /// x, is made by scaling scores instead: its place is B's, and two blocks still fit on a multiprocessor.
 ///
-/// Blocks stay on their multiprocessors and go from sequence to sequence, so that the states in memory are few.
+/// Blocks stay on their multiprocessors and go from sequence to sequence, so that the states in memory are few. Where
+/// sequences are too few to fill the device, runs of segments go to blocks of their own in three phases: each run's state
+/// from zero, a scan over the runs, and the outputs from each run's true state.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -36,6 +38,9 @@ struct mixer_segment_arguments {
   float4*
       memory;  ///< [gridDim.x, block_vectors]: a block's states [units_per_block, state tiles, words, 32], its decays
   int sequences, segment_tiles, block_vectors;
+  int runs, run_tokens;  ///< of a sequence; whole segments
+  float4* ends;          ///< [sequences, 2, units, runs, unit_vectors]: what runs leave, then what they begin with
+  float* totals;         ///< [sequences, 2, units, runs], log2 of what a run leaves of the state before it
 };
 
 /// What a warp carries from segment to segment: 16 states of all columns of a unit, as the accumulators of a product.
@@ -100,145 +105,192 @@ __device__ inline void update_carried(carried_state<Tr>& s, int m, unit_operands
   }
 }
 
-/// One block's place in the work, and the segment that it is at.
-template <class Tr>
+/// One block's place in the work, and the segment that it is at. Without Output, a run's last state is all that it makes.
+template <class Tr, bool Output>
 struct mixer_segment {
   using T = typename Tr::element;
+  mixer_segment_arguments<T> const& all;
   mixer_core_arguments<T> const& p;
   unsigned char* shared;
-  int second, begin, end, group;
-  std::size_t first_row;
-  T const* sequence;
-  direction_slices<Tr> at;
-  float* decays;
-  float4* states;  ///< this lane's part of this warp's tile of the first unit's state
-  int m;           ///< that tile; none from state_tiles on
-  int start = 0;   ///< the segment's first token
+  int second, begin, end, run;
+  int first, stop, start;  ///< tokens: of the run, and the segment's first
+  std::size_t index;       ///< direction + 2 sequence
 
-  __device__ mixer_segment(mixer_segment_arguments<T> const& all, unsigned work, unsigned char* memory)
-      : p{all.core}, shared{memory}, second{0}, at{false} {
-    unsigned const sets = unsigned(Tr::units / p.units_per_block);
-    begin = int(work % sets) * p.units_per_block, end = begin + p.units_per_block, group = begin / Tr::group_units;
-    second = int(work / sets % 2);
-    at = direction_slices<Tr>{second == 1};
-    std::size_t const index = work / sets / 2;
-    first_row = index * std::size_t(p.length);
-    sequence = p.zxbcdt + first_row * Tr::projected;
-    float4* const own = all.memory + blockIdx.x * std::size_t(all.block_vectors);
-    decays = reinterpret_cast<float*>(own + p.units_per_block * Tr::unit_vectors);
-    m = Tr::warps - 1 - int(threadIdx.x) / 32;  // the warp with the longest rows has none, where there are enough
-    states = own + m * Tr::words * 32 + int(threadIdx.x) % 32;
+  __device__ mixer_segment(mixer_segment_arguments<T> const& arguments, unsigned work, unsigned char* memory)
+      : all{arguments}, p{arguments.core}, shared{memory} {
+    unsigned const sets = unsigned(Tr::units / p.units_per_block), runs = unsigned(all.runs - (Output ? 0 : 1));
+    begin = int(work % sets) * p.units_per_block, end = begin + p.units_per_block;
+    second = int(work / sets % 2), run = int(work / sets / 2 % runs);
+    index = std::size_t(work / sets / 2 / runs) * 2 + std::size_t(second);
+    start = first = run * all.run_tokens, stop = min(first + all.run_tokens, p.length);
   }
-  [[nodiscard]] __device__ float4* state(int unit) const { return states + (unit - begin) * Tr::unit_vectors; }
-  /// Those of a unit's head, in a segment of so many tokens.
-  [[nodiscard]] __device__ float* decays_of(int unit, int tokens) const {
-    return decays + (unit / Tr::per_head - begin / Tr::per_head) * 2 * tokens;
+  [[nodiscard]] __device__ direction_slices<Tr> at() const { return direction_slices<Tr>{second == 1}; }
+  [[nodiscard]] __device__ int group() const { return Tr::groups == 1 ? 0 : begin / Tr::group_units; }
+  [[nodiscard]] __device__ std::size_t first_row() const { return index / 2 * std::size_t(p.length); }
+  [[nodiscard]] __device__ T const* sequence() const { return p.zxbcdt + first_row() * Tr::projected; }
+  [[nodiscard]] __device__ mixer_direction_pointers const& parameters() const { return p.direction[second]; }
+  /// The warp's tile of a unit's state; none from state_tiles on. The warp with the longest rows has the last one.
+  [[nodiscard]] __device__ static int tile() { return Tr::warps - 1 - int(threadIdx.x) / 32; }
+  [[nodiscard]] __device__ float4* own() const { return all.memory + blockIdx.x * std::size_t(all.block_vectors); }
+  /// The decays of a unit's head, in a segment of so many tokens.
+  [[nodiscard]] __device__ float* decays(int unit, int tokens) const {
+    return reinterpret_cast<float*>(own() + p.units_per_block * Tr::unit_vectors) +
+           (unit / Tr::per_head - begin / Tr::per_head) * 2 * tokens;
   }
+  [[nodiscard]] __device__ std::size_t place(int unit) const {
+    return (index * Tr::units + std::size_t(unit)) * std::size_t(all.runs) + std::size_t(run);
+  }
+  /// Where this lane's part of its warp's tile of the state between two segments, or runs, is.
+  [[nodiscard]] __device__ float4* state(int unit, bool between_runs) const {
+    return (between_runs ? all.ends + place(unit) * Tr::unit_vectors : own() + (unit - begin) * Tr::unit_vectors) +
+           tile() * Tr::words * 32 + int(threadIdx.x) % 32;
+  }
+  /// Whether a state enters the segment, and whether one is to leave it.
+  [[nodiscard]] __device__ bool enters() const { return start > first || (Output && run > 0); }
+  [[nodiscard]] __device__ bool leaves(int tokens) const { return !Output || start + tokens < stop; }
 };
 
 /// B and the scores of the segment's tokens to shared memory, their decays to memory; `c`: the warp's rows of C.
-template <class Tr>
-__device__ inline void prepare_segment(mixer_segment<Tr> const& k, mixer_core_layout<Tr> const& lay, int r,
+template <class Tr, bool Output>
+__device__ inline void prepare_segment(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int r,
                                        std::uint32_t (&c)[Tr::state / 16][4]) {
   int const lane = int(threadIdx.x) % 32, length = k.p.length;
-  mixer_direction_pointers const& parameters = k.p.direction[k.second];
-  fill_state<Tr>(k.sequence, k.at, parameters, lay, k.group, k.start, length, k.shared);
-  __syncthreads();
-  if (r >= 0) {
+  fill_state<Tr>(k.sequence(), k.at(), k.parameters(), lay, k.group(), k.start, length, k.shared);
+  if constexpr (Output) {
+    __syncthreads();
+    if (r >= 0) {
 #pragma unroll
-    for (int i = 0; i < Tr::state / 16; ++i)
-      load_matrix(c[i], shared_address(k.shared) +
-                            std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
+      for (int i = 0; i < Tr::state / 16; ++i)
+        load_matrix(c[i], shared_address(k.shared) +
+                              std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
+    }
+    __syncthreads();
+    if (r >= 0) fill_scores<Tr>(c, r, lay, k.shared);
   }
-  __syncthreads();
-  if (r >= 0) fill_scores<Tr>(c, r, lay, k.shared);
   int const rank = Tr::warps - 1 - int(threadIdx.x) / 32;  // the shortest rows' warps make the decays meanwhile
-  fill_decays<Tr>(k.sequence, k.at, parameters, rank, k.begin / Tr::per_head, (k.end - 1) / Tr::per_head, k.start,
-                  length, lay.tokens, k.decays);
+  fill_decays<Tr>(k.sequence(), k.at(), k.parameters(), rank, k.begin / Tr::per_head, (k.end - 1) / Tr::per_head,
+                  k.start, length, lay.tokens, k.decays(k.begin, lay.tokens));
   __syncthreads();
 }
 
-/// A unit of the segment whose x and decays are in shared memory: scan, gate, and the state for the segment behind.
+/// y of the warp's 16 tokens of a unit, gated.
 template <class Tr>
-__device__ inline void scan_unit(mixer_segment<Tr> const& k, mixer_core_layout<Tr> const& lay, int r, int unit,
+__device__ inline void scan_rows(mixer_segment<Tr, true> const& k, mixer_core_layout<Tr> const& lay, int r, int unit,
                                  std::uint32_t const (&c)[Tr::state / 16][4], float const* cum, float (&sums)[2]) {
   unit_operands<Tr> const in{r, lay, k.shared};
-  if (r >= 0) {
-    float acc[Tr::words][4] = {};
-    if (k.start > 0) {
+  float acc[Tr::words][4] = {};
+  if (k.enters()) {
 #pragma unroll
-      for (int i = 0; i < Tr::state / 16; ++i) in.multiply_tile(acc, c[i], in.state, i);
-    }
-    scan_before<Tr>(acc, r / 4, in, cum, k.shared + lay.factors);
-    scan_own<Tr>(acc, r, in, cum, cum + lay.tokens, k.p.direction[k.second].d[k.at.head(unit / Tr::per_head)]);
-    int const tile = k.start / 16 + r;
-    gate_rows<Tr> const gate{tile, k.at, unit, k.sequence, k.p.length};
-    gate.write(acc, tile, k.at, k.second, unit, k.first_row, k.p, sums);
+    for (int i = 0; i < Tr::state / 16; ++i) in.multiply_tile(acc, c[i], in.state, i);
   }
-  if (k.m < Tr::state_tiles && k.start + lay.tokens < k.p.length) {
-    carried_state<Tr> s = {};
-    float4* const at = k.state(unit);
-    if (k.start > 0) load_carried<Tr>(s, at);
-    update_carried<Tr>(s, k.m, in, lay, exp2_fast(cum[lay.tokens - 1]), k.shared);
+  scan_before<Tr>(acc, r / 4, in, cum, k.shared + lay.factors);
+  scan_own<Tr>(acc, r, in, cum, cum + lay.tokens, k.parameters().d[k.at().head(unit / Tr::per_head)]);
+  int const tile = k.start / 16 + r;
+  gate_rows<Tr> const gate{tile, k.at(), unit, k.sequence(), k.p.length};
+  gate.write(acc, tile, k.at(), k.second, unit, k.first_row(), k.p, sums);
+}
+
+/// The warp's tile of a unit's state, from the segment's start to its end.
+template <class Tr, bool Output>
+__device__ inline void carry_state(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int unit,
+                                   float const* cum) {
+  carried_state<Tr> s = {};
+  if (k.enters()) load_carried<Tr>(s, k.state(unit, k.start == k.first));
+  float const total = cum[lay.tokens - 1];
+  update_carried<Tr>(s, k.tile(), unit_operands<Tr>{0, lay, k.shared}, lay, exp2_fast(total), k.shared);
+  float4* const to = k.state(unit, !Output && k.start + lay.tokens >= k.stop);
 #pragma unroll
-    for (int n = 0; n < Tr::words; ++n) at[n * 32] = {s[n][0], s[n][1], s[n][2], s[n][3]};
-  }
+  for (int n = 0; n < Tr::words; ++n) to[n * 32] = {s[n][0], s[n][1], s[n][2], s[n][3]};
+  if (!Output && k.tile() == 0 && threadIdx.x % 32 == 0)
+    k.all.totals[k.place(unit)] = (k.start > k.first ? k.all.totals[k.place(unit)] : 0.f) + total;
+}
+
+/// What norms the segment's rows, or the rows normed; `vectors` is free shared memory once all warps are here.
+template <class Tr>
+__device__ inline void norm_segment(mixer_segment<Tr, true> const& k, mixer_core_layout<Tr> const& lay, int r,
+                                    float (&sums)[2], float* vectors) {
+  bool const finish = k.p.finish;
+  if (finish) __syncthreads();
+  if (r >= 0)
+    write_sums<Tr>(sums, k.start / 16 + r, k.at(), k.second, k.begin, k.end, k.first_row(), k.p, k.start,
+                   finish ? vectors : nullptr);
+  if (!finish) return;
+  __syncthreads();
+  finish_rows<Tr>(k.p, k.at(), k.first_row(), k.second, k.group(), k.start, min(lay.tokens, k.p.length - k.start),
+                  vectors);
 }
 
 /// All units of the segment, `tiles` tiles of which are tokens.
-template <class Tr>
-__device__ inline void run_segment(mixer_segment<Tr> const& k, mixer_core_layout<Tr> const& lay, int tiles) {
+template <class Tr, bool Output>
+__device__ inline void run_segment(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int tiles) {
   int const r = tiles - 1 - int(threadIdx.x) / 32;
-  mixer_direction_pointers const& parameters = k.p.direction[k.second];
   float* const vectors = reinterpret_cast<float*>(k.shared + lay.vectors);
   std::uint32_t c[Tr::state / 16][4];
   prepare_segment(k, lay, r, c);
-  stage_unit<Tr>(k.sequence, k.at, lay, k.begin, k.start, k.p.length, k.decays, k.shared);
+  auto const stage = [&](int unit) {
+    stage_unit<Tr>(k.sequence(), k.at(), lay, unit, k.start, k.p.length, k.decays(unit, lay.tokens), k.shared);
+  };
+  stage(k.begin);
   float sums[2] = {};
 #pragma unroll 1
   for (int unit = k.begin; unit < k.end; ++unit) {
     float const* const cum = vectors + unit % 2 * 2 * lay.tokens;
     int const thread = thread_here();
     unit_columns<Tr> const own{thread};
-    channel_taps<Tr> const taps{k.at, k.at.conv_channel(k.at.x(), unit * Tr::width + own.first), own.gap, parameters};
-    bool const enters = k.start > 0 && k.m < Tr::state_tiles;
+    channel_taps<Tr> const taps{k.at(), k.at().conv_channel(k.at().x(), unit * Tr::width + own.first), own.gap,
+                                k.parameters()};
+    bool const places = Output && k.enters() && k.tile() < Tr::state_tiles;
     carried_state<Tr> s = {};
-    if (enters) load_carried<Tr>(s, k.state(unit));
+    if (places) load_carried<Tr>(s, k.state(unit, k.start == k.first));
     wait_copies<0>();
     __syncthreads();
-    if (enters) place_carried<Tr>(s, k.m, lay, k.shared);
+    if (places) place_carried<Tr>(s, k.tile(), lay, k.shared);
     fill_factors<Tr>(thread, lay, cum, cum + lay.tokens, k.shared);
     fill_unit<Tr>(thread, own, taps, lay, cum, cum + lay.tokens, k.shared);
     __syncthreads();
-    if (unit + 1 < k.end)
-      stage_unit<Tr>(k.sequence, k.at, lay, unit + 1, k.start, k.p.length, k.decays_of(unit + 1, lay.tokens), k.shared);
-    scan_unit(k, lay, r, unit, c, cum, sums);
+    if (unit + 1 < k.end) stage(unit + 1);
+    if constexpr (Output) {
+      if (r >= 0) scan_rows(k, lay, r, unit, c, cum, sums);
+    }
+    if (k.tile() < Tr::state_tiles && k.leaves(lay.tokens)) carry_state(k, lay, unit, cum);
   }
-  if (k.p.finish) __syncthreads();  // the decays' place is free
-  int const tile = k.start / 16 + r;
-  if (r >= 0)
-    write_sums<Tr>(sums, tile, k.at, k.second, k.begin, k.end, k.first_row, k.p, k.start,
-                   k.p.finish ? vectors : nullptr);
-  if (k.p.finish) {
-    __syncthreads();
-    finish_rows<Tr>(k.p, k.at, k.first_row, k.second, k.group, k.start, min(lay.tokens, k.p.length - k.start), vectors);
+  if constexpr (Output) norm_segment(k, lay, r, sums, vectors);
+}
+
+/// Work: unit set of all groups + unit sets (direction + 2 (run + runs sequence)). Output: g. Else what the runs but the
+/// last leave of a state from zero.
+template <class Tr, bool Output>
+__global__ void __launch_bounds__(Tr::threads, 2)
+    mixer_segments_kernel(__grid_constant__ mixer_segment_arguments<typename Tr::element> const p) {
+  unsigned const runs = unsigned(p.runs - (Output ? 0 : 1));
+  unsigned const count = unsigned(Tr::units / p.core.units_per_block) * 2u * runs * unsigned(p.sequences);
+#pragma unroll 1
+  for (unsigned work = blockIdx.x; work < count; work += gridDim.x) {
+    mixer_segment<Tr, Output> k{p, work, dynamic_shared()};
+#pragma unroll 1
+    for (; k.start < k.stop; k.start += 16 * p.segment_tiles) {
+      __syncthreads();  // the segment ahead is done with
+      int const tiles = min(p.segment_tiles, (k.stop - k.start + 15) / 16);
+      run_segment(k, mixer_core_layout<Tr>{tiles}, tiles);
+    }
   }
 }
 
-/// Work: unit set of all groups + unit sets (direction + 2 sequence).
+/// From what each run leaves of a state from zero, the state that each begins with, in place. Thread: four numbers of a
+/// unit's state.
 template <class Tr>
-__global__ void __launch_bounds__(Tr::threads, 2)
-    mixer_segments_kernel(__grid_constant__ mixer_segment_arguments<typename Tr::element> const p) {
-  unsigned const count = unsigned(Tr::units / p.core.units_per_block) * 2u * unsigned(p.sequences);
-#pragma unroll 1
-  for (unsigned work = blockIdx.x; work < count; work += gridDim.x) {
-    mixer_segment<Tr> k{p, work, dynamic_shared()};
-#pragma unroll 1
-    for (; k.start < p.core.length; k.start += 16 * p.segment_tiles) {
-      __syncthreads();  // the segment ahead is done with
-      int const tiles = min(p.segment_tiles, (p.core.length - k.start + 15) / 16);
-      run_segment(k, mixer_core_layout<Tr>{tiles}, tiles);
-    }
+__global__ void __launch_bounds__(64) mixer_runs_kernel(float4* ends, float const* totals, int runs) {
+  float4* const at =
+      ends + std::size_t(blockIdx.y) * std::size_t(runs) * Tr::unit_vectors + blockIdx.x * 64 + threadIdx.x;
+  totals += std::size_t(blockIdx.y) * std::size_t(runs);
+  float4 state{0, 0, 0, 0};
+#pragma unroll 4
+  for (int run = 0; run < runs; ++run) {
+    bool const last = run + 1 == runs;  // it has left none
+    float4 const v = last ? float4{0, 0, 0, 0} : at[std::size_t(run) * Tr::unit_vectors];
+    float const d = last ? 0.f : exp2_fast(totals[run]);
+    at[std::size_t(run) * Tr::unit_vectors] = state;
+    state = {fmaf(state.x, d, v.x), fmaf(state.y, d, v.y), fmaf(state.z, d, v.z), fmaf(state.w, d, v.w)};
   }
 }
 
@@ -265,25 +317,36 @@ bool mixer_core_segments_fits(device_properties const& device) {
   return mixer_segment_tiles<T, M>(device, 1) != 0;
 }
 
-/// How the kernel is launched for so many sequences of one length.
+/// How the kernels are launched for so many sequences of one length. Runs cost a second pass over B and x, so that a device
+/// at least half full is left with whole sequences.
 template <class T, mixer_shape M>
 struct mixer_segment_plan {
   using traits = mixer_segment_traits<T, M>;
-  int take;           ///< units a block
-  int tiles, bytes;   ///< of a segment, and of its shared memory
-  unsigned blocks;    ///< no more than the device holds
-  int block_vectors;  ///< float4 of scratch of a block
+  int take;              ///< units a block
+  int tiles, bytes;      ///< of a segment, and of its shared memory
+  int runs, run_tokens;  ///< of a sequence
+  unsigned walks;        ///< of all sequences, a run of some units each
+  unsigned blocks;       ///< no more than the device holds
+  int block_vectors;     ///< float4 of scratch of a block
+  std::size_t ends;      ///< states between runs
 
   mixer_segment_plan(device_properties const& device, int sequences, int length)
       : take{units_per_block(traits::group_units, sequences * traits::groups, device.multiprocessors)},
         tiles{mixer_segment_tiles<T, M>(device, length)},
         bytes{mixer_core_layout<traits>{tiles}.bytes} {
-    int const each = 2 * (bytes + 1024) <= device.shared_per_sm ? 2 : 1;
-    blocks = unsigned(std::min(traits::units / take * 2 * sequences, each * device.multiprocessors));
+    int const slots = (2 * (bytes + 1024) <= device.shared_per_sm ? 2 : 1) * device.multiprocessors;
+    int const whole = traits::units / take * 2 * sequences, segments = (length + 16 * tiles - 1) / (16 * tiles);
+    int const wanted = whole == 0 || 2 * whole > slots ? 1 : std::min(segments, slots / whole);
+    int const each = (segments + wanted - 1) / wanted;
+    runs = (segments + each - 1) / each, run_tokens = each * 16 * tiles;
+    walks = unsigned(whole) * unsigned(runs), blocks = std::min(walks, unsigned(slots));
     block_vectors = take * traits::unit_vectors + std::max(1, take / traits::per_head) * 2 * 16 * tiles / 4;
+    ends = runs == 1 ? 0 : std::size_t(sequences) * 2 * traits::units * std::size_t(runs);
   }
-  /// float4 of scratch.
-  [[nodiscard]] std::size_t states() const { return std::size_t(blocks) * std::size_t(block_vectors); }
+  /// float4 of scratch: the blocks', the ends, and their decays.
+  [[nodiscard]] std::size_t states() const {
+    return std::size_t(blocks) * std::size_t(block_vectors) + ends * traits::unit_vectors + (ends + 3) / 4;
+  }
 };
 
 /// Sequences in segments: see mixer_core_fused(). mixer_core_segments_fits() must hold; scratch.states has room for the
@@ -293,12 +356,30 @@ bool mixer_core_segments(context<P>& ctx, mixer_segment_plan<element<P>, M> cons
                          mixer_parameters<M, float const, space::device> const& p, element<P>* g,
                          mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   using Tr = mixer_segment_traits<element<P>, M>;
+  float4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
+  float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);
   mixer_segment_arguments<element<P>> const arguments{
-      mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish), scratch.states, sequences,
-      plan.tiles, plan.block_vectors};
-  prefer_shared("mixer_core: segments", mixer_segments_kernel<Tr>);
-  launch("mixer_core: segments", mixer_segments_kernel<Tr>, {plan.blocks, Tr::threads, std::size_t(plan.bytes)},
-         ctx.stream(), arguments);
+      mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
+      scratch.states,
+      sequences,
+      plan.tiles,
+      plan.block_vectors,
+      plan.runs,
+      plan.run_tokens,
+      ends,
+      totals};
+  auto const walk = [&](auto const& kernel, unsigned blocks) {
+    prefer_shared("mixer_core: segments", kernel);
+    launch("mixer_core: segments", kernel, {blocks, Tr::threads, std::size_t(plan.bytes)}, ctx.stream(), arguments);
+  };
+  if (plan.runs > 1) {
+    walk(mixer_segments_kernel<Tr, false>,
+         std::min(plan.blocks, plan.walks / unsigned(plan.runs) * unsigned(plan.runs - 1)));
+    launch("mixer_core: states of runs", mixer_runs_kernel<Tr>,
+           {dim3(Tr::unit_vectors / 64, unsigned(2 * Tr::units * sequences)), 64}, ctx.stream(), ends, totals,
+           plan.runs);
+  }
+  walk(mixer_segments_kernel<Tr, true>, plan.blocks);
   return arguments.core.finish;
 }
 
@@ -308,7 +389,7 @@ bool mixer_core_fits(device_properties const& device, int length) {
   return mixer_core_whole_fits<T, M>(device, length) || mixer_core_segments_fits<T, M>(device);
 }
 
-/// float4 of scratch that the fused kernel for these sizes carries states in: for Tiny 25 KB a head and block, 52 MB on 132
+/// float4 of scratch that the fused kernels for these sizes carry states in: for Tiny 25 KB a head and block, 52 MB on 132
 /// multiprocessors; none for sequences in one segment.
 template <class T, mixer_shape M>
 std::size_t mixer_core_states(device_properties const& device, int sequences, int length) {
