@@ -1,6 +1,6 @@
 // Tiny at picture sizes, patches and groups beside its own, and the README's small model: pictures a second, and where
 // the time goes.
-#include <dm2/cuda/inference.cuh>
+#include <dm2/cuda/mixer_core.cuh>
 
 #include "cuda/device_report.cuh"
 #include "cuda/network_steps.cuh"

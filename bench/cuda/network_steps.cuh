@@ -4,9 +4,9 @@
 
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/graph.cuh>
-#include <dm2/cuda/inference.cuh>
-#include <dm2/cuda/memory.cuh>
+#include <dm2/cuda/device/memory.cuh>
+#include <dm2/cuda/device/stream.cuh>
+#include <dm2/cuda/inference/trunk.cuh>
 #include <dm2/model/blocks.hpp>
 
 #include "cuda/timing.cuh"

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <dm2/cuda/check.cuh>
-#include <dm2/cuda/graph.cuh>
-#include <dm2/cuda/memory.cuh>
+#include <dm2/cuda/device/memory.cuh>
+#include <dm2/cuda/device/stream.cuh>
 
 #include <algorithm>
 #include <cstddef>

@@ -3,6 +3,7 @@
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
 #include <dm2/cuda/step_engine.cuh>
+#include <dm2/cuda/training/update_lines.cuh>
 
 #include "cuda/device_report.cuh"
 #include "cuda/timing.cuh"

@@ -1,5 +1,5 @@
 // What examples/support/gpu_classifier.hpp declares. The models are compiled in files of their own, one a precision.
-#include <dm2/cuda/device.cuh>
+#include <dm2/cuda/device/properties.cuh>
 
 #include "gpu_classifier_of.cuh"
 

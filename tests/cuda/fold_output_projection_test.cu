@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/random.hpp"
 #include "support/views.hpp"
 

@@ -1,9 +1,9 @@
 #include <dm2/cpu/gated_activation.hpp>
-#include <dm2/cuda/gated_activation_backward.cuh>
+#include <dm2/cuda/gated_activation.cuh>
 
 #include <doctest/doctest.h>
 
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 #include "support/random.hpp"
 #include "support/views.hpp"

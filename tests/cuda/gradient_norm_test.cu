@@ -1,4 +1,4 @@
-#include <dm2/cuda/gradient_norm.cuh>
+#include <dm2/cuda/optimizer_step.cuh>
 
 #include <doctest/doctest.h>
 

@@ -1,9 +1,9 @@
 #include <dm2/cpu/heads.hpp>
-#include <dm2/cuda/heads_backward.cuh>
+#include <dm2/cuda/heads.cuh>
 
 #include <doctest/doctest.h>
 
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 #include "support/random.hpp"
 #include "support/views.hpp"

@@ -1,9 +1,9 @@
 #include <dm2/cpu/linear.hpp>
-#include <dm2/cuda/linear_backward.cuh>
+#include <dm2/cuda/linear.cuh>
 
 #include <doctest/doctest.h>
 
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 #include "support/random.hpp"
 #include "support/views.hpp"

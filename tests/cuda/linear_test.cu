@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "cpu/naive.hpp"
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 #include "support/random.hpp"
 #include "support/views.hpp"

@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "cpu/mixer_case.hpp"
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-#include "cuda/model_case.cuh"
+#include "cuda/model/case.cuh"
 
 #include <doctest/doctest.h>
 

@@ -3,12 +3,13 @@
 #pragma once
 
 #include <dm2/cuda/optimizer_step.cuh>
+#include <dm2/cuda/training/update_lines.cuh>
 #include <dm2/model/model.hpp>
 #include <dm2/train/ema.hpp>
 #include <dm2/train/optimizer.hpp>
 
-#include "cuda/device_array.cuh"
-#include "cuda/label_map_case.cuh"
+#include "cuda/support/device_array.cuh"
+#include "cuda/token_label_loss/label_map_case.cuh"
 #include "support/random.hpp"
 
 #include <algorithm>

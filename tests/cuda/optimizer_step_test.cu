@@ -1,10 +1,10 @@
-#include <dm2/cuda/graph.cuh>
+#include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/optimizer_step.cuh>
 
 #include <doctest/doctest.h>
 
 #include "cuda/optimizer_case.cuh"
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 #include "support/views.hpp"
 

@@ -1,4 +1,4 @@
-#include <dm2/cuda/launch.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/picture_pipeline.cuh>
 #include <dm2/data/transform.hpp>

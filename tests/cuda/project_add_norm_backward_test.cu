@@ -3,8 +3,8 @@
 
 #include <doctest/doctest.h>
 
-#include "cuda/between_backward_case.cuh"
-#include "cuda/precisions.cuh"
+#include "cuda/project_add_norm/backward_case.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 #include "support/views.hpp"
 

@@ -1,9 +1,9 @@
 #include <dm2/cpu/rms_norm.hpp>
-#include <dm2/cuda/rms_norm_backward.cuh>
+#include <dm2/cuda/rms_norm.cuh>
 
 #include <doctest/doctest.h>
 
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 #include "support/random.hpp"
 #include "support/views.hpp"

@@ -3,7 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "cpu/ssd_case.hpp"
-#include "cuda/device_array.cuh"
+#include "cuda/support/device_array.cuh"
 #include "support/compare.hpp"
 #include "support/views.hpp"
 

@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "cuda/stem_device_case.cuh"
+#include "cuda/stem/device_case.cuh"
 #include "support/compare.hpp"
 
 #include <cmath>

@@ -1,7 +1,7 @@
 #include <doctest/doctest.h>
 
-#include "cuda/precisions.cuh"
-#include "cuda/stem_train_case.cuh"
+#include "cuda/stem_train/case.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 
 #include <cmath>

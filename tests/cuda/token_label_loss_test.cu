@@ -1,11 +1,11 @@
-#include <dm2/cuda/graph.cuh>
+#include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/token_label_loss.cuh>
 
 #include <doctest/doctest.h>
 
-#include "cuda/device_array.cuh"
-#include "cuda/label_map_case.cuh"
-#include "cuda/precisions.cuh"
+#include "cuda/support/device_array.cuh"
+#include "cuda/support/precisions.cuh"
+#include "cuda/token_label_loss/label_map_case.cuh"
 #include "support/compare.hpp"
 #include "support/views.hpp"
 

@@ -1,10 +1,9 @@
 #include <dm2/cpu/tokens.hpp>
 #include <dm2/cuda/tokens.cuh>
-#include <dm2/cuda/tokens_backward.cuh>
 
 #include <doctest/doctest.h>
 
-#include "cuda/precisions.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 #include "support/random.hpp"
 #include "support/views.hpp"

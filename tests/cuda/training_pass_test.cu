@@ -1,8 +1,8 @@
 // A whole training pass on the GPU against the CPU's in double.
 #include <doctest/doctest.h>
 
-#include "cuda/precisions.cuh"
-#include "cuda/training_pass_case.cuh"
+#include "cuda/support/precisions.cuh"
+#include "cuda/training_pass/case.cuh"
 #include "model/golden_configs.hpp"
 
 #include <algorithm>

@@ -1,8 +1,8 @@
 # The tests of tests/cuda on the host, without a GPU: see README.md here. One program, one ctest entry a source file, with
 # the label "emulated". DM2_EMULATED_TESTS names those that are built, or is empty for all: half an hour of compiling.
 find_package(Boost REQUIRED COMPONENTS context)
-set(DM2_EMULATED_TESTS "" CACHE STRING "Files of tests/cuda to emulate, without _test.cu: training_pass;ssd. Empty: all")
-file(GLOB sources CONFIGURE_DEPENDS cuda/*_test.cu)
+set(DM2_EMULATED_TESTS "" CACHE STRING "Files of tests/cuda to emulate, without _test.cu: training_pass;ssd/backward_chunked. Empty: all")
+file(GLOB_RECURSE sources CONFIGURE_DEPENDS cuda/*_test.cu)
 if(DM2_EMULATED_TESTS)
   list(TRANSFORM DM2_EMULATED_TESTS REPLACE "(.+)" "${CMAKE_CURRENT_SOURCE_DIR}/cuda/\\1_test.cu" OUTPUT_VARIABLE sources)
 endif()
@@ -18,9 +18,10 @@ if(DM2_WERROR)
   target_compile_options(dm2_emulated_tests PRIVATE -Werror)
 endif()
 foreach(source ${sources})
-  get_filename_component(file ${source} NAME)
-  string(REGEX REPLACE "_test\\.cu$" "" name ${file})
-  add_test(NAME emulated.${name} COMMAND dm2_emulated_tests --source-file=*/cuda/${file} "--test-case-exclude=*[long]*")
-  set_tests_properties(emulated.${name} PROPERTIES TIMEOUT 900 ENVIRONMENT "${dm2_test_environment}" LABELS emulated
+  file(RELATIVE_PATH path ${CMAKE_CURRENT_SOURCE_DIR}/cuda ${source})
+  string(REGEX REPLACE "_test\\.cu$" "" name ${path})
+  string(REPLACE "/" "." entry ${name})
+  add_test(NAME emulated.${entry} COMMAND dm2_emulated_tests --source-file=*/cuda/${path} "--test-case-exclude=*[long]*")
+  set_tests_properties(emulated.${entry} PROPERTIES TIMEOUT 900 ENVIRONMENT "${dm2_test_environment}" LABELS emulated
                        FAIL_REGULAR_EXPRESSION "test cases: +0 ")
 endforeach()

@@ -35,4 +35,12 @@ inline void require_extent(char const* tensor, std::size_t got, std::size_t want
     throw shape_error{std::string{tensor} + ": got " + std::to_string(got) + ", expected " + std::to_string(want)};
 }
 
+/// Sequences of `length` rows in `count` rows; throws shape_error naming the tensor unless they are whole.
+inline int whole_sequences(char const* tensor, std::size_t count, int length) {
+  if (length < 1 || count % std::size_t(length) != 0)
+    throw shape_error{std::string{tensor} + ": got " + std::to_string(count) +
+                      " rows, expected a multiple of the length " + std::to_string(length)};
+  return int(count / std::size_t(length));
+}
+
 }  // namespace dm2

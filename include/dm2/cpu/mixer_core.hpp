@@ -125,14 +125,6 @@ void gate_and_norm(T const* y, sequence<T const> z, T const* norm, sequence<T> g
     }
 }
 
-/// Sequences in a batch of `count` rows; throws shape_error unless it is whole.
-inline int whole_sequences(char const* operation, std::size_t count, int length) {
-  if (length < 1 || count % std::size_t(length) != 0)
-    throw shape_error{std::string{operation} + ": got " + std::to_string(count) +
-                      " rows, expected a multiple of the length " + std::to_string(length)};
-  return int(count / std::size_t(length));
-}
-
 }  // namespace detail
 
 /// From the input projection to what the output projections read, for both directions of the mixer.

@@ -204,13 +204,11 @@ struct ssd_input {
 
   /// Throws shape_error unless every operand has the same whole number of sequences; returns that number.
   [[nodiscard]] int sequences() const {
-    if (length < 1 || x.count % std::size_t(length) != 0)
-      throw shape_error{"ssd.x: got " + std::to_string(x.count) + " rows, expected a multiple of the length " +
-                        std::to_string(length)};
+    int const count = whole_sequences("ssd.x", x.count, length);
     require_extent("ssd.dt rows", dt.count, x.count);
     require_extent("ssd.b rows", b.count, x.count);
     require_extent("ssd.c rows", c.count, x.count);
-    return int(x.count) / length;
+    return count;
   }
 };
 

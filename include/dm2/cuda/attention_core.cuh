@@ -7,11 +7,10 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/attention_core_general.cuh>
-#include <dm2/cuda/attention_core_kernel.cuh>
+#include <dm2/cuda/attention_core/general.cuh>
+#include <dm2/cuda/attention_core/tensor.cuh>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/sequences.cuh>
+#include <dm2/cuda/device/launch.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -105,7 +104,7 @@ template <attention_shape A, precision P>
 void attention_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, 3 * A.width(), space::device>> qkv,
                     attention_parameters<A, float const, space::device> const& p,
                     std::type_identity_t<rows<element<P>, A.width(), space::device>> y, int length) {
-  detail::whole_sequences("attention_core.qkv", qkv.count, length);
+  whole_sequences("attention_core.qkv", qkv.count, length);
   require_extent("attention_core.y rows", y.count, qkv.count);
   if (qkv.count == 0) return;
   if constexpr (detail::attention_fits<element<P>>(A)) {

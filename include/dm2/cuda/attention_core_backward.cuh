@@ -6,10 +6,9 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
-#include <dm2/cuda/attention_core_backward_fused.cuh>
-#include <dm2/cuda/attention_core_backward_general.cuh>
+#include <dm2/cuda/attention_core/backward_general.cuh>
+#include <dm2/cuda/attention_core/backward_tensor.cuh>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/sequences.cuh>
 
 #include <type_traits>
 
@@ -30,7 +29,7 @@ void attention_core_backward(context<P>& ctx,
                              std::type_identity_t<rows<element<P> const, A.width(), space::device>> dy,
                              std::type_identity_t<rows<element<P>, 3 * A.width(), space::device>> dqkv,
                              attention_parameters<A, float, space::device> const& grad, int length) {
-  detail::whole_sequences("attention_core_backward.qkv", qkv.count, length);
+  whole_sequences("attention_core_backward.qkv", qkv.count, length);
   require_extent("attention_core_backward.dy rows", dy.count, qkv.count);
   require_extent("attention_core_backward.dqkv rows", dqkv.count, qkv.count);
   // Up to 80 tokens, then up to 208, in bf16 and fp16; whatever fits neither goes from kernel to kernel.

@@ -6,11 +6,11 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/check.cuh>
-#include <dm2/cuda/device.cuh>
+#include <dm2/cuda/device/memory.cuh>
+#include <dm2/cuda/device/product_plans.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/memory.cuh>
-#include <dm2/cuda/product_plans.cuh>
-#include <dm2/cuda/stem_train_saved.cuh>
+#include <dm2/cuda/stem_train/saved.cuh>
 
 #include <algorithm>
 #include <cstddef>

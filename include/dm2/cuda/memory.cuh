@@ -1,67 +1,46 @@
 /// @file
-/// Owned memory on the device, and pinned memory on the host.
+/// Zeroing and copying runs of numbers, on the device and between it and the host.
 #pragma once
 
 #include <dm2/cuda/check.cuh>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/element.cuh>
 
 #include <cstddef>
-#include <memory>
 #include <type_traits>
 
 namespace dm2::cuda {
 namespace detail {
-struct device_release {
-  void operator()(std::byte* p) const { static_cast<void>(cudaFree(p)); }
-};
-struct pinned_release {
-  void operator()(std::byte* p) const { static_cast<void>(cudaFreeHost(p)); }
-};
+template <class T>
+__global__ void __launch_bounds__(256) round_kernel(float const* from, T* to, std::size_t n) {
+  std::size_t const i = std::size_t(blockIdx.x) * 256 + threadIdx.x;
+  if (i < n) to[i] = from_float<T>(from[i]);
+}
 }  // namespace detail
 
-/// Zeroed memory on the current device.
-class device_memory {
- public:
-  device_memory() = default;
-  /// Throws error where the device has not enough. Waits until the zeros are there.
-  explicit device_memory(std::size_t bytes) : size_{bytes} {
-    if (bytes == 0) return;
-    void* p = nullptr;
-    check(cudaMalloc(&p, bytes), "device memory");
-    data_.reset(static_cast<std::byte*>(p));
-    check(cudaMemset(p, 0, bytes), "device memory: zero");
-    check(cudaDeviceSynchronize(), "device memory: zero");
-  }
+/// data[0, n) = 0 on the device. For n = 0, data may be null.
+template <precision P, class T>
+void clear(context<P>& ctx, T* data, std::size_t n) {
+  static_assert(std::is_trivially_copyable_v<T>, "dm2::cuda::clear<T>: T must be plain numbers");
+  if (!ctx.reserve(0) || n == 0) return;
+  check(cudaMemsetAsync(data, 0, n * sizeof(T), ctx.stream()), "clear");
+}
 
-  /// The first byte, null where there is none.
-  [[nodiscard]] std::byte* data() const { return data_.get(); }
-  /// Bytes.
-  [[nodiscard]] std::size_t size() const { return size_; }
+/// to[0, n) = from[0, n), which do not overlap. Either may be on the host; the copy is asynchronous where that side is
+/// pinned, and then it must stay until the stream has come by.
+template <precision P, class T>
+void copy(context<P>& ctx, std::type_identity_t<T> const* from, std::size_t n, T* to) {
+  static_assert(std::is_trivially_copyable_v<T>, "dm2::cuda::copy<T>: T must be plain numbers");
+  if (!ctx.reserve(0) || n == 0) return;
+  check(cudaMemcpyAsync(to, from, n * sizeof(T), cudaMemcpyDefault, ctx.stream()), "copy");
+}
 
- private:
-  std::unique_ptr<std::byte[], detail::device_release> data_;
-  std::size_t size_ = 0;
-};
-
-/// Host memory that the device copies from and to without a detour.
-class pinned_memory {
- public:
-  pinned_memory() = default;
-  /// Throws error where the host has not enough.
-  explicit pinned_memory(std::size_t bytes) : size_{bytes} {
-    if (bytes == 0) return;
-    void* p = nullptr;
-    check(cudaMallocHost(&p, bytes), "pinned memory");
-    data_.reset(static_cast<std::byte*>(p));
-  }
-
-  /// The first byte, null where there is none.
-  [[nodiscard]] std::byte* data() const { return data_.get(); }
-  /// Bytes.
-  [[nodiscard]] std::size_t size() const { return size_; }
-
- private:
-  std::unique_ptr<std::byte[], detail::pinned_release> data_;
-  std::size_t size_ = 0;
-};
+/// to[0, n) = from[0, n), rounded to nearest; both on the device.
+template <precision P, class T>
+void round(context<P>& ctx, float const* from, std::size_t n, T* to) {
+  if (!ctx.reserve(0) || n == 0) return;
+  detail::launch("round", detail::round_kernel<T>, {unsigned((n + 255) / 256), 256}, ctx.stream(), from, to, n);
+}
 
 }  // namespace dm2::cuda

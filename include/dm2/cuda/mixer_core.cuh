@@ -8,10 +8,10 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/mixer_core_general.cuh>
-#include <dm2/cuda/mixer_core_segments.cuh>
-#include <dm2/cuda/pack.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/mixer_core/general.cuh>
+#include <dm2/cuda/mixer_core/segments.cuh>
 
 #include <cstddef>
 #include <string>
@@ -58,14 +58,6 @@ void scale_by_squares(context<P>& ctx, element<P>* g, float const* squares, floa
          norm, norm_b, count);
 }
 
-/// Sequences in `count` rows; throws shape_error unless they are whole.
-inline int mixer_sequences(std::size_t count, int length) {
-  if (length < 1 || count % std::size_t(length) != 0)
-    throw shape_error{"mixer_core.zxbcdt: got " + std::to_string(count) + " rows, expected a multiple of the length " +
-                      std::to_string(length)};
-  return int(count / std::size_t(length));
-}
-
 }  // namespace detail
 
 /// From the input projection to what the output projections read, for both directions of the mixer.
@@ -77,14 +69,15 @@ inline int mixer_sequences(std::size_t count, int length) {
 /// Writes   g (=), which does not overlap zxbcdt.
 /// Stream   the context's; no synchronisation. One kernel for 16-bit numbers, a number of heads that 4 divides, of a
 ///          multiple of 8 channels (of 16 above 64) up to 128, groups of a multiple of 8 channels, a state of 16, 32, 64 or
-///          128, at most 4 taps, and operands, taps and norms at multiples of 16 bytes; composed otherwise.
+///          128, at most 4 taps, and operands, taps and norms at multiples of 16 bytes; composed otherwise. Beyond 224
+///          tokens few sequences take three kernels.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060).
 template <mixer_shape M, precision P>
 void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.projected(), space::device>> zxbcdt,
                 mixer_parameters<M, float const, space::device> const& p,
                 std::type_identity_t<rows<element<P>, 2 * M.d_inner(), space::device>> g, int length) {
-  int const sequences = detail::mixer_sequences(zxbcdt.count, length);
+  int const sequences = whole_sequences("mixer_core.zxbcdt", zxbcdt.count, length);
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
   using Tr = detail::mixer_core_traits<element<P>, M>;
   if constexpr (Tr::possible) {

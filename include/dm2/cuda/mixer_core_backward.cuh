@@ -3,13 +3,13 @@
 ///
 /// Saved: nothing but the projection. Computed again: convolutions, SiLU, steps and the scans' results, which pass
 /// between kernels through scratch, rounded to the context's element:
-///     inputs     x, B, C and dt of both directions (mixer_backward_inputs.cuh)
+///     inputs     x, B, C and dt of both directions (mixer_core/backward_inputs.cuh)
 ///     scan       y of each direction (ssd.cuh)
-///     gate       dy over y, dz, the norms' sums (mixer_backward_gate.cuh)
+///     gate       dy over y, dz, the norms' sums (mixer_core/backward_gate.cuh)
 ///     scan back  dx, dB, dC, ddt, sums for A and D of both directions at once (ssd_backward.cuh)
-///     steps      the projection's dt (mixer_backward_conv.cuh)
+///     steps      the projection's dt (mixer_core/backward_conv.cuh)
 ///     conv       the projection's x, B and C, the taps' sums
-///     sums       the parameters' gradients (mixer_backward_sums.cuh)
+///     sums       the parameters' gradients (mixer_core/backward_sums.cuh)
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -18,13 +18,12 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/mixer_backward_conv.cuh>
-#include <dm2/cuda/mixer_backward_gate.cuh>
-#include <dm2/cuda/mixer_backward_inputs.cuh>
-#include <dm2/cuda/mixer_backward_plan.cuh>
-#include <dm2/cuda/mixer_backward_sums.cuh>
-#include <dm2/cuda/sequences.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/mixer_core/backward_conv.cuh>
+#include <dm2/cuda/mixer_core/backward_gate.cuh>
+#include <dm2/cuda/mixer_core/backward_inputs.cuh>
+#include <dm2/cuda/mixer_core/backward_plan.cuh>
+#include <dm2/cuda/mixer_core/backward_sums.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
 
 #include <algorithm>

@@ -7,11 +7,11 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/graph.cuh>
+#include <dm2/cuda/device/memory.cuh>
+#include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/heads.cuh>
-#include <dm2/cuda/inference.cuh>
-#include <dm2/cuda/inference_weights.cuh>
-#include <dm2/cuda/memory.cuh>
+#include <dm2/cuda/inference/trunk.cuh>
+#include <dm2/cuda/inference/weights.cuh>
 #include <dm2/model/model.hpp>
 
 #include <array>

@@ -4,8 +4,8 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/cuda/check.cuh>
-#include <dm2/cuda/graph.cuh>
-#include <dm2/cuda/memory.cuh>
+#include <dm2/cuda/device/memory.cuh>
+#include <dm2/cuda/device/stream.cuh>
 
 #include <array>
 #include <cstddef>

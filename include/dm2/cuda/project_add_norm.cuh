@@ -6,12 +6,12 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/packet.cuh>
-#include <dm2/cuda/project_add_norm_few.cuh>
-#include <dm2/cuda/project_add_norm_general.cuh>
-#include <dm2/cuda/project_add_norm_hopper.cuh>
-#include <dm2/cuda/project_add_norm_kernel.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/project_add_norm/few.cuh>
+#include <dm2/cuda/project_add_norm/general.cuh>
+#include <dm2/cuda/project_add_norm/hopper.cuh>
+#include <dm2/cuda/project_add_norm/tensor.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 #include <type_traits>

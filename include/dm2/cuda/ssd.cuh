@@ -3,9 +3,9 @@
 /// model. This header is all that a caller needs.
 ///
 /// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Three ways to the same numbers:
-///  - quadratic (ssd_quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
-///  - chunked (ssd_chunked.cuh): any length, in chunks of 64 tokens with the state carried between them;
-///  - the recurrence (scan_general.cuh): float, and sizes that the tensor cores' tiles do not divide.
+///  - quadratic (ssd/quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
+///  - chunked (ssd/chunked.cuh): any length, in chunks of 64 tokens with the state carried between them;
+///  - the recurrence (ssd/general.cuh): float, and sizes that the tensor cores' tiles do not divide.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -14,9 +14,9 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/scan_general.cuh>
-#include <dm2/cuda/ssd_chunked.cuh>
-#include <dm2/cuda/ssd_quadratic.cuh>
+#include <dm2/cuda/ssd/chunked.cuh>
+#include <dm2/cuda/ssd/general.cuh>
+#include <dm2/cuda/ssd/quadratic.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -39,13 +39,11 @@ struct ssd_input {
 
   /// Throws shape_error unless every operand has the same whole number of sequences; returns that number.
   [[nodiscard]] int sequences() const {
-    if (length < 1 || x.count % std::size_t(length) != 0)
-      throw shape_error{"ssd.x: got " + std::to_string(x.count) + " rows, expected a multiple of the length " +
-                        std::to_string(length)};
+    int const count = whole_sequences("ssd.x", x.count, length);
     require_extent("ssd.dt rows", dt.count, x.count);
     require_extent("ssd.b rows", b.count, x.count);
     require_extent("ssd.c rows", c.count, x.count);
-    return int(x.count / std::size_t(length));
+    return count;
   }
 };
 

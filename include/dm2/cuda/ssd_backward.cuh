@@ -2,10 +2,10 @@
 /// State-space duality, backward, alone or inside a model. This header is all that a caller needs.
 ///
 /// Saved: nothing but the scan's operands. Computed again: decays, scores C B^T, and the states where there are any.
-/// Three forms, by the same numbers as the scan's (ssd_backward_operands.cuh says what a form is):
-///  - quadratic (ssd_backward_quadratic.cuh): short sequences of 16-bit numbers on the tensor cores;
-///  - chunked (ssd_backward_chunked.cuh): longer ones, in chunks of 64 tokens with the states between them;
-///  - chunks in float (ssd_backward_general.cuh): everything else.
+/// Three forms, by the same numbers as the scan's (ssd/backward_operands.cuh says what a form is):
+///  - quadratic (ssd/backward_quadratic.cuh): short sequences of 16-bit numbers on the tensor cores;
+///  - chunked (ssd/backward_chunked.cuh): longer ones, in chunks of 64 tokens with the states between them;
+///  - chunks in float (ssd/backward_general.cuh): everything else.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -13,11 +13,11 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/partial_sums.cuh>
 #include <dm2/cuda/ssd.cuh>
-#include <dm2/cuda/ssd_backward_chunked.cuh>
-#include <dm2/cuda/ssd_backward_general.cuh>
-#include <dm2/cuda/ssd_backward_quadratic.cuh>
+#include <dm2/cuda/ssd/backward_chunked.cuh>
+#include <dm2/cuda/ssd/backward_general.cuh>
+#include <dm2/cuda/ssd/backward_quadratic.cuh>
+#include <dm2/cuda/tile/partial_sums.cuh>
 
 #include <cstddef>
 #include <type_traits>
@@ -94,7 +94,7 @@ ssd_backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, 
 ///          64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB. One
 ///          sequence's are taken in any case.
 /// Throws   shape_error if the operands disagree; nothing is written then.
-/// Source   Dao & Gu 2024 (arXiv 2405.21060); the equations: ssd_backward_general.cuh.
+/// Source   Dao & Gu 2024 (arXiv 2405.21060); the equations: ssd/backward_general.cuh.
 template <mixer_shape M, class T, precision P>
 void ssd_backward(context<P>& ctx, ssd_input<M, T> const& in,
                   std::type_identity_t<rows<T const, M.d_inner(), space::device>> dy, ssd_gradient<M, T> const& grad) {

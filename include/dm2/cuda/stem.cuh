@@ -8,13 +8,13 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/stem_conv1.cuh>
-#include <dm2/cuda/stem_conv3.cuh>
-#include <dm2/cuda/stem_conv3_hopper.cuh>
-#include <dm2/cuda/stem_direct.cuh>
-#include <dm2/cuda/stem_pictures.cuh>
-#include <dm2/cuda/stem_project.cuh>
-#include <dm2/cuda/stem_weights.cuh>
+#include <dm2/cuda/pictures.cuh>
+#include <dm2/cuda/stem/conv1.cuh>
+#include <dm2/cuda/stem/conv3.cuh>
+#include <dm2/cuda/stem/conv3_hopper.cuh>
+#include <dm2/cuda/stem/general.cuh>
+#include <dm2/cuda/stem/project.cuh>
+#include <dm2/cuda/stem/weights.cuh>
 
 #include <algorithm>
 #include <array>

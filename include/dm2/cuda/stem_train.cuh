@@ -6,12 +6,10 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/stem_pictures.cuh>
-#include <dm2/cuda/stem_train_general.cuh>
-#include <dm2/cuda/stem_train_general_backward.cuh>
-#include <dm2/cuda/stem_train_saved.cuh>
-#include <dm2/cuda/stem_train_tensor.cuh>
-#include <dm2/cuda/stem_train_tensor_backward.cuh>
+#include <dm2/cuda/pictures.cuh>
+#include <dm2/cuda/stem_train/general.cuh>
+#include <dm2/cuda/stem_train/saved.cuh>
+#include <dm2/cuda/stem_train/tensor.cuh>
 
 #include <cstddef>
 #include <string>

@@ -4,12 +4,12 @@
 
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/graph.cuh>
+#include <dm2/cuda/device/stream.cuh>
+#include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/model.cuh>
-#include <dm2/cuda/training_input.cuh>
-#include <dm2/cuda/training_network.cuh>
-#include <dm2/cuda/training_rule.cuh>
-#include <dm2/cuda/transfer.cuh>
+#include <dm2/cuda/training/input.cuh>
+#include <dm2/cuda/training/network.cuh>
+#include <dm2/cuda/training/rule.cuh>
 #include <dm2/train/step_engine.hpp>
 
 #include <array>

@@ -7,14 +7,12 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
-#include <dm2/cuda/finite_guard.cuh>
+#include <dm2/cuda/device/finite_guard.cuh>
+#include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/label_maps.cuh>
-#include <dm2/cuda/launch.cuh>
-#include <dm2/cuda/packet.cuh>
-#include <dm2/cuda/token_label_axis.cuh>
-#include <dm2/cuda/token_label_given.cuh>
-#include <dm2/cuda/token_label_kernel.cuh>
-#include <dm2/cuda/token_label_target.cuh>
+#include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/token_label_loss/kernel.cuh>
+#include <dm2/cuda/token_label_loss/target.cuh>
 
 #include <algorithm>
 #include <cstddef>

@@ -6,11 +6,11 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/cuda/check.cuh>
+#include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/token_label_loss.cuh>
-#include <dm2/cuda/training_network.cuh>
+#include <dm2/cuda/training/network.cuh>
 #include <dm2/model/training_pass.hpp>
 
 #include <cstddef>

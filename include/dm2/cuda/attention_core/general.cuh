@@ -1,0 +1,244 @@
+/// @file
+/// Attention, composed: for any shape, length and precision.
+///
+/// Kernels: angles, convolution with rotation, softmax attention tile by tile.
+#pragma once
+
+#include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/element.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/packet.cuh>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+
+namespace dm2::cuda::detail {
+
+/// Sizes of the composed attention. A block takes 64 queries of one head and 64 keys at a time, 4 x 4 scores a thread;
+/// channels pass through shared memory 32 at a time, so that any head size fits.
+template <attention_shape A>
+struct general_attention_traits {
+  static constexpr int heads = A.heads, head_dim = A.head_dim, rotary = A.rotary, half = A.rotary / 2;
+  static constexpr int width = A.width(), taps = A.d_conv;
+  static constexpr int tile = 64, depth = 32, threads = 256;
+  static constexpr int slabs = (head_dim + depth - 1) / depth;  ///< of `depth` channels
+};
+
+/// Row t: cosines, then sines of t 10000^(-2 i / rotary). In double, since float loses 1e-5 at token 197.
+template <class Tr>
+__global__ void rotary_table_kernel(float* table, int length) {
+  std::size_t const at = std::size_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (at >= std::size_t(length) * Tr::half) return;
+  int const t = int(at / Tr::half), i = int(at % Tr::half);
+  double sine, cosine;
+  sincos(t * pow(10000.0, -2.0 * i / Tr::rotary), &sine, &cosine);
+  table[std::size_t(t) * Tr::rotary + i] = float(cosine);
+  table[std::size_t(t) * Tr::rotary + Tr::half + i] = float(sine);
+}
+
+/// Token t of a channel after the convolution; qkv is the channel's number at the token, `t` rows after the first.
+template <class Tr, class T>
+__device__ inline float convolved(T const* qkv, int channel, int t, float const* conv, float const* bias) {
+  if constexpr (Tr::taps == 0) {
+    return to_float(qkv[channel]);
+  } else {
+    float sum = bias[channel];
+#pragma unroll
+    for (int k = 0; k < Tr::taps; ++k) {
+      int const back = Tr::taps - 1 - k;
+      if (t >= back)
+        sum = fmaf(conv[channel * Tr::taps + k],
+                   to_float(qkv[std::ptrdiff_t{channel} - std::ptrdiff_t{back} * (3 * Tr::width)]), sum);
+    }
+    return sum;
+  }
+}
+
+/// out = q, k, v [count, 3 width] after convolution and rotation; a thread one number.
+template <class Tr, class T>
+__global__ void __launch_bounds__(Tr::threads)
+    attention_inputs_kernel(T const* qkv, float const* conv, float const* bias, float const* table, T* out,
+                            std::size_t count, int length) {
+  std::size_t const at = std::size_t{blockIdx.x} * Tr::threads + threadIdx.x, row = at / (3 * Tr::width);
+  if (row >= count) return;
+  int const channel = int(at % (3 * Tr::width)), in_head = channel % Tr::head_dim;
+  int const t = int(row % std::size_t(length));
+  T const* const here = qkv + row * (3 * Tr::width);
+  float value = convolved<Tr>(here, channel, t, conv, bias);
+  if constexpr (Tr::rotary != 0) {
+    if (channel < 2 * Tr::width && in_head < Tr::rotary) {
+      bool const first = in_head < Tr::half;  // of the two numbers that turn together
+      float const other = convolved<Tr>(here, first ? channel + Tr::half : channel - Tr::half, t, conv, bias);
+      float const* const angle = table + std::size_t(t) * Tr::rotary + in_head % Tr::half;
+      float const turned = other * angle[Tr::half];
+      value = first ? fmaf(value, angle[0], -turned) : fmaf(value, angle[0], turned);
+    }
+  }
+  out[at] = from_float<T>(value);
+}
+
+/// slab[i][c] = row first + i, channel c0 + c of a head whose first number is `head`; zeros outside.
+template <class Tr, class T>
+__device__ inline void load_slab(T const* head, int first, int length, int c0, float (&slab)[Tr::tile][Tr::depth + 1]) {
+  for (int at = int(threadIdx.x); at < Tr::tile * Tr::depth; at += Tr::threads) {
+    int const i = at / Tr::depth, c = at % Tr::depth;
+    bool const inside = first + i < length && c0 + c < Tr::head_dim;
+    slab[i][c] = inside ? to_float(head[std::size_t(first + i) * (3 * Tr::width) + c0 + c]) : 0.f;
+  }
+}
+
+/// The largest, or the sum, of what the 16 threads of a row of the tile hold.
+__device__ inline float max_over_half_warp(float x) {
+#pragma unroll
+  for (int distance = 8; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
+  return x;
+}
+
+/// A thread's queries ty 4 + i, its keys tx + 16 j, its channels slab 32 + tx + 16 j.
+template <class Tr>
+struct attention_tile {
+  int ty, tx;
+  float most[4], total[4];      ///< the running maximum of a query's scores, and the sum of exp(score - most)
+  float out[4][2 * Tr::slabs];  ///< sum of exp(score - most) v
+};
+
+/// scores = q k^T of one tile, in the products' own units.
+template <class Tr, class T>
+__device__ inline void score_tile(T const* q, T const* k, int query, int key, int length, int ty, int tx,
+                                  float (&a)[Tr::tile][Tr::depth + 1], float (&b)[Tr::tile][Tr::depth + 1],
+                                  float (&scores)[4][4]) {
+  for (int slab = 0; slab < Tr::slabs; ++slab) {
+    __syncthreads();
+    load_slab<Tr>(q, query, length, slab * Tr::depth, a);
+    load_slab<Tr>(k, key, length, slab * Tr::depth, b);
+    __syncthreads();
+#pragma unroll 8
+    for (int c = 0; c < Tr::depth; ++c)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) scores[i][j] = fmaf(a[ty * 4 + i][c], b[tx + 16 * j][c], scores[i][j]);
+  }
+}
+
+/// scores to weights exp(score - most) in shared memory; what was summed before is scaled to the new maximum.
+template <class Tr>
+__device__ inline void soften(attention_tile<Tr>& s, float (&scores)[4][4], int keys, float scale,
+                              float (&weights)[Tr::tile][Tr::tile + 1]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float most = s.most[i];
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      if (s.tx + 16 * j < keys) most = fmaxf(most, scores[i][j]);
+    most = max_over_half_warp(most);  // finite: the tile's first key is inside
+    float const shrink = exp2f((s.most[i] - most) * scale);
+    float sum = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      float const weight = s.tx + 16 * j < keys ? exp2f((scores[i][j] - most) * scale) : 0.f;
+      weights[s.ty * 4 + i][s.tx + 16 * j] = weight;
+      sum += weight;
+    }
+    s.total[i] = s.total[i] * shrink + sum_over_half_warp(sum);
+    s.most[i] = most;
+#pragma unroll
+    for (int c = 0; c < 2 * Tr::slabs; ++c) s.out[i][c] *= shrink;
+  }
+}
+
+/// out += weights v of one tile.
+template <class Tr, class T>
+__device__ inline void weigh_values(attention_tile<Tr>& s, T const* v, int key, int length,
+                                    float (&slab)[Tr::tile][Tr::depth + 1], float (&weights)[Tr::tile][Tr::tile + 1]) {
+#pragma unroll
+  for (int n = 0; n < Tr::slabs; ++n) {
+    __syncthreads();
+    load_slab<Tr>(v, key, length, n * Tr::depth, slab);
+    __syncthreads();
+#pragma unroll 8
+    for (int k = 0; k < Tr::tile; ++k)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+          s.out[i][2 * n + j] = fmaf(weights[s.ty * 4 + i][k], slab[k][s.tx + 16 * j], s.out[i][2 * n + j]);
+  }
+}
+
+/// y = softmax(q k^T / sqrt(d)) v; `scale` is log2(e) / sqrt(d). Block: query tile, head, sequence, the tile fastest.
+template <class Tr, class T>
+__global__ void __launch_bounds__(Tr::threads)
+    attention_general_kernel(T const* qkv, T* y, int length, int tiles, float scale) {
+  __shared__ float a[Tr::tile][Tr::depth + 1], b[Tr::tile][Tr::depth + 1], weights[Tr::tile][Tr::tile + 1];
+  int const query = int(blockIdx.x % unsigned(tiles)) * Tr::tile, head = int(blockIdx.x / unsigned(tiles) % Tr::heads);
+  std::size_t const first = std::size_t{blockIdx.x / unsigned(tiles) / Tr::heads} * std::size_t(length);
+  T const* const q = qkv + first * (3 * Tr::width) + head * Tr::head_dim;
+  attention_tile<Tr> s{int(threadIdx.x) / 16, int(threadIdx.x) % 16, {}, {}, {}};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) s.most[i] = -INFINITY;
+  for (int key = 0; key < length; key += Tr::tile) {
+    float scores[4][4] = {};
+    score_tile<Tr>(q, q + Tr::width, query, key, length, s.ty, s.tx, a, b, scores);
+    soften<Tr>(s, scores, length - key, scale, weights);
+    weigh_values<Tr>(s, q + 2 * Tr::width, key, length, a, weights);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int c = 0; c < 2 * Tr::slabs; ++c) {
+      int const t = query + s.ty * 4 + i, channel = c / 2 * Tr::depth + s.tx + 16 * (c % 2);
+      if (t < length && channel < Tr::head_dim)
+        y[(first + std::size_t(t)) * Tr::width + head * Tr::head_dim + channel] =
+            from_float<T>(s.out[i][c] / s.total[i]);
+    }
+}
+
+/// What lies between the kernels.
+template <attention_shape A, class T>
+struct attention_scratch {
+  T* qkv;        ///< [B L, 3 H d], convolved and turned
+  float* table;  ///< [L, rotary]
+
+  attention_scratch(arena& s, std::size_t count, int length)
+      : qkv{s.template take<T>(count * 3 * A.width())}, table{s.template take<float>(std::size_t(length) * A.rotary)} {}
+};
+
+/// y = softmax(q k^T / sqrt(d)) v for each head, not causal; q, k, v = conv(qkv), q and k turned by their position,
+/// rounded to the context's element.
+///
+/// Shapes   qkv [B L, 3 H d], channels [q, k, v], each head after head; y [B L, H d]; `length` = L, any L >= 1.
+/// Writes   y (=), which does not overlap qkv. The scores are not stored.
+/// Throws   shape_error if the rows disagree; nothing is written then.
+template <attention_shape A, precision P>
+void attention_core_general(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                            attention_parameters<A, float const, space::device> const& p,
+                            rows<element<P>, A.width(), space::device> y, int length) {
+  using T = element<P>;
+  using traits = general_attention_traits<A>;
+  int const count = whole_sequences("attention_core.qkv", qkv.count, length);
+  require_extent("attention_core.y rows", y.count, qkv.count);
+  if (!ctx.reserve(planned_bytes<attention_scratch<A, T>>(qkv.count, length)) || count == 0) return;
+  arena_scope const scope{ctx.shared()};
+  attention_scratch<A, T> const s{ctx.shared(), qkv.count, length};
+  if constexpr (traits::rotary != 0) {
+    launch("attention_core: angles", rotary_table_kernel<traits>,
+           {blocks_for(std::size_t(length) * traits::half, 128), 128}, ctx.stream(), s.table, length);
+  }
+  launch("attention_core: convolution", attention_inputs_kernel<traits, T>,
+         {blocks_for(qkv.size(), traits::threads), traits::threads}, ctx.stream(), qkv.data, p.conv.data,
+         p.conv_bias.data, s.table, s.qkv, qkv.count, length);
+  int const tiles = (length + traits::tile - 1) / traits::tile;
+  unsigned const blocks = unsigned(count) * unsigned(traits::heads) * unsigned(tiles);
+  float const scale = float(1.4426950408889634 / std::sqrt(double(traits::head_dim)));
+  launch("attention_core", attention_general_kernel<traits, T>, {blocks, traits::threads}, ctx.stream(), s.qkv, y.data,
+         length, tiles, scale);
+}
+
+}  // namespace dm2::cuda::detail

@@ -1,0 +1,122 @@
+/// @file
+/// The device that a context is made on, and whether this program has code for it.
+#pragma once
+
+#include <dm2/cuda/check.cuh>
+
+#include <initializer_list>
+#include <string>
+
+namespace dm2::cuda {
+namespace detail {
+
+inline int attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, name, device), "device attribute");
+  return value;
+}
+
+/// "13.0" of 13000.
+inline std::string version_name(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+/// "8.0, 9.0" of {800, 900}.
+inline std::string architecture_names(std::initializer_list<int> architectures) {
+  std::string text;
+  for (int const a : architectures)
+    text += (text.empty() ? "" : ", ") + std::to_string(a / 100) + "." + std::to_string(a % 100 / 10);
+  return text;
+}
+
+/// The compute capabilities that this file is compiled for.
+inline std::string built_architectures() {
+#ifdef __CUDA_ARCH_LIST__
+  return architecture_names({__CUDA_ARCH_LIST__});
+#else
+  return "none";
+#endif
+}
+
+/// Why there is no device: what the runtime says, and the versions of the installed driver (0: there is none) and of
+/// the runtime.
+inline std::string no_device_text(cudaError_t status, int driver, int runtime) {
+  if (status == cudaErrorInsufficientDriver && driver == 0)
+    return "no GPU can be used: NVIDIA's driver is not installed, or cannot be reached from here";
+  if (status == cudaErrorInsufficientDriver)
+    return "no GPU can be used: the driver is for CUDA " + version_name(driver) + ", this program needs one for " +
+           version_name(runtime);
+  return "no GPU can be used: the driver finds none (CUDA_VISIBLE_DEVICES may hide them)";
+}
+
+/// Why a device cannot run this program.
+inline std::string no_code_text(std::string const& name, int number, int major, int minor, std::string const& built) {
+  std::string const capability = std::to_string(major) + "." + std::to_string(minor);
+  return "device " + std::to_string(number) + ", " + name + ", has compute capability " + capability +
+         ", and this program was built for " + built + " only: add " + std::to_string(major) + std::to_string(minor) +
+         (major == 9 && minor == 0 ? "a" : "") + " to CMAKE_CUDA_ARCHITECTURES";
+}
+
+/// A kernel that the runtime is asked about.
+template <int>
+__global__ void probe_kernel() {}
+
+}  // namespace detail
+
+/// What a kernel's launch is chosen by.
+struct device_properties {
+  int device;            ///< its number
+  int major;             ///< compute capability
+  int minor;             ///< compute capability
+  int multiprocessors;   ///< of the device
+  int shared_per_block;  ///< bytes of shared memory that a block may ask for
+  int shared_per_sm;     ///< bytes of shared memory of a multiprocessor, 1 KB a block of them taken
+
+  /// Of device number `device`.
+  explicit device_properties(int number)
+      : device{number},
+        major{detail::attribute(cudaDevAttrComputeCapabilityMajor, number)},
+        minor{detail::attribute(cudaDevAttrComputeCapabilityMinor, number)},
+        multiprocessors{detail::attribute(cudaDevAttrMultiProcessorCount, number)},
+        shared_per_block{detail::attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, number)},
+        shared_per_sm{detail::attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, number)} {}
+};
+
+/// The current device's number. Throws error, saying what is missing, where there is no device or no driver for it.
+inline int current_device() {
+  int count = 0, device = 0;
+  cudaError_t const status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorInsufficientDriver || status == cudaErrorNoDevice || (status == cudaSuccess && count == 0)) {
+    static_cast<void>(cudaGetLastError());
+    int driver = 0, runtime = 0;
+    check(cudaDriverGetVersion(&driver), "driver's version");
+    check(cudaRuntimeGetVersion(&runtime), "runtime's version");
+    throw error{detail::no_device_text(status, driver, runtime)};
+  }
+  check(status, "devices");
+  check(cudaGetDevice(&device), "current device");
+  return device;
+}
+
+/// Throws error, naming the device and what was built, unless this program has code for it, the current device.
+inline void require_code(device_properties const& p) {
+  cudaFuncAttributes attributes{};
+  cudaError_t const status = cudaFuncGetAttributes(&attributes, detail::probe_kernel<0>);
+  if (status != cudaErrorNoKernelImageForDevice && status != cudaErrorInvalidDeviceFunction &&
+      status != cudaErrorUnsupportedPtxVersion)
+    return check(status, "device: code");
+  static_cast<void>(cudaGetLastError());
+  cudaDeviceProp device{};
+  check(cudaGetDeviceProperties(&device, p.device), "device's name");
+  throw error{detail::no_code_text(device.name, p.device, p.major, p.minor, detail::built_architectures())};
+}
+
+/// Whether kernels can start early there (instructions/early_start.cuh): the device can, and what it runs of this program was not
+/// compiled for less, as the driver would from an older PTX.
+inline bool has_early_starts(device_properties const& p) {
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, detail::probe_kernel<0>), "device: code");
+  return p.major >= 9 && attributes.ptxVersion >= 90;
+}
+
+}  // namespace dm2::cuda

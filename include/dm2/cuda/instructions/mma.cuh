@@ -1,0 +1,109 @@
+/// @file
+/// The instructions that the tensor kernels are built from, each under a name: mma.sync m16n8k16, ldmatrix, cp.async,
+/// and the fast forms of exp2 and tanh.
+///
+/// Fragments of mma.sync.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"), lane l, g = l / 4, t = l % 4:
+///     A [16, 16] row-major   a[0]: (g, 2t..)  a[1]: (g + 8, 2t..)  a[2]: (g, 2t + 8..)  a[3]: (g + 8, 2t + 8..)
+///     B [16, 8]              b0: rows 2t, 2t + 1 of column g       b1: rows 2t + 8, 2t + 9
+///     C [16, 8]              c[0], c[1]: (g, 2t), (g, 2t + 1)      c[2], c[3]: (g + 8, ...)
+#pragma once
+
+#include <dm2/cuda/element.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace dm2::cuda::detail {
+
+/// The address that shared-memory instructions take.
+__device__ inline std::uint32_t shared_address(void const* p) {
+  return static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
+}
+
+/// c += a b, of 16-bit operands into float.
+template <class T>
+__device__ inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  static_assert(is_half<T>, "dm2::cuda::detail::mma<T>: T must have 16 bits");
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// Four 8 x 8 matrices of 16-bit numbers: lane 8 i + r gives the address of row r of matrix i, 16 bytes, aligned.
+__device__ inline void load_matrix(std::uint32_t (&r)[4], std::uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+/// The same, each matrix transposed.
+__device__ inline void load_matrix_transposed(std::uint32_t (&r)[4], std::uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
+/// Starts a copy of 16 or 8 bytes from global to shared memory, both aligned to their number; where `valid` is false,
+/// zero bytes, and `from` is not read.
+template <int Bytes = 16>
+__device__ inline void copy_async(std::uint32_t to, void const* from, bool valid = true) {
+  static_assert(Bytes == 16 || Bytes == 8, "dm2::cuda::detail::copy_async<Bytes>: Bytes must be 8 or 16");
+  int const bytes = valid ? Bytes : 0;
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+/// Ends a group of copies.
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits until at most N groups of this thread's copies are under way. A barrier must follow before others read.
+template <int N>
+__device__ inline void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
+}
+
+/// Waits for the other threads of a group of `Threads`, whole warps, that calls it with the same index, 0 to 14.
+template <int Threads>
+__device__ inline void barrier(int group) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(Threads) : "memory");  // 0 is the block's
+}
+
+/// x, of which the compiler now knows nothing: what depends on it is computed anew after this point, not kept in
+/// registers from before.
+__device__ inline void hide(int& x) { asm volatile("" : "+r"(x)); }
+
+/// 2^x, error 2^-22; 0 below -126.
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+/// tanh(x), relative error 2^-11: below the rounding of a 16-bit result.
+__device__ inline float tanh_fast(float x) {
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+/// x sigmoid(x) = h tanh(h) + h with h = x / 2.
+__device__ inline float silu_fast(float x) {
+  float const h = 0.5f * x;
+  return fmaf(h, tanh_fast(h), h);
+}
+/// log(1 + exp(x)), exact to float's rounding.
+__device__ inline float softplus(float x) { return fmaxf(x, 0.f) + log1pf(__expf(-fabsf(x))); }
+/// x sigmoid(x) to float's rounding.
+__device__ inline float silu(float x) { return x / (1.f + __expf(-x)); }
+
+inline constexpr float log2_e = 1.4426950408889634f;
+
+}  // namespace dm2::cuda::detail

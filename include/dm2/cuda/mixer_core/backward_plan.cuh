@@ -1,0 +1,148 @@
+/// @file
+/// How a call of the mixer's backward divides its work, and the scratch that it takes for that.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/core/view.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/mixer_core/backward_conv.cuh>
+#include <dm2/cuda/mixer_core/backward_gate.cuh>
+#include <dm2/cuda/mixer_core/backward_inputs.cuh>
+#include <dm2/cuda/ssd_backward.cuh>
+
+#include <algorithm>
+#include <cstddef>
+
+namespace dm2::cuda::detail {
+
+/// Sequences that one call's kernels do at a time: scratch stays below that of 264 sequences of 197 tokens, 340 MB for
+/// Tiny in bfloat16. Both directions of 264 sequences are four blocks for each of 132 multiprocessors.
+inline int mixer_backward_slice(int sequences, int length) {
+  return std::clamp(264 * 197 / length, 1, std::max(sequences, 1));
+}
+
+/// What is done with some sequences, decided before memory is taken. The parts in which sums are taken depend on the sizes alone.
+template <mixer_shape M, class T>
+struct mixer_backward_plan {
+  /// Channels of an access where pointers allow it.
+  static constexpr int widest = widest_vector(4, M.d_inner(), M.groups* M.d_state, M.heads, M.d_inner() / M.groups);
+  /// Whether ssd's forms on the tensor cores are there.
+  static constexpr bool tensor_scan = scan::ssd_on_tensor_cores<M, T> && M.headdim <= 128 && M.d_state <= 256;
+
+  /// Of the gate's rows: what the registers of 132 multiprocessors hold at a time.
+  static constexpr std::size_t most_norm_parts =
+      132 * gate_group<mixer_backward_traits<M, widest>>::resident / (M.variant == mixer_variant::published ? 2 : 1);
+
+  /// Of the convolution's runs of tokens, each done by several blocks: four blocks for each of 132 multiprocessors.
+  static constexpr int most_conv_parts =
+      std::max(1, 4 * 132 / conv_backward_blocks<mixer_backward_traits<M, std::min(widest, 2)>>());
+
+  int sequences, length;
+  std::size_t rows;
+  device_properties const& device;
+  int norm_parts, step_parts, conv_parts;
+  int runs, run;  ///< into which a sequence's tokens are cut for the convolution's backward, and tokens of a run
+
+  mixer_backward_plan(int sequences_, int length_, device_properties const& device_)
+      : sequences{sequences_},
+        length{length_},
+        rows{std::size_t(sequences_) * std::size_t(length_)},
+        device{device_},
+        norm_parts{int(std::clamp<std::size_t>((rows + 15) / 16, 1, most_norm_parts))},
+        step_parts{int(std::clamp<std::size_t>((rows + 255) / 256, 1, 264))} {
+    int const wanted = (most_conv_parts + std::max(sequences, 1) - 1) / std::max(sequences, 1);
+    run = std::max(16, (length + wanted - 1) / wanted);
+    runs = (length + run - 1) / run;
+    int const units = std::max(sequences * runs, 1), each = (units + most_conv_parts - 1) / most_conv_parts;
+    conv_parts = (units + each - 1) / each;
+  }
+
+  /// The scans' backward of both directions at once; null operands where only their scratch is asked for.
+  [[nodiscard]] ssd_backward_operands<M, T> operands(mixer_backward_arrays<M, T> const& s, float* a_parts,
+                                                     float* d_parts) const {
+    constexpr int inner = M.d_inner(), states = M.groups * M.d_state;
+    ssd_backward_operands<M, T> p{};
+    p.x = s.in.x, p.b = s.in.b, p.c = s.in.c, p.dy = s.y, p.dt = s.in.dt, p.a = s.in.a, p.d = s.in.d;
+    p.dx = s.dx, p.db = s.db, p.dc = s.dc, p.ddt = s.ddt, p.da = a_parts, p.d_skip = d_parts;
+    p.x_stride = p.dy_stride = p.dx_stride = inner;
+    p.b_stride = p.c_stride = p.db_stride = p.dc_stride = states;
+    p.sequences = 2 * sequences, p.length = length, p.set_size = sequences;
+    return p;
+  }
+
+  /// Of the scan that is computed again, one direction.
+  [[nodiscard]] std::size_t scan_bytes() const {
+    arena ruler;
+    if constexpr (tensor_scan) {
+      using sizes = scan::ssd_sizes<M, T>;
+      auto const way = scan::choose_ssd<M, T>(length, true, scan_form::automatic, device);
+      if (way == scan::ssd_way::chunked) take_runs<1, sizes>(ruler);
+      if (way == scan::ssd_way::chunked_pairs) take_runs<2, sizes>(ruler);
+    }
+    return ruler.peak();
+  }
+  template <int Teams, class Sizes>
+  auto take_runs(arena& memory) const {
+    using traits = scan::chunked_traits<Sizes, Teams>;
+    return scan::take_runs<traits>(memory, scan::chunked_plan::make<traits>(length, sequences, device), sequences);
+  }
+
+  [[nodiscard]] std::size_t bytes() const;
+};
+
+/// Scratch of a call, but for that of the scans.
+template <mixer_shape M, class T>
+struct mixer_backward_scratch {
+  mixer_backward_arrays<M, T> arrays;
+  float2* statistics;                           ///< of the gate in two passes
+  float *norm_parts, *step_parts, *conv_parts;  ///< as the kernels' operands say
+  float *a_parts, *d_parts;                     ///< [2 sequences, H]
+
+  mixer_backward_scratch(arena& s, mixer_backward_plan<M, T> const& plan) : arrays{s, plan.rows} {
+    statistics = s.take<float2>(plan.rows * M.groups);
+    norm_parts = s.take<float>(std::size_t(plan.norm_parts) * 2 * M.d_inner());
+    step_parts = s.take<float>(std::size_t(plan.step_parts) * 2 * M.heads);
+    conv_parts = s.take<float>(std::size_t(plan.conv_parts) * 2 * M.conv_dim() * (M.d_conv + 1));
+    a_parts = s.take<float>(std::size_t(plan.sequences) * 2 * M.heads);
+    d_parts = s.take<float>(std::size_t(plan.sequences) * 2 * M.heads);
+  }
+};
+
+template <mixer_shape M, class T>
+std::size_t mixer_backward_plan<M, T>::bytes() const {
+  arena none;
+  mixer_backward_arrays<M, T> const empty{none, 0};
+  std::size_t const back = ssd_backward_scratch(operands(empty, nullptr, nullptr), device);
+  return planned_bytes<mixer_backward_scratch<M, T>>(*this) + std::max(scan_bytes(), back) + arena::alignment;
+}
+
+/// y = scan + D x of one direction, in the form that ssd takes.
+template <mixer_shape M, precision P>
+void scan_again(context<P>& ctx, scan_arrays<element<P>> const& in, element<P>* y,
+                mixer_backward_plan<M, element<P>> const& plan) {
+  using T = element<P>;
+  arena_scope const scope{ctx.shared()};
+  if constexpr (mixer_backward_plan<M, T>::tensor_scan) {
+    using sizes = scan::ssd_sizes<M, T>;
+    scan::ssd_args<T> const args{in.x, in.b, in.c, in.dt, in.a, in.d, y, plan.length};
+    auto const way = scan::choose_ssd<M, T>(plan.length, true, scan_form::automatic, plan.device);
+    auto const chunked = [&]<int Teams>() {
+      using traits = scan::chunked_traits<sizes, Teams>;
+      scan::launch_chunked<traits>(args, plan.template take_runs<Teams, sizes>(ctx.shared()),
+                                   scan::chunked_plan::make<traits>(plan.length, plan.sequences, plan.device),
+                                   plan.sequences, ctx.stream());
+    };
+    if (way == scan::ssd_way::quadratic)
+      return scan::launch_quadratic<scan::quadratic_traits<sizes>>(args, plan.sequences, plan.device, ctx.stream());
+    if (way == scan::ssd_way::chunked) return chunked.template operator()<1>();
+    if (way == scan::ssd_way::chunked_pairs) return chunked.template operator()<2>();
+  }
+  scan_operands<M, T> const operands{
+      {in.x, plan.rows}, {in.dt, plan.rows}, block<float const, space::device, M.heads>{in.a},
+      {in.b, plan.rows}, {in.c, plan.rows},  block<float const, space::device, M.heads>{in.d},
+      plan.length};
+  scan_general<M>(ctx, operands, rows<T, M.d_inner(), space::device>{y, plan.rows});
+}
+
+}  // namespace dm2::cuda::detail

@@ -1,0 +1,391 @@
+/// @file
+/// The mixer core for few sequences: convolution, then scores, scan and gate.
+///
+/// The quadratic form, with the difference of the decays taken before the exponential for every pair of tokens: with few
+/// sequences nothing is busy, and what counts is the way from the first load to the last store. Of a block's fifteen
+/// warps fourteen share the tiles of 16 x 16 pairs of tokens: seven for each 16 rows, each with every seventh tile of
+/// columns; their sums go through shared memory. The last one makes the decays meanwhile.
+#pragma once
+
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/instructions/early_start.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/mixer_core/layout.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+template <class T>
+struct few_mixer_arguments {
+  T const* zxbcdt;  ///< [B L, projected]
+  T* convolved;     ///< [2, B L, conv_dim]: each direction's silu(conv(xBC)), channels in the direction's order
+  T* g;             ///< [B L, 2 inner], before its norm
+  float* squares;   ///< [B L, 2, units], parts of each row's sum of g^2
+  mixer_direction_pointers direction[2];
+  int sequences, length;
+};
+
+/// convolved = silu(conv(xBC)) for both directions: a thread four channels of four tokens. The kernel's blocks are all of
+/// that, 128 threads each.
+template <class Tr>
+__global__ void __launch_bounds__(128)
+    few_conv_kernel(__grid_constant__ few_mixer_arguments<typename Tr::element> const p) {
+  using T = typename Tr::element;
+  constexpr int V = 4, S = 4, before = Tr::taps - 1, groups = Tr::conv_dim / V;
+  let_next_start();
+  int const task = int(blockIdx.x) * 128 + int(threadIdx.x), runs = (p.length + S - 1) / S;
+  int const run = task / groups % runs, sequence = task / groups / runs % p.sequences;
+  int const second = task / groups / runs / p.sequences;
+  direction_slices<Tr> const at{second == 1};
+  int const slice = at.channels_reversed ? Tr::heads : Tr::inner, channel = task % groups * V;
+  float weight[Tr::taps][V], bias[V];
+  if (second < 2) {
+    mixer_direction_pointers const& from = p.direction[second];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {  // halved: the sum is the h of silu(2 h) = h tanh(h) + h
+      int const c = at.conv_channel(slice, channel + v);
+      bias[v] = 0.5f * from.conv_bias[c];
+#pragma unroll
+      for (int k = 0; k < Tr::taps; ++k) weight[k][v] = 0.5f * from.conv[c * Tr::taps + k];
+    }
+  }
+  wait_for_previous();
+  if (second >= 2) return;
+  std::ptrdiff_t const first_row = std::ptrdiff_t(sequence) * p.length;
+  float x[before + S][V];
+#pragma unroll
+  for (int i = 0; i < before + S; ++i) {
+    int const t = run * S + i - before;
+    packed<V> r{};
+    if (t >= 0 && t < p.length)
+      r = *reinterpret_cast<packed<V> const*>(p.zxbcdt + (first_row + at.row(t, p.length)) * Tr::projected + slice +
+                                              channel);
+    float2 const low = unpack<T>(r.word[0]), high = unpack<T>(r.word[1]);
+    x[i][0] = low.x, x[i][1] = low.y, x[i][2] = high.x, x[i][3] = high.y;
+  }
+  T* const to = p.convolved + (std::ptrdiff_t(second) * p.sequences * p.length + first_row) * Tr::conv_dim + channel;
+#pragma unroll
+  for (int i = 0; i < S; ++i) {
+    int const t = run * S + i;
+    if (t >= p.length) return;
+    float value[V];
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      float h = bias[v];
+#pragma unroll
+      for (int k = 0; k < Tr::taps; ++k) h = fmaf(weight[k][v], x[i + k][v], h);
+      value[v] = fmaf(h, tanh_fast(h), h);
+    }
+    *reinterpret_cast<packed<V>*>(to + at.row(t, p.length) *
+                                           Tr::conv_dim) = {{pack<T>(value[0], value[1]), pack<T>(value[2], value[3])}};
+  }
+}
+
+/// The kernel's constants beside the mixer core's own.
+template <class Tr>
+struct few_scan_traits {
+  static constexpr int row_tiles = 2, rows = 16 * row_tiles, parts = 7, each = 2;  ///< most tiles of columns of a warp
+  static constexpr int warps = row_tiles * parts, workers = 32 * warps, threads = workers + 32;
+  static constexpr int state_pitch = Tr::state * 2 + 16, pitch = Tr::columns * 2 + 16;  ///< odd numbers of 16 bytes
+  static constexpr int sum_pitch = Tr::columns + 8;                                     ///< floats
+  static constexpr int quads = Tr::columns / 4, quads_each = (rows * quads + workers - 1) / workers;
+  static_assert(Tr::most_tiles <= parts * each);
+};
+
+/// Where things lie in shared memory, for n tiles of 16 tokens. The sums take the place of B and C.
+template <class Tr>
+struct few_scan_layout {
+  using F = few_scan_traits<Tr>;
+  int tokens, c, x, cum, squares, bytes;
+
+  __host__ __device__ explicit few_scan_layout(int n) : tokens{16 * n} {
+    int const sums = F::parts * F::rows * F::sum_pitch * 4;
+    c = tokens * F::state_pitch;
+    int const operands = c + F::rows * F::state_pitch;
+    x = operands > sums ? operands : sums;
+    cum = x + tokens * F::pitch;
+    squares = cum + 2 * tokens * 4;
+    bytes = squares + F::rows * F::quads * 4;
+  }
+};
+
+/// What a block works on.
+template <class Tr>
+struct few_scan_place {
+  using F = few_scan_traits<Tr>;
+  int unit, second, tiles, first_tile, last_tile;
+  std::ptrdiff_t first_row;  ///< of the sequence
+  direction_slices<Tr> at;
+
+  __device__ explicit few_scan_place(few_mixer_arguments<typename Tr::element> const& p)
+      : unit{int(blockIdx.x)},
+        second{int(blockIdx.z) % 2},
+        tiles{(p.length + 15) / 16},
+        first_tile{int(gridDim.y - 1 - blockIdx.y) * F::row_tiles},  // the longest rows first
+        last_tile{min(first_tile + F::row_tiles, tiles) - 1},
+        first_row{std::ptrdiff_t(blockIdx.z / 2) * p.length},
+        at{second == 1} {}
+};
+
+/// Starts copies of `Columns` columns of tokens [first, first + count) of the direction's convolved rows, from position
+/// `column` on; zeros from `length` on. The block's workers.
+template <class Tr, int Columns>
+__device__ inline void copy_convolved(few_mixer_arguments<typename Tr::element> const& p,
+                                      few_scan_place<Tr> const& place, int column, int first, int count,
+                                      std::uint32_t to) {
+  constexpr int pieces = Columns / 8;
+  auto const* const from =
+      p.convolved + (std::ptrdiff_t(place.second) * p.sequences * p.length + place.first_row) * Tr::conv_dim + column;
+#pragma unroll 4
+  for (int i = int(threadIdx.x); i < count * pieces; i += few_scan_traits<Tr>::workers) {
+    int const row = i / pieces, piece = i % pieces, t = first + row;
+    bool const valid = t < p.length;
+    copy_async(to + std::uint32_t(row * (Columns * 2 + 16) + piece * 16),
+               from + (valid ? place.at.row(t, p.length) * Tr::conv_dim + piece * 8 : 0), valid);
+  }
+}
+
+/// s[i] = C B^T of the warp's 16 rows and its tile of columns `first` + 7 i, where that is none after the rows' own tile.
+template <class Tr>
+__device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], int first, int own, std::uint32_t c,
+                                  std::uint32_t b) {
+  using F = few_scan_traits<Tr>;
+  int const lane = int(threadIdx.x) % 32;
+  c += std::uint32_t(lane % 16 * F::state_pitch + lane / 16 * 16);
+  b += std::uint32_t((first * 16 + lane % 8 + lane / 16 * 8) * F::state_pitch + lane / 8 % 2 * 16);
+#pragma unroll
+  for (int k = 0; k < Tr::state / 16; ++k) {
+    std::uint32_t rows[4];
+    load_matrix(rows, c + std::uint32_t(k * 32));
+#pragma unroll
+    for (int i = 0; i < F::each; ++i) {
+      if (first + i * F::parts > own) break;
+      std::uint32_t columns[4];
+      load_matrix(columns, b + std::uint32_t(i * F::parts * 16 * F::state_pitch + k * 32));
+      mma<typename Tr::element>(s[i][0], rows, columns[0], columns[1]);
+      mma<typename Tr::element>(s[i][1], rows, columns[2], columns[3]);
+    }
+  }
+}
+
+/// Scores of tile c times dt_j exp(c_i - c_j), as a fragment: in the rows' own tile up to each row's own token, to whose
+/// score the skip term is added.
+template <class Tr>
+__device__ inline void few_decayed(float const (&s)[2][4], int c, int own, float const* cum, int tokens, float skip,
+                                   std::uint32_t (&a)[4]) {
+  int const lane = int(threadIdx.x) % 32, row = lane / 4, column = lane % 4 * 2;
+  float const at_row[2]{cum[own * 16 + row], cum[own * 16 + 8 + row]};
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {  // row half e % 2, column half e / 2
+    float2 const to = *reinterpret_cast<float2 const*>(cum + tokens + c * 16 + e / 2 * 8 + column);
+    float v = s[e / 2][e % 2 * 2] * exp2_fast(at_row[e % 2] - to.x);
+    float w = s[e / 2][e % 2 * 2 + 1] * exp2_fast(at_row[e % 2] - to.y);
+    if (c == own) {
+      int const ahead = column + e / 2 * 8 - row - e % 2 * 8;
+      v = ahead < 0 ? v : ahead == 0 ? v + skip : 0.f;
+      w = ahead + 1 < 0 ? w : ahead + 1 == 0 ? w + skip : 0.f;
+    }
+    a[e] = pack<typename Tr::element>(v, w);
+  }
+}
+
+/// The warp's part of the scan, y = (decayed scores) x, to `sums` [parts, rows, sum_pitch].
+template <class Tr>
+__device__ inline void few_scan(float const (&s)[few_scan_traits<Tr>::each][2][4], int first, int own, float const* cum,
+                                int tokens, float skip, std::uint32_t x, float* sums) {
+  using F = few_scan_traits<Tr>;
+  int const lane = int(threadIdx.x) % 32;
+  float acc[2 * Tr::column_groups][4] = {};
+  x += std::uint32_t((first * 16 + lane % 16) * F::pitch + lane / 16 * 16);
+#pragma unroll
+  for (int i = 0; i < F::each; ++i) {
+    int const c = first + i * F::parts;
+    if (c > own) break;
+    std::uint32_t a[4];
+    few_decayed<Tr>(s[i], c, own, cum, tokens, skip, a);
+#pragma unroll
+    for (int n = 0; n < Tr::column_groups; ++n) {
+      std::uint32_t b[4];
+      load_matrix_transposed(b, x + std::uint32_t(i * F::parts * 16 * F::pitch + n * 32));
+      mma<typename Tr::element>(acc[2 * n], a, b[0], b[1]);
+      mma<typename Tr::element>(acc[2 * n + 1], a, b[2], b[3]);
+    }
+  }
+  sums += lane / 4 * F::sum_pitch + lane % 4 * 2;
+#pragma unroll
+  for (int n = 0; n < 2 * Tr::column_groups; ++n)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      *reinterpret_cast<float2*>(sums + half * 8 * F::sum_pitch + n * 8) =
+          make_float2(acc[n][half * 2], acc[n][half * 2 + 1]);
+}
+
+/// A worker's quads of four channels of the block's rows: gate and result.
+template <class Tr>
+struct few_gate {
+  using F = few_scan_traits<Tr>;
+  using T = typename Tr::element;
+  packed<4> z[F::quads_each];
+
+  /// Row in the batch of the token of quad number i, negative where there is none.
+  static __device__ std::ptrdiff_t row_of(int i, few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place) {
+    int const t = place.first_tile * 16 + i / F::quads;
+    return i < F::rows * F::quads && t < p.length ? place.first_row + place.at.row(t, p.length) : -1;
+  }
+  __device__ void load(few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place) {
+#pragma unroll
+    for (int j = 0; j < F::quads_each; ++j) {
+      int const i = int(threadIdx.x) + j * F::workers;
+      std::ptrdiff_t const row = row_of(i, p, place);
+      z[j] = {};
+      if (row >= 0)
+        z[j] = *reinterpret_cast<packed<4> const*>(p.zxbcdt + row * Tr::projected + place.at.z() +
+                                                   place.unit * Tr::columns + i % F::quads * 4);
+    }
+  }
+  /// g = y silu(z), and each quad's squares to `squares`.
+  __device__ void write(few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place, float const* sums,
+                        float* squares) const {
+#pragma unroll
+    for (int j = 0; j < F::quads_each; ++j) {
+      int const i = int(threadIdx.x) + j * F::workers;
+      std::ptrdiff_t const row = row_of(i, p, place);
+      if (row < 0) continue;
+      float const* const from = sums + i / F::quads * F::sum_pitch + i % F::quads * 4;
+      int const written = min(F::parts, place.first_tile + i / F::quads / 16 + 1);
+      float4 y{0, 0, 0, 0};
+#pragma unroll
+      for (int part = 0; part < F::parts; ++part) {
+        if (part >= written) break;
+        float4 const v = *reinterpret_cast<float4 const*>(from + part * F::rows * F::sum_pitch);
+        y.x += v.x, y.y += v.y, y.z += v.z, y.w += v.w;
+      }
+      float2 const low = unpack<T>(z[j].word[0]), high = unpack<T>(z[j].word[1]);
+      y.x *= silu_fast(low.x), y.y *= silu_fast(low.y), y.z *= silu_fast(high.x), y.w *= silu_fast(high.y);
+      squares[i] = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
+      *reinterpret_cast<packed<4>*>(p.g + (2 * row + place.second) * Tr::inner + place.unit * Tr::columns +
+                                    i % F::quads * 4) = {{pack<T>(y.x, y.y), pack<T>(y.z, y.w)}};
+    }
+  }
+};
+
+/// Grid (units, row groups, 2 sequences).
+template <class Tr>
+__global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
+    few_scan_kernel(__grid_constant__ few_mixer_arguments<typename Tr::element> const p) {
+  using F = few_scan_traits<Tr>;
+  let_next_start();
+  unsigned char* const shared = dynamic_shared();
+  int const warp = int(threadIdx.x) / 32;
+  few_scan_place<Tr> const place{p};
+  few_scan_layout<Tr> const lay{place.last_tile + 1};
+  float* const cum = reinterpret_cast<float*>(shared + lay.cum);
+  float* const sums = reinterpret_cast<float*>(shared);
+  float* const squares = reinterpret_cast<float*>(shared + lay.squares);
+  mixer_direction_pointers const& parameters = p.direction[place.second];
+  int const head = place.at.head(place.unit / Tr::per_head);
+  float const rate = -expf(parameters.a_log[head]) * log2_e, bias = parameters.dt_bias[head];
+  float const skip = parameters.d[head];
+  int const m = warp / F::parts, first = warp % F::parts, own = place.first_tile + m;
+  wait_for_previous();
+  few_gate<Tr> gate;
+  float s[F::each][2][4] = {};
+  if (warp < F::warps) {
+    std::uint32_t const at = shared_address(shared);
+    int const begin = place.at.channels_reversed ? Tr::heads : Tr::inner;
+    copy_convolved<Tr, Tr::state>(p, place, place.at.b() - begin, 0, lay.tokens, at);
+    copy_convolved<Tr, Tr::state>(p, place, place.at.c() - begin, place.first_tile * 16, F::rows,
+                                  at + std::uint32_t(lay.c));
+    commit_copies();
+    copy_convolved<Tr, Tr::columns>(p, place, place.at.x() - begin + place.unit * Tr::columns, 0, lay.tokens,
+                                    at + std::uint32_t(lay.x));
+    commit_copies();
+    gate.load(p, place);
+    wait_copies<1>();
+    barrier<F::workers>(0);
+    if (own <= place.last_tile) few_scores<Tr>(s, first, own, at + std::uint32_t(lay.c + m * 16 * F::state_pitch), at);
+    wait_copies<0>();
+  } else {
+    head_decays<Tr>(p.zxbcdt + place.first_row * Tr::projected + place.at.dt() + place.unit / Tr::per_head, place.at,
+                    rate, bias, 0, p.length, lay.tokens, cum);
+  }
+  __syncthreads();
+  if (warp < F::warps && own <= place.last_tile && first <= own)
+    few_scan<Tr>(s, first, own, cum, lay.tokens, skip, shared_address(shared) + std::uint32_t(lay.x),
+                 sums + (first * F::rows + m * 16) * F::sum_pitch);
+  __syncthreads();
+  if (warp < F::warps) gate.write(p, place, sums, squares);
+  __syncthreads();
+  if (int(threadIdx.x) < F::rows) {
+    std::ptrdiff_t const row = few_gate<Tr>::row_of(int(threadIdx.x) * F::quads, p, place);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < F::quads; ++i) sum += squares[int(threadIdx.x) * F::quads + i];
+    if (row >= 0) p.squares[(2 * row + place.second) * Tr::units + place.unit] = sum;
+  }
+}
+
+/// Whether there are kernels for these sizes.
+template <class T, mixer_shape M>
+inline constexpr bool mixer_core_few_possible = mixer_core_traits<T, M>::possible && !mixer_core_traits<T, M>::padded &&
+                                                M.groups == 1 && M.d_inner() % 8 == 0 && M.heads % 8 == 0;
+
+/// Most sequences that they are for, on any device: memory for more is not planned.
+inline constexpr int mixer_core_few_most = 4;
+
+/// Whether they are the way to do so many sequences of this length on this device: no more than two blocks a
+/// multiprocessor.
+template <class T, mixer_shape M>
+bool mixer_core_few_fits(device_properties const& device, int sequences, int length) {
+  if constexpr (mixer_core_few_possible<T, M>) {
+    using Tr = mixer_core_traits<T, M>;
+    int const tiles = (length + 15) / 16,
+              groups = (tiles + few_scan_traits<Tr>::row_tiles - 1) / few_scan_traits<Tr>::row_tiles;
+    return sequences <= mixer_core_few_most && tiles <= Tr::most_tiles &&
+           Tr::units * groups * 2 * sequences <= 2 * device.multiprocessors &&
+           2 * (few_scan_layout<Tr>{tiles}.bytes + 1024) <= device.shared_per_sm;
+  } else {
+    return false;
+  }
+}
+
+/// Numbers of scratch memory that the kernels need.
+template <mixer_shape M>
+constexpr std::size_t mixer_core_few_numbers(std::size_t rows) {
+  return 2 * rows * M.conv_dim();
+}
+
+/// The kernels' arguments. `convolved` is scratch, mixer_core_few_numbers() of them.
+template <mixer_shape M, class T>
+few_mixer_arguments<T> mixer_core_few_arguments(T const* zxbcdt,
+                                                mixer_parameters<M, float const, space::device> const& p, T* convolved,
+                                                T* g, float* squares, int sequences, int length) {
+  auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
+    return mixer_direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
+  };
+  return {zxbcdt, convolved, g, squares, {pointers(p.forward), pointers(p.backward)}, sequences, length};
+}
+
+/// g before its norm, and squares [rows, 2, units], which sum up to a row's g^2, as mixer_core_fused leaves them.
+/// mixer_core_few_fits() must hold; `convolves`: p.convolved has still to be made.
+template <mixer_shape M, precision P>
+void mixer_core_few(context<P>& ctx, few_mixer_arguments<element<P>> const& p, bool convolves) {
+  using Tr = mixer_core_traits<element<P>, M>;
+  using F = few_scan_traits<Tr>;
+  int const tasks = 2 * p.sequences * ((p.length + 3) / 4) * (Tr::conv_dim / 4);
+  if (convolves)
+    launch("mixer_core: convolution", few_conv_kernel<Tr>, {unsigned((tasks + 127) / 128), 128, 0, ctx.early()},
+           ctx.stream(), p);
+  int const tiles = (p.length + 15) / 16;
+  dim3 const grid(unsigned(Tr::units), unsigned((tiles + F::row_tiles - 1) / F::row_tiles), unsigned(2 * p.sequences));
+  launch("mixer_core: scan", few_scan_kernel<Tr>,
+         {grid, F::threads, std::size_t(few_scan_layout<Tr>{tiles}.bytes), ctx.early()}, ctx.stream(), p);
+}
+
+}  // namespace dm2::cuda::detail

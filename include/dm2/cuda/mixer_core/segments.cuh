@@ -1,0 +1,414 @@
+/// @file
+/// The fused mixer core for sequences of any length: segment after segment, the scan's state carried from one to the next.
+///
+/// A block walks the segments of one direction of one sequence for some units of a group. Inside a segment of at most 128
+/// tokens everything is as in the kernel for short sequences (mixer_core/tensor.cuh), with two products more:
+///     y_i += exp(c_i) C_i s               rows of C stay in a warp's registers, s is read as x is
+///     s' = exp(c_last) s + sum_j dt_j exp(c_last - c_j) B_j x_j^T     a warp has 16 states of all columns
+/// Units run inside a segment, since they share B, C and the scores, so the states of all of them wait between segments: in
+/// float, in memory that only the threads that wrote it read. Scaled x, which the kernel for short sequences keeps beside
+/// x, is made by scaling scores instead: its place is B's, and two blocks still fit on a multiprocessor.
+///
+/// Blocks stay on their multiprocessors and go from sequence to sequence, so that the states in memory are few. Where
+/// sequences are too few to fill the device, runs of segments go to blocks of their own in three phases: each run's state
+/// from zero, a scan over the runs, and the outputs from each run's true state.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/cuda/mixer_core/tensor.cuh>
+
+#include <algorithm>
+
+namespace dm2::cuda::detail {
+
+/// The constants of the kernel for segments.
+template <class T, mixer_shape M>
+struct mixer_segment_traits : mixer_core_traits<T, M> {
+  using base = mixer_core_traits<T, M>;
+  static constexpr bool carries = true;
+  static constexpr int warps = 8, threads = 32 * warps, most_tiles = warps;
+  static constexpr int state_tiles = base::state / 16, words = 2 * base::column_groups;
+  static constexpr int unit_vectors = base::state * base::columns / 4;  ///< float4 of a unit's state in memory
+  static_assert(state_tiles <= warps);
+};
+
+template <class T>
+struct mixer_segment_arguments {
+  mixer_core_arguments<T> core;
+  float4*
+      memory;  ///< [gridDim.x, block_vectors]: a block's states [units_per_block, state tiles, words, 32], its decays
+  int sequences, segment_tiles, block_vectors;
+  int runs, run_tokens;  ///< of a sequence; whole segments
+  float4* ends;          ///< [sequences, 2, units, runs, unit_vectors]: what runs leave, then what they begin with
+  float* totals;         ///< [sequences, 2, units, runs], log2 of what a run leaves of the state before it
+};
+
+/// What a warp carries from segment to segment: 16 states of all columns of a unit, as the accumulators of a product.
+template <class Tr>
+using carried_state = float[Tr::words][4];
+
+template <class Tr>
+__device__ inline void load_carried(carried_state<Tr>& s, float4 const* from) {
+#pragma unroll
+  for (int n = 0; n < Tr::words; ++n) {
+    float4 const v = from[n * 32];
+    s[n][0] = v.x, s[n][1] = v.y, s[n][2] = v.z, s[n][3] = v.w;
+  }
+}
+
+/// State tile m, rounded, to shared memory, whose rows are states as those of x are tokens.
+template <class Tr>
+__device__ inline void place_carried(carried_state<Tr> const& s, int m, mixer_core_layout<Tr> const& lay,
+                                     unsigned char* shared) {
+  using T = typename Tr::element;
+  int const lane = thread_here() % 32;
+  unsigned char* const to = shared + lay.state + (m * 16 + lane / 4) * Tr::pitch + lane % 4 * 4;
+#pragma unroll
+  for (int n = 0; n < Tr::words; ++n) {
+    *reinterpret_cast<std::uint32_t*>(to + n * 16) = pack<T>(s[n][0], s[n][1]);
+    *reinterpret_cast<std::uint32_t*>(to + n * 16 + 8 * Tr::pitch) = pack<T>(s[n][2], s[n][3]);
+  }
+}
+
+/// Factors of the segment's tokens, rounded, in pairs: dt_j times the decay from j to the end of its block of 64 tokens, and
+/// behind them to the segment's end.
+template <class Tr>
+__device__ inline void fill_factors(int thread, mixer_core_layout<Tr> const& lay, float const* cum, float const* ev,
+                                    unsigned char* shared) {
+  using T = typename Tr::element;
+  if (thread >= lay.tokens / 2) return;
+  std::uint32_t* const to = reinterpret_cast<std::uint32_t*>(shared + lay.factors) + thread;
+  float2 const from = *reinterpret_cast<float2 const*>(ev + 2 * thread);
+  float const last = cum[lay.tokens - 1], end = cum[min(2 * thread | 63, lay.tokens - 1)];
+  to[0] = pack<T>(exp2_fast(end - from.x), exp2_fast(end - from.y));
+  to[lay.tokens / 2] = pack<T>(exp2_fast(last - from.x), exp2_fast(last - from.y));
+}
+
+/// State tile m at the segment's end, from that at its start.
+template <class Tr>
+__device__ inline void update_carried(carried_state<Tr>& s, int m, unit_operands<Tr> const& in,
+                                      mixer_core_layout<Tr> const& lay, float decay, unsigned char const* shared) {
+  int const lane = thread_here() % 32;
+#pragma unroll
+  for (int n = 0; n < Tr::words; ++n)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) s[n][e] *= decay;
+  std::uint32_t const b =
+      shared_address(shared) + std::uint32_t(lay.b + state_offset<Tr>(lane % 8 + lane / 16 * 8, 2 * m + lane / 8 % 2));
+  unsigned char const* const factors = shared + lay.factors + 2 * lay.tokens;
+#pragma unroll 1
+  for (int c = 0; c < lay.tokens / 16; ++c) {
+    std::uint32_t a[4];
+    load_matrix_transposed(a, b + std::uint32_t(c * 16 * Tr::state_bytes));
+    scale_columns<Tr>(a, c, factors);
+    in.multiply_tile(s, a, in.x, c);
+  }
+}
+
+/// One block's place in the work, and the segment that it is at. Without Output, a run's last state is all that it makes.
+template <class Tr, bool Output>
+struct mixer_segment {
+  using T = typename Tr::element;
+  mixer_segment_arguments<T> const& all;
+  mixer_core_arguments<T> const& p;
+  unsigned char* shared;
+  int second, begin, end, run;
+  int first, stop, start;  ///< tokens: of the run, and the segment's first
+  std::size_t index;       ///< direction + 2 sequence
+
+  __device__ mixer_segment(mixer_segment_arguments<T> const& arguments, unsigned work, unsigned char* memory)
+      : all{arguments}, p{arguments.core}, shared{memory} {
+    unsigned const sets = unsigned(Tr::units / p.units_per_block), runs = unsigned(all.runs - (Output ? 0 : 1));
+    begin = int(work % sets) * p.units_per_block, end = begin + p.units_per_block;
+    second = int(work / sets % 2), run = int(work / sets / 2 % runs);
+    index = std::size_t(work / sets / 2 / runs) * 2 + std::size_t(second);
+    start = first = run * all.run_tokens, stop = min(first + all.run_tokens, p.length);
+  }
+  [[nodiscard]] __device__ direction_slices<Tr> at() const { return direction_slices<Tr>{second == 1}; }
+  [[nodiscard]] __device__ int group() const { return Tr::groups == 1 ? 0 : begin / Tr::group_units; }
+  [[nodiscard]] __device__ std::size_t first_row() const { return index / 2 * std::size_t(p.length); }
+  [[nodiscard]] __device__ T const* sequence() const { return p.zxbcdt + first_row() * Tr::projected; }
+  [[nodiscard]] __device__ mixer_direction_pointers const& parameters() const { return p.direction[second]; }
+  /// The warp's tile of a unit's state; none from state_tiles on. The warp with the longest rows has the last one.
+  [[nodiscard]] __device__ static int tile() { return Tr::warps - 1 - int(threadIdx.x) / 32; }
+  [[nodiscard]] __device__ float4* own() const { return all.memory + blockIdx.x * std::size_t(all.block_vectors); }
+  /// The decays of a unit's head, in a segment of so many tokens.
+  [[nodiscard]] __device__ float* decays(int unit, int tokens) const {
+    return reinterpret_cast<float*>(own() + p.units_per_block * Tr::unit_vectors) +
+           (unit / Tr::per_head - begin / Tr::per_head) * 2 * tokens;
+  }
+  [[nodiscard]] __device__ std::size_t place(int unit) const {
+    return (index * Tr::units + std::size_t(unit)) * std::size_t(all.runs) + std::size_t(run);
+  }
+  /// Where this lane's part of its warp's tile of the state between two segments, or runs, is.
+  [[nodiscard]] __device__ float4* state(int unit, bool between_runs) const {
+    return (between_runs ? all.ends + place(unit) * Tr::unit_vectors : own() + (unit - begin) * Tr::unit_vectors) +
+           tile() * Tr::words * 32 + int(threadIdx.x) % 32;
+  }
+  /// Whether a state enters the segment, and whether one is to leave it.
+  [[nodiscard]] __device__ bool enters() const { return start > first || (Output && run > 0); }
+  [[nodiscard]] __device__ bool leaves(int tokens) const { return !Output || start + tokens < stop; }
+};
+
+/// B and the scores of the segment's tokens to shared memory, their decays to memory; `c`: the warp's rows of C.
+template <class Tr, bool Output>
+__device__ inline void prepare_segment(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int r,
+                                       std::uint32_t (&c)[Tr::state / 16][4]) {
+  int const lane = int(threadIdx.x) % 32, length = k.p.length;
+  fill_state<Tr>(k.sequence(), k.at(), k.parameters(), lay, k.group(), k.start, length, k.shared);
+  if constexpr (Output) {
+    __syncthreads();
+    if (r >= 0) {
+#pragma unroll
+      for (int i = 0; i < Tr::state / 16; ++i)
+        load_matrix(c[i], shared_address(k.shared) +
+                              std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
+    }
+    __syncthreads();
+    if (r >= 0) fill_scores<Tr>(c, r, lay, k.shared);
+  }
+  int const rank = Tr::warps - 1 - int(threadIdx.x) / 32;  // the shortest rows' warps make the decays meanwhile
+  fill_decays<Tr>(k.sequence(), k.at(), k.parameters(), rank, k.begin / Tr::per_head, (k.end - 1) / Tr::per_head,
+                  k.start, length, lay.tokens, k.decays(k.begin, lay.tokens));
+  __syncthreads();
+}
+
+/// y of the warp's 16 tokens of a unit, gated.
+template <class Tr>
+__device__ inline void scan_rows(mixer_segment<Tr, true> const& k, mixer_core_layout<Tr> const& lay, int r, int unit,
+                                 std::uint32_t const (&c)[Tr::state / 16][4], float const* cum, float (&sums)[2]) {
+  unit_operands<Tr> const in{r, lay, k.shared};
+  float acc[Tr::words][4] = {};
+  if (k.enters()) {
+#pragma unroll
+    for (int i = 0; i < Tr::state / 16; ++i) in.multiply_tile(acc, c[i], in.state, i);
+  }
+  scan_before<Tr>(acc, r / 4, in, cum, k.shared + lay.factors);
+  scan_own<Tr>(acc, r, in, cum, cum + lay.tokens, k.parameters().d[k.at().head(unit / Tr::per_head)]);
+  int const tile = k.start / 16 + r;
+  gate_rows<Tr> const gate{tile, k.at(), unit, k.sequence(), k.p.length};
+  gate.write(acc, tile, k.at(), k.second, unit, k.first_row(), k.p, sums);
+}
+
+/// The warp's tile of a unit's state, from the segment's start to its end.
+template <class Tr, bool Output>
+__device__ inline void carry_state(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int unit,
+                                   float const* cum) {
+  carried_state<Tr> s = {};
+  if (k.enters()) load_carried<Tr>(s, k.state(unit, k.start == k.first));
+  float const total = cum[lay.tokens - 1];
+  update_carried<Tr>(s, k.tile(), unit_operands<Tr>{0, lay, k.shared}, lay, exp2_fast(total), k.shared);
+  float4* const to = k.state(unit, !Output && k.start + lay.tokens >= k.stop);
+#pragma unroll
+  for (int n = 0; n < Tr::words; ++n) to[n * 32] = {s[n][0], s[n][1], s[n][2], s[n][3]};
+  if (!Output && k.tile() == 0 && threadIdx.x % 32 == 0)
+    k.all.totals[k.place(unit)] = (k.start > k.first ? k.all.totals[k.place(unit)] : 0.f) + total;
+}
+
+/// What norms the segment's rows, or the rows normed; `vectors` is free shared memory once all warps are here.
+template <class Tr>
+__device__ inline void norm_segment(mixer_segment<Tr, true> const& k, mixer_core_layout<Tr> const& lay, int r,
+                                    float (&sums)[2], float* vectors) {
+  bool const finish = k.p.finish;
+  if (finish) __syncthreads();
+  if (r >= 0)
+    write_sums<Tr>(sums, k.start / 16 + r, k.at(), k.second, k.begin, k.end, k.first_row(), k.p, k.start,
+                   finish ? vectors : nullptr);
+  if (!finish) return;
+  __syncthreads();
+  finish_rows<Tr>(k.p, k.at(), k.first_row(), k.second, k.group(), k.start, min(lay.tokens, k.p.length - k.start),
+                  vectors);
+}
+
+/// All units of the segment, `tiles` tiles of which are tokens.
+template <class Tr, bool Output>
+__device__ inline void run_segment(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int tiles) {
+  int const r = tiles - 1 - int(threadIdx.x) / 32;
+  float* const vectors = reinterpret_cast<float*>(k.shared + lay.vectors);
+  std::uint32_t c[Tr::state / 16][4];
+  prepare_segment(k, lay, r, c);
+  auto const stage = [&](int unit) {
+    stage_unit<Tr>(k.sequence(), k.at(), lay, unit, k.start, k.p.length, k.decays(unit, lay.tokens), k.shared);
+  };
+  stage(k.begin);
+  float sums[2] = {};
+#pragma unroll 1
+  for (int unit = k.begin; unit < k.end; ++unit) {
+    float const* const cum = vectors + unit % 2 * 2 * lay.tokens;
+    int const thread = thread_here();
+    unit_columns<Tr> const own{thread};
+    channel_taps<Tr> const taps{k.at(), k.at().conv_channel(k.at().x(), unit * Tr::width + own.first), own.gap,
+                                k.parameters()};
+    bool const places = Output && k.enters() && k.tile() < Tr::state_tiles;
+    carried_state<Tr> s = {};
+    if (places) load_carried<Tr>(s, k.state(unit, k.start == k.first));
+    wait_copies<0>();
+    __syncthreads();
+    if (places) place_carried<Tr>(s, k.tile(), lay, k.shared);
+    fill_factors<Tr>(thread, lay, cum, cum + lay.tokens, k.shared);
+    fill_unit<Tr>(thread, own, taps, lay, cum, cum + lay.tokens, k.shared);
+    __syncthreads();
+    if (unit + 1 < k.end) stage(unit + 1);
+    if constexpr (Output) {
+      if (r >= 0) scan_rows(k, lay, r, unit, c, cum, sums);
+    }
+    if (k.tile() < Tr::state_tiles && k.leaves(lay.tokens)) carry_state(k, lay, unit, cum);
+  }
+  if constexpr (Output) norm_segment(k, lay, r, sums, vectors);
+}
+
+/// Work: unit set of all groups + unit sets (direction + 2 (run + runs sequence)). Output: g. Else what the runs but the
+/// last leave of a state from zero.
+template <class Tr, bool Output>
+__global__ void __launch_bounds__(Tr::threads, 2)
+    mixer_segments_kernel(__grid_constant__ mixer_segment_arguments<typename Tr::element> const p) {
+  unsigned const runs = unsigned(p.runs - (Output ? 0 : 1));
+  unsigned const count = unsigned(Tr::units / p.core.units_per_block) * 2u * runs * unsigned(p.sequences);
+#pragma unroll 1
+  for (unsigned work = blockIdx.x; work < count; work += gridDim.x) {
+    mixer_segment<Tr, Output> k{p, work, dynamic_shared()};
+#pragma unroll 1
+    for (; k.start < k.stop; k.start += 16 * p.segment_tiles) {
+      __syncthreads();  // the segment ahead is done with
+      int const tiles = min(p.segment_tiles, (k.stop - k.start + 15) / 16);
+      run_segment(k, mixer_core_layout<Tr>{tiles}, tiles);
+    }
+  }
+}
+
+/// From what each run leaves of a state from zero, the state that each begins with, in place. Thread: four numbers of a
+/// unit's state.
+template <class Tr>
+__global__ void __launch_bounds__(64) mixer_runs_kernel(float4* ends, float const* totals, int runs) {
+  float4* const at =
+      ends + std::size_t(blockIdx.y) * std::size_t(runs) * Tr::unit_vectors + blockIdx.x * 64 + threadIdx.x;
+  totals += std::size_t(blockIdx.y) * std::size_t(runs);
+  float4 state{0, 0, 0, 0};
+#pragma unroll 4
+  for (int run = 0; run < runs; ++run) {
+    bool const last = run + 1 == runs;  // it has left none
+    float4 const v = last ? float4{0, 0, 0, 0} : at[std::size_t(run) * Tr::unit_vectors];
+    float const d = last ? 0.f : exp2_fast(totals[run]);
+    at[std::size_t(run) * Tr::unit_vectors] = state;
+    state = {fmaf(state.x, d, v.x), fmaf(state.y, d, v.y), fmaf(state.z, d, v.z), fmaf(state.w, d, v.w)};
+  }
+}
+
+/// Tiles of 16 tokens that a segment of sequences of `length` tokens has on this device: few enough for two blocks a
+/// multiprocessor, unless a block alone has more than twice as many; 0 where there is no such kernel. The last segment is
+/// what is left: sharing the tiles out evenly would leave warps idle in every segment.
+template <class T, mixer_shape M>
+int mixer_segment_tiles(device_properties const& device, int length) {
+  using Tr = mixer_segment_traits<T, M>;
+  if (!Tr::possible) return 0;
+  auto const most = [](auto const& holds) {
+    int n = Tr::most_tiles;
+    while (n > 0 && !holds(mixer_core_layout<Tr>{n}.bytes)) --n;
+    return n;
+  };
+  int const one = most([&](int bytes) { return bytes <= device.shared_per_block; });
+  int const two = most([&](int bytes) { return 2 * (bytes + 1024) <= device.shared_per_sm; });
+  return std::min(2 * two >= one ? two : one, (length + 15) / 16);
+}
+
+/// Whether the kernel does sequences of any length on this device.
+template <class T, mixer_shape M>
+bool mixer_core_segments_fits(device_properties const& device) {
+  return mixer_segment_tiles<T, M>(device, 1) != 0;
+}
+
+/// How the kernels are launched for so many sequences of one length. Runs cost a second pass over B and x, so that a device
+/// at least half full is left with whole sequences.
+template <class T, mixer_shape M>
+struct mixer_segment_plan {
+  using traits = mixer_segment_traits<T, M>;
+  int take;              ///< units a block
+  int tiles, bytes;      ///< of a segment, and of its shared memory
+  int runs, run_tokens;  ///< of a sequence
+  unsigned walks;        ///< of all sequences, a run of some units each
+  unsigned blocks;       ///< no more than the device holds
+  int block_vectors;     ///< float4 of scratch of a block
+  std::size_t ends;      ///< states between runs
+
+  mixer_segment_plan(device_properties const& device, int sequences, int length)
+      : take{units_per_block(traits::group_units, sequences * traits::groups, device.multiprocessors)},
+        tiles{mixer_segment_tiles<T, M>(device, length)},
+        bytes{mixer_core_layout<traits>{tiles}.bytes} {
+    int const slots = (2 * (bytes + 1024) <= device.shared_per_sm ? 2 : 1) * device.multiprocessors;
+    int const whole = traits::units / take * 2 * sequences, segments = (length + 16 * tiles - 1) / (16 * tiles);
+    int const wanted = whole == 0 || 2 * whole > slots ? 1 : std::min(segments, slots / whole);
+    int const each = (segments + wanted - 1) / wanted;
+    runs = (segments + each - 1) / each, run_tokens = each * 16 * tiles;
+    walks = unsigned(whole) * unsigned(runs), blocks = std::min(walks, unsigned(slots));
+    block_vectors = take * traits::unit_vectors + std::max(1, take / traits::per_head) * 2 * 16 * tiles / 4;
+    ends = runs == 1 ? 0 : std::size_t(sequences) * 2 * traits::units * std::size_t(runs);
+  }
+  /// float4 of scratch: the blocks', the ends, and their decays.
+  [[nodiscard]] std::size_t states() const {
+    return std::size_t(blocks) * std::size_t(block_vectors) + ends * traits::unit_vectors + (ends + 3) / 4;
+  }
+};
+
+/// Sequences in segments: see mixer_core_fused(). mixer_core_segments_fits() must hold; scratch.states has room for the
+/// plan's, which is made for these sizes.
+template <precision P, mixer_shape M>
+bool mixer_core_segments(context<P>& ctx, mixer_segment_plan<element<P>, M> const& plan, element<P> const* zxbcdt,
+                         mixer_parameters<M, float const, space::device> const& p, element<P>* g,
+                         mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  using Tr = mixer_segment_traits<element<P>, M>;
+  float4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
+  float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);
+  mixer_segment_arguments<element<P>> const arguments{
+      mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
+      scratch.states,
+      sequences,
+      plan.tiles,
+      plan.block_vectors,
+      plan.runs,
+      plan.run_tokens,
+      ends,
+      totals};
+  auto const walk = [&](auto const& kernel, unsigned blocks) {
+    prefer_shared("mixer_core: segments", kernel);
+    launch("mixer_core: segments", kernel, {blocks, Tr::threads, std::size_t(plan.bytes)}, ctx.stream(), arguments);
+  };
+  if (plan.runs > 1) {
+    walk(mixer_segments_kernel<Tr, false>,
+         std::min(plan.blocks, plan.walks / unsigned(plan.runs) * unsigned(plan.runs - 1)));
+    launch("mixer_core: states of runs", mixer_runs_kernel<Tr>,
+           {dim3(Tr::unit_vectors / 64, unsigned(2 * Tr::units * sequences)), 64}, ctx.stream(), ends, totals,
+           plan.runs);
+  }
+  walk(mixer_segments_kernel<Tr, true>, plan.blocks);
+  return arguments.core.finish;
+}
+
+/// Whether there is a fused kernel for sequences of this length on this device.
+template <class T, mixer_shape M>
+bool mixer_core_fits(device_properties const& device, int length) {
+  return mixer_core_whole_fits<T, M>(device, length) || mixer_core_segments_fits<T, M>(device);
+}
+
+/// float4 of scratch that the fused kernels for these sizes carry states in: for Tiny 25 KB a head and block, 52 MB on 132
+/// multiprocessors; none for sequences in one segment.
+template <class T, mixer_shape M>
+std::size_t mixer_core_states(device_properties const& device, int sequences, int length) {
+  if (mixer_core_whole_fits<T, M>(device, length)) return 0;
+  return mixer_segment_plan<T, M>{device, sequences, length}.states();
+}
+
+/// With `finish`, where a block makes whole rows of a group, g as mixer_core has it, with the norms' weights unless they are
+/// views of nothing; true then. Else g before its norm, and scratch.squares, which sum up to the g^2 of a row's group: g /
+/// sqrt(their sum / group + 1e-5) norm is what the output projection reads. mixer_core_fits() and mixer_core_aligned() must
+/// hold, and scratch.states have mixer_core_states().
+template <precision P, mixer_shape M>
+bool mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
+                      mixer_parameters<M, float const, space::device> const& p, element<P>* g,
+                      mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  if (mixer_core_whole_fits<element<P>, M>(ctx.device(), length))
+    return mixer_core_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  mixer_segment_plan<element<P>, M> const plan{ctx.device(), sequences, length};
+  return mixer_core_segments<P, M>(ctx, plan, zxbcdt, p, g, scratch, sequences, length, finish);
+}
+
+}  // namespace dm2::cuda::detail

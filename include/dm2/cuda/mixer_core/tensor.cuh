@@ -1,0 +1,434 @@
+/// @file
+/// The mixer between its projections as one kernel: convolution, SiLU, scan and gate of one direction of one sequence a
+/// block, for sequences of at most 224 tokens in 16-bit numbers.
+///
+/// The scan is the quadratic form of state-space duality. S = C B^T is made once for all heads and kept in shared
+/// memory as fragments of the tensor cores. Tokens go in blocks of 64: for an earlier block J, exp(c_i - c_j) is split
+/// at e_J, the decay's sum at J's end, so that S multiplies X'_j = dt_j exp(e_J - c_j) x_j as it is; inside a block the
+/// difference is taken before exp. Both factors of the split are at most 1.
+///
+/// The gated RMSNorm needs the sum of squares over all heads. A block that has made whole rows norms them at its end,
+/// while the cache still has them; or the kernel leaves what is to be normed and the sums, and the reader applies the rest:
+/// the output projection commutes with a factor a row.
+///
+/// 14 warps of 72 registers, two blocks a multiprocessor: a warp has 16 tokens. The kernel waits, for shared memory above
+/// all, so it wants many warps: 8 of 32 tokens and 128 registers took 229 us for 256 sequences of 197 tokens, these 185.
+#pragma once
+
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/mixer_core/fill.cuh>
+#include <dm2/cuda/mixer_core/layout.cuh>
+#include <dm2/cuda/tile/packet.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+// The fused mixer core's scan: the scores of 16 tokens, decayed, times x, on the tensor cores.
+
+/// What a warp needs to multiply its tile's row of S with x or X'.
+template <class Tr>
+struct unit_operands {
+  using T = typename Tr::element;
+  static constexpr int G = Tr::column_groups;
+  unsigned char const* scores;  ///< the warp's row of tiles, this lane's part
+  std::uint32_t x, scaled;      ///< this lane's place in the first tile
+  std::uint32_t state = 0;      ///< the same, of the state that is carried
+
+  __device__ unit_operands(int r, mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
+    int const lane = thread_here() % 32;
+    scores = shared + lay.scores + r * (r + 1) / 2 * 512 + lane * 16;
+    std::uint32_t const matrix = shared_address(shared) + std::uint32_t((lane % 16) * Tr::pitch + lane / 16 * 16);
+    x = matrix + std::uint32_t(lay.x);
+    scaled = matrix + std::uint32_t(lay.scaled);
+    if constexpr (Tr::carries) state = matrix + std::uint32_t(lay.state);
+  }
+  __device__ void load_scores(std::uint32_t (&a)[4], int c) const {
+    uint4 const v = *reinterpret_cast<uint4 const*>(scores + c * 512);
+    a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
+  }
+  __device__ void load_columns(std::uint32_t (&b)[4], std::uint32_t from, int c, int n) const {
+    load_matrix_transposed(b, from + std::uint32_t(c * 16 * Tr::pitch + n * 32));
+  }
+  __device__ static void multiply(float (&acc)[2 * G][4], std::uint32_t const (&a)[4], std::uint32_t const (&b)[4],
+                                  int n) {
+    mma<T>(acc[2 * n], a, b[0], b[1]);
+    mma<T>(acc[2 * n + 1], a, b[2], b[3]);
+  }
+  /// acc += a x for the 16 tokens of tile c.
+  __device__ void multiply_tile(float (&acc)[2 * G][4], std::uint32_t const (&a)[4], std::uint32_t from, int c) const {
+    std::uint32_t b[G][4];
+#pragma unroll
+    for (int n = 0; n < G; ++n) load_columns(b[n], from, c, n);
+#pragma unroll
+    for (int n = 0; n < G; ++n) multiply(acc, a, b[n], n);
+  }
+};
+
+/// Scores of tile c, as fragments, times factors of its columns, which are there in pairs of 16-bit numbers.
+template <class Tr>
+__device__ inline void scale_columns(std::uint32_t (&a)[4], int c, unsigned char const* factors) {
+  using T = typename Tr::element;
+  std::uint32_t const* const pair = reinterpret_cast<std::uint32_t const*>(factors) + c * 8 + thread_here() % 4;
+  std::uint32_t const low = pair[0], high = pair[4];
+  a[0] = multiply_pairs<T>(a[0], low), a[1] = multiply_pairs<T>(a[1], low);
+  a[2] = multiply_pairs<T>(a[2], high), a[3] = multiply_pairs<T>(a[3], high);
+}
+
+/// What the blocks of 64 tokens before the warp's own add to its rows, decayed to the own block's start. Where a state is
+/// carried, acc begins with what it adds, decayed to the first block's start, and the scores take the factors
+/// dt_j exp(e_J - c_j) that X' has else.
+template <class Tr>
+__device__ inline void scan_before(float (&acc)[2 * Tr::column_groups][4], int own, unit_operands<Tr> const& in,
+                                   float const* cum, unsigned char const* factors) {
+#pragma unroll 1
+  for (int block = 0; block < own; ++block) {
+    if (Tr::carries || block > 0) {
+      float const decay = exp2_fast(cum[block * 64 + 63] - (block > 0 ? cum[block * 64 - 1] : 0.f));
+#pragma unroll
+      for (int n = 0; n < 2 * Tr::column_groups; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) acc[n][e] *= decay;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      std::uint32_t a[4];
+      in.load_scores(a, block * 4 + i);
+      if constexpr (Tr::carries) scale_columns<Tr>(a, block * 4 + i, factors);
+      in.multiply_tile(acc, a, in.scaled, block * 4 + i);
+    }
+  }
+}
+
+/// Scores of a tile as they come, as fragments, times dt_j exp(c_i - c_j), of two columns of a row.
+template <class T>
+__device__ inline float2 decayed(std::uint32_t scores, float at_row, float2 to) {
+  float2 v = unpack<T>(scores);
+  v.x *= exp2_fast(at_row - to.x);
+  v.y *= exp2_fast(at_row - to.y);
+  return v;
+}
+
+/// The warp's own block of 64 tokens, up to each row's own token, whose skip term is added to its score.
+template <class Tr>
+__device__ inline void scan_own(float (&acc)[2 * Tr::column_groups][4], int r, unit_operands<Tr> const& in,
+                                float const* cum, float const* ev, float skip) {
+  using T = typename Tr::element;
+  int const lane = thread_here() % 32, row = lane / 4, column = lane % 4 * 2, own = r / 4;
+  float const low = cum[r * 16 + row], high = cum[r * 16 + 8 + row];
+  if (Tr::carries || own > 0) {
+    float const start = own > 0 ? cum[own * 64 - 1] : 0.f, f[2]{exp2_fast(low - start), exp2_fast(high - start)};
+#pragma unroll
+    for (int n = 0; n < 2 * Tr::column_groups; ++n)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) acc[n][e] *= f[e / 2];
+  }
+  std::uint32_t a[4];
+  auto const columns = [&](int c, int half) {
+    return *reinterpret_cast<float2 const*>(ev + c * 16 + half * 8 + column);
+  };
+#pragma unroll 1
+  for (int c = own * 4; c < r; ++c) {
+    in.load_scores(a, c);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {  // row half e % 2, column half e / 2
+      float2 const v = decayed<T>(a[e], e % 2 == 0 ? low : high, columns(c, e / 2));
+      a[e] = pack<T>(v.x, v.y);
+    }
+    in.multiply_tile(acc, a, in.x, c);
+  }
+  in.load_scores(a, r);
+  auto const edge = [&](float2 v) {  // tokens after the row's own do not count; the skip term's x is not decayed
+    v.x = column < row ? v.x : column == row ? v.x + skip : 0.f;
+    v.y = column + 1 < row ? v.y : column + 1 == row ? v.y + skip : 0.f;
+    return pack<T>(v.x, v.y);
+  };
+  a[0] = edge(decayed<T>(a[0], low, columns(r, 0)));
+  float2 const below = decayed<T>(a[1], high, columns(r, 0));
+  a[1] = pack<T>(below.x, below.y);
+  a[2] = 0;
+  a[3] = edge(decayed<T>(a[3], high, columns(r, 1)));
+  in.multiply_tile(acc, a, in.x, r);
+}
+
+// The fused mixer core's results: gate, squares, and the norm where a block has made whole rows.
+
+/// One unit's gate and result for the 16 tokens of the sequence's tile r. Word n of a row belongs to the n-th eight columns of the
+/// accumulators.
+template <class Tr>
+struct gate_rows {
+  using T = typename Tr::element;
+  static constexpr int words = 2 * Tr::column_groups, wide = 4 * Tr::wide_groups;
+  std::uint32_t z[2][words];
+
+  [[nodiscard]] __device__ static int token(int r, int half, int lane) { return r * 16 + half * 8 + lane / 4; }
+  /// The unit's column at which this lane's words from n on begin.
+  [[nodiscard]] __device__ static int column(int n, int lane) { return n * 8 + lane % 4 * (n < wide ? 8 : 4); }
+  /// Whether this lane's words from n on, a whole access, are channels.
+  [[nodiscard]] __device__ static bool real(int n, int lane) { return !Tr::padded || column(n, lane) < Tr::width; }
+
+  __device__ gate_rows(int r, direction_slices<Tr> const& at, int unit, T const* sequence, int length) {
+    int const lane = thread_here() % 32;
+    T const* const from = sequence + at.z() + unit * Tr::width;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      T const* const row = from + at.row(min(token(r, half, lane), length - 1), length) * Tr::projected;
+#pragma unroll
+      for (int n = 0; n < wide; n += 4) {
+        uint4 v{};
+        if (real(n, lane)) v = *reinterpret_cast<uint4 const*>(row + column(n, lane));
+        z[half][n] = v.x, z[half][n + 1] = v.y, z[half][n + 2] = v.z, z[half][n + 3] = v.w;
+      }
+#pragma unroll
+      for (int n = wide; n < words; n += 2) {
+        uint2 v{};
+        if (real(n, lane)) v = *reinterpret_cast<uint2 const*>(row + column(n, lane));
+        z[half][n] = v.x, z[half][n + 1] = v.y;
+      }
+    }
+  }
+  /// g = y silu(z); the squares of this lane's part of each row are added to `sums`.
+  __device__ void write(float const (&acc)[words][4], int r, direction_slices<Tr> const& at, int second, int unit,
+                        std::size_t first_row, mixer_core_arguments<T> const& p, float (&sums)[2]) const {
+    int const lane = thread_here() % 32;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t out[words];
+#pragma unroll
+      for (int n = 0; n < words; ++n) {
+        float2 const gate = unpack<T>(z[half][n]);
+        float const first = acc[n][half * 2] * silu_fast(gate.x), next = acc[n][half * 2 + 1] * silu_fast(gate.y);
+        if (real(n < wide ? n & ~3 : n & ~1, lane)) sums[half] = fmaf(first, first, fmaf(next, next, sums[half]));
+        out[n] = pack<T>(first, next);
+      }
+      int const t = token(r, half, lane);
+      if (t >= p.length) continue;
+      std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
+      T* const g = p.g + row * Tr::inner + unit * Tr::width;
+#pragma unroll
+      for (int n = 0; n < wide; n += 4)
+        if (real(n, lane))
+          __stcg(reinterpret_cast<uint4*>(g + column(n, lane)), uint4{out[n], out[n + 1], out[n + 2], out[n + 3]});
+#pragma unroll
+      for (int n = wide; n < words; n += 2)
+        if (real(n, lane)) __stcg(reinterpret_cast<uint2*>(g + column(n, lane)), uint2{out[n], out[n + 1]});
+    }
+  }
+};
+
+/// The squares' sums of a tile's rows over the units [begin, end), which the four lanes of a row have in parts: to their
+/// first place in `squares`, zeros to the others; or, where `scales` is not null, what norms the rows to scales [tokens],
+/// the first of which is of token `start`.
+template <class Tr>
+__device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int second, int begin,
+                                  int end, std::size_t first_row, mixer_core_arguments<typename Tr::element> const& p,
+                                  int start, float* scales) {
+  int const lane = int(threadIdx.x) % 32, part = lane % 4;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    float sum = sums[half];
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    int const t = gate_rows<Tr>::token(r, half, lane);
+    if (t >= p.length) continue;
+    if (scales != nullptr) {
+      if (part == 0) scales[t - start] = rsqrtf(sum * (1.f / Tr::group) + 1e-5f);
+      continue;
+    }
+    std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
+    for (int u = begin + part; u < end; u += 4) p.squares[row * Tr::units + std::size_t(u)] = u == begin ? sum : 0.f;
+  }
+}
+
+/// Eight numbers times a factor, and the norm's weights where there are any, from channel c on.
+template <class Tr>
+__device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm, int c, bool reversed) {
+  using T = typename Tr::element;
+  float w[8];
+  if (norm != nullptr) {
+    float4 const* const from = reinterpret_cast<float4 const*>(norm + (reversed ? Tr::inner - 8 - c : c));
+    float4 const low = from[0], high = from[1];
+    float const v[8]{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int k = 0; k < 8; ++k) w[k] = factor * (reversed ? v[7 - k] : v[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) w[k] = factor;
+  }
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    float2 const v = unpack<T>(x.word[k]);
+    x.word[k] = pack<T>(v.x * w[2 * k], v.y * w[2 * k + 1]);
+  }
+  return x;
+}
+
+/// Norms a group's channels of `count` tokens from `start` on, which the block has made and which the caches still hold;
+/// `scales` [count] is shared memory, in the order of the direction's tokens.
+template <class Tr>
+__device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
+                                   std::size_t first_row, int second, int group, int start, int count,
+                                   float const* scales) {
+  constexpr int pieces = Tr::group / 8, pitch = 2 * Tr::inner / 8, ahead = 4;
+  bool const reversed = second == 1 && Tr::reverse_channels;
+  int const top = at.tokens_reversed ? p.length - start - count : start;  // of the rows, in memory's order
+  packed<8>* const g =
+      reinterpret_cast<packed<8>*>(p.g + (2 * (first_row + std::size_t(top)) + std::size_t(second)) * Tr::inner) +
+      group * pieces;
+#pragma unroll 1
+  for (int first = int(threadIdx.x); first < count * pieces; first += ahead * Tr::threads) {
+    packed<8> x[ahead];
+#pragma unroll
+    for (int a = 0; a < ahead; ++a) {
+      int const i = first + a * Tr::threads;
+      if (i < count * pieces) x[a] = g[i / pieces * pitch + i % pieces];
+    }
+#pragma unroll
+    for (int a = 0; a < ahead; ++a) {
+      int const i = first + a * Tr::threads;
+      if (i < count * pieces)
+        g[i / pieces * pitch + i % pieces] = scaled<Tr>(x[a], scales[at.row(i / pieces, count)], p.norm[second],
+                                                        (group * pieces + i % pieces) * 8, reversed);
+    }
+  }
+}
+
+/// The tile that warp w has, another for each, negative where there is none left: longest rows first, the second four warps
+/// in the other order, since a scheduler has every fourth warp.
+__device__ inline int tile_of_warp(int warp, int tiles) { return warp / 4 == 1 ? tiles - 12 + warp : tiles - 1 - warp; }
+
+/// Grid (unit sets of all groups, 2, sequences).
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, 2)
+    mixer_core_kernel(__grid_constant__ mixer_core_arguments<typename Tr::element> const p) {
+  using T = typename Tr::element;
+  unsigned char* const shared = dynamic_shared();
+  int const lane = int(threadIdx.x) % 32, second = int(blockIdx.y), tiles = (p.length + 15) / 16;
+  int const r = tile_of_warp(int(threadIdx.x) / 32, tiles);
+  std::size_t const first_row = std::size_t(blockIdx.z) * std::size_t(p.length);
+  T const* const sequence = p.zxbcdt + first_row * Tr::projected;
+  direction_slices<Tr> const at{second == 1};
+  mixer_direction_pointers const& parameters = p.direction[second];
+  mixer_core_layout<Tr> const lay{tiles};
+  float* const vectors = reinterpret_cast<float*>(shared + lay.vectors);
+  float* const decays = p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens);
+  int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
+  auto const head_decays_of = [&](int unit) { return decays + unit / Tr::per_head * 2 * lay.tokens; };
+  int const group = Tr::groups == 1 ? 0 : begin / Tr::group_units;
+
+  fill_state<Tr>(sequence, at, parameters, lay, group, 0, p.length, shared);
+  __syncthreads();
+  std::uint32_t a[Tr::state / 16][4];
+  if (r >= 0) {
+#pragma unroll
+    for (int k = 0; k < Tr::state / 16; ++k)
+      load_matrix(a[k], shared_address(shared) +
+                            std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * k + lane / 16)));
+  }
+  __syncthreads();
+  if (r >= 0) fill_scores<Tr>(a, r, lay, shared);
+  int const rank = r + Tr::warps - tiles;  // the shortest rows' warps make the decays meanwhile
+  fill_decays<Tr>(sequence, at, parameters, rank, begin / Tr::per_head, (end - 1) / Tr::per_head, 0, p.length,
+                  lay.tokens, head_decays_of(begin));
+  __syncthreads();
+
+  stage_unit<Tr>(sequence, at, lay, begin, 0, p.length, head_decays_of(begin), shared);
+
+  float sums[2] = {};
+#pragma unroll 1
+  for (int unit = begin; unit < end; ++unit) {
+    float const* const cum = vectors + unit % 2 * 2 * lay.tokens;
+    float const* const ev = cum + lay.tokens;
+    // Loaded before the barrier, so that the wait for them is the wait for the others.
+    int const thread = thread_here();
+    unit_columns<Tr> const own{thread};
+    channel_taps<Tr> const taps{at, at.conv_channel(at.x(), unit * Tr::width + own.first), own.gap, parameters};
+    wait_copies<0>();
+    __syncthreads();
+    fill_unit<Tr>(thread, own, taps, lay, cum, ev, shared);
+    __syncthreads();
+    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, 0, p.length, head_decays_of(unit + 1), shared);
+    if (r >= 0) {
+      float acc[2 * Tr::column_groups][4] = {};
+      unit_operands<Tr> const in{r, lay, shared};
+      scan_before<Tr>(acc, r / 4, in, cum, nullptr);
+      scan_own<Tr>(acc, r, in, cum, ev, parameters.d[at.head(unit / Tr::per_head)]);
+      gate_rows<Tr> const gate{r, at, unit, sequence, p.length};
+      gate.write(acc, r, at, second, unit, first_row, p, sums);
+    }
+  }
+  if (p.finish) __syncthreads();  // the decays' place is free
+  if (r >= 0) write_sums<Tr>(sums, r, at, second, begin, end, first_row, p, 0, p.finish ? vectors : nullptr);
+  if (p.finish) {
+    __syncthreads();
+    finish_rows<Tr>(p, at, first_row, second, group, 0, p.length, vectors);
+  }
+}
+
+/// Whether the kernel does sequences of this length on this device.
+template <class T, mixer_shape M>
+bool mixer_core_whole_fits(device_properties const& device, int length) {
+  using Tr = mixer_core_traits<T, M>;
+  int const tiles = (length + 15) / 16;
+  return Tr::possible && tiles <= Tr::most_tiles && mixer_core_layout<Tr>{tiles}.bytes <= device.shared_per_block;
+}
+
+/// Whether taps and norms can be read four numbers at a time. A model's can: every tensor of a state starts at 256 bytes.
+template <mixer_shape M>
+bool mixer_core_aligned(mixer_parameters<M, float const, space::device> const& p) {
+  return packets_at<4>(p.forward.conv.data) && packets_at<4>(p.backward.conv.data) &&
+         packets_at<4>(p.forward.norm.data) && packets_at<4>(p.backward.norm.data);
+}
+
+/// Units of its `units` a block takes, one for each group and sequence: all, where that fills the device; else fewer, at the price of making S more than once.
+inline int units_per_block(int units, int sequences, int multiprocessors) {
+  int take = units;
+  while (take % 2 == 0 && 2 * sequences * (units / take) < 2 * multiprocessors * 9 / 10) take /= 2;
+  return take;
+}
+
+/// One direction's parameters as the kernels read them.
+template <mixer_shape M>
+mixer_direction_pointers mixer_core_pointers(mixer_direction<M, float const, space::device> const& d) {
+  return {d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
+}
+
+/// The kernels' arguments; `take` units a block.
+template <precision P, mixer_shape M>
+mixer_core_arguments<element<P>> mixer_core_whole_arguments(element<P> const* zxbcdt,
+                                                            mixer_parameters<M, float const, space::device> const& p,
+                                                            element<P>* g,
+                                                            mixer_core_scratch<element<P>, M> const& scratch,
+                                                            int length, int take, bool finish) {
+  return {zxbcdt,
+          g,
+          scratch.squares,
+          scratch.decays,
+          {mixer_core_pointers(p.forward), mixer_core_pointers(p.backward)},
+          length,
+          take,
+          {p.forward.norm.data, p.backward.norm.data},
+          finish && take == mixer_core_traits<element<P>, M>::group_units};
+}
+
+/// Sequences in one segment: see mixer_core_fused(). mixer_core_whole_fits() must hold.
+template <precision P, mixer_shape M>
+bool mixer_core_whole(context<P>& ctx, element<P> const* zxbcdt,
+                      mixer_parameters<M, float const, space::device> const& p, element<P>* g,
+                      mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  using Tr = mixer_core_traits<element<P>, M>;
+  int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
+  auto const arguments = mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, take, finish);
+  int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
+  dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
+  launch("mixer_core", mixer_core_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
+  return arguments.finish;
+}
+
+}  // namespace dm2::cuda::detail

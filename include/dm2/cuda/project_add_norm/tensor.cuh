@@ -1,0 +1,209 @@
+/// @file
+/// What lies between two cores of the trunk as one kernel: output projection, residual addition, RMSNorm and the next
+/// input projection of a tile of rows, whose normed form never leaves the block.
+#pragma once
+
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/project_add_norm/arguments.cuh>
+#include <dm2/cuda/project_add_norm/tile.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+template <class Tr>
+__device__ inline void load_chunk(between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at,
+                                  int j) {
+  if constexpr (Tr::wide != 0)
+    if (j < Tr::chunks)
+      copy_rows<Tr::dim, Tr::dim_pitch, Tr::chunk, Tr::dim, Tr::threads, true>(at.slot(j), p.in, j * Tr::chunk,
+                                                                               Tr::wide);
+}
+
+/// acc = g out^T for the block's rows. Ends with the first chunk of the next weights under way.
+template <class Tr>
+__device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
+                                     between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at) {
+  using T = typename Tr::element;
+  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
+  auto const load = [&](int step) {
+    if (step < Tr::steps) {
+      std::uint32_t const to = at.stages + std::uint32_t(step % Tr::stages * Tr::stage_bytes);
+      copy_rows<Tr::depth, Tr::depth_pitch, Tr::rows, Tr::inner, Tr::threads, false>(to, p.g + step * Tr::depth, first,
+                                                                                     p.count);
+      copy_rows<Tr::depth, Tr::depth_pitch, Tr::dim, Tr::inner, Tr::threads, true>(
+          to + std::uint32_t(Tr::rows * Tr::depth_pitch), p.out + step * Tr::depth, 0, Tr::dim);
+    } else if (step == Tr::steps) {
+      load_chunk<Tr>(p, at, 0);
+    }
+    commit_copies();
+  };
+#pragma unroll
+  for (int s = 0; s < Tr::stages - 1; ++s) load(s);
+  if constexpr (Tr::units != 0) {
+    for (int i = int(threadIdx.x); i < 2 * Tr::rows; i += Tr::threads) {
+      int const row = first + i / 2;
+      float sum = 0;
+      if (row < p.count)
+        for (int u = 0; u < Tr::units; ++u)
+          sum += p.squares[(std::size_t(row) * 2 + std::size_t(i % 2)) * Tr::units + u];
+      at.rho[i] = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
+    }
+  }
+  std::uint32_t const a_lane = std::uint32_t((wm * Tr::row_tiles * 16 + lane % 16) * Tr::depth_pitch + lane / 16 * 16);
+  std::uint32_t const w_lane = std::uint32_t(
+      (Tr::rows + wn * Tr::dim_groups * 16 + lane % 8 + lane / 16 * 8) * Tr::depth_pitch + lane / 8 % 2 * 16);
+  for (int step = 0; step < Tr::steps; ++step) {
+    wait_copies<Tr::stages - 2>();
+    __syncthreads();
+    load(step + Tr::stages - 1);
+    if constexpr (Tr::units != 0) {
+      if (step == Tr::steps / 2)
+        for_each_row<Tr::row_tiles>([&](int m, int half) {
+          float const* const rho = at.rho + 2 * ((wm * Tr::row_tiles + m) * 16 + half * 8 + lane / 4);
+          float const ratio = rho[0] / rho[1];
+#pragma unroll
+          for (int n = 0; n < 2 * Tr::dim_groups; ++n) acc[m][n][half * 2] *= ratio, acc[m][n][half * 2 + 1] *= ratio;
+        });
+    }
+    std::uint32_t const stage = at.stages + std::uint32_t(step % Tr::stages * Tr::stage_bytes);
+    streamed_rows<Tr::row_tiles, Tr::depth / 16> rows{stage + a_lane, Tr::depth_pitch};
+    multiply_steps<T, Tr::row_tiles, Tr::dim_groups, Tr::depth / 16>(acc, rows, stage + w_lane, Tr::depth_pitch);
+  }
+}
+
+/// acc becomes the new residual rows, which are written, and then their normed form, which goes to shared memory or,
+/// where nothing follows, to y.
+template <class Tr>
+__device__ inline void add_and_norm(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
+                                    between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at,
+                                    unsigned char* shared) {
+  using T = typename Tr::element;
+  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
+  int const column = wn * Tr::dim_groups * 16 + lane % 4 * 4;
+  auto const local = [&](int m, int half) { return (wm * Tr::row_tiles + m) * 16 + half * 8 + lane / 4; };
+  for_each_row<Tr::row_tiles>([&](int m, int half) {
+    int const row = local(m, half);
+    bool const inside = first + row < p.count;
+    std::size_t const at_row = std::size_t(first + row) * Tr::dim;
+    float const scale = Tr::units == 0 ? 1.f : at.rho[2 * row + 1];
+    float sum = 0;
+#pragma unroll
+    for (int n = 0; n < Tr::dim_groups; ++n) {
+      float(&low)[4] = acc[m][2 * n];
+      float(&high)[4] = acc[m][2 * n + 1];
+      float4 v{0, 0, 0, 0};
+      if (inside) v = *reinterpret_cast<float4 const*>(p.before + at_row + column + n * 16);
+      if constexpr (Tr::inner != 0) {
+        if (p.out_bias != nullptr) {
+          float4 const b = *reinterpret_cast<float4 const*>(p.out_bias + column + n * 16);
+          v.x += b.x, v.y += b.y, v.z += b.z, v.w += b.w;
+        }
+        v.x = fmaf(low[half * 2], scale, v.x), v.y = fmaf(low[half * 2 + 1], scale, v.y);
+        v.z = fmaf(high[half * 2], scale, v.z), v.w = fmaf(high[half * 2 + 1], scale, v.w);
+        if (inside) *reinterpret_cast<float4*>(p.after + at_row + column + n * 16) = v;
+      }
+      low[half * 2] = v.x, low[half * 2 + 1] = v.y, high[half * 2] = v.z, high[half * 2 + 1] = v.w;
+      sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    if (lane % 4 == 0) at.sums[wn * Tr::rows + row] = sum;
+  });
+  __syncthreads();
+  unsigned char* const normed = shared + Tr::region_bytes + Tr::slot_bytes;
+  for_each_row<Tr::row_tiles>([&](int m, int half) {
+    int const row = local(m, half);
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < Tr::warps_n; ++w) sum += at.sums[w * Tr::rows + row];
+    float const rstd = rsqrtf(sum * (1.f / Tr::dim) + p.eps);
+    bool const inside = first + row < p.count;
+    if (p.rstd != nullptr && inside && wn == 0 && lane % 4 == 0) p.rstd[first + row] = rstd;
+#pragma unroll
+    for (int n = 0; n < Tr::dim_groups; ++n) {
+      float4 const w = *reinterpret_cast<float4 const*>(p.norm + column + n * 16);
+      uint2 const v{pack<T>(acc[m][2 * n][half * 2] * rstd * w.x, acc[m][2 * n][half * 2 + 1] * rstd * w.y),
+                    pack<T>(acc[m][2 * n + 1][half * 2] * rstd * w.z, acc[m][2 * n + 1][half * 2 + 1] * rstd * w.w)};
+      if constexpr (Tr::wide != 0) {
+        *reinterpret_cast<uint2*>(normed + row * Tr::dim_pitch + (column + n * 16) * 2) = v;
+      } else {
+        if (inside) *reinterpret_cast<uint2*>(p.y + std::size_t(first + row) * Tr::dim + column + n * 16) = v;
+      }
+    }
+  });
+}
+
+/// y = normed in^T + bias, chunk after chunk of y's columns. Chunks 0 and 1 are under way.
+template <class Tr>
+__device__ inline void second_product(between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at) {
+  using T = typename Tr::element;
+  constexpr int M = Tr::row_tiles, G = Tr::chunk_groups, depth = Tr::dim / 16;
+  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
+  int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
+  std::uint32_t const a_at = at.normed + std::uint32_t((wm * M * 16 + lane % 16) * Tr::dim_pitch + lane / 16 * 16);
+  std::uint32_t const w_lane =
+      std::uint32_t((wn * G * 16 + lane % 8 + lane / 16 * 8) * Tr::dim_pitch + lane / 8 % 2 * 16);
+  auto const load_normed = [&](std::uint32_t(&a)[M][4], int k) {
+#pragma unroll
+    for (int m = 0; m < M; ++m) load_matrix(a[m], a_at + std::uint32_t(m * 16 * Tr::dim_pitch + k * 32));
+  };
+  std::uint32_t kept[Tr::keep_normed ? depth : 1][M][4];
+  if constexpr (Tr::keep_normed) {
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < depth; ++k) load_normed(kept[k], k);
+  }
+  for (int j = 0; j < Tr::chunks; ++j) {
+    wait_copies<1>();
+    __syncthreads();
+    load_chunk<Tr>(p, at, j + 2);
+    commit_copies();
+    float acc[M][2 * G][4] = {};
+    std::uint32_t const w = at.slot(j) + w_lane;
+    if constexpr (Tr::keep_normed)
+      multiply_steps<T, M, G, depth>(
+          acc, [&](int k) -> std::uint32_t const(&)[M][4] { return kept[k]; }, w, Tr::dim_pitch);
+    else
+      multiply_steps<T, M, G, depth>(acc, streamed_rows<M, depth>{a_at, Tr::dim_pitch}, w, Tr::dim_pitch);
+    for_each_row<M>([&](int m, int half) {
+      int const row = first + (wm * M + m) * 16 + half * 8 + lane / 4;
+      if (row >= p.count) return;
+#pragma unroll
+      for (int n = 0; n < G; ++n) {
+        int const column = j * Tr::chunk + (wn * G + n) * 16 + lane % 4 * 4;
+        if (column >= Tr::wide) continue;
+        float4 b{0, 0, 0, 0};
+        if (p.in_bias != nullptr) b = *reinterpret_cast<float4 const*>(p.in_bias + column);
+        *reinterpret_cast<uint2*>(p.y + std::size_t(row) * Tr::wide + column) =
+            uint2{pack<T>(acc[m][2 * n][half * 2] + b.x, acc[m][2 * n][half * 2 + 1] + b.y),
+                  pack<T>(acc[m][2 * n + 1][half * 2] + b.z, acc[m][2 * n + 1][half * 2 + 1] + b.w)};
+      }
+    });
+  }
+}
+
+/// Grid: tiles of rows.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads)
+    between_kernel(__grid_constant__ between_arguments<typename Tr::element> const p) {
+  unsigned char* const shared = dynamic_shared();
+  between_memory<Tr> const at{shared};
+  float acc[Tr::row_tiles][2 * Tr::dim_groups][4] = {};
+  if constexpr (Tr::inner != 0) {
+    first_product<Tr>(acc, p, at);
+    __syncthreads();  // its operands' place is free
+  } else {
+    load_chunk<Tr>(p, at, 0);
+    commit_copies();
+  }
+  load_chunk<Tr>(p, at, 1);
+  commit_copies();
+  add_and_norm<Tr>(acc, p, at, shared);
+  if constexpr (Tr::wide != 0) second_product<Tr>(p, at);
+}
+
+}  // namespace dm2::cuda::detail

@@ -1,0 +1,284 @@
+/// @file
+/// The scan's backward in chunks of 64 tokens: sequences of any length, in 16-bit numbers on the tensor cores.
+///
+/// With G = C B^T, c the sum of dt A from the chunk's start up to and with a token, E_ij = exp(c_i - c_j) for i >= j in
+/// the chunk, W_ij = dy_i . x_j, and the state h that enters and the gradient dh of the state that leaves a chunk whose
+/// decays sum to e:
+///     U_j  = sum_{i >= j} G_ij E_ij dy_i + exp(e - c_j) dh B_j               dx_j = dt_j U_j + D dy_j,  dD = sum W_ii
+///     dG   = sum over heads of E W dt_j
+///     dC_i = (dG B)_i + sum over heads of exp(c_i) h dy_i
+///     dB_j = (dG^T C)_j + sum over heads of dt_j exp(e - c_j) dh x_j
+///     da_t = sum_{i >= t > j} G_ij E_ij W_ij dt_j + sum_{i >= t} exp(c_i) dy_i . (C_i h)
+///            + sum_{j < t} dt_j exp(e - c_j) x_j . (dh B_j) + exp(e) <h, dh>
+///     d dt = x . U + A da,  dA = sum dt da
+///
+/// Two kernels, and a sum over chunks:
+///  1. backward_chunked_walk.cuh: a block has one unit, a head's columns, of one sequence. It walks the chunks
+///     forward with h in float registers, or backward with dh, and leaves both for each chunk, rounded to 16 bits.
+///  2. here: a block has one chunk of one sequence and group, and goes through the group's
+///     units with dC and dB in float registers, so that the sum over heads has a fixed order. Inside the chunk it
+///     computes as the quadratic form does (backward_quadratic.cuh): tiles of 16 tokens, decays in two factors below
+///     the diagonal, da as sums over rectangles. Two teams of warps, first side by side, then the second with what the
+///     first has left:
+///        first:  W, dG and G E of the chunk's tiles; h dy_i, which goes into dC and, times C_i, into da; <h, dh>
+///        second: dh B_j and dh x_j; then (G E)^T dy, dx, d dt and the sums for A and D
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/instructions/dynamic_shared.cuh>
+#include <dm2/cuda/ssd/backward_chunk.cuh>
+#include <dm2/cuda/ssd/backward_chunked_teams.cuh>
+#include <dm2/cuda/ssd/backward_chunked_walk.cuh>
+#include <dm2/cuda/tile/packet.cuh>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail::scan {
+
+/// The scores of the chunk's tiles, and their gradient's sums to 0.
+template <class Tr>
+__device__ inline void chunk_scores(backward_chunk_block<Tr> const& k) {
+  using T = typename Tr::element;
+  for (int i = k.warp + (k.second ? 4 : 0); i < k.at.tile_count; i += 8) {
+    int const row = i < 1 ? 0 : i < 3 ? 1 : i < 6 ? 2 : 3, column = i - tiles_below(row + 1);
+    std::uint32_t const c = shared_address(k.shared + k.at.c + row * 16 * Tr::row_pitch) + k.row_operand(Tr::row_pitch);
+    std::uint32_t const b =
+        shared_address(k.shared + k.at.b + column * 16 * Tr::row_pitch) + k.column_operand(Tr::row_pitch);
+    float score[2][4] = {};
+#pragma unroll 4
+    for (int d = 0; d < Tr::depth; ++d) {
+      std::uint32_t a[1][4];
+      load_matrix(a[0], c + d * 32);
+      multiply_rows<T>(score, a, b + d * 32);
+    }
+    store_tile<T>(k.shared + i * fragment_bytes, score, k.lane);
+  }
+  auto* const gradients = reinterpret_cast<float4*>(k.shared + k.at.gradient);
+  for (int i = int(threadIdx.x); i < k.at.tile_count * 64; i += Tr::threads) gradients[i] = {0, 0, 0, 0};
+}
+
+/// The gradient of the scores, rounded, to the scores' place: the tiles of a warp of the first team.
+template <class Tr>
+__device__ inline void round_gradient(backward_chunk_block<Tr> const& k) {
+  for (int j = 0; j <= k.warp; ++j) {
+    auto const* const at =
+        reinterpret_cast<float4 const*>(k.shared + k.at.gradient) + (tiles_below(k.warp + 1) + j) * 64 + k.lane;
+    float4 const low = at[0], high = at[32];
+    float const v[2][4] = {{low.x, low.y, low.z, low.w}, {high.x, high.y, high.z, high.w}};
+    store_tile<typename Tr::element>(k.tile(0, k.warp, j), v, k.lane);
+  }
+}
+
+/// dC of the warp's tokens in the first team, dB in the second: what the scores give to what the states gave. Its rows
+/// go out over those of C and B.
+template <class Tr>
+__device__ inline void finish_states(backward_chunk_block<Tr> const& k, chunk_sums_of_states<Tr>& total) {
+  using T = typename Tr::element;
+  std::uint32_t a[1][4];
+  std::uint32_t const from = shared_address(k.shared + (k.second ? k.at.c : k.at.b)) + k.row_operand(Tr::row_pitch);
+#pragma unroll 1
+  for (int i = k.second ? k.warp : 0; i < (k.second ? Tr::tiles : k.warp + 1); ++i) {
+    if (k.second)
+      load_transposed(a[0], k.tile(0, i, k.warp), k.lane);
+    else
+      load_matrix(a[0], shared_address(k.tile(0, k.warp, i)) + k.lane * 16);
+    multiply_x<T, 0, 1, Tr::state>(total, a, from + i * 16 * Tr::row_pitch);
+  }
+  __syncthreads();  // B and C are done with
+  unsigned char* const rows = k.shared + (k.second ? k.at.b : k.at.c) + k.warp * 16 * Tr::row_pitch;
+#pragma unroll
+  for (int n = 0; n < Tr::state / 8; ++n)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      *reinterpret_cast<std::uint32_t*>(rows + ((k.lane >> 2) + half * 8) * Tr::row_pitch + n * 16 + (k.lane & 3) * 4) =
+          pack<T>(total[0][n][2 * half], total[0][n][2 * half + 1]);
+  int const stride = k.second ? k.p.db_stride : k.p.dc_stride;
+  write_rows<Tr::state>(rows,
+                        (k.second ? k.p.db : k.p.dc) + k.row(k.warp * 16) * std::size_t(stride) + k.group() * Tr::state,
+                        stride, k.tokens() - k.warp * 16, k.lane);
+}
+
+/// Each head's sums for A and D over the chunk's tokens.
+template <class Tr>
+__device__ inline void write_totals(backward_chunk_block<Tr> const& k, backward_chunk_scratch const& s) {
+  constexpr int heads = Tr::sizes::per_group;
+  auto const* const totals = reinterpret_cast<float2 const*>(k.shared + k.at.totals);
+  for (int h = int(threadIdx.x); h < heads; h += Tr::threads) {
+    float2 sum{0, 0};
+    for (int w = 0; w < Tr::tiles; ++w) sum.x += totals[w * heads + h].x, sum.y += totals[w * heads + h].y;
+    std::size_t const to = std::size_t(k.in_slice()) * Tr::sizes::heads + std::size_t(k.group() * heads + h);
+    s.da[to] = sum.x, s.d[to] = sum.y;
+  }
+}
+
+/// Starts the copies of B and C and of the first unit, and computes what units share.
+template <class Tr>
+__device__ inline void begin_chunk(backward_chunk_block<Tr> const& k, backward_chunk_scratch const& s) {
+  int const column = k.group() * Tr::state;
+  copy_chunk<Tr::state, Tr::threads>(k.p.b + k.row(0) * std::size_t(k.p.b_stride) + column, k.p.b_stride, k.tokens(),
+                                     k.shared + k.at.b);
+  copy_chunk<Tr::state, Tr::threads>(k.p.c + k.row(0) * std::size_t(k.p.c_stride) + column, k.p.c_stride, k.tokens(),
+                                     k.shared + k.at.c);
+  commit_copies();
+  copy_unit(k, 0);
+  copy_states(k, s, 0);
+  commit_copies();
+  if (k.warp == 0 && !k.second) scan_vectors(k, 0);
+  wait_copies<1>();
+  __syncthreads();
+  chunk_scores(k);
+}
+
+/// Where both teams have done what they do side by side: the tiles and the sums are there, the states are done with.
+/// The teams wait in code of their own, so that neither keeps registers for what the other has.
+template <class Tr>
+__device__ inline void meet(backward_chunk_block<Tr>& k, backward_chunk_scratch const& s, int unit) {
+  barrier<Tr::threads>(0);
+  hide(k.lane), hide(k.warp);
+  if (unit + 1 < Tr::units) copy_states(k, s, unit + 1);
+  commit_copies();
+}
+
+/// A unit's work of the first team; of the next unit the decays.
+template <class Tr>
+__device__ inline void first_team(backward_chunk_block<Tr>& k, backward_chunk_scratch const& s, int unit,
+                                  chunk_sums_of_states<Tr>& dc) {
+  unit_rows(k, unit, dc);
+  hide(k.lane), hide(k.warp);
+  float const skip = sum_over_warp(unit_tiles(k, unit));
+  float& sum = k.totals(unit).y;
+  if (k.lane == 0) sum = unit % Tr::slices == 0 ? skip : sum + skip;
+  meet(k, s, unit);
+  if (unit + 1 < Tr::units && k.warp == 0) scan_vectors(k, unit + 1);
+}
+
+/// A unit's work of the second team.
+template <class Tr>
+__device__ inline void second_team(backward_chunk_block<Tr>& k, backward_chunk_scratch const& s, int unit,
+                                   chunk_sums_of_states<Tr>& db, float& carried) {
+  float u[1][Tr::slice / 8][4] = {};
+  unit_columns(k, unit, db, u);
+  meet(k, s, unit);
+  finish_unit(k, unit, u, carried);
+}
+
+/// Block (group + G chunk, sequence counted from `first`). Where at.stages is 2, the next unit's x and dy are copied
+/// while a unit is computed; its states, while the second team finishes the unit.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, Tr::resident)
+    ssd_backward_chunked_kernel(typename Tr::operands const p, backward_chunk_layout<Tr> const at,
+                                backward_chunk_scratch const s, int first) {
+  backward_chunk_block<Tr> k{p, at, dynamic_shared(), first};
+  begin_chunk(k, s);
+  chunk_sums_of_states<Tr> total = {};
+  float carried = 0;
+#pragma unroll 1
+  for (int unit = 0; unit < Tr::units; ++unit) {
+    if (at.stages == 1 && unit > 0) {
+      __syncthreads();  // x and dy of the unit before are done with
+      copy_unit(k, unit);
+      commit_copies();
+    }
+    wait_copies<0>();
+    __syncthreads();             // the unit's operands and decays are there, those of the unit before are done with
+    hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
+    if (at.stages == 2 && unit + 1 < Tr::units) copy_unit(k, unit + 1);
+    if (k.second)
+      second_team(k, s, unit, total, carried);
+    else
+      first_team(k, s, unit, total);
+  }
+  if (!k.second) round_gradient(k);
+  __syncthreads();
+  write_totals(k, s);
+  finish_states(k, total);
+}
+
+}  // namespace dm2::cuda::detail::scan
+
+namespace dm2::cuda::detail {
+
+/// The form, as backward_operands.cuh describes one.
+template <mixer_shape M, class T>
+struct ssd_backward_chunked {
+  using operands = ssd_backward_operands<M, T>;
+  /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16, up to 128 and 256.
+  static constexpr bool possible =
+      is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0 && M.headdim <= 128 && M.d_state <= 256;
+  /// Sequences go in slices of at most about this much scratch: as many blocks as keep a device busy many times over.
+  static constexpr std::size_t most_scratch = std::size_t{512} << 20;
+
+  /// Pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small 112 KB, or 98 KB with
+  /// one unit's operands at a time.
+  static bool fits(operands const& p, device_properties const& device) {
+    if constexpr (possible)
+      return p.aligned() && layout{1}.bytes <= device.shared_per_block && walk::bytes <= device.shared_per_block;
+    else
+      return false;
+  }
+  static std::size_t scratch_bytes(int sequences, int length, device_properties const&) {
+    return bytes_of(slice(sequences, length), length);
+  }
+  /// Enqueues the gradient. Only where fits(p, device).
+  static void launch(operands const& p, std::byte* scratch, device_properties const& device, cudaStream_t stream) {
+    if (p.sequences == 0) return;
+    int const chunks = chunks_of(p.length), most = slice(p.sequences, p.length);
+    arena memory{scratch, bytes_of(most, p.length)};
+    scan::backward_chunk_scratch const s{memory, std::size_t(most) * std::size_t(chunks), state_bytes,
+                                         std::size_t(M.heads)};
+    for (int first = 0; first < p.sequences; first += most)
+      launch_slice(p, s, first, std::min(most, p.sequences - first), chunks, device, stream);
+  }
+
+ private:
+  using traits = scan::backward_chunk_traits<M, T>;
+  using walk = scan::backward_walk_traits<traits>;
+  using layout = scan::backward_chunk_layout<traits>;
+  static constexpr unsigned units = unsigned(traits::units * M.groups);
+  static constexpr std::size_t state_bytes = std::size_t(M.heads) * M.headdim * M.d_state * sizeof(T);
+
+  static int chunks_of(int length) { return (length + scan::ssd_tile - 1) / scan::ssd_tile; }
+  static std::size_t bytes_of(int sequences, int length) {
+    return planned_bytes<scan::backward_chunk_scratch>(std::size_t(sequences) * std::size_t(chunks_of(length)),
+                                                       state_bytes, std::size_t(M.heads));
+  }
+  /// Sequences of a slice: slices of one size.
+  static int slice(int sequences, int length) {
+    std::size_t const one = 2 * state_bytes * std::size_t(chunks_of(length));
+    std::size_t const fit = std::clamp<std::size_t>(most_scratch / one, 1, 65535),
+                      all = std::size_t(std::max(sequences, 1));
+    std::size_t const slices = (all + fit - 1) / fit;
+    return int((all + slices - 1) / slices);
+  }
+  /// Two units' operands at a time where that leaves a multiprocessor as many blocks.
+  static layout plan(device_properties const& device) {
+    auto const blocks = [&](int bytes) { return std::min(traits::resident, device.shared_per_sm / (bytes + 1024)); };
+    layout const one{1}, two{2};
+    return traits::units > 1 && blocks(two.bytes) >= std::max(1, blocks(one.bytes)) ? two : one;
+  }
+  static void launch_slice(operands const& p, scan::backward_chunk_scratch const& s, int first, int count, int chunks,
+                           device_properties const& device, cudaStream_t stream) {
+    if (chunks > 1) {
+      auto const kernel = scan::ssd_backward_walk_kernel<walk>;
+      prefer_shared("ssd_backward: states of chunks", kernel);
+      detail::launch("ssd_backward: states of chunks", kernel,
+                     {dim3(unsigned(count) * units, 2), walk::threads, std::size_t(walk::bytes)}, stream, p, s, first,
+                     chunks);
+    }
+    layout const at = plan(device);
+    auto const kernel = scan::ssd_backward_chunked_kernel<traits>;
+    prefer_shared("ssd_backward: chunks", kernel);
+    detail::launch("ssd_backward: chunks", kernel,
+                   {dim3(unsigned(chunks * M.groups), unsigned(count)), traits::threads, std::size_t(at.bytes)}, stream,
+                   p, at, s, first);
+    detail::launch("ssd_backward: sums", chunk_sums_kernel<operands>,
+                   {dim3(blocks_for(std::size_t(count) * M.heads, 128)), 128}, stream, p, s.da, s.d, first, count,
+                   chunks);
+  }
+};
+
+}  // namespace dm2::cuda::detail

@@ -1,0 +1,225 @@
+/// @file
+/// A block of the scan's backward in chunks on the tensor cores: its sizes, its shared memory, its place in the work,
+/// and what it copies. See backward_chunked.cuh.
+#pragma once
+
+#include <dm2/core/arena.hpp>
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/ssd/backward_operands.cuh>
+#include <dm2/cuda/ssd/tile.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail::scan {
+
+/// How chunks of 64 tokens are computed. A unit is a part of a head's columns: every result is a sum over them, or
+/// theirs alone. A unit's state is in 16 x 16 tiles, columns by N, each in the order of an A fragment's registers:
+/// ldmatrix reads a tile or its transpose without a gap between rows.
+template <mixer_shape M, class T>
+struct backward_chunk_traits {
+  using element = T;
+  using sizes = ssd_backward_sizes<M>;
+  using operands = ssd_backward_operands<M, T>;
+  static constexpr int threads = 256, tiles = ssd_tile / 16, state = sizes::state, depth = state / 16;
+  static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice, steps = slice / 16;
+  static constexpr int units = sizes::per_group * slices, pitch = 2 * slice + 16, row_pitch = 2 * state + 16;
+  static constexpr int state_bytes = depth * steps * fragment_bytes;
+  /// Blocks of a multiprocessor: 128 registers a thread hold the sums for dB and dC of 128 states, not of more.
+  static constexpr int resident = state <= 128 ? 2 : 1;
+};
+
+/// Scratch for some sequences; a unit is counted over all groups, units of all groups to a chunk, chunks to a sequence.
+struct backward_chunk_scratch {
+  unsigned char* entering;  ///< [sequences, chunks, units, state_bytes], states that enter chunks; none for the first
+  unsigned char* leaving;   ///< the same, gradients of the states that leave chunks; none for the last
+  float *da, *d;            ///< [sequences, chunks, H], chunks' sums for A and D
+
+  backward_chunk_scratch(arena& a, std::size_t chunks, std::size_t state_bytes, std::size_t heads)
+      : entering{a.take<unsigned char>(chunks * state_bytes)},
+        leaving{a.take<unsigned char>(chunks * state_bytes)},
+        da{a.take<float>(chunks * heads)},
+        d{a.take<float>(chunks * heads)} {}
+};
+
+/// Byte offsets into a block's shared memory; the scores C B^T are at 0. Tiles (i, j), i >= j, are in the order of
+/// rows.
+template <class Tr>
+struct backward_chunk_layout {
+  static constexpr int tile_count = Tr::tiles * (Tr::tiles + 1) / 2, below = tile_count - Tr::tiles;
+  static constexpr int decayed = tile_count * fragment_bytes;  ///< the unit's scores with their decay, as the scores
+  static constexpr int gradient = 2 * decayed;                 ///< of the scores, float, in the order of accumulators
+  static constexpr int b = gradient + tile_count * 1024, c = b + ssd_tile * Tr::row_pitch;
+  static constexpr int states = c + ssd_tile * Tr::row_pitch;      ///< the unit's that enters, then the one that leaves
+  static constexpr int vectors_at = states + 2 * Tr::state_bytes;  ///< chunk_vectors, twice
+  static constexpr int own_sums = vectors_at + 2 * 16 * ssd_tile;  ///< [2, 64] floats: as in the quadratic form
+  static constexpr int row_sums = own_sums + 8 * ssd_tile;         ///< [tiles below the diagonal, 16] floats
+  static constexpr int later = row_sums + 64 * below;              ///< [64] floats, exp(c_i) dy_i . (C_i h)
+  static constexpr int tile_sums = later + 4 * ssd_tile;           ///< chunk_tile_sums
+  static constexpr int totals = tile_sums + 3 * 4 * Tr::tiles;     ///< [4 tiles, heads] pairs of floats, for A and D
+  static constexpr int operands = totals + (Tr::tiles * Tr::sizes::per_group * 8 + 15) / 16 * 16;
+  static constexpr int stage = 2 * ssd_tile * Tr::pitch;  ///< x, then dy of a unit
+
+  int stages;  ///< units whose x and dy are there at a time, 1 or 2
+  int bytes;
+
+  __host__ __device__ explicit constexpr backward_chunk_layout(int units_at_a_time)
+      : stages{units_at_a_time}, bytes{operands + stages * stage} {}
+  __host__ __device__ static constexpr int rows() { return ssd_tile; }
+};
+
+/// A head's steps and decays, a float a token each: as decay_vectors, c from the chunk's start.
+struct chunk_vectors {
+  float *c, *dt;
+  float* rest;       ///< exp2(e - c), what is left of a token at the end of its 16
+  float* rest_step;  ///< times dt
+};
+
+/// Sums over each 16 tokens, for da of the tokens before or after them.
+template <class Tr>
+struct chunk_tile_sums {
+  float later[Tr::tiles];    ///< exp(c_i) dy_i . (C_i h)
+  float earlier[Tr::tiles];  ///< dt_j exp(end - c_j) x_j . (dh B_j)
+  float through[Tr::tiles];  ///< parts of <h, dh>
+};
+
+/// A thread's place in the work: two teams of four warps, warp `warp` of each for the tokens 16 warp ... of the chunk.
+/// The first team has W, dG and dC, the second U, dx, the sums for da and dB.
+template <class Tr>
+struct backward_chunk_block {
+  using traits = Tr;
+  using sizes = typename Tr::sizes;
+  typename Tr::operands const& p;
+  backward_chunk_layout<Tr> const& at;
+  unsigned char* shared;
+  int warp, lane;
+  bool second;   ///< of the second team
+  int sequence;  ///< counted over all
+  int set;       ///< of A and D, times H
+
+  __device__ backward_chunk_block(typename Tr::operands const& all, backward_chunk_layout<Tr> const& layout,
+                                  unsigned char* memory, int first)
+      : p{all},
+        at{layout},
+        shared{memory},
+        warp{int(threadIdx.x) >> 5 & 3},
+        lane{int(threadIdx.x) & 31},
+        second{threadIdx.x >= 128},
+        sequence{first + int(blockIdx.y)},
+        set{sequence / p.set_size * sizes::heads} {}
+  [[nodiscard]] __device__ int group() const { return int(blockIdx.x) % sizes::groups; }
+  [[nodiscard]] __device__ int chunk() const { return int(blockIdx.x) / sizes::groups; }
+  [[nodiscard]] __device__ int chunks() const { return int(gridDim.x) / sizes::groups; }
+  /// The chunk, counted over the scratch's sequences.
+  [[nodiscard]] __device__ int in_slice() const { return int(blockIdx.y) * chunks() + chunk(); }
+  /// Whether the chunk has one before it.
+  [[nodiscard]] __device__ bool enters() const { return chunk() > 0; }
+  /// Whether it has one behind it.
+  [[nodiscard]] __device__ bool leaves() const { return chunk() + 1 < chunks(); }
+  [[nodiscard]] __device__ int tokens() const { return min(ssd_tile, p.length - chunk() * ssd_tile); }
+  /// The row of a token of the chunk.
+  [[nodiscard]] __device__ std::size_t row(int token) const {
+    return std::size_t(sequence) * std::size_t(p.length) + std::size_t(chunk() * ssd_tile + token);
+  }
+  [[nodiscard]] __device__ int head(int unit) const { return group() * sizes::per_group + unit / Tr::slices; }
+  [[nodiscard]] __device__ int column(int unit) const {
+    return head(unit) * sizes::headdim + unit % Tr::slices * Tr::slice;
+  }
+  /// A and D of a unit's head.
+  [[nodiscard]] __device__ int parameter(int unit) const { return set + head(unit); }
+  [[nodiscard]] __device__ unsigned char* x(int unit) const {
+    return shared + at.operands + (at.stages == 2 ? unit & 1 : 0) * at.stage;
+  }
+  [[nodiscard]] __device__ unsigned char* dy(int unit) const { return x(unit) + ssd_tile * Tr::pitch; }
+  [[nodiscard]] __device__ chunk_vectors vectors(int unit) const {
+    float* const c = reinterpret_cast<float*>(shared + at.vectors_at) + (unit & 1) * 4 * ssd_tile;
+    return {c, c + ssd_tile, c + 2 * ssd_tile, c + 3 * ssd_tile};
+  }
+  [[nodiscard]] __device__ unsigned char* tile(int from, int i, int j) const {
+    return shared + from + (i * (i + 1) / 2 + j) * fragment_bytes;
+  }
+  [[nodiscard]] __device__ chunk_tile_sums<Tr>& tile_sums() const {
+    return *reinterpret_cast<chunk_tile_sums<Tr>*>(shared + at.tile_sums);
+  }
+  [[nodiscard]] __device__ float* floats(int from) const { return reinterpret_cast<float*>(shared + from); }
+  /// The tile's sums for A and D of a unit's head.
+  [[nodiscard]] __device__ float2& totals(int unit) const {
+    return reinterpret_cast<float2*>(shared + at.totals)[warp * sizes::per_group + unit / Tr::slices];
+  }
+  [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
+    return std::uint32_t((lane & 15) * pitch + (lane >> 4) * 16);
+  }
+  [[nodiscard]] __device__ std::uint32_t column_operand(int pitch) const {
+    return std::uint32_t(((lane >> 4) * 8 + (lane & 7)) * pitch + (lane >> 3 & 1) * 16);
+  }
+};
+
+/// Starts the copy of `Width` columns of a chunk's tokens by `Threads` threads, zeros behind its `tokens`; `from` is at
+/// the chunk's first.
+template <int Width, int Threads, class T>
+__device__ inline void copy_chunk(T const* from, int stride, int tokens, unsigned char* to) {
+  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = Threads / pieces;
+  int thread = int(threadIdx.x);
+  hide(thread);
+  int row = thread / pieces;
+  if (row >= each) return;
+  from += std::size_t(row) * std::size_t(stride) + thread % pieces * 8;
+  std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + thread % pieces * 16);
+#pragma unroll 1
+  for (; row < ssd_tile; row += each) {
+    copy_async(at, from, row < tokens);
+    from += each * stride, at += each * pitch;
+  }
+}
+
+/// Starts the copy of a unit's x and dy.
+template <class Tr>
+__device__ inline void copy_unit(backward_chunk_block<Tr> const& k, int unit) {
+  copy_chunk<Tr::slice, Tr::threads>(k.p.x + k.row(0) * std::size_t(k.p.x_stride) + k.column(unit), k.p.x_stride,
+                                     k.tokens(), k.x(unit));
+  copy_chunk<Tr::slice, Tr::threads>(k.p.dy + k.row(0) * std::size_t(k.p.dy_stride) + k.column(unit), k.p.dy_stride,
+                                     k.tokens(), k.dy(unit));
+}
+
+/// Starts the copy of a unit's state that enters and of the gradient of the one that leaves.
+template <class Tr>
+__device__ inline void copy_states(backward_chunk_block<Tr> const& k, backward_chunk_scratch const& s, int unit) {
+  std::size_t const place =
+      (std::size_t(k.in_slice()) * Tr::sizes::groups + std::size_t(k.group())) * Tr::units + std::size_t(unit);
+  unsigned char* const to = k.shared + k.at.states;
+  int thread = int(threadIdx.x);
+  hide(thread);
+#pragma unroll 1
+  for (int i = thread * 16; i < Tr::state_bytes; i += Tr::threads * 16) {
+    std::size_t const from = place * Tr::state_bytes + std::size_t(i);
+    if (k.enters()) copy_async(shared_address(to + i), s.entering + from);
+    if (k.leaves()) copy_async(shared_address(to + Tr::state_bytes + i), s.leaving + from);
+  }
+}
+
+/// One warp: a unit's chunk_vectors.
+template <class Tr>
+__device__ inline void scan_vectors(backward_chunk_block<Tr> const& k, int unit) {
+  chunk_vectors const to = k.vectors(unit);
+  float2 const dt =
+      load_steps<typename Tr::sizes>(k.p.dt + k.row(0) * Tr::sizes::heads, k.head(unit), 2 * k.lane, k.tokens());
+  float2* const c = reinterpret_cast<float2*>(to.c) + k.lane;
+  float const rate = k.p.a[k.parameter(unit)] * log2_e;
+  float const low = fmaxf(dt.x * rate, -160.f), both = low + fmaxf(dt.y * rate, -160.f);  // as in the forward scan
+  float sum = both;
+#pragma unroll
+  for (int o = 1; o < 32; o *= 2) {
+    float const lower = __shfl_up_sync(~0u, sum, o);
+    if (k.lane >= o) sum += lower;
+  }
+  float before = __shfl_up_sync(~0u, sum, 1);
+  if (k.lane == 0) before = 0;
+  float const end = __shfl_sync(~0u, sum, k.lane | 7);
+  float2 const rest{exp2_fast(end - (before + low)), exp2_fast(end - sum)};
+  *c = {before + low, sum};
+  reinterpret_cast<float2*>(to.dt)[k.lane] = dt;
+  reinterpret_cast<float2*>(to.rest)[k.lane] = rest;
+  reinterpret_cast<float2*>(to.rest_step)[k.lane] = {rest.x * dt.x, rest.y * dt.y};
+}
+
+}  // namespace dm2::cuda::detail::scan

@@ -1,0 +1,278 @@
+/// @file
+/// The scan's backward in the quadratic form: sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
+///
+/// With G = C B^T, c the sum of dt A up to and with a token, E_ij = exp(c_i - c_j) for i >= j, W_ij = dy_i . x_j:
+///     U_j = sum_i G_ij E_ij dy_i        dx_j = dt_j U_j + D dy_j        dD = sum W_ii
+///     dG_ij = sum over heads of E_ij dt_j W_ij        dC = dG B        dB = dG^T C
+///     Gamma = G E dt W,  da_t = sum of Gamma_ij over i >= t > j,  d dt = x . U + A da,  dA = sum dt da
+///
+/// A block has one sequence and one group, in 16 x 16 tiles on and below the diagonal. Scores G are computed once and
+/// stay in shared memory; dG stays in registers over all heads of the group, so that their sum is float's and in a fixed
+/// order. Then for each unit, a head's columns:
+///  1. Every tile: W, its part of dG, the sums of Gamma over the tile's rows, and G E to shared memory. Below the
+///     diagonal, with e_J the sum c at the end of tile J, E_ij = exp(c_i - e_J) exp(e_J - c_j), both at most 1: two
+///     exponentials a lane; the second factor is left out of G E and goes into U. On the diagonal G E is times dt_j, and
+///     D is added to it.
+///  2. Every 16 tokens: dx = (G E)^T dy, and with what comes from the tiles around d dt and the sums for A and D.
+/// At the end dB and dC, from dG rounded to 16 bits.
+///
+/// da_t as sums over rectangles: inside t's tile (i, j both in it), rows i >= t of it with all tiles before, columns
+/// j < t of it with all tiles after, and whole tiles around. Row sums minus column sums would lose digits.
+///
+/// Saved: nothing. Reads x and dy of a sequence once, B and C twice.
+#pragma once
+
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/instructions/dynamic_shared.cuh>
+#include <dm2/cuda/ssd/backward_tiles.cuh>
+
+#include <cstddef>
+
+namespace dm2::cuda::detail::scan {
+
+/// Where parts of B and C are while a stage of units' operands is in use, or none.
+template <class Tr>
+__device__ inline unsigned char* parts_beside(backward_quadratic_block<Tr> const& k, int stage) {
+  return k.shared + k.at.operands + (stage == 0 && k.at.stages == 2 ? k.at.stage : 0);
+}
+
+/// Starts the copy of a part of B and C.
+template <class Tr>
+__device__ inline void copy_part(backward_quadratic_block<Tr> const& k, unsigned char* parts, int part) {
+  int const column = k.group() * Tr::sizes::state + part * Tr::part;
+  copy_rows<Tr::part>(k, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride,
+                      parts + (part & 1) * k.at.part_bytes());
+}
+
+/// f(part, its B, its C in shared memory) for every part. The copy of part 0 to `parts` has been started, the last of
+/// the copies under way; `behind` starts what is to come behind the last part.
+template <class Tr, class F, class G>
+__device__ inline void each_part(backward_quadratic_block<Tr> const& k, unsigned char* parts, F const& f,
+                                 G const& behind) {
+#pragma unroll 1
+  for (int part = 0; part < Tr::parts; ++part) {
+    if (part + 1 < Tr::parts)
+      copy_part(k, parts, part + 1);
+    else
+      behind();
+    commit_copies();
+    wait_copies<1>();
+    __syncthreads();
+    unsigned char* const b = parts + (part & 1) * k.at.part_bytes();
+    f(part, b, b + k.at.rows() * Tr::part_pitch);
+    __syncthreads();
+  }
+}
+
+/// The scores of every tile to shared memory. Starts the copy of the first unit, where there is room for it.
+template <class Tr>
+__device__ inline void score_tiles(backward_quadratic_block<Tr> const& k, warp_tiles<Tr> const& tiles) {
+  using T = typename Tr::element;
+  tile_sums<Tr> scores;
+  scores.clear();
+  unsigned char* const parts = parts_beside(k, 0);
+  copy_part(k, parts, 0);
+  commit_copies();
+  auto const multiply = [&](int, unsigned char* b, unsigned char* c) {
+    std::uint32_t const columns = shared_address(b) + k.column_operand(Tr::part_pitch);
+    std::uint32_t const rows = shared_address(c) + k.row_operand(Tr::part_pitch);
+    std::uint32_t a[Tr::part_steps][4];
+    if (k.has_tile()) {
+      load_rows(a, rows + k.warp * 16 * Tr::part_pitch);
+      multiply_rows<T>(scores.diagonal, a, columns + k.warp * 16 * Tr::part_pitch);
+    }
+    tiles.each([&](int s, tile_place const& at, bool another) {
+      if (another) load_rows(a, rows + at.row * 16 * Tr::part_pitch);
+      multiply_rows<T>(scores.below[s], a, columns + at.column * 16 * Tr::part_pitch);
+    });
+  };
+  each_part(k, parts, multiply, [&] {
+    if (k.at.stages == 2) copy_unit(k, 0);
+  });
+  store_tiles(k, tiles, scores, 0);
+}
+
+/// A tile's accumulators of a part, rounded, by way of the warp's patch to a gradient's rows and columns.
+template <class Tr>
+__device__ inline void write_part(backward_quadratic_block<Tr> const& k, float const (&acc)[Tr::part / 8][4], int tile,
+                                  typename Tr::element* to, int stride, int part) {
+  unsigned char* const patch = k.shared + k.at.patches + k.warp * 16 * Tr::part_pitch;
+  unsigned char* const own = patch + (k.lane >> 2) * Tr::part_pitch + (k.lane & 3) * 4;
+  __syncwarp();
+#pragma unroll
+  for (int n = 0; n < Tr::part / 8; ++n)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      *reinterpret_cast<std::uint32_t*>(own + half * 8 * Tr::part_pitch + n * 16) =
+          pack<typename Tr::element>(acc[n][2 * half], acc[n][2 * half + 1]);
+  int const column = k.group() * Tr::sizes::state + part * Tr::part;
+  write_rows<Tr::part>(patch, to + k.row(tile * 16) * std::size_t(stride) + column, stride, k.p.length - tile * 16,
+                       k.lane);
+}
+
+/// dC of tiles `first` and the next: dG B.
+template <class Tr>
+__device__ inline void multiply_gradient(backward_quadratic_block<Tr> const& k, int first, std::uint32_t b,
+                                         float (&acc)[2][Tr::part / 8][4]) {
+  using T = typename Tr::element;
+  std::uint32_t a[2][4];
+  int const second = min(first + 1, k.at.tiles - 1);  // a missing one repeats the first, unused
+  for (int j = 0; j <= first; ++j) {
+    load_matrix(a[0], shared_address(k.tile(0, first, j)) + k.lane * 16);
+    load_matrix(a[1], shared_address(k.tile(0, second, j)) + k.lane * 16);
+    multiply_x<T, 0, 2, Tr::part>(acc, a, b + j * 16 * Tr::part_pitch);
+  }
+  if (second == first) return;
+  load_matrix(a[1], shared_address(k.tile(0, second, second)) + k.lane * 16);
+  multiply_x<T, 1, 2, Tr::part>(acc, a, b + second * 16 * Tr::part_pitch);
+}
+
+/// dB of tiles `first` and the next: dG^T C.
+template <class Tr>
+__device__ inline void multiply_gradient_transposed(backward_quadratic_block<Tr> const& k, int first, std::uint32_t c,
+                                                    float (&acc)[2][Tr::part / 8][4]) {
+  using T = typename Tr::element;
+  std::uint32_t a[2][4];
+  for (int i = first; i < k.at.tiles; ++i) {
+    load_transposed(a[0], k.tile(0, i, first), k.lane);
+    if (i > first)
+      load_transposed(a[1], k.tile(0, i, first + 1), k.lane);
+    else
+      a[1][0] = a[1][1] = a[1][2] = a[1][3] = 0;
+    multiply_x<T, 0, 2, Tr::part>(acc, a, c + i * 16 * Tr::part_pitch);
+  }
+}
+
+/// dB and dC from the scores' gradient in the scores' place, two tiles of tokens of one of them a warp: tiles of dC have
+/// as many products as their tokens have tokens before them, those of dB as many as are after them. The copy of part 0
+/// to `parts` has been started.
+template <class Tr>
+__device__ inline void finish_states(backward_quadratic_block<Tr> const& k, unsigned char* parts) {
+  auto const multiply = [&](int part, unsigned char* b, unsigned char* c) {
+    int const first = k.warp % 8 * 2;
+    if (first >= k.at.tiles) return;
+    bool const of_c = k.warp < 8;
+    float acc[2][Tr::part / 8][4] = {};
+    if (of_c)
+      multiply_gradient(k, first, shared_address(b) + k.row_operand(Tr::part_pitch), acc);
+    else
+      multiply_gradient_transposed(k, first, shared_address(c) + k.row_operand(Tr::part_pitch), acc);
+    auto* const to = of_c ? k.p.dc : k.p.db;
+    int const stride = of_c ? k.p.dc_stride : k.p.db_stride;
+    write_part(k, acc[0], first, to, stride, part);
+    if (first + 1 < k.at.tiles) write_part(k, acc[1], first + 1, to, stride, part);
+  };
+  each_part(k, parts, multiply, [] {});
+}
+
+/// Each head's sums for A and D over the warps' tiles.
+template <class Tr>
+__device__ inline void write_totals(backward_quadratic_block<Tr> const& k) {
+  constexpr int heads = Tr::sizes::per_group;
+  auto const* const totals = reinterpret_cast<float2 const*>(k.shared + k.at.totals);
+  for (int h = int(threadIdx.x); h < heads; h += Tr::threads) {
+    float2 sum{0, 0};
+    for (int w = 0; w < k.at.tiles; ++w) sum.x += totals[w * heads + h].x, sum.y += totals[w * heads + h].y;
+    std::size_t const to = std::size_t(k.sequence()) * Tr::sizes::heads + k.group() * heads + h;
+    k.p.da[to] = sum.x, k.p.d_skip[to] = sum.y;
+  }
+}
+
+}  // namespace dm2::cuda::detail::scan
+
+namespace dm2::cuda::detail {
+namespace scan {
+
+/// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied while a unit is computed.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, 1)
+    ssd_backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
+  backward_quadratic_block<Tr> k{p, at, dynamic_shared()};
+  warp_tiles<Tr> const tiles{k};
+  score_tiles(k, tiles);
+  bool const scanner = k.warp == Tr::warps - 1;  // the warp with the fewest products in finish_rows, or none
+  if (scanner) scan_vectors(k, 0);
+  unsigned char* const parts = parts_beside(k, (Tr::units - 1) & 1);  // of B and C, for dB and dC
+  tile_sums<Tr> gradient;
+  gradient.clear();
+  float carried = 0;
+#pragma unroll 1
+  for (int unit = 0; unit < Tr::units; ++unit) {
+    wait_copies<0>();
+    __syncthreads();  // the unit's operands and decays are there, those of the unit before are done with
+    int const next = unit + k.at.stages - 1;
+    if (next < Tr::units)
+      copy_unit(k, next);
+    else
+      copy_part(k, parts, 0);
+    commit_copies();
+    if (k.at.stages == 1) {
+      wait_copies<0>();
+      __syncthreads();
+    }
+    hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
+    float const skip = unit_tiles(k, tiles, unit, gradient);
+    __syncthreads();
+    hide(k.lane), hide(k.warp);
+    if (k.has_tile()) finish_rows(k, unit, skip, carried);
+    if (scanner && unit + 1 < Tr::units) scan_vectors(k, unit + 1);
+  }
+  store_tiles(k, tiles, gradient, 0);
+  __syncthreads();
+  if (k.at.stages == 1) copy_part(k, parts, 0);
+  commit_copies();
+  finish_states(k, parts);
+  write_totals(k);
+}
+
+/// Bytes of shared memory of a block, with two units' operands where that fits.
+template <class Tr>
+backward_quadratic_layout<Tr> backward_quadratic_plan(int length, device_properties const& device) {
+  backward_quadratic_layout<Tr> const two{length, 2};
+  return Tr::units > 1 && two.bytes <= device.shared_per_block ? two : backward_quadratic_layout<Tr>{length, 1};
+}
+
+}  // namespace scan
+
+/// The form, as backward_operands.cuh describes one.
+template <mixer_shape M, class T>
+struct ssd_backward_quadratic {
+  /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16.
+  static constexpr bool possible = is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0;
+
+  /// At most 256 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
+  /// 197 tokens 201 KB, or 154 KB with one unit's operands at a time.
+  static bool fits(ssd_backward_operands<M, T> const& p, device_properties const& device) {
+    if constexpr (possible)
+      return p.length <= long_traits::most_tiles() * 16 && p.aligned() &&
+             scan::backward_quadratic_plan<long_traits>(p.length, device).bytes <= device.shared_per_block;
+    else
+      return false;
+  }
+  /// Bytes of scratch that launch needs.
+  static std::size_t scratch_bytes(int, int, device_properties const&) { return 0; }
+
+  /// Enqueues the gradient. Only where fits(p, device); blocks may use device.shared_per_block bytes.
+  static void launch(ssd_backward_operands<M, T> const& p, std::byte*, device_properties const& device,
+                     cudaStream_t stream) {
+    if (p.sequences == 0) return;
+    if (p.length <= short_traits::most_tiles() * 16)
+      enqueue<short_traits>(p, device, stream);
+    else
+      enqueue<long_traits>(p, device, stream);
+  }
+
+ private:
+  using short_traits = scan::backward_quadratic_traits<M, T, 5>;  ///< for 13 tiles
+  using long_traits = scan::backward_quadratic_traits<M, T, 8>;   ///< for 16
+
+  template <class Tr>
+  static void enqueue(ssd_backward_operands<M, T> const& p, device_properties const& device, cudaStream_t stream) {
+    auto const plan = scan::backward_quadratic_plan<Tr>(p.length, device);
+    detail::launch("ssd_backward_quadratic", scan::ssd_backward_quadratic_kernel<Tr>,
+                   {dim3(unsigned(p.sequences * M.groups)), Tr::threads, std::size_t(plan.bytes)}, stream, p, plan);
+  }
+};
+
+}  // namespace dm2::cuda::detail

@@ -1,0 +1,222 @@
+/// @file
+/// A block of the scan's backward in the quadratic form: its sizes, its shared memory, and what it copies there. See
+/// backward_quadratic.cuh.
+#pragma once
+
+#include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/ssd/backward_operands.cuh>
+#include <dm2/cuda/ssd/tile.cuh>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail::scan {
+
+/// The tiles of 16 tokens below the diagonal of a triangle with `tiles` on the diagonal.
+__host__ __device__ constexpr int tiles_below(int tiles) { return tiles * (tiles - 1) / 2; }
+
+/// How a block computes: 16 warps, each with one tile of 16 tokens (its rows of dx, d dt, dB and dC, its tile on the
+/// diagonal), and with at most `Slots` tiles below the diagonal, whose gradient stays in registers over all heads.
+template <mixer_shape M, class T, int Slots>
+struct backward_quadratic_traits {
+  using element = T;
+  using sizes = ssd_backward_sizes<M>;
+  using operands = ssd_backward_operands<M, T>;
+  static constexpr int warps = 16, threads = 32 * warps, slots = Slots;
+  /// Columns of a head at a time: a unit. Every result is a sum over them, or theirs alone.
+  static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice;
+  static constexpr int units = sizes::per_group * slices, steps = slice / 16, pitch = 2 * slice + 16;
+  /// States of B and C at a time.
+  static constexpr int part = widest_slice(sizes::state, 32), parts = sizes::state / part;
+  static constexpr int part_steps = part / 16, part_pitch = 2 * part + 16;
+
+  /// Tiles of a sequence that the slots suffice for.
+  static constexpr int most_tiles() {
+    int tiles = 1;
+    while (tiles < warps && tiles_below(tiles + 1) <= warps * Slots) ++tiles;
+    return tiles;
+  }
+};
+
+/// Byte offsets into a block's shared memory; the scores are at 0, in the order of their tiles' rows. A 16 x 16 tile is
+/// four 8 x 8 matrices in the order of an A fragment's registers, so that ldmatrix reads it, or its transpose, at
+/// 16 bytes a lane.
+///
+/// Before the first and after the last unit, two parts of B and C lie over the operands of the units that are not there
+/// yet or any more, and over the decayed scores; and behind them dB and dC on their way out.
+template <class Tr>
+struct backward_quadratic_layout {
+  int tiles;     ///< of 16 tokens
+  int stages;    ///< units whose operands are there at a time, 1 or 2
+  int operands;  ///< x, then dy of a unit
+  int stage;     ///< bytes of a unit's operands, and enough for a part
+  int decayed;   ///< the unit's scores with their decay, as the scores
+  int patches;   ///< 16 rows of a part for each warp
+  int vectors;   ///< decay_vectors, twice
+  int own_sums;  ///< [2, tokens] floats: sums inside the token's tile for da, and for x . U
+  int row_sums;  ///< [tiles below the diagonal, 16] floats
+  int totals;    ///< [16 warps, heads] pairs of floats, sums for A and D
+  int bytes;
+
+  __host__ __device__ backward_quadratic_layout(int length, int units_at_a_time)
+      : tiles{(length + 15) / 16},
+        stages{units_at_a_time},
+        operands{tiles_below(tiles + 1) * fragment_bytes},
+        stage{2 * rows() * (Tr::pitch > Tr::part_pitch ? Tr::pitch : Tr::part_pitch)},
+        decayed{operands + stages * stage},
+        patches{operands + (stages - 1) * stage + 2 * part_bytes()} {
+    int const units_end = decayed + operands, parts_end = patches + Tr::warps * 16 * Tr::part_pitch;
+    vectors = units_end > parts_end ? units_end : parts_end;
+    own_sums = vectors + 2 * rows() * 16;
+    row_sums = own_sums + rows() * 8;
+    totals = row_sums + tiles_below(tiles) * 64;
+    bytes = totals + Tr::warps * Tr::sizes::per_group * 8;
+  }
+  __host__ __device__ int rows() const { return tiles * 16; }
+  /// Of a part of B, and of C behind it.
+  __host__ __device__ int part_bytes() const { return 2 * rows() * Tr::part_pitch; }
+};
+
+/// A head's steps and decays, an array of a float a token each. With c the sum of dt A log2(e) up to and with a token,
+/// and e that sum at the end of the token's tile:
+template <class Tr>
+struct decay_vectors {
+  float *c, *dt;
+  float* rest;       ///< exp2(e - c), what is left of a token at the end of its tile
+  float* rest_step;  ///< times dt
+
+  __device__ decay_vectors(unsigned char* shared, backward_quadratic_layout<Tr> const& at, int unit)
+      : c{reinterpret_cast<float*>(shared + at.vectors) + (unit & 1) * 4 * at.rows()},
+        dt{c + at.rows()},
+        rest{dt + at.rows()},
+        rest_step{rest + at.rows()} {}
+};
+
+/// A thread's place in the work.
+template <class Tr>
+struct backward_quadratic_block {
+  using traits = Tr;
+  using sizes = typename Tr::sizes;
+  typename Tr::operands const& p;
+  backward_quadratic_layout<Tr> const& at;
+  unsigned char* shared;
+  int warp, lane;
+
+  __device__ backward_quadratic_block(typename Tr::operands const& all, backward_quadratic_layout<Tr> const& layout,
+                                      unsigned char* memory)
+      : p{all}, at{layout}, shared{memory}, warp{int(threadIdx.x) >> 5}, lane{int(threadIdx.x) & 31} {}
+  [[nodiscard]] __device__ int sequence() const { return int(blockIdx.x) / sizes::groups; }
+  [[nodiscard]] __device__ int group() const { return int(blockIdx.x) % sizes::groups; }
+  /// The row of a token of the sequence.
+  [[nodiscard]] __device__ std::size_t row(int token) const {
+    return std::size_t(sequence()) * std::size_t(p.length) + std::size_t(token);
+  }
+  /// Whether a tile of tokens is this warp's.
+  [[nodiscard]] __device__ bool has_tile() const { return warp < at.tiles; }
+  [[nodiscard]] __device__ int head(int unit) const { return group() * sizes::per_group + unit / Tr::slices; }
+  [[nodiscard]] __device__ int column(int unit) const {
+    return head(unit) * sizes::headdim + unit % Tr::slices * Tr::slice;
+  }
+  /// A and D of a unit's head.
+  [[nodiscard]] __device__ int parameter(int unit) const { return sequence() / p.set_size * sizes::heads + head(unit); }
+  /// A unit's x in shared memory.
+  [[nodiscard]] __device__ unsigned char* x(int unit) const {
+    return shared + at.operands + (at.stages == 2 ? unit & 1 : 0) * at.stage;
+  }
+  [[nodiscard]] __device__ unsigned char* dy(int unit) const { return x(unit) + at.rows() * Tr::pitch; }
+  [[nodiscard]] __device__ decay_vectors<Tr> vectors(int unit) const { return {shared, at, unit}; }
+  /// The tile (i, j), i >= j, of those that start at byte `from`.
+  [[nodiscard]] __device__ unsigned char* tile(int from, int i, int j) const {
+    return shared + from + (tiles_below(i + 1) + j) * fragment_bytes;
+  }
+  /// The warp's sums for A and D of a unit's head.
+  [[nodiscard]] __device__ float2& totals(int unit) const {
+    return reinterpret_cast<float2*>(shared + at.totals)[warp * sizes::per_group + unit / Tr::slices];
+  }
+  /// Where a lane reads ldmatrix's row of an A operand [16, 16], or of a transposed B operand.
+  [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
+    return std::uint32_t((lane & 15) * pitch + (lane >> 4) * 16);
+  }
+  /// Where a lane reads ldmatrix's row of a B operand whose columns are rows in memory.
+  [[nodiscard]] __device__ std::uint32_t column_operand(int pitch) const {
+    return std::uint32_t(((lane >> 4) * 8 + (lane & 7)) * pitch + (lane >> 3 & 1) * 16);
+  }
+};
+
+/// Starts the copy of `Width` columns of the sequence, of two arrays, one behind the other in shared memory; zeros behind
+/// the sequence's end.
+template <int Width, class Tr>
+__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, typename Tr::element const* a, int a_stride,
+                                 typename Tr::element const* b, int b_stride, unsigned char* to) {
+  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = Tr::threads / pieces;
+  int thread = int(threadIdx.x);
+  hide(thread);
+  int row = thread / pieces;
+  if (row >= each) return;
+  int const column = thread % pieces * 8, rows = k.at.rows();
+  a += k.row(row) * std::size_t(a_stride) + column, b += k.row(row) * std::size_t(b_stride) + column;
+  std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + column * 2);
+#pragma unroll 1
+  for (; row < rows; row += each) {
+    copy_async(at, a, row < k.p.length);
+    copy_async(at + std::uint32_t(rows * pitch), b, row < k.p.length);
+    a += each * a_stride, b += each * b_stride, at += each * pitch;
+  }
+}
+
+/// Starts the copy of a unit's operands.
+template <class Tr>
+__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, int unit) {
+  copy_rows<Tr::slice>(k, k.p.x + k.column(unit), k.p.x_stride, k.p.dy + k.column(unit), k.p.dy_stride, k.x(unit));
+}
+
+/// One warp: a unit's decay_vectors, each lane of 8 neighbouring tokens. As in the forward scan a step counts at most
+/// 160.
+template <class Tr>
+__device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int unit) {
+  constexpr int run = 8, heads = Tr::sizes::heads;
+  decay_vectors<Tr> const to{k.shared, k.at, unit};
+  float const rate = k.p.a[k.parameter(unit)] * log2_e;
+  float const* const from = k.p.dt + k.row(0) * heads + k.head(unit);
+  float dt[run], c[run], rest[run], rest_step[run], sum = 0;
+#pragma unroll
+  for (int i = 0; i < run; ++i) {  // neighbouring lanes read neighbouring tokens, and exchange them in shared memory
+    int const token = i * 32 + k.lane;
+    dt[i] = token < k.p.length ? __ldg(from + token * heads) : 0.f;
+  }
+#pragma unroll
+  for (int i = 0; i < run; ++i)
+    if (i * 32 + k.lane < k.at.rows()) to.dt[i * 32 + k.lane] = dt[i];
+  __syncwarp();
+  int const t0 = k.lane * run;
+  bool const inside = t0 < k.at.rows();
+#pragma unroll
+  for (int i = 0; i < run; i += 4) {
+    float4 const v = inside ? *reinterpret_cast<float4 const*>(to.dt + t0 + i) : float4{0, 0, 0, 0};
+    dt[i] = v.x, dt[i + 1] = v.y, dt[i + 2] = v.z, dt[i + 3] = v.w;
+  }
+#pragma unroll
+  for (int i = 0; i < run; ++i) c[i] = sum += fmaxf(dt[i] * rate, -160.f);
+#pragma unroll
+  for (int o = 1; o < 32; o *= 2) {
+    float const lower = __shfl_up_sync(~0u, sum, o);
+    if (k.lane >= o) sum += lower;
+  }
+  float before = __shfl_up_sync(~0u, sum, 1);
+  if (k.lane == 0) before = 0;
+#pragma unroll
+  for (int i = 0; i < run; ++i) c[i] += before;
+  float const end = __shfl_sync(~0u, c[run - 1], k.lane | 1);
+#pragma unroll
+  for (int i = 0; i < run; ++i) rest[i] = exp2_fast(end - c[i]), rest_step[i] = rest[i] * dt[i];
+  if (!inside) return;
+#pragma unroll
+  for (int i = 0; i < run; i += 4) {
+    *reinterpret_cast<float4*>(to.c + t0 + i) = {c[i], c[i + 1], c[i + 2], c[i + 3]};
+    *reinterpret_cast<float4*>(to.rest + t0 + i) = {rest[i], rest[i + 1], rest[i + 2], rest[i + 3]};
+    *reinterpret_cast<float4*>(to.rest_step + t0 + i) = {rest_step[i], rest_step[i + 1], rest_step[i + 2],
+                                                         rest_step[i + 3]};
+  }
+}
+
+}  // namespace dm2::cuda::detail::scan

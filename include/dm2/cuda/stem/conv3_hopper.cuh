@@ -1,0 +1,180 @@
+/// @file
+/// The stem's 3 x 3 convolutions with bias and ReLU for a Hopper: conv3.cuh with the products of a warpgroup.
+///
+/// A warpgroup has a tile of 8 x 16 pixels, a warp two rows of it and all channels. A row of 16 pixels, read once as a
+/// fragment, serves the products of all three rows of taps; the weights, 8 KB a tap, are read from shared memory by the
+/// products themselves: 106 bytes a cycle for the 128 that it has, at the products' full rate.
+#pragma once
+
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
+#include <dm2/cuda/stem/conv3.cuh>
+#include <dm2/cuda/stem/plane.cuh>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+/// Three warpgroups, each with two buffers, around the weights of 64 channels.
+template <class G>
+struct conv3_hopper_block : conv3_block<G, conv3_wide> {
+  using base = conv3_block<G, conv3_wide>;
+  static constexpr bool possible = G::hidden == 64;
+  static constexpr int rows = 2;  ///< of pixels, of a warp
+  static constexpr int tap_bytes =
+      64 * 128;  ///< a tap's weights, swizzled as in instructions/tma.cuh: output channel, input channel
+  static constexpr int alignment = 1024;  ///< of them
+  static constexpr int shared_bytes = base::shared_bytes + alignment;
+};
+
+/// A warp's sums: of each of two rows of pixels, those that a lane has of eight columns of channels after another.
+struct hopper_plane_sums {
+  float c[2][32];
+
+  /// The half of the channels from 32 `across` on, as plane.cuh has them.
+  template <class G>
+  __device__ __forceinline__ plane_sums<G::hidden, 2> half(int across) const {
+    plane_sums<G::hidden, 2> s;
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+#pragma unroll
+      for (int i = 0; i < 16; ++i) s.c[r][i / 4][i % 4] = c[r][across * 16 + i];
+    return s;
+  }
+  template <class G>
+  __device__ __forceinline__ void set_half(int across, plane_sums<G::hidden, 2> const& s) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+#pragma unroll
+      for (int i = 0; i < 16; ++i) c[r][across * 16 + i] = s.c[r][i / 4][i % 4];
+  }
+};
+
+/// Weights in the order of conv3_layout to where products read them, tap (dx, dy) at (3 dx + dy) tap_bytes.
+template <class Block>
+__device__ inline void spread_weights(unsigned char* to, void const* weights) {
+  uint4 const* const from = static_cast<uint4 const*>(weights);
+  for (int i = int(threadIdx.x); i < Block::weight_bytes / 16; i += Block::threads) {
+    int const lane = i % 32, column = i / 32 % 4 * 16 + lane / 4, k = i / 128 / 3 % 4,
+              tap = i / 128 / 12 * 3 + i / 128 % 3;
+    uint4 const v = from[i];
+    std::uint32_t const word[4]{v.x, v.y, v.z, v.w};  // columns from 0 and 8, of each channels from 0 and 8
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      int const n = column + w / 2 * 8, piece = (2 * k + w % 2) ^ (n % 8);
+      *reinterpret_cast<std::uint32_t*>(to + tap * Block::tap_bytes + n * 128 + piece * 16 + lane % 4 * 4) = word[w];
+    }
+  }
+}
+
+/// s += the tile's convolution. `tile` points at the warp's first row above its pixels; fragments of a step are read while
+/// the step before is multiplied.
+template <class Block, class T>
+__device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint32_t tile, std::uint32_t weights) {
+  constexpr int depth = Block::hidden / 16, steps = 3 * depth;
+  int const lane = int(threadIdx.x) % 32;
+  std::uint32_t a[2][Block::rows + 2][4];
+  auto const load = [&](int step) {
+    int const column = lane % 16 + step / depth;
+    std::uint32_t const at =
+        tile + unsigned(column * Block::pixel_bytes + ((lane / 16 + 2 * (step % depth)) ^ Block::swap(column)) * 16);
+#pragma unroll
+    for (int r = 0; r < Block::rows + 2; ++r) load_matrix(a[step % 2][r], at + unsigned(r * Block::row_bytes));
+  };
+  load(0);
+  hold(s.c[0]), hold(s.c[1]);
+#pragma unroll
+  for (int step = 0; step < steps; ++step) {
+    fence_products();
+#pragma unroll
+    for (int dy = 0; dy < 3; ++dy) {
+      std::uint64_t const b =
+          further(product_operand(weights + unsigned((step / depth * 3 + dy) * Block::tap_bytes)), step % depth);
+#pragma unroll
+      for (int r = 0; r < Block::rows; ++r) multiply_plane<T>(s.c[r], a[step % 2][r + dy], b);
+    }
+    commit_products();
+    if (step + 1 < steps) {
+      wait_products<1>();  // the step before this one, whose fragments give way
+      load(step + 1);
+    }
+  }
+  wait_products<0>();
+  hold(s.c[0]), hold(s.c[1]);
+}
+
+/// out = relu(conv3x3(in) + bias), as stem_conv3_kernel.
+template <class Block, class T, bool Patches>
+__global__ void __launch_bounds__(Block::threads, 1)
+    stem_conv3_hopper_kernel(T const* __restrict__ in, T const* __restrict__ weights, float const* __restrict__ bias,
+                             T* __restrict__ out, int tiles) {
+  if constexpr (hopper_code) {
+    using G = typename Block::geometry;
+    using tile_type = typename Block::tile;
+    __shared__ float bias_of[Block::hidden];  // has_hopper_code() finds it
+    unsigned char* const memory = dynamic_shared();
+    // From another lane: so the compiler knows that a warp's lanes agree, and keeps products in flight in the loop.
+    int const group = __shfl_sync(~0u, int(threadIdx.x) / 128, 0), thread = int(threadIdx.x) % 128, lane = thread % 32;
+    int const row = thread / 32 * Block::rows;
+    std::uint32_t const start = shared_address(memory),
+                        shift = (Block::alignment - start % Block::alignment) % Block::alignment;
+    std::uint32_t const shared = start + shift;
+    std::uint32_t buffer = shared + unsigned(Block::weight_bytes + group * Block::buffers * Block::buffer_bytes);
+    std::uint32_t other = buffer + unsigned(Block::buffer_bytes);
+    int const step = int(gridDim.x) * Block::groups;
+    int t = group * int(gridDim.x) + int(blockIdx.x);
+
+    if (t < tiles) load_halo<Block>(buffer, in, tile_type{t}, thread);
+    commit_copies();
+    spread_weights<Block>(memory + shift, weights);
+    if (threadIdx.x < Block::hidden) bias_of[threadIdx.x] = bias[threadIdx.x];
+    fence_copies();
+    wait_copies<0>();
+    __syncthreads();
+
+    for (; t < tiles; t += step) {
+      if (t + step < tiles) load_halo<Block>(other, in, tile_type{t + step}, thread);
+      commit_copies();
+      tile_type const tile{t};
+      hopper_plane_sums s;
+#pragma unroll
+      for (int across = 0; across < 2; ++across) {
+        plane_sums<G::hidden, 2> start_of;
+        start_of.start(bias_of + across * 32 + lane % 4 * 8);
+        s.set_half<G>(across, start_of);
+      }
+      convolve3_hopper<Block, T>(s, buffer + unsigned(row * Block::row_bytes), shared);
+#pragma unroll
+      for (int across = 0; across < 2; ++across)
+        store_plane<G, Patches>(s.half<G>(across), out, tile.b, tile.y + row, tile.x, across * 32 + lane % 4 * 8);
+      wait_copies<0>();
+      barrier<128>(group);
+      std::uint32_t const next = other;
+      other = buffer, buffer = next;
+    }
+  }
+}
+
+/// Launches the kernel for B pictures; false where the device or the build has it not.
+template <class G, bool Patches, class T>
+bool launch_conv3_hopper(cudaStream_t stream, device_properties const& device, T const* in, T const* weights,
+                         float const* bias, T* out, int pictures) {
+  using block = conv3_hopper_block<G>;
+  if constexpr (block::possible && is_half<T>) {
+    auto* const kernel = stem_conv3_hopper_kernel<block, T, Patches>;
+    char const* const name = "stem: 3 x 3 convolution";
+    int const tiles = pictures * block::tile::across * block::tile::down;
+    if (device.major != 9 || block::shared_bytes + 1024 > device.shared_per_block || !has_hopper_code(name, kernel))
+      return false;
+    launch(name, kernel, {unsigned(std::min(device.multiprocessors, tiles)), block::threads, block::shared_bytes},
+           stream, in, weights, bias, out, tiles);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace dm2::cuda::detail

@@ -1,0 +1,197 @@
+/// @file
+/// The stem's 3 x 3 convolutions in training on tensor cores: forward, and the gradient of the input.
+///
+/// As in stem/conv3.cuh, a block keeps the weights and groups of warps work through tiles of 8 x 16 pixels. A tile's
+/// inputs arrive in shared memory as they were saved; forward, each thread applies BatchNorm and ReLU to what it copied
+/// before the others read it. What leaves the registers goes into sums for the next BatchNorm on the way, backward behind
+/// ReLU's mask. So BatchNorm has no pass of its own over a plane: forward reads one and writes one, backward reads two,
+/// the gradient and the raw output before, and writes one.
+#pragma once
+
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
+#include <dm2/cuda/stem/conv3.cuh>
+#include <dm2/cuda/stem/conv3_hopper.cuh>
+#include <dm2/cuda/stem_train/eight_channels.cuh>
+#include <dm2/cuda/stem_train/tile.cuh>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+namespace dm2::cuda::detail {
+
+// The stem's 3 x 3 convolutions in training for a Hopper: conv3.cuh with stem/conv3_hopper.cuh's products.
+
+/// A block as for inference, with tables of what is done to each channel of the source and of the sink.
+template <class G>
+struct train_conv3_hopper_block : conv3_hopper_block<G> {
+  using base = conv3_hopper_block<G>;
+  static constexpr int table_offset = base::weight_bytes + base::groups * base::buffers * base::buffer_bytes;
+  static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;
+  static constexpr int shared_bytes = base::shared_bytes + 2 * 2 * 4 * G::hidden;
+  static constexpr int warps_down = base::tile::height / base::rows;
+};
+
+/// As stem_train_conv3_kernel; parts of the sums: a warp of a group each.
+template <class Block, class T, class Source, class Sink>
+__global__ void __launch_bounds__(Block::threads, 1)
+    stem_train_conv3_hopper_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order,
+                                   int tiles) {
+  if constexpr (hopper_code) {
+    using G = typename Block::geometry;
+    using tile_type = typename Block::tile;
+    constexpr int hidden = Block::hidden;
+    __shared__ int first_byte;  // has_hopper_code() finds it
+    unsigned char* const all = dynamic_shared();
+    if (threadIdx.x == 0) first_byte = int(-shared_address(all) % Block::alignment);
+    __syncthreads();
+    unsigned char* const memory = all + first_byte;
+    int const group = __shfl_sync(~0u, int(threadIdx.x) / 128, 0), thread = int(threadIdx.x) % 128;
+    int const warp = thread / 32, row = warp * Block::rows, channel = thread % 4 * 8;
+    std::uint32_t const shared = shared_address(memory);
+    int buffer = Block::weight_bytes + group * Block::buffers * Block::buffer_bytes;
+    int other = buffer + Block::buffer_bytes;
+    float* const table = reinterpret_cast<float*>(memory + Block::table_offset);
+    float* const sink_table = reinterpret_cast<float*>(memory + Block::sink_offset);
+    int const step = int(gridDim.x) * Block::groups;
+    int t = group * int(gridDim.x) + int(blockIdx.x);
+    auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
+
+    if (t < tiles) source.load(shared + unsigned(buffer), tile_at(t), thread);
+    commit_copies();
+    spread_weights<Block>(memory, weights);
+    if (threadIdx.x < hidden) {
+      source.fill(table, int(threadIdx.x));
+      sink.fill(sink_table, int(threadIdx.x));
+    }
+    fence_copies();
+    wait_copies<0>();
+    __syncthreads();
+    if (t < tiles) source.prepare(memory + buffer, table, tile_at(t), thread);
+    barrier<128>(group);
+
+    lane_share own[2];
+    for (; t < tiles; t += step) {
+      if (t + step < tiles) source.load(shared + unsigned(other), tile_at(t + step), thread);
+      commit_copies();
+      tile_type const tile = tile_at(t);
+      hopper_plane_sums s{};
+      convolve3_hopper<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), shared);
+#pragma unroll
+      for (int across = 0; across < 2; ++across) {
+        int const first = across * 32 + channel;
+        auto const in = sink.template read<Block::rows>(tile.b, tile.y + row, tile.x, first);
+        eight_sums more;
+        sink.store(s.half<G>(across), in, sink_table, more, tile.b, tile.y + row, tile.x, first);
+        more.share_out(own[across]);
+      }
+      wait_copies<0>();
+      if (t + step < tiles) source.prepare(memory + other, table, tile_at(t + step), thread);
+      barrier<128>(group);
+      int const next = other;
+      other = buffer, buffer = next;
+    }
+    int const part = (int(blockIdx.x) * Block::groups + group) * Block::warps_down + warp;
+#pragma unroll
+    for (int across = 0; across < 2; ++across)
+      own[across].write(sink.parts + std::ptrdiff_t{part} * 2 * hidden + across * 32 + channel, hidden);
+  }
+}
+
+/// A block as for inference, with tables of what is done to each channel of the source and of the sink.
+template <class G>
+struct train_conv3_block : conv3_block<G, conv3_wide> {
+  using base = conv3_block<G, conv3_wide>;
+  static constexpr int table_offset = base::shared_bytes;               ///< of the source's table
+  static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;  ///< of the sink's
+  static constexpr int shared_bytes = sink_offset + 2 * 4 * G::hidden;
+  static constexpr int warps_down = base::tile::height / base::rows;
+  static_assert(base::sums::channels == 32, "dm2::cuda::detail::train_conv3_block: a lane has eight channels");
+};
+
+/// sink = conv3x3(source) for `tiles` tiles of 8 x 16 pixels; any number of blocks. Tile t goes to group t / blocks of
+/// block t % blocks, then round again. Parts of the sums: a warp's row of warps of a group each.
+template <class Block, class T, class Source, class Sink>
+__global__ void __launch_bounds__(Block::threads, 1)
+    stem_train_conv3_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order, int tiles) {
+  using sums = typename Block::sums;
+  using tile_type = typename Block::tile;
+  constexpr int hidden = Block::hidden;
+  unsigned char* const memory = dynamic_shared();
+  int const group = int(threadIdx.x) / Block::group_threads, thread = int(threadIdx.x) % Block::group_threads;
+  int const warp = thread / 32, lane = thread % 32, across = warp % Block::warps_across;
+  int const down = warp / Block::warps_across, row = down * Block::rows;
+  int const channel = across * sums::channels + lane % 4 * 8;
+  uint4 const* const fragments = reinterpret_cast<uint4 const*>(memory) + across * sums::columns / 2 * 32 + lane;
+  std::uint32_t const shared = shared_address(memory);
+  int buffer = Block::weight_bytes + group * Block::buffers * Block::buffer_bytes;
+  int other = buffer + Block::buffer_bytes;
+  float* const table = reinterpret_cast<float*>(memory + Block::table_offset);
+  float* const sink_table = reinterpret_cast<float*>(memory + Block::sink_offset);
+  int const step = int(gridDim.x) * Block::groups;
+  int t = group * int(gridDim.x) + int(blockIdx.x);
+  auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
+
+  copy_weights<Block::weight_bytes, Block::threads>(shared, weights);
+  if (t < tiles) source.load(shared + unsigned(buffer), tile_at(t), thread);
+  commit_copies();
+  if (threadIdx.x < hidden) {
+    source.fill(table, int(threadIdx.x));
+    sink.fill(sink_table, int(threadIdx.x));
+  }
+  wait_copies<0>();
+  __syncthreads();
+  if (t < tiles) source.prepare(memory + buffer, table, tile_at(t), thread);
+  barrier<Block::group_threads>(group);
+
+  lane_share own;
+  for (; t < tiles; t += step) {
+    if (t + step < tiles) source.load(shared + unsigned(other), tile_at(t + step), thread);
+    commit_copies();
+    tile_type const tile = tile_at(t);
+    auto const in = sink.template read<Block::rows>(tile.b, tile.y + row, tile.x, channel);
+    sums s{};
+    convolve3<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), fragments);
+    eight_sums more;
+    sink.store(s, in, sink_table, more, tile.b, tile.y + row, tile.x, channel);
+    more.share_out(own);
+    wait_copies<0>();
+    if (t + step < tiles) source.prepare(memory + other, table, tile_at(t + step), thread);
+    barrier<Block::group_threads>(group);
+    int const next = other;
+    other = buffer, buffer = next;
+  }
+  int const part = (int(blockIdx.x) * Block::groups + group) * Block::warps_down + down;
+  own.write(sink.parts + std::ptrdiff_t{part} * 2 * hidden + channel, hidden);
+}
+
+/// Parts of sums that launch_train_conv3 writes at most.
+template <class Block>
+constexpr int train_conv3_parts(int multiprocessors) {
+  using hopper = train_conv3_hopper_block<typename Block::geometry>;
+  return multiprocessors * std::max(Block::groups * Block::warps_down, hopper::groups * hopper::warps_down);
+}
+
+/// Launches the kernel for B pictures; returns the number of parts of its sums.
+template <class G, class Block, class T, class Source, class Sink>
+int launch_train_conv3(cudaStream_t stream, int multiprocessors, char const* name, Source const& source,
+                       T const* weights, Sink const& sink, tile_order order, int pictures) {
+  int const tiles = pictures * Block::tile::across * Block::tile::down;
+  unsigned const blocks = unsigned(std::min(tiles, multiprocessors));
+  using hopper = train_conv3_hopper_block<G>;
+  if constexpr (hopper::possible) {
+    auto* const kernel = stem_train_conv3_hopper_kernel<hopper, T, Source, Sink>;
+    if (has_hopper_code(name, kernel)) {
+      launch(name, kernel, {blocks, hopper::threads, hopper::shared_bytes}, stream, source, weights, sink, order,
+             tiles);
+      return int(blocks) * hopper::groups * hopper::warps_down;
+    }
+  }
+  launch(name, stem_train_conv3_kernel<Block, T, Source, Sink>, {blocks, Block::threads, Block::shared_bytes}, stream,
+         source, weights, sink, order, tiles);
+  return int(blocks) * Block::groups * Block::warps_down;
+}
+
+}  // namespace dm2::cuda::detail

@@ -1,0 +1,122 @@
+#include <doctest/doctest.h>
+
+#include "cuda/ssd/backward_case.cuh"
+#include "support/views.hpp"
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+using namespace dm2;
+using namespace dm2::test;
+
+namespace {
+
+constexpr mixer_shape tiny{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
+/// Tiny's heads, but few of them.
+constexpr mixer_shape few{.heads = 2, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
+/// Heads in two slices.
+constexpr mixer_shape sliced{.heads = 2, .headdim = 96, .d_state = 64, .groups = 1, .d_conv = 4};
+constexpr mixer_shape square{.heads = 4, .headdim = 64, .d_state = 64, .groups = 2, .d_conv = 4};
+constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 1, .d_conv = 4};
+/// One head a group, so that a block has no second unit, and an odd number of 16s in both sizes.
+constexpr mixer_shape lone{.heads = 2, .headdim = 48, .d_state = 48, .groups = 2, .d_conv = 4};
+constexpr mixer_shape widest{.heads = 1, .headdim = 128, .d_state = 256, .groups = 1, .d_conv = 4};
+
+}  // namespace
+
+#define DM2_CHUNKED_SCANS                                                                                    \
+  chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<few, __half>, chunked_scan_of<sliced, __nv_bfloat16>, \
+      chunked_scan_of<square, __half>, chunked_scan_of<least, __nv_bfloat16>, chunked_scan_of<lone, __half>
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: every gradient equals double's at lengths around the chunks'", Case,
+                   DM2_CHUNKED_SCANS) {
+  for (int const length : {1, 17, 64, 65, 81, 128, 145, 257, 320}) {
+    CAPTURE(length);
+    device_scan<Case> f{1, length};
+    f.check();
+  }
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: Tiny's shape, a batch and the widest sizes equal double", Case,
+                   chunked_scan_of<tiny, __nv_bfloat16>, chunked_scan_of<square, __nv_bfloat16>,
+                   chunked_scan_of<widest, __half>) {
+  device_scan<Case> f{2, Case::shape.headdim == 128 ? 150 : 257};
+  f.check();
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: long sequences equal double", Case, chunked_scan_of<few, __nv_bfloat16>,
+                   chunked_scan_of<least, __half>) {
+  device_scan<Case> f{1, 785};
+  f.check();
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: the longest sequences equal double [long]", Case,
+                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<square, __half>) {
+  device_scan<Case> f{1, 3137};
+  f.check();
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: heads that forget nothing, and heads that forget at once", Case,
+                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<square, __half>) {
+  check_extreme_decays<Case>(270);
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: no step is no gradient but that of D and of the step itself", Case,
+                   chunked_scan_of<least, __nv_bfloat16>) {
+  check_no_steps<Case>(130);
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: a slow decay's gradient keeps its digits over chunks", Case,
+                   chunked_scan_of<few, __nv_bfloat16>) {
+  check_slow_decay<Case>(400);
+}
+
+TEST_CASE("cuda ssd_backward_chunked: every set of sequences has its own A and D") {
+  check_sets<chunked_scan_of<least, __nv_bfloat16>>(70);
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: two runs give the same bits, also with one unit in memory at a time",
+                   Case, chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>) {
+  check_same_bits<Case>(200, 99 << 10);
+}
+
+TEST_CASE("cuda ssd_backward_chunked: more sequences than the scratch holds go in slices of one size") {
+  using form = cuda::detail::ssd_backward_chunked<tiny, __nv_bfloat16>;
+  cuda::context<> ctx;
+  auto const bytes = [&](int sequences) { return form::scratch_bytes(sequences, 3137, ctx.device()); };
+  CHECK(bytes(64) == bytes(32));
+  CHECK(bytes(64) < form::most_scratch + (std::size_t{1} << 20));
+  CHECK(bytes(32) > bytes(31));
+}
+
+TEST_CASE("cuda ssd_backward_chunked: no sequences are no work") {
+  device_scan<chunked_scan_of<least, __nv_bfloat16>> f{1, 7};
+  auto p = f.operands();
+  p.sequences = 0;
+  f.launch(p);
+  CHECK(untouched(f.out.read()));
+  CHECK(untouched(f.ddt.read()));
+}
+
+TEST_CASE("cuda ssd_backward_chunked: calls that do not fit are left to another form") {
+  using cuda::detail::ssd_backward_chunked;
+  using form = ssd_backward_chunked<tiny, __nv_bfloat16>;
+  device_scan<chunked_scan_of<tiny, __nv_bfloat16>> f{1, 257};
+  cuda::context<> ctx;
+  auto const fits = [&](auto const& change) {
+    auto p = f.operands();
+    change(p);
+    return form::fits(p, ctx.device());
+  };
+  CHECK_FALSE(fits([](auto& p) { ++p.x; }));
+  CHECK_FALSE(fits([](auto& p) { ++p.db_stride; }));
+  auto small = ctx.device();
+  small.shared_per_block = 99 << 10;
+  CHECK(form::fits(f.operands(), small));
+  small.shared_per_block = 64 << 10;
+  CHECK_FALSE(form::fits(f.operands(), small));
+  CHECK(ssd_backward_chunked<widest, __half>::possible);
+  CHECK_FALSE(ssd_backward_chunked<tiny, float>::possible);
+  CHECK_FALSE(ssd_backward_chunked<one_group, __nv_bfloat16>::possible);
+}

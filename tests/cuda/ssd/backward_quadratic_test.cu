@@ -1,0 +1,115 @@
+#include <doctest/doctest.h>
+
+#include "cuda/ssd/backward_case.cuh"
+#include "support/views.hpp"
+
+#include <cstddef>
+#include <utility>
+#include <vector>
+
+using namespace dm2;
+using namespace dm2::test;
+
+namespace {
+
+constexpr mixer_shape tiny{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
+/// Tiny's heads, but few of them.
+constexpr mixer_shape few{.heads = 2, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
+/// Heads in two slices.
+constexpr mixer_shape sliced{.heads = 2, .headdim = 96, .d_state = 64, .groups = 1, .d_conv = 4};
+constexpr mixer_shape square{.heads = 4, .headdim = 64, .d_state = 64, .groups = 2, .d_conv = 4};
+constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 1, .d_conv = 4};
+/// One head a group, so that a block has no second unit, and an odd number of 16s in both sizes.
+constexpr mixer_shape lone{.heads = 2, .headdim = 48, .d_state = 48, .groups = 2, .d_conv = 4};
+/// A unit's operands are smaller than a part of B and C.
+constexpr mixer_shape narrow{.heads = 3, .headdim = 16, .d_state = 32, .groups = 1, .d_conv = 4};
+constexpr mixer_shape widest{.heads = 1, .headdim = 128, .d_state = 256, .groups = 1, .d_conv = 4};
+
+}  // namespace
+
+#define DM2_QUADRATIC_SCANS                                                                                   \
+  scan_of<few, __nv_bfloat16>, scan_of<few, __half>, scan_of<sliced, __nv_bfloat16>, scan_of<square, __half>, \
+      scan_of<least, __nv_bfloat16>, scan_of<narrow, __nv_bfloat16>, scan_of<lone, __half>
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: every gradient equals double's at lengths around the tiles'", Case,
+                   DM2_QUADRATIC_SCANS) {
+  for (int const length : {1, 2, 15, 16, 17, 33, 64, 81, 197, 208}) {
+    CAPTURE(length);
+    device_scan<Case> f{1, length};
+    f.check();
+  }
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: Tiny's shape, a batch and the widest sizes equal double", Case,
+                   scan_of<tiny, __nv_bfloat16>, scan_of<square, __nv_bfloat16>, scan_of<widest, __half>) {
+  device_scan<Case> f{2, Case::shape.headdim == 128 ? 100 : 197};
+  f.check();
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: up to 256 tokens equal double", Case, scan_of<few, __nv_bfloat16>,
+                   scan_of<least, __half>) {
+  for (int const length : {209, 225, 256}) {
+    CAPTURE(length);
+    device_scan<Case> f{1, length};
+    f.check();
+  }
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: heads that forget nothing, and heads that forget at once", Case,
+                   scan_of<few, __nv_bfloat16>, scan_of<square, __half>) {
+  check_extreme_decays<Case>(197);
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: no step is no gradient but that of D and of the step itself", Case,
+                   scan_of<least, __nv_bfloat16>) {
+  check_no_steps<Case>(50);
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: a slow decay's gradient keeps its digits", Case,
+                   scan_of<few, __nv_bfloat16>) {
+  check_slow_decay<Case>(197);
+}
+
+TEST_CASE("cuda ssd_backward_quadratic: every set of sequences has its own A and D") {
+  check_sets<scan_of<least, __nv_bfloat16>>(20);
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: two runs give the same bits, also with one unit in memory at a time",
+                   Case, scan_of<few, __nv_bfloat16>, scan_of<sliced, __half>) {
+  check_same_bits<Case>(197, 163 << 10);
+}
+
+TEST_CASE("cuda ssd_backward_quadratic: no sequences are no work") {
+  device_scan<scan_of<least, __nv_bfloat16>> f{1, 7};
+  auto p = f.operands();
+  p.sequences = 0;
+  f.launch(p);
+  CHECK(untouched(f.out.read()));
+  CHECK(untouched(f.ddt.read()));
+}
+
+TEST_CASE("cuda ssd_backward_quadratic: calls that do not fit are left to another form") {
+  using cuda::detail::ssd_backward_quadratic;
+  using form = ssd_backward_quadratic<tiny, __nv_bfloat16>;
+  device_scan<scan_of<tiny, __nv_bfloat16>> f{1, 197};
+  cuda::context<> ctx;
+  auto const fits = [&](auto const& change) {
+    auto p = f.operands();
+    change(p);
+    return form::fits(p, ctx.device());
+  };
+  CHECK_FALSE(fits([](auto& p) { p.length = 257; }));
+  CHECK_FALSE(fits([](auto& p) { ++p.x; }));
+  CHECK_FALSE(fits([](auto& p) { ++p.db_stride; }));
+  auto small = ctx.device();
+  small.shared_per_block = 99 << 10;
+  CHECK_FALSE(form::fits(f.operands(), small));
+  auto p = f.operands();
+  p.length = 128;
+  CHECK(form::fits(p, small));
+  small.shared_per_block = 163 << 10;
+  CHECK(form::fits(f.operands(), small));
+  CHECK(ssd_backward_quadratic<tiny, __half>::possible);
+  CHECK_FALSE(ssd_backward_quadratic<tiny, float>::possible);
+  CHECK_FALSE(ssd_backward_quadratic<one_group, __nv_bfloat16>::possible);
+}
