@@ -103,7 +103,7 @@ template <class Tr>
 __device__ inline void fill_state(typename Tr::element const* sequence, direction_slices<Tr> const& at,
                                   mixer_direction_pointers const& p, mixer_core_layout<Tr> const& lay, int group,
                                   int start, int length, unsigned char* shared) {
-  constexpr int V = 4, S = 4, quads = 2 * Tr::state / V, runs = Tr::threads / quads;
+  constexpr int V = 4, S = Tr::carries ? 8 : 4, quads = 2 * Tr::state / V, runs = Tr::threads / quads;
   int const quad = int(threadIdx.x) % quads, run = int(threadIdx.x) / quads;
   if (run >= runs) return;
   int const channel = quad * V % Tr::state;

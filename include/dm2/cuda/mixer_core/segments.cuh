@@ -96,7 +96,7 @@ __device__ inline void update_carried(carried_state<Tr>& s, int m, unit_operands
   std::uint32_t const b =
       shared_address(shared) + std::uint32_t(lay.b + state_offset<Tr>(lane % 8 + lane / 16 * 8, 2 * m + lane / 8 % 2));
   unsigned char const* const factors = shared + lay.factors + 2 * lay.tokens;
-#pragma unroll 1
+#pragma unroll 2
   for (int c = 0; c < lay.tokens / 16; ++c) {
     std::uint32_t a[4];
     load_matrix_transposed(a, b + std::uint32_t(c * 16 * Tr::state_bytes));
@@ -177,6 +177,8 @@ __device__ inline void prepare_segment(mixer_segment<Tr, Output> const& k, mixer
 template <class Tr>
 __device__ inline void scan_rows(mixer_segment<Tr, true> const& k, mixer_core_layout<Tr> const& lay, int r, int unit,
                                  std::uint32_t const (&c)[Tr::state / 16][4], float const* cum, float (&sums)[2]) {
+  int const tile = k.start / 16 + r;
+  gate_rows<Tr> const gate{tile, k.at(), unit, k.sequence(), k.p.length};  // on its way during the products
   unit_operands<Tr> const in{r, lay, k.shared};
   float acc[Tr::words][4] = {};
   if (k.enters()) {
@@ -185,8 +187,6 @@ __device__ inline void scan_rows(mixer_segment<Tr, true> const& k, mixer_core_la
   }
   scan_before<Tr>(acc, r / 4, in, cum, k.shared + lay.factors);
   scan_own<Tr>(acc, r, in, cum, cum + lay.tokens, k.parameters().d[k.at().head(unit / Tr::per_head)]);
-  int const tile = k.start / 16 + r;
-  gate_rows<Tr> const gate{tile, k.at(), unit, k.sequence(), k.p.length};
   gate.write(acc, tile, k.at(), k.second, unit, k.first_row(), k.p, sums);
 }
 
@@ -245,7 +245,7 @@ __device__ inline void run_segment(mixer_segment<Tr, Output> const& k, mixer_cor
     wait_copies<0>();
     __syncthreads();
     if (places) place_carried<Tr>(s, k.tile(), lay, k.shared);
-    fill_factors<Tr>(thread, lay, cum, cum + lay.tokens, k.shared);
+    fill_factors<Tr>(Tr::threads - 1 - thread, lay, cum, cum + lay.tokens, k.shared);  // the last warps convolve least
     fill_unit<Tr>(thread, own, taps, lay, cum, cum + lay.tokens, k.shared);
     __syncthreads();
     if (unit + 1 < k.end) stage(unit + 1);
