@@ -45,7 +45,7 @@ struct mixer_core_traits {
 };
 
 /// Bytes of shared memory: where things lie, for n tiles of 16 tokens. A block that carries a state keeps B, and has the
-/// state's rows and factors of the tokens instead of scaled x; its C goes to registers before scores and x take its place.
+/// state and factors of the tokens instead of scaled x; its C goes to registers before scores and x take its place.
 template <class Tr>
 struct mixer_core_layout {
   int tokens, scores, c, b, x, scaled, raw, state, vectors, factors, bytes;
@@ -58,7 +58,8 @@ struct mixer_core_layout {
       c = 0, x = scaled = triangle;
       raw = x + tokens * Tr::pitch;
       state = raw + (tokens + Tr::before) * Tr::columns * 2;
-      b = state + Tr::state * Tr::pitch > rows ? state + Tr::state * Tr::pitch : rows;
+      int const end = state + Tr::state * Tr::columns * 2;
+      b = end > rows ? end : rows;
       vectors = b + rows;
       factors = vectors + 4 * tokens * int(sizeof(float));
       bytes = factors + 2 * tokens * 2;
@@ -99,13 +100,13 @@ struct mixer_core_scratch {
   using traits = mixer_core_traits<T, M>;
   float* squares;  ///< [rows, 2, units]
   float* decays;   ///< as in mixer_core_arguments
-  float4* states;  ///< what mixer_core_states() says; the network's plan leaves them to the scratch of each call
+  uint4* states;   ///< what mixer_core_states() says; the network's plan leaves them to the scratch of each call
 
   mixer_core_scratch(arena& a, std::size_t rows, int length, std::size_t carried = 0) {
     std::size_t const sequences = rows / std::size_t(length);
     squares = a.take<float>(rows * 2 * traits::units);
     decays = a.take<float>(sequences * 2 * traits::heads * 2 * std::size_t((length + 15) / 16 * 16));
-    states = a.take<float4>(carried);
+    states = a.take<uint4>(carried);
   }
 };
 

@@ -5,8 +5,9 @@
 /// tokens everything is as in the kernel for short sequences (mixer_core/tensor.cuh), with two products more:
 ///     y_i += exp(c_i) C_i s               rows of C stay in a warp's registers, s is read as x is
 ///     s' = exp(c_last) s + sum_j dt_j exp(c_last - c_j) B_j x_j^T     a warp has 16 states of all columns
-/// Units run inside a segment, since they share B, C and the scores, so the states of all of them wait between segments: in
-/// float, in memory that only the threads that wrote it read. Scaled x, which the kernel for short sequences keeps beside
+/// Units run inside a segment, since they share B, C and the scores, so the states of all of them wait between segments, in
+/// memory that the L2 cache holds: rounded, as the product with C takes them. In float they were 52 MB for Tiny, more than
+/// the cache, and 257 tokens took 498 us where 256 took 359. Scaled x, which the kernel for short sequences keeps beside
 /// x, is made by scaling scores instead: its place is B's, and two blocks still fit on a multiprocessor.
 ///
 /// Blocks stay on their multiprocessors and go from sequence to sequence, so that the states in memory are few. Where
@@ -27,47 +28,61 @@ struct mixer_segment_traits : mixer_core_traits<T, M> {
   using base = mixer_core_traits<T, M>;
   static constexpr bool carries = true;
   static constexpr int warps = 8, threads = 32 * warps, most_tiles = warps;
-  static constexpr int state_tiles = base::state / 16, words = 2 * base::column_groups;
-  static constexpr int unit_vectors = base::state * base::columns / 4;  ///< float4 of a unit's state in memory
+  static constexpr int state_tiles = base::state / 16;
+  static constexpr int unit_vectors = base::state * base::columns / 8;  ///< 16 bytes each, of a unit's state in memory
   static_assert(state_tiles <= warps);
 };
 
 template <class T>
 struct mixer_segment_arguments {
   mixer_core_arguments<T> core;
-  float4*
-      memory;  ///< [gridDim.x, block_vectors]: a block's states [units_per_block, state tiles, words, 32], its decays
+  uint4* memory;  ///< [gridDim.x, block_vectors]: a block's states [units_per_block, unit_vectors], its decays
   int sequences, segment_tiles, block_vectors;
   int runs, run_tokens;  ///< of a sequence; whole segments
-  float4* ends;          ///< [sequences, 2, units, runs, unit_vectors]: what runs leave, then what they begin with
+  uint4* ends;           ///< [sequences, 2, units, runs, unit_vectors]: what runs leave, then what they begin with
   float* totals;         ///< [sequences, 2, units, runs], log2 of what a run leaves of the state before it
 };
 
-/// What a warp carries from segment to segment: 16 states of all columns of a unit, as the accumulators of a product.
+/// What a warp carries from segment to segment, 16 states of all columns of a unit, as the accumulators of a product: of the
+/// 16 columns of each group rows g and g + 8, of the states two times 8. Rounded, they are B fragments as they are:
+/// [state tiles, column groups, 32] of 16 bytes, in memory and in shared memory.
 template <class Tr>
-using carried_state = float[Tr::words][4];
+using carried_state = float[Tr::column_groups][2][4];
 
+/// The warp's tile of the state, `from` this lane's part, times `decay`.
 template <class Tr>
-__device__ inline void load_carried(carried_state<Tr>& s, float4 const* from) {
+__device__ inline void load_carried(carried_state<Tr>& s, uint4 const* from, float decay) {
+  using T = typename Tr::element;
 #pragma unroll
-  for (int n = 0; n < Tr::words; ++n) {
-    float4 const v = from[n * 32];
-    s[n][0] = v.x, s[n][1] = v.y, s[n][2] = v.z, s[n][3] = v.w;
+  for (int m = 0; m < Tr::column_groups; ++m) {
+    uint4 const v = from[m * 32];
+    float2 const a = unpack<T>(v.x), b = unpack<T>(v.y), c = unpack<T>(v.z), d = unpack<T>(v.w);
+    s[m][0][0] = decay * a.x, s[m][0][1] = decay * a.y, s[m][0][2] = decay * c.x, s[m][0][3] = decay * c.y;
+    s[m][1][0] = decay * b.x, s[m][1][1] = decay * b.y, s[m][1][2] = decay * d.x, s[m][1][3] = decay * d.y;
   }
 }
 
-/// State tile m, rounded, to shared memory, whose rows are states as those of x are tokens.
 template <class Tr>
-__device__ inline void place_carried(carried_state<Tr> const& s, int m, mixer_core_layout<Tr> const& lay,
-                                     unsigned char* shared) {
+__device__ inline void store_carried(carried_state<Tr> const& s, uint4* to) {
   using T = typename Tr::element;
-  int const lane = thread_here() % 32;
-  unsigned char* const to = shared + lay.state + (m * 16 + lane / 4) * Tr::pitch + lane % 4 * 4;
 #pragma unroll
-  for (int n = 0; n < Tr::words; ++n) {
-    *reinterpret_cast<std::uint32_t*>(to + n * 16) = pack<T>(s[n][0], s[n][1]);
-    *reinterpret_cast<std::uint32_t*>(to + n * 16 + 8 * Tr::pitch) = pack<T>(s[n][2], s[n][3]);
+  for (int m = 0; m < Tr::column_groups; ++m) {
+    auto const &low = s[m][0], &high = s[m][1];
+    to[m * 32] = {pack<T>(low[0], low[1]), pack<T>(high[0], high[1]), pack<T>(low[2], low[3]),
+                  pack<T>(high[2], high[3])};
   }
+}
+
+/// Starts the copy of a unit's state to shared memory.
+template <class Tr>
+__device__ inline void stage_carried(int thread, uint4 const* from, mixer_core_layout<Tr> const& lay,
+                                     unsigned char* shared) {
+  std::uint32_t const to = shared_address(shared + lay.state);
+#pragma unroll
+  for (int i = 0; i < Tr::unit_vectors; i += Tr::threads)
+    if (Tr::unit_vectors % Tr::threads == 0 || i + thread < Tr::unit_vectors)
+      copy_async(to + std::uint32_t((i + thread) * 16), from + i + thread);
+  commit_copies();
 }
 
 /// Factors of the segment's tokens, rounded, in pairs: dt_j times the decay from j to the end of its block of 64 tokens, and
@@ -84,25 +99,47 @@ __device__ inline void fill_factors(int thread, mixer_core_layout<Tr> const& lay
   to[lay.tokens / 2] = pack<T>(exp2_fast(last - from.x), exp2_fast(last - from.y));
 }
 
-/// State tile m at the segment's end, from that at its start.
+/// s += sum over the segment's tokens of B_j x_j^T, decayed to its end: state tile m.
 template <class Tr>
-__device__ inline void update_carried(carried_state<Tr>& s, int m, unit_operands<Tr> const& in,
-                                      mixer_core_layout<Tr> const& lay, float decay, unsigned char const* shared) {
+__device__ inline void update_carried(carried_state<Tr>& s, int m, mixer_core_layout<Tr> const& lay,
+                                      unsigned char const* shared) {
+  using T = typename Tr::element;
   int const lane = thread_here() % 32;
-#pragma unroll
-  for (int n = 0; n < Tr::words; ++n)
-#pragma unroll
-    for (int e = 0; e < 4; ++e) s[n][e] *= decay;
+  std::uint32_t const x =
+      shared_address(shared) + std::uint32_t(lay.x + (lane % 8 + lane / 16 * 8) * Tr::pitch + lane / 8 % 2 * 16);
   std::uint32_t const b =
-      shared_address(shared) + std::uint32_t(lay.b + state_offset<Tr>(lane % 8 + lane / 16 * 8, 2 * m + lane / 8 % 2));
-  unsigned char const* const factors = shared + lay.factors + 2 * lay.tokens;
+      shared_address(shared) + std::uint32_t(lay.b + state_offset<Tr>(lane % 16, 2 * m + lane / 16));
+  std::uint32_t const* const factors =
+      reinterpret_cast<std::uint32_t const*>(shared + lay.factors + 2 * lay.tokens) + lane % 4;
 #pragma unroll 2
   for (int c = 0; c < lay.tokens / 16; ++c) {
-    std::uint32_t a[4];
-    load_matrix_transposed(a, b + std::uint32_t(c * 16 * Tr::state_bytes));
-    scale_columns<Tr>(a, c, factors);
-    in.multiply_tile(s, a, in.x, c);
+    std::uint32_t v[4];
+    load_matrix_transposed(v, b + std::uint32_t(c * 16 * Tr::state_bytes));
+    std::uint32_t const low = factors[c * 8], high = factors[c * 8 + 4];
+    v[0] = multiply_pairs<T>(v[0], low), v[1] = multiply_pairs<T>(v[1], high);
+    v[2] = multiply_pairs<T>(v[2], low), v[3] = multiply_pairs<T>(v[3], high);
+#pragma unroll
+    for (int n = 0; n < Tr::column_groups; ++n) {
+      std::uint32_t a[4];
+      load_matrix_transposed(a, x + std::uint32_t(c * 16 * Tr::pitch + n * 32));
+      mma<T>(s[n][0], a, v[0], v[1]);
+      mma<T>(s[n][1], a, v[2], v[3]);
+    }
   }
+}
+
+/// acc += C times the state that enters, decayed to the segment's start; `c` is the warp's rows of C.
+template <class Tr>
+__device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], std::uint32_t const (&c)[Tr::state / 16][4],
+                                    mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
+  uint4 const* const state = reinterpret_cast<uint4 const*>(shared + lay.state) + thread_here() % 32;
+#pragma unroll
+  for (int i = 0; i < Tr::state / 16; ++i)
+#pragma unroll
+    for (int n = 0; n < Tr::column_groups; ++n) {
+      uint4 const v = state[(i * Tr::column_groups + n) * 32];
+      unit_operands<Tr>::multiply(acc, c[i], {v.x, v.y, v.z, v.w}, n);
+    }
 }
 
 /// One block's place in the work, and the segment that it is at. Without Output, a run's last state is all that it makes.
@@ -131,7 +168,7 @@ struct mixer_segment {
   [[nodiscard]] __device__ mixer_direction_pointers const& parameters() const { return p.direction[second]; }
   /// The warp's tile of a unit's state; none from state_tiles on. The warp with the longest rows has the last one.
   [[nodiscard]] __device__ static int tile() { return Tr::warps - 1 - int(threadIdx.x) / 32; }
-  [[nodiscard]] __device__ float4* own() const { return all.memory + blockIdx.x * std::size_t(all.block_vectors); }
+  [[nodiscard]] __device__ uint4* own() const { return all.memory + blockIdx.x * std::size_t(all.block_vectors); }
   /// The decays of a unit's head, in a segment of so many tokens.
   [[nodiscard]] __device__ float* decays(int unit, int tokens) const {
     return reinterpret_cast<float*>(own() + p.units_per_block * Tr::unit_vectors) +
@@ -140,10 +177,9 @@ struct mixer_segment {
   [[nodiscard]] __device__ std::size_t place(int unit) const {
     return (index * Tr::units + std::size_t(unit)) * std::size_t(all.runs) + std::size_t(run);
   }
-  /// Where this lane's part of its warp's tile of the state between two segments, or runs, is.
-  [[nodiscard]] __device__ float4* state(int unit, bool between_runs) const {
-    return (between_runs ? all.ends + place(unit) * Tr::unit_vectors : own() + (unit - begin) * Tr::unit_vectors) +
-           tile() * Tr::words * 32 + int(threadIdx.x) % 32;
+  /// Where a unit's state between two segments, or runs, is.
+  [[nodiscard]] __device__ uint4* state(int unit, bool between_runs) const {
+    return between_runs ? all.ends + place(unit) * Tr::unit_vectors : own() + (unit - begin) * Tr::unit_vectors;
   }
   /// Whether a state enters the segment, and whether one is to leave it.
   [[nodiscard]] __device__ bool enters() const { return start > first || (Output && run > 0); }
@@ -180,11 +216,8 @@ __device__ inline void scan_rows(mixer_segment<Tr, true> const& k, mixer_core_la
   int const tile = k.start / 16 + r;
   gate_rows<Tr> const gate{tile, k.at(), unit, k.sequence(), k.p.length};  // on its way during the products
   unit_operands<Tr> const in{r, lay, k.shared};
-  float acc[Tr::words][4] = {};
-  if (k.enters()) {
-#pragma unroll
-    for (int i = 0; i < Tr::state / 16; ++i) in.multiply_tile(acc, c[i], in.state, i);
-  }
+  float acc[2 * Tr::column_groups][4] = {};
+  if (k.enters()) scan_carried<Tr>(acc, c, lay, k.shared);
   scan_before<Tr>(acc, r / 4, in, cum, k.shared + lay.factors);
   scan_own<Tr>(acc, r, in, cum, cum + lay.tokens, k.parameters().d[k.at().head(unit / Tr::per_head)]);
   gate.write(acc, tile, k.at(), k.second, unit, k.first_row(), k.p, sums);
@@ -194,13 +227,12 @@ __device__ inline void scan_rows(mixer_segment<Tr, true> const& k, mixer_core_la
 template <class Tr, bool Output>
 __device__ inline void carry_state(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int unit,
                                    float const* cum) {
-  carried_state<Tr> s = {};
-  if (k.enters()) load_carried<Tr>(s, k.state(unit, k.start == k.first));
   float const total = cum[lay.tokens - 1];
-  update_carried<Tr>(s, k.tile(), unit_operands<Tr>{0, lay, k.shared}, lay, exp2_fast(total), k.shared);
-  float4* const to = k.state(unit, !Output && k.start + lay.tokens >= k.stop);
-#pragma unroll
-  for (int n = 0; n < Tr::words; ++n) to[n * 32] = {s[n][0], s[n][1], s[n][2], s[n][3]};
+  int const part = k.tile() * Tr::column_groups * 32 + thread_here() % 32;
+  carried_state<Tr> s = {};
+  if (k.enters()) load_carried<Tr>(s, reinterpret_cast<uint4 const*>(k.shared + lay.state) + part, exp2_fast(total));
+  update_carried<Tr>(s, k.tile(), lay, k.shared);
+  store_carried<Tr>(s, k.state(unit, !Output && k.start + lay.tokens >= k.stop) + part);
   if (!Output && k.tile() == 0 && threadIdx.x % 32 == 0)
     k.all.totals[k.place(unit)] = (k.start > k.first ? k.all.totals[k.place(unit)] : 0.f) + total;
 }
@@ -239,14 +271,12 @@ __device__ inline void run_segment(mixer_segment<Tr, Output> const& k, mixer_cor
     unit_columns<Tr> const own{thread};
     channel_taps<Tr> const taps{k.at(), k.at().conv_channel(k.at().x(), unit * Tr::width + own.first), own.gap,
                                 k.parameters()};
-    bool const places = Output && k.enters() && k.tile() < Tr::state_tiles;
-    carried_state<Tr> s = {};
-    if (places) load_carried<Tr>(s, k.state(unit, k.start == k.first));
     wait_copies<0>();
     __syncthreads();
-    if (places) place_carried<Tr>(s, k.tile(), lay, k.shared);
+    if (k.enters()) stage_carried<Tr>(thread, k.state(unit, k.start == k.first), lay, k.shared);
     fill_factors<Tr>(Tr::threads - 1 - thread, lay, cum, cum + lay.tokens, k.shared);  // the last warps convolve least
     fill_unit<Tr>(thread, own, taps, lay, cum, cum + lay.tokens, k.shared);
+    wait_copies<0>();
     __syncthreads();
     if (unit + 1 < k.end) stage(unit + 1);
     if constexpr (Output) {
@@ -276,21 +306,28 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   }
 }
 
-/// From what each run leaves of a state from zero, the state that each begins with, in place. Thread: four numbers of a
+/// From what each run leaves of a state from zero, the state that each begins with, in place. Thread: eight numbers of a
 /// unit's state.
 template <class Tr>
-__global__ void __launch_bounds__(64) mixer_runs_kernel(float4* ends, float const* totals, int runs) {
-  float4* const at =
-      ends + std::size_t(blockIdx.y) * std::size_t(runs) * Tr::unit_vectors + blockIdx.x * 64 + threadIdx.x;
+__global__ void __launch_bounds__(32) mixer_runs_kernel(uint4* ends, float const* totals, int runs) {
+  using T = typename Tr::element;
+  uint4* const at =
+      ends + std::size_t(blockIdx.y) * std::size_t(runs) * Tr::unit_vectors + blockIdx.x * 32 + threadIdx.x;
   totals += std::size_t(blockIdx.y) * std::size_t(runs);
-  float4 state{0, 0, 0, 0};
+  float2 state[4]{};
 #pragma unroll 4
   for (int run = 0; run < runs; ++run) {
     bool const last = run + 1 == runs;  // it has left none
-    float4 const v = last ? float4{0, 0, 0, 0} : at[std::size_t(run) * Tr::unit_vectors];
+    uint4 const v = last ? uint4{} : at[std::size_t(run) * Tr::unit_vectors];
     float const d = last ? 0.f : exp2_fast(totals[run]);
-    at[std::size_t(run) * Tr::unit_vectors] = state;
-    state = {fmaf(state.x, d, v.x), fmaf(state.y, d, v.y), fmaf(state.z, d, v.z), fmaf(state.w, d, v.w)};
+    at[std::size_t(run) * Tr::unit_vectors] = {pack<T>(state[0].x, state[0].y), pack<T>(state[1].x, state[1].y),
+                                               pack<T>(state[2].x, state[2].y), pack<T>(state[3].x, state[3].y)};
+    std::uint32_t const word[4]{v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float2 const left = unpack<T>(word[i]);
+      state[i] = {fmaf(state[i].x, d, left.x), fmaf(state[i].y, d, left.y)};
+    }
   }
 }
 
@@ -327,7 +364,7 @@ struct mixer_segment_plan {
   int runs, run_tokens;  ///< of a sequence
   unsigned walks;        ///< of all sequences, a run of some units each
   unsigned blocks;       ///< no more than the device holds
-  int block_vectors;     ///< float4 of scratch of a block
+  int block_vectors;     ///< of scratch of a block, 16 bytes each
   std::size_t ends;      ///< states between runs
 
   mixer_segment_plan(device_properties const& device, int sequences, int length)
@@ -343,7 +380,7 @@ struct mixer_segment_plan {
     block_vectors = take * traits::unit_vectors + std::max(1, take / traits::per_head) * 2 * 16 * tiles / 4;
     ends = runs == 1 ? 0 : std::size_t(sequences) * 2 * traits::units * std::size_t(runs);
   }
-  /// float4 of scratch: the blocks', the ends, and their decays.
+  /// Vectors of scratch: the blocks', the ends, and their decays.
   [[nodiscard]] std::size_t states() const {
     return std::size_t(blocks) * std::size_t(block_vectors) + ends * traits::unit_vectors + (ends + 3) / 4;
   }
@@ -356,7 +393,7 @@ bool mixer_core_segments(context<P>& ctx, mixer_segment_plan<element<P>, M> cons
                          mixer_parameters<M, float const, space::device> const& p, element<P>* g,
                          mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   using Tr = mixer_segment_traits<element<P>, M>;
-  float4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
+  uint4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
   float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);
   mixer_segment_arguments<element<P>> const arguments{
       mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
@@ -376,7 +413,7 @@ bool mixer_core_segments(context<P>& ctx, mixer_segment_plan<element<P>, M> cons
     walk(mixer_segments_kernel<Tr, false>,
          std::min(plan.blocks, plan.walks / unsigned(plan.runs) * unsigned(plan.runs - 1)));
     launch("mixer_core: states of runs", mixer_runs_kernel<Tr>,
-           {dim3(Tr::unit_vectors / 64, unsigned(2 * Tr::units * sequences)), 64}, ctx.stream(), ends, totals,
+           {dim3(Tr::unit_vectors / 32, unsigned(2 * Tr::units * sequences)), 32}, ctx.stream(), ends, totals,
            plan.runs);
   }
   walk(mixer_segments_kernel<Tr, true>, plan.blocks);
@@ -389,8 +426,8 @@ bool mixer_core_fits(device_properties const& device, int length) {
   return mixer_core_whole_fits<T, M>(device, length) || mixer_core_segments_fits<T, M>(device);
 }
 
-/// float4 of scratch that the fused kernels for these sizes carry states in: for Tiny 25 KB a head and block, 52 MB on 132
-/// multiprocessors; none for sequences in one segment.
+/// 16 bytes each, of scratch that the fused kernels for these sizes carry states in: for Tiny 12 KB a head and block, 27 MB
+/// on 132 multiprocessors; none for sequences in one segment.
 template <class T, mixer_shape M>
 std::size_t mixer_core_states(device_properties const& device, int sequences, int length) {
   if (mixer_core_whole_fits<T, M>(device, length)) return 0;

@@ -39,7 +39,6 @@ struct unit_operands {
   static constexpr int G = Tr::column_groups;
   unsigned char const* scores;  ///< the warp's row of tiles, this lane's part
   std::uint32_t x, scaled;      ///< this lane's place in the first tile
-  std::uint32_t state = 0;      ///< the same, of the state that is carried
 
   __device__ unit_operands(int r, mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
     int const lane = thread_here() % 32;
@@ -47,7 +46,6 @@ struct unit_operands {
     std::uint32_t const matrix = shared_address(shared) + std::uint32_t((lane % 16) * Tr::pitch + lane / 16 * 16);
     x = matrix + std::uint32_t(lay.x);
     scaled = matrix + std::uint32_t(lay.scaled);
-    if constexpr (Tr::carries) state = matrix + std::uint32_t(lay.state);
   }
   __device__ void load_scores(std::uint32_t (&a)[4], int c) const {
     uint4 const v = *reinterpret_cast<uint4 const*>(scores + c * 512);
