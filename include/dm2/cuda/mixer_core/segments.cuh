@@ -19,6 +19,9 @@
 #include <dm2/cuda/mixer_core/tensor.cuh>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <new>
 
 namespace dm2::cuda::detail {
 
@@ -142,149 +145,169 @@ __device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], std:
     }
 }
 
-/// One block's place in the work, and the segment that it is at. Without Output, a run's last state is all that it makes.
+/// One block's place in the work, and the segment that it is at; without Output, a run's last state is all that it makes.
+/// It lies in shared memory: in registers, beside the rows of C, the compiler would spill it, and the cache that spilled
+/// numbers go through is what shared memory leaves, too small for them.
 template <class Tr, bool Output>
 struct mixer_segment {
   using T = typename Tr::element;
-  mixer_segment_arguments<T> const& all;
-  mixer_core_arguments<T> const& p;
-  unsigned char* shared;
-  int second, begin, end, run;
-  int first, stop, start;  ///< tokens: of the run, and the segment's first
-  std::size_t index;       ///< direction + 2 sequence
+  using arguments = mixer_segment_arguments<T>;
+  static constexpr int bytes = 128;  ///< of shared memory that it has
+  mixer_core_layout<Tr> lay;
+  int tiles;                    ///< of 16 tokens
+  int second, begin, end;       ///< direction and units
+  int run, first, stop, start;  ///< tokens: of the run, and the segment's first
+  unsigned index;               ///< direction + 2 sequence
 
-  __device__ mixer_segment(mixer_segment_arguments<T> const& arguments, unsigned work, unsigned char* memory)
-      : all{arguments}, p{arguments.core}, shared{memory} {
-    unsigned const sets = unsigned(Tr::units / p.units_per_block), runs = unsigned(all.runs - (Output ? 0 : 1));
-    begin = int(work % sets) * p.units_per_block, end = begin + p.units_per_block;
+  __device__ mixer_segment(arguments const& p, unsigned work, int segment) : lay{0} {
+    unsigned const sets = unsigned(Tr::units / p.core.units_per_block), runs = unsigned(p.runs - (Output ? 0 : 1));
+    begin = int(work % sets) * p.core.units_per_block, end = begin + p.core.units_per_block;
     second = int(work / sets % 2), run = int(work / sets / 2 % runs);
-    index = std::size_t(work / sets / 2 / runs) * 2 + std::size_t(second);
-    start = first = run * all.run_tokens, stop = min(first + all.run_tokens, p.length);
+    index = work / sets / 2 / runs * 2 + unsigned(second);
+    first = run * p.run_tokens, stop = min(first + p.run_tokens, p.core.length);
+    start = first + segment * 16 * p.segment_tiles;
+    tiles = min(p.segment_tiles, (stop - start + 15) / 16);
+    lay = mixer_core_layout<Tr>{tiles};
   }
   [[nodiscard]] __device__ direction_slices<Tr> at() const { return direction_slices<Tr>{second == 1}; }
   [[nodiscard]] __device__ int group() const { return Tr::groups == 1 ? 0 : begin / Tr::group_units; }
-  [[nodiscard]] __device__ std::size_t first_row() const { return index / 2 * std::size_t(p.length); }
-  [[nodiscard]] __device__ T const* sequence() const { return p.zxbcdt + first_row() * Tr::projected; }
-  [[nodiscard]] __device__ mixer_direction_pointers const& parameters() const { return p.direction[second]; }
-  /// The warp's tile of a unit's state; none from state_tiles on. The warp with the longest rows has the last one.
-  [[nodiscard]] __device__ static int tile() { return Tr::warps - 1 - int(threadIdx.x) / 32; }
-  [[nodiscard]] __device__ uint4* own() const { return all.memory + blockIdx.x * std::size_t(all.block_vectors); }
-  /// The decays of a unit's head, in a segment of so many tokens.
-  [[nodiscard]] __device__ float* decays(int unit, int tokens) const {
-    return reinterpret_cast<float*>(own() + p.units_per_block * Tr::unit_vectors) +
-           (unit / Tr::per_head - begin / Tr::per_head) * 2 * tokens;
+  [[nodiscard]] __device__ std::size_t first_row(arguments const& p) const {
+    return std::size_t(index / 2) * std::size_t(p.core.length);
   }
-  [[nodiscard]] __device__ std::size_t place(int unit) const {
-    return (index * Tr::units + std::size_t(unit)) * std::size_t(all.runs) + std::size_t(run);
+  [[nodiscard]] __device__ T const* sequence(arguments const& p) const {
+    return p.core.zxbcdt + first_row(p) * Tr::projected;
+  }
+  /// The warp's tile of a unit's state; none from state_tiles on.
+  [[nodiscard]] __device__ static int state_tile() { return Tr::warps - 1 - thread_here() / 32; }
+  /// The warp's tile of tokens, none where it is negative.
+  [[nodiscard]] __device__ int row_tile() const { return tiles - 1 - thread_here() / 32; }
+  [[nodiscard]] __device__ uint4* own(arguments const& p) const {
+    return p.memory + blockIdx.x * std::size_t(p.block_vectors);
+  }
+  /// The decays of a unit's head.
+  [[nodiscard]] __device__ float* decays(arguments const& p, int unit) const {
+    return reinterpret_cast<float*>(own(p) + p.core.units_per_block * Tr::unit_vectors) +
+           (unit / Tr::per_head - begin / Tr::per_head) * 2 * lay.tokens;
+  }
+  [[nodiscard]] __device__ std::size_t place(arguments const& p, int unit) const {
+    return (std::size_t(index) * Tr::units + std::size_t(unit)) * std::size_t(p.runs) + std::size_t(run);
   }
   /// Where a unit's state between two segments, or runs, is.
-  [[nodiscard]] __device__ uint4* state(int unit, bool between_runs) const {
-    return between_runs ? all.ends + place(unit) * Tr::unit_vectors : own() + (unit - begin) * Tr::unit_vectors;
+  [[nodiscard]] __device__ uint4* state(arguments const& p, int unit, bool between_runs) const {
+    return between_runs ? p.ends + place(p, unit) * Tr::unit_vectors : own(p) + (unit - begin) * Tr::unit_vectors;
   }
   /// Whether a state enters the segment, and whether one is to leave it.
   [[nodiscard]] __device__ bool enters() const { return start > first || (Output && run > 0); }
-  [[nodiscard]] __device__ bool leaves(int tokens) const { return !Output || start + tokens < stop; }
+  [[nodiscard]] __device__ bool leaves() const { return !Output || start + lay.tokens < stop; }
 };
 
 /// B and the scores of the segment's tokens to shared memory, their decays to memory; `c`: the warp's rows of C.
 template <class Tr, bool Output>
-__device__ inline void prepare_segment(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int r,
+__device__ inline void prepare_segment(mixer_segment_arguments<typename Tr::element> const& p,
+                                       mixer_segment<Tr, Output> const& k, unsigned char* shared,
                                        std::uint32_t (&c)[Tr::state / 16][4]) {
-  int const lane = int(threadIdx.x) % 32, length = k.p.length;
-  fill_state<Tr>(k.sequence(), k.at(), k.parameters(), lay, k.group(), k.start, length, k.shared);
+  mixer_direction_pointers const& parameters = p.core.direction[k.second];
+  fill_state<Tr>(k.sequence(p), k.at(), parameters, k.lay, k.group(), k.start, p.core.length, shared);
   if constexpr (Output) {
+    int const r = k.row_tile(), lane = int(threadIdx.x) % 32;
     __syncthreads();
     if (r >= 0) {
 #pragma unroll
       for (int i = 0; i < Tr::state / 16; ++i)
-        load_matrix(c[i], shared_address(k.shared) +
-                              std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
+        load_matrix(c[i], shared_address(shared) +
+                              std::uint32_t(k.lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
     }
     __syncthreads();
-    if (r >= 0) fill_scores<Tr>(c, r, lay, k.shared);
+    if (r >= 0) fill_scores<Tr>(c, r, k.lay, shared);
   }
   int const rank = Tr::warps - 1 - int(threadIdx.x) / 32;  // the shortest rows' warps make the decays meanwhile
-  fill_decays<Tr>(k.sequence(), k.at(), k.parameters(), rank, k.begin / Tr::per_head, (k.end - 1) / Tr::per_head,
-                  k.start, length, lay.tokens, k.decays(k.begin, lay.tokens));
+  fill_decays<Tr>(k.sequence(p), k.at(), parameters, rank, k.begin / Tr::per_head, (k.end - 1) / Tr::per_head, k.start,
+                  p.core.length, k.lay.tokens, k.decays(p, k.begin));
   __syncthreads();
 }
 
 /// y of the warp's 16 tokens of a unit, gated.
 template <class Tr>
-__device__ inline void scan_rows(mixer_segment<Tr, true> const& k, mixer_core_layout<Tr> const& lay, int r, int unit,
+__device__ inline void scan_rows(mixer_segment_arguments<typename Tr::element> const& p,
+                                 mixer_segment<Tr, true> const& k, unsigned char const* shared, int unit,
                                  std::uint32_t const (&c)[Tr::state / 16][4], float const* cum, float (&sums)[2]) {
-  int const tile = k.start / 16 + r;
-  gate_rows<Tr> const gate{tile, k.at(), unit, k.sequence(), k.p.length};  // on its way during the products
-  unit_operands<Tr> const in{r, lay, k.shared};
+  int const r = k.row_tile();
+  if (r < 0) return;
+  gate_rows<Tr> const gate{k.start / 16 + r, k.at(), unit, k.sequence(p), p.core.length};  // comes during the products
   float acc[2 * Tr::column_groups][4] = {};
-  if (k.enters()) scan_carried<Tr>(acc, c, lay, k.shared);
-  scan_before<Tr>(acc, r / 4, in, cum, k.shared + lay.factors);
-  scan_own<Tr>(acc, r, in, cum, cum + lay.tokens, k.parameters().d[k.at().head(unit / Tr::per_head)]);
-  gate.write(acc, tile, k.at(), k.second, unit, k.first_row(), k.p, sums);
+  if (k.enters()) scan_carried<Tr>(acc, c, k.lay, shared);
+  unit_operands<Tr> const in{r, k.lay, shared};
+  scan_before<Tr>(acc, r / 4, in, cum, shared + k.lay.factors);
+  scan_own<Tr>(acc, r, in, cum, cum + k.lay.tokens, p.core.direction[k.second].d[k.at().head(unit / Tr::per_head)]);
+  gate.write(acc, k.start / 16 + k.row_tile(), k.at(), k.second, unit, k.first_row(p), p.core, sums);
 }
 
 /// The warp's tile of a unit's state, from the segment's start to its end.
 template <class Tr, bool Output>
-__device__ inline void carry_state(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int unit,
+__device__ inline void carry_state(mixer_segment_arguments<typename Tr::element> const& p,
+                                   mixer_segment<Tr, Output> const& k, unsigned char const* shared, int unit,
                                    float const* cum) {
-  float const total = cum[lay.tokens - 1];
-  int const part = k.tile() * Tr::column_groups * 32 + thread_here() % 32;
+  int const tile = k.state_tile();
+  if (tile >= Tr::state_tiles || !k.leaves()) return;
+  float const total = cum[k.lay.tokens - 1];
+  int const part = tile * Tr::column_groups * 32 + thread_here() % 32;
   carried_state<Tr> s = {};
-  if (k.enters()) load_carried<Tr>(s, reinterpret_cast<uint4 const*>(k.shared + lay.state) + part, exp2_fast(total));
-  update_carried<Tr>(s, k.tile(), lay, k.shared);
-  store_carried<Tr>(s, k.state(unit, !Output && k.start + lay.tokens >= k.stop) + part);
-  if (!Output && k.tile() == 0 && threadIdx.x % 32 == 0)
-    k.all.totals[k.place(unit)] = (k.start > k.first ? k.all.totals[k.place(unit)] : 0.f) + total;
+  if (k.enters()) load_carried<Tr>(s, reinterpret_cast<uint4 const*>(shared + k.lay.state) + part, exp2_fast(total));
+  update_carried<Tr>(s, tile, k.lay, shared);
+  store_carried<Tr>(s, k.state(p, unit, !Output && k.start + k.lay.tokens >= k.stop) + part);
+  if (!Output && part == 0) {
+    float* const to = p.totals + k.place(p, unit);
+    *to = (k.start > k.first ? *to : 0.f) + total;
+  }
 }
 
 /// What norms the segment's rows, or the rows normed; `vectors` is free shared memory once all warps are here.
 template <class Tr>
-__device__ inline void norm_segment(mixer_segment<Tr, true> const& k, mixer_core_layout<Tr> const& lay, int r,
-                                    float (&sums)[2], float* vectors) {
-  bool const finish = k.p.finish;
+__device__ inline void norm_segment(mixer_segment_arguments<typename Tr::element> const& p,
+                                    mixer_segment<Tr, true> const& k, float (&sums)[2], float* vectors) {
+  bool const finish = p.core.finish;
+  int const r = k.row_tile();
   if (finish) __syncthreads();
   if (r >= 0)
-    write_sums<Tr>(sums, k.start / 16 + r, k.at(), k.second, k.begin, k.end, k.first_row(), k.p, k.start,
+    write_sums<Tr>(sums, k.start / 16 + r, k.at(), k.second, k.begin, k.end, k.first_row(p), p.core, k.start,
                    finish ? vectors : nullptr);
   if (!finish) return;
   __syncthreads();
-  finish_rows<Tr>(k.p, k.at(), k.first_row(), k.second, k.group(), k.start, min(lay.tokens, k.p.length - k.start),
-                  vectors);
+  finish_rows<Tr>(p.core, k.at(), k.first_row(p), k.second, k.group(), k.start,
+                  min(k.lay.tokens, p.core.length - k.start), vectors);
 }
 
-/// All units of the segment, `tiles` tiles of which are tokens.
+/// All units of the segment.
 template <class Tr, bool Output>
-__device__ inline void run_segment(mixer_segment<Tr, Output> const& k, mixer_core_layout<Tr> const& lay, int tiles) {
-  int const r = tiles - 1 - int(threadIdx.x) / 32;
-  float* const vectors = reinterpret_cast<float*>(k.shared + lay.vectors);
+__device__ inline void run_segment(mixer_segment_arguments<typename Tr::element> const& p,
+                                   mixer_segment<Tr, Output> const& k, unsigned char* shared) {
   std::uint32_t c[Tr::state / 16][4];
-  prepare_segment(k, lay, r, c);
+  prepare_segment(p, k, shared, c);
   auto const stage = [&](int unit) {
-    stage_unit<Tr>(k.sequence(), k.at(), lay, unit, k.start, k.p.length, k.decays(unit, lay.tokens), k.shared);
+    stage_unit<Tr>(k.sequence(p), k.at(), k.lay, unit, k.start, p.core.length, k.decays(p, unit), shared);
   };
   stage(k.begin);
   float sums[2] = {};
 #pragma unroll 1
   for (int unit = k.begin; unit < k.end; ++unit) {
-    float const* const cum = vectors + unit % 2 * 2 * lay.tokens;
+    float const* const cum = reinterpret_cast<float*>(shared + k.lay.vectors) + unit % 2 * 2 * k.lay.tokens;
     int const thread = thread_here();
     unit_columns<Tr> const own{thread};
     channel_taps<Tr> const taps{k.at(), k.at().conv_channel(k.at().x(), unit * Tr::width + own.first), own.gap,
-                                k.parameters()};
+                                p.core.direction[k.second]};
     wait_copies<0>();
     __syncthreads();
-    if (k.enters()) stage_carried<Tr>(thread, k.state(unit, k.start == k.first), lay, k.shared);
-    fill_factors<Tr>(Tr::threads - 1 - thread, lay, cum, cum + lay.tokens, k.shared);  // the last warps convolve least
-    fill_unit<Tr>(thread, own, taps, lay, cum, cum + lay.tokens, k.shared);
+    if (k.enters()) stage_carried<Tr>(thread, k.state(p, unit, k.start == k.first), k.lay, shared);
+    fill_factors<Tr>(Tr::threads - 1 - thread, k.lay, cum, cum + k.lay.tokens,
+                     shared);  // the last warps convolve least
+    fill_unit<Tr>(thread, own, taps, k.lay, cum, cum + k.lay.tokens, shared);
     wait_copies<0>();
     __syncthreads();
     if (unit + 1 < k.end) stage(unit + 1);
-    if constexpr (Output) {
-      if (r >= 0) scan_rows(k, lay, r, unit, c, cum, sums);
-    }
-    if (k.tile() < Tr::state_tiles && k.leaves(lay.tokens)) carry_state(k, lay, unit, cum);
+    if constexpr (Output) scan_rows(p, k, shared, unit, c, cum, sums);
+    carry_state(p, k, shared, unit, cum);
   }
-  if constexpr (Output) norm_segment(k, lay, r, sums, vectors);
+  if constexpr (Output) norm_segment(p, k, sums, reinterpret_cast<float*>(shared + k.lay.vectors));
 }
 
 /// Work: unit set of all groups + unit sets (direction + 2 (run + runs sequence)). Output: g. Else what the runs but the
@@ -292,17 +315,22 @@ __device__ inline void run_segment(mixer_segment<Tr, Output> const& k, mixer_cor
 template <class Tr, bool Output>
 __global__ void __launch_bounds__(Tr::threads, 2)
     mixer_segments_kernel(__grid_constant__ mixer_segment_arguments<typename Tr::element> const p) {
+  using segment_type = mixer_segment<Tr, Output>;
+  static_assert(sizeof(segment_type) <= segment_type::bytes);
+  unsigned char* const shared = dynamic_shared();
+  segment_type* const k = reinterpret_cast<segment_type*>(shared);
   unsigned const runs = unsigned(p.runs - (Output ? 0 : 1));
   unsigned const count = unsigned(Tr::units / p.core.units_per_block) * 2u * runs * unsigned(p.sequences);
 #pragma unroll 1
   for (unsigned work = blockIdx.x; work < count; work += gridDim.x) {
-    mixer_segment<Tr, Output> k{p, work, dynamic_shared()};
-#pragma unroll 1
-    for (; k.start < k.stop; k.start += 16 * p.segment_tiles) {
+    int segment = 0;
+    do {
       __syncthreads();  // the segment ahead is done with
-      int const tiles = min(p.segment_tiles, (k.stop - k.start + 15) / 16);
-      run_segment(k, mixer_core_layout<Tr>{tiles}, tiles);
-    }
+      if (threadIdx.x == 0) new (k) segment_type{p, work, segment};
+      __syncthreads();
+      run_segment(p, *k, shared + segment_type::bytes);
+      ++segment;
+    } while (k->start + 16 * p.segment_tiles < k->stop);
   }
 }
 
@@ -331,6 +359,12 @@ __global__ void __launch_bounds__(32) mixer_runs_kernel(uint4* ends, float const
   }
 }
 
+/// Shared memory of a block whose segments have n tiles of 16 tokens.
+template <class Tr>
+int mixer_segment_bytes(int n) {
+  return mixer_segment<Tr, true>::bytes + mixer_core_layout<Tr>{n}.bytes;
+}
+
 /// Tiles of 16 tokens that a segment of sequences of `length` tokens has on this device: few enough for two blocks a
 /// multiprocessor, unless a block alone has more than twice as many; 0 where there is no such kernel. The last segment is
 /// what is left: sharing the tiles out evenly would leave warps idle in every segment.
@@ -340,7 +374,7 @@ int mixer_segment_tiles(device_properties const& device, int length) {
   if (!Tr::possible) return 0;
   auto const most = [](auto const& holds) {
     int n = Tr::most_tiles;
-    while (n > 0 && !holds(mixer_core_layout<Tr>{n}.bytes)) --n;
+    while (n > 0 && !holds(mixer_segment_bytes<Tr>(n))) --n;
     return n;
   };
   int const one = most([&](int bytes) { return bytes <= device.shared_per_block; });
@@ -370,7 +404,7 @@ struct mixer_segment_plan {
   mixer_segment_plan(device_properties const& device, int sequences, int length)
       : take{units_per_block(traits::group_units, sequences * traits::groups, device.multiprocessors)},
         tiles{mixer_segment_tiles<T, M>(device, length)},
-        bytes{mixer_core_layout<traits>{tiles}.bytes} {
+        bytes{mixer_segment_bytes<traits>(tiles)} {
     int const slots = (2 * (bytes + 1024) <= device.shared_per_sm ? 2 : 1) * device.multiprocessors;
     int const whole = traits::units / take * 2 * sequences, segments = (length + 16 * tiles - 1) / (16 * tiles);
     int const wanted = whole == 0 || 2 * whole > slots ? 1 : std::min(segments, slots / whole);
