@@ -135,7 +135,7 @@ TEST_CASE("cuda mixer_core, segments: few long sequences are cut into runs, and 
   device.multiprocessors = 132, device.shared_per_sm = 233472, device.shared_per_block = 232448;  // an H100's
   using plan = cuda::detail::mixer_segment_plan<__nv_bfloat16, tiny_mixer>;
   plan const one{device, 1, 4097}, many{device, 64, 577}, more{device, 256, 257};
-  CHECK((one.take == 1 && one.runs == 11 && one.run_tokens == 384 && one.blocks == 176));
+  CHECK((one.take == 1 && one.runs == 15 && one.run_tokens == 288 && one.blocks == 240));
   CHECK((many.take == 4 && many.runs == 1 && many.blocks == 256));
   CHECK((more.take == 8 && more.runs == 1 && more.blocks == 264));
 }
@@ -149,14 +149,19 @@ TEST_CASE("cuda mixer_core, segments: long sequences are near the CPU's in doubl
   check_lengths<segments<bf16, padded>>(300, {257});
 }
 
-TEST_CASE("cuda mixer_core, segments: as many tiles as two blocks a multiprocessor leave") {
+TEST_CASE(
+    "cuda mixer_core, segments: as many tiles as two blocks a multiprocessor leave, nine where that saves a segment") {
   cuda::device_properties device{cuda::current_device()};
   using T = __nv_bfloat16;
   device.shared_per_sm = 233472, device.shared_per_block = 232448;  // an H100's
-  CHECK(cuda::detail::mixer_segment_tiles<T, tiny_mixer>(device, 257) == 8);
-  CHECK(cuda::detail::mixer_segment_tiles<T, tiny_mixer>(device, 577) == 8);
-  CHECK(cuda::detail::mixer_segment_tiles<T, tiny_mixer>(device, 16) == 1);
-  CHECK(cuda::detail::mixer_segment_tiles<T, four_heads>(device, 257) == 8);
+  auto const tiles = [&](int length) { return cuda::detail::mixer_segment_tiles<T, tiny_mixer>(device, length); };
+  CHECK(tiles(16) == 1);
+  CHECK(tiles(129) == 9);
+  CHECK(tiles(257) == 9);
+  CHECK(tiles(289) == 8);  // three segments, with nine as well
+  CHECK(tiles(577) == 8);
+  CHECK(cuda::detail::mixer_segment_tiles<
+            T, mixer_shape{.heads = 4, .headdim = 64, .d_state = 128, .groups = 1, .d_conv = 4}>(device, 257) == 8);
   CHECK(cuda::detail::mixer_core_whole_fits<T, tiny_mixer>(device, 224));
   CHECK_FALSE(cuda::detail::mixer_core_whole_fits<T, tiny_mixer>(device, 225));
   CHECK(cuda::detail::mixer_core_fits<T, tiny_mixer>(device, 100000));

@@ -45,34 +45,36 @@ struct mixer_core_traits {
 };
 
 /// Bytes of shared memory: where things lie, for n tiles of 16 tokens. A block that carries a state keeps B, and has the
-/// state and factors of the tokens instead of scaled x; its C goes to registers before scores and x take its place.
+/// state and factors of the tokens instead of scaled x; its C goes to registers, and 16 rows of it to `rows` where there
+/// are more tiles than warps, before scores and x take its place.
 template <class Tr>
 struct mixer_core_layout {
-  int tokens, scores, c, b, x, scaled, raw, state, vectors, factors, bytes;
+  int tokens, scores, c, b, x, scaled, raw, state, vectors, factors, rows, bytes;
 
   __host__ __device__ explicit mixer_core_layout(int n) {
     tokens = 16 * n;
-    int const triangle = n * (n + 1) / 2 * 512, rows = tokens * Tr::state_bytes;
+    int const triangle = n * (n + 1) / 2 * 512, all_rows = tokens * Tr::state_bytes;
     scores = 0;
     if constexpr (Tr::carries) {
       c = 0, x = scaled = triangle;
       raw = x + tokens * Tr::pitch;
       state = raw + (tokens + Tr::before) * Tr::columns * 2;
       int const end = state + Tr::state * Tr::columns * 2;
-      b = end > rows ? end : rows;
-      vectors = b + rows;
+      b = end > all_rows ? end : all_rows;
+      vectors = b + all_rows;
       factors = vectors + 4 * tokens * int(sizeof(float));
-      bytes = factors + 2 * tokens * 2;
+      rows = factors + 2 * tokens * 2;
+      bytes = rows + (n > Tr::warps ? 16 * Tr::state_bytes : 0);
       return;
     }
-    state = factors = 0;
+    state = factors = rows = 0;
     c = Tr::share ? 0 : triangle;
-    b = c + rows;
+    b = c + all_rows;
     x = triangle;
     scaled = x + tokens * Tr::pitch;
     raw = scaled + (tokens - 1) / 64 * 64 * Tr::pitch;
     int const last = raw + (tokens + Tr::before) * Tr::columns * 2;
-    vectors = last > b + rows ? last : b + rows;
+    vectors = last > b + all_rows ? last : b + all_rows;
     bytes = vectors + 4 * tokens * int(sizeof(float));
   }
 };

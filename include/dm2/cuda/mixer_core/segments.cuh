@@ -1,7 +1,7 @@
 /// @file
 /// The fused mixer core for sequences of any length: segment after segment, the scan's state carried from one to the next.
 ///
-/// A block walks the segments of one direction of one sequence for some units of a group. Inside a segment of at most 128
+/// A block walks the segments of one direction of one sequence for some units of a group. Inside a segment of at most 144
 /// tokens everything is as in the kernel for short sequences (mixer_core/tensor.cuh), with two products more:
 ///     y_i += exp(c_i) C_i s               rows of C stay in a warp's registers, s is read as x is
 ///     s' = exp(c_last) s + sum_j dt_j exp(c_last - c_j) B_j x_j^T     a warp has 16 states of all columns
@@ -30,7 +30,7 @@ template <class T, mixer_shape M>
 struct mixer_segment_traits : mixer_core_traits<T, M> {
   using base = mixer_core_traits<T, M>;
   static constexpr bool carries = true;
-  static constexpr int warps = 8, threads = 32 * warps, most_tiles = warps;
+  static constexpr int warps = 8, threads = 32 * warps, most_tiles = warps + 1;  ///< the last warp takes two
   static constexpr int state_tiles = base::state / 16;
   static constexpr int unit_vectors = base::state * base::columns / 8;  ///< 16 bytes each, of a unit's state in memory
   static_assert(state_tiles <= warps);
@@ -131,18 +131,20 @@ __device__ inline void update_carried(carried_state<Tr>& s, int m, mixer_core_la
   }
 }
 
-/// acc += C times the state that enters, decayed to the segment's start; `c` is the warp's rows of C.
-template <class Tr>
-__device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], std::uint32_t const (&c)[Tr::state / 16][4],
+/// acc += C times the state that enters, decayed to the segment's start; rows(i) are the fragments of the warp's rows of C.
+template <class Tr, class Rows>
+__device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], Rows const& rows,
                                     mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
   uint4 const* const state = reinterpret_cast<uint4 const*>(shared + lay.state) + thread_here() % 32;
 #pragma unroll
-  for (int i = 0; i < Tr::state / 16; ++i)
+  for (int i = 0; i < Tr::state / 16; ++i) {
+    uint4 const c = rows(i);
 #pragma unroll
     for (int n = 0; n < Tr::column_groups; ++n) {
       uint4 const v = state[(i * Tr::column_groups + n) * 32];
-      unit_operands<Tr>::multiply(acc, c[i], {v.x, v.y, v.z, v.w}, n);
+      unit_operands<Tr>::multiply(acc, {c.x, c.y, c.z, c.w}, {v.x, v.y, v.z, v.w}, n);
     }
+  }
 }
 
 /// One block's place in the work, and the segment that it is at; without Output, a run's last state is all that it makes.
@@ -179,8 +181,9 @@ struct mixer_segment {
   }
   /// The warp's tile of a unit's state; none from state_tiles on.
   [[nodiscard]] __device__ static int state_tile() { return Tr::warps - 1 - thread_here() / 32; }
-  /// The warp's tile of tokens, none where it is negative.
+  /// The warp's tile of tokens, none where it is negative; the last warp has tile 0 as well where there are more than warps.
   [[nodiscard]] __device__ int row_tile() const { return tiles - 1 - thread_here() / 32; }
+  [[nodiscard]] __device__ bool has_two() const { return tiles > Tr::warps && row_tile() == 1; }
   [[nodiscard]] __device__ uint4* own(arguments const& p) const {
     return p.memory + blockIdx.x * std::size_t(p.block_vectors);
   }
@@ -201,24 +204,53 @@ struct mixer_segment {
   [[nodiscard]] __device__ bool leaves() const { return !Output || start + lay.tokens < stop; }
 };
 
-/// B and the scores of the segment's tokens to shared memory, their decays to memory; `c`: the warp's rows of C.
+/// The fragments of 16 rows of C.
+template <class Tr>
+using state_rows = std::uint32_t[Tr::state / 16][4];
+
+template <class Tr>
+__device__ inline void load_rows(state_rows<Tr>& c, int r, mixer_core_layout<Tr> const& lay,
+                                 unsigned char const* shared) {
+  int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < Tr::state / 16; ++i)
+    load_matrix(
+        c[i], shared_address(shared) + std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
+}
+
+/// The scores of the segment, and `c`, the warp's rows of C; a second tile's stay in shared memory.
+template <class Tr>
+__device__ inline void score_segment(mixer_segment<Tr, true> const& k, unsigned char* shared, state_rows<Tr>& c) {
+  int const r = k.row_tile();
+  uint4* const other = reinterpret_cast<uint4*>(shared + k.lay.rows) + threadIdx.x % 32;
+  if (k.has_two()) {
+    load_rows<Tr>(c, 0, k.lay, shared);
+#pragma unroll
+    for (int i = 0; i < Tr::state / 16; ++i) other[i * 32] = {c[i][0], c[i][1], c[i][2], c[i][3]};
+  }
+  if (r >= 0) load_rows<Tr>(c, r, k.lay, shared);
+  __syncthreads();
+  if (r >= 0) fill_scores<Tr>(c, r, k.lay, shared);
+  if (k.has_two()) {
+    state_rows<Tr> first;
+#pragma unroll
+    for (int i = 0; i < Tr::state / 16; ++i) {
+      uint4 const v = other[i * 32];
+      first[i][0] = v.x, first[i][1] = v.y, first[i][2] = v.z, first[i][3] = v.w;
+    }
+    fill_scores<Tr>(first, 0, k.lay, shared);
+  }
+}
+
+/// B and the scores of the segment's tokens to shared memory, their decays to memory.
 template <class Tr, bool Output>
 __device__ inline void prepare_segment(mixer_segment_arguments<typename Tr::element> const& p,
-                                       mixer_segment<Tr, Output> const& k, unsigned char* shared,
-                                       std::uint32_t (&c)[Tr::state / 16][4]) {
+                                       mixer_segment<Tr, Output> const& k, unsigned char* shared, state_rows<Tr>& c) {
   mixer_direction_pointers const& parameters = p.core.direction[k.second];
   fill_state<Tr>(k.sequence(p), k.at(), parameters, k.lay, k.group(), k.start, p.core.length, shared);
   if constexpr (Output) {
-    int const r = k.row_tile(), lane = int(threadIdx.x) % 32;
     __syncthreads();
-    if (r >= 0) {
-#pragma unroll
-      for (int i = 0; i < Tr::state / 16; ++i)
-        load_matrix(c[i], shared_address(shared) +
-                              std::uint32_t(k.lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
-    }
-    __syncthreads();
-    if (r >= 0) fill_scores<Tr>(c, r, k.lay, shared);
+    score_segment(k, shared, c);
   }
   int const rank = Tr::warps - 1 - int(threadIdx.x) / 32;  // the shortest rows' warps make the decays meanwhile
   fill_decays<Tr>(k.sequence(p), k.at(), parameters, rank, k.begin / Tr::per_head, (k.end - 1) / Tr::per_head, k.start,
@@ -226,20 +258,37 @@ __device__ inline void prepare_segment(mixer_segment_arguments<typename Tr::elem
   __syncthreads();
 }
 
-/// y of the warp's 16 tokens of a unit, gated.
-template <class Tr>
+/// y of the 16 tokens of tile r of a unit, gated.
+template <class Tr, class Rows>
 __device__ inline void scan_rows(mixer_segment_arguments<typename Tr::element> const& p,
-                                 mixer_segment<Tr, true> const& k, unsigned char const* shared, int unit,
-                                 std::uint32_t const (&c)[Tr::state / 16][4], float const* cum, float (&sums)[2]) {
-  int const r = k.row_tile();
-  if (r < 0) return;
+                                 mixer_segment<Tr, true> const& k, unsigned char const* shared, int unit, int r,
+                                 Rows const& rows, float const* cum, float (&sums)[2]) {
   gate_rows<Tr> const gate{k.start / 16 + r, k.at(), unit, k.sequence(p), p.core.length};  // comes during the products
   float acc[2 * Tr::column_groups][4] = {};
-  if (k.enters()) scan_carried<Tr>(acc, c, k.lay, shared);
+  if (k.enters()) scan_carried<Tr>(acc, rows, k.lay, shared);
   unit_operands<Tr> const in{r, k.lay, shared};
   scan_before<Tr>(acc, r / 4, in, cum, shared + k.lay.factors);
   scan_own<Tr>(acc, r, in, cum, cum + k.lay.tokens, p.core.direction[k.second].d[k.at().head(unit / Tr::per_head)]);
-  gate.write(acc, k.start / 16 + k.row_tile(), k.at(), k.second, unit, k.first_row(p), p.core, sums);
+  gate.write(acc, k.start / 16 + r, k.at(), k.second, unit, k.first_row(p), p.core, sums);
+}
+
+/// y of the warp's tokens of a unit, gated.
+template <class Tr>
+__device__ inline void scan_tokens(mixer_segment_arguments<typename Tr::element> const& p,
+                                   mixer_segment<Tr, true> const& k, unsigned char const* shared, int unit,
+                                   state_rows<Tr> const& c, float const* cum, float (&sums)[2][2]) {
+  if (int const r = k.row_tile(); r >= 0)
+    scan_rows<Tr>(
+        p, k, shared, unit, r,
+        [&](int i) {
+          return uint4{c[i][0], c[i][1], c[i][2], c[i][3]};
+        },
+        cum, sums[0]);
+  if (k.has_two()) {
+    uint4 const* const other = reinterpret_cast<uint4 const*>(shared + k.lay.rows) + thread_here() % 32;
+    scan_rows<Tr>(
+        p, k, shared, unit, 0, [&](int i) { return other[i * 32]; }, cum, sums[1]);
+  }
 }
 
 /// The warp's tile of a unit's state, from the segment's start to its end.
@@ -264,13 +313,15 @@ __device__ inline void carry_state(mixer_segment_arguments<typename Tr::element>
 /// What norms the segment's rows, or the rows normed; `vectors` is free shared memory once all warps are here.
 template <class Tr>
 __device__ inline void norm_segment(mixer_segment_arguments<typename Tr::element> const& p,
-                                    mixer_segment<Tr, true> const& k, float (&sums)[2], float* vectors) {
+                                    mixer_segment<Tr, true> const& k, float (&sums)[2][2], float* vectors) {
   bool const finish = p.core.finish;
-  int const r = k.row_tile();
-  if (finish) __syncthreads();
-  if (r >= 0)
-    write_sums<Tr>(sums, k.start / 16 + r, k.at(), k.second, k.begin, k.end, k.first_row(p), p.core, k.start,
+  auto const write = [&](float(&own)[2], int r) {
+    write_sums<Tr>(own, k.start / 16 + r, k.at(), k.second, k.begin, k.end, k.first_row(p), p.core, k.start,
                    finish ? vectors : nullptr);
+  };
+  if (finish) __syncthreads();
+  if (k.row_tile() >= 0) write(sums[0], k.row_tile());
+  if (k.has_two()) write(sums[1], 0);
   if (!finish) return;
   __syncthreads();
   finish_rows<Tr>(p.core, k.at(), k.first_row(p), k.second, k.group(), k.start,
@@ -281,13 +332,13 @@ __device__ inline void norm_segment(mixer_segment_arguments<typename Tr::element
 template <class Tr, bool Output>
 __device__ inline void run_segment(mixer_segment_arguments<typename Tr::element> const& p,
                                    mixer_segment<Tr, Output> const& k, unsigned char* shared) {
-  std::uint32_t c[Tr::state / 16][4];
+  state_rows<Tr> c;
   prepare_segment(p, k, shared, c);
   auto const stage = [&](int unit) {
     stage_unit<Tr>(k.sequence(p), k.at(), k.lay, unit, k.start, p.core.length, k.decays(p, unit), shared);
   };
   stage(k.begin);
-  float sums[2] = {};
+  float sums[2][2] = {};
 #pragma unroll 1
   for (int unit = k.begin; unit < k.end; ++unit) {
     float const* const cum = reinterpret_cast<float*>(shared + k.lay.vectors) + unit % 2 * 2 * k.lay.tokens;
@@ -304,7 +355,7 @@ __device__ inline void run_segment(mixer_segment_arguments<typename Tr::element>
     wait_copies<0>();
     __syncthreads();
     if (unit + 1 < k.end) stage(unit + 1);
-    if constexpr (Output) scan_rows(p, k, shared, unit, c, cum, sums);
+    if constexpr (Output) scan_tokens(p, k, shared, unit, c, cum, sums);
     carry_state(p, k, shared, unit, cum);
   }
   if constexpr (Output) norm_segment(p, k, sums, reinterpret_cast<float*>(shared + k.lay.vectors));
@@ -366,8 +417,9 @@ int mixer_segment_bytes(int n) {
 }
 
 /// Tiles of 16 tokens that a segment of sequences of `length` tokens has on this device: few enough for two blocks a
-/// multiprocessor, unless a block alone has more than twice as many; 0 where there is no such kernel. The last segment is
-/// what is left: sharing the tiles out evenly would leave warps idle in every segment.
+/// multiprocessor, unless a block alone has more than twice as many; a tile more than there are warps where that saves a
+/// segment. The last segment is what is left: sharing the tiles out evenly would leave warps idle in every segment. 0 where
+/// there is no such kernel.
 template <class T, mixer_shape M>
 int mixer_segment_tiles(device_properties const& device, int length) {
   using Tr = mixer_segment_traits<T, M>;
@@ -379,7 +431,9 @@ int mixer_segment_tiles(device_properties const& device, int length) {
   };
   int const one = most([&](int bytes) { return bytes <= device.shared_per_block; });
   int const two = most([&](int bytes) { return 2 * (bytes + 1024) <= device.shared_per_sm; });
-  return std::min(2 * two >= one ? two : one, (length + 15) / 16);
+  int const take = 2 * two >= one ? two : one, tiles = (length + 15) / 16;
+  auto const segments = [&](int n) { return (tiles + n - 1) / n; };
+  return take > Tr::warps && segments(take) == segments(Tr::warps) ? std::min(Tr::warps, tiles) : std::min(take, tiles);
 }
 
 /// Whether the kernel does sequences of any length on this device.
