@@ -9,7 +9,9 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -33,7 +35,21 @@ constexpr config grouped(int groups) {
 constexpr config mine{
     .image = {128, 128}, .patch = 8, .depth = 12, .dim = 96, .classes = 10, .headdim = 24, .attn_layers = layers(5)};
 
-/// The mixer core as training runs it: normed, with the norms' weights.
+/// Throws unless both are finite and no farther apart than rounding to T's digits leads.
+template <class T>
+void compare(random_array<T> const& got, random_array<T> const& want, std::size_t n) {
+  std::vector<T> a(n), b(n);
+  cuda::check(cudaMemcpy(a.data(), got.data(), n * sizeof(T), cudaMemcpyDeviceToHost), "result");
+  cuda::check(cudaMemcpy(b.data(), want.data(), n * sizeof(T), cudaMemcpyDeviceToHost), "result");
+  double apart = 0, size = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    double const x = double(cuda::detail::to_float(a[i])), y = double(cuda::detail::to_float(b[i]));
+    apart += (x - y) * (x - y), size += y * y;
+  }
+  if (!(apart < 4e-4 * size)) throw std::runtime_error{"the mixer core differs from the composed one"};
+}
+
+/// The mixer core as training runs it: normed, with the norms' weights. Compares with the composed one first.
 template <config C, cuda::precision P>
 double normed_us(int batch) {
   constexpr mixer_shape M = sizes<C>::mixer;
@@ -48,11 +64,18 @@ double normed_us(int batch) {
   mixer_direction<M, float const, space::device> d;
   d.conv.data = conv.data(), d.conv_bias.data = bias.data(), d.dt_bias.data = steps.data();
   d.a_log.data = rates.data(), d.d.data = skip.data(), d.norm.data = norm.data();
-  return median_us(s, [&] {
-    cuda::mixer_core<M>(ctx, rows<cuda::element<P> const, W, space::device>{in.data(), count},
-                        mixer_parameters<M, float const, space::device>{d, d},
-                        rows<cuda::element<P>, 2 * I, space::device>{out.data(), count}, sizes<C>::length);
-  });
+  mixer_parameters<M, float const, space::device> const p{d, d};
+  rows<cuda::element<P> const, W, space::device> const zxbcdt{in.data(), count};
+  rows<cuda::element<P>, 2 * I, space::device> const g{out.data(), count};
+  auto const run = [&] { cuda::mixer_core<M>(ctx, zxbcdt, p, g, sizes<C>::length); };
+  {
+    random_array<cuda::element<P>> const want{count * 2 * I};
+    run();
+    cuda::detail::mixer_core_general<M>(ctx, zxbcdt, p, {want.data(), count}, sizes<C>::length);
+    s.synchronize();
+    compare(out, want, count * 2 * I);
+  }
+  return median_us(s, run);
 }
 
 template <config C, cuda::precision P = bf16>

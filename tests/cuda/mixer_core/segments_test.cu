@@ -37,6 +37,13 @@ struct segments : device_mixer<P, M> {
   cuda::device_properties device;
 
   segments(int count, int length) : device_mixer<P, M>{count, length}, sequences{count}, device{this->ctx.device()} {}
+  /// Decays so slow that every segment behind counts.
+  void forget_slowly() {
+    for (std::size_t i = 0; i < 2; ++i) {
+      this->host.p[i][3].assign(M.heads, -5);
+      (i == 0 ? this->first : this->second).p[3] = device_array<float>{this->host.p[i][3]};
+    }
+  }
   /// True where the blocks have normed their rows.
   bool run(bool finish) {
     using scratch_memory = cuda::detail::mixer_core_scratch<T, M>;
@@ -120,6 +127,12 @@ TEST_CASE("cuda mixer_core: equals the CPU's for groups, and for heads of any wi
   }
 }
 
+TEST_CASE("cuda mixer_core, segments: a state that many segments add to keeps its digits") {
+  segments<bf16, small_state> f{1, 577};
+  f.forget_slowly();
+  f.check();
+}
+
 TEST_CASE(
     "cuda mixer_core, segments: rows are normed by their blocks where those make whole ones, or else afterwards") {
   segments<bf16, two_groups> f{3, 161};
@@ -147,6 +160,9 @@ TEST_CASE("cuda mixer_core, segments: long sequences are near the CPU's in doubl
   check_lengths<segments<bf16, four_groups>>(2, {577, 3137});
   check_lengths<segments<bf16, group_each>>(1, {785});
   check_lengths<segments<bf16, padded>>(300, {257});
+  segments<bf16, tiny_mixer> slow{1, 3137};
+  slow.forget_slowly();
+  slow.check();
 }
 
 TEST_CASE(

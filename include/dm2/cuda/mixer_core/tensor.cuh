@@ -1,6 +1,6 @@
 /// @file
 /// The mixer between its projections as one kernel: convolution, SiLU, scan and gate of one direction of one sequence a
-/// block, for sequences of at most 224 tokens in 16-bit numbers.
+/// block, for sequences of at most 224 tokens in 16-bit numbers; segments.cuh has longer ones.
 ///
 /// The scan is the quadratic form of state-space duality. S = C B^T is made once for all heads and kept in shared
 /// memory as fragments of the tensor cores. Tokens go in blocks of 64: for an earlier block J, exp(c_i - c_j) is split
