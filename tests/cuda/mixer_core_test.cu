@@ -43,9 +43,9 @@ TEST_CASE_TEMPLATE("cuda mixer_core: equals the CPU's in double at every length"
   for (int const length : {1, 15, 16, 17, 63, 64, 65, 128, 129, 197, 224}) V::check_length(2, length);
 }
 
-TEST_CASE_TEMPLATE("cuda mixer_core: long sequences, float and odd sizes take the composed form", V,
-                   variant<bf16, tiny_mixer>, variant<fp32, tiny_mixer>, variant<fp32, published_mixer>,
-                   variant<bf16, published_mixer>, variant<fp32, plain_mixer>, variant<fp32, bidirectional_mixer>) {
+TEST_CASE_TEMPLATE("cuda mixer_core: float and odd sizes take the composed form", V, variant<fp32, tiny_mixer>,
+                   variant<fp32, published_mixer>, variant<bf16, published_mixer>, variant<fp32, plain_mixer>,
+                   variant<fp32, bidirectional_mixer>) {
   for (int const length : {1, 17, 65, 197, 785}) V::check_length(1, length);
 }
 

@@ -13,7 +13,7 @@
 #include <dm2/cuda/mixer_core/few.cuh>
 #include <dm2/cuda/mixer_core/few_input.cuh>
 #include <dm2/cuda/mixer_core/general.cuh>
-#include <dm2/cuda/mixer_core/tensor.cuh>
+#include <dm2/cuda/mixer_core/segments.cuh>
 
 #include <cstddef>
 #include <string>
@@ -22,20 +22,22 @@
 namespace dm2::cuda {
 namespace detail {
 
-/// g *= 1 / sqrt(mean square of its half + 1e-5), and norm where it is not null; a warp a row.
+/// g *= 1 / sqrt(mean square of its group of a half + 1e-5), and norm where it is not null; a warp a row.
 template <class Tr>
 __global__ void __launch_bounds__(256) scale_by_squares_kernel(typename Tr::element* g, float const* squares,
                                                                float const* norm, float const* norm_b, int count) {
   using T = typename Tr::element;
   int const row = int(blockIdx.x) * 8 + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   if (row >= count) return;
-  for (int second = 0; second < 2; ++second) {
+  for (int part = 0; part < 2 * Tr::groups; ++part) {
+    int const second = part / Tr::groups, begin = part % Tr::groups * Tr::group;
     std::size_t const half = std::size_t(row) * 2 + std::size_t(second);
+    float const* const own = squares + half * Tr::units + part % Tr::groups * Tr::group_units;
     float sum = 0;
-    for (int u = 0; u < Tr::units; ++u) sum += squares[half * Tr::units + std::size_t(u)];
-    float const scale = rsqrtf(sum * (1.f / Tr::inner) + 1e-5f);
+    for (int u = 0; u < Tr::group_units; ++u) sum += own[u];
+    float const scale = rsqrtf(sum * (1.f / Tr::group) + 1e-5f);
     float const* const w = second == 0 ? norm : norm_b;
-    for (int c = lane * 4; c < Tr::inner; c += 128) {
+    for (int c = begin + lane * 4; c < begin + Tr::group; c += 128) {
       packed<4>& v = *reinterpret_cast<packed<4>*>(g + half * Tr::inner + std::size_t(c));
       float2 a = unpack<T>(v.word[0]), b = unpack<T>(v.word[1]);
       a.x *= scale, a.y *= scale, b.x *= scale, b.y *= scale;
@@ -67,9 +69,10 @@ void scale_by_squares(context<P>& ctx, element<P>* g, float const* squares, floa
 /// Shapes   zxbcdt [B L, projected], channels [z, x, B, C, dt]; g [B L, 2 d_inner], the first direction's channels,
 ///          then the second's, those in reverse in the published variant. `length` = L, any L >= 1.
 /// Writes   g (=), which does not overlap zxbcdt.
-/// Stream   the context's; no synchronisation. One kernel for 16-bit numbers, one group, a number of heads that 4
-///          divides, of a multiple of 16 channels (of 32 above 64), a state of 16, 32, 64 or 128, at most 4 taps and 224
-///          tokens, and operands, taps and norms at multiples of 16 bytes; composed otherwise.
+/// Stream   the context's; no synchronisation. One kernel for 16-bit numbers, a number of heads that 4 divides, of a
+///          multiple of 8 channels (of 16 above 64) up to 128, groups of a multiple of 8 channels, a state of 16, 32, 64 or
+///          128, at most 4 taps, and operands, taps and norms at multiples of 16 bytes; composed otherwise. Beyond 224
+///          tokens few sequences take three kernels.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060).
 template <mixer_shape M, precision P>
@@ -85,9 +88,10 @@ void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.p
         detail::mixer_core_aligned(p) && detail::packets_at<packet>(zxbcdt.data) &&
         detail::packets_at<packet>(g.data)) {
       using scratch_memory = detail::mixer_core_scratch<element<P>, M>;
-      if (!ctx.reserve(planned_bytes<scratch_memory>(zxbcdt.count, length) + arena::alignment)) return;
+      std::size_t const states = detail::mixer_core_states<element<P>, M>(ctx.device(), sequences, length);
+      if (!ctx.reserve(planned_bytes<scratch_memory>(zxbcdt.count, length, states) + arena::alignment)) return;
       arena_scope const scope{ctx.shared()};
-      scratch_memory const scratch{ctx.shared(), zxbcdt.count, length};
+      scratch_memory const scratch{ctx.shared(), zxbcdt.count, length, states};
       if (!detail::mixer_core_fused<P, M>(ctx, zxbcdt.data, p, g.data, scratch, sequences, length, true))
         detail::scale_by_squares<P, M>(ctx, g.data, scratch.squares, p.forward.norm.data, p.backward.norm.data,
                                        int(zxbcdt.count));

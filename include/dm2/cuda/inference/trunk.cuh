@@ -106,9 +106,13 @@ class inference_trunk {
       if constexpr (core_traits::possible) {
         if (mixer_core_fits<T, shape>(ctx_.device(), sizes<C>::length)) {
           p.forward.norm = p.backward.norm = {};  // the output projection has their weights
-          if (!ctx_.reserve(0)) return true;
-          return !mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, plan_.core,
-                                             int(plan_.count) / sizes<C>::length, sizes<C>::length,
+          int const sequences = int(plan_.count) / sizes<C>::length;
+          auto const states = mixer_core_states<T, shape>(ctx_.device(), sequences, sizes<C>::length);
+          if (!ctx_.reserve(states * sizeof(uint4))) return true;
+          arena_scope const scope{ctx_.shared()};
+          auto scratch = plan_.core;
+          scratch.states = ctx_.shared().template take<uint4>(states);
+          return !mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, scratch, sequences, sizes<C>::length,
                                              !scales_after(layer));
         }
       }
@@ -131,8 +135,11 @@ class inference_trunk {
   template <int Wide>
   [[nodiscard]] bool fused_after_mixer() const {
     constexpr int K = mixer::inner, U = core_traits::units;
-    return project_add_norm::fused_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) ||
-           project_add_norm::few_row_tiles<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) != 0;
+    if constexpr (shape.groups == 1)  // they have one factor for all channels of a direction
+      return project_add_norm::fused_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) ||
+             project_add_norm::few_row_tiles<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) != 0;
+    else
+      return false;
   }
 
   /// From a core's output to the next one's input.
@@ -241,8 +248,10 @@ class inference_trunk {
   template <int Wide>
   bool run_scaled(project_add_norm::arguments<T> const& p) {
     constexpr int K = mixer::inner, U = core_traits::units;
-    if (project_add_norm::try_fused<C.dim, K, Wide, U>(ctx_, p)) return true;
-    if (project_add_norm::try_few<C.dim, K, Wide, U>(ctx_, p)) return true;
+    if constexpr (shape.groups == 1) {
+      if (project_add_norm::try_fused<C.dim, K, Wide, U>(ctx_, p)) return true;
+      if (project_add_norm::try_few<C.dim, K, Wide, U>(ctx_, p)) return true;
+    }
     if constexpr (core_traits::possible) {
       if (ctx_.reserve(0))
         scale_by_squares<P, shape>(ctx_, plan_.inner, plan_.core.squares, nullptr, nullptr, int(plan_.count));

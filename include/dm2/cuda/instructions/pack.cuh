@@ -32,6 +32,18 @@ __device__ inline std::uint32_t pack_relu(float low, float high) {
   return r;
 }
 
+/// The products of two pairs, rounded.
+template <class T>
+__device__ inline std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+  static_assert(is_half<T>, "dm2::cuda::detail::multiply_pairs<T>: T must have 16 bits");
+  std::uint32_t r;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(0x80008000u));  // -0: no product before 9.0
+  else
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+
 /// The two numbers of a register.
 template <class T>
 __device__ inline float2 unpack(std::uint32_t v) {

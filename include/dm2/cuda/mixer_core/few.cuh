@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
     wait_copies<0>();
   } else {
     head_decays<Tr>(p.zxbcdt + place.first_row * Tr::projected + place.at.dt() + place.unit / Tr::per_head, place.at,
-                    rate, bias, p.length, lay.tokens, cum);
+                    rate, bias, 0, p.length, lay.tokens, cum);
   }
   __syncthreads();
   if (warp < F::warps && own <= place.last_tile && first <= own)
@@ -333,9 +333,8 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
 
 /// Whether there are kernels for these sizes.
 template <class T, mixer_shape M>
-inline constexpr bool mixer_core_few_possible = mixer_core_traits<T, M>::possible&& M.d_inner() % 8 == 0 && M.heads %
-                                                                                                                    8 ==
-                                                                                                                0;
+inline constexpr bool mixer_core_few_possible = mixer_core_traits<T, M>::possible && !mixer_core_traits<T, M>::padded &&
+                                                M.groups == 1 && M.d_inner() % 8 == 0 && M.heads % 8 == 0;
 
 /// Most sequences that they are for, on any device: memory for more is not planned.
 inline constexpr int mixer_core_few_most = 4;

@@ -24,7 +24,8 @@ struct channel_taps {
 #pragma unroll
     for (int v = 0; v < 4; ++v) {
       int const offset = v < 2 ? v : gap + v - 2;
-      int const channel = at.channels_reversed ? first_channel - offset : first_channel + offset;
+      int channel = at.channels_reversed ? first_channel - offset : first_channel + offset;
+      if constexpr (Tr::padded) channel = min(max(channel, 0), Tr::conv_dim - 1);
       bias[v] = 0.5f * p.conv_bias[channel];
       if constexpr (Tr::taps == 4) {  // in one access: mixer_core_aligned()
         float4 const w = *reinterpret_cast<float4 const*>(p.conv + channel * 4);
@@ -97,22 +98,23 @@ __device__ inline int state_offset(int t, int chunk) {
   return t * Tr::state_bytes + ((chunk ^ (t & mask)) << 4);
 }
 
-/// B and C of every token to shared memory.
+/// B and C of a group, of the tokens from `start` on, to shared memory.
 template <class Tr>
 __device__ inline void fill_state(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                  mixer_direction_pointers const& p, mixer_core_layout<Tr> const& lay, int length,
-                                  unsigned char* shared) {
-  constexpr int V = 4, S = 4, groups = 2 * Tr::state / V, runs = Tr::threads / groups;
-  int const group = int(threadIdx.x) % groups, run = int(threadIdx.x) / groups;
+                                  mixer_direction_pointers const& p, mixer_core_layout<Tr> const& lay, int group,
+                                  int start, int length, unsigned char* shared) {
+  constexpr int V = 4, S = Tr::carries ? 8 : 4, quads = 2 * Tr::state / V, runs = Tr::threads / quads;
+  int const quad = int(threadIdx.x) % quads, run = int(threadIdx.x) / quads;
   if (run >= runs) return;
-  int const channel = group * V % Tr::state;
-  bool const is_c = group * V >= Tr::state;
-  int const slice = is_c ? at.c() : at.b(), per_run = tokens_per_run<S>(lay.tokens, runs);
+  int const channel = quad * V % Tr::state;
+  bool const is_c = quad * V >= Tr::state;
+  int const slice = (is_c ? at.c() : at.b()) + group * Tr::state, per_run = tokens_per_run<S>(lay.tokens, runs);
   unsigned char* const to = shared + (is_c ? lay.c : lay.b) + channel % 8 * 2;
   typename Tr::element const* const from = sequence + slice + channel;
   convolve<Tr, S>(
       channel_taps<Tr>{at, at.conv_channel(slice, channel), 2, p}, run * per_run, min((run + 1) * per_run, lay.tokens),
-      [&](int t) {
+      [&](int local) {
+        int const t = start + local;
         packed<V> r{};
         if (t >= 0 && t < length) r = *reinterpret_cast<packed<V> const*>(from + at.row(t, length) * Tr::projected);
         return r;
@@ -123,16 +125,16 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
       });
 }
 
-/// Decays of the heads [first, last], a head a warp, in the order of their `rank`, to decays [H, 2, tokens]. They go to
+/// Decays of the heads [first, last], a head a warp, in the order of their `rank`, to decays [heads, 2, tokens]. They go to
 /// global memory: shared memory has place for those of two heads.
 template <class Tr>
 __device__ inline void fill_decays(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                   mixer_direction_pointers const& p, int rank, int first, int last, int length,
-                                   int tokens, float* decays) {
+                                   mixer_direction_pointers const& p, int rank, int first, int last, int start,
+                                   int length, int tokens, float* decays) {
   for (int head = first + rank; head <= last; head += Tr::warps) {
     int const h = at.head(head);
-    head_decays<Tr>(sequence + at.dt() + head, at, -expf(p.a_log[h]) * log2_e, p.dt_bias[h], length, tokens,
-                    decays + head * 2 * tokens);
+    head_decays<Tr>(sequence + at.dt() + head, at, -expf(p.a_log[h]) * log2_e, p.dt_bias[h], start, length, tokens,
+                    decays + (head - first) * 2 * tokens);
   }
 }
 
@@ -161,27 +163,27 @@ __device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][4], 
   }
 }
 
-/// Starts the copy of one unit's raw x and decays to shared memory. Tokens of x before the start and from `length` on are
-/// zeros.
+/// Starts the copy of one unit's decays and raw x, from `start` on, to shared memory; `decays` are the head's. Tokens of x before the sequence and
+/// from `length` on are zeros.
 template <class Tr>
 __device__ inline void stage_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                  mixer_core_layout<Tr> const& lay, int unit, int length, float const* decays,
-                                  unsigned char* shared) {
-  constexpr int wide = Tr::vector == 8 ? 8 : 4, pieces = Tr::columns / wide, step = Tr::threads / pieces;
+                                  mixer_core_layout<Tr> const& lay, int unit, int start, int length,
+                                  float const* decays, unsigned char* shared) {
+  constexpr int wide = Tr::vector == 8 ? 8 : 4, pieces = Tr::width / wide, step = Tr::threads / pieces;
   int const thread = thread_here(), piece = thread % pieces, row = thread / pieces;
   if (row < step) {
-    auto const* const from = sequence + at.x() + unit * Tr::columns + piece * wide;
-    std::uint32_t to = shared_address(shared) + std::uint32_t(lay.raw + (row * pieces + piece) * 2 * wide);
+    auto const* const from = sequence + at.x() + unit * Tr::width + piece * wide;
+    std::uint32_t to = shared_address(shared) + std::uint32_t(lay.raw + (row * Tr::columns + piece * wide) * 2);
 #pragma unroll 1
     for (int r = row; r < lay.tokens + Tr::before; r += step, to += std::uint32_t(step * Tr::columns * 2)) {
-      int const t = r - Tr::before;
+      int const t = start + r - Tr::before;
       bool const valid = t >= 0 && t < length;
       copy_async<2 * wide>(to, from + at.row(valid ? t : 0, length) * Tr::projected, valid);
     }
   }
   if (thread < lay.tokens / 2)  // cum and ev, four numbers at a time
     copy_async(shared_address(shared) + std::uint32_t(lay.vectors + unit % 2 * 8 * lay.tokens + thread * 16),
-               decays + unit / Tr::per_head * 2 * lay.tokens + thread * 4);
+               decays + thread * 4);
   commit_copies();
 }
 
@@ -200,24 +202,25 @@ struct unit_columns {
   }
 };
 
-/// x and X' of one unit to shared memory. `taps` are those of this thread's columns.
+/// x and, unless a state is carried, X' of one unit to shared memory. `taps` are those of this thread's columns.
 template <class Tr>
 __device__ inline void fill_unit(int thread, unit_columns<Tr> const& own, channel_taps<Tr> const& taps,
                                  mixer_core_layout<Tr> const& lay, float const* cum, float const* ev,
                                  unsigned char* shared) {
   using T = typename Tr::element;
-  constexpr int runs = Tr::threads / (Tr::columns / 4);
+  constexpr int runs = Tr::threads / (Tr::columns / 4), S = Tr::carries ? 4 : 2;
   int const run = thread / (Tr::columns / 4);
   if (run >= runs) return;
-  int const per_run = tokens_per_run<2>(lay.tokens, runs);
-  int const scaled = (lay.tokens - 1) / 64 * 64, t0 = run * per_run, t1 = min(t0 + per_run, lay.tokens);
+  int const per_run = tokens_per_run<S>(lay.tokens, runs);
+  int const scaled = Tr::carries ? 0 : (lay.tokens - 1) / 64 * 64, t0 = run * per_run,
+            t1 = min(t0 + per_run, lay.tokens);
   unsigned char* const x = shared + lay.x + own.q * 8;
   unsigned char const* const raw = shared + lay.raw + (Tr::before * Tr::columns + own.first) * 2;
   int const gap = own.gap * 2;
   auto const write = [&](unsigned char* to, float const(&v)[4], float scale) {
     *reinterpret_cast<packed<4>*>(to) = {{pack<T>(scale * v[0], scale * v[1]), pack<T>(scale * v[2], scale * v[3])}};
   };
-  convolve<Tr, 2>(
+  convolve<Tr, S>(
       taps, t0, t1,
       [&](int t) {
         unsigned char const* const from = raw + t * Tr::columns * 2;

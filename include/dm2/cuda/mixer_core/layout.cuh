@@ -12,25 +12,27 @@
 
 namespace dm2::cuda::detail {
 
-/// Every constant of the kernel. A unit is the part of a head that a block works on at a time: `columns` of its
-/// channels.
+/// Every constant of the kernel. A unit is the part of a head that a block works on at a time: `width` of its channels,
+/// which the products take as `columns`; nothing reads what those behind the width come to.
 template <class T, mixer_shape M>
 struct mixer_core_traits {
   using element = T;
-  static constexpr int heads = M.heads, headdim = M.headdim, state = M.d_state, taps = M.d_conv;
+  static constexpr int heads = M.heads, headdim = M.headdim, state = M.d_state, taps = M.d_conv, groups = M.groups;
   static constexpr int inner = M.heads * M.headdim, conv_dim = inner + 2 * M.groups * M.d_state;
   static constexpr int projected = inner + conv_dim + M.heads;
   static constexpr bool reverse_channels = M.variant == mixer_variant::published;
-  static constexpr int columns = headdim <= 64 ? headdim : headdim / 2, units = inner / columns;
-  static constexpr int per_head = headdim / columns;
+  static constexpr int per_head = headdim <= 64 ? 1 : 2, width = headdim / per_head, columns = (width + 15) / 16 * 16;
+  static constexpr int units = heads * per_head, group_units = units / groups, group = inner / groups;
+  static constexpr bool padded = width != columns;
+  static constexpr bool carries = false;  ///< whether a block has a state from one segment of a sequence to the next
   static constexpr int warps = 14, threads = 32 * warps, most_tiles = warps;  ///< a warp has a tile of 16 tokens
 
   /// Channels that a thread loads at a time: every slice of the projection starts at a multiple of it.
   static constexpr int vector = (projected % 8 == 0 && heads % 8 == 0) ? 8 : 4;
   /// Whether the kernel can do this shape at all.
-  static constexpr bool possible =
-      is_half<T> && M.groups == 1 && (state == 16 || state == 32 || state == 64 || state == 128) &&
-      headdim % columns == 0 && columns % 16 == 0 && taps <= 4 && projected % 4 == 0 && heads % 4 == 0;
+  static constexpr bool possible = is_half<T> && (state == 16 || state == 32 || state == 64 || state == 128) &&
+                                   headdim <= 128 && width * per_head == headdim && width % vector == 0 &&
+                                   group % 8 == 0 && taps <= 4 && projected % 4 == 0 && heads % 4 == 0;
 
   static constexpr int before = 4;  ///< zero tokens in front of the raw x
   static constexpr int column_groups = columns / 16;
@@ -42,22 +44,37 @@ struct mixer_core_traits {
   static constexpr bool share = state == 128;     ///< S takes C's place
 };
 
-/// Bytes of shared memory: where things lie, for n tiles of 16 tokens.
+/// Bytes of shared memory: where things lie, for n tiles of 16 tokens. A block that carries a state keeps B, and has the
+/// state and factors of the tokens instead of scaled x; its C goes to registers, and 16 rows of it to `rows` where there
+/// are more tiles than warps, before scores and x take its place.
 template <class Tr>
 struct mixer_core_layout {
-  int tokens, scores, c, b, x, scaled, raw, vectors, bytes;
+  int tokens, scores, c, b, x, scaled, raw, state, vectors, factors, rows, bytes;
 
   __host__ __device__ explicit mixer_core_layout(int n) {
     tokens = 16 * n;
-    int const triangle = n * (n + 1) / 2 * 512, rows = tokens * Tr::state_bytes;
+    int const triangle = n * (n + 1) / 2 * 512, all_rows = tokens * Tr::state_bytes;
     scores = 0;
+    if constexpr (Tr::carries) {
+      c = 0, x = scaled = triangle;
+      raw = x + tokens * Tr::pitch;
+      state = raw + (tokens + Tr::before) * Tr::columns * 2;
+      int const end = state + Tr::state * Tr::columns * 2;
+      b = end > all_rows ? end : all_rows;
+      vectors = b + all_rows;
+      factors = vectors + 4 * tokens * int(sizeof(float));
+      rows = factors + 2 * tokens * 2;
+      bytes = rows + (n > Tr::warps ? 16 * Tr::state_bytes : 0);
+      return;
+    }
+    state = factors = rows = 0;
     c = Tr::share ? 0 : triangle;
-    b = c + rows;
+    b = c + all_rows;
     x = triangle;
     scaled = x + tokens * Tr::pitch;
     raw = scaled + (tokens - 1) / 64 * 64 * Tr::pitch;
     int const last = raw + (tokens + Tr::before) * Tr::columns * 2;
-    vectors = last > b + rows ? last : b + rows;
+    vectors = last > b + all_rows ? last : b + all_rows;
     bytes = vectors + 4 * tokens * int(sizeof(float));
   }
 };
@@ -76,20 +93,22 @@ struct mixer_core_arguments {
   mixer_direction_pointers direction[2];
   int length, units_per_block;
   float const* norm[2];  ///< weights of the directions' norms; null for ones
-  bool finish;           ///< whether a block, which has made all units of its rows, norms them
+  bool finish;           ///< whether a block, which has made all units of its group's rows, norms them
 };
 
-/// Memory of a call of the kernel beside its operands.
+/// Memory of a call of a fused kernel beside its operands.
 template <class T, mixer_shape M>
 struct mixer_core_scratch {
   using traits = mixer_core_traits<T, M>;
   float* squares;  ///< [rows, 2, units]
   float* decays;   ///< as in mixer_core_arguments
+  uint4* states;   ///< what mixer_core_states() says; the network's plan leaves them to the scratch of each call
 
-  mixer_core_scratch(arena& a, std::size_t rows, int length) {
+  mixer_core_scratch(arena& a, std::size_t rows, int length, std::size_t carried = 0) {
     std::size_t const sequences = rows / std::size_t(length);
     squares = a.take<float>(rows * 2 * traits::units);
     decays = a.take<float>(sequences * 2 * traits::heads * 2 * std::size_t((length + 15) / 16 * 16));
+    states = a.take<uint4>(carried);
   }
 };
 
@@ -98,7 +117,7 @@ struct mixer_core_scratch {
 /// the mirrored slices [dt | C | B | x | z].
 template <class Tr>
 struct direction_slices {
-  static constexpr int H = Tr::heads, N = Tr::state, I = Tr::inner;
+  static constexpr int H = Tr::heads, N = Tr::groups * Tr::state, I = Tr::inner;
   bool channels_reversed, tokens_reversed;
 
   __device__ explicit direction_slices(bool second)
@@ -132,26 +151,27 @@ struct alignas(2 * V) packed {
   std::uint32_t word[V / 2];
 };
 
-/// One warp: the decays of a head. cum[t] = log2 of the decay from the start to t; behind them ev[t] = cum[t] -
-/// log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j). From `length` on dt is 0.
+/// One warp: the decays of a head over `tokens` tokens from `start` on. cum[t] = log2 of the decay from there to t, t
+/// counted from there; behind them ev[t] = cum[t] - log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j). From
+/// `length` on dt is 0.
 ///
 /// Shapes   raw: the projection's dt of the sequence's first row and this head; rate = A log2(e); cum [2, tokens], at most
 ///          16 most_tiles tokens, in global or shared memory.
 /// Writes   cum (=); a barrier must follow before others read.
 template <class Tr>
 __device__ inline void head_decays(typename Tr::element const* raw, direction_slices<Tr> const& at, float rate,
-                                   float bias, int length, int tokens, float* cum) {
-  constexpr int rounds = Tr::most_tiles * 16 / 32;
+                                   float bias, int start, int length, int tokens, float* cum) {
+  constexpr int rounds = (Tr::most_tiles * 16 + 31) / 32;
   int const lane = int(threadIdx.x) % 32;
   float step[rounds], sum[rounds];
 #pragma unroll
   for (int r = 0; r < rounds; ++r) {
-    int const t = r * 32 + lane;
+    int const t = start + r * 32 + lane;
     step[r] = t < length ? to_float(raw[at.row(t, length) * Tr::projected]) : 0.f;
   }
 #pragma unroll
   for (int r = 0; r < rounds; ++r) {
-    step[r] = r * 32 + lane < length ? softplus(step[r] + bias) : 0.f;
+    step[r] = start + r * 32 + lane < length ? softplus(step[r] + bias) : 0.f;
     sum[r] = step[r] * rate;
   }
 #pragma unroll

@@ -1,6 +1,6 @@
 /// @file
 /// The mixer between its projections as one kernel: convolution, SiLU, scan and gate of one direction of one sequence a
-/// block, for sequences of at most 224 tokens in 16-bit numbers.
+/// block, for sequences of at most 224 tokens in 16-bit numbers; segments.cuh has longer ones.
 ///
 /// The scan is the quadratic form of state-space duality. S = C B^T is made once for all heads and kept in shared
 /// memory as fragments of the tensor cores. Tokens go in blocks of 64: for an earlier block J, exp(c_i - c_j) is split
@@ -69,14 +69,26 @@ struct unit_operands {
   }
 };
 
-/// What the blocks of 64 tokens before the warp's own add to its rows, decayed to the own block's start.
+/// Scores of tile c, as fragments, times factors of its columns, which are there in pairs of 16-bit numbers.
+template <class Tr>
+__device__ inline void scale_columns(std::uint32_t (&a)[4], int c, unsigned char const* factors) {
+  using T = typename Tr::element;
+  std::uint32_t const* const pair = reinterpret_cast<std::uint32_t const*>(factors) + c * 8 + thread_here() % 4;
+  std::uint32_t const low = pair[0], high = pair[4];
+  a[0] = multiply_pairs<T>(a[0], low), a[1] = multiply_pairs<T>(a[1], low);
+  a[2] = multiply_pairs<T>(a[2], high), a[3] = multiply_pairs<T>(a[3], high);
+}
+
+/// What the blocks of 64 tokens before the warp's own add to its rows, decayed to the own block's start. Where a state is
+/// carried, acc begins with what it adds, decayed to the first block's start, and the scores take the factors
+/// dt_j exp(e_J - c_j) that X' has else.
 template <class Tr>
 __device__ inline void scan_before(float (&acc)[2 * Tr::column_groups][4], int own, unit_operands<Tr> const& in,
-                                   float const* cum) {
+                                   float const* cum, unsigned char const* factors) {
 #pragma unroll 1
   for (int block = 0; block < own; ++block) {
-    if (block > 0) {
-      float const decay = exp2_fast(cum[block * 64 + 63] - cum[block * 64 - 1]);
+    if (Tr::carries || block > 0) {
+      float const decay = exp2_fast(cum[block * 64 + 63] - (block > 0 ? cum[block * 64 - 1] : 0.f));
 #pragma unroll
       for (int n = 0; n < 2 * Tr::column_groups; ++n)
 #pragma unroll
@@ -86,6 +98,7 @@ __device__ inline void scan_before(float (&acc)[2 * Tr::column_groups][4], int o
     for (int i = 0; i < 4; ++i) {
       std::uint32_t a[4];
       in.load_scores(a, block * 4 + i);
+      if constexpr (Tr::carries) scale_columns<Tr>(a, block * 4 + i, factors);
       in.multiply_tile(acc, a, in.scaled, block * 4 + i);
     }
   }
@@ -107,8 +120,8 @@ __device__ inline void scan_own(float (&acc)[2 * Tr::column_groups][4], int r, u
   using T = typename Tr::element;
   int const lane = thread_here() % 32, row = lane / 4, column = lane % 4 * 2, own = r / 4;
   float const low = cum[r * 16 + row], high = cum[r * 16 + 8 + row];
-  if (own > 0) {
-    float const start = cum[own * 64 - 1], f[2]{exp2_fast(low - start), exp2_fast(high - start)};
+  if (Tr::carries || own > 0) {
+    float const start = own > 0 ? cum[own * 64 - 1] : 0.f, f[2]{exp2_fast(low - start), exp2_fast(high - start)};
 #pragma unroll
     for (int n = 0; n < 2 * Tr::column_groups; ++n)
 #pragma unroll
@@ -144,7 +157,7 @@ __device__ inline void scan_own(float (&acc)[2 * Tr::column_groups][4], int r, u
 
 // The fused mixer core's results: gate, squares, and the norm where a block has made whole rows.
 
-/// One unit's gate and result for the 16 tokens of tile r. Word n of a row belongs to the n-th eight columns of the
+/// One unit's gate and result for the 16 tokens of the sequence's tile r. Word n of a row belongs to the n-th eight columns of the
 /// accumulators.
 template <class Tr>
 struct gate_rows {
@@ -155,21 +168,25 @@ struct gate_rows {
   [[nodiscard]] __device__ static int token(int r, int half, int lane) { return r * 16 + half * 8 + lane / 4; }
   /// The unit's column at which this lane's words from n on begin.
   [[nodiscard]] __device__ static int column(int n, int lane) { return n * 8 + lane % 4 * (n < wide ? 8 : 4); }
+  /// Whether this lane's words from n on, a whole access, are channels.
+  [[nodiscard]] __device__ static bool real(int n, int lane) { return !Tr::padded || column(n, lane) < Tr::width; }
 
   __device__ gate_rows(int r, direction_slices<Tr> const& at, int unit, T const* sequence, int length) {
     int const lane = thread_here() % 32;
-    T const* const from = sequence + at.z() + unit * Tr::columns;
+    T const* const from = sequence + at.z() + unit * Tr::width;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       T const* const row = from + at.row(min(token(r, half, lane), length - 1), length) * Tr::projected;
 #pragma unroll
       for (int n = 0; n < wide; n += 4) {
-        uint4 const v = *reinterpret_cast<uint4 const*>(row + column(n, lane));
+        uint4 v{};
+        if (real(n, lane)) v = *reinterpret_cast<uint4 const*>(row + column(n, lane));
         z[half][n] = v.x, z[half][n + 1] = v.y, z[half][n + 2] = v.z, z[half][n + 3] = v.w;
       }
 #pragma unroll
       for (int n = wide; n < words; n += 2) {
-        uint2 const v = *reinterpret_cast<uint2 const*>(row + column(n, lane));
+        uint2 v{};
+        if (real(n, lane)) v = *reinterpret_cast<uint2 const*>(row + column(n, lane));
         z[half][n] = v.x, z[half][n + 1] = v.y;
       }
     }
@@ -185,29 +202,31 @@ struct gate_rows {
       for (int n = 0; n < words; ++n) {
         float2 const gate = unpack<T>(z[half][n]);
         float const first = acc[n][half * 2] * silu_fast(gate.x), next = acc[n][half * 2 + 1] * silu_fast(gate.y);
-        sums[half] = fmaf(first, first, fmaf(next, next, sums[half]));
+        if (real(n < wide ? n & ~3 : n & ~1, lane)) sums[half] = fmaf(first, first, fmaf(next, next, sums[half]));
         out[n] = pack<T>(first, next);
       }
       int const t = token(r, half, lane);
       if (t >= p.length) continue;
       std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
-      T* const g = p.g + row * Tr::inner + unit * Tr::columns;
+      T* const g = p.g + row * Tr::inner + unit * Tr::width;
 #pragma unroll
       for (int n = 0; n < wide; n += 4)
-        __stcg(reinterpret_cast<uint4*>(g + column(n, lane)), uint4{out[n], out[n + 1], out[n + 2], out[n + 3]});
+        if (real(n, lane))
+          __stcg(reinterpret_cast<uint4*>(g + column(n, lane)), uint4{out[n], out[n + 1], out[n + 2], out[n + 3]});
 #pragma unroll
       for (int n = wide; n < words; n += 2)
-        __stcg(reinterpret_cast<uint2*>(g + column(n, lane)), uint2{out[n], out[n + 1]});
+        if (real(n, lane)) __stcg(reinterpret_cast<uint2*>(g + column(n, lane)), uint2{out[n], out[n + 1]});
     }
   }
 };
 
 /// The squares' sums of a tile's rows over the units [begin, end), which the four lanes of a row have in parts: to their
-/// first place in `squares`, zeros to the others; or, where `scales` is not null, what norms the rows to scales [length].
+/// first place in `squares`, zeros to the others; or, where `scales` is not null, what norms the rows to scales [tokens],
+/// the first of which is of token `start`.
 template <class Tr>
 __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int second, int begin,
                                   int end, std::size_t first_row, mixer_core_arguments<typename Tr::element> const& p,
-                                  float* scales) {
+                                  int start, float* scales) {
   int const lane = int(threadIdx.x) % 32, part = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -217,7 +236,7 @@ __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> 
     int const t = gate_rows<Tr>::token(r, half, lane);
     if (t >= p.length) continue;
     if (scales != nullptr) {
-      if (part == 0) scales[t] = rsqrtf(sum * (1.f / Tr::inner) + 1e-5f);
+      if (part == 0) scales[t - start] = rsqrtf(sum * (1.f / Tr::group) + 1e-5f);
       continue;
     }
     std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
@@ -248,28 +267,32 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
   return x;
 }
 
-/// Norms the block's rows, which it has made whole and which the caches still hold; `scales` [length] is shared memory,
-/// in the order of the direction's tokens.
+/// Norms a group's channels of `count` tokens from `start` on, which the block has made and which the caches still hold;
+/// `scales` [count] is shared memory, in the order of the direction's tokens.
 template <class Tr>
 __device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
-                                   std::size_t first_row, int second, float const* scales) {
-  constexpr int pieces = Tr::inner / 8, ahead = 4;
+                                   std::size_t first_row, int second, int group, int start, int count,
+                                   float const* scales) {
+  constexpr int pieces = Tr::group / 8, pitch = 2 * Tr::inner / 8, ahead = 4;
   bool const reversed = second == 1 && Tr::reverse_channels;
-  packed<8>* const g = reinterpret_cast<packed<8>*>(p.g + (2 * first_row + std::size_t(second)) * Tr::inner);
+  int const top = at.tokens_reversed ? p.length - start - count : start;  // of the rows, in memory's order
+  packed<8>* const g =
+      reinterpret_cast<packed<8>*>(p.g + (2 * (first_row + std::size_t(top)) + std::size_t(second)) * Tr::inner) +
+      group * pieces;
 #pragma unroll 1
-  for (int first = int(threadIdx.x); first < p.length * pieces; first += ahead * Tr::threads) {
+  for (int first = int(threadIdx.x); first < count * pieces; first += ahead * Tr::threads) {
     packed<8> x[ahead];
 #pragma unroll
     for (int a = 0; a < ahead; ++a) {
       int const i = first + a * Tr::threads;
-      if (i < p.length * pieces) x[a] = g[i / pieces * 2 * pieces + i % pieces];
+      if (i < count * pieces) x[a] = g[i / pieces * pitch + i % pieces];
     }
 #pragma unroll
     for (int a = 0; a < ahead; ++a) {
       int const i = first + a * Tr::threads;
-      if (i < p.length * pieces)
-        g[i / pieces * 2 * pieces + i % pieces] =
-            scaled<Tr>(x[a], scales[at.row(i / pieces, p.length)], p.norm[second], i % pieces * 8, reversed);
+      if (i < count * pieces)
+        g[i / pieces * pitch + i % pieces] = scaled<Tr>(x[a], scales[at.row(i / pieces, count)], p.norm[second],
+                                                        (group * pieces + i % pieces) * 8, reversed);
     }
   }
 }
@@ -278,7 +301,7 @@ __device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> co
 /// in the other order, since a scheduler has every fourth warp.
 __device__ inline int tile_of_warp(int warp, int tiles) { return warp / 4 == 1 ? tiles - 12 + warp : tiles - 1 - warp; }
 
-/// Grid (unit sets, 2, sequences).
+/// Grid (unit sets of all groups, 2, sequences).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
     mixer_core_kernel(__grid_constant__ mixer_core_arguments<typename Tr::element> const p) {
@@ -294,8 +317,10 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   float* const vectors = reinterpret_cast<float*>(shared + lay.vectors);
   float* const decays = p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens);
   int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
+  auto const head_decays_of = [&](int unit) { return decays + unit / Tr::per_head * 2 * lay.tokens; };
+  int const group = Tr::groups == 1 ? 0 : begin / Tr::group_units;
 
-  fill_state<Tr>(sequence, at, parameters, lay, p.length, shared);
+  fill_state<Tr>(sequence, at, parameters, lay, group, 0, p.length, shared);
   __syncthreads();
   std::uint32_t a[Tr::state / 16][4];
   if (r >= 0) {
@@ -307,11 +332,11 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   __syncthreads();
   if (r >= 0) fill_scores<Tr>(a, r, lay, shared);
   int const rank = r + Tr::warps - tiles;  // the shortest rows' warps make the decays meanwhile
-  fill_decays<Tr>(sequence, at, parameters, rank, begin / Tr::per_head, (end - 1) / Tr::per_head, p.length, lay.tokens,
-                  decays);
+  fill_decays<Tr>(sequence, at, parameters, rank, begin / Tr::per_head, (end - 1) / Tr::per_head, 0, p.length,
+                  lay.tokens, head_decays_of(begin));
   __syncthreads();
 
-  stage_unit<Tr>(sequence, at, lay, begin, p.length, decays, shared);
+  stage_unit<Tr>(sequence, at, lay, begin, 0, p.length, head_decays_of(begin), shared);
 
   float sums[2] = {};
 #pragma unroll 1
@@ -321,32 +346,32 @@ __global__ void __launch_bounds__(Tr::threads, 2)
     // Loaded before the barrier, so that the wait for them is the wait for the others.
     int const thread = thread_here();
     unit_columns<Tr> const own{thread};
-    channel_taps<Tr> const taps{at, at.conv_channel(at.x(), unit * Tr::columns + own.first), own.gap, parameters};
+    channel_taps<Tr> const taps{at, at.conv_channel(at.x(), unit * Tr::width + own.first), own.gap, parameters};
     wait_copies<0>();
     __syncthreads();
     fill_unit<Tr>(thread, own, taps, lay, cum, ev, shared);
     __syncthreads();
-    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, p.length, decays, shared);
+    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, 0, p.length, head_decays_of(unit + 1), shared);
     if (r >= 0) {
       float acc[2 * Tr::column_groups][4] = {};
       unit_operands<Tr> const in{r, lay, shared};
-      scan_before<Tr>(acc, r / 4, in, cum);
+      scan_before<Tr>(acc, r / 4, in, cum, nullptr);
       scan_own<Tr>(acc, r, in, cum, ev, parameters.d[at.head(unit / Tr::per_head)]);
       gate_rows<Tr> const gate{r, at, unit, sequence, p.length};
       gate.write(acc, r, at, second, unit, first_row, p, sums);
     }
   }
   if (p.finish) __syncthreads();  // the decays' place is free
-  if (r >= 0) write_sums<Tr>(sums, r, at, second, begin, end, first_row, p, p.finish ? vectors : nullptr);
+  if (r >= 0) write_sums<Tr>(sums, r, at, second, begin, end, first_row, p, 0, p.finish ? vectors : nullptr);
   if (p.finish) {
     __syncthreads();
-    finish_rows<Tr>(p, at, first_row, second, vectors);
+    finish_rows<Tr>(p, at, first_row, second, group, 0, p.length, vectors);
   }
 }
 
 /// Whether the kernel does sequences of this length on this device.
 template <class T, mixer_shape M>
-bool mixer_core_fits(device_properties const& device, int length) {
+bool mixer_core_whole_fits(device_properties const& device, int length) {
   using Tr = mixer_core_traits<T, M>;
   int const tiles = (length + 15) / 16;
   return Tr::possible && tiles <= Tr::most_tiles && mixer_core_layout<Tr>{tiles}.bytes <= device.shared_per_block;
@@ -359,39 +384,49 @@ bool mixer_core_aligned(mixer_parameters<M, float const, space::device> const& p
          packets_at<4>(p.forward.norm.data) && packets_at<4>(p.backward.norm.data);
 }
 
-/// Units a block takes: all, where that fills the device; else fewer, at the price of making S more than once.
+/// Units of its `units` a block takes, one for each group and sequence: all, where that fills the device; else fewer, at the price of making S more than once.
 inline int units_per_block(int units, int sequences, int multiprocessors) {
   int take = units;
   while (take % 2 == 0 && 2 * sequences * (units / take) < 2 * multiprocessors * 9 / 10) take /= 2;
   return take;
 }
 
-/// With `finish`, where a block makes whole rows, g as mixer_core has it, with the norms' weights unless they are views
-/// of nothing; true then. Else g before its norm, and scratch.squares, which sum up to a row's g^2: g / sqrt(their sum /
-/// inner + 1e-5) norm is what the output projection reads. mixer_core_fits() and mixer_core_aligned() must hold.
+/// One direction's parameters as the kernels read them.
+template <mixer_shape M>
+mixer_direction_pointers mixer_core_pointers(mixer_direction<M, float const, space::device> const& d) {
+  return {d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
+}
+
+/// The kernels' arguments; `take` units a block.
 template <precision P, mixer_shape M>
-bool mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
+mixer_core_arguments<element<P>> mixer_core_whole_arguments(element<P> const* zxbcdt,
+                                                            mixer_parameters<M, float const, space::device> const& p,
+                                                            element<P>* g,
+                                                            mixer_core_scratch<element<P>, M> const& scratch,
+                                                            int length, int take, bool finish) {
+  return {zxbcdt,
+          g,
+          scratch.squares,
+          scratch.decays,
+          {mixer_core_pointers(p.forward), mixer_core_pointers(p.backward)},
+          length,
+          take,
+          {p.forward.norm.data, p.backward.norm.data},
+          finish && take == mixer_core_traits<element<P>, M>::group_units};
+}
+
+/// Sequences in one segment: see mixer_core_fused(). mixer_core_whole_fits() must hold.
+template <precision P, mixer_shape M>
+bool mixer_core_whole(context<P>& ctx, element<P> const* zxbcdt,
                       mixer_parameters<M, float const, space::device> const& p, element<P>* g,
                       mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   using Tr = mixer_core_traits<element<P>, M>;
-  auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
-    return mixer_direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
-  };
-  int const take = units_per_block(Tr::units, sequences, ctx.device().multiprocessors);
-  bool const whole = finish && take == Tr::units;
-  mixer_core_arguments<element<P>> const arguments{zxbcdt,
-                                                   g,
-                                                   scratch.squares,
-                                                   scratch.decays,
-                                                   {pointers(p.forward), pointers(p.backward)},
-                                                   length,
-                                                   take,
-                                                   {p.forward.norm.data, p.backward.norm.data},
-                                                   whole};
+  int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
+  auto const arguments = mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, take, finish);
   int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
   launch("mixer_core", mixer_core_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
-  return whole;
+  return arguments.finish;
 }
 
 }  // namespace dm2::cuda::detail

@@ -28,5 +28,10 @@ float2 unpack(std::uint32_t v) {
   std::memcpy(both, &v, 4);
   return {to_float(both[0]), to_float(both[1])};
 }
+template <class T>
+std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
+  float2 const x = unpack<T>(a), y = unpack<T>(b);
+  return pack<T>(x.x * y.x, x.y * y.y);
+}
 
 }  // namespace dm2::cuda::detail
