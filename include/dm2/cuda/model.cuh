@@ -43,7 +43,7 @@ class model<C, cuda::context<P>> {
   /// The context of operations on state(), which is on the host.
   using state_context = cpu::context<float>;
   static constexpr config configuration = C;
-  static constexpr image_extent image = C.image;  ///< height and width of a picture
+  static constexpr image_extent image = C.image;                        ///< height and width of a picture
   static constexpr std::size_t pixels = std::size_t(sizes<C>::pixels);  ///< numbers of one picture
   static constexpr std::size_t classes = std::size_t(C.classes);        ///< logits of one picture
   /// The type of pictures of bytes: [B, height, width, channels] on the device, normalised as it says.
@@ -78,7 +78,9 @@ class model<C, cuda::context<P>> {
   /// names, where there is none.
   [[nodiscard]] named_tensor<float> find(std::string_view name) { return find_tensor(table(), state(), name); }
   /// @copydoc find(std::string_view)
-  [[nodiscard]] named_tensor<float const> find(std::string_view name) const { return find_tensor(table(), state(), name); }
+  [[nodiscard]] named_tensor<float const> find(std::string_view name) const {
+    return find_tensor(table(), state(), name);
+  }
   /// BatchNorm's step counts, at their table offset.
   [[nodiscard]] std::span<std::int64_t> counters() { return counters_; }
   /// @copydoc counters()
