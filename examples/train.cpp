@@ -69,8 +69,8 @@ run_request settle(CLI::App& app, training_flags& flags, training_folder& folder
     if (from) resumed = take_stored_flags(app, *from);
   }
   if (!folder.goes_on_with(from)) {
-    folder.require_free(flags.overwrite);
-    if (!folder.files().trace().empty()) require_inputs_outside(app, flags, folder);
+    if (!flags.check) folder.require_free(flags.overwrite);  // else the data come first; make_room asks again
+    if (flags.overwrite && !folder.files().trace().empty()) require_inputs_outside(app, flags, folder);
   }
   if (from && app.count("--pretrained") > 0)
     std::cerr << "train: --pretrained changes nothing: the run goes on with its checkpoint\n";

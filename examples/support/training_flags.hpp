@@ -15,6 +15,7 @@
 #include "models.hpp"
 #include "text.hpp"
 
+#include <charconv>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -23,6 +24,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -69,6 +71,16 @@ inline CLI::Validator between(double least, double most, char const* range) {
             double value = 0;
             bool const good = CLI::detail::lexical_cast(word, value) && value >= least && value <= most;
             return good ? std::string{} : word + " is not a number " + range;
+          },
+          ""};
+}
+/// Accepts what a std::uint64_t holds: CLI11 would take -1 for the largest of them.
+inline CLI::Validator whole_number() {
+  return {[](std::string const& word) {
+            std::uint64_t value = 0;
+            auto const [end, problem] = std::from_chars(word.data(), word.data() + word.size(), value);
+            bool const good = problem == std::errc{} && end == word.data() + word.size();
+            return good ? std::string{} : word + " is not a whole number from 0 to 18446744073709551615";
           },
           ""};
 }
@@ -227,7 +239,9 @@ inline void add_run(CLI::App& app, training_flags& f) {
   app.add_flag("--overwrite", f.overwrite,
                "Begin anew in a folder that holds a run. The old run is kept until the new one has a checkpoint")
       ->group(group);
-  app.add_option("--seed", f.seed, "Of the first weights and of everything random")->group(group);
+  app.add_option("--seed", f.seed, "Of the first weights and of everything random")
+      ->check(whole_number())
+      ->group(group);
   app.add_option("-j,--workers", f.workers,
                  "Threads that read and transform pictures; 0: one a processor (2; 0 with a GPU)")
       ->type_name("N")

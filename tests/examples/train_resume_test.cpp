@@ -164,7 +164,7 @@ TEST_CASE("train: flags that change nothing in a run leave no trace in its check
                     "--max-bad",
                     "3",
                     "--img-size",
-                    "32",
+                    "64",
                     "--num-classes",
                     "10",
                     "--amp"})
