@@ -1,10 +1,11 @@
 /// @file
-/// The gradient of the streamed attention: of the queries, a block's with the keys streaming by, then of keys and values,
-/// with the queries streaming by.
+/// The gradient of the streamed attention's heads.
 ///
-/// With P = softmax(q k^T / sqrt(d)), G = dy v^T and D = P (G - rowsum(P G)):  dv = P^T dy,  dq = D k / sqrt(d),
-/// dk = D^T q / sqrt(d). Nothing is saved by the forward: a first round over the keys finds each query's statistics, from
-/// which P and D are computed again wherever they are needed. Each gradient is one warp's sum, in the order of the tokens.
+/// First that of the queries, past which the keys stream, then those of keys and values, past which the queries do.
+/// With P = softmax(q k^T / sqrt(d)), G = dy v^T and D = P (G - rowsum(P G)):
+///     dv = P^T dy,  dq = D k / sqrt(d),  dk = D^T q / sqrt(d)
+/// The forward saves nothing: a first round over the keys finds each query's statistics, from which P and D are computed
+/// again wherever they are needed. Each gradient is one warp's sum, in the order of the tokens.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -84,12 +85,14 @@ __device__ inline void load_own_rows(typename Tr::element const* left, typename 
   __syncthreads();
 }
 
-/// Products of 16 queries with 16 Groups keys: scores q k and slopes dy v, those of keys after the last -infinity and 0.
+/// Products of 16 queries with 16 Groups keys: scores q k and slopes dy v, those of keys after the last -infinity and
+/// 0.
 template <class Tr, int Groups>
 struct key_products {
   float score[1][2 * Groups][4] = {}, slope[1][2 * Groups][4] = {};
 
-  /// keys and values are column addresses; `left` keys are valid, and only a single group may have fewer than it covers.
+  /// keys and values are column addresses; `left` keys are valid, and only a single group may have fewer than it
+  /// covers.
   __device__ key_products(std::uint32_t const (&q)[1][Tr::padded / 16][4],
                           std::uint32_t const (&dy)[1][Tr::padded / 16][4], std::uint32_t keys, std::uint32_t values,
                           int left) {
@@ -165,7 +168,8 @@ struct query_gradients {
   __device__ void see(std::uint32_t keys, std::uint32_t values, int left, float scale) {
     running.take(key_products<Tr, Groups>{q, dy, keys, values, left}, scale);
   }
-  /// Between the rounds: the statistics of all keys, to memory too, for those of queries from `first` on that there are.
+  /// Between the rounds: the statistics of all keys, to memory too, for those of queries from `first` on that there
+  /// are.
   __device__ void finish(softmax_statistics* to, int first, int length) {
     int const lane = int(threadIdx.x) % 32;
 #pragma unroll

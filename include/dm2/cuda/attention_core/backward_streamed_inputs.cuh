@@ -1,5 +1,5 @@
 /// @file
-/// From the gradients of the streamed attention's q, k and v back through rotation and convolution.
+/// The streamed attention's gradients, back through rotation and convolution.
 #pragma once
 
 #include <dm2/cuda/attention_core/backward_inputs.cuh>
@@ -7,6 +7,7 @@
 #include <dm2/cuda/attention_core/inputs.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 
+#include <cmath>
 #include <cstddef>
 
 namespace dm2::cuda::detail {
@@ -23,8 +24,8 @@ struct streamed_inputs_backward_call {
   int length;  ///< L
 };
 
-/// Four channels' gradients of consecutive tokens, turned back by their position. They are read `ahead` tokens before they
-/// are needed.
+/// Four channels' gradients of consecutive tokens, turned back by their position. They are read `ahead` tokens before
+/// they are needed.
 template <class Tr>
 struct turned_back_run {
   using T = typename Tr::element;
@@ -94,8 +95,8 @@ struct turned_back_run {
   }
 };
 
-/// dqkv, and each part's sums. A lane takes four channels, a warp some runs of tokens, a block a part of all runs. Block: 128
-/// channels, part.
+/// dqkv, and each part's sums. A lane takes four channels, a warp some runs of tokens, a block a part of all runs.
+/// Block: 128 channels, part.
 template <class Tr>
 __global__ void __launch_bounds__(inputs_backward_traits<Tr>::threads, 2)
     streamed_inputs_backward_kernel(__grid_constant__ streamed_inputs_backward_call<Tr> const call) {
