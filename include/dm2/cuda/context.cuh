@@ -1,5 +1,7 @@
 /// @file
-/// What every CUDA operation runs with: a precision, a device, a stream, scratch memory, the library's handle.
+/// What every CUDA operation runs with.
+///
+/// A precision, a device, a stream, scratch memory, the library's handle.
 #pragma once
 
 #include <dm2/core/arena.hpp>

@@ -4,8 +4,8 @@
 /// First that of the queries, past which the keys stream, then those of keys and values, past which the queries do.
 /// With P = softmax(q k^T / sqrt(d)), G = dy v^T and D = P (G - rowsum(P G)):
 ///     dv = P^T dy,  dq = D k / sqrt(d),  dk = D^T q / sqrt(d)
-/// The forward saves nothing: a first round over the keys finds each query's statistics, from which P and D are computed
-/// again wherever they are needed. Each gradient is one warp's sum, in the order of the tokens.
+/// The forward saves nothing: a first round over the keys finds each query's statistics, from which P and D are
+/// computed again wherever they are needed. Each gradient is one warp's sum, in the order of the tokens.
 #pragma once
 
 #include <dm2/core/arena.hpp>

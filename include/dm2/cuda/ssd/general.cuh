@@ -14,7 +14,7 @@
 #include <algorithm>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::ssd {
 
 /// A block runs some channels of one head of one sequence. Each channel's N states lie in the registers of `lanes`
 /// neighbouring threads, 32 or fewer in each for N up to 1024.
@@ -137,4 +137,4 @@ void scan_general(context<P>& ctx, ssd_input<M, T, space::device, float> const& 
          in.dt.data, in.a.data, in.b.data, in.c.data, in.d.data, y.data, in.length);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::ssd
