@@ -1,4 +1,5 @@
-// Tiny at other picture sizes, patches, groups, widths and states, at equal tokens: where the speed falls off the curve.
+// Tiny at other picture sizes, patches, groups, widths and states, at equal tokens: where the speed falls off the
+// curve.
 //
 //     dm2_cuda_cliff_bench [CSV]     a table to the standard output, and the same numbers to a file
 #include "cuda/cliff/cases.hpp"

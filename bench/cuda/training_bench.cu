@@ -10,7 +10,6 @@
 #include "cuda/training_case.cuh"
 #include "support/random_model.hpp"
 
-#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>

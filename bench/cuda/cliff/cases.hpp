@@ -54,8 +54,8 @@ inline constexpr cliff_case cliff_cases[]{
 /// Pictures that have as many tokens as 256 of Tiny's.
 constexpr int cliff_batch(int length) { return std::max(1, (256 * 197 + length / 2) / length); }
 
-/// FLOPs of a picture's evaluation where the scan takes what needs fewer: its quadratic form, or chunks. They grow as the
-/// tokens do, but for the attention's.
+/// FLOPs of a picture's evaluation where the scan takes what needs fewer: its quadratic form, or chunks. They grow as
+/// the tokens do, but for the attention's.
 template <config C>
 constexpr double smooth_flops() {
   using size = sizes<C>;

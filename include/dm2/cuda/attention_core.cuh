@@ -29,8 +29,8 @@ constexpr bool attention_fits(attention_shape s) {
          s.d_conv <= 4;
 }
 
-/// Whether the streamed kernels have code for a shape: heads of whole pieces of 16 bytes, which are padded to fragments,
-/// and groups of four channels on either side of what rotary turns.
+/// Whether the streamed kernels have code for a shape: heads of whole pieces of 16 bytes, which are padded to
+/// fragments, and groups of four channels on either side of what rotary turns.
 template <class T>
 constexpr bool attention_streams(attention_shape s) {
   return is_half<T> && s.head_dim % 8 == 0 && s.head_dim <= 128 && s.rotary % 8 == 0 && s.rotary <= s.head_dim &&

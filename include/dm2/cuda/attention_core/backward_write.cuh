@@ -40,8 +40,9 @@ struct run_back {
       for (int k = 0; k < taps; ++k) w[k][c] = flat[c * taps + k];
   }
 
-  /// Tokens [begin, end), which are some; x and dx are token 0's numbers. gradient(t, slot, to) gives the gradient of token
-  /// t, zeros after the last one, of begin, begin + 1 and so on; slot is (t - begin) % taps, which the compiler knows.
+  /// Tokens [begin, end), which are some; x and dx are token 0's numbers. gradient(t, slot, to) gives the gradient of
+  /// token t, zeros after the last one, of begin, begin + 1 and so on; slot is (t - begin) % taps, which the compiler
+  /// knows.
   template <class Gradient>
   __device__ void apply(Gradient&& gradient, T const* x, T* dx, int begin, int end) {
     uint2 next[batch];

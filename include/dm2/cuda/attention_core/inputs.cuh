@@ -143,8 +143,8 @@ struct token_run {
     if (Tr::taps == 0 && !turned) return;
     apply<Tr::pitch, Tr::pitch>(rows, rows, n);
   }
-  /// The same from n tokens at `from` to as many at `to`, each From and To numbers apart, Batch tokens at a time, which is
-  /// a multiple of the ring `past`.
+  /// The same from n tokens at `from` to as many at `to`, each From and To numbers apart, Batch tokens at a time, which
+  /// is a multiple of the ring `past`.
   template <int From, int To, int Batch = batch>
   __device__ void apply(T const* from, T* to, int n) {
 #pragma unroll 1

@@ -1,8 +1,8 @@
 /// @file
-/// Attention's online softmax over keys and values in shared memory, in a warp's registers.
+/// Attention's online softmax, in a warp's registers.
 ///
-/// A warp holds Tiles tiles of 16 query rows. The scores' accumulators are, rounded, the left operand of the product with
-/// the values, so that nothing goes back to shared memory.
+/// A warp holds Tiles tiles of 16 query rows; keys and values are in shared memory. The scores' accumulators are,
+/// rounded, the left operand of the product with the values, so that nothing goes back to shared memory.
 #pragma once
 
 #include <dm2/cuda/attention_core/inputs.cuh>
@@ -193,8 +193,8 @@ __device__ inline float sum_over_quad(float x) {
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-/// Writes a tile's 16 rows, those below `length`, times its rows' scales, rounded. The first one is row `first` of `to`,
-/// whose rows are Stride numbers apart and start at multiples of 16 bytes.
+/// Writes a tile's 16 rows, those below `length`, times its rows' scales, rounded. The first one is row `first` of
+/// `to`, whose rows are Stride numbers apart and start at multiples of 16 bytes.
 template <class Tr, int Stride>
 __device__ inline void write_rows(typename Tr::element* to, float const (&rows)[Tr::padded / 8][4],
                                   float const (&scale)[2], int first, int length) {

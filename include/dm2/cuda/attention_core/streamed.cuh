@@ -1,8 +1,9 @@
 /// @file
-/// The attention for any length: keys and values stream through shared memory past queries in registers.
+/// The attention for any length: keys and values stream past queries.
 ///
-/// A block takes some query rows of one head of one sequence, each of its warps 32, or 16 where there are few. What a tile of keys adds is taken in
-/// with a running maximum and sum, so that nothing grows with the length.
+/// A block takes some query rows of one head of one sequence, each of its warps 32, or 16 where there are few, in
+/// registers. What a tile of keys adds is taken in with a running maximum and sum, so that nothing grows with the
+/// length.
 #pragma once
 
 #include <dm2/core/arena.hpp>

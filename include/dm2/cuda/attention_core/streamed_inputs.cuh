@@ -1,8 +1,9 @@
 /// @file
-/// What the streamed attention reads: q, k and v of every head, convolved and turned once, and their way to shared memory.
+/// What the streamed attention reads: q, k and v, convolved and turned.
 ///
-/// They lie head after head, [B, H, 3, L, d], so that a tile of tokens is one piece of memory and no tile has to know of
-/// the tokens before it. A thread takes eight channels of a run of tokens, whose last raw numbers stay in its registers.
+/// They are made once and lie head after head, [B, H, 3, L, d], so that a tile of tokens is one piece of memory and no
+/// tile has to know of the tokens before it. A thread takes eight channels of a run of tokens, whose last raw numbers
+/// stay in its registers.
 #pragma once
 
 #include <dm2/core/operands.hpp>
@@ -20,8 +21,8 @@
 
 namespace dm2::cuda::detail {
 
-/// Sizes of the streamed attention, forward and backward. Keys and values, or queries and dy, pass through shared memory
-/// in two stages of `tile` tokens.
+/// Sizes of the streamed attention, forward and backward. Keys and values, or queries and dy, pass through shared
+/// memory in two stages of `tile` tokens.
 template <attention_shape A, class T>
 struct streamed_attention_traits : attention_traits<A, T> {
   using base = attention_traits<A, T>;
@@ -33,8 +34,8 @@ struct streamed_attention_traits : attention_traits<A, T> {
   static constexpr int most_tiles = 2, warps = 4;
   /// Fewer scores at a time where a head's outputs take half of the registers.
   static constexpr int key_groups = base::padded <= 96 ? 2 : 1;
-  /// The backward: a warp takes 16 queries, then 16 keys. Up to 96 channels two blocks of six warps find 168 registers a
-  /// thread, which the queries' gradient needs; eight warps with 255 else.
+  /// The backward: a warp takes 16 queries, then 16 keys. Up to 96 channels two blocks of six warps find 168 registers
+  /// a thread, which the queries' gradient needs; eight warps with 255 else.
   static constexpr int queries_warps = base::padded <= 96 ? 6 : 8, queries_blocks = base::padded <= 96 ? 2 : 1;
   static constexpr int keys_warps = 8;
   static constexpr std::size_t keys_bytes = bytes + std::size_t{2} * tile * 8;  ///< with the queries' statistics
@@ -89,8 +90,8 @@ void launch_streamed_inputs(device_properties const& device, cudaStream_t stream
          {blocks_for(runs * Tr::inputs_units, Tr::inputs_threads), Tr::inputs_threads, 0, early}, stream, call);
 }
 
-/// Starts copies of n tokens from `first` on, whose channels are Stride numbers apart in `from`, to rows of shared memory;
-/// tokens from `length` on, and channels that only fill a fragment, become zeros. All threads share them.
+/// Starts copies of n tokens from `first` on, whose channels are Stride numbers apart in `from`, to rows of shared
+/// memory; tokens from `length` on, and channels that only fill a fragment, become zeros. All threads share them.
 template <class Tr, int Stride>
 __device__ inline void copy_head_tokens(typename Tr::element const* from, typename Tr::element* to, int first, int n,
                                         int length) {
@@ -122,8 +123,8 @@ struct token_stream {
     copy_head_tokens<Tr, RightStride>(right, stage(i) + Tr::tile * Tr::pitch, first, Tr::tile, length);
     commit_copies();
   }
-  /// Waits for tile i, starts the next one of `count`, and gives tile i: the left rows, then the right ones. All threads;
-  /// they have read tile i - 1.
+  /// Waits for tile i, starts the next one of `count`, and gives tile i: the left rows, then the right ones. All
+  /// threads; they have read tile i - 1.
   __device__ T const* next(int i, int count) const {
     wait_copies<0>();
     __syncthreads();

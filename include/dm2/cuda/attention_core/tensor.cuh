@@ -1,9 +1,9 @@
 /// @file
 /// The attention kernel: keys and values convolved into shared memory, an online softmax over them in registers.
 ///
-/// A block takes one head of one sequence, or a part of its query rows; each of its seven warps takes 16 rows at a time.
-/// Keys and values are copied raw into shared memory, convolved and turned there in place, and stay for all rows. A
-/// warp's scores, weights and outputs never leave its registers. More keys than fit are streamed.cuh's.
+/// A block takes one head of one sequence, or a part of its query rows; each of its seven warps takes 16 rows at a
+/// time. Keys and values are copied raw into shared memory, convolved and turned there in place, and stay for all rows.
+/// A warp's scores, weights and outputs never leave its registers. More keys than fit are streamed.cuh's.
 #pragma once
 
 #include <dm2/cuda/attention_core/inputs.cuh>
@@ -78,7 +78,8 @@ __device__ inline void start_queries(attention_call<Tr> const& call, attention_p
   commit_copies();
 }
 
-/// Fills keys and values with the sequence's n tokens and zeros up to a multiple of 16. All threads; ends with a barrier.
+/// Fills keys and values with the sequence's n tokens and zeros up to a multiple of 16. All threads; ends with a
+/// barrier.
 template <class Tr>
 __device__ inline void load_keys(attention_call<Tr> const& call, attention_place<Tr> const& at, int n) {
   int const thread = int(threadIdx.x), padded = (n + 15) / 16 * 16;
