@@ -3,12 +3,15 @@
 ///
 /// A block walks the segments of one direction of one sequence for some units of a group. Inside a segment of at most 144
 /// tokens everything is as in the kernel for short sequences (mixer_core/tensor.cuh), with two products more:
-///     y_i += exp(c_i) C_i s               rows of C stay in a warp's registers, s is read as x is
+///     y_i += exp(c_i) C_i s               rows of C stay in a warp's registers
 ///     s' = exp(c_last) s + sum_j dt_j exp(c_last - c_j) B_j x_j^T     a warp has 16 states of all columns
 /// Units run inside a segment, since they share B, C and the scores, so the states of all of them wait between segments, in
 /// memory that the L2 cache holds: rounded, as the product with C takes them. In float they were 52 MB for Tiny, more than
-/// the cache, and 257 tokens took 498 us where 256 took 359. Scaled x, which the kernel for short sequences keeps beside
+/// the cache has, and took a fifth of the kernel's time. Scaled x, which the kernel for short sequences keeps beside
 /// x, is made by scaling scores instead: its place is B's, and two blocks still fit on a multiprocessor.
+///
+/// 8 warps of 128 registers, two blocks a multiprocessor. A ninth tile of tokens, where it saves a segment, is the last
+/// warp's second: 256 sequences of 257 tokens take 273 us with it and 340 without.
 ///
 /// Blocks stay on their multiprocessors and go from sequence to sequence, so that the states in memory are few. Where
 /// sequences are too few to fill the device, runs of segments go to blocks of their own in three phases: each run's state
@@ -484,7 +487,7 @@ bool mixer_core_segments(context<P>& ctx, mixer_segment_plan<element<P>, M> cons
   uint4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
   float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);
   mixer_segment_arguments<element<P>> const arguments{
-      mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
+      mixer_core_arguments_of<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
       scratch.states,
       sequences,
       plan.tiles,

@@ -399,11 +399,11 @@ mixer_direction_pointers mixer_core_pointers(mixer_direction<M, float const, spa
 
 /// The kernels' arguments; `take` units a block.
 template <precision P, mixer_shape M>
-mixer_core_arguments<element<P>> mixer_core_whole_arguments(element<P> const* zxbcdt,
-                                                            mixer_parameters<M, float const, space::device> const& p,
-                                                            element<P>* g,
-                                                            mixer_core_scratch<element<P>, M> const& scratch,
-                                                            int length, int take, bool finish) {
+mixer_core_arguments<element<P>> mixer_core_arguments_of(element<P> const* zxbcdt,
+                                                         mixer_parameters<M, float const, space::device> const& p,
+                                                         element<P>* g,
+                                                         mixer_core_scratch<element<P>, M> const& scratch, int length,
+                                                         int take, bool finish) {
   return {zxbcdt,
           g,
           scratch.squares,
@@ -422,7 +422,7 @@ bool mixer_core_whole(context<P>& ctx, element<P> const* zxbcdt,
                       mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   using Tr = mixer_core_traits<element<P>, M>;
   int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
-  auto const arguments = mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, take, finish);
+  auto const arguments = mixer_core_arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish);
   int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
   launch("mixer_core", mixer_core_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
