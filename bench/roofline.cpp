@@ -37,7 +37,7 @@ std::vector<measured> figures() {
   evaluation_bytes<tiny> const bytes{256};
   core_widths const w = widths_of<tiny>(0);
   return {{"mixer core", 256 * mixer_core_flops(m, size::length), bytes.core(w), 181.7e-6},
-          {"between two cores", 256 * mixer_projection_flops<tiny>(), bytes.between(w, w), 118.6e-6},
+          {"project_add_norm", 256 * mixer_projection_flops<tiny>(), bytes.project_add_norm(w, w), 118.6e-6},
           {"scan, 256 x 197", 256 * scan_flops(m, 197), scan_bytes(m, 256 * 197), 60.8e-6},
           {"scan, 64 x 3137", 64 * chunked_scan_flops(m, 3137), scan_bytes(m, 64 * 3137), 331.6e-6},
           network<tiny>("Tiny, batch 256", 256, 8.649),

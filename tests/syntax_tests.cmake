@@ -21,7 +21,7 @@ endfunction()
 # Included twice, so that a missing #pragma once shows too.
 file(GLOB_RECURSE headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/include/*.hpp)
 if(NOT DM2_STB_INCLUDE_DIR)
-  list(FILTER headers EXCLUDE REGEX "_stb\\.hpp$")
+  list(FILTER headers EXCLUDE REGEX "decode/stb\\.hpp$")
 endif()
 foreach(header ${headers})
   string(REGEX REPLACE "^dm2/(.*)\\.hpp$" "\\1" name ${header})
@@ -36,3 +36,7 @@ foreach(source ${sources})
   get_filename_component(name ${source} NAME_WE)
   dm2_syntax_test(compile_fail.${name} ${source} -DEXPECT=fail)
 endforeach()
+
+# What a header may include: floors, rooms, assembly.
+add_test(NAME include_rules COMMAND ${PROJECT_SOURCE_DIR}/scripts/include_rules)
+set_tests_properties(include_rules PROPERTIES TIMEOUT 60 LABELS unit)

@@ -1,5 +1,5 @@
 /// @file
-/// What lies between two mixers: output projection, residual addition, norm, next input projection; forward and
+/// Project-add-norm of two mixers: output projection, residual addition, norm, next input projection; forward and
 /// backward.
 #include "support/flops.hpp"
 #include "support/operation.hpp"
@@ -15,7 +15,7 @@ using namespace dm2;
 using namespace dm2::bench;
 
 template <config C>
-struct between {
+struct case_of {
   static constexpr config L = shallow(C);
   using mixer = dm2::detail::mixer_block<L>;
   static constexpr int wide = mixer::wide, inner = mixer::inner, dim = C.dim;
@@ -66,7 +66,7 @@ struct between {
 
 template <config C, template <class> class Case>
 void run(benchmark::State& state) {
-  bool const backward = std::is_same_v<Case<float>, typename between<C>::template backward<float>>;
+  bool const backward = std::is_same_v<Case<float>, typename case_of<C>::template backward<float>>;
   std::size_t const count = std::size_t(state.range(0));
   double const flops = mixer_projection_flops<C>() / sizes<C>::length * double(count) * (backward ? 2 : 1);
   time_operation<Case>(state, std::to_string(count), int(state.range(1)), {flops, 0}, 1e-5, count);
@@ -76,9 +76,9 @@ void row_counts(benchmark::internal::Benchmark* b) {
   b->ArgNames({"rows", "threads"})->ArgsProduct({{197, 1576}, {1, 2}})->UseRealTime();
 }
 
-BENCHMARK(run<tiny, between<tiny>::forward>)->Name("project_add_norm/forward/tiny")->Apply(row_counts);
-BENCHMARK(run<small, between<small>::forward>)->Name("project_add_norm/forward/small")->Apply(row_counts);
-BENCHMARK(run<tiny, between<tiny>::backward>)->Name("project_add_norm/backward/tiny")->Apply(row_counts);
-BENCHMARK(run<small, between<small>::backward>)->Name("project_add_norm/backward/small")->Apply(row_counts);
+BENCHMARK(run<tiny, case_of<tiny>::forward>)->Name("project_add_norm/forward/tiny")->Apply(row_counts);
+BENCHMARK(run<small, case_of<small>::forward>)->Name("project_add_norm/forward/small")->Apply(row_counts);
+BENCHMARK(run<tiny, case_of<tiny>::backward>)->Name("project_add_norm/backward/tiny")->Apply(row_counts);
+BENCHMARK(run<small, case_of<small>::backward>)->Name("project_add_norm/backward/small")->Apply(row_counts);
 
 }  // namespace project_add_norm_bench

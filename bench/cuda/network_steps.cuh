@@ -75,8 +75,8 @@ class network_steps {
       dm2::detail::with_block<C>(k, [&]<class B>() {
         scaled_[is_mixer<B>] = trunk_.template core<B>(k);
         if (k + 1 == C.depth) return trunk_.template finish<B>(k, scaled_[is_mixer<B>]);
-        dm2::detail::with_block<C>(k + 1,
-                                   [&]<class N>() { trunk_.template between<B, N>(k, k + 1, scaled_[is_mixer<B>]); });
+        dm2::detail::with_block<C>(
+            k + 1, [&]<class N>() { trunk_.template project_add_norm_project<B, N>(k, k + 1, scaled_[is_mixer<B>]); });
       });
     heads();
   }
@@ -105,9 +105,9 @@ class network_steps {
           return add("projection, addition, last norm", bytes.last(own), out,
                      [this, k] { trunk_.template finish<B>(k, scaled_[is_mixer<B>]); });
         dm2::detail::with_block<C>(k + 1, [&]<class N>() {
-          add("between " + label<B>() + " and " + label<N>(), bytes.between(own, widths_of<C>(k + 1)),
+          add("project_add_norm, " + label<B>() + " to " + label<N>(), bytes.project_add_norm(own, widths_of<C>(k + 1)),
               out + product_flops(length, N::wide, C.dim),
-              [this, k] { trunk_.template between<B, N>(k, k + 1, scaled_[is_mixer<B>]); });
+              [this, k] { trunk_.template project_add_norm_project<B, N>(k, k + 1, scaled_[is_mixer<B>]); });
         });
       });
     add("heads", bytes.heads(), head_flops<C>(), [this] { heads(); });

@@ -1,4 +1,4 @@
-// Training on the GPU: a micro-batch and its parts, the optimiser, a whole step, memory; the scan alone, both ways.
+// Training on the GPU: a micro-batch and its parts, the optimizer, a whole step, memory; the scan alone, both ways.
 // `--once` runs one micro-batch of Tiny and nothing else, for a profiler.
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>

@@ -1,5 +1,5 @@
 /// @file
-/// A whole training step without the optimiser: forward, loss, backward.
+/// A whole training step without the optimizer: forward, loss, backward.
 #include "support/ceiling.hpp"
 #include "support/flops.hpp"
 #include "support/random_model.hpp"

@@ -38,7 +38,7 @@ struct evaluation_bytes {
   }
   [[nodiscard]] constexpr double core(core_widths w) const { return rows() * element * (w.wide + w.inner); }
   /// Output projection, addition to the residual stream, norm, the next input projection.
-  [[nodiscard]] constexpr double between(core_widths w, core_widths next) const {
+  [[nodiscard]] constexpr double project_add_norm(core_widths w, core_widths next) const {
     return rows() * (element * (w.inner + next.wide) + 8 * C.dim) + element * C.dim * (w.inner + next.wide);
   }
   /// Output projection, addition, the last norm.
@@ -52,7 +52,7 @@ struct evaluation_bytes {
   [[nodiscard]] constexpr double total() const {
     double bytes = stem() + first(widths_of<C>(0)) + last(widths_of<C>(C.depth - 1)) + heads();
     for (int i = 0; i < C.depth; ++i) bytes += core(widths_of<C>(i));
-    for (int i = 0; i + 1 < C.depth; ++i) bytes += between(widths_of<C>(i), widths_of<C>(i + 1));
+    for (int i = 0; i + 1 < C.depth; ++i) bytes += project_add_norm(widths_of<C>(i), widths_of<C>(i + 1));
     return bytes;
   }
 };

@@ -62,8 +62,8 @@ double operation_error(int threads, A const&... arguments) {
 /// T, right after the first call; op.oracle(), where there is one, is the same as vectors of double. `key` names this
 /// case.
 ///
-/// Op stands in a namespace of its file's name, not in an unnamed one: g++ 12 gives what is instantiated over a template
-/// of an unnamed namespace external linkage, and of two files with an Op of one name the linker keeps one.
+/// Op stands in a namespace of its file's name, not in an unnamed one: g++ 12 gives what is instantiated over a
+/// template of an unnamed namespace external linkage, and of two files with an Op of one name the linker keeps one.
 template <template <class> class Op, class... A>
 void time_operation(benchmark::State& state, std::string const& key, int threads, work w, double tolerance,
                     A const&... arguments) {

@@ -62,7 +62,7 @@ class split_step {
         arena_{memory_.data(), memory_.size()},
         plan_{arena_, batch},
         gradients_{state_extent<C>},
-        optimiser_{rule},
+        optimizer_{rule},
         average_{net_} {
     fill_random<C>(net_.state().data());
   }
@@ -74,7 +74,7 @@ class split_step {
     forward();
     backward();
     bool const finite = std::isfinite(sum_of_squares(net_.ctx(), gradients_.data(), gradients_.size()));
-    if (finite) optimiser_.step(net_, {gradients_.data(), gradients_.size()}, 1e-7);
+    if (finite) optimizer_.step(net_, {gradients_.data(), gradients_.size()}, 1e-7);
     done(update);
     average_.step(net_);
     done(average);
@@ -179,7 +179,7 @@ class split_step {
   arena arena_;
   dm2::detail::training_plan<C, dm2::cpu::context<float>> plan_;
   buffer<float> gradients_;
-  optimizer<C, context> optimiser_;
+  optimizer<C, context> optimizer_;
   ema<C, context> average_;
   sparse_targets<float> targets_{C.classes};
   double loss_ = 0;

@@ -65,8 +65,8 @@ struct head_run {
   }
 };
 
-// Operands are exact and sums float, though the tensor cores' adders cut off where they should round: the error does not
-// depend on the element, but for products in tf32.
+// Operands are exact and sums float, though the tensor cores' adders cut off where they should round: the error does
+// not depend on the element, but for products in tf32.
 constexpr double tolerance = 1e-5;
 
 template <int K, int D, precision P>

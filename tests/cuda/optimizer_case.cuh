@@ -1,5 +1,5 @@
 /// @file
-/// A small model's flat buffers on host and device, for tests of the optimiser on the device.
+/// A small model's flat buffers on host and device, for tests of the optimizer on the device.
 #pragma once
 
 #include <dm2/cuda/optimizer_step.cuh>
@@ -47,7 +47,7 @@ inline constexpr config many_heads{.image = {8, 8},
                                    .attn_head_dim = 4,
                                    .attn_rotary = 2};
 
-/// The CPU's optimiser and average in T, from numbers that T = float holds.
+/// The CPU's optimizer and average in T, from numbers that T = float holds.
 template <config C, class T>
 struct host_run {
   using context = cpu::context<T>;
@@ -128,8 +128,8 @@ struct device_run {
   }
 };
 
-/// The largest |got - want| over the spacing of floats at the larger of |want| and |from|: what it is the small difference
-/// of. NaN gives infinity.
+/// The largest |got - want| over the spacing of floats at the larger of |want| and |from|: what it is the small
+/// difference of. NaN gives infinity.
 template <class Want>
 double spacings(std::vector<double> const& got, Want const& want, std::vector<double> const& from) {
   double most = 0;

@@ -27,7 +27,8 @@ std::vector<double> larger(std::vector<double> x, std::vector<double> const& y) 
   return x;
 }
 
-/// Three steps; each is compared with the CPU's from the same numbers, so that the errors of one do not add to the next.
+/// Three steps; each is compared with the CPU's from the same numbers, so that the errors of one do not add to the
+/// next.
 template <config C, cuda::precision P>
 void check_steps(optimizer_options const& o) {
   using E = cuda::element<P>;

@@ -29,8 +29,8 @@ void check_end(std::size_t count) {
                                  as_rows<F::D>(f.dresidual), as_rows<F::K>(f.dg), f.out.gradient_there(),
                                  as_block<F::D>(f.dnorm));
   f.check(5e-6);  // nothing is rounded on the way there
-  f.out.check(between_tolerance<F::P>);
-  CHECK(relative_error(f.dg_out.read(), f.dg) < between_tolerance<F::P>);
+  f.out.check(tolerance<F::P>);
+  CHECK(relative_error(f.dg_out.read(), f.dg) < tolerance<F::P>);
 }
 
 template <class F>
@@ -41,35 +41,35 @@ void check_start(std::size_t count) {
   f.backward_start();
   cpu::norm_project_backward(f.host, f.point_there(), f.projection_there(), as_rows<F::N>(std::as_const(f.dy)),
                              as_rows<F::D>(f.dresidual), f.gradient_there());
-  f.check(between_tolerance<F::P>);
-  f.in.check(between_tolerance<F::P>);
+  f.check(tolerance<F::P>);
+  f.in.check(tolerance<F::P>);
 }
 
-using half_case = between_backward_case<cuda::precision::bf16, 64, 96, 40>;
+using half_case = project_add_norm_backward_case<cuda::precision::bf16, 64, 96, 40>;
 
 }  // namespace
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: equals the CPU's of what the forward left", P, DM2_PRECISIONS) {
   for (std::size_t const count : {1u, 17u, 64u, 65u, 197u}) {
-    check_between_backward<between_backward_case<P::value, 64, 96, 40>>(count);
-    check_end<between_backward_case<P::value, 64, 96, 40>>(count);
-    check_start<between_backward_case<P::value, 64, 96, 40>>(count);
-    check_between_backward<between_backward_case<P::value, 5, 7, 3>>(count);
-    check_end<between_backward_case<P::value, 5, 7, 3>>(count);
-    check_start<between_backward_case<P::value, 5, 7, 3>>(count);
+    check_backward<project_add_norm_backward_case<P::value, 64, 96, 40>>(count);
+    check_end<project_add_norm_backward_case<P::value, 64, 96, 40>>(count);
+    check_start<project_add_norm_backward_case<P::value, 64, 96, 40>>(count);
+    check_backward<project_add_norm_backward_case<P::value, 5, 7, 3>>(count);
+    check_end<project_add_norm_backward_case<P::value, 5, 7, 3>>(count);
+    check_start<project_add_norm_backward_case<P::value, 5, 7, 3>>(count);
   }
 }
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: at Tiny's sizes", P, in_bf16, in_fp32) {
-  check_between_backward<tiny_between_case<P::value>>(65);
-  check_end<tiny_between_case<P::value>>(65);
+  check_backward<tiny_case<P::value>>(65);
+  check_end<tiny_case<P::value>>(65);
 }
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: at Tiny's sizes and many rows [long]", P, DM2_PRECISIONS) {
   for (std::size_t const count : {785u, 3137u}) {
-    check_between_backward<tiny_between_case<P::value>>(count);
-    check_end<tiny_between_case<P::value>>(count);
-    check_start<tiny_between_case<P::value>>(count);
+    check_backward<tiny_case<P::value>>(count);
+    check_end<tiny_case<P::value>>(count);
+    check_start<tiny_case<P::value>>(count);
   }
 }
 
@@ -103,13 +103,13 @@ TEST_CASE("project_add_norm_backward: row counts that differ are refused by name
     CHECK(f.dnorm_out.read() == f.dnorm);
     return message;
   };
-  auto const between = [](half_case& f) { f.backward(); };
+  auto const run = [](half_case& f) { f.backward(); };
   auto const end = [](half_case& f) { f.backward_end(); };
   auto const start = [](half_case& f) { f.backward_start(); };
   using T = __nv_bfloat16;
-  CHECK(refused([](half_case& f) { f.g_in = device_array<T>{3 * 96}; }, between) ==
+  CHECK(refused([](half_case& f) { f.g_in = device_array<T>{3 * 96}; }, run) ==
         "project_add_norm_project_backward.g rows: got 3, expected 4");
-  CHECK(refused([](half_case& f) { f.dg_out = device_array<T>{3 * 96}; }, between) ==
+  CHECK(refused([](half_case& f) { f.dg_out = device_array<T>{3 * 96}; }, run) ==
         "project_add_norm_project_backward.dg rows: got 3, expected 4");
   CHECK(refused([](half_case& f) { f.dy_in = device_array<T>{3 * 40}; }, start) ==
         "norm_project_backward.dy rows: got 3, expected 4");

@@ -16,9 +16,9 @@ using namespace dm2::test;
 
 namespace {
 
-/// One place between two cores, on both sides.
+/// One project-add-norm, on both sides.
 template <cuda::precision Pr, int D, int K, int N>
-struct between_case {
+struct project_add_norm_case {
   static constexpr int D_ = D, K_ = K, N_ = N;
   using T = cuda::element<Pr>;
   static constexpr double tolerance = Pr == cuda::precision::bf16   ? 6e-3
@@ -33,7 +33,7 @@ struct between_case {
   device_array<T> g_, out_, in_, y_;
   device_array<float> before_, out_bias_, norm_, in_bias_, after_, rstd_;
 
-  explicit between_case(std::size_t rows)
+  explicit project_add_norm_case(std::size_t rows)
       : count{rows},
         g{rounded<T>(random.normal(count * K))},
         before{rounded<float>(random.normal(count * D))},
@@ -88,10 +88,11 @@ constexpr auto tf32 = cuda::precision::tf32;
 }  // namespace
 
 TEST_CASE_TEMPLATE("cuda project_add_norm_project: equals the CPU's in double at any number of rows", F,
-                   between_case<bf16, 192, 768, 1032>, between_case<fp16, 192, 768, 1032>,
-                   between_case<bf16, 192, 288, 1032>, between_case<bf16, 384, 1536, 1800>,
-                   between_case<bf16, 96, 384, 420>, between_case<fp32, 192, 768, 1032>,
-                   between_case<tf32, 192, 768, 1032>, between_case<bf16, 7, 5, 3>, between_case<fp32, 7, 5, 3>) {
+                   project_add_norm_case<bf16, 192, 768, 1032>, project_add_norm_case<fp16, 192, 768, 1032>,
+                   project_add_norm_case<bf16, 192, 288, 1032>, project_add_norm_case<bf16, 384, 1536, 1800>,
+                   project_add_norm_case<bf16, 96, 384, 420>, project_add_norm_case<fp32, 192, 768, 1032>,
+                   project_add_norm_case<tf32, 192, 768, 1032>, project_add_norm_case<bf16, 7, 5, 3>,
+                   project_add_norm_case<fp32, 7, 5, 3>) {
   for (std::size_t const count : {1u, 15u, 17u, 64u, 65u, 197u, 1576u, 2500u, 6337u, 13001u}) {
     if (count > 3000 && F::tolerance < 1e-4) continue;
     F f{count};
@@ -106,8 +107,8 @@ TEST_CASE_TEMPLATE("cuda project_add_norm_project: equals the CPU's in double at
 }
 
 TEST_CASE_TEMPLATE("cuda norm_project and project_add_norm: equal the CPU's in double", F,
-                   between_case<bf16, 192, 768, 192>, between_case<bf16, 384, 576, 384>,
-                   between_case<fp32, 192, 768, 192>, between_case<bf16, 5, 7, 5>) {
+                   project_add_norm_case<bf16, 192, 768, 192>, project_add_norm_case<bf16, 384, 576, 384>,
+                   project_add_norm_case<fp32, 192, 768, 192>, project_add_norm_case<bf16, 5, 7, 5>) {
   for (std::size_t const count : {1u, 17u, 64u, 197u, 2500u}) {
     F f{count};
     cpu::project_add_norm(f.host, as_rows<F::K_>(std::as_const(f.g)), f.host_out(),
@@ -128,7 +129,7 @@ TEST_CASE_TEMPLATE("cuda norm_project and project_add_norm: equal the CPU's in d
 }
 
 TEST_CASE("cuda project_add_norm_project: row counts that differ are refused by name") {
-  between_case<bf16, 192, 768, 1032> f{4}, other{3};
+  project_add_norm_case<bf16, 192, 768, 1032> f{4}, other{3};
   CHECK(shape_message([&] {
           cuda::project_add_norm_project(f.ctx, f.g_.as_rows<768>(), f.out_parameters(), other.before_.as_rows<192>(),
                                          {f.after_.as_rows<192>(), nullptr}, f.in_parameters(), 1e-5,

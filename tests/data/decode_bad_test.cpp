@@ -3,7 +3,7 @@
 #include <dm2/core/error.hpp>
 #include <dm2/data/decode.hpp>
 #if defined(DM2_WITH_STB) || !defined(DM2_WITH_JPEG) || !defined(DM2_WITH_PNG)
-#include <dm2/data/decode_stb.hpp>
+#include <dm2/data/decode/stb.hpp>
 #define DM2_TEST_STB 1
 #endif
 

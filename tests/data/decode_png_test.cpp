@@ -2,7 +2,7 @@
 /// PNG files of every colour type and depth, against the definition of each.
 #include <dm2/data/decode.hpp>
 #if defined(DM2_WITH_STB) || !defined(DM2_WITH_PNG)
-#include <dm2/data/decode_stb.hpp>
+#include <dm2/data/decode/stb.hpp>
 #define DM2_TEST_STB 1
 #endif
 

@@ -2,7 +2,7 @@
 /// Decoding against the golden pictures, by the build's own decoders and by stb_image.
 #include <dm2/data/decode.hpp>
 #if defined(DM2_WITH_STB) || !defined(DM2_WITH_JPEG) || !defined(DM2_WITH_PNG)
-#include <dm2/data/decode_stb.hpp>
+#include <dm2/data/decode/stb.hpp>
 #define DM2_TEST_STB 1
 #endif
 #include <dm2/data/transform.hpp>

@@ -1,5 +1,5 @@
 #include <dm2/io/pickle.hpp>
-#include <dm2/io/pickle_json.hpp>
+#include <dm2/io/pickle/json.hpp>
 
 #include "io/make_torch.hpp"
 #include "io/refusal.hpp"

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
+#include <dm2/core/error.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 
@@ -101,6 +102,27 @@ struct attention_parameters {
   static constexpr int taps = A.d_conv == 0 ? 1 : A.d_conv;
   block<T, S, 3 * A.width(), 1, taps> conv;  ///< channels [q, k, v]; the last tap is the present token
   block<T, S, 3 * A.width()> conv_bias;      ///< [3 H d]
+};
+
+/// The arguments of a scan over a batch of sequences: T is what x, B and C are stored as, F are steps, rates and skips.
+template <mixer_shape M, class T, space S = space::host, class F = T>
+struct ssd_input {
+  rows<T const, M.d_inner(), S> x;           ///< [B L, H P]
+  rows<F const, M.heads, S> dt;              ///< [B L, H], after softplus, >= 0
+  block<F const, S, M.heads> a;              ///< [H], negative
+  rows<T const, M.groups * M.d_state, S> b;  ///< [B L, G N]
+  rows<T const, M.groups * M.d_state, S> c;  ///< [B L, G N]
+  block<F const, S, M.heads> d;              ///< [H], the skip term
+  int length;                                ///< L, tokens a sequence
+
+  /// Throws shape_error unless every operand has the same whole number of sequences; returns that number.
+  [[nodiscard]] int sequences() const {
+    int const count = whole_sequences("ssd.x", x.count, length);
+    require_extent("ssd.dt rows", dt.count, x.count);
+    require_extent("ssd.b rows", b.count, x.count);
+    require_extent("ssd.c rows", c.count, x.count);
+    return count;
+  }
 };
 
 /// Both classifiers' parameters, or their gradients.

@@ -1,5 +1,5 @@
 /// @file
-/// What lies between two cores of the trunk: output projection, residual addition, norm, next input projection.
+/// Project-add-norm: output projection, residual addition, norm, next input projection.
 ///
 /// On a GPU this is one kernel, since a row of the residual stream meets nothing but weights in it; here it is
 /// composed.

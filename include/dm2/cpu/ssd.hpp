@@ -191,26 +191,7 @@ struct ssd_scratch {
 
 }  // namespace detail
 
-/// The arguments of a scan over a batch of sequences.
-template <mixer_shape M, class T, space S = space::host>
-struct ssd_input {
-  rows<T const, M.d_inner(), S> x;           ///< [B L, H P]
-  rows<T const, M.heads, S> dt;              ///< [B L, H], after softplus, >= 0
-  block<T const, S, M.heads> a;              ///< [H], negative
-  rows<T const, M.groups * M.d_state, S> b;  ///< [B L, G N]
-  rows<T const, M.groups * M.d_state, S> c;  ///< [B L, G N]
-  block<T const, S, M.heads> d;              ///< [H], the skip term
-  int length;                                ///< L, tokens a sequence
-
-  /// Throws shape_error unless every operand has the same whole number of sequences; returns that number.
-  [[nodiscard]] int sequences() const {
-    int const count = whole_sequences("ssd.x", x.count, length);
-    require_extent("ssd.dt rows", dt.count, x.count);
-    require_extent("ssd.b rows", b.count, x.count);
-    require_extent("ssd.c rows", c.count, x.count);
-    return count;
-  }
-};
+using dm2::ssd_input;
 
 namespace detail {
 /// Sequence `index` of a batch, with its dt and cumulative decay in `s`.

@@ -1,5 +1,7 @@
 /// @file
-/// What every CUDA operation runs with: a precision, a device, a stream, scratch memory, the library's handle.
+/// What every CUDA operation runs with.
+///
+/// A precision, a device, a stream, scratch memory, the library's handle.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -10,7 +12,6 @@
 #include <dm2/cuda/device/product_plans.cuh>
 #include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/element.cuh>
-#include <dm2/cuda/stem_train/saved.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -20,6 +21,10 @@
 #include <utility>
 
 namespace dm2::cuda {
+
+template <stem_shape S, class T>
+struct stem_saved;  // in stem_train.cuh
+
 namespace detail {
 struct blas_release {
   void operator()(cublasLtHandle_t h) const { static_cast<void>(cublasLtDestroy(h)); }

@@ -1,5 +1,7 @@
 /// @file
-/// In which numbers the GPU computes: what lies between kernels, and what its products read.
+/// Precisions, and the numbers that each computes with.
+///
+/// What lies between kernels, and what products read.
 #pragma once
 
 #include <cuda_bf16.h>

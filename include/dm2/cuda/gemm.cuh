@@ -170,19 +170,19 @@ product_plan& find_product(context<P>& ctx, matrix<T const> a, matrix<T const> b
                            void const* bias) {
   std::size_t const aligned =
       std::min({alignment_of(a.data), alignment_of(b.data), alignment_of(c.data), alignment_of(addend)});
-  product_key const key{data_type<T>,
-                        data_type<U>,
-                        P == precision::tf32,
-                        A == op::transposed,
-                        B == op::transposed,
-                        c.rows,
-                        c.cols,
-                        A == op::plain ? a.cols : a.rows,
-                        a.stride,
-                        b.stride,
-                        c.stride,
-                        aligned,
-                        bias == nullptr ? 0 : alignment_of(bias)};
+  product_key const key{.in = data_type<T>,
+                        .out = data_type<U>,
+                        .tf32 = P == precision::tf32,
+                        .a_transposed = A == op::transposed,
+                        .b_transposed = B == op::transposed,
+                        .m = c.rows,
+                        .n = c.cols,
+                        .k = A == op::plain ? a.cols : a.rows,
+                        .lda = a.stride,
+                        .ldb = b.stride,
+                        .ldc = c.stride,
+                        .alignment = aligned,
+                        .bias_alignment = bias == nullptr ? 0 : alignment_of(bias)};
   return ctx.products().find(ctx.blas(), key, bias, ctx.device().major);
 }
 

@@ -1,5 +1,5 @@
 /// @file
-/// The two classifiers, of the class token and of the patches, and their gradient.
+/// The classifiers of class token and patches, and their gradient.
 ///
 /// Saved: the features, 75,648 bytes an image at Tiny's size in 16 bits, and what the loss keeps of the logits.
 #pragma once
@@ -62,9 +62,16 @@ bool evaluation_heads_tensor(context<P>& ctx, rows<element<P> const, D, space::d
   auto const launch = [&]<class Tr>(Tr) {
     if (Tr::bytes > std::size_t(ctx.device().shared_per_block)) return false;
     if (!ctx.reserve(0)) return true;
-    heads_call<Tr> const call{features.data,   p.cls.weight.data, p.aux.weight.data, p.cls.bias.data,
-                              p.aux.bias.data, logits.data,       int(logits.count), length,
-                              /*pictures=*/1,  /*parts=*/1};
+    heads_call<Tr> const call{.features = features.data,
+                              .weight = p.cls.weight.data,
+                              .aux = p.aux.weight.data,
+                              .bias = p.cls.bias.data,
+                              .aux_bias = p.aux.bias.data,
+                              .logits = logits.data,
+                              .batch = int(logits.count),
+                              .length = length,
+                              .pictures = 1,
+                              .parts = 1};
     launch_heads(call, ctx.device(), ctx.stream(), ctx.early());
     return true;
   };

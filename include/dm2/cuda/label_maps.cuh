@@ -1,5 +1,5 @@
 /// @file
-/// The label maps of a batch on the device, as their files hold them.
+/// A batch's label maps on the device, as their files hold them.
 #pragma once
 
 #include <dm2/train/token_label_target.hpp>
@@ -27,7 +27,8 @@ struct label_sample {
 };
 
 /// The record of a sample with a map of height x width cells, as sparse_targets::add takes it: `map` as label_sample
-/// has it, `rows` and `cols` the patch grid. Made on the host, so that the places to read are the CPU's to the last bit.
+/// has it, `rows` and `cols` the patch grid. Made on the host, so that the places to read are the CPU's to the last
+/// bit.
 [[nodiscard]] inline label_sample make_label_sample(std::size_t map, int height, int width, crop_fraction crop,
                                                     int label, int rows, int cols, crop_convention convention) {
   bool const transposed = convention == crop_convention::published;

@@ -1,5 +1,5 @@
 /// @file
-/// Zeroing and copying runs of numbers, on the device and between it and the host.
+/// Clearing and copying numbers, on the device and from or to the host.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

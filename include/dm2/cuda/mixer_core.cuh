@@ -10,6 +10,8 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/mixer_core/few.cuh>
+#include <dm2/cuda/mixer_core/few_input.cuh>
 #include <dm2/cuda/mixer_core/general.cuh>
 #include <dm2/cuda/mixer_core/segments.cuh>
 

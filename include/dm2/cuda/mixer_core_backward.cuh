@@ -47,7 +47,12 @@ struct mixer_backward_call {
 
   [[nodiscard]] mixer_pointers pointers() const {
     auto const of = [](mixer_direction<M, float const, space::device> const& d) {
-      return direction_parameters{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data, d.norm.data};
+      return direction_parameters{.conv = d.conv.data,
+                                  .conv_bias = d.conv_bias.data,
+                                  .dt_bias = d.dt_bias.data,
+                                  .a_log = d.a_log.data,
+                                  .d = d.d.data,
+                                  .norm = d.norm.data};
     };
     return {{of(p.forward), of(p.backward)}};
   }
@@ -92,7 +97,7 @@ struct mixer_backward_call {
   }
 
   void scans_back() const {
-    launch_ssd_backward(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(), ctx.device(), ctx.stream());
+    ssd::launch_backward(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(), ctx.device(), ctx.stream());
   }
 
   template <int V>
@@ -102,8 +107,18 @@ struct mixer_backward_call {
     launch("mixer_core_backward: steps", steps_backward_kernel<traits, T>,
            {dim3(unsigned(plan.step_parts), blocks_for(M.heads, heads)), 256}, ctx.stream(), zxbcdt, s.arrays.ddt,
            pointers(), dzxbcdt, s.step_parts, plan.rows, plan.length);
-    conv_backward_operands<T> const q{zxbcdt,     s.arrays.dx, s.arrays.db, s.arrays.dc,    dzxbcdt,   s.conv_parts,
-                                      pointers(), plan.rows,   plan.length, plan.sequences, plan.runs, plan.run};
+    conv_backward_operands<T> const q{.zxbcdt = zxbcdt,
+                                      .dx = s.arrays.dx,
+                                      .db = s.arrays.db,
+                                      .dc = s.arrays.dc,
+                                      .dzxbcdt = dzxbcdt,
+                                      .parts = s.conv_parts,
+                                      .p = pointers(),
+                                      .n = plan.rows,
+                                      .length = plan.length,
+                                      .sequences = plan.sequences,
+                                      .runs = plan.runs,
+                                      .run = plan.run};
     launch("mixer_core_backward: convolution", conv_backward_kernel<traits, T>,
            {dim3(unsigned(plan.conv_parts), unsigned(conv_backward_blocks<traits>())), traits::threads}, ctx.stream(),
            q);
@@ -114,31 +129,40 @@ struct mixer_backward_call {
     constexpr bool reversed = M.variant == mixer_variant::published;
     auto const &a = grad.forward, &b = grad.backward;
     auto const half = std::size_t(plan.sequences) * H;
-    gradient_sums const all{
-        {{{s.conv_parts, s.conv_parts + conv}, {a.conv.data, b.conv.data}, {}, plan.conv_parts, 2 * conv, C * K, false},
-         {{s.conv_parts + C * K, s.conv_parts + conv + C * K},
-          {a.conv_bias.data, b.conv_bias.data},
-          {},
-          plan.conv_parts,
-          2 * conv,
-          C,
-          false},
-         {{s.step_parts, s.step_parts + H}, {a.dt_bias.data, b.dt_bias.data}, {}, plan.step_parts, 2 * H, H, false},
-         {{s.a_parts, s.a_parts + half},
-          {a.a_log.data, b.a_log.data},
-          {p.forward.a_log.data, p.backward.a_log.data},
-          plan.sequences,
-          H,
-          H,
-          reversed},
-         {{s.d_parts, s.d_parts + half}, {a.d.data, b.d.data}, {}, plan.sequences, H, H, reversed},
-         {{s.norm_parts, s.norm_parts + inner},
-          {a.norm.data, b.norm.data},
-          {},
-          plan.norm_parts,
-          2 * inner,
-          inner,
-          reversed}}};
+    gradient_sums const all{.of = {{.parts = {s.conv_parts, s.conv_parts + conv},
+                                    .to = {a.conv.data, b.conv.data},
+                                    .count = plan.conv_parts,
+                                    .stride = 2 * conv,
+                                    .width = C * K},
+                                   {.parts = {s.conv_parts + C * K, s.conv_parts + conv + C * K},
+                                    .to = {a.conv_bias.data, b.conv_bias.data},
+                                    .count = plan.conv_parts,
+                                    .stride = 2 * conv,
+                                    .width = C},
+                                   {.parts = {s.step_parts, s.step_parts + H},
+                                    .to = {a.dt_bias.data, b.dt_bias.data},
+                                    .count = plan.step_parts,
+                                    .stride = 2 * H,
+                                    .width = H},
+                                   {.parts = {s.a_parts, s.a_parts + half},
+                                    .to = {a.a_log.data, b.a_log.data},
+                                    .log_rates = {p.forward.a_log.data, p.backward.a_log.data},
+                                    .count = plan.sequences,
+                                    .stride = H,
+                                    .width = H,
+                                    .reversed = reversed},
+                                   {.parts = {s.d_parts, s.d_parts + half},
+                                    .to = {a.d.data, b.d.data},
+                                    .count = plan.sequences,
+                                    .stride = H,
+                                    .width = H,
+                                    .reversed = reversed},
+                                   {.parts = {s.norm_parts, s.norm_parts + inner},
+                                    .to = {a.norm.data, b.norm.data},
+                                    .count = plan.norm_parts,
+                                    .stride = 2 * inner,
+                                    .width = inner,
+                                    .reversed = reversed}}};
     launch("mixer_core_backward: sums", add_gradient_sums_kernel<32>, {dim3(all.blocks()), 1024}, ctx.stream(), all);
   }
 
@@ -192,14 +216,14 @@ void mixer_core_backward(context<P>& ctx,
     mixer_backward_plan<M, T> const plan{std::min(slice, sequences - first), length, ctx.device()};
     arena_scope const scope{ctx.shared()};
     mixer_backward_scratch<M, T> const scratch{ctx.shared(), plan};
-    mixer_backward_call<M, P> const call{ctx,
-                                         zxbcdt.data + row * M.projected(),
-                                         dg.data + row * 2 * M.d_inner(),
-                                         p,
-                                         dzxbcdt.data + row * M.projected(),
-                                         grad,
-                                         plan,
-                                         scratch};
+    mixer_backward_call<M, P> const call{.ctx = ctx,
+                                         .zxbcdt = zxbcdt.data + row * M.projected(),
+                                         .dg = dg.data + row * 2 * M.d_inner(),
+                                         .p = p,
+                                         .dzxbcdt = dzxbcdt.data + row * M.projected(),
+                                         .grad = grad,
+                                         .plan = plan,
+                                         .s = scratch};
     call.run();
   }
 }

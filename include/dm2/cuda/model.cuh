@@ -30,9 +30,10 @@ namespace dm2 {
 /// A network of configuration C on a GPU, for inference; its parameters are set through state() on the host, as the
 /// CPU's are, and go to the device with the next evaluation.
 ///
-/// An evaluation is one CUDA graph, recorded when a batch size and the addresses of pictures and logits are used for the
-/// first time; the 16 graphs used last are kept, and while they are used nothing is allocated. A model moves but does not copy, and must not be used by two threads at a time; several models
-/// on several threads do not disturb each other.
+/// An evaluation is one CUDA graph, recorded when a batch size and the addresses of pictures and logits are used for
+/// the first time; the 16 graphs used last are kept, and while they are used nothing is allocated. A model moves but
+/// does not copy, and must not be used by two threads at a time; several models on several threads do not disturb each
+/// other.
 template <config C, cuda::precision P>
 class model<C, cuda::context<P>> {
  public:
@@ -114,9 +115,9 @@ class model<C, cuda::context<P>> {
   ///
   /// Shapes   pictures [B, channels, height, width] normalised floats, or bytes [B, height, width, channels] with their
   ///          normalisation; logits [B, classes]; both on the device, 16-byte aligned.
-  /// Writes   logits (=). Calls on different streams wait for each other, since they share the activations. Another address,
-  ///          batch size or normalisation is a graph of its own, and the call that records it evaluates once more and may
-  ///          wait for the device: use the same buffers again.
+  /// Writes   logits (=). Calls on different streams wait for each other, since they share the activations. Another
+  ///          address, batch size or normalisation is a graph of its own, and the call that records it evaluates once
+  ///          more and may wait for the device: use the same buffers again.
   /// Throws   shape_error for a batch below 1; cuda::error if something cannot be enqueued.
   template <class Pictures>
   void forward_device(Pictures pictures, int batch, float* logits, cudaStream_t stream) {

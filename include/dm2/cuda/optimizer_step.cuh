@@ -7,13 +7,13 @@
 
 #include <dm2/core/arena.hpp>
 #include <dm2/core/error.hpp>
+#include <dm2/core/optimizer_options.hpp>
 #include <dm2/core/parameters.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/finite_guard.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/tile/packet.cuh>
-#include <dm2/train/optimizer.hpp>
 
 #include <cmath>
 #include <cstddef>
@@ -24,7 +24,7 @@ namespace dm2::cuda {
 
 /// What becomes of the numbers of a line. Every tensor begins at one, so that none has two kinds.
 ///
-/// still: they stay (statistics, parameters that nothing reads), but the average follows them. moved: by the optimiser.
+/// still: they stay (statistics, parameters that nothing reads), but the average follows them. moved: by the optimizer.
 /// second: the second of a pair, which is moved with the first. pair + d: the first of a pair that is one memory in the
 /// published run (optimizer_options::shared_pairs), whose second is d lines on.
 struct update_line {
@@ -35,7 +35,7 @@ struct update_line {
 /// What a step's gradients amount to, in device memory.
 struct gradient_measure {
   double norm;   ///< of the scaled gradients of the trained parameters, before clipping
-  float factor;  ///< what the optimiser multiplies them by: the scale, and where the norm is above the limit, the clip
+  float factor;  ///< what the optimizer multiplies them by: the scale, and where the norm is above the limit, the clip
 };
 
 namespace detail {
@@ -55,8 +55,9 @@ __device__ inline double sum_of_threads(double x, double* tree) {
   return tree[0];
 }
 
-/// The squares of the moved lines' numbers, from the last number to the first: the optimiser, which begins at the first,
-/// finds those in the cache. In double, since a float's square is out of float's range for a good part of floats.
+/// The squares of the moved lines' numbers, from the last number to the first: the optimizer, which begins at the
+/// first, finds those in the cache. In double, since a float's square is out of float's range for a good part of
+/// floats.
 template <class T>
 __global__ void __launch_bounds__(norm_threads)
     squares_kernel(T const* __restrict__ x, std::uint16_t const* __restrict__ lines, std::uint32_t packets,
@@ -100,7 +101,7 @@ inline std::uint32_t whole_lines(char const* name, std::size_t n) {
 
 }  // namespace detail
 
-/// measure = the norm of scale times the gradients, and the factor for the optimiser; a norm that is not finite, as it
+/// measure = the norm of scale times the gradients, and the factor for the optimizer; a norm that is not finite, as it
 /// is with any gradient that is not, is reported.
 ///
 /// Shapes   gradients [n], 16-byte aligned; lines [n / 64], as update_lines makes them: those that are still are left
@@ -131,17 +132,21 @@ struct step_scalars {
   std::int64_t step;  ///< counted from 1
 };
 
-/// The scalars of step `step` = 1, 2, ..., rounded as the CPU's optimiser rounds them.
+/// The scalars of step `step` = 1, 2, ..., rounded as the CPU's optimizer rounds them.
 [[nodiscard]] inline step_scalars make_step_scalars(optimizer_options const& o, std::int64_t step, double lr,
                                                     double average_decay) {
   bool const adamw = o.kind == optimizer_kind::adamw;
   double const t = double(step), rate = adamw ? lr / (1 - std::pow(o.beta1, t)) : lr;
   double const root = adamw ? 1 / std::sqrt(1 - std::pow(o.beta2, t)) : 0;
-  return {float(1 - lr * o.weight_decay), float(rate), float(root), float(1 - average_decay), step};
+  return {.keep = float(1 - lr * o.weight_decay),
+          .rate = float(rate),
+          .root = float(root),
+          .follow = float(1 - average_decay),
+          .step = step};
 }
 
-/// Flat buffers that are laid out as a model's state, 16-byte aligned. All but weights, gradients and first may be null;
-/// AdamW wants second too.
+/// Flat buffers that are laid out as a model's state, 16-byte aligned. All but weights, gradients and first may be
+/// null; AdamW wants second too.
 template <class E>
 struct update_buffers {
   float* weights;    ///< moved
@@ -271,8 +276,8 @@ __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
 ///
 /// Shapes   every buffer [n], n a multiple of 64; lines [n / 64], as update_lines<C>(rule.shared_pairs) makes them;
 ///          scalars, measure, guard on the device. measure and guard may be null: a factor of 1, and no guard.
-/// Writes   weights, moments, average (updated), the rounded copy (=), gradients (= 0 with `clear`). Where guard names a
-///          step, nothing.
+/// Writes   weights, moments, average (updated), the rounded copy (=), gradients (= 0 with `clear`). Where guard names
+///          a step, nothing.
 /// Bytes    30 a number with Lion, average and a 16-bit copy, 34 with the clearing: 0.32 GB for 9.5 million.
 /// Throws   shape_error if n is no multiple of 64.
 template <precision P, class E>
@@ -281,18 +286,18 @@ void optimizer_step(context<P>& ctx, optimizer_options const& rule, update_buffe
                     gradient_measure const* measure, finite_guard const* guard, bool clear) {
   std::uint32_t const packets = detail::whole_lines("optimizer_step.n modulo 64", n);
   if (!ctx.reserve(0) || n == 0) return;
-  detail::update_call<E> const call{buffers,
-                                    lines,
-                                    scalars,
-                                    measure,
-                                    guard,
-                                    packets,
-                                    float(rule.beta1),
-                                    float(1 - rule.beta1),
-                                    float(rule.beta2),
-                                    float(1 - rule.beta2),
-                                    float(rule.eps),
-                                    clear};
+  detail::update_call<E> const call{.to = buffers,
+                                    .lines = lines,
+                                    .scalars = scalars,
+                                    .measure = measure,
+                                    .guard = guard,
+                                    .packets = packets,
+                                    .beta1 = float(rule.beta1),
+                                    .rest1 = float(1 - rule.beta1),
+                                    .beta2 = float(rule.beta2),
+                                    .rest2 = float(1 - rule.beta2),
+                                    .eps = float(rule.eps),
+                                    .clear = clear};
   auto const kernel =
       rule.kind == optimizer_kind::adamw ? detail::update_kernel<true, E> : detail::update_kernel<false, E>;
   detail::launch_shape shape{1, 256};

@@ -1,5 +1,7 @@
 /// @file
-/// Pictures of bytes on the host to logits on the host, batch after batch: copies and the network side by side.
+/// Pictures on the host to logits on the host, batch after batch.
+///
+/// Copies and the network run side by side.
 #pragma once
 
 #include <dm2/core/error.hpp>

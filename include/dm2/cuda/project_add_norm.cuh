@@ -1,5 +1,5 @@
 /// @file
-/// What lies between two cores of the trunk: output projection, residual addition, norm, next input projection.
+/// Project-add-norm: output projection, residual addition, norm, next input projection.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -17,19 +17,19 @@
 #include <type_traits>
 
 namespace dm2::cuda {
-namespace detail {
+namespace detail::project_add_norm {
 
 /// The kernel for these sizes where a Hopper's does not do them. A block takes 128 rows and a Hopper's shared memory:
 /// with fewer rows, or a smaller memory, it would read the weights from the L2 cache more often than it takes the
 /// products apart.
 template <class T, int D, int K, int N, int U>
-using between_form = between_traits<T, D, K, N, U, 128, 232448>;
+using tensor_form = tensor_traits<T, D, K, N, U, 128, 232448>;
 
 /// Whether it does these sizes on this device, and faster than the products one by one: `count` rows have to fill
 /// three quarters of it. On an H100, Tiny's sizes: 50,432 rows 199 us for 210, 6,304 rows 54 us for 25.
 template <class T, int D, int K, int N, int U>
-bool between_form_fits(device_properties const& device, std::size_t count) {
-  using Tr = between_form<T, D, K, N, U>;
+bool tensor_fits(device_properties const& device, std::size_t count) {
+  using Tr = tensor_form<T, D, K, N, U>;
   if constexpr (Tr::possible)
     return Tr::bytes <= device.shared_per_block &&
            4 * ((count + Tr::rows - 1) / Tr::rows) >= 3 * std::size_t(device.multiprocessors);
@@ -39,37 +39,37 @@ bool between_form_fits(device_properties const& device, std::size_t count) {
 
 /// Whether one kernel is the way to do these sizes on this device for so many rows.
 template <class T, int D, int K, int N, int U>
-bool between_fits(device_properties const& device, std::size_t count) {
-  return between_hopper_fits<T, D, K, N, U>(device, count) || between_form_fits<T, D, K, N, U>(device, count);
+bool fused_fits(device_properties const& device, std::size_t count) {
+  return hopper_fits<T, D, K, N, U>(device, count) || tensor_fits<T, D, K, N, U>(device, count);
 }
 
 /// Whether every address is a multiple of the 16 bytes that those kernels read or write there at once.
 template <class T>
-bool between_aligned(between_arguments<T> const& p) {
+bool fused_aligned(arguments<T> const& p) {
   auto const whole = [](auto const*... at) { return (packets_at<16 / int(sizeof(*at))>(at) && ...); };
   return whole(p.g, p.out, p.out_bias, p.before, p.after, p.norm, p.in, p.in_bias, p.y);
 }
 
 /// One kernel, where it is the way to take, on this device and for so many rows; else false.
 template <int D, int K, int N, int U, precision P>
-bool between_fused(context<P>& ctx, between_arguments<element<P>> const& p) {
+bool try_fused(context<P>& ctx, arguments<element<P>> const& p) {
   using T = element<P>;
-  using Tr = between_form<T, D, K, N, U>;
-  using Hopper = between_hopper_traits<T, D, K, N, U>;
-  if (!between_fits<T, D, K, N, U>(ctx.device(), std::size_t(p.count)) || !between_aligned(p)) return false;
+  using Tr = tensor_form<T, D, K, N, U>;
+  using Hopper = hopper_traits<T, D, K, N, U>;
+  if (!fused_fits<T, D, K, N, U>(ctx.device(), std::size_t(p.count)) || !fused_aligned(p)) return false;
   if (!ctx.reserve(0)) return true;
   if constexpr (Hopper::possible)
-    if (between_hopper_fits<T, D, K, N, U>(ctx.device(), std::size_t(p.count))) {
-      launch_between_hopper<Hopper>(p, ctx.device().multiprocessors, ctx.stream(), ctx.early());
+    if (hopper_fits<T, D, K, N, U>(ctx.device(), std::size_t(p.count))) {
+      launch_hopper<Hopper>(p, ctx.device().multiprocessors, ctx.stream(), ctx.early());
       return true;
     }
   if constexpr (Tr::possible)
-    launch("project_add_norm", between_kernel<Tr>,
+    launch("project_add_norm", tensor_kernel<Tr>,
            {unsigned((p.count + Tr::rows - 1) / Tr::rows), Tr::threads, Tr::bytes}, ctx.stream(), p);
   return true;
 }
 
-}  // namespace detail
+}  // namespace detail::project_add_norm
 
 /// y = RMSNorm(point.residual) in^T + bias; point.rstd is set unless it is null.
 ///
@@ -82,12 +82,17 @@ void norm_project(context<P>& ctx, norm_point<float, D, space::device> point,
                   norm_projection<float const, N, D, space::device, element<P> const> const& p, double eps,
                   std::type_identity_t<rows<element<P>, N, space::device>> y) {
   require_extent("norm_project.y rows", y.count, point.residual.count);
-  detail::between_arguments<element<P>> const arguments{
-      nullptr,     nullptr,          nullptr,        nullptr, point.residual.data, nullptr,   point.rstd,
-      p.norm.data, p.in.weight.data, p.in.bias.data, y.data,  int(y.count),        float(eps)};
-  if (detail::between_fused<D, 0, N, 0>(ctx, arguments)) return;
-  if (detail::between_few<D, 0, N, 0>(ctx, arguments)) return;
-  detail::norm_project_general(ctx, point, p, eps, y);
+  detail::project_add_norm::arguments<element<P>> const arguments{.before = point.residual.data,
+                                                                  .rstd = point.rstd,
+                                                                  .norm = p.norm.data,
+                                                                  .in = p.in.weight.data,
+                                                                  .in_bias = p.in.bias.data,
+                                                                  .y = y.data,
+                                                                  .count = int(y.count),
+                                                                  .eps = float(eps)};
+  if (detail::project_add_norm::try_fused<D, 0, N, 0>(ctx, arguments)) return;
+  if (detail::project_add_norm::try_few<D, 0, N, 0>(ctx, arguments)) return;
+  detail::project_add_norm::norm_project_general(ctx, point, p, eps, y);
 }
 
 /// point.residual = before + g out^T + bias, then y = RMSNorm(point.residual) in^T + bias.
@@ -107,12 +112,21 @@ void project_add_norm_project(context<P>& ctx, std::type_identity_t<rows<element
   require_extent("project_add.before rows", before.count, g.count);
   require_extent("project_add.after rows", point.residual.count, g.count);
   require_extent("norm_project.y rows", y.count, point.residual.count);
-  detail::between_arguments<element<P>> const arguments{
-      g.data,      nullptr,          out.weight.data, out.bias.data, before.data,  point.residual.data, point.rstd,
-      p.norm.data, p.in.weight.data, p.in.bias.data,  y.data,        int(y.count), float(eps)};
-  if (detail::between_fused<D, K, N, 0>(ctx, arguments)) return;
-  if (detail::between_few<D, K, N, 0>(ctx, arguments)) return;
-  detail::project_add_norm_project_general(ctx, g, out, before, point, p, eps, y);
+  detail::project_add_norm::arguments<element<P>> const arguments{.g = g.data,
+                                                                  .out = out.weight.data,
+                                                                  .out_bias = out.bias.data,
+                                                                  .before = before.data,
+                                                                  .after = point.residual.data,
+                                                                  .rstd = point.rstd,
+                                                                  .norm = p.norm.data,
+                                                                  .in = p.in.weight.data,
+                                                                  .in_bias = p.in.bias.data,
+                                                                  .y = y.data,
+                                                                  .count = int(y.count),
+                                                                  .eps = float(eps)};
+  if (detail::project_add_norm::try_fused<D, K, N, 0>(ctx, arguments)) return;
+  if (detail::project_add_norm::try_few<D, K, N, 0>(ctx, arguments)) return;
+  detail::project_add_norm::project_add_norm_project_general(ctx, g, out, before, point, p, eps, y);
 }
 
 /// The end of the trunk: point.residual = before + g out^T + bias, then y = RMSNorm(point.residual).
@@ -131,12 +145,19 @@ void project_add_norm(context<P>& ctx, std::type_identity_t<rows<element<P> cons
   require_extent("project_add.before rows", before.count, g.count);
   require_extent("project_add.after rows", point.residual.count, g.count);
   require_extent("rms_norm.y rows", y.count, point.residual.count);
-  detail::between_arguments<element<P>> const arguments{
-      g.data,    nullptr, out.weight.data, out.bias.data, before.data,  point.residual.data, point.rstd,
-      norm.data, nullptr, nullptr,         y.data,        int(y.count), float(eps)};
-  if (detail::between_fused<D, K, 0, 0>(ctx, arguments)) return;
-  if (detail::between_few<D, K, 0, 0>(ctx, arguments)) return;
-  detail::project_add_norm_general(ctx, g, out, before, point, norm, eps, y);
+  detail::project_add_norm::arguments<element<P>> const arguments{.g = g.data,
+                                                                  .out = out.weight.data,
+                                                                  .out_bias = out.bias.data,
+                                                                  .before = before.data,
+                                                                  .after = point.residual.data,
+                                                                  .rstd = point.rstd,
+                                                                  .norm = norm.data,
+                                                                  .y = y.data,
+                                                                  .count = int(y.count),
+                                                                  .eps = float(eps)};
+  if (detail::project_add_norm::try_fused<D, K, 0, 0>(ctx, arguments)) return;
+  if (detail::project_add_norm::try_few<D, K, 0, 0>(ctx, arguments)) return;
+  detail::project_add_norm::project_add_norm_general(ctx, g, out, before, point, norm, eps, y);
 }
 
 }  // namespace dm2::cuda

@@ -129,15 +129,15 @@ struct rms_norm_backward_traits {
 
 template <class G, class U>
 struct norm_gradient_call {
-  float const* x;     ///< [R, C]
-  float const* w;     ///< [C]
-  float const* rstd;  ///< [R]
-  G const* dy;        ///< [R, C]
-  float* dx;          ///< [R, C]
-  U* normed;          ///< [R, C], x rstd w for the product that reads it; may be dy; null for none
-  U* rounded;         ///< [R, C], dx for the product that reads it; null for none
-  float* parts;       ///< [blocks, C], sums of dw
-  std::size_t count;  ///< R
+  float const* x = nullptr;     ///< [R, C]
+  float const* w = nullptr;     ///< [C]
+  float const* rstd = nullptr;  ///< [R]
+  G const* dy = nullptr;        ///< [R, C]
+  float* dx = nullptr;          ///< [R, C]
+  U* normed = nullptr;          ///< [R, C], x rstd w for the product that reads it; may be dy; null for none
+  U* rounded = nullptr;         ///< [R, C], dx for the product that reads it; null for none
+  float* parts = nullptr;       ///< [blocks, C], sums of dw
+  std::size_t count = 0;        ///< R
 };
 
 /// One row of a warp. Packet j of a lane are its numbers from column(j) on; each lane reads and writes them alone.
@@ -315,8 +315,8 @@ void launch_norm_gradient(cudaStream_t stream, arena& scratch, norm_gradient_cal
   add_parts("rms_norm_backward: weight", stream, call.parts, parts, C, dw);
 }
 
-/// The gradient, and whatever else call asks for in the same pass; Add: call.dx is added to, not overwritten. The caller
-/// has reserved rms_norm_backward_scratch.
+/// The gradient, and whatever else call asks for in the same pass; Add: call.dx is added to, not overwritten. The
+/// caller has reserved rms_norm_backward_scratch.
 template <int C, bool Add, class G, class U>
 void norm_gradient(cudaStream_t stream, arena& scratch, norm_gradient_call<G, U> const& call, float* dw) {
   if (call.count == 0) return;
@@ -347,8 +347,8 @@ void rms_norm_backward(context<P>& ctx, std::type_identity_t<rows<float const, C
   require_extent("rms_norm_backward.dy rows", dy.count, x.count);
   require_extent("rms_norm_backward.dx rows", dx.count, x.count);
   if (!ctx.reserve(detail::rms_norm_backward_scratch<C>(x.count))) return;
-  detail::norm_gradient_call<gradient, element<P>> const call{x.data,  w.data,  rstd,    dy.data, dx.data,
-                                                              nullptr, nullptr, nullptr, x.count};
+  detail::norm_gradient_call<gradient, element<P>> const call{
+      .x = x.data, .w = w.data, .rstd = rstd, .dy = dy.data, .dx = dx.data, .count = x.count};
   detail::norm_gradient<C, true>(ctx.stream(), ctx.shared(), call, dw.data);
 }
 

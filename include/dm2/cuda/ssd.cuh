@@ -1,6 +1,7 @@
 /// @file
-/// State-space duality: the selective scan of Mamba-2 (Dao & Gu 2024, arXiv 2405.21060), forward, alone or inside a
-/// model. This header is all that a caller needs.
+/// State-space duality: the selective scan of Mamba-2, forward.
+///
+/// Dao & Gu 2024, arXiv 2405.21060. Alone or inside a model; this header is all that a caller needs.
 ///
 /// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Three ways to the same numbers:
 ///  - quadratic (ssd/quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
@@ -28,53 +29,36 @@ namespace dm2::cuda {
 /// The arguments of a scan over a batch of sequences. T is what x, B, C and y are stored as: bfloat16, half or float.
 /// Steps, rates and sums are float.
 template <mixer_shape M, class T>
-struct ssd_input {
-  rows<T const, M.d_inner(), space::device> x;           ///< [B L, H P]
-  rows<float const, M.heads, space::device> dt;          ///< [B L, H], after softplus, >= 0
-  block<float const, space::device, M.heads> a;          ///< [H], negative
-  rows<T const, M.groups * M.d_state, space::device> b;  ///< [B L, G N]
-  rows<T const, M.groups * M.d_state, space::device> c;  ///< [B L, G N]
-  block<float const, space::device, M.heads> d;          ///< [H], the skip term
-  int length;                                            ///< L, tokens a sequence
+using ssd_input = dm2::ssd_input<M, T, space::device, float>;
 
-  /// Throws shape_error unless every operand has the same whole number of sequences; returns that number.
-  [[nodiscard]] int sequences() const {
-    int const count = whole_sequences("ssd.x", x.count, length);
-    require_extent("ssd.dt rows", dt.count, x.count);
-    require_extent("ssd.b rows", b.count, x.count);
-    require_extent("ssd.c rows", c.count, x.count);
-    return count;
-  }
-};
-
-namespace detail::scan {
+namespace detail::ssd {
 
 /// Whether the tensor cores' kernels are built for these sizes.
 template <mixer_shape M, class T>
-inline constexpr bool ssd_on_tensor_cores = is_half<T>&& M.headdim % 16 == 0 && M.d_state % 16 == 0;
+inline constexpr bool on_tensor_cores = is_half<T>&& M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
 /// What one call does, decided before its memory is taken.
-enum class ssd_way : unsigned char { recurrence, quadratic, chunked, chunked_pairs };
+enum class chosen_form : unsigned char { recurrence, quadratic, chunked, chunked_pairs };
 
 /// `aligned`: every pointer is at a multiple of 16 bytes.
 template <mixer_shape M, class T>
-ssd_way choose_ssd(int length, bool aligned, scan_form form, device_properties const& device) {
-  if constexpr (ssd_on_tensor_cores<M, T>) {
+chosen_form choose_form(int length, bool aligned, scan_form form, device_properties const& device) {
+  if constexpr (on_tensor_cores<M, T>) {
     using sizes = ssd_sizes<M, T>;
     using one = chunked_traits<sizes, 1>;
     using two = chunked_traits<sizes, 2>;
-    if (!aligned) return ssd_way::recurrence;
+    if (!aligned) return chosen_form::recurrence;
     if (form != scan_form::chunked && quadratic_fits<quadratic_traits<sizes>>(length, device))
-      return ssd_way::quadratic;
-    if (one::unit::count > 1 && two::bytes <= device.shared_per_block) return ssd_way::chunked_pairs;
-    if (one::bytes <= device.shared_per_block) return ssd_way::chunked;
+      return chosen_form::quadratic;
+    if (one::unit::count > 1 && two::bytes <= device.shared_per_block) return chosen_form::chunked_pairs;
+    if (one::bytes <= device.shared_per_block) return chosen_form::chunked;
   }
-  return ssd_way::recurrence;
+  return chosen_form::recurrence;
 }
 
 /// The chunked form with `Teams` units a block.
 template <int Teams, mixer_shape M, class T, precision P>
-void run_chunked(context<P>& ctx, ssd_args<T> const& p, int sequences) {
+void run_chunked(context<P>& ctx, arguments<T> const& p, int sequences) {
   using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
   auto const plan = chunked_plan::make<traits>(p.length, sequences, ctx.device());
   arena ruler;
@@ -89,7 +73,7 @@ bool aligned_for_vectors(P const*... p) {
   return ((reinterpret_cast<std::uintptr_t>(p) % 16 == 0) && ...);
 }
 
-}  // namespace detail::scan
+}  // namespace detail::ssd
 
 /// y = scan(x, dt, A, B, C) + D x for each sequence; head h reads group h / (H / G).
 ///
@@ -110,21 +94,38 @@ void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
   static_assert(M.heads % M.groups == 0, "dm2::cuda::ssd: groups must divide heads");
   int const count = in.sequences();
   require_extent("ssd.y rows", y.count, in.x.count);
-  detail::scan::ssd_args<T> const p{in.x.data, in.b.data, in.c.data, in.dt.data,
-                                    in.a.data, in.d.data, y.data,    in.length};
-  bool const aligned = detail::scan::aligned_for_vectors(p.x, p.b, p.c, p.y);
-  auto const way = detail::scan::choose_ssd<M, T>(in.length, aligned, form, ctx.device());
-  if constexpr (detail::scan::ssd_on_tensor_cores<M, T>) {
-    using sizes = detail::scan::ssd_sizes<M, T>;
-    if (way == detail::scan::ssd_way::chunked_pairs) return detail::scan::run_chunked<2, M>(ctx, p, count);
-    if (way == detail::scan::ssd_way::chunked) return detail::scan::run_chunked<1, M>(ctx, p, count);
+  detail::ssd::arguments<T> const p{.x = in.x.data,
+                                    .b = in.b.data,
+                                    .c = in.c.data,
+                                    .dt = in.dt.data,
+                                    .a = in.a.data,
+                                    .d = in.d.data,
+                                    .y = y.data,
+                                    .length = in.length};
+  bool const aligned = detail::ssd::aligned_for_vectors(p.x, p.b, p.c, p.y);
+  auto const way = detail::ssd::choose_form<M, T>(in.length, aligned, form, ctx.device());
+  if constexpr (detail::ssd::on_tensor_cores<M, T>) {
+    using sizes = detail::ssd::ssd_sizes<M, T>;
+    if (way == detail::ssd::chosen_form::chunked_pairs) return detail::ssd::run_chunked<2, M>(ctx, p, count);
+    if (way == detail::ssd::chosen_form::chunked) return detail::ssd::run_chunked<1, M>(ctx, p, count);
     if (!ctx.reserve(0) || count == 0) return;
-    if (way == detail::scan::ssd_way::quadratic)
-      return detail::scan::launch_quadratic<detail::scan::quadratic_traits<sizes>>(p, count, ctx.device(),
-                                                                                   ctx.stream());
+    if (way == detail::ssd::chosen_form::quadratic)
+      return detail::ssd::launch_quadratic<detail::ssd::quadratic_traits<sizes>>(p, count, ctx.device(), ctx.stream());
   }
-  detail::scan_operands<M, T> const operands{in.x, in.dt, in.a, in.b, in.c, in.d, in.length};
-  detail::scan_general<M>(ctx, operands, y);
+  detail::ssd::scan_general(ctx, in, y);
+}
+
+/// ssd by the recurrence, the form for any shape, alignment and precision.
+///
+/// Shapes   as ssd's, without its limits of P and N.
+/// Writes   y (=). y overlaps no input.
+/// Throws   shape_error if the operands disagree; nothing is written then.
+template <mixer_shape M, class T, precision P>
+void ssd_general(context<P>& ctx, ssd_input<M, T> const& in,
+                 std::type_identity_t<rows<T, M.d_inner(), space::device>> y) {
+  static_cast<void>(in.sequences());
+  require_extent("ssd.y rows", y.count, in.x.count);
+  detail::ssd::scan_general(ctx, in, y);
 }
 
 }  // namespace dm2::cuda

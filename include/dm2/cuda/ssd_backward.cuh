@@ -35,43 +35,43 @@ struct ssd_gradient {
   block<float, space::device, M.heads> d;          ///< (+=)
 };
 
-namespace detail {
+namespace detail::ssd {
 
 /// f with the form of the scan's backward that takes these operands.
 template <mixer_shape M, class T, class F>
-auto with_ssd_backward_form([[maybe_unused]] ssd_backward_operands<M, T> const& p,
-                            [[maybe_unused]] device_properties const& device, F const& f) {
-  if constexpr (ssd_backward_quadratic<M, T>::possible) {
-    if (ssd_backward_quadratic<M, T>::fits(p, device)) return f(ssd_backward_quadratic<M, T>{});
+auto with_backward_form([[maybe_unused]] backward_operands<M, T> const& p,
+                        [[maybe_unused]] device_properties const& device, F const& f) {
+  if constexpr (backward_quadratic<M, T>::possible) {
+    if (backward_quadratic<M, T>::fits(p, device)) return f(backward_quadratic<M, T>{});
   }
-  if constexpr (ssd_backward_chunked<M, T>::possible) {
-    if (ssd_backward_chunked<M, T>::fits(p, device)) return f(ssd_backward_chunked<M, T>{});
+  if constexpr (backward_chunked<M, T>::possible) {
+    if (backward_chunked<M, T>::fits(p, device)) return f(backward_chunked<M, T>{});
   }
-  return f(ssd_backward_general<M, T>{});
+  return f(backward_general<M, T>{});
 }
 
 /// Bytes of scratch of launch_ssd_backward.
 template <mixer_shape M, class T>
-std::size_t ssd_backward_scratch(ssd_backward_operands<M, T> const& p, device_properties const& device) {
-  return with_ssd_backward_form(
-      p, device, [&](auto form) { return decltype(form)::scratch_bytes(p.sequences, p.length, device); });
+std::size_t backward_scratch(backward_operands<M, T> const& p, device_properties const& device) {
+  return with_backward_form(p, device,
+                            [&](auto form) { return decltype(form)::scratch_bytes(p.sequences, p.length, device); });
 }
 
 /// Enqueues the scan's backward; scratch from `memory`.
 template <mixer_shape M, class T>
-void launch_ssd_backward(ssd_backward_operands<M, T> const& p, arena& memory, device_properties const& device,
-                         cudaStream_t stream) {
+void launch_backward(backward_operands<M, T> const& p, arena& memory, device_properties const& device,
+                     cudaStream_t stream) {
   arena_scope const scope{memory};
-  std::byte* const scratch = memory.template take<std::byte>(ssd_backward_scratch(p, device));
-  with_ssd_backward_form(p, device, [&](auto form) { decltype(form)::launch(p, scratch, device, stream); });
+  std::byte* const scratch = memory.template take<std::byte>(backward_scratch(p, device));
+  with_backward_form(p, device, [&](auto form) { decltype(form)::launch(p, scratch, device, stream); });
 }
 
 /// The operands of the public operation, but for where the sums for A and D go.
 template <mixer_shape M, class T>
-ssd_backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, ssd_gradient<M, T> const& grad,
-                                        int sequences) {
+backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, ssd_gradient<M, T> const& grad,
+                                    int sequences) {
   constexpr int inner = M.d_inner(), states = M.groups * M.d_state;
-  ssd_backward_operands<M, T> p{};
+  backward_operands<M, T> p{};
   p.x = in.x.data, p.b = in.b.data, p.c = in.c.data, p.dy = dy;
   p.dt = in.dt.data, p.a = in.a.data, p.d = in.d.data;
   p.dx = grad.x.data, p.db = grad.b.data, p.dc = grad.c.data, p.ddt = grad.dt.data;
@@ -81,7 +81,7 @@ ssd_backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, 
   return p;
 }
 
-}  // namespace detail
+}  // namespace detail::ssd
 
 /// The gradient of ssd.
 ///
@@ -90,9 +90,9 @@ ssd_backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, 
 /// Forms    for T of 16 bits and sizes that tiles of 16 divide, where every pointer is at a multiple of 16 bytes:
 ///          quadratic for at most 256 tokens where it fits into a block's shared memory, chunked for more. In chunks of
 ///          64 tokens in float otherwise.
-/// Scratch  Two floats for each sequence and head; in the quadratic form that is all. In chunks for each sequence, head and
-///          64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB. One
-///          sequence's are taken in any case.
+/// Scratch  Two floats for each sequence and head; in the quadratic form that is all. In chunks for each sequence, head
+///          and 64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB.
+///          One sequence's are taken in any case.
 /// Throws   shape_error if the operands disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060); the equations: ssd/backward_general.cuh.
 template <mixer_shape M, class T, precision P>
@@ -106,14 +106,14 @@ void ssd_backward(context<P>& ctx, ssd_input<M, T> const& in,
   require_extent("ssd_backward.grad.b rows", grad.b.count, in.x.count);
   require_extent("ssd_backward.grad.c rows", grad.c.count, in.x.count);
   std::size_t const sums = std::size_t(count) * M.heads;
-  auto operands = detail::operands_of<M, T>(in, dy.data, grad, count);
-  if (!ctx.reserve(2 * sums * sizeof(float) + detail::ssd_backward_scratch(operands, ctx.device()) +
+  auto operands = detail::ssd::operands_of<M, T>(in, dy.data, grad, count);
+  if (!ctx.reserve(2 * sums * sizeof(float) + detail::ssd::backward_scratch(operands, ctx.device()) +
                    2 * arena::alignment) ||
       count == 0)
     return;
   arena_scope const scope{ctx.shared()};
   operands.da = ctx.shared().template take<float>(2 * sums), operands.d_skip = operands.da + sums;
-  detail::launch_ssd_backward(operands, ctx.shared(), ctx.device(), ctx.stream());
+  detail::ssd::launch_backward(operands, ctx.shared(), ctx.device(), ctx.stream());
   detail::add_parts("ssd_backward: A", ctx.stream(), operands.da, count, M.heads, grad.a.data);
   detail::add_parts("ssd_backward: D", ctx.stream(), operands.d_skip, count, M.heads, grad.d.data);
 }

@@ -1,8 +1,8 @@
 /// @file
-/// The convolutional stem for inference: pictures to the patch grid, or to token rows.
+/// The convolutional stem for inference: pictures to patches or token rows.
 ///
-/// Three kernels convolve (channels last, BatchNorm folded in, ReLU applied before the numbers leave the registers), and
-/// the third writes its pixels patch after patch, so that the fourth is a product of plain matrices.
+/// Three kernels convolve (channels last, BatchNorm folded in, ReLU applied before the numbers leave the registers),
+/// and the third writes its pixels patch after patch, so that the fourth is a product of plain matrices.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -86,9 +86,9 @@ class stem_pass {
         launch_conv1<G>(stream_, device_.multiprocessors, picture, w_.conv[0], w_.bias[0], s_.plane[0], pictures_);
         return;
       }
-    launch_direct<typename layouts::conv1, S.hidden>(stream_, picture_source<G, T, Reader>{picture}, w_.conv[0],
-                                                     plane_sink<G, false, T>{w_.bias[0], s_.plane[0]},
-                                                     pictures_ * G::plane_pixels);
+    launch_general<typename layouts::conv1, S.hidden>(stream_, picture_source<G, T, Reader>{picture}, w_.conv[0],
+                                                      plane_sink<G, false, T>{w_.bias[0], s_.plane[0]},
+                                                      pictures_ * G::plane_pixels);
   }
 
   template <bool Patches>
@@ -112,8 +112,8 @@ class stem_pass {
       if (!few && (with.template operator()<conv3_wide>() || with.template operator()<conv3_medium>())) return;
       if (with.template operator()<conv3_small>()) return;
     }
-    launch_direct<typename layouts::conv3, S.hidden>(stream_, plane_source<G, T>{in}, weights,
-                                                     plane_sink<G, Patches, T>{bias, out}, pictures_ * G::plane_pixels);
+    launch_general<typename layouts::conv3, S.hidden>(
+        stream_, plane_source<G, T>{in}, weights, plane_sink<G, Patches, T>{bias, out}, pictures_ * G::plane_pixels);
   }
 
   template <class Sink>
@@ -133,7 +133,7 @@ class stem_pass {
                     : with.template operator()<project_few>())
         return;
     }
-    launch_direct<typename layouts::project, S.dim>(stream_, patch_source<G, T>{patches}, w_.proj, sink, rows);
+    launch_general<typename layouts::project, S.dim>(stream_, patch_source<G, T>{patches}, w_.proj, sink, rows);
   }
 
   cudaStream_t stream_;
@@ -197,8 +197,8 @@ void stem_forward(context<P>& ctx, auto const& picture, stem_weights<S, element<
 
 /// stem_forward and assemble_tokens in one: the projection writes token rows.
 ///
-/// Shapes   picture as in stem_forward; cls [1, 1, dim]; pos [1, L, dim], L = tokens + 1; x [B L, dim], at a multiple of 8
-///          bytes; the class token is token (L - 1) / 2.
+/// Shapes   picture as in stem_forward; cls [1, 1, dim]; pos [1, L, dim], L = tokens + 1; x [B L, dim], at a multiple
+///          of 8 bytes; the class token is token (L - 1) / 2.
 /// Writes   x (=), asynchronously. Scratch as stem_forward.
 /// Throws   shape_error if x's rows are not whole pictures; nothing is written then.
 template <stem_shape S, precision P>

@@ -62,8 +62,8 @@ void stem_backward_general(context<P>& ctx, Reader const& reader,
   bool const run = ctx.reserve(planned_bytes<scratch_type>(batch, columns) + planned_bytes<gradients_type>(batch));
   arena_scope const scope{ctx.shared()};
   scratch_type const scratch{ctx.shared(), batch, columns};
-  gradients_type const between{ctx.shared(), batch};
-  stem_general_backward<S, P, Reader>{ctx, p, saved, scratch, between, batch, run}(reader, dgrid, grad, dpicture);
+  gradients_type const gradients{ctx.shared(), batch};
+  stem_general_backward<S, P, Reader>{ctx, p, saved, scratch, gradients, batch, run}(reader, dgrid, grad, dpicture);
 }
 
 /// The forward on tensor cores, on a device whose properties are given.
@@ -88,8 +88,8 @@ void stem_backward_tensor(context<P>& ctx, device_properties const& device, Read
   using T = element<P>;
   if (!ctx.reserve(planned_bytes<stem_tensor_gradients<S, T>>(device, batch))) return;
   arena_scope const scope{ctx.shared()};
-  stem_tensor_gradients<S, T> const between{ctx.shared(), device, batch};
-  stem_tensor_backward<S, T, Reader>{ctx.stream(), device, p, saved, between, batch}(reader, dgrid, grad);
+  stem_tensor_gradients<S, T> const gradients{ctx.shared(), device, batch};
+  stem_tensor_backward<S, T, Reader>{ctx.stream(), device, p, saved, gradients, batch}(reader, dgrid, grad);
 }
 
 }  // namespace detail

@@ -1,6 +1,6 @@
 /// @file
-/// The token-labeling cross entropy (Jiang et al. 2021, arXiv 2104.10858), from the teacher's label maps straight to the
-/// gradients of the logits.
+/// The token-labeling cross entropy (Jiang et al. 2021, arXiv 2104.10858), from the teacher's label maps straight to
+/// the gradients of the logits.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -110,20 +110,20 @@ void token_loss(context<P>& ctx, loss_operands<T, K> const& o, label_sample cons
   loss_scratch const s{ctx.shared(), batch, side, grid_rows, cols, std::size_t{shape.blocks}, wide};
   make_axis_table(ctx.stream(), samples, s.axes, int(batch));
   auto const source = make(s.axes);
-  loss_call<T, std::remove_const_t<decltype(source)>> const call{o.cls.data,
-                                                                 o.aux.data,
-                                                                 o.dcls.data,
-                                                                 o.daux.data,
-                                                                 source,
-                                                                 o.box,
-                                                                 o.options.mixed,
-                                                                 float(o.options.scale),
-                                                                 int(batch),
-                                                                 int(patches / batch),
-                                                                 cols,
-                                                                 shape.rows_per_warp,
-                                                                 s.parts,
-                                                                 shape.wide ? s.wide : nullptr};
+  loss_call<T, std::remove_const_t<decltype(source)>> const call{.cls = o.cls.data,
+                                                                 .aux = o.aux.data,
+                                                                 .dcls = o.dcls.data,
+                                                                 .daux = o.daux.data,
+                                                                 .source = source,
+                                                                 .box = o.box,
+                                                                 .mixed = o.options.mixed,
+                                                                 .scale = float(o.options.scale),
+                                                                 .batch = int(batch),
+                                                                 .tokens = int(patches / batch),
+                                                                 .cols = cols,
+                                                                 .rows_per_warp = shape.rows_per_warp,
+                                                                 .parts = s.parts,
+                                                                 .wide = shape.wide ? s.wide : nullptr};
   if (n > 1 && packets_at<n>(o.aux.data) && packets_at<n>(o.daux.data) && target_aligned)
     launch_token_loss<loss_traits<T, K, n>>(ctx.stream(), call, shape);
   else
@@ -152,7 +152,8 @@ void token_label_loss(context<P>& ctx, rows<float const, K, space::device> cls,
                       std::type_identity_t<rows<T const, K, space::device>> aux, label_maps<M> const& maps,
                       mix_box const* box, std::type_identity_t<rows<float, K, space::device>> dcls,
                       rows<T, K, space::device> daux, token_label_sums* sums, token_loss_options const& options = {}) {
-  detail::loss_operands<T, K> const o{cls, aux, dcls, daux, box, sums, options};
+  detail::loss_operands<T, K> const o{
+      .cls = cls, .aux = aux, .dcls = dcls, .daux = daux, .box = box, .sums = sums, .options = options};
   std::size_t const tokens = o.tokens();
   require_extent("token_label_loss.maps: patches", std::size_t(maps.rows) * std::size_t(maps.cols), tokens);
   label_smoothing const smoothing{maps.smoothing, K};
@@ -163,14 +164,15 @@ void token_label_loss(context<P>& ctx, rows<float const, K, space::device> cls,
 
 /// The same from sparse targets on the device.
 ///
-/// Shapes   target: B (1 + tokens) rows, the class token's and the patches' of sample after sample; the classes of a row
-///          are distinct and below K.
+/// Shapes   target: B (1 + tokens) rows, the class token's and the patches' of sample after sample; the classes of a
+///          row are distinct and below K.
 template <precision P, int K, class T>
 void token_label_loss(context<P>& ctx, rows<float const, K, space::device> cls,
                       std::type_identity_t<rows<T const, K, space::device>> aux, sparse_rows<float> const& target,
                       mix_box const* box, std::type_identity_t<rows<float, K, space::device>> dcls,
                       rows<T, K, space::device> daux, token_label_sums* sums, token_loss_options const& options = {}) {
-  detail::loss_operands<T, K> const o{cls, aux, dcls, daux, box, sums, options};
+  detail::loss_operands<T, K> const o{
+      .cls = cls, .aux = aux, .dcls = dcls, .daux = daux, .box = box, .sums = sums, .options = options};
   std::size_t const tokens = o.tokens();
   require_extent("token_label_loss.target rows", target.count, cls.count * (1 + tokens));
   int const cols = options.cols > 0 ? options.cols : int(tokens);
@@ -189,7 +191,8 @@ void token_label_loss(context<P>& ctx, rows<float const, K, space::device> cls,
                       std::type_identity_t<rows<float const, K, space::device>> target, mix_box const* box,
                       std::type_identity_t<rows<float, K, space::device>> dcls, rows<T, K, space::device> daux,
                       token_label_sums* sums, token_loss_options const& options = {}) {
-  detail::loss_operands<T, K> const o{cls, aux, dcls, daux, box, sums, options};
+  detail::loss_operands<T, K> const o{
+      .cls = cls, .aux = aux, .dcls = dcls, .daux = daux, .box = box, .sums = sums, .options = options};
   std::size_t const tokens = o.tokens();
   require_extent("token_label_loss.target rows", target.count, cls.count * (2 + tokens));
   int const cols = options.cols > 0 ? options.cols : int(tokens);

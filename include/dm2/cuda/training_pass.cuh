@@ -1,6 +1,7 @@
 /// @file
-/// A training pass on the GPU from and to the host: for tests, small runs, and gradients that are used elsewhere. The
-/// training loop's steps are step_engine's.
+/// A training pass on the GPU from and to the host.
+///
+/// For tests, small runs, and gradients that are used elsewhere. The training loop's steps are step_engine's.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -22,9 +23,9 @@
 
 namespace dm2 {
 
-/// Forward, loss, backward, in this order, as the CPU's; targets are dense, and there are neither the patches' logits nor
-/// the pictures' gradient. Everything is on the host and there when a call returns. Each forward takes the model's state
-/// to the device, and brings the running statistics back.
+/// Forward, loss, backward, in this order, as the CPU's; targets are dense, and there are neither the patches' logits
+/// nor the pictures' gradient. Everything is on the host and there when a call returns. Each forward takes the model's
+/// state to the device, and brings the running statistics back.
 template <config C, cuda::precision P>
 class training_pass<C, cuda::context<P>> {
  public:

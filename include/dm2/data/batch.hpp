@@ -2,8 +2,8 @@
 /// Pictures ready for the network, with their labels.
 #pragma once
 
+#include <dm2/core/label_map.hpp>
 #include <dm2/data/label_map_file.hpp>
-#include <dm2/train/token_label_target.hpp>
 
 #include <cstddef>
 #include <span>

@@ -3,19 +3,19 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
-#include <dm2/data/decode_options.hpp>
+#include <dm2/data/decode/format.hpp>
+#include <dm2/data/decode/options.hpp>
 #include <dm2/data/picture.hpp>
-#include <dm2/data/picture_format.hpp>
 #include <dm2/io/mapped_file.hpp>
 
 #ifdef DM2_WITH_JPEG
-#include <dm2/data/decode_jpeg.hpp>
+#include <dm2/data/decode/jpeg.hpp>
 #endif
 #ifdef DM2_WITH_PNG
-#include <dm2/data/decode_png.hpp>
+#include <dm2/data/decode/png.hpp>
 #endif
 #if !defined(DM2_WITH_JPEG) || !defined(DM2_WITH_PNG)
-#include <dm2/data/decode_stb.hpp>
+#include <dm2/data/decode/stb.hpp>
 #endif
 
 #include <algorithm>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
-#include <dm2/data/decode_options.hpp>
+#include <dm2/data/decode/options.hpp>
 #include <dm2/data/transform.hpp>
 
 #include <cstddef>

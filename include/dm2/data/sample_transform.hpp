@@ -2,12 +2,12 @@
 /// What a loader does with each picture.
 #pragma once
 
+#include <dm2/core/label_map.hpp>
 #include <dm2/core/random.hpp>
 #include <dm2/data/label_map_file.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/training_transform.hpp>
 #include <dm2/data/transform.hpp>
-#include <dm2/train/token_label_target.hpp>
 
 #include <functional>
 #include <span>

@@ -3,13 +3,13 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/core/label_map.hpp>
 #include <dm2/core/random.hpp>
 #include <dm2/data/augment/apply.hpp>
 #include <dm2/data/augment/augmentation.hpp>
 #include <dm2/data/augment/draw_box.hpp>
 #include <dm2/data/augment/draw_operation.hpp>
 #include <dm2/data/transform.hpp>
-#include <dm2/train/token_label_target.hpp>
 
 #include <cstddef>
 #include <optional>

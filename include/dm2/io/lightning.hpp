@@ -5,7 +5,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
-#include <dm2/io/pickle_json.hpp>
+#include <dm2/io/pickle/json.hpp>
 #include <dm2/io/tensor.hpp>
 #include <dm2/io/torch_file.hpp>
 
@@ -150,7 +150,7 @@ class torch_content_reader {
 /// * a dict of tensors: its entries; a list or tuple: "0", "1", ...; a single tensor: "tensor".
 ///
 /// Nothing is left out: an entry among the tensors that is none is an error that names it, and so is a name given
-/// twice. Whatever else a checkpoint holds (loops, optimiser, callbacks) is not looked at.
+/// twice. Whatever else a checkpoint holds (loops, optimizer, callbacks) is not looked at.
 [[nodiscard]] inline torch_content read_torch_content(torch_file const& file, weights which = weights::automatic) {
   return detail::torch_content_reader{file}(which);
 }

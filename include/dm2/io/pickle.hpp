@@ -4,7 +4,7 @@
 /// A pickle is a program for a stack machine which may name any Python function and call it. This reader carries out
 /// the opcodes that build plain data, in protocols 2 to 5, and writes down what else it meets:
 ///
-/// * a global of the table in pickle_globals.hpp becomes a name, and its call a record of name and arguments;
+/// * a global of the table in pickle/globals.hpp becomes a name, and its call a record of name and arguments;
 /// * any other global becomes a `refused` value that carries its name, and so does whatever is made with it. Such
 ///   values may stand in parts of a file that nobody asks for (a path or a NumPy number among a trainer's callbacks);
 ///   whoever needs the value reports the name;
@@ -15,9 +15,9 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
-#include <dm2/io/pickle_globals.hpp>
-#include <dm2/io/pickle_stack.hpp>
-#include <dm2/io/pickle_value.hpp>
+#include <dm2/io/pickle/globals.hpp>
+#include <dm2/io/pickle/stack.hpp>
+#include <dm2/io/pickle/value.hpp>
 
 #include <array>
 #include <cstddef>

@@ -44,7 +44,7 @@ enum class file_format { safetensors, torch_zip, torch_legacy, lightning };
 
 /// The metadata key that marks dm2's own training checkpoints.
 inline constexpr char const* training_key = "training";
-/// What the names of a training checkpoint's weights, as the optimiser left them, begin with.
+/// What the names of a training checkpoint's weights, as the optimizer left them, begin with.
 inline constexpr std::string_view raw_prefix = "raw/";
 /// What the names of the weights' running averages in a training checkpoint begin with.
 inline constexpr std::string_view ema_prefix = "ema/";
@@ -57,7 +57,7 @@ inline constexpr std::string_view ema_prefix = "ema/";
 class tensor_file {
  public:
   /// `which` chooses between a checkpoint's weights and their running averages, in a Lightning checkpoint and in dm2's
-  /// own training checkpoints, whose optimiser state is left out. weights::ema on a file that holds one set only is an
+  /// own training checkpoints, whose optimizer state is left out. weights::ema on a file that holds one set only is an
   /// error.
   explicit tensor_file(std::filesystem::path const& path, weights which = weights::automatic) : file_{path} {
     auto const bytes = file_.bytes();

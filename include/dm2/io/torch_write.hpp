@@ -5,7 +5,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/atomic_file.hpp>
-#include <dm2/io/pickle_globals.hpp>
+#include <dm2/io/pickle/globals.hpp>
 #include <dm2/io/tensor.hpp>
 #include <dm2/io/zip_write.hpp>
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/core/optimizer_options.hpp>
 #include <dm2/core/parameters.hpp>
 #include <dm2/model/model.hpp>
 #include <dm2/model/parameter_table.hpp>
@@ -16,25 +17,6 @@
 #include <string_view>
 
 namespace dm2 {
-
-/// The rule that moves the parameters.
-enum class optimizer_kind : unsigned char {
-  lion,  ///< by the sign of the averaged gradient; one buffer of the state's size
-  adamw  ///< by the averaged gradient over the root of its averaged square; two buffers of the state's size
-};
-
-/// The defaults are the published recipe's.
-struct optimizer_options {
-  optimizer_kind kind = optimizer_kind::lion;  ///< the rule
-  double weight_decay = 0.5;                   ///< of every parameter, biases and norms too, as published
-  double beta1 = 0.9;    ///< Lion: the momentum's weight in the direction; AdamW: decay a step of the first moment
-  double beta2 = 0.99;   ///< decay a step of Lion's momentum, or of AdamW's second moment
-  double eps = 1e-8;     ///< AdamW only
-  double clip_norm = 0;  ///< the gradient is scaled down to this norm; 0 leaves it alone
-  /// In the published run `dt_bias` and `dt_bias_b` of a mixer are one memory, and so are `A_log` and `A_log_b`: each
-  /// step moves it twice, first with the one's gradient and momentum, then with the other's.
-  bool shared_pairs = false;
-};
 
 namespace detail {
 

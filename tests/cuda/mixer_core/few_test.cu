@@ -77,10 +77,10 @@ TEST_CASE_TEMPLATE("cuda mixer_core, few sequences: convolved with the projectio
     device_array<float> const residual{random.normal(count * D)}, norm{random.normal(D)};
     device_array<T> const in{random.normal(N * D, 0.1)};
     device_array<T> y{count * N}, convolved{f.convolved.size()};
-    cuda::detail::between_arguments<T> p{};
+    cuda::detail::project_add_norm::arguments<T> p{};
     p.before = residual.data(), p.norm = norm.data(), p.in = in.data(), p.y = f.in.data();
     p.count = int(count), p.eps = 1e-5f;
-    cuda::detail::launch_few_project<D, N, 1>(f.ctx, p);
+    cuda::detail::project_add_norm::launch_few_project<D, N, 1>(f.ctx, p);
     f.run();
     auto mixer = f.arguments();
     mixer.zxbcdt = p.y = y.data(), mixer.convolved = convolved.data();

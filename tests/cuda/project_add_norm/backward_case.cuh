@@ -1,5 +1,5 @@
 /// @file
-/// The gradients between two cores, on the device and on the host: a forward pass on the device, and backward of what it
+/// Project-add-norm's backward on the device and on the host: a forward pass on the device, and backward of what it
 /// left.
 #pragma once
 
@@ -56,7 +56,7 @@ struct trained_linear {
 
 /// A forward pass on the device, and backward of what it left.
 template <cuda::precision Precision, int Width, int Inner, int Wide>
-struct between_backward_case {
+struct project_add_norm_backward_case {
   static constexpr cuda::precision P = Precision;
   static constexpr int D = Width, K = Inner, N = Wide;
   using T = cuda::element<P>;
@@ -70,7 +70,7 @@ struct between_backward_case {
   device_array<T> g_in, dy_in, dend_in, y, end, dg_out;
   device_array<float> before_in, norm_in, after, rstd_out, dresidual_out, dnorm_out;
 
-  explicit between_backward_case(std::size_t rows_in)
+  explicit project_add_norm_backward_case(std::size_t rows_in)
       : count{rows_in},
         g{rounded<T>(random.normal(count * K))},
         before{rounded<float>(random.normal(count * D))},
@@ -117,7 +117,7 @@ struct between_backward_case {
     cuda::project_add_norm(ctx, g_in.template as_rows<K>(), out.here(), before_in.template as_rows<D>(), point(),
                            norm_in.template as_block<D>(), eps, end.template as_rows<D>());
   }
-  void backward(cuda::between_backward_choice choice = cuda::between_backward_choice::composed) {
+  void backward(cuda::project_add_norm_backward_form choice = cuda::project_add_norm_backward_form::general) {
     cuda::project_add_norm_project_backward(ctx, g_in.template as_rows<K>(), out.here(), point(), projection(),
                                             dy_in.template as_rows<N>(), dresidual_out.template as_rows<D>(),
                                             dg_out.template as_rows<K>(), out.gradient_here(), gradient(), choice);
@@ -141,11 +141,11 @@ struct between_backward_case {
 
 /// Of operands that are rounded between the products.
 template <cuda::precision P>
-inline constexpr double between_tolerance = P == cuda::precision::fp32 ? 5e-6 : product_tolerance<P>;
+inline constexpr double tolerance = P == cuda::precision::fp32 ? 5e-6 : product_tolerance<P>;
 
 template <class F>
-void check_between_backward(std::size_t count,
-                            cuda::between_backward_choice choice = cuda::between_backward_choice::composed) {
+void check_backward(std::size_t count,
+                    cuda::project_add_norm_backward_form choice = cuda::project_add_norm_backward_form::general) {
   CAPTURE(count);
   F f{count};
   f.forward();
@@ -155,14 +155,14 @@ void check_between_backward(std::size_t count,
                                          f.projection_there(), as_rows<F::N>(std::as_const(f.dy)),
                                          as_rows<F::D>(f.dresidual), as_rows<F::K>(f.dg), f.out.gradient_there(),
                                          f.gradient_there());
-  f.check(between_tolerance<F::P>);
-  f.in.check(between_tolerance<F::P>);
-  f.out.check(between_tolerance<F::P>);
-  CHECK(relative_error(f.dg_out.read(), f.dg) < between_tolerance<F::P>);
+  f.check(tolerance<F::P>);
+  f.in.check(tolerance<F::P>);
+  f.out.check(tolerance<F::P>);
+  CHECK(relative_error(f.dg_out.read(), f.dg) < tolerance<F::P>);
   CHECK(f.dg_out.margins_untouched());
 }
 
 template <cuda::precision P>
-using tiny_between_case = between_backward_case<P, 192, 768, 1032>;
+using tiny_case = project_add_norm_backward_case<P, 192, 768, 1032>;
 
 }  // namespace dm2::test

@@ -18,7 +18,7 @@ using namespace dm2::test;
 
 namespace {
 
-/// The gradients at one place between two cores, on both sides; the kernel alone.
+/// One project-add-norm's backward, on both sides; the kernel alone.
 template <class Traits>
 struct hopper_backward_case {
   using T = typename Traits::element;
@@ -73,12 +73,12 @@ struct hopper_backward_case {
     arena parts{reinterpret_cast<std::byte*>(scratch.data()), scratch.size()};
     cuda::device_properties device{cuda::current_device()};
     device.multiprocessors = multiprocessors;
-    cuda::detail::between_backward_hopper<Traits>(
+    cuda::detail::project_add_norm::launch_backward_hopper<Traits>(
         nullptr, parts, device,
         {dy_.data(), in_.data(), residual_.data(), rstd_.data(), norm_.data(), dresidual_.data(), normed_.data(),
          rounded_.data(), out_.data(), dg_.data(), nullptr, int(count)},
         dnorm_.data());
-    cuda::check(cudaDeviceSynchronize(), "between_backward_hopper");
+    cuda::check(cudaDeviceSynchronize(), "project_add_norm::launch_backward_hopper");
   }
   void compare() const {
     double const error = relative_error(dresidual_.read(), dresidual), last = relative_error(dg_.read(), dg);
@@ -96,18 +96,19 @@ struct hopper_backward_case {
 
 using bf16 = __nv_bfloat16;
 template <class T, int D, int K, int N, int Groups>
-using traits = cuda::detail::between_backward_hopper_traits<T, D, K, N, Groups>;
+using traits = cuda::detail::project_add_norm::backward_hopper_traits<T, D, K, N, Groups>;
 
 template <class Traits>
 bool on_hopper() {
-  bool const runs = cuda::detail::between_backward_hopper_runs<Traits>(cuda::device_properties{cuda::current_device()});
+  bool const runs =
+      cuda::detail::project_add_norm::backward_hopper_runs<Traits>(cuda::device_properties{cuda::current_device()});
   if (!runs) MESSAGE("no Hopper, or no code for one: skipped");
   return runs;
 }
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("cuda between_backward_hopper: equals the CPU's in double at any number of rows", Tr,
+TEST_CASE_TEMPLATE("cuda project_add_norm_backward, hopper: equals the CPU's in double at any number of rows", Tr,
                    traits<bf16, 192, 768, 1032, 2>, traits<bf16, 192, 768, 1032, 3>, traits<__half, 192, 768, 864, 2>,
                    traits<bf16, 192, 288, 1032, 2>, traits<__half, 192, 40, 72, 3>, traits<bf16, 384, 1536, 1800, 2>) {
   if (!on_hopper<Tr>()) return;
@@ -119,7 +120,7 @@ TEST_CASE_TEMPLATE("cuda between_backward_hopper: equals the CPU's in double at 
   }
 }
 
-TEST_CASE("cuda between_backward_hopper: two runs give the same bits") {
+TEST_CASE("cuda project_add_norm_backward, hopper: two runs give the same bits") {
   using Tr = traits<bf16, 192, 768, 1032, 2>;
   if (!on_hopper<Tr>()) return;
   hopper_backward_case<Tr> f{500}, g{500};

@@ -14,40 +14,40 @@ using namespace dm2::test;
 namespace {
 
 template <class F>
-void check_fused(std::size_t count) {
-  static_assert(cuda::detail::between_backward_form<typename F::T, F::D, F::K, F::N>::possible);
-  check_between_backward<F>(count, cuda::between_backward_choice::fused);
+void check_tensor(std::size_t count) {
+  static_assert(cuda::detail::project_add_norm::backward_tensor_form<typename F::T, F::D, F::K, F::N>::possible);
+  check_backward<F>(count, cuda::project_add_norm_backward_form::tensor);
 }
 
 }  // namespace
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: one kernel does the same", P, in_bf16, in_fp16) {
   for (std::size_t const count : {1u, 17u, 63u, 64u, 65u, 128u, 197u}) {
-    check_fused<between_backward_case<P::value, 64, 96, 136>>(count);
-    check_fused<between_backward_case<P::value, 64, 64, 192>>(count);
+    check_tensor<project_add_norm_backward_case<P::value, 64, 96, 136>>(count);
+    check_tensor<project_add_norm_backward_case<P::value, 64, 64, 192>>(count);
   }
-  check_fused<between_backward_case<P::value, 128, 192, 200>>(131);
-  check_fused<tiny_between_case<P::value>>(150);
-  check_fused<between_backward_case<P::value, 192, 384, 1152>>(130);
+  check_tensor<project_add_norm_backward_case<P::value, 128, 192, 200>>(131);
+  check_tensor<tiny_case<P::value>>(150);
+  check_tensor<project_add_norm_backward_case<P::value, 192, 384, 1152>>(130);
 }
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: a Hopper's kernel does the same", P, in_bf16, in_fp16) {
-  auto const choice = cuda::between_backward_choice::fused_hopper;
-  for (std::size_t const count : {1u, 65u, 150u}) check_between_backward<tiny_between_case<P::value>>(count, choice);
-  check_between_backward<between_backward_case<P::value, 192, 288, 864>>(197, choice);
-  check_between_backward<between_backward_case<P::value, 384, 576, 136>>(130, choice);
+  auto const choice = cuda::project_add_norm_backward_form::hopper;
+  for (std::size_t const count : {1u, 65u, 150u}) check_backward<tiny_case<P::value>>(count, choice);
+  check_backward<project_add_norm_backward_case<P::value, 192, 288, 864>>(197, choice);
+  check_backward<project_add_norm_backward_case<P::value, 384, 576, 136>>(130, choice);
 }
 
 TEST_CASE_TEMPLATE("project_add_norm_backward: one kernel does the same of many rows [long]", P, in_bf16, in_fp16) {
-  for (std::size_t const count : {785u, 3137u, 20000u}) check_fused<tiny_between_case<P::value>>(count);
+  for (std::size_t const count : {785u, 3137u, 20000u}) check_tensor<tiny_case<P::value>>(count);
 }
 
 TEST_CASE("project_add_norm_backward: one kernel's bits are the same in two runs") {
-  using F = between_backward_case<cuda::precision::bf16, 64, 96, 136>;
+  using F = project_add_norm_backward_case<cuda::precision::bf16, 64, 96, 136>;
   F f{300}, g{300};
   for (F* each : {&f, &g}) {
     each->forward();
-    each->backward(cuda::between_backward_choice::fused);
+    each->backward(cuda::project_add_norm_backward_form::tensor);
   }
   CHECK(g.dresidual_out.read() == f.dresidual_out.read());
   CHECK(g.dg_out.read() == f.dg_out.read());
@@ -57,9 +57,9 @@ TEST_CASE("project_add_norm_backward: one kernel's bits are the same in two runs
 }
 
 TEST_CASE("project_add_norm_backward: a graph's replay does what a run does") {
-  using F = between_backward_case<cuda::precision::bf16, 192, 96, 136>;
-  for (auto const choice : {cuda::between_backward_choice::composed, cuda::between_backward_choice::fused,
-                            cuda::between_backward_choice::fused_hopper}) {
+  using F = project_add_norm_backward_case<cuda::precision::bf16, 192, 96, 136>;
+  for (auto const choice : {cuda::project_add_norm_backward_form::general, cuda::project_add_norm_backward_form::tensor,
+                            cuda::project_add_norm_backward_form::hopper}) {
     cuda::stream const stream;
     F f{65}, g{65};
     f.forward();

@@ -21,7 +21,7 @@ namespace {
 
 constexpr float eps = 1e-5f;
 
-/// One place between two cores; U units, whose sums of squares scale the halves of g.
+/// One project-add-norm; U units, whose sums of squares scale the halves of g.
 template <class Element, int Width, int Inner, int Wide, int Units, int RowTiles>
 struct few_case {
   using T = Element;
@@ -57,15 +57,17 @@ struct few_case {
     for (double& v : squares) v = double(float(v * v * K));
     dsquares = device_array<float>{squares};
   }
-  [[nodiscard]] cuda::detail::between_arguments<T> arguments() const {
-    cuda::detail::between_arguments<T> p{};
+  [[nodiscard]] cuda::detail::project_add_norm::arguments<T> arguments() const {
+    cuda::detail::project_add_norm::arguments<T> p{};
     p.g = dg.data(), p.squares = dsquares.data(), p.out = dout.data(), p.out_bias = dout_bias.data();
     p.before = dbefore.data(), p.after = after.data(), p.rstd = rstd.data();
     p.norm = dnorm.data(), p.in = din.data(), p.in_bias = din_bias.data(), p.y = y.data();
     p.count = int(count), p.eps = eps;
     return p;
   }
-  void run(cuda::detail::between_arguments<T> const& p) { cuda::detail::launch_few<D, K, N, U, tiles>(ctx, p); }
+  void run(cuda::detail::project_add_norm::arguments<T> const& p) {
+    cuda::detail::project_add_norm::launch_few<D, K, N, U, tiles>(ctx, p);
+  }
 
   /// The new residual rows in double.
   [[nodiscard]] std::vector<double> sum() const {
@@ -131,7 +133,7 @@ TEST_CASE(
   cuda::device_properties device{cuda::current_device()};
   device.multiprocessors = 132;
   auto const tiny = [&](std::size_t count) {
-    return cuda::detail::few_row_tiles<bf16, 192, 768, 1032, 8>(device, count);
+    return cuda::detail::project_add_norm::few_row_tiles<bf16, 192, 768, 1032, 8>(device, count);
   };
   CHECK(tiny(0) == 0);
   CHECK(tiny(197) == 1);
@@ -139,6 +141,6 @@ TEST_CASE(
   CHECK(tiny(529) == 4);
   CHECK(tiny(2112) == 4);
   CHECK(tiny(2113) == 0);
-  CHECK(cuda::detail::few_row_tiles<float, 192, 768, 1032, 8>(device, 197) == 0);
-  CHECK(cuda::detail::few_row_tiles<bf16, 7, 5, 3, 0>(device, 197) == 0);
+  CHECK(cuda::detail::project_add_norm::few_row_tiles<float, 192, 768, 1032, 8>(device, 197) == 0);
+  CHECK(cuda::detail::project_add_norm::few_row_tiles<bf16, 7, 5, 3, 0>(device, 197) == 0);
 }

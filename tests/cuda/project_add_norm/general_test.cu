@@ -19,7 +19,7 @@ namespace {
 constexpr double eps = 1e-3;
 
 template <cuda::precision Precision, int Width, int Inner, int Wide>
-struct between_case {
+struct project_add_norm_case {
   static constexpr cuda::precision P = Precision;
   static constexpr int D = Width, K = Inner, N = Wide;
   using T = cuda::element<P>;
@@ -30,7 +30,7 @@ struct between_case {
   device_array<T> dg, dout_w, din_w, y, end;
   device_array<float> dbefore, dout_b, dnorm, din_b, after, rstd;
 
-  explicit between_case(std::size_t rows_in)
+  explicit project_add_norm_case(std::size_t rows_in)
       : count{rows_in},
         g{rounded<T>(random.normal(count * K))},
         before{rounded<float>(random.normal(count * D))},
@@ -58,16 +58,17 @@ struct between_case {
     return {dnorm.template as_block<D>(), {din_w.template as_block<N, D>(), din_b.template as_block<N>()}};
   }
   void forward() {
-    cuda::detail::project_add_norm_project_general(
+    cuda::detail::project_add_norm::project_add_norm_project_general(
         ctx, dg.template as_rows<K>(), out(), dbefore.template as_rows<D>(),
         norm_point<float, D, space::device>{after.template as_rows<D>(), rstd.data()}, in(), eps,
         y.template as_rows<N>());
   }
   void forward_end() {
     block<float const, space::device, D> const weight = dnorm.template as_block<D>();
-    cuda::detail::project_add_norm_general(ctx, dg.template as_rows<K>(), out(), dbefore.template as_rows<D>(),
-                                           norm_point<float, D, space::device>{after.template as_rows<D>(), nullptr},
-                                           weight, eps, end.template as_rows<D>());
+    cuda::detail::project_add_norm::project_add_norm_general(
+        ctx, dg.template as_rows<K>(), out(), dbefore.template as_rows<D>(),
+        norm_point<float, D, space::device>{after.template as_rows<D>(), nullptr}, weight, eps,
+        end.template as_rows<D>());
   }
   [[nodiscard]] std::vector<double> sum() const {
     auto x = naive::linear(g, out_w, out_b, K, D);
@@ -77,7 +78,7 @@ struct between_case {
 };
 
 template <class F>
-void check_between(std::size_t count) {
+void check_forward(std::size_t count) {
   CAPTURE(count);
   F f{count};
   f.forward();
@@ -98,28 +99,28 @@ void check_between(std::size_t count) {
 TEST_CASE_TEMPLATE("project_add_norm_general: is projection, addition, norm and projection, one after another", P,
                    DM2_PRECISIONS) {
   for (std::size_t const count : {1u, 17u, 64u, 65u, 197u}) {
-    check_between<between_case<P::value, 192, 96, 40>>(count);
-    check_between<between_case<P::value, 5, 7, 3>>(count);
+    check_forward<project_add_norm_case<P::value, 192, 96, 40>>(count);
+    check_forward<project_add_norm_case<P::value, 5, 7, 3>>(count);
   }
 }
 
 TEST_CASE("project_add_norm_general: two runs give the same bits, and the residual may be updated in place") {
-  using F = between_case<cuda::precision::bf16, 192, 96, 40>;
+  using F = project_add_norm_case<cuda::precision::bf16, 192, 96, 40>;
   F f{17}, g{17}, h{17};
   f.forward();
   h.forward();
   CHECK(h.y.read() == f.y.read());
   auto const residual = g.dbefore.as_rows<F::D>();
-  cuda::detail::project_add_norm_project_general(g.ctx, g.dg.as_rows<F::K>(), g.out(), residual,
-                                                 norm_point<float, F::D, space::device>{residual, nullptr}, g.in(), eps,
-                                                 g.y.as_rows<F::N>());
+  cuda::detail::project_add_norm::project_add_norm_project_general(
+      g.ctx, g.dg.as_rows<F::K>(), g.out(), residual, norm_point<float, F::D, space::device>{residual, nullptr}, g.in(),
+      eps, g.y.as_rows<F::N>());
   // The library may add in another order where the addend is the result.
   CHECK(relative_error(g.dbefore.read(), f.after.read()) < 1e-6);
   CHECK(relative_error(g.y.read(), f.y.read()) < 2e-3);
 }
 
 TEST_CASE("project_add_norm_general: a plan takes the memory that a run needs") {
-  using F = between_case<cuda::precision::bf16, 192, 96, 40>;
+  using F = project_add_norm_case<cuda::precision::bf16, 192, 96, 40>;
   F f{197};
   f.ctx.plan([&] { f.forward(); });
   for (double v : f.after.read()) REQUIRE(v != v);
@@ -131,7 +132,7 @@ TEST_CASE("project_add_norm_general: a plan takes the memory that a run needs") 
 }
 
 TEST_CASE("project_add_norm_general: row counts that differ are refused by name") {
-  between_case<cuda::precision::fp32, 5, 7, 3> f{4};
+  project_add_norm_case<cuda::precision::fp32, 5, 7, 3> f{4};
   f.dbefore = device_array<float>{3 * 5};
   CHECK(shape_message([&] { f.forward(); }) == "project_add.before rows: got 3, expected 4");
   f.dbefore = device_array<float>{f.before};

@@ -18,10 +18,10 @@ using namespace dm2::test;
 
 namespace {
 
-/// One place between two cores, on both sides; U sums of squares for each half of g.
+/// One project-add-norm, on both sides; U sums of squares for each half of g.
 template <class T, int D, int K, int N, int U>
 struct hopper_case {
-  using traits = cuda::detail::between_hopper_traits<T, D, K, N, U>;
+  using traits = cuda::detail::project_add_norm::hopper_traits<T, D, K, N, U>;
   static constexpr double tolerance = std::is_same_v<T, __half> ? 8e-4 : 6e-3;
   std::size_t count;
   random_source random{83};
@@ -85,7 +85,7 @@ struct hopper_case {
   }
   /// The residual is written where `to` says, on `blocks` multiprocessors.
   void run_device(float* to, int blocks, bool early = false) const {
-    cuda::detail::launch_between_hopper<traits>(
+    cuda::detail::project_add_norm::launch_hopper<traits>(
         {g_.data(), U == 0 ? nullptr : squares_.data(), out_.data(), out_bias_.data(), before_.data(), to, rstd_.data(),
          norm_.data(), in_.data(), in_bias_.data(), y_.data(), int(count), 1e-5f},
         blocks, nullptr, early);
@@ -104,7 +104,7 @@ struct hopper_case {
 
 bool on_hopper() {
   cuda::device_properties const device{cuda::current_device()};
-  bool const fits = cuda::detail::between_hopper_runs<__nv_bfloat16, 192, 768, 1032, 8>(device);
+  bool const fits = cuda::detail::project_add_norm::hopper_runs<__nv_bfloat16, 192, 768, 1032, 8>(device);
   if (!fits) MESSAGE("no Hopper, or no code for one: skipped");
   return fits;
 }
@@ -113,7 +113,7 @@ using bf16 = __nv_bfloat16;
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("cuda between_hopper: equals the CPU's in double at any number of rows", F,
+TEST_CASE_TEMPLATE("cuda project_add_norm, hopper: equals the CPU's in double at any number of rows", F,
                    hopper_case<bf16, 192, 768, 1032, 8>, hopper_case<__half, 192, 768, 864, 8>,
                    hopper_case<bf16, 192, 288, 1032, 0>, hopper_case<__half, 192, 40, 8, 0>,
                    hopper_case<bf16, 384, 1536, 1800, 16>, hopper_case<bf16, 384, 576, 1800, 0>,
@@ -131,7 +131,7 @@ TEST_CASE_TEMPLATE("cuda between_hopper: equals the CPU's in double at any numbe
   }
 }
 
-TEST_CASE_TEMPLATE("cuda between_hopper: without an output projection the residual is only read", F,
+TEST_CASE_TEMPLATE("cuda project_add_norm, hopper: without an output projection the residual is only read", F,
                    hopper_case<bf16, 192, 0, 1032, 0>, hopper_case<__half, 384, 0, 1728, 0>) {
   if (!on_hopper()) return;
   for (std::size_t const count : {1u, 130u, 1001u}) {

@@ -23,14 +23,14 @@ template <mixer_shape M, class T>
 struct scan_of {
   static constexpr mixer_shape shape = M;
   using element = T;
-  using form = cuda::detail::ssd_backward_quadratic<M, T>;
+  using form = cuda::detail::ssd::backward_quadratic<M, T>;
 };
 
 template <mixer_shape M, class T>
 struct chunked_scan_of {
   static constexpr mixer_shape shape = M;
   using element = T;
-  using form = cuda::detail::ssd_backward_chunked<M, T>;
+  using form = cuda::detail::ssd::backward_chunked<M, T>;
 };
 
 /// What a gradient may be off: it is a sum of products of numbers that were rounded, up to three times on their way
@@ -74,7 +74,7 @@ struct device_scan {
   static void append(std::vector<double>& to, std::vector<double> const& from, int i, int n) {
     to.insert(to.end(), from.begin() + std::ptrdiff_t{i} * n, from.begin() + std::ptrdiff_t{i + 1} * n);
   }
-  [[nodiscard]] cuda::detail::ssd_backward_operands<M, T> operands() const {
+  [[nodiscard]] cuda::detail::ssd::backward_operands<M, T> operands() const {
     return {.x = in.data(),
             .b = in.data() + width,
             .c = in.data() + width + states,
@@ -100,7 +100,7 @@ struct device_scan {
             .set_size = host.batch};
   }
   /// False where the device has too little shared memory. `most` bytes of it may be used.
-  bool launch(cuda::detail::ssd_backward_operands<M, T> const& p, int most = 227 << 10) {
+  bool launch(cuda::detail::ssd::backward_operands<M, T> const& p, int most = 227 << 10) {
     cuda::context<> ctx;
     auto device = ctx.device();
     bool const large = device.shared_per_block >= most;

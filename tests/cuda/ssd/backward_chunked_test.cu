@@ -82,7 +82,7 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: two runs give the same bits, also
 }
 
 TEST_CASE("cuda ssd_backward_chunked: more sequences than the scratch holds go in slices of one size") {
-  using form = cuda::detail::ssd_backward_chunked<tiny, __nv_bfloat16>;
+  using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
   cuda::context<> ctx;
   auto const bytes = [&](int sequences) { return form::scratch_bytes(sequences, 3137, ctx.device()); };
   CHECK(bytes(64) == bytes(32));
@@ -100,8 +100,8 @@ TEST_CASE("cuda ssd_backward_chunked: no sequences are no work") {
 }
 
 TEST_CASE("cuda ssd_backward_chunked: calls that do not fit are left to another form") {
-  using cuda::detail::ssd_backward_chunked;
-  using form = ssd_backward_chunked<tiny, __nv_bfloat16>;
+  using cuda::detail::ssd::backward_chunked;
+  using form = backward_chunked<tiny, __nv_bfloat16>;
   device_scan<chunked_scan_of<tiny, __nv_bfloat16>> f{1, 257};
   cuda::context<> ctx;
   auto const fits = [&](auto const& change) {
@@ -116,7 +116,7 @@ TEST_CASE("cuda ssd_backward_chunked: calls that do not fit are left to another 
   CHECK(form::fits(f.operands(), small));
   small.shared_per_block = 64 << 10;
   CHECK_FALSE(form::fits(f.operands(), small));
-  CHECK(ssd_backward_chunked<widest, __half>::possible);
-  CHECK_FALSE(ssd_backward_chunked<tiny, float>::possible);
-  CHECK_FALSE(ssd_backward_chunked<one_group, __nv_bfloat16>::possible);
+  CHECK(backward_chunked<widest, __half>::possible);
+  CHECK_FALSE(backward_chunked<tiny, float>::possible);
+  CHECK_FALSE(backward_chunked<one_group, __nv_bfloat16>::possible);
 }

@@ -89,8 +89,8 @@ TEST_CASE("cuda ssd_backward_quadratic: no sequences are no work") {
 }
 
 TEST_CASE("cuda ssd_backward_quadratic: calls that do not fit are left to another form") {
-  using cuda::detail::ssd_backward_quadratic;
-  using form = ssd_backward_quadratic<tiny, __nv_bfloat16>;
+  using cuda::detail::ssd::backward_quadratic;
+  using form = backward_quadratic<tiny, __nv_bfloat16>;
   device_scan<scan_of<tiny, __nv_bfloat16>> f{1, 197};
   cuda::context<> ctx;
   auto const fits = [&](auto const& change) {
@@ -109,7 +109,7 @@ TEST_CASE("cuda ssd_backward_quadratic: calls that do not fit are left to anothe
   CHECK(form::fits(p, small));
   small.shared_per_block = 163 << 10;
   CHECK(form::fits(f.operands(), small));
-  CHECK(ssd_backward_quadratic<tiny, __half>::possible);
-  CHECK_FALSE(ssd_backward_quadratic<tiny, float>::possible);
-  CHECK_FALSE(ssd_backward_quadratic<one_group, __nv_bfloat16>::possible);
+  CHECK(backward_quadratic<tiny, __half>::possible);
+  CHECK_FALSE(backward_quadratic<tiny, float>::possible);
+  CHECK_FALSE(backward_quadratic<one_group, __nv_bfloat16>::possible);
 }

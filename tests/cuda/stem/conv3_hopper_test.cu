@@ -21,7 +21,8 @@ std::vector<double> draw(std::mt19937& engine, std::size_t n, double scale) {
   return v;
 }
 
-/// The layer of a stem of Size x Size pictures in both forms, which read the same weights; products are summed in another order.
+/// The layer of a stem of Size x Size pictures in both forms, which read the same weights; products are summed in
+/// another order.
 template <class T, int Size, bool Patches>
 void check_form(int pictures) {
   CAPTURE(Size);

@@ -1,9 +1,10 @@
 // The quick start's training on the GPU beside the CPU's.
 //
-// Training is chaotic: two runs on the CPU whose first parameters differ by the rounding of a float are 5e-4 of the loss
-// apart after 50 steps and 1e-2 after 70. So curves are held against the noise of the CPU's: their standard deviation
-// over runs whose first parameters are moved by up to 2^-9 of themselves, as bfloat16 rounds them. That is 1e-4 of the
-// loss in the first ten steps and 3e-2 in the last ten; that of other first parameters altogether is 1e-3 and 3e-2.
+// Training is chaotic: two runs on the CPU whose first parameters differ by the rounding of a float are 5e-4 of the
+// loss apart after 50 steps and 1e-2 after 70. So curves are held against the noise of the CPU's: their standard
+// deviation over runs whose first parameters are moved by up to 2^-9 of themselves, as bfloat16 rounds them. That is
+// 1e-4 of the loss in the first ten steps and 3e-2 in the last ten; that of other first parameters altogether is 1e-3
+// and 3e-2.
 #include <dm2/cuda/step_engine.cuh>
 
 #include <doctest/doctest.h>

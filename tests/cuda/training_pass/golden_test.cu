@@ -57,13 +57,13 @@ struct golden_steps {
   static constexpr int steps = published ? 4 : 3, count = published ? 4 : 2;
   golden file{published ? "training_published.safetensors" : "training_bidirectional.safetensors"};
   model<C, Context> net;
-  optimizer<C, Context> optimiser{optimizer_options{.shared_pairs = published}};
+  optimizer<C, Context> rule{optimizer_options{.shared_pairs = published}};
   std::vector<double> losses, expected;
 
   void run() {
     load_parameters(net, file, "init/");
     ema<C, Context> average{net, 0.9};
-    step_engine<C, Context> engine{net, optimiser, average, {.batch = count, .accumulate = 2}};
+    step_engine<C, Context> engine{net, rule, average, {.batch = count, .accumulate = 2}};
     schedule const rates{.base = 1e-3, .warmup = 2, .epochs = steps + 2};
     auto const collect = [&](bool wait) {
       while (auto const r = engine.next_result(wait)) losses.insert(losses.end(), r->losses.begin(), r->losses.end());

@@ -1,5 +1,7 @@
 /// @file
-/// Numbers that are not finite, noticed on the device: training looks at the host's leisure and not at every step.
+/// Numbers that are not finite, noticed on the device.
+///
+/// Training looks at the host's leisure and not at every step.
 #pragma once
 
 #include <dm2/cuda/check.cuh>
@@ -13,9 +15,9 @@ namespace dm2::cuda {
 enum class bad_number : int { none, loss, gradient };
 
 /// The first number of a run that was not finite, in device memory. All zero: every one was finite so far. The
-/// optimiser's step does nothing any more once there is one, so that the weights stay as they were before it.
+/// optimizer's step does nothing any more once there is one, so that the weights stay as they were before it.
 struct finite_guard {
-  std::int64_t step;  ///< the optimiser step that it was met in, counted from 1; 0 for none
+  std::int64_t step;  ///< the optimizer step that it was met in, counted from 1; 0 for none
   bad_number what;    ///< what it was
   int micro_batch;    ///< the step's micro-batch, from 0
 };

@@ -1,5 +1,5 @@
 /// @file
-/// How cuBLASLt computes each product that a program makes: found once, and kept.
+/// Plans of products through cuBLASLt, found once and kept.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

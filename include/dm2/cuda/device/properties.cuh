@@ -1,5 +1,5 @@
 /// @file
-/// The device that a context is made on, and whether this program has code for it.
+/// The device of a context, and whether the program has code for it.
 #pragma once
 
 #include <dm2/cuda/check.cuh>
@@ -111,8 +111,8 @@ inline void require_code(device_properties const& p) {
   throw error{detail::no_code_text(device.name, p.device, p.major, p.minor, detail::built_architectures())};
 }
 
-/// Whether kernels can start early there (instructions/early_start.cuh): the device can, and what it runs of this program was not
-/// compiled for less, as the driver would from an older PTX.
+/// Whether kernels can start early there (instructions/early_start.cuh): the device can, and what it runs of this
+/// program was not compiled for less, as the driver would from an older PTX.
 inline bool has_early_starts(device_properties const& p) {
   cudaFuncAttributes attributes{};
   check(cudaFuncGetAttributes(&attributes, detail::probe_kernel<0>), "device: code");

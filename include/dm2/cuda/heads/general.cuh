@@ -1,5 +1,5 @@
 /// @file
-/// The two classifiers, of the class token and of the patches, composed: for any shape and precision.
+/// The classifiers, general form: any shape and precision.
 #pragma once
 
 #include <dm2/core/error.hpp>

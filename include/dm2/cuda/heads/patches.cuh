@@ -1,5 +1,7 @@
 /// @file
-/// The patches and the class tokens of sequences, apart: rows without the class token as one matrix.
+/// Patches and class tokens of sequences, apart.
+///
+/// Rows without the class token as one matrix.
 #pragma once
 
 #include <dm2/core/view.hpp>

@@ -1,5 +1,7 @@
 /// @file
-/// The classifiers' kernel: products of a slice of the classes with every token, of which only the maximum is kept.
+/// The classifiers as one kernel on tensor cores.
+///
+/// Products of a slice of the classes with every token, of which only the maximum is kept.
 ///
 /// A block takes a slice of the classes and some pictures, one after another. Its warps hold their classes' weights in
 /// registers, as the left operand; tokens stream through a ring in shared memory. A warp's classes may be shared by

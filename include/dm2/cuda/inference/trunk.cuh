@@ -11,8 +11,6 @@
 #include <dm2/cuda/heads.cuh>
 #include <dm2/cuda/inference/weights.cuh>
 #include <dm2/cuda/mixer_core.cuh>
-#include <dm2/cuda/mixer_core/few.cuh>
-#include <dm2/cuda/mixer_core/few_input.cuh>
 #include <dm2/cuda/project_add_norm.cuh>
 #include <dm2/cuda/stem.cuh>
 #include <dm2/model/blocks.hpp>
@@ -77,8 +75,9 @@ class inference_trunk {
         int const layer = dm2::detail::block_layer<C>(k);
         bool const scaled = core<Block>(layer);
         if (k == last) return finish<Block>(layer, scaled);
-        dm2::detail::with_block<C>(
-            k + 1, [&]<class Next>() { between<Block, Next>(layer, dm2::detail::block_layer<C>(k + 1), scaled); });
+        dm2::detail::with_block<C>(k + 1, [&]<class Next>() {
+          project_add_norm_project<Block, Next>(layer, dm2::detail::block_layer<C>(k + 1), scaled);
+        });
       });
   }
 
@@ -137,15 +136,15 @@ class inference_trunk {
   [[nodiscard]] bool fused_after_mixer() const {
     constexpr int K = mixer::inner, U = core_traits::units;
     if constexpr (shape.groups == 1)  // they have one factor for all channels of a direction
-      return between_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) ||
-             few_row_tiles<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) != 0;
+      return project_add_norm::fused_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) ||
+             project_add_norm::few_row_tiles<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) != 0;
     else
       return false;
   }
 
   /// From a core's output to the next one's input.
   template <class Block, class Next>
-  void between(int layer, int next, bool scaled) {
+  void project_add_norm_project(int layer, int next, bool scaled) {
     auto const out = output<Block>(layer);
     auto const in = input<Next>(next);
     auto p = arguments(out.weight.data, out.bias.data, in.norm.data, in.in.weight.data, in.in.bias.data, plan_.wide);
@@ -157,7 +156,7 @@ class inference_trunk {
     } else {
       if (few_into_mixer<Block::inner, 0, Next>(p, next)) return;
     }
-    project_add_norm_project(ctx_, inner<Block>(), out, residual(), point(), in, C.eps, wide<Next>());
+    cuda::project_add_norm_project(ctx_, inner<Block>(), out, residual(), point(), in, C.eps, wide<Next>());
   }
 
   /// From the last core's output to the features.
@@ -172,8 +171,8 @@ class inference_trunk {
         if (run_scaled<0>(p)) return;
       }
     }
-    project_add_norm(ctx_, inner<Block>(), out, residual(), point(), norm, C.eps,
-                     rows<T, C.dim, space::device>{plan_.features, plan_.count});
+    cuda::project_add_norm(ctx_, inner<Block>(), out, residual(), point(), norm, C.eps,
+                           rows<T, C.dim, space::device>{plan_.features, plan_.count});
   }
 
  private:
@@ -199,11 +198,20 @@ class inference_trunk {
       return Block::out(ctx_, net_, layer, static_cast<T*>(nullptr));
   }
 
-  /// What lies between two cores, but for the sums of squares; null where there is no such product.
-  [[nodiscard]] between_arguments<T> arguments(T const* out, float const* out_bias, float const* norm, T const* in,
-                                               float const* in_bias, T* y) const {
-    return {plan_.inner, nullptr, out,     out_bias, plan_.residual,   plan_.residual, nullptr,
-            norm,        in,      in_bias, y,        int(plan_.count), float(C.eps)};
+  /// project_add_norm's, but for the sums of squares; null where there is no such product.
+  [[nodiscard]] project_add_norm::arguments<T> arguments(T const* out, float const* out_bias, float const* norm,
+                                                         T const* in, float const* in_bias, T* y) const {
+    return {.g = plan_.inner,
+            .out = out,
+            .out_bias = out_bias,
+            .before = plan_.residual,
+            .after = plan_.residual,
+            .norm = norm,
+            .in = in,
+            .in_bias = in_bias,
+            .y = y,
+            .count = int(plan_.count),
+            .eps = float(C.eps)};
   }
 
   /// Whether mixer_core_few is the way to do these sequences.
@@ -217,14 +225,15 @@ class inference_trunk {
   /// From a core of K channels (0: from the tokens), whose halves the squares of U units scale, to the input of layer
   /// `next`, convolved as well, where that is a mixer that takes few sequences; else false.
   template <int K, int U, class Next>
-  bool few_into_mixer(between_arguments<T> const& p, int next) {
+  bool few_into_mixer(project_add_norm::arguments<T> const& p, int next) {
     if constexpr (is_mixer<Next> && few_input_possible<K, U>) {
-      if (!few_sequences() || few_row_tiles<T, C.dim, K, Next::wide, U>(ctx_.device(), plan_.count) != 1 ||
-          !few_aligned(p))
+      if (!few_sequences() ||
+          project_add_norm::few_row_tiles<T, C.dim, K, Next::wide, U>(ctx_.device(), plan_.count) != 1 ||
+          !project_add_norm::few_aligned(p))
         return false;
       convolved_ = true;
       if (!ctx_.reserve(0)) return true;
-      if constexpr (K != 0) launch_few_add<C.dim, K, U, 1>(ctx_, p);
+      if constexpr (K != 0) project_add_norm::launch_few_add<C.dim, K, U, 1>(ctx_, p);
       launch_few_input<C.dim, shape>(ctx_, p, few_arguments(next));
       return true;
     }
@@ -232,16 +241,16 @@ class inference_trunk {
   }
   template <int K, int U>
   static constexpr bool few_input_possible = mixer_core_few_possible<T, shape>&&
-      few_input_traits<T, C.dim, shape>::possible&& few_possible<T, C.dim, K, 0, U, 1>;
+      few_input_traits<T, C.dim, shape>::possible&& project_add_norm::few_possible<T, C.dim, K, 0, U, 1>;
 
   /// The fused kernel behind a mixer that left its norm's factor out; where there is none for these sizes, applies the
   /// factor and returns false.
   template <int Wide>
-  bool run_scaled(between_arguments<T> const& p) {
+  bool run_scaled(project_add_norm::arguments<T> const& p) {
     constexpr int K = mixer::inner, U = core_traits::units;
     if constexpr (shape.groups == 1) {
-      if (between_fused<C.dim, K, Wide, U>(ctx_, p)) return true;
-      if (between_few<C.dim, K, Wide, U>(ctx_, p)) return true;
+      if (project_add_norm::try_fused<C.dim, K, Wide, U>(ctx_, p)) return true;
+      if (project_add_norm::try_few<C.dim, K, Wide, U>(ctx_, p)) return true;
     }
     if constexpr (core_traits::possible) {
       if (ctx_.reserve(0))

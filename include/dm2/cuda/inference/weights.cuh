@@ -1,5 +1,5 @@
 /// @file
-/// A network's parameters in the forms in which the GPU's inference reads them.
+/// Parameters as the GPU's inference reads them.
 #pragma once
 
 #include <dm2/core/arena.hpp>

@@ -1,11 +1,13 @@
 /// @file
-/// Kernels that start before the one ahead of them in the stream has ended ("programmatic dependent launch", compute
-/// capability 9.0): launching, and loading what no kernel writes, then costs no time of its own.
+/// Kernels that start before the one ahead of them has ended.
+///
+/// "Programmatic dependent launch", compute capability 9.0: launching, and loading what no kernel writes, then costs no
+/// time of its own.
 ///
 /// A kernel launched with launch_shape::early starts when every block of the kernel ahead of it, A, has called
 /// let_next_start() or has ended; at that time A may itself still wait for the one ahead of A. So the rules are:
-///   - Each of its threads calls wait_for_previous(), once, before it reads or writes memory that any kernel ahead reads
-///     or writes. The call returns when A has ended and what A wrote can be read. A has waited as well, so that
+///   - Each of its threads calls wait_for_previous(), once, before it reads or writes memory that any kernel ahead
+///     reads or writes. The call returns when A has ended and what A wrote can be read. A has waited as well, so that
 ///     everything ahead of A has ended too: nobody has to wait for more than the one kernel ahead. A block that ended
 ///     without waiting would break this chain.
 ///   - Before the call it reads nothing but parameters that nothing in the stream writes (context::allow_early_starts).

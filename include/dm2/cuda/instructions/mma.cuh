@@ -1,6 +1,7 @@
 /// @file
-/// The instructions that the tensor kernels are built from, each under a name: mma.sync m16n8k16, ldmatrix, cp.async,
-/// and the fast forms of exp2 and tanh.
+/// The instructions that tensor kernels are built from, each under a name.
+///
+/// mma.sync m16n8k16, ldmatrix, cp.async, and the fast forms of exp2 and tanh.
 ///
 /// Fragments of mma.sync.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"), lane l, g = l / 4, t = l % 4:
 ///     A [16, 16] row-major   a[0]: (g, 2t..)  a[1]: (g + 8, 2t..)  a[2]: (g, 2t + 8..)  a[3]: (g + 8, 2t + 8..)

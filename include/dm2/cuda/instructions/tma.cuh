@@ -1,8 +1,8 @@
 /// @file
 /// A Hopper's copies of tiles by tensor maps, and barriers that count bytes.
 ///
-/// A tensor map (the driver's TMA descriptor) says where a matrix lies in device memory, where it ends, and which tile a
-/// copy takes. Barriers are mbarriers in shared memory, and their phases have a parity.
+/// A tensor map (the driver's TMA descriptor) says where a matrix lies in device memory, where it ends, and which tile
+/// a copy takes. Barriers are mbarriers in shared memory, and their phases have a parity.
 ///
 /// A tile of 64 columns of 16-bit numbers (or 32 floats) is copied "swizzled": row r has 128 bytes, and its piece of 16
 /// bytes number c stands at c ^ (r % 8). Tiles so laid out are aligned to 1024 bytes.
@@ -46,8 +46,8 @@ inline PFN_cuTensorMapEncodeTiled_v12000 map_encoder() {
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
 }
 
-/// The map of a row-major matrix [rows, columns] without gaps; rows are a multiple of 16 bytes, and `data` is aligned to
-/// 16. Throws error where the driver refuses it.
+/// The map of a row-major matrix [rows, columns] without gaps; rows are a multiple of 16 bytes, and `data` is aligned
+/// to 16. Throws error where the driver refuses it.
 template <class T>
 tensor_map make_tensor_map(T const* data, std::size_t rows, int columns, tile_shape tile) {
   constexpr auto type = std::is_same_v<T, float>           ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32

@@ -7,8 +7,8 @@
 /// wgmma.mma_async.m64nNk16"): those of mma.sync.m16n8k16 for rows 16 w to 16 w + 15, column tile after column tile, so
 /// that accumulators 8 k to 8 k + 7, rounded, are the fragment of step k of a next product.
 ///
-/// Three kinds: a b^T of two swizzled operands; the stem's 64 pixels by 64 channels, the pixels in registers; and a b with
-/// weights b as they lie in memory, copied as tiles of 64 of its columns, swizzled, rows one after another.
+/// Three kinds: a b^T of two swizzled operands; the stem's 64 pixels by 64 channels, the pixels in registers; and a b
+/// with weights b as they lie in memory, copied as tiles of 64 of its columns, swizzled, rows one after another.
 #pragma once
 
 #include <dm2/cuda/check.cuh>
@@ -27,9 +27,9 @@ inline constexpr bool hopper_code = true;
 inline constexpr bool hopper_code = false;
 #endif
 
-/// Whether what the device would run of `kernel` was compiled for sm_90a. The kernel declares shared memory, no multiple
-/// of the 1 KB that the system takes, where hopper_code holds and nowhere else: compiled for plain sm_90, or by the
-/// driver from PTX, it has none.
+/// Whether what the device would run of `kernel` was compiled for sm_90a. The kernel declares shared memory, no
+/// multiple of the 1 KB that the system takes, where hopper_code holds and nowhere else: compiled for plain sm_90, or
+/// by the driver from PTX, it has none.
 template <class... Parameters>
 bool has_hopper_code(char const* name, void (*kernel)(Parameters...)) {
   cudaFuncAttributes attributes{};

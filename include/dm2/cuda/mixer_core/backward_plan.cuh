@@ -28,7 +28,7 @@ struct mixer_backward_plan {
   /// Channels of an access where pointers allow it.
   static constexpr int widest = widest_vector(4, M.d_inner(), M.groups* M.d_state, M.heads, M.d_inner() / M.groups);
   /// Whether ssd's forms on the tensor cores are there.
-  static constexpr bool tensor_scan = scan::ssd_on_tensor_cores<M, T> && M.headdim <= 128 && M.d_state <= 256;
+  static constexpr bool tensor_scan = ssd::on_tensor_cores<M, T> && M.headdim <= 128 && M.d_state <= 256;
 
   /// Of the gate's rows: what the registers of 132 multiprocessors hold at a time.
   static constexpr std::size_t most_norm_parts =
@@ -59,10 +59,10 @@ struct mixer_backward_plan {
   }
 
   /// The scans' backward of both directions at once; null operands where only their scratch is asked for.
-  [[nodiscard]] ssd_backward_operands<M, T> operands(mixer_backward_arrays<M, T> const& s, float* a_parts,
-                                                     float* d_parts) const {
+  [[nodiscard]] ssd::backward_operands<M, T> operands(mixer_backward_arrays<M, T> const& s, float* a_parts,
+                                                      float* d_parts) const {
     constexpr int inner = M.d_inner(), states = M.groups * M.d_state;
-    ssd_backward_operands<M, T> p{};
+    ssd::backward_operands<M, T> p{};
     p.x = s.in.x, p.b = s.in.b, p.c = s.in.c, p.dy = s.y, p.dt = s.in.dt, p.a = s.in.a, p.d = s.in.d;
     p.dx = s.dx, p.db = s.db, p.dc = s.dc, p.ddt = s.ddt, p.da = a_parts, p.d_skip = d_parts;
     p.x_stride = p.dy_stride = p.dx_stride = inner;
@@ -75,17 +75,17 @@ struct mixer_backward_plan {
   [[nodiscard]] std::size_t scan_bytes() const {
     arena ruler;
     if constexpr (tensor_scan) {
-      using sizes = scan::ssd_sizes<M, T>;
-      auto const way = scan::choose_ssd<M, T>(length, true, scan_form::automatic, device);
-      if (way == scan::ssd_way::chunked) take_runs<1, sizes>(ruler);
-      if (way == scan::ssd_way::chunked_pairs) take_runs<2, sizes>(ruler);
+      using sizes = ssd::ssd_sizes<M, T>;
+      auto const way = ssd::choose_form<M, T>(length, true, scan_form::automatic, device);
+      if (way == ssd::chosen_form::chunked) take_runs<1, sizes>(ruler);
+      if (way == ssd::chosen_form::chunked_pairs) take_runs<2, sizes>(ruler);
     }
     return ruler.peak();
   }
   template <int Teams, class Sizes>
   auto take_runs(arena& memory) const {
-    using traits = scan::chunked_traits<Sizes, Teams>;
-    return scan::take_runs<traits>(memory, scan::chunked_plan::make<traits>(length, sequences, device), sequences);
+    using traits = ssd::chunked_traits<Sizes, Teams>;
+    return ssd::take_runs<traits>(memory, ssd::chunked_plan::make<traits>(length, sequences, device), sequences);
   }
 
   [[nodiscard]] std::size_t bytes() const;
@@ -113,7 +113,7 @@ template <mixer_shape M, class T>
 std::size_t mixer_backward_plan<M, T>::bytes() const {
   arena none;
   mixer_backward_arrays<M, T> const empty{none, 0};
-  std::size_t const back = ssd_backward_scratch(operands(empty, nullptr, nullptr), device);
+  std::size_t const back = ssd::backward_scratch(operands(empty, nullptr, nullptr), device);
   return planned_bytes<mixer_backward_scratch<M, T>>(*this) + std::max(scan_bytes(), back) + arena::alignment;
 }
 
@@ -124,25 +124,26 @@ void scan_again(context<P>& ctx, scan_arrays<element<P>> const& in, element<P>* 
   using T = element<P>;
   arena_scope const scope{ctx.shared()};
   if constexpr (mixer_backward_plan<M, T>::tensor_scan) {
-    using sizes = scan::ssd_sizes<M, T>;
-    scan::ssd_args<T> const args{in.x, in.b, in.c, in.dt, in.a, in.d, y, plan.length};
-    auto const way = scan::choose_ssd<M, T>(plan.length, true, scan_form::automatic, plan.device);
+    using sizes = ssd::ssd_sizes<M, T>;
+    ssd::arguments<T> const args{
+        .x = in.x, .b = in.b, .c = in.c, .dt = in.dt, .a = in.a, .d = in.d, .y = y, .length = plan.length};
+    auto const way = ssd::choose_form<M, T>(plan.length, true, scan_form::automatic, plan.device);
     auto const chunked = [&]<int Teams>() {
-      using traits = scan::chunked_traits<sizes, Teams>;
-      scan::launch_chunked<traits>(args, plan.template take_runs<Teams, sizes>(ctx.shared()),
-                                   scan::chunked_plan::make<traits>(plan.length, plan.sequences, plan.device),
-                                   plan.sequences, ctx.stream());
+      using traits = ssd::chunked_traits<sizes, Teams>;
+      ssd::launch_chunked<traits>(args, plan.template take_runs<Teams, sizes>(ctx.shared()),
+                                  ssd::chunked_plan::make<traits>(plan.length, plan.sequences, plan.device),
+                                  plan.sequences, ctx.stream());
     };
-    if (way == scan::ssd_way::quadratic)
-      return scan::launch_quadratic<scan::quadratic_traits<sizes>>(args, plan.sequences, plan.device, ctx.stream());
-    if (way == scan::ssd_way::chunked) return chunked.template operator()<1>();
-    if (way == scan::ssd_way::chunked_pairs) return chunked.template operator()<2>();
+    if (way == ssd::chosen_form::quadratic)
+      return ssd::launch_quadratic<ssd::quadratic_traits<sizes>>(args, plan.sequences, plan.device, ctx.stream());
+    if (way == ssd::chosen_form::chunked) return chunked.template operator()<1>();
+    if (way == ssd::chosen_form::chunked_pairs) return chunked.template operator()<2>();
   }
-  scan_operands<M, T> const operands{
+  ssd_input<M, T> const operands{
       {in.x, plan.rows}, {in.dt, plan.rows}, block<float const, space::device, M.heads>{in.a},
       {in.b, plan.rows}, {in.c, plan.rows},  block<float const, space::device, M.heads>{in.d},
       plan.length};
-  scan_general<M>(ctx, operands, rows<T, M.d_inner(), space::device>{y, plan.rows});
+  ssd_general(ctx, operands, rows<T, M.d_inner(), space::device>{y, plan.rows});
 }
 
 }  // namespace dm2::cuda::detail

@@ -11,10 +11,10 @@ namespace dm2::cuda::detail {
 /// One parameter of both directions: to[d][i] += factor * the sum over k < count of parts[d][k stride + i].
 struct gradient_sum {
   float const* parts[2];
-  float* to[2];               ///< one and the same for both, or two
-  float const* log_rates[2];  ///< the factor is -exp of these; 1 where null
+  float* to[2];                    ///< one and the same for both, or two
+  float const* log_rates[2] = {};  ///< the factor is -exp of these; 1 where null
   int count, stride, width;
-  bool reversed;  ///< the second direction's parts are in reverse
+  bool reversed = false;  ///< the second direction's parts are in reverse
 };
 
 /// The mixer's six.

@@ -22,7 +22,7 @@ template <class T, int D, mixer_shape M>
 struct few_input_traits {
   using element = T;
   using mixer = mixer_core_traits<T, M>;
-  using project = few_project_traits<T, D, mixer::projected, 1>;
+  using project = project_add_norm::few_project_traits<T, D, mixer::projected, 1>;
   static constexpr int dim = D, before = mixer::taps - 1, rows = 16 - before;
   static constexpr int tile_pitch = 20;  ///< floats of a row of a warp's 16 columns
   static constexpr std::size_t bytes = project::bytes + project::warps * 16 * tile_pitch * sizeof(float);
@@ -76,7 +76,7 @@ struct few_input_column {
 /// p.y = RMSNorm(p.before) in^T + bias, which is mixer.zxbcdt, and mixer.convolved. Grid (column tiles, row tiles).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::project::threads)
-    few_input_kernel(__grid_constant__ between_arguments<typename Tr::element> const p,
+    few_input_kernel(__grid_constant__ project_add_norm::arguments<typename Tr::element> const p,
                      __grid_constant__ few_mixer_arguments<typename Tr::element> const mixer) {
   using T = typename Tr::element;
   using P = typename Tr::project;
@@ -84,14 +84,14 @@ __global__ void __launch_bounds__(Tr::project::threads)
   unsigned char* const normed = dynamic_shared();
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   int const first = int(blockIdx.y) * Tr::rows - Tr::before, column = (int(blockIdx.x) * P::warps + warp) * 16;
-  few_project_weights<P> const in{p, column};
+  project_add_norm::few_project_weights<P> const in{p, column};
   few_input_column<Tr> const convolution{mixer, column + lane % 16};
   wait_for_previous();
-  few_norm<P>(p, first, in.norm, normed);
+  project_add_norm::few_norm<P>(p, first, in.norm, normed);
   __syncthreads();
   if (column >= P::wide) return;
   uint2 y[1][2];
-  few_project_tile<P>(y, in, normed);
+  project_add_norm::few_project_tile<P>(y, in, normed);
   float* const tile = reinterpret_cast<float*>(normed + P::bytes) + warp * 16 * Tr::tile_pitch;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -107,7 +107,7 @@ __global__ void __launch_bounds__(Tr::project::threads)
 
 /// Launches the kernel.
 template <int D, mixer_shape M, precision P>
-void launch_few_input(context<P>& ctx, between_arguments<element<P>> const& p,
+void launch_few_input(context<P>& ctx, project_add_norm::arguments<element<P>> const& p,
                       few_mixer_arguments<element<P>> const& mixer) {
   using Tr = few_input_traits<element<P>, D, M>;
   using Project = typename Tr::project;

@@ -12,7 +12,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/ssd/general.cuh>
+#include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
@@ -188,14 +188,14 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
                   blocks_for(traits::convolved + traits::heads, traits::threads));
   launch("mixer_core: convolution", scan_inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt.data,
          raw, s.in, length, parts);
-  scan_operands<M, T> const operands{rows<T const, inner, space::device>{s.in.x, n},
-                                     rows<float const, M.heads, space::device>{s.in.dt, n},
-                                     block<float const, space::device, M.heads>{s.in.a},
-                                     rows<T const, states, space::device>{s.in.b, n},
-                                     rows<T const, states, space::device>{s.in.c, n},
-                                     block<float const, space::device, M.heads>{s.in.d},
-                                     length};
-  scan_general<M>(ctx, operands, rows<T, inner, space::device>{s.y, n});
+  ssd_input<M, T> const operands{rows<T const, inner, space::device>{s.in.x, n},
+                                 rows<float const, M.heads, space::device>{s.in.dt, n},
+                                 block<float const, space::device, M.heads>{s.in.a},
+                                 rows<T const, states, space::device>{s.in.b, n},
+                                 rows<T const, states, space::device>{s.in.c, n},
+                                 block<float const, space::device, M.heads>{s.in.d},
+                                 length};
+  ssd_general(ctx, operands, rows<T, inner, space::device>{s.y, n});
   launch("mixer_core: gate and norm", gate_and_norm_kernel<traits, T>,
          {blocks_for(n * traits::groups, traits::warps), traits::threads}, ctx.stream(), s.y, zxbcdt.data, p.norm.data,
          g.data, n, length);

@@ -21,11 +21,11 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
 
 /// acc += the stage's columns of dy times the stage's rows of the input projection, 16 of them Count times.
 template <class Tr, int Count>
-__device__ __forceinline__ void multiply_dy_step(float (&acc)[Tr::parts][96], between_ring<Tr> const& ring, int group) {
+__device__ __forceinline__ void multiply_dy_step(float (&acc)[Tr::parts][96], stage_ring<Tr> const& ring, int group) {
   ring.wait();
   std::uint64_t const a = product_operand(ring.bytes() + std::uint32_t(group * 64 * 128));
   std::uint64_t const b = operand_down(ring.bytes() + std::uint32_t(Tr::rows * 128), Tr::weight_bytes);
@@ -41,11 +41,11 @@ __device__ __forceinline__ void multiply_dy_step(float (&acc)[Tr::parts][96], be
 
 /// acc += dy in.
 template <class Tr>
-__device__ __forceinline__ void multiply_dy(float (&acc)[Tr::parts][96], between_ring<Tr>& ring,
-                                            between_backward_thread<Tr> const& at) {
+__device__ __forceinline__ void multiply_dy(float (&acc)[Tr::parts][96], stage_ring<Tr>& ring,
+                                            backward_hopper_place<Tr> const& at) {
 #pragma unroll
   for (int part = 0; part < Tr::parts; ++part) hold(acc[part]);
-  between_ring<Tr> before = ring;
+  stage_ring<Tr> before = ring;
   for (int step = 0; step < Tr::steps - 1; ++step) {
     multiply_dy_step<Tr, Tr::depth / 16>(acc, ring, at.group);
     if (step != 0) {
@@ -68,8 +68,8 @@ __device__ __forceinline__ void multiply_dy(float (&acc)[Tr::parts][96], between
 /// dg = a out, chunk after chunk of dg's columns.
 template <class Tr>
 __device__ __forceinline__ void multiply_out(std::uint32_t const (&a)[Tr::dim / 16][4],
-                                             between_backward_hopper_arguments<typename Tr::element> const& p,
-                                             between_ring<Tr>& ring, between_backward_thread<Tr> const& at) {
+                                             backward_hopper_arguments<typename Tr::element> const& p,
+                                             stage_ring<Tr>& ring, backward_hopper_place<Tr> const& at) {
   using T = typename Tr::element;
   int place = 0;  // in the stage
   for (int j = 0; j < Tr::chunks; ++j) {
@@ -94,9 +94,8 @@ __device__ __forceinline__ void multiply_out(std::uint32_t const (&a)[Tr::dim / 
 
 /// A warpgroup's rows of all the block's tiles.
 template <class Tr>
-__device__ __forceinline__ void multiply_between_backward(
-    between_backward_hopper_arguments<typename Tr::element> const& p, between_ring<Tr> ring,
-    between_backward_thread<Tr> at) {
+__device__ __forceinline__ void multiply_backward_hopper(backward_hopper_arguments<typename Tr::element> const& p,
+                                                         stage_ring<Tr> ring, backward_hopper_place<Tr> at) {
   int const tiles = (p.plain.count + Tr::rows - 1) / Tr::rows;
 #pragma unroll
   for (int b = 0; b < Tr::boxes; ++b) at.sums[b * 32 + at.lane] = 0;
@@ -108,7 +107,7 @@ __device__ __forceinline__ void multiply_between_backward(
       rstd[half] = at.row() + half * 8 < p.plain.count ? p.plain.rstd[at.row() + half * 8] : 0.f;
     float acc[Tr::parts][96] = {};
     multiply_dy<Tr>(acc, ring, at);
-    between_kept_rows<Tr> kept;
+    kept_rows<Tr> kept;
     sum_normed<Tr>(means, kept, acc, rstd, p, ring, at);
     std::uint32_t a[Tr::dim / 16][4];
     add_norm_gradient<Tr>(a, acc, kept, means, rstd, p, ring, at);
@@ -132,12 +131,12 @@ __device__ inline void write_norm_sums(float* to, float const* sums) {
 /// Grid: as many blocks as there are multiprocessors, or tiles if they are fewer. Each writes a row of parts.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 1)
-    between_backward_hopper_kernel(__grid_constant__ between_backward_hopper_arguments<typename Tr::element> const p) {
+    backward_hopper_kernel(__grid_constant__ backward_hopper_arguments<typename Tr::element> const p) {
   if constexpr (hopper_code) {
     __shared__ std::uint64_t barriers[2 * Tr::stages];
     unsigned char* const shared = dynamic_shared();
     unsigned char* const memory = shared + (Tr::alignment - shared_address(shared) % Tr::alignment) % Tr::alignment;
-    between_ring<Tr> const ring{shared_address(memory), shared_address(barriers)};
+    stage_ring<Tr> const ring{shared_address(memory), shared_address(barriers)};
     init_ring(ring);
     int const warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
     if (warp / 4 == Tr::groups) {
@@ -146,15 +145,15 @@ __global__ void __launch_bounds__(Tr::threads, 1)
         prefetch_map(p.dy), prefetch_map(p.in), prefetch_map(p.residual), prefetch_map(p.gradient);
         prefetch_map(p.out), prefetch_map(p.new_gradient), prefetch_map(p.normed), prefetch_map(p.rounded);
         prefetch_map(p.dg);
-        copy_between_backward<Tr>(p, ring);
+        copy_backward_hopper<Tr>(p, ring);
       }
     } else {
       claim_registers<Tr::registers>();
       unsigned char* const staging = memory + Tr::stages * Tr::stage_bytes;
       auto* const sums = reinterpret_cast<float*>(staging + 4 * Tr::groups * Tr::staging_bytes);
-      multiply_between_backward<Tr>(p, ring,
-                                    {warp / 4, warp % 4, int(threadIdx.x) % 32, memory,
-                                     staging + warp * Tr::staging_bytes, sums + warp * Tr::dim, 0});
+      multiply_backward_hopper<Tr>(p, ring,
+                                   {warp / 4, warp % 4, int(threadIdx.x) % 32, memory,
+                                    staging + warp * Tr::staging_bytes, sums + warp * Tr::dim, 0});
       barrier<128 * Tr::groups>(0);
       write_norm_sums<Tr>(p.plain.parts + std::size_t{blockIdx.x} * Tr::dim, sums);
     }
@@ -163,10 +162,10 @@ __global__ void __launch_bounds__(Tr::threads, 1)
 
 /// Whether this device runs the kernel, and this program has it compiled.
 template <class Tr>
-bool between_backward_hopper_runs(device_properties const& device) {
+bool backward_hopper_runs(device_properties const& device) {
   if constexpr (Tr::possible) {
     if (device.major != 9 || device.minor != 0 || Tr::bytes > device.shared_per_block) return false;
-    static bool const compiled = has_hopper_code("project_add_norm_backward", between_backward_hopper_kernel<Tr>);
+    static bool const compiled = has_hopper_code("project_add_norm_backward", backward_hopper_kernel<Tr>);
     return compiled;
   } else {
     return false;
@@ -175,19 +174,18 @@ bool between_backward_hopper_runs(device_properties const& device) {
 
 /// Whether every address suits tensor maps.
 template <class T>
-bool between_backward_mappable(between_backward_arguments<T> const& p) {
+bool backward_mappable(backward_arguments<T> const& p) {
   auto const whole = [](auto const*... at) { return (packets_at<16 / int(sizeof(*at))>(at) && ...); };
   return whole(p.dy, p.in, p.residual, p.dresidual, p.normed, p.rounded, p.out, p.dg) && packets_at<2>(p.norm);
 }
 
 /// The arguments with their tensor maps.
 template <class Tr>
-between_backward_hopper_arguments<typename Tr::element> map_between_backward(
-    between_backward_arguments<typename Tr::element> const& p) {
+backward_hopper_arguments<typename Tr::element> map_backward_hopper(backward_arguments<typename Tr::element> const& p) {
   using T = typename Tr::element;
   auto const rows = std::size_t(p.count);
   tile_shape const box{Tr::rows, 32, true}, warp{16, 64, true};
-  between_backward_hopper_arguments<T> arguments{};
+  backward_hopper_arguments<T> arguments{};
   arguments.plain = p;
   arguments.dy = make_tensor_map(p.dy, rows, Tr::wide, {Tr::rows, Tr::depth, true});
   arguments.in = make_tensor_map(p.in, Tr::wide, Tr::dim, {64, 64, true});
@@ -204,14 +202,14 @@ between_backward_hopper_arguments<typename Tr::element> map_between_backward(
 /// Launches the kernel, and adds its sums to dnorm. Takes a row of D floats of scratch for each block: as many as there
 /// are tiles at most.
 template <class Tr>
-void between_backward_hopper(cudaStream_t stream, arena& scratch, device_properties const& device,
-                             between_backward_arguments<typename Tr::element> p, float* dnorm) {
+void launch_backward_hopper(cudaStream_t stream, arena& scratch, device_properties const& device,
+                            backward_arguments<typename Tr::element> p, float* dnorm) {
   arena_scope const scope{scratch};
   int const blocks = std::min((p.count + Tr::rows - 1) / Tr::rows, device.multiprocessors);
   p.parts = scratch.take<float>(std::size_t(blocks) * Tr::dim);
-  launch("project_add_norm_backward", between_backward_hopper_kernel<Tr>, {unsigned(blocks), Tr::threads, Tr::bytes},
-         stream, map_between_backward<Tr>(p));
+  launch("project_add_norm_backward", backward_hopper_kernel<Tr>, {unsigned(blocks), Tr::threads, Tr::bytes}, stream,
+         map_backward_hopper<Tr>(p));
   add_parts("project_add_norm_backward: norm", stream, p.parts, blocks, Tr::dim, dnorm);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

@@ -9,19 +9,19 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
-#include <dm2/cuda/project_add_norm/backward_tensor.cuh>
+#include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/hopper_rows.cuh>
 
 #include <algorithm>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
 
-/// T the operands' type, D channels of the residual stream, K those of g, N those of y, Groups warpgroups that multiply,
-/// each 64 rows of a tile; one more copies. Keep: the residual rows stay in registers from their first use to their
-/// second.
+/// T the operands' type, D channels of the residual stream, K those of g, N those of y, Groups warpgroups that
+/// multiply, each 64 rows of a tile; one more copies. Keep: the residual rows stay in registers from their first use to
+/// their second.
 template <class T, int D, int K, int N, int Groups, bool Keep = Groups == 2 && D == 192>
-struct between_backward_hopper_traits {
+struct backward_hopper_traits {
   using element = T;
   static constexpr int dim = D, inner = K, wide = N, groups = Groups;
   static constexpr bool keep = Keep;
@@ -60,15 +60,15 @@ struct between_backward_hopper_traits {
 /// gradient 32 columns of a tile's rows, out 64 columns of 192 rows; and what a warp writes at once: 32 columns of the
 /// gradient, 64 of the others.
 template <class T>
-struct between_backward_hopper_arguments {
+struct backward_hopper_arguments {
   tensor_map dy, in, residual, gradient, out, new_gradient, normed, rounded, dg;
-  between_backward_arguments<T> plain;
+  backward_arguments<T> plain;
 };
 
 /// One thread: fills stage after stage, in the order in which the others read them.
 template <class Tr>
-__device__ inline void copy_between_backward(between_backward_hopper_arguments<typename Tr::element> const& p,
-                                             between_ring<Tr> ring) {
+__device__ inline void copy_backward_hopper(backward_hopper_arguments<typename Tr::element> const& p,
+                                            stage_ring<Tr> ring) {
   auto const claim = [&](int bytes) {
     wait_phase(ring.read(), ring.round ^ 1);
     arrive_expecting(ring.filled(), bytes);
@@ -106,10 +106,10 @@ __device__ inline void copy_between_backward(between_backward_hopper_arguments<t
   }
 }
 
-/// A thread that multiplies: its place, and where its warp's 16 rows begin. It has two of them, 8 apart, and of each tile
-/// of 8 columns two.
+/// A thread that multiplies: its place, and where its warp's 16 rows begin. It has two of them, 8 apart, and of each
+/// tile of 8 columns two.
 template <class Tr>
-struct between_backward_thread {
+struct backward_hopper_place {
   int group, warp, lane;   ///< warpgroup, warp in it, lane in that
   unsigned char* memory;   ///< the stages
   unsigned char* staging;  ///< the warp's
@@ -119,7 +119,7 @@ struct between_backward_thread {
   [[nodiscard]] __device__ int row() const { return first + lane / 4; }
   [[nodiscard]] __device__ int column() const { return lane % 4 * 2; }
   /// The warp's rows of a box that stands `place` bytes into the ring's stage.
-  [[nodiscard]] __device__ unsigned char const* rows_of(between_ring<Tr> const& ring, int place) const {
+  [[nodiscard]] __device__ unsigned char const* rows_of(stage_ring<Tr> const& ring, int place) const {
     return memory + ring.stage * Tr::stage_bytes + place + (group * 64 + warp * 16) * 128;
   }
   /// Bytes to a thread's pair of floats in tile i of 8 columns, swizzled, and of 16-bit numbers.
@@ -157,14 +157,14 @@ struct between_backward_thread {
 
 /// The residual rows times their norms' factors, box after box.
 template <class Tr>
-struct between_kept_rows {
+struct kept_rows {
   float2 v[Tr::keep ? Tr::boxes : 1][4][2];
 };
 
-/// Adds a box's sums over the thread's rows to the warp's: lane 4 j + t has those of column j of the eight of lanes that
-/// are t more than a multiple of 4.
+/// Adds a box's sums over the thread's rows to the warp's: lane 4 j + t has those of column j of the eight of lanes
+/// that are t more than a multiple of 4.
 template <class Tr>
-__device__ __forceinline__ void add_box_sums(float (&v)[8], int box, between_backward_thread<Tr> const& at) {
+__device__ __forceinline__ void add_box_sums(float (&v)[8], int box, backward_hopper_place<Tr> const& at) {
 #pragma unroll
   for (int n = 4; n >= 1; n /= 2) {
     bool const upper = (at.lane & 4 * n) != 0;
@@ -179,10 +179,10 @@ __device__ __forceinline__ void add_box_sums(float (&v)[8], int box, between_bac
 
 /// means = of a row, the mean of acc times the normed row; the normed rows, rounded, and the norm's gradient's sums.
 template <class Tr>
-__device__ __forceinline__ void sum_normed(float (&means)[2], between_kept_rows<Tr>& kept,
-                                           float const (&acc)[Tr::parts][96], float const (&rstd)[2],
-                                           between_backward_hopper_arguments<typename Tr::element> const& p,
-                                           between_ring<Tr>& ring, between_backward_thread<Tr> const& at) {
+__device__ __forceinline__ void sum_normed(float (&means)[2], kept_rows<Tr>& kept, float const (&acc)[Tr::parts][96],
+                                           float const (&rstd)[2],
+                                           backward_hopper_arguments<typename Tr::element> const& p,
+                                           stage_ring<Tr>& ring, backward_hopper_place<Tr> const& at) {
   using T = typename Tr::element;
   float sums[2] = {};
   std::uint32_t normed[8][2];
@@ -227,10 +227,10 @@ __device__ __forceinline__ void sum_normed(float (&means)[2], between_kept_rows<
 /// The residual's gradient with the norm's, to memory, and rounded: to memory and to a.
 template <class Tr>
 __device__ __forceinline__ void add_norm_gradient(std::uint32_t (&a)[Tr::dim / 16][4],
-                                                  float const (&acc)[Tr::parts][96], between_kept_rows<Tr> const& kept,
+                                                  float const (&acc)[Tr::parts][96], kept_rows<Tr> const& kept,
                                                   float const (&means)[2], float const (&rstd)[2],
-                                                  between_backward_hopper_arguments<typename Tr::element> const& p,
-                                                  between_ring<Tr>& ring, between_backward_thread<Tr> at) {
+                                                  backward_hopper_arguments<typename Tr::element> const& p,
+                                                  stage_ring<Tr>& ring, backward_hopper_place<Tr> at) {
   using T = typename Tr::element;
 #pragma unroll
   for (int b = 0; b < Tr::boxes; ++b) {
@@ -269,4 +269,4 @@ __device__ __forceinline__ void add_norm_gradient(std::uint32_t (&a)[Tr::dim / 1
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

@@ -8,18 +8,19 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/tile.cuh>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
 
 /// The kernel's constants: T the operands' type, D channels of the residual stream, K those of g, N those of y, Limit
 /// bytes of shared memory that a block may have. A block takes 128 rows, a warp 32 rows and half the columns.
 template <class T, int D, int K, int N, int Limit>
-struct between_backward_traits {
+struct backward_tensor_traits {
   using element = T;
   static constexpr int dim = D, inner = K, wide = N, rows = 128, warps_m = 4, warps_n = 2, threads = 256;
   static constexpr int row_tiles = 2;        ///< of 16 rows, of a warp
@@ -41,30 +42,14 @@ struct between_backward_traits {
       is_half<T> && D % 64 == 0 && D <= 192 && N % 8 == 0 && steps >= 3 && K % chunk == 0 && bytes <= Limit;
 };
 
-template <class T>
-struct between_backward_arguments {
-  T const* dy;            ///< [R, N]
-  T const* in;            ///< [N, D]
-  float const* residual;  ///< [R, D]
-  float const* rstd;      ///< [R]
-  float const* norm;      ///< [D]
-  float* dresidual;       ///< [R, D], updated
-  T* normed;              ///< [R, D], the normed rows
-  T* rounded;             ///< [R, D], dresidual
-  T const* out;           ///< [D, K]
-  T* dg;                  ///< [R, K]
-  float* parts;           ///< [blocks, D], sums of the norm's gradient
-  int count;              ///< R
-};
-
 /// A block's places in shared memory.
 template <class Tr>
-struct between_backward_memory {
+struct backward_tensor_layout {
   std::uint32_t stages, slot0;
   unsigned char *normed, *rounded;  ///< tiles [rows, D]; the first where the first product's operands were
   float *row_sums, *column_sums;    ///< [warps_n, rows], [warps_m, D]
 
-  __device__ explicit between_backward_memory(unsigned char* base)
+  __device__ explicit backward_tensor_layout(unsigned char* base)
       : stages{shared_address(base)},
         slot0{stages + std::uint32_t(Tr::region_bytes)},
         normed{base + 2 * Tr::slot_bytes},
@@ -79,7 +64,7 @@ struct between_backward_memory {
 
 /// Where a thread's numbers of a tile of results stand.
 template <class Tr>
-struct between_backward_place {
+struct backward_tensor_place {
   int lane = int(threadIdx.x) % 32, wm = int(threadIdx.x) / 32 / Tr::warps_n, wn = int(threadIdx.x) / 32 % Tr::warps_n;
   int first = int(blockIdx.x) * Tr::rows;                    ///< the block's first row
   int column = wn * (Tr::dim / Tr::warps_n) + lane % 4 * 2;  ///< of the pair in the first tile of 8 columns
@@ -102,8 +87,8 @@ __device__ inline std::uint32_t down_lane(int lane, int pitch) {
   return std::uint32_t(lane % 16 * pitch + lane / 16 * 16);
 }
 
-/// Of pairs of neighbouring numbers in two neighbouring tiles of 8 columns, lane t of four with columns 2 t of each: four
-/// neighbours, columns 4 t to 4 t + 3 of the sixteen.
+/// Of pairs of neighbouring numbers in two neighbouring tiles of 8 columns, lane t of four with columns 2 t of each:
+/// four neighbours, columns 4 t to 4 t + 3 of the sixteen.
 __device__ inline uint2 four_neighbours(std::uint32_t low, std::uint32_t high) {
   bool const upper = (threadIdx.x & 2) != 0, odd = (threadIdx.x & 1) != 0;
   std::uint32_t const other = __shfl_xor_sync(~0u, upper ? low : high, 2);
@@ -113,8 +98,8 @@ __device__ inline uint2 four_neighbours(std::uint32_t low, std::uint32_t high) {
 }
 
 template <class Tr>
-__device__ inline void load_out(between_backward_arguments<typename Tr::element> const& p,
-                                between_backward_memory<Tr> const& at, int j) {
+__device__ inline void load_out(backward_arguments<typename Tr::element> const& p, backward_tensor_layout<Tr> const& at,
+                                int j) {
   if (j < Tr::chunks)
     copy_rows<Tr::chunk, Tr::chunk_pitch, Tr::dim, Tr::inner, Tr::threads, false>(at.slot(j), p.out + j * Tr::chunk, 0,
                                                                                   Tr::dim);
@@ -122,7 +107,7 @@ __device__ inline void load_out(between_backward_arguments<typename Tr::element>
 
 /// Columns [64 step, 64 step + 64) of the block's rows of dy; zeros past the last column and row.
 template <class Tr>
-__device__ inline void load_dy(between_backward_arguments<typename Tr::element> const& p, std::uint32_t to, int step) {
+__device__ inline void load_dy(backward_arguments<typename Tr::element> const& p, std::uint32_t to, int step) {
   int const row = int(threadIdx.x) / 8, column = step * Tr::depth + int(threadIdx.x) % 8 * 8;
   int const first = int(blockIdx.x) * Tr::rows + row;
   bool const inside = Tr::wide % Tr::depth == 0 || column < Tr::wide;
@@ -136,10 +121,10 @@ __device__ inline void load_dy(between_backward_arguments<typename Tr::element> 
 /// acc = dy in for the block's rows. Ends with the first chunk of the next weights under way.
 template <class Tr>
 __device__ inline void normed_gradient(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
-                                       between_backward_arguments<typename Tr::element> const& p,
-                                       between_backward_memory<Tr> const& at) {
+                                       backward_arguments<typename Tr::element> const& p,
+                                       backward_tensor_layout<Tr> const& at) {
   using T = typename Tr::element;
-  between_backward_place<Tr> const place;
+  backward_tensor_place<Tr> const place;
   auto const load = [&](int step) {
     if (step < Tr::steps) {
       std::uint32_t const to = at.stages + std::uint32_t(step % Tr::stages * Tr::stage_bytes);
@@ -170,9 +155,9 @@ __device__ inline void normed_gradient(float (&acc)[Tr::row_tiles][2 * Tr::dim_g
 /// Sums of acc x rstd: over rows, to column_sums, and times the norm's weight over columns, to row_sums.
 template <class Tr>
 __device__ inline void norm_sums(float const (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
-                                 between_backward_arguments<typename Tr::element> const& p,
-                                 between_backward_memory<Tr> const& at) {
-  between_backward_place<Tr> const place;
+                                 backward_arguments<typename Tr::element> const& p,
+                                 backward_tensor_layout<Tr> const& at) {
+  backward_tensor_place<Tr> const place;
   float columns[2 * Tr::dim_groups][2] = {};
   for_each_row<Tr::row_tiles>([&](int m, int half) {
     int const row = place.row(m, half);
@@ -207,10 +192,10 @@ __device__ inline void norm_sums(float const (&acc)[Tr::row_tiles][2 * Tr::dim_g
 /// The residual's gradient with the norm's, to memory, and both tiles that products read, to shared memory.
 template <class Tr>
 __device__ inline void residual_gradient(float const (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
-                                         between_backward_arguments<typename Tr::element> const& p,
-                                         between_backward_memory<Tr> const& at) {
+                                         backward_arguments<typename Tr::element> const& p,
+                                         backward_tensor_layout<Tr> const& at) {
   using T = typename Tr::element;
-  between_backward_place<Tr> const place;
+  backward_tensor_place<Tr> const place;
   for_each_row<Tr::row_tiles>([&](int m, int half) {
     int const row = place.row(m, half);
     bool const inside = place.first + row < p.count;
@@ -252,11 +237,11 @@ __device__ inline void write_tile(unsigned char const* tile, typename Tr::elemen
 
 /// dg = the rounded gradient out, chunk after chunk of dg's columns. Chunks 0 and 1 are under way.
 template <class Tr>
-__device__ inline void inner_gradient(between_backward_arguments<typename Tr::element> const& p,
-                                      between_backward_memory<Tr> const& at) {
+__device__ inline void inner_gradient(backward_arguments<typename Tr::element> const& p,
+                                      backward_tensor_layout<Tr> const& at) {
   using T = typename Tr::element;
   constexpr int M = Tr::row_tiles, G = Tr::chunk_groups, depth = Tr::dim / 16;
-  between_backward_place<Tr> const place;
+  backward_tensor_place<Tr> const place;
   std::uint32_t const a_at =
       shared_address(at.rounded) +
       std::uint32_t((place.wm * M * 16 + place.lane % 16) * Tr::dim_pitch + place.lane / 16 * 16);
@@ -290,8 +275,8 @@ __device__ inline void inner_gradient(between_backward_arguments<typename Tr::el
 /// Grid: tiles of rows.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads)
-    between_backward_kernel(__grid_constant__ between_backward_arguments<typename Tr::element> const p) {
-  between_backward_memory<Tr> const at{dynamic_shared()};
+    backward_tensor_kernel(__grid_constant__ backward_arguments<typename Tr::element> const p) {
+  backward_tensor_layout<Tr> const at{dynamic_shared()};
   {
     float acc[Tr::row_tiles][2 * Tr::dim_groups][4] = {};
     normed_gradient<Tr>(acc, p, at);
@@ -314,4 +299,4 @@ __global__ void __launch_bounds__(Tr::threads)
   inner_gradient<Tr>(p, at);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

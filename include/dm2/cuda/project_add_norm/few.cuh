@@ -23,7 +23,7 @@
 
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
 
 /// The smallest multiple of 8 from `least` on that divides `whole`, a multiple of 8 itself.
 constexpr int divisor_from(int whole, int least) {
@@ -32,7 +32,7 @@ constexpr int divisor_from(int whole, int least) {
   return n;
 }
 
-/// Constants of the first kernel, as between_traits has them; RowTiles: tiles of 16 rows of a block. Its warps have all
+/// Constants of the first kernel, as tensor_traits has them; RowTiles: tiles of 16 rows of a block. Its warps have all
 /// of its rows and columns, and share K.
 template <class T, int D, int K, int U, int RowTiles>
 struct few_add_traits {
@@ -64,8 +64,8 @@ __device__ inline void multiply_pieces(float (&c)[4], float (&d)[4], uint4 const
   mma<T>(d, {upper.z, lower.z, upper.w, lower.w}, b.z, b.w);
 }
 
-/// What a thread of the first kernel needs beside the product, asked for before it: its quads of four neighbouring columns
-/// of what the product is added to, and one row's and half's sums of squares.
+/// What a thread of the first kernel needs beside the product, asked for before it: its quads of four neighbouring
+/// columns of what the product is added to, and one row's and half's sums of squares.
 template <class Tr>
 struct few_addends {
   float4 quad[Tr::quads_each];
@@ -87,7 +87,7 @@ struct few_addends {
         quad[j] = *reinterpret_cast<float4 const*>(bias + column + column_of(int(threadIdx.x) + j * Tr::threads));
     }
   }
-  __device__ void load(between_arguments<typename Tr::element> const& p) {
+  __device__ void load(arguments<typename Tr::element> const& p) {
 #pragma unroll
     for (int j = 0; j < Tr::quads_each; ++j) {
       std::ptrdiff_t const at = place(int(threadIdx.x) + j * Tr::threads, p.count);
@@ -132,10 +132,10 @@ __device__ inline float4 few_sum(float const* parts, float const* rho, int i, fl
   return v;
 }
 
-/// The warp's part of g out^T for the block's rows from `first` on, `steps` times 32 columns of g from step `step` on, to
-/// `part`.
+/// The warp's part of g out^T for the block's rows from `first` on, `steps` times 32 columns of g from step `step` on,
+/// to `part`.
 template <class Tr>
-__device__ inline void few_multiply(between_arguments<typename Tr::element> const& p, int first, int step, int steps,
+__device__ inline void few_multiply(arguments<typename Tr::element> const& p, int first, int step, int steps,
                                     uint4 const (&w)[Tr::each][Tr::tiles], float* part) {
   int const lane = int(threadIdx.x) % 32, g = lane / 4;
   uint4 upper[Tr::row_tiles][Tr::each], lower[Tr::row_tiles][Tr::each];
@@ -167,7 +167,7 @@ __device__ inline void few_multiply(between_arguments<typename Tr::element> cons
 /// after = before + g out^T + bias. Grid (column tiles, row tiles).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads)
-    few_add_kernel(__grid_constant__ between_arguments<typename Tr::element> const p) {
+    few_add_kernel(__grid_constant__ arguments<typename Tr::element> const p) {
   let_next_start();
   float* const parts = reinterpret_cast<float*>(dynamic_shared());
   float* const rho = parts + Tr::warps * Tr::rows * Tr::pitch;
@@ -196,8 +196,8 @@ __global__ void __launch_bounds__(Tr::threads)
   }
 }
 
-/// Constants of the second kernel. A warp has 16 or 32 columns of y, and all of the block's rows, which the block norms for
-/// itself.
+/// Constants of the second kernel. A warp has 16 or 32 columns of y, and all of the block's rows, which the block norms
+/// for itself.
 template <class T, int D, int N, int RowTiles>
 struct few_project_traits {
   using element = T;
@@ -213,10 +213,10 @@ struct few_project_traits {
                                    row_tiles * quads * 4 + 8 * pairs * steps <= 160;  ///< registers
 };
 
-/// The block's rows from `first` on, which may be negative, normed, to shared memory: half a warp a row. Zeros where there
-/// is no row. All threads; a barrier must follow.
+/// The block's rows from `first` on, which may be negative, normed, to shared memory: half a warp a row. Zeros where
+/// there is no row. All threads; a barrier must follow.
 template <class Tr>
-__device__ inline void few_norm(between_arguments<typename Tr::element> const& p, int first, float4 const* norm,
+__device__ inline void few_norm(arguments<typename Tr::element> const& p, int first, float4 const* norm,
                                 unsigned char* normed) {
   using T = typename Tr::element;
   int const lane = int(threadIdx.x) % 32, row = int(threadIdx.x) / 16;  // of each tile of 16
@@ -257,7 +257,7 @@ struct few_project_weights {
   uint4 w[2 * Tr::pairs][Tr::steps];
   float4 norm[Tr::quads], bias[Tr::pairs];
 
-  __device__ few_project_weights(between_arguments<typename Tr::element> const& p, int column) {
+  __device__ few_project_weights(arguments<typename Tr::element> const& p, int column) {
     int const lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int n = 0; n < 2 * Tr::pairs; ++n)
@@ -276,8 +276,8 @@ struct few_project_weights {
   }
 };
 
-/// y of a tile of 16 rows that begins at `normed`: the lane's four columns of each pair of tiles, rounded, in rows g and
-/// g + 8.
+/// y of a tile of 16 rows that begins at `normed`: the lane's four columns of each pair of tiles, rounded, in rows g
+/// and g + 8.
 template <class Tr>
 __device__ inline void few_project_tile(uint2 (&y)[Tr::pairs][2], few_project_weights<Tr> const& in,
                                         unsigned char const* normed) {
@@ -309,7 +309,7 @@ __device__ inline void few_project_tile(uint2 (&y)[Tr::pairs][2], few_project_we
 /// y = RMSNorm(before) in^T + bias. Grid (column tiles, row tiles).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads)
-    few_project_kernel(__grid_constant__ between_arguments<typename Tr::element> const p) {
+    few_project_kernel(__grid_constant__ arguments<typename Tr::element> const p) {
   let_next_start();
   unsigned char* const normed = dynamic_shared();
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
@@ -334,15 +334,16 @@ __global__ void __launch_bounds__(Tr::threads)
   }
 }
 
-/// Whether there are kernels for these sizes in blocks of RowTiles tiles of 16 rows. K, N: 0 where there is no such product.
+/// Whether there are kernels for these sizes in blocks of RowTiles tiles of 16 rows. K, N: 0 where there is no such
+/// product.
 template <class T, int D, int K, int N, int U, int RowTiles>
 inline constexpr bool few_possible = (K == 0 || few_add_traits<T, D, K, U, RowTiles>::possible) &&
                                      (N == 0 || few_project_traits<T, D, N, RowTiles>::possible);
 
-/// The tiles of 16 rows of a block that do `count` rows: 1, with no more than two blocks of Tiny's size a multiprocessor, or
-/// 4, which read the weights a quarter as often, with no more than one; 0: this is not for so many rows, or these sizes.
-/// On an H100, Tiny's sizes, 197 rows 4.5 us for 8.0 through cuBLASLt, 394 rows 5.8 for 8.1, 788 rows 8.5 for 8.8 with 4
-/// tiles, 3,152 rows 19.3 for 13.7; Small's 197 rows 9.3 for 10.0, 394 rows 17 for 11.
+/// The tiles of 16 rows of a block that do `count` rows: 1, with no more than two blocks of Tiny's size a
+/// multiprocessor, or 4, which read the weights a quarter as often, with no more than one; 0: this is not for so many
+/// rows, or these sizes. On an H100, Tiny's sizes, 197 rows 4.5 us for 8.0 through cuBLASLt, 394 rows 5.8 for 8.1, 788
+/// rows 8.5 for 8.8 with 4 tiles, 3,152 rows 19.3 for 13.7; Small's 197 rows 9.3 for 10.0, 394 rows 17 for 11.
 template <class T, int D, int K, int N, int U>
 int few_row_tiles(device_properties const& device, std::size_t count) {
   auto const fits = [&](std::size_t rows, std::size_t splits, std::size_t each) {
@@ -356,14 +357,14 @@ int few_row_tiles(device_properties const& device, std::size_t count) {
 
 /// Whether every address is a multiple of what the kernels read or write there at once.
 template <class T>
-bool few_aligned(between_arguments<T> const& p) {
+bool few_aligned(arguments<T> const& p) {
   auto const whole = [](auto const*... at) { return (packets_at<16 / int(sizeof(*at))>(at) && ...); };
   return whole(p.g, p.out, p.out_bias, p.before, p.after, p.norm, p.in, p.in_bias) && packets_at<4>(p.y);
 }
 
 /// The first kernel: p.after = p.before + g out^T + bias.
 template <int D, int K, int U, int RowTiles, precision P>
-void launch_few_add(context<P>& ctx, between_arguments<element<P>> const& p) {
+void launch_few_add(context<P>& ctx, arguments<element<P>> const& p) {
   using Tr = few_add_traits<element<P>, D, K, U, RowTiles>;
   unsigned const tiles = unsigned((p.count - 1) / Tr::rows + 1);
   launch("project_add", few_add_kernel<Tr>, {dim3(D / Tr::columns, tiles), Tr::threads, Tr::bytes, ctx.early()},
@@ -372,7 +373,7 @@ void launch_few_add(context<P>& ctx, between_arguments<element<P>> const& p) {
 
 /// The second kernel: y = RMSNorm(p.before) in^T + bias.
 template <int D, int N, int RowTiles, precision P>
-void launch_few_project(context<P>& ctx, between_arguments<element<P>> const& p) {
+void launch_few_project(context<P>& ctx, arguments<element<P>> const& p) {
   using Tr = few_project_traits<element<P>, D, N, RowTiles>;
   unsigned const tiles = unsigned((p.count - 1) / Tr::rows + 1);
   launch("norm_project", few_project_kernel<Tr>,
@@ -380,7 +381,7 @@ void launch_few_project(context<P>& ctx, between_arguments<element<P>> const& p)
 }
 
 template <int D, int K, int N, int U, int RowTiles, precision P>
-void launch_few(context<P>& ctx, between_arguments<element<P>> p) {
+void launch_few(context<P>& ctx, arguments<element<P>> p) {
   using T = element<P>;
   static_assert(few_possible<T, D, K, N, U, RowTiles>);
   if constexpr (K != 0) {
@@ -398,7 +399,7 @@ void launch_few(context<P>& ctx, between_arguments<element<P>> p) {
 
 /// The kernels, where they are the ones to take, on this device and for so many rows; else false.
 template <int D, int K, int N, int U, precision P>
-bool between_few(context<P>& ctx, between_arguments<element<P>> const& p) {
+bool try_few(context<P>& ctx, arguments<element<P>> const& p) {
   using T = element<P>;
   int const row_tiles = few_row_tiles<T, D, K, N, U>(ctx.device(), std::size_t(p.count));
   if (row_tiles == 0 || !few_aligned(p)) return false;
@@ -410,4 +411,4 @@ bool between_few(context<P>& ctx, between_arguments<element<P>> const& p) {
   return true;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

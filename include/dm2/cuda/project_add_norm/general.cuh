@@ -1,5 +1,5 @@
 /// @file
-/// What lies between two cores of the trunk, composed: for any shape and precision.
+/// Project-add-norm, general form: any shape and precision.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -12,7 +12,7 @@
 
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
 
 /// y = RMSNorm(point.residual) in^T + bias; point.rstd is set, unless it is null.
 ///
@@ -80,4 +80,4 @@ void project_add_norm_general(context<P>& ctx, std::type_identity_t<rows<element
   rms_norm(ctx, point.residual, norm, eps, y, point.rstd);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

@@ -1,9 +1,9 @@
 /// @file
 /// Project-add-norm as one kernel for a Hopper.
 ///
-/// A warpgroup has whole rows in its accumulators: the residual addition and the norm happen there, and the normed rows,
-/// rounded, are the next product's operand without going through memory. One thread copies what all read, by tensor
-/// maps, ahead of its use and of the next tile.
+/// A warpgroup has whole rows in its accumulators: the residual addition and the norm happen there, and the normed
+/// rows, rounded, are the next product's operand without going through memory. One thread copies what all read, by
+/// tensor maps, ahead of its use and of the next tile.
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
@@ -18,11 +18,11 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
 
 /// One thread: y's chunk j, which the warpgroup has staged, on its way.
 template <class Tr>
-__device__ inline void send_chunk(tensor_map const& y, int j, between_thread<Tr> const& at) {
+__device__ inline void send_chunk(tensor_map const& y, int j, hopper_place<Tr> const& at) {
   store_box(y, at.first, j * Tr::chunk, shared_address(at.staging));
   commit_stores();
 }
@@ -30,8 +30,8 @@ __device__ inline void send_chunk(tensor_map const& y, int j, between_thread<Tr>
 /// y = a in^T + bias, chunk after chunk of y's columns.
 template <class Tr>
 __device__ __forceinline__ void second_product(std::uint32_t const (&a)[Tr::dim / 16][4],
-                                               between_hopper_arguments<typename Tr::element> const& p,
-                                               between_ring<Tr>& ring, between_thread<Tr> const& at) {
+                                               hopper_arguments<typename Tr::element> const& p, stage_ring<Tr>& ring,
+                                               hopper_place<Tr> const& at) {
   using T = typename Tr::element;
   int const t = at.lane % 4;
   for (int j = 0; j < Tr::chunks; ++j) {
@@ -69,7 +69,7 @@ __device__ __forceinline__ void second_product(std::uint32_t const (&a)[Tr::dim 
 /// y = a; the staged chunks are swizzled.
 template <class Tr>
 __device__ __forceinline__ void store_normed(std::uint32_t const (&a)[Tr::dim / 16][4], tensor_map const& y,
-                                             between_thread<Tr> const& at) {
+                                             hopper_place<Tr> const& at) {
 #pragma unroll
   for (int j = 0; j < Tr::chunks; ++j) {
     if (at.leads()) wait_stores<0>();
@@ -88,8 +88,8 @@ __device__ __forceinline__ void store_normed(std::uint32_t const (&a)[Tr::dim / 
 
 /// A warpgroup's rows of all the block's tiles.
 template <class Tr>
-__device__ __forceinline__ void multiply_between(between_hopper_arguments<typename Tr::element> const& p,
-                                                 between_ring<Tr> ring, between_thread<Tr> at) {
+__device__ __forceinline__ void multiply_hopper(hopper_arguments<typename Tr::element> const& p, stage_ring<Tr> ring,
+                                                hopper_place<Tr> at) {
   int const tiles = (p.plain.count + Tr::rows - 1) / Tr::rows;
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
     at.first = tile * Tr::rows + at.group * 64;
@@ -108,7 +108,7 @@ __device__ __forceinline__ void multiply_between(between_hopper_arguments<typena
 
 /// Two barriers for each stage: all copies have landed, and all warps have read.
 template <class Tr>
-__device__ inline void init_ring(between_ring<Tr> const& ring) {
+__device__ inline void init_ring(stage_ring<Tr> const& ring) {
   if (threadIdx.x == 0) {
     for (int s = 0; s < Tr::stages; ++s) {
       init_phases(ring.barriers + std::uint32_t(s * 16), 1);
@@ -122,12 +122,12 @@ __device__ inline void init_ring(between_ring<Tr> const& ring) {
 /// Grid: as many blocks as there are multiprocessors, or tiles if they are fewer.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 1)
-    between_hopper_kernel(__grid_constant__ between_hopper_arguments<typename Tr::element> const p) {
+    hopper_kernel(__grid_constant__ hopper_arguments<typename Tr::element> const p) {
   if constexpr (hopper_code) {
     __shared__ std::uint64_t barriers[2 * Tr::stages];
     unsigned char* const shared = dynamic_shared();
     unsigned char* const memory = shared + (Tr::alignment - shared_address(shared) % Tr::alignment) % Tr::alignment;
-    between_ring<Tr> const ring{shared_address(memory), shared_address(barriers)};
+    stage_ring<Tr> const ring{shared_address(memory), shared_address(barriers)};
     let_next_start();
     init_ring(ring);
     int const warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
@@ -139,25 +139,25 @@ __global__ void __launch_bounds__(Tr::threads, 1)
         if constexpr (Tr::wide != 0) prefetch_map(p.in);
       }
       wait_for_previous();
-      if (threadIdx.x == 128 * Tr::groups) copy_between<Tr>(p, ring);
+      if (threadIdx.x == 128 * Tr::groups) copy_hopper<Tr>(p, ring);
     } else {
       claim_registers<Tr::registers>();
       wait_for_previous();
       int const group = warp / 4;
-      multiply_between<Tr>(p, ring,
-                           {group, warp % 4, int(threadIdx.x) % 32, memory,
-                            memory + Tr::stages * Tr::stage_bytes + group * Tr::staging_bytes, 0});
+      multiply_hopper<Tr>(p, ring,
+                          {group, warp % 4, int(threadIdx.x) % 32, memory,
+                           memory + Tr::stages * Tr::stage_bytes + group * Tr::staging_bytes, 0});
     }
   }
 }
 
 /// Whether this device runs the kernel for these sizes, and this program has it compiled.
 template <class T, int D, int K, int N, int U>
-bool between_hopper_runs(device_properties const& device) {
-  using Tr = between_hopper_traits<T, D, K, N, U>;
+bool hopper_runs(device_properties const& device) {
+  using Tr = hopper_traits<T, D, K, N, U>;
   if constexpr (Tr::possible) {
     if (device.major != 9 || device.minor != 0 || Tr::bytes > device.shared_per_block) return false;
-    static bool const compiled = has_hopper_code("project_add_norm", between_hopper_kernel<Tr>);
+    static bool const compiled = has_hopper_code("project_add_norm", hopper_kernel<Tr>);
     return compiled;
   } else {
     return false;
@@ -167,18 +167,18 @@ bool between_hopper_runs(device_properties const& device) {
 /// Whether it is the one to take for `count` rows: their tiles go to a third of the multiprocessors. A block's time is
 /// that of its tile's bytes and of all weights through one multiprocessor, with one tile or with 132.
 template <class T, int D, int K, int N, int U>
-bool between_hopper_fits(device_properties const& device, std::size_t count) {
+bool hopper_fits(device_properties const& device, std::size_t count) {
   std::size_t const tiles = (count + 127) / 128;
-  return count != 0 && 3 * tiles >= std::size_t(device.multiprocessors) && between_hopper_runs<T, D, K, N, U>(device);
+  return count != 0 && 3 * tiles >= std::size_t(device.multiprocessors) && hopper_runs<T, D, K, N, U>(device);
 }
 
 /// The arguments with their tensor maps. Making six maps costs the host about what a launch does; a graph has them.
 template <class Tr>
-between_hopper_arguments<typename Tr::element> map_between(between_arguments<typename Tr::element> const& p) {
+hopper_arguments<typename Tr::element> map_hopper(arguments<typename Tr::element> const& p) {
   using T = typename Tr::element;
   auto const rows = std::size_t(p.count);
   tile_shape const residual{64, 32, true};
-  between_hopper_arguments<T> arguments{};
+  hopper_arguments<T> arguments{};
   arguments.plain = p;
   if constexpr (Tr::inner != 0) {
     arguments.g = make_tensor_map(p.g, rows, Tr::inner, {Tr::rows, Tr::depth, true});
@@ -193,11 +193,10 @@ between_hopper_arguments<typename Tr::element> map_between(between_arguments<typ
 
 /// Launches the kernel for p.count rows, of which there are some; `early` as in launch_shape.
 template <class Tr>
-void launch_between_hopper(between_arguments<typename Tr::element> const& p, int multiprocessors, cudaStream_t stream,
-                           bool early) {
+void launch_hopper(arguments<typename Tr::element> const& p, int multiprocessors, cudaStream_t stream, bool early) {
   int const tiles = (p.count + Tr::rows - 1) / Tr::rows;
-  launch("project_add_norm", between_hopper_kernel<Tr>,
-         {unsigned(std::min(tiles, multiprocessors)), Tr::threads, Tr::bytes, early}, stream, map_between<Tr>(p));
+  launch("project_add_norm", hopper_kernel<Tr>,
+         {unsigned(std::min(tiles, multiprocessors)), Tr::threads, Tr::bytes, early}, stream, map_hopper<Tr>(p));
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

@@ -14,13 +14,13 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
 
 /// T the operands' type, D channels of the residual stream, K those of g (0: there is no output projection), N those of
-/// y (0: y are the normed rows), U units whose sums of squares scale each half of g (0: g is taken as it is). Clusters of
-/// two blocks that read their weights together took 163 us where single ones take 124 (Tiny, 50,432 rows).
+/// y (0: y are the normed rows), U units whose sums of squares scale each half of g (0: g is taken as it is). Clusters
+/// of two blocks that read their weights together took 163 us where single ones take 124 (Tiny, 50,432 rows).
 template <class T, int D, int K, int N, int U>
-struct between_hopper_traits {
+struct hopper_traits {
   using element = T;
   static constexpr int dim = D, inner = K, wide = N, units = U;
   /// Warpgroups that multiply, each 64 rows of a tile; one more copies. Three, of 192 rows, took 124 us where two take
@@ -57,14 +57,14 @@ struct between_hopper_traits {
 /// The maps' tiles are what comes as one copy: g 64 columns of a tile's rows, out 64 of 192 weight rows, in 64 of a
 /// chunk's weight rows, before and after 32 of a warpgroup's rows, y a chunk of a warpgroup's rows.
 template <class T>
-struct between_hopper_arguments {
+struct hopper_arguments {
   tensor_map g, out, in, before, after, y;
-  between_arguments<T> plain;
+  arguments<T> plain;
 };
 
 /// Where a block is in its stages, which it goes round and round: everybody in the same order.
 template <class Tr>
-struct between_ring {
+struct stage_ring {
   std::uint32_t memory, barriers;  ///< shared addresses
   int stage = 0;
   unsigned round = 0;
@@ -87,7 +87,7 @@ struct between_ring {
 
 /// One thread: fills stage after stage, in the order in which the others read them.
 template <class Tr>
-__device__ inline void copy_between(between_hopper_arguments<typename Tr::element> const& p, between_ring<Tr> ring) {
+__device__ inline void copy_hopper(hopper_arguments<typename Tr::element> const& p, stage_ring<Tr> ring) {
   auto const claim = [&](int bytes) {
     wait_phase(ring.read(), ring.round ^ 1);
     arrive_expecting(ring.filled(), bytes);
@@ -121,7 +121,7 @@ __device__ inline void copy_between(between_hopper_arguments<typename Tr::elemen
 
 /// A thread that multiplies: its place, and where its warpgroup's rows begin.
 template <class Tr>
-struct between_thread {
+struct hopper_place {
   int group, warp, lane;   ///< warpgroup, warp in it, lane in that
   unsigned char* memory;   ///< the stages
   unsigned char* staging;  ///< the warpgroup's
@@ -140,9 +140,9 @@ struct between_thread {
 
 /// acc += g out^T over `count` steps.
 template <class Tr>
-__device__ __forceinline__ void first_steps(float (&acc)[Tr::parts][96], between_ring<Tr>& ring,
-                                            between_thread<Tr> const& at, int count) {
-  between_ring<Tr> before = ring;
+__device__ __forceinline__ void first_steps(float (&acc)[Tr::parts][96], stage_ring<Tr>& ring,
+                                            hopper_place<Tr> const& at, int count) {
+  stage_ring<Tr> before = ring;
   for (int step = 0; step < count; ++step) {
     ring.wait();
     std::uint64_t const a = product_operand(ring.bytes() + std::uint32_t(at.group * Tr::box_bytes));
@@ -170,8 +170,8 @@ __device__ __forceinline__ void first_steps(float (&acc)[Tr::parts][96], between
 /// By what a thread's two rows of acc are multiplied when a half of g has been added, [half][row]: the factor of that
 /// half's norm over the next one's. A lane of the four that share the rows makes one factor from its sum of squares.
 template <class Tr>
-__device__ inline void read_factors(float (&factors)[2][2], between_arguments<typename Tr::element> const& p,
-                                    between_thread<Tr> const& at) {
+__device__ inline void read_factors(float (&factors)[2][2], arguments<typename Tr::element> const& p,
+                                    hopper_place<Tr> const& at) {
   int const row = at.row() + at.lane % 4 / 2 * 8;
   float sum = 0;
   if (row < p.count)
@@ -188,9 +188,8 @@ __device__ inline void read_factors(float (&factors)[2][2], between_arguments<ty
 
 /// acc = g out^T, each half of g times its norm's factor.
 template <class Tr>
-__device__ __forceinline__ void first_product(float (&acc)[Tr::parts][96],
-                                              between_arguments<typename Tr::element> const& p, between_ring<Tr>& ring,
-                                              between_thread<Tr> const& at) {
+__device__ __forceinline__ void first_product(float (&acc)[Tr::parts][96], arguments<typename Tr::element> const& p,
+                                              stage_ring<Tr>& ring, hopper_place<Tr> const& at) {
   if constexpr (Tr::units == 0) {
     first_steps<Tr>(acc, ring, at, Tr::steps);
   } else {
@@ -212,7 +211,7 @@ __device__ __forceinline__ void first_product(float (&acc)[Tr::parts][96],
 /// All is read before anything is written, so that the reads are under way together.
 template <class Tr>
 __device__ __forceinline__ void add_columns(float (&acc)[Tr::parts][96], float (&sums)[2], unsigned char* box, int tile,
-                                            between_thread<Tr> const& at) {
+                                            hopper_place<Tr> const& at) {
   float2 x[4];
   float2* place[4];
 #pragma unroll
@@ -241,11 +240,11 @@ __device__ __forceinline__ void add_out_bias(float (&acc)[Tr::parts][96], float 
   }
 }
 
-/// One thread: starts writing a stage's columns of the new residual, box `first` being the first of them, and waits until
-/// the stage before has been read.
+/// One thread: starts writing a stage's columns of the new residual, box `first` being the first of them, and waits
+/// until the stage before has been read.
 template <class Tr>
-__device__ inline void store_residual(tensor_map const& after, between_ring<Tr> const& ring,
-                                      between_thread<Tr> const& at, int first) {
+__device__ inline void store_residual(tensor_map const& after, stage_ring<Tr> const& ring, hopper_place<Tr> const& at,
+                                      int first) {
   for (int i = 0; i < Tr::boxes_at_once && first + i < Tr::boxes; ++i)
     store_box(after, at.first, (first + i) * 32,
               ring.bytes() + std::uint32_t((i * Tr::groups + at.group) * Tr::box_bytes));
@@ -256,10 +255,10 @@ __device__ inline void store_residual(tensor_map const& after, between_ring<Tr> 
 /// acc += before + bias, which is the new residual and is written; sums, of a thread's columns of its two rows squared.
 template <class Tr>
 __device__ __forceinline__ void add_residual(float (&acc)[Tr::parts][96], float (&sums)[2],
-                                             between_hopper_arguments<typename Tr::element> const& p,
-                                             between_ring<Tr>& ring, between_thread<Tr> const& at) {
+                                             hopper_arguments<typename Tr::element> const& p, stage_ring<Tr>& ring,
+                                             hopper_place<Tr> const& at) {
   if (Tr::inner != 0 && p.plain.out_bias != nullptr) add_out_bias<Tr>(acc, p.plain.out_bias, at.lane);
-  between_ring<Tr> before = ring;
+  stage_ring<Tr> before = ring;
 #pragma unroll
   for (int s = 0; s < Tr::box_stages; ++s) {
     int const first = s * Tr::boxes_at_once;
@@ -289,8 +288,8 @@ __device__ __forceinline__ void add_residual(float (&acc)[Tr::parts][96], float 
 /// a = the rows of acc normed, rounded: an operand of products.
 template <class Tr>
 __device__ __forceinline__ void norm_rows(std::uint32_t (&a)[Tr::dim / 16][4], float const (&acc)[Tr::parts][96],
-                                          float (&sums)[2], between_arguments<typename Tr::element> const& p,
-                                          between_thread<Tr> const& at) {
+                                          float (&sums)[2], arguments<typename Tr::element> const& p,
+                                          hopper_place<Tr> const& at) {
   using T = typename Tr::element;
   float rstd[2];
 #pragma unroll
@@ -315,4 +314,4 @@ __device__ __forceinline__ void norm_rows(std::uint32_t (&a)[Tr::dim / 16][4], f
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

@@ -1,20 +1,80 @@
 /// @file
-/// What lies between two cores of the trunk as one kernel: output projection, residual addition, RMSNorm and the next
-/// input projection of a tile of rows, whose normed form never leaves the block.
+/// Project-add-norm as one kernel on tensor cores.
+///
+/// Output projection, residual addition, RMSNorm and the next input projection of a tile of rows, whose normed form
+/// never leaves the block.
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/element.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/tile.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
+
+/// The kernel's constants: T the operands' type, D channels of the residual stream, K those of g (0: there is no output
+/// projection), N those of y (0: y are the normed rows), U units whose sums of squares scale each half of g (0: g is
+/// taken as it is), Rows of a block, Limit bytes of shared memory that a block may have.
+template <class T, int D, int K, int N, int U, int Rows, int Limit>
+struct tensor_traits {
+  using element = T;
+  static constexpr int dim = D, inner = K, wide = N, units = U, rows = Rows;
+  static constexpr int warps_n = Rows < 128 && D % 64 == 0 ? 4 : 2;
+  static constexpr int warps_m = Rows == 128 ? 4 : Rows == 64 ? 8 / warps_n : Rows / 16;
+  static constexpr int threads = 32 * warps_m * warps_n;
+  static constexpr int row_tiles = Rows / 16 / warps_m;  ///< of 16 rows, of a warp
+  static constexpr int dim_groups = D / 16 / warps_n;    ///< of 16 columns, of a warp, in the first product
+  static constexpr int depth = K % 64 == 0 ? 64 : 32;    ///< columns of g that are in shared memory at a time
+  static constexpr int steps = K / depth;
+  static constexpr int depth_pitch = depth * 2 + 16;  ///< bytes: an odd number of 16 bytes, against bank conflicts
+  static constexpr int dim_pitch = D * 2 + 16;
+  static constexpr int stage_bytes = K == 0 ? 0 : (Rows + D) * depth_pitch;
+  static constexpr int vector_bytes = (2 + warps_n) * Rows * int(sizeof(float));
+
+  static constexpr int total(int stages, int chunk) {
+    int const slot = N == 0 ? 0 : chunk * dim_pitch, over = 2 * slot;
+    return (stages * stage_bytes > over ? stages * stage_bytes : over) + (N == 0 ? 0 : Rows * dim_pitch) + slot +
+           vector_bytes;
+  }
+  static constexpr int wide_chunk = warps_n == 4 ? 128 : 96;  ///< columns of y at a time, where they fit
+  static constexpr int stages = total(3, warps_n * 16) <= Limit ? 3 : 2;
+  static constexpr int chunk = total(stages, wide_chunk) <= Limit ? wide_chunk : warps_n * 16;
+  static constexpr int slot_bytes = N == 0 ? 0 : chunk * dim_pitch;
+  static constexpr int chunks = (N + chunk - 1) / chunk;
+  static constexpr int chunk_groups = chunk / 16 / warps_n;  ///< of 16 columns, of a warp, in the second product
+  static constexpr int region_bytes = stages * stage_bytes > 2 * slot_bytes ? stages* stage_bytes : 2 * slot_bytes;
+  static constexpr int bytes = total(stages, chunk);
+  static constexpr bool keep_normed = D / 16 * row_tiles <= 24;  ///< the second product's operand stays in registers
+
+  static constexpr bool possible = is_half<T> && D % (16 * warps_n) == 0 && D / warps_n * row_tiles <= 192 &&
+                                   K % 32 == 0 && (K == 0 || steps >= 3) && N % 4 == 0 && (U == 0 || steps % 2 == 0) &&
+                                   bytes <= Limit;
+};
+
+/// A block's places in shared memory.
+template <class Tr>
+struct tensor_layout {
+  std::uint32_t stages, slot0, normed;
+  float *rho, *sums;
+
+  __device__ explicit tensor_layout(unsigned char* base)
+      : stages{shared_address(base)},
+        slot0{stages + std::uint32_t(Tr::region_bytes)},
+        normed{slot0 + std::uint32_t(Tr::slot_bytes)},
+        rho{reinterpret_cast<float*>(base + Tr::bytes - Tr::vector_bytes)},
+        sums{rho + 2 * Tr::rows} {}
+  /// The weights of chunk j of y: slots 1 and 2 lie where the first product's operands were.
+  [[nodiscard]] __device__ std::uint32_t slot(int j) const {
+    return j % 3 == 0 ? slot0 : stages + std::uint32_t((j % 3 - 1) * Tr::slot_bytes);
+  }
+};
 
 template <class Tr>
-__device__ inline void load_chunk(between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at,
-                                  int j) {
+__device__ inline void load_chunk(arguments<typename Tr::element> const& p, tensor_layout<Tr> const& at, int j) {
   if constexpr (Tr::wide != 0)
     if (j < Tr::chunks)
       copy_rows<Tr::dim, Tr::dim_pitch, Tr::chunk, Tr::dim, Tr::threads, true>(at.slot(j), p.in, j * Tr::chunk,
@@ -24,7 +84,7 @@ __device__ inline void load_chunk(between_arguments<typename Tr::element> const&
 /// acc = g out^T for the block's rows. Ends with the first chunk of the next weights under way.
 template <class Tr>
 __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
-                                     between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at) {
+                                     arguments<typename Tr::element> const& p, tensor_layout<Tr> const& at) {
   using T = typename Tr::element;
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
@@ -78,7 +138,7 @@ __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_gro
 /// where nothing follows, to y.
 template <class Tr>
 __device__ inline void add_and_norm(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
-                                    between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at,
+                                    arguments<typename Tr::element> const& p, tensor_layout<Tr> const& at,
                                     unsigned char* shared) {
   using T = typename Tr::element;
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
@@ -139,7 +199,7 @@ __device__ inline void add_and_norm(float (&acc)[Tr::row_tiles][2 * Tr::dim_grou
 
 /// y = normed in^T + bias, chunk after chunk of y's columns. Chunks 0 and 1 are under way.
 template <class Tr>
-__device__ inline void second_product(between_arguments<typename Tr::element> const& p, between_memory<Tr> const& at) {
+__device__ inline void second_product(arguments<typename Tr::element> const& p, tensor_layout<Tr> const& at) {
   using T = typename Tr::element;
   constexpr int M = Tr::row_tiles, G = Tr::chunk_groups, depth = Tr::dim / 16;
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
@@ -189,9 +249,9 @@ __device__ inline void second_product(between_arguments<typename Tr::element> co
 /// Grid: tiles of rows.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads)
-    between_kernel(__grid_constant__ between_arguments<typename Tr::element> const p) {
+    tensor_kernel(__grid_constant__ arguments<typename Tr::element> const p) {
   unsigned char* const shared = dynamic_shared();
-  between_memory<Tr> const at{shared};
+  tensor_layout<Tr> const at{shared};
   float acc[Tr::row_tiles][2 * Tr::dim_groups][4] = {};
   if constexpr (Tr::inner != 0) {
     first_product<Tr>(acc, p, at);
@@ -206,4 +266,4 @@ __global__ void __launch_bounds__(Tr::threads)
   if constexpr (Tr::wide != 0) second_product<Tr>(p, at);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

@@ -1,5 +1,5 @@
 /// @file
-/// Copies and products of tiles in the kernel between two cores. See tensor.cuh.
+/// Copies and products of tiles in project-add-norm's tensor kernel. See tensor.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>
@@ -7,15 +7,15 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::project_add_norm {
 
 /// Where weight row n of a group of 16 stands, so that a thread's four results of two neighbouring tiles are
 /// neighbours in memory: 4 i + j at 2 i + j, and at 8 + 2 i + j - 2 from j = 2 on.
 __device__ inline int fragment_row(int n) { return (n & ~15) | (n & 2) << 2 | (n & 12) >> 1 | (n & 1); }
 
 /// Rows [first, first + Rows) of a row-major matrix of 16-bit numbers, `Columns` of them from `from` on, to shared
-/// memory. Rows from `count` on are zeros. A thread's pieces lie a constant apart on both sides, so that their addresses
-/// are constants in the instructions.
+/// memory. Rows from `count` on are zeros. A thread's pieces lie a constant apart on both sides, so that their
+/// addresses are constants in the instructions.
 template <int Columns, int Pitch, int Rows, int Stride, int Threads, bool Permute, class T>
 __device__ inline void copy_rows(std::uint32_t to, T const* from, int first, int count) {
   constexpr int pieces = Columns % 64 == 0 ? 8 : 4, at_once = Threads / pieces;
@@ -33,8 +33,8 @@ __device__ inline void copy_rows(std::uint32_t to, T const* from, int first, int
   }
 }
 
-/// acc [M 16, G 16] += a w over Steps times 16; a(k) gives the fragments of step k, load(b, k, n) puts those of w's step k
-/// and group n into b. The next ones are loaded while the ones before are multiplied.
+/// acc [M 16, G 16] += a w over Steps times 16; a(k) gives the fragments of step k, load(b, k, n) puts those of w's
+/// step k and group n into b. The next ones are loaded while the ones before are multiplied.
 template <class T, int M, int G, int Steps, class Operand, class Load>
 __device__ inline void multiply_ahead(float (&acc)[M][2 * G][4], Operand&& a, Load const& load) {
   std::uint32_t b[2][4];
@@ -91,4 +91,4 @@ __device__ inline void for_each_row(Visit const& visit) {
     for (int half = 0; half < 2; ++half) visit(m, half);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::project_add_norm

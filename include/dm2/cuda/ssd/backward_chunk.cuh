@@ -1,5 +1,5 @@
 /// @file
-/// One chunk of the scan's backward in float: decays, operands, dB and dC.
+/// One chunk of the scan's backward in float.
 ///
 /// A chunk's place, its decays and its operands as float, which the kernels share; then the gradients of B and C, the
 /// sums over a group's heads.
@@ -13,20 +13,20 @@
 
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::ssd {
 
 /// Tokens of a chunk.
 inline constexpr int backward_chunk = block_side;
 
 /// Scratch for some sequences; "place" is head + H (chunk + chunks sequence).
-struct ssd_backward_chunks {
+struct backward_chunks {
   float* states;   ///< [places, N, P]: what a chunk adds to the state, then the state that enters it
   float* dstates;  ///< [places, N, P]: what a chunk adds to the state's gradient, then the gradient that leaves it
   float* scores;   ///< [places, 64, 64]: the head's part of the gradient of C B^T
   float* decay;    ///< [places]: exp of the chunk's sum of dt A
   float *da, *d;   ///< [places]: the chunk's sums for A and D
 
-  ssd_backward_chunks(arena& s, std::size_t places, std::size_t state) {
+  backward_chunks(arena& s, std::size_t places, std::size_t state) {
     states = s.take<float>(places * state);
     dstates = s.take<float>(places * state);
     scores = s.take<float>(places * backward_chunk * backward_chunk);
@@ -138,8 +138,7 @@ __device__ inline float state_at(float const* state, int n, int channel) {
 /// dC = dG B + sum over heads of exp(sum_i) dy_i h^T, dB = dG^T C + sum over heads of dt_j exp(end - sum_j) x_j dh^T,
 /// dG the sum of the heads' parts. Block (chunk and sequence, group and 64 of its states, dB or dC).
 template <class P>
-__global__ void __launch_bounds__(block_threads, 2)
-    chunk_group_kernel(P p, ssd_backward_chunks s, int first, int chunks) {
+__global__ void __launch_bounds__(block_threads, 2) chunk_group_kernel(P p, backward_chunks s, int first, int chunks) {
   __shared__ block_stage stage;
   __shared__ chunk_decays decays;
   constexpr int per_group = P::sizes::per_group, tiles = (P::sizes::state + block_side - 1) / block_side;
@@ -208,4 +207,4 @@ __global__ void __launch_bounds__(128)
   p.d_skip[std::size_t(first + sequence) * P::sizes::heads + head] = d;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::ssd

@@ -1,5 +1,7 @@
 /// @file
-/// The scan's backward in chunks of 64 tokens: sequences of any length, in 16-bit numbers on the tensor cores.
+/// The scan's backward in chunks of 64 tokens.
+///
+/// Sequences of any length, in 16-bit numbers on the tensor cores.
 ///
 /// With G = C B^T, c the sum of dt A from the chunk's start up to and with a token, E_ij = exp(c_i - c_j) for i >= j in
 /// the chunk, W_ij = dy_i . x_j, and the state h that enters and the gradient dh of the state that leaves a chunk whose
@@ -37,7 +39,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// The scores of the chunk's tiles, and their gradient's sums to 0.
 template <class Tr>
@@ -198,14 +200,10 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
   finish_states(k, total);
 }
 
-}  // namespace dm2::cuda::detail::scan
-
-namespace dm2::cuda::detail {
-
 /// The form, as backward_operands.cuh describes one.
 template <mixer_shape M, class T>
-struct ssd_backward_chunked {
-  using operands = ssd_backward_operands<M, T>;
+struct backward_chunked {
+  using operands = backward_operands<M, T>;
   /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16, up to 128 and 256.
   static constexpr bool possible =
       is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0 && M.headdim <= 128 && M.d_state <= 256;
@@ -228,23 +226,22 @@ struct ssd_backward_chunked {
     if (p.sequences == 0) return;
     int const chunks = chunks_of(p.length), most = slice(p.sequences, p.length);
     arena memory{scratch, bytes_of(most, p.length)};
-    scan::backward_chunk_scratch const s{memory, std::size_t(most) * std::size_t(chunks), state_bytes,
-                                         std::size_t(M.heads)};
+    backward_chunk_scratch const s{memory, std::size_t(most) * std::size_t(chunks), state_bytes, std::size_t(M.heads)};
     for (int first = 0; first < p.sequences; first += most)
       launch_slice(p, s, first, std::min(most, p.sequences - first), chunks, device, stream);
   }
 
  private:
-  using traits = scan::backward_chunk_traits<M, T>;
-  using walk = scan::backward_walk_traits<traits>;
-  using layout = scan::backward_chunk_layout<traits>;
+  using traits = backward_chunk_traits<M, T>;
+  using walk = backward_walk_traits<traits>;
+  using layout = backward_chunk_layout<traits>;
   static constexpr unsigned units = unsigned(traits::units * M.groups);
   static constexpr std::size_t state_bytes = std::size_t(M.heads) * M.headdim * M.d_state * sizeof(T);
 
-  static int chunks_of(int length) { return (length + scan::ssd_tile - 1) / scan::ssd_tile; }
+  static int chunks_of(int length) { return (length + ssd_tile - 1) / ssd_tile; }
   static std::size_t bytes_of(int sequences, int length) {
-    return planned_bytes<scan::backward_chunk_scratch>(std::size_t(sequences) * std::size_t(chunks_of(length)),
-                                                       state_bytes, std::size_t(M.heads));
+    return planned_bytes<backward_chunk_scratch>(std::size_t(sequences) * std::size_t(chunks_of(length)), state_bytes,
+                                                 std::size_t(M.heads));
   }
   /// Sequences of a slice: slices of one size.
   static int slice(int sequences, int length) {
@@ -260,17 +257,17 @@ struct ssd_backward_chunked {
     layout const one{1}, two{2};
     return traits::units > 1 && blocks(two.bytes) >= std::max(1, blocks(one.bytes)) ? two : one;
   }
-  static void launch_slice(operands const& p, scan::backward_chunk_scratch const& s, int first, int count, int chunks,
+  static void launch_slice(operands const& p, backward_chunk_scratch const& s, int first, int count, int chunks,
                            device_properties const& device, cudaStream_t stream) {
     if (chunks > 1) {
-      auto const kernel = scan::ssd_backward_walk_kernel<walk>;
+      auto const kernel = ssd_backward_walk_kernel<walk>;
       prefer_shared("ssd_backward: states of chunks", kernel);
       detail::launch("ssd_backward: states of chunks", kernel,
                      {dim3(unsigned(count) * units, 2), walk::threads, std::size_t(walk::bytes)}, stream, p, s, first,
                      chunks);
     }
     layout const at = plan(device);
-    auto const kernel = scan::ssd_backward_chunked_kernel<traits>;
+    auto const kernel = ssd_backward_chunked_kernel<traits>;
     prefer_shared("ssd_backward: chunks", kernel);
     detail::launch("ssd_backward: chunks", kernel,
                    {dim3(unsigned(chunks * M.groups), unsigned(count)), traits::threads, std::size_t(at.bytes)}, stream,
@@ -281,4 +278,4 @@ struct ssd_backward_chunked {
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::ssd

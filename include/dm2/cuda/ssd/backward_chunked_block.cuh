@@ -1,6 +1,7 @@
 /// @file
-/// A block of the scan's backward in chunks on the tensor cores: its sizes, its shared memory, its place in the work,
-/// and what it copies. See backward_chunked.cuh.
+/// A block of the scan's backward in chunks.
+///
+/// Its sizes, its shared memory, its place in the work, and what it copies. See backward_chunked.cuh.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -11,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// How chunks of 64 tokens are computed. A unit is a part of a head's columns: every result is a sum over them, or
 /// theirs alone. A unit's state is in 16 x 16 tiles, columns by N, each in the order of an A fragment's registers:
@@ -19,8 +20,8 @@ namespace dm2::cuda::detail::scan {
 template <mixer_shape M, class T>
 struct backward_chunk_traits {
   using element = T;
-  using sizes = ssd_backward_sizes<M>;
-  using operands = ssd_backward_operands<M, T>;
+  using sizes = backward_sizes<M>;
+  using operands = backward_operands<M, T>;
   static constexpr int threads = 256, tiles = ssd_tile / 16, state = sizes::state, depth = state / 16;
   static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice, steps = slice / 16;
   static constexpr int units = sizes::per_group * slices, pitch = 2 * slice + 16, row_pitch = 2 * state + 16;
@@ -222,4 +223,4 @@ __device__ inline void scan_vectors(backward_chunk_block<Tr> const& k, int unit)
   reinterpret_cast<float2*>(to.rest_step)[k.lane] = {rest.x * dt.x, rest.y * dt.y};
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd

@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// A warp's sums over units: dC of its tokens in the first team, dB in the second.
 template <class Tr>
@@ -128,10 +128,6 @@ __device__ inline void unit_rows(backward_chunk_block<Tr> const& k, int unit, ch
   float const through = sum_over_warp(k.enters() && k.leaves() ? through_state(k) : 0.f);
   if (k.lane == 0) k.tile_sums().later[k.warp] = of_tile, k.tile_sums().through[k.warp] = through;
 }
-
-}  // namespace dm2::cuda::detail::scan
-
-namespace dm2::cuda::detail::scan {
 
 /// Of lane's token, x . u for the warp's tokens.
 template <class Tr>
@@ -305,4 +301,4 @@ __device__ inline void finish_unit(backward_chunk_block<Tr> const& k, int unit, 
   if (k.lane == 0) total = slice == 0 ? sum : total + sum;
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd

@@ -1,6 +1,7 @@
 /// @file
-/// The states that enter the chunks of a scan, and the gradients of the states that leave them: see
-/// backward_chunked.cuh.
+/// States that enter chunks of a scan, and gradients of those that leave.
+///
+/// See backward_chunked.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
@@ -10,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// A block of 4 warps walks one unit's chunks with the state in float registers, transposed [columns, N], each warp
 /// having every fourth tile of 16 of N.
@@ -178,4 +179,4 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
   }
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd

@@ -1,12 +1,14 @@
 /// @file
-/// The scan's backward in float, in chunks of 64 tokens: any shape, any length, any precision.
+/// The scan's backward in float, in chunks of 64 tokens.
+///
+/// Any shape, any length, any precision.
 ///
 /// With G = C B^T, E_ij = exp(c_i - c_j) (i >= j in the chunk, c the sum of dt A from the chunk's start),
 /// W_ij = dy_i . x_j, and the state h that enters and the gradient dh that leaves a chunk whose decays sum to e:
-///     U_j  = sum_{i >= j} G_ij E_ij dy_i + exp(e - c_j) dh B_j               dx_j = dt_j U_j + D dy_j,  dD = sum dy . x
-///     dG   = sum over heads of E W dt_j                                      dC += dG B,  dB += dG^T C
-///     dC_i += exp(c_i) h dy_i,  dB_j += dt_j exp(e - c_j) dh x_j             dh <- exp(e) dh + sum_i exp(c_i) C_i dy_i^T
-///     da_t = sum_{i >= t > j} G_ij E_ij W_ij dt_j + sum_{i >= t} exp(c_i) dy_i . (C_i h)
+///     U_j  = sum_{i >= j} G_ij E_ij dy_i + exp(e - c_j) dh B_j               dx_j = dt_j U_j + D dy_j,  dD = sum dy .
+///     x dG   = sum over heads of E W dt_j                                      dC += dG B,  dB += dG^T C
+///     dC_i += exp(c_i) h dy_i,  dB_j += dt_j exp(e - c_j) dh x_j             dh <- exp(e) dh + sum_i exp(c_i) C_i
+///     dy_i^T da_t = sum_{i >= t > j} G_ij E_ij W_ij dt_j + sum_{i >= t} exp(c_i) dy_i . (C_i h)
 ///            + sum_{j < t} dt_j exp(e - c_j) x_j . (dh B_j) + exp(e) <h, dh>
 ///     d dt = x . U + A da,  dA = sum dt da
 /// Every exponent is at most 0. The sums for da are over rectangles, without cancellation: row sums minus column sums
@@ -25,13 +27,12 @@
 #include <algorithm>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::ssd {
 
 /// What a chunk adds: to the state after it, sum_j dt_j exp(end - sum_j) B_j x_j^T; to the gradient of the state before
 /// it, sum_i exp(sum_i) C_i dy_i^T. Block (chunk and sequence, head, which of both).
 template <class P>
-__global__ void __launch_bounds__(block_threads)
-    chunk_states_kernel(P p, ssd_backward_chunks s, int first, int chunks) {
+__global__ void __launch_bounds__(block_threads) chunk_states_kernel(P p, backward_chunks s, int first, int chunks) {
   __shared__ block_stage stage;
   __shared__ chunk_decays decays;
   chunk_place const at{p, first, chunks};
@@ -68,7 +69,7 @@ __global__ void __launch_bounds__(block_threads)
 /// From what the chunks add to what enters and what leaves each, in place. Thread: one number of one head's state.
 /// Block (part of the state, head, sequence counted from the scratch's first).
 template <class P>
-__global__ void __launch_bounds__(128) pass_states_kernel(ssd_backward_chunks s, int chunks) {
+__global__ void __launch_bounds__(128) pass_states_kernel(backward_chunks s, int chunks) {
   constexpr int size = P::sizes::state * P::sizes::headdim;
   int const i = int(blockIdx.x) * 128 + int(threadIdx.x);
   if (i >= size) return;
@@ -235,8 +236,7 @@ __device__ inline void channels_of_chunk(chunk_operands<P> const& in, chunk_deca
 
 /// Block (chunk and sequence, head).
 template <class P>
-__global__ void __launch_bounds__(block_threads, 2)
-    chunk_head_kernel(P p, ssd_backward_chunks s, int first, int chunks) {
+__global__ void __launch_bounds__(block_threads, 2) chunk_head_kernel(P p, backward_chunks s, int first, int chunks) {
   __shared__ block_stage stage;
   __shared__ chunk_decays decays;
   __shared__ chunk_sums sums;
@@ -277,8 +277,8 @@ __global__ void __launch_bounds__(block_threads, 2)
 
 /// A form of the scan's backward (backward_operands.cuh).
 template <mixer_shape M, class T>
-struct ssd_backward_general {
-  using operands = ssd_backward_operands<M, T>;
+struct backward_general {
+  using operands = backward_operands<M, T>;
   static constexpr bool possible = true;
   static constexpr std::size_t state = std::size_t(M.d_state) * M.headdim;
   /// Sequences go in slices of about this much scratch: enough for thousands of blocks at once.
@@ -287,13 +287,13 @@ struct ssd_backward_general {
   static bool fits(operands const&, device_properties const&) { return true; }
 
   static std::size_t scratch_bytes(int sequences, int length, device_properties const&) {
-    return planned_bytes<ssd_backward_chunks>(places(slice(sequences, length), length), state);
+    return planned_bytes<backward_chunks>(places(slice(sequences, length), length), state);
   }
 
   static void launch(operands const& p, std::byte* scratch, device_properties const&, cudaStream_t stream) {
     int const chunks = chunks_of(p.length), most = slice(p.sequences, p.length);
-    arena memory{scratch, planned_bytes<ssd_backward_chunks>(places(most, p.length), state)};
-    ssd_backward_chunks const s{memory, places(most, p.length), state};
+    arena memory{scratch, planned_bytes<backward_chunks>(places(most, p.length), state)};
+    backward_chunks const s{memory, places(most, p.length), state};
     for (int first = 0; first < p.sequences; first += most)
       launch_slice(p, s, first, std::min(most, p.sequences - first), chunks, stream);
   }
@@ -308,7 +308,7 @@ struct ssd_backward_general {
     std::size_t const fit = std::clamp<std::size_t>(most_scratch / one, 1, 65535);
     return int(std::min<std::size_t>(fit, std::size_t(std::max(sequences, 1))));
   }
-  static void launch_slice(operands const& p, ssd_backward_chunks const& s, int first, int count, int chunks,
+  static void launch_slice(operands const& p, backward_chunks const& s, int first, int count, int chunks,
                            cudaStream_t stream) {
     constexpr unsigned tiles = unsigned((M.d_state + block_side - 1) / block_side) * M.groups;
     unsigned const x = unsigned(count) * unsigned(chunks);
@@ -328,4 +328,4 @@ struct ssd_backward_general {
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::ssd

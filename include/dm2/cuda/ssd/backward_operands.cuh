@@ -1,6 +1,7 @@
 /// @file
-/// What a kernel of the scan's backward reads and writes: the interface between ssd_backward.cuh, which chooses the
-/// form, and the forms.
+/// What a kernel of the scan's backward reads and writes.
+///
+/// The interface between ssd_backward.cuh, which chooses the form, and the forms.
 ///
 /// A form is a struct template of <mixer_shape M, class T> with static members:
 ///     possible                                  bool constant: kernels are built for these sizes and numbers
@@ -14,11 +15,11 @@
 #include <cstdint>
 #include <initializer_list>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::ssd {
 
 /// A mixer's sizes as constants that device code may read.
 template <mixer_shape M>
-struct ssd_backward_sizes {
+struct backward_sizes {
   static constexpr int heads = M.heads, headdim = M.headdim, state = M.d_state, groups = M.groups;
   static constexpr int per_group = heads / groups, inner = heads * headdim, states = groups * state;
 };
@@ -31,8 +32,8 @@ struct ssd_backward_sizes {
 ///
 /// With several sets of A and D (the two directions of a mixer, in one launch), sequence s reads set s / set_size.
 template <mixer_shape M, class T>
-struct ssd_backward_operands {
-  using sizes = ssd_backward_sizes<M>;
+struct backward_operands {
+  using sizes = backward_sizes<M>;
   using element = T;
 
   T const* x;       ///< [B L, H P]
@@ -69,4 +70,4 @@ struct ssd_backward_operands {
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::ssd

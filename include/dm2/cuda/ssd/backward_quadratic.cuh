@@ -1,5 +1,7 @@
 /// @file
-/// The scan's backward in the quadratic form: sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
+/// The scan's backward in the quadratic form.
+///
+/// Sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
 ///
 /// With G = C B^T, c the sum of dt A up to and with a token, E_ij = exp(c_i - c_j) for i >= j, W_ij = dy_i . x_j:
 ///     U_j = sum_i G_ij E_ij dy_i        dx_j = dt_j U_j + D dy_j        dD = sum W_ii
@@ -7,12 +9,12 @@
 ///     Gamma = G E dt W,  da_t = sum of Gamma_ij over i >= t > j,  d dt = x . U + A da,  dA = sum dt da
 ///
 /// A block has one sequence and one group, in 16 x 16 tiles on and below the diagonal. Scores G are computed once and
-/// stay in shared memory; dG stays in registers over all heads of the group, so that their sum is float's and in a fixed
-/// order. Then for each unit, a head's columns:
+/// stay in shared memory; dG stays in registers over all heads of the group, so that their sum is float's and in a
+/// fixed order. Then for each unit, a head's columns:
 ///  1. Every tile: W, its part of dG, the sums of Gamma over the tile's rows, and G E to shared memory. Below the
 ///     diagonal, with e_J the sum c at the end of tile J, E_ij = exp(c_i - e_J) exp(e_J - c_j), both at most 1: two
-///     exponentials a lane; the second factor is left out of G E and goes into U. On the diagonal G E is times dt_j, and
-///     D is added to it.
+///     exponentials a lane; the second factor is left out of G E and goes into U. On the diagonal G E is times dt_j,
+///     and D is added to it.
 ///  2. Every 16 tokens: dx = (G E)^T dy, and with what comes from the tiles around d dt and the sums for A and D.
 /// At the end dB and dC, from dG rounded to 16 bits.
 ///
@@ -29,7 +31,7 @@
 
 #include <cstddef>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// Where parts of B and C are while a stage of units' operands is in use, or none.
 template <class Tr>
@@ -144,9 +146,9 @@ __device__ inline void multiply_gradient_transposed(backward_quadratic_block<Tr>
   }
 }
 
-/// dB and dC from the scores' gradient in the scores' place, two tiles of tokens of one of them a warp: tiles of dC have
-/// as many products as their tokens have tokens before them, those of dB as many as are after them. The copy of part 0
-/// to `parts` has been started.
+/// dB and dC from the scores' gradient in the scores' place, two tiles of tokens of one of them a warp: tiles of dC
+/// have as many products as their tokens have tokens before them, those of dB as many as are after them. The copy of
+/// part 0 to `parts` has been started.
 template <class Tr>
 __device__ inline void finish_states(backward_quadratic_block<Tr> const& k, unsigned char* parts) {
   auto const multiply = [&](int part, unsigned char* b, unsigned char* c) {
@@ -179,15 +181,10 @@ __device__ inline void write_totals(backward_quadratic_block<Tr> const& k) {
   }
 }
 
-}  // namespace dm2::cuda::detail::scan
-
-namespace dm2::cuda::detail {
-namespace scan {
-
 /// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied while a unit is computed.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 1)
-    ssd_backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
+    backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
   backward_quadratic_block<Tr> k{p, at, dynamic_shared()};
   warp_tiles<Tr> const tiles{k};
   score_tiles(k, tiles);
@@ -233,20 +230,18 @@ backward_quadratic_layout<Tr> backward_quadratic_plan(int length, device_propert
   return Tr::units > 1 && two.bytes <= device.shared_per_block ? two : backward_quadratic_layout<Tr>{length, 1};
 }
 
-}  // namespace scan
-
 /// The form, as backward_operands.cuh describes one.
 template <mixer_shape M, class T>
-struct ssd_backward_quadratic {
+struct backward_quadratic {
   /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16.
   static constexpr bool possible = is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
   /// At most 256 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
   /// 197 tokens 201 KB, or 154 KB with one unit's operands at a time.
-  static bool fits(ssd_backward_operands<M, T> const& p, device_properties const& device) {
+  static bool fits(backward_operands<M, T> const& p, device_properties const& device) {
     if constexpr (possible)
       return p.length <= long_traits::most_tiles() * 16 && p.aligned() &&
-             scan::backward_quadratic_plan<long_traits>(p.length, device).bytes <= device.shared_per_block;
+             backward_quadratic_plan<long_traits>(p.length, device).bytes <= device.shared_per_block;
     else
       return false;
   }
@@ -254,7 +249,7 @@ struct ssd_backward_quadratic {
   static std::size_t scratch_bytes(int, int, device_properties const&) { return 0; }
 
   /// Enqueues the gradient. Only where fits(p, device); blocks may use device.shared_per_block bytes.
-  static void launch(ssd_backward_operands<M, T> const& p, std::byte*, device_properties const& device,
+  static void launch(backward_operands<M, T> const& p, std::byte*, device_properties const& device,
                      cudaStream_t stream) {
     if (p.sequences == 0) return;
     if (p.length <= short_traits::most_tiles() * 16)
@@ -264,15 +259,15 @@ struct ssd_backward_quadratic {
   }
 
  private:
-  using short_traits = scan::backward_quadratic_traits<M, T, 5>;  ///< for 13 tiles
-  using long_traits = scan::backward_quadratic_traits<M, T, 8>;   ///< for 16
+  using short_traits = backward_quadratic_traits<M, T, 5>;  ///< for 13 tiles
+  using long_traits = backward_quadratic_traits<M, T, 8>;   ///< for 16
 
   template <class Tr>
-  static void enqueue(ssd_backward_operands<M, T> const& p, device_properties const& device, cudaStream_t stream) {
-    auto const plan = scan::backward_quadratic_plan<Tr>(p.length, device);
-    detail::launch("ssd_backward_quadratic", scan::ssd_backward_quadratic_kernel<Tr>,
+  static void enqueue(backward_operands<M, T> const& p, device_properties const& device, cudaStream_t stream) {
+    auto const plan = backward_quadratic_plan<Tr>(p.length, device);
+    detail::launch("ssd_backward_quadratic", backward_quadratic_kernel<Tr>,
                    {dim3(unsigned(p.sequences * M.groups)), Tr::threads, std::size_t(plan.bytes)}, stream, p, plan);
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::ssd

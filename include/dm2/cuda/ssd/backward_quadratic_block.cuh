@@ -1,6 +1,7 @@
 /// @file
-/// A block of the scan's backward in the quadratic form: its sizes, its shared memory, and what it copies there. See
-/// backward_quadratic.cuh.
+/// A block of the scan's backward in the quadratic form.
+///
+/// Its sizes, its shared memory, and what it copies there. See backward_quadratic.cuh.
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>
@@ -10,7 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// The tiles of 16 tokens below the diagonal of a triangle with `tiles` on the diagonal.
 __host__ __device__ constexpr int tiles_below(int tiles) { return tiles * (tiles - 1) / 2; }
@@ -20,8 +21,8 @@ __host__ __device__ constexpr int tiles_below(int tiles) { return tiles * (tiles
 template <mixer_shape M, class T, int Slots>
 struct backward_quadratic_traits {
   using element = T;
-  using sizes = ssd_backward_sizes<M>;
-  using operands = ssd_backward_operands<M, T>;
+  using sizes = backward_sizes<M>;
+  using operands = backward_operands<M, T>;
   static constexpr int warps = 16, threads = 32 * warps, slots = Slots;
   /// Columns of a head at a time: a unit. Every result is a sum over them, or theirs alone.
   static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice;
@@ -143,8 +144,8 @@ struct backward_quadratic_block {
   }
 };
 
-/// Starts the copy of `Width` columns of the sequence, of two arrays, one behind the other in shared memory; zeros behind
-/// the sequence's end.
+/// Starts the copy of `Width` columns of the sequence, of two arrays, one behind the other in shared memory; zeros
+/// behind the sequence's end.
 template <int Width, class Tr>
 __device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, typename Tr::element const* a, int a_stride,
                                  typename Tr::element const* b, int b_stride, unsigned char* to) {
@@ -219,4 +220,4 @@ __device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int u
   }
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd

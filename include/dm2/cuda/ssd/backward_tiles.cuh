@@ -2,14 +2,14 @@
 /// Tiles of 16 x 16 tokens in the scan's backward on tensor cores.
 ///
 /// Below the diagonal: scores' decay, their gradient, and the sums over rows from which the gradient of the decays
-/// comes; then the tiles on the diagonal; then what is finished for 16 tokens of a unit. See backward_quadratic.cuh. What
-/// is a template of the block's type serves the chunks of backward_chunked.cuh too.
+/// comes; then the tiles on the diagonal; then what is finished for 16 tokens of a unit. See backward_quadratic.cuh.
+/// What is a template of the block's type serves the chunks of backward_chunked.cuh too.
 #pragma once
 
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd/backward_quadratic_block.cuh>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// A tile below the diagonal, and its number in the order of rows.
 struct tile_place {
@@ -177,13 +177,9 @@ __device__ inline void store_row_sums(Block const& k, int index, float2 first, f
   }
 }
 
-}  // namespace dm2::cuda::detail::scan
-
-namespace dm2::cuda::detail::scan {
-
-/// For a tile on the diagonal, Gamma_ij of which comes as quadrants of accumulators: rows 0 to 7 of columns 0 to 7, rows
-/// 8 to 15 of columns 0 to 7 and of columns 8 to 15. This lane's part, over its rows, of the sums over i >= t > j for
-/// the t of its four columns. The sums over j are a product with a triangle of ones, Gamma in two parts of 8 bits.
+/// For a tile on the diagonal, Gamma_ij of which comes as quadrants of accumulators: rows 0 to 7 of columns 0 to 7,
+/// rows 8 to 15 of columns 0 to 7 and of columns 8 to 15. This lane's part, over its rows, of the sums over i >= t > j
+/// for the t of its four columns. The sums over j are a product with a triangle of ones, Gamma in two parts of 8 bits.
 __device__ inline float4 rectangle_parts(float2 const (&gamma)[3], int lane) {
   using T = __nv_bfloat16;
   int const g = lane >> 2, t = lane & 3;
@@ -276,10 +272,6 @@ __device__ inline float unit_tiles(backward_quadratic_block<Tr> const& k, warp_t
   });
   return k.has_tile() ? tile_on_diagonal(k, unit, gradient.diagonal) : 0.f;
 }
-
-}  // namespace dm2::cuda::detail::scan
-
-namespace dm2::cuda::detail::scan {
 
 /// 16 rows of `Width` columns from shared to global memory, where they are inside the sequence.
 template <int Width, class T>
@@ -406,4 +398,4 @@ __device__ inline void finish_rows(backward_quadratic_block<Tr> const& k, int un
   total = slice == 0 ? sum : total + sum;
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd

@@ -1,5 +1,7 @@
 /// @file
-/// The scan's chunked form for sequences of any length, in 16-bit numbers on the tensor cores.
+/// The scan's chunked form.
+///
+/// Sequences of any length, in 16-bit numbers on the tensor cores.
 ///
 /// A block walks a run of chunks of 64 tokens of one sequence and group, four warps for each of one or two units (a
 /// head's columns). What earlier chunks add is C_i exp(c_i) times the state at the chunk's start, which the four warps
@@ -20,11 +22,11 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// Runs of chunks and, where there are several, their states.
 template <class T>
-struct ssd_runs {
+struct chunk_runs {
   int count;       ///< of a sequence
   int chunks;      ///< a run
   float4* states;  ///< [sequences, G, units, count, state_vectors], in the order of the accumulators
@@ -63,14 +65,14 @@ struct chunked_traits {
   /// Blocks that a multiprocessor of so much shared memory holds, at most 512 threads of 128 registers.
   static constexpr int resident(int shared) { return std::clamp(shared / (bytes + 1024), 1, 512 / threads); }
   static_assert(unit_bytes % 16 == 0 && unit_begin % 16 == 0,
-                "dm2::cuda::detail::scan::chunked_traits: units must begin at multiples of 16 bytes");
+                "dm2::cuda::detail::chunked_traits: units must begin at multiples of 16 bytes");
 };
 
 /// One block's place in the work, seen from one of its threads.
 template <class Tr>
 struct chunked_block {
   using T = typename Tr::element;
-  ssd_args<T> p;          ///< moved to the block's sequence, b and c to its group
+  arguments<T> p;         ///< moved to the block's sequence, b and c to its group
   unsigned char* shared;  ///< of the block
   unsigned char* own;     ///< of the thread's unit
   int warp, lane;         ///< warp: of the block
@@ -82,7 +84,7 @@ struct chunked_block {
   int row;     ///< the row tile whose outputs the warp computes; turned round in the second team to even out schedulers
   bool scans;  ///< whether the warp computes the unit's decays: the one with the shortest rows
 
-  __device__ chunked_block(ssd_args<T> const& all, ssd_runs<T> const& runs, unsigned char* memory)
+  __device__ chunked_block(arguments<T> const& all, chunk_runs<T> const& runs, unsigned char* memory)
       : p{all},
         shared{memory},
         warp{int(threadIdx.x) >> 5},
@@ -223,12 +225,8 @@ __device__ inline void write_chunk(chunked_block<Tr> const& k, int chunk, bool c
              k.p.y + std::size_t(token) * Tr::sizes::inner + k.u.column, Tr::sizes::inner, token, k.p.length, k.lane);
 }
 
-}  // namespace dm2::cuda::detail::scan
-
-namespace dm2::cuda::detail::scan {
-
-/// A thread's share of a unit's state: of the 16 columns of each row tile rows g and g + 8, of N the warp's tiles of 16,
-/// each as two of 8.
+/// A thread's share of a unit's state: of the 16 columns of each row tile rows g and g + 8, of N the warp's tiles of
+/// 16, each as two of 8.
 template <class Tr>
 using state_registers = float[Tr::row_tiles][Tr::state_tiles][4];
 
@@ -242,7 +240,7 @@ __device__ inline void clear_state(state_registers<Tr>& state) {
 
 /// The state at the run's start.
 template <class Tr>
-__device__ inline void load_state(chunked_block<Tr> const& k, ssd_runs<typename Tr::element> const& runs,
+__device__ inline void load_state(chunked_block<Tr> const& k, chunk_runs<typename Tr::element> const& runs,
                                   state_registers<Tr>& state) {
   float4 const* const from = runs.states + (std::size_t(k.place) * runs.count + k.run) * Tr::state_vectors + k.thread;
 #pragma unroll
@@ -256,7 +254,7 @@ __device__ inline void load_state(chunked_block<Tr> const& k, ssd_runs<typename 
 
 /// The state after the run, and its decay.
 template <class Tr>
-__device__ inline void store_state(chunked_block<Tr> const& k, ssd_runs<typename Tr::element> const& runs,
+__device__ inline void store_state(chunked_block<Tr> const& k, chunk_runs<typename Tr::element> const& runs,
                                    state_registers<Tr> const& state, float total) {
   std::size_t const at = std::size_t(k.place) * runs.count + k.run;
   float4* const to = runs.states + at * Tr::state_vectors + k.thread;
@@ -316,15 +314,11 @@ __device__ inline void update_state(chunked_block<Tr> const& k, int chunk, state
   }
 }
 
-}  // namespace dm2::cuda::detail::scan
-
-namespace dm2::cuda::detail::scan {
-
 /// The walk. Output: y, from the state that `runs` has for this run. Else the state after the run, from zero.
 /// Block: unit block + unit blocks (group + G (run + runs sequence)).
 template <class Tr, bool Output>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
-    ssd_chunked_kernel(ssd_args<typename Tr::element> p, ssd_runs<typename Tr::element> runs) {
+    ssd_chunked_kernel(arguments<typename Tr::element> p, chunk_runs<typename Tr::element> runs) {
   chunked_block<Tr> const k{p, runs, dynamic_shared()};
   if (!Output && k.run + 1 == runs.count) return;  // no run begins with the state after the last
   float state[Tr::row_tiles][Tr::state_tiles][4];
@@ -374,7 +368,7 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
 
 /// From each run's state from zero the state at each run's start, in place. Thread: four numbers of a unit's state.
 template <class Tr>
-__global__ void __launch_bounds__(128) ssd_runs_kernel(ssd_runs<typename Tr::element> runs) {
+__global__ void __launch_bounds__(128) ssd_runs_kernel(chunk_runs<typename Tr::element> runs) {
   constexpr int ahead = 8;  // loads in flight
   auto const unit = std::size_t(blockIdx.y);
   float4* const at = runs.states + unit * std::size_t(runs.count) * Tr::state_vectors + blockIdx.x * 128 + threadIdx.x;
@@ -417,22 +411,22 @@ struct chunked_plan {
 
 /// Scratch of runs, none for a single one.
 template <class Tr>
-ssd_runs<typename Tr::element> take_runs(arena& scratch, chunked_plan const& plan, int sequences) {
+chunk_runs<typename Tr::element> take_runs(arena& scratch, chunked_plan const& plan, int sequences) {
   std::size_t const units = std::size_t(sequences) * Tr::sizes::groups * Tr::unit::count;
   std::size_t const n = plan.runs == 1 ? 0 : units * std::size_t(plan.runs);
   return {plan.runs, plan.chunks, scratch.take<float4>(n * Tr::state_vectors), scratch.take<float>(n)};
 }
 
 template <class Tr, bool Output>
-void launch_walk(ssd_args<typename Tr::element> const& p, ssd_runs<typename Tr::element> const& runs, unsigned blocks,
-                 cudaStream_t stream) {
+void launch_walk(arguments<typename Tr::element> const& p, chunk_runs<typename Tr::element> const& runs,
+                 unsigned blocks, cudaStream_t stream) {
   prefer_shared("ssd: chunks", ssd_chunked_kernel<Tr, Output>);
   launch("ssd: chunks", ssd_chunked_kernel<Tr, Output>, {blocks, Tr::threads, std::size_t(Tr::bytes)}, stream, p, runs);
 }
 
 /// The scan of `sequences` sequences, its scratch in `runs`.
 template <class Tr>
-void launch_chunked(ssd_args<typename Tr::element> const& p, ssd_runs<typename Tr::element> const& runs,
+void launch_chunked(arguments<typename Tr::element> const& p, chunk_runs<typename Tr::element> const& runs,
                     chunked_plan const& plan, int sequences, cudaStream_t stream) {
   unsigned const blocks = unsigned(plan.blocks) * unsigned(sequences) * unsigned(plan.runs);
   if (plan.runs > 1) {
@@ -443,4 +437,4 @@ void launch_chunked(ssd_args<typename Tr::element> const& p, ssd_runs<typename T
   launch_walk<Tr, true>(p, runs, blocks, stream);
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
@@ -13,19 +14,7 @@
 #include <algorithm>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
-
-/// What a scan over a batch of sequences reads.
-template <mixer_shape M, class T>
-struct scan_operands {
-  rows<T const, M.d_inner(), space::device> x;           ///< [B L, H P]
-  rows<float const, M.heads, space::device> dt;          ///< [B L, H], after softplus, >= 0
-  block<float const, space::device, M.heads> a;          ///< [H], negative
-  rows<T const, M.groups * M.d_state, space::device> b;  ///< [B L, G N]
-  rows<T const, M.groups * M.d_state, space::device> c;  ///< [B L, G N]
-  block<float const, space::device, M.heads> d;          ///< [H], the skip term
-  int length;                                            ///< L, tokens a sequence
-};
+namespace dm2::cuda::detail::ssd {
 
 /// A block runs some channels of one head of one sequence. Each channel's N states lie in the registers of `lanes`
 /// neighbouring threads, 32 or fewer in each for N up to 1024.
@@ -136,10 +125,11 @@ __global__ void __launch_bounds__(Tr::threads)
 
 /// y = scan(x, dt, A, B, C) + D x for each sequence; head h reads group h / (H / G). The state is float.
 ///
-/// Shapes   scan_operands, with as many rows in each as in x, a multiple of the length; y [B L, H P].
+/// Shapes   ssd_input's, which are not checked; y [B L, H P].
 /// Writes   y (=). y overlaps no input.
-template <mixer_shape M, precision P, class T>
-void scan_general(context<P>& ctx, scan_operands<M, T> const& in, rows<T, M.d_inner(), space::device> y) {
+template <mixer_shape M, class T, precision P>
+void scan_general(context<P>& ctx, ssd_input<M, T, space::device, float> const& in,
+                  rows<T, M.d_inner(), space::device> y) {
   using traits = scan_traits<M>;
   if (!ctx.reserve(0) || in.x.count == 0) return;
   std::size_t const blocks = in.x.count / std::size_t(in.length) * traits::heads * traits::slices;
@@ -147,4 +137,4 @@ void scan_general(context<P>& ctx, scan_operands<M, T> const& in, rows<T, M.d_in
          in.dt.data, in.a.data, in.b.data, in.c.data, in.d.data, y.data, in.length);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::ssd

@@ -1,5 +1,7 @@
 /// @file
-/// The scan's quadratic form for sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
+/// The scan's quadratic form.
+///
+/// Sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
 ///
 /// A block has one sequence, one group and some of the group's units (a head's columns). Scores S = C B^T are computed
 /// once, only the 16 x 16 tiles that touch the lower triangle, and stay in shared memory as fragments. Then for each
@@ -16,7 +18,7 @@
 
 #include <cstddef>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// How a block computes: 8 warps, each with a pair of row tiles, 32 tokens.
 template <class Sizes>
@@ -63,11 +65,11 @@ template <class Tr>
 struct quadratic_block {
   using T = typename Tr::element;
   quadratic_layout<Tr> at;
-  ssd_args<T> p;  ///< moved to the block's sequence, b and c to its group
+  arguments<T> p;  ///< moved to the block's sequence, b and c to its group
   int warp, lane;
   int pair;  ///< of row tiles that this warp has, negative for none
 
-  __device__ quadratic_block(ssd_args<T> const& all, int sequence, int group)
+  __device__ quadratic_block(arguments<T> const& all, int sequence, int group)
       : at{all.length}, p{all}, warp{int(threadIdx.x) >> 5}, lane{int(threadIdx.x) & 31} {
     std::size_t const first = std::size_t(sequence) * std::size_t(p.length);
     p.x += first * Tr::sizes::inner, p.y += first * Tr::sizes::inner, p.dt += first * Tr::sizes::heads;
@@ -234,14 +236,10 @@ __device__ inline void multiply(quadratic_block<Tr> const& k, float2 const* deca
                (r0 + m) * 16 + g, k.p.length, k.lane);
 }
 
-}  // namespace dm2::cuda::detail::scan
-
-namespace dm2::cuda::detail::scan {
-
 /// Block: part + parts (group + G sequence), `units` units a part.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
-    ssd_quadratic_kernel(ssd_args<typename Tr::element> p, int parts, int units) {
+    ssd_quadratic_kernel(arguments<typename Tr::element> p, int parts, int units) {
   unsigned char* const ssd_shared = dynamic_shared();
   int const part = int(blockIdx.x) % parts, place = int(blockIdx.x) / parts, group = place % Tr::sizes::groups;
   quadratic_block<Tr> const k{p, place / Tr::sizes::groups, group};
@@ -310,7 +308,7 @@ bool quadratic_fits(int length, device_properties const& device) {
 
 /// The scan of `sequences` sequences.
 template <class Tr>
-void launch_quadratic(ssd_args<typename Tr::element> const& p, int sequences, device_properties const& device,
+void launch_quadratic(arguments<typename Tr::element> const& p, int sequences, device_properties const& device,
                       cudaStream_t stream) {
   int const places = sequences * Tr::sizes::groups;
   int const wanted = quadratic_parts(Tr::unit::count, places, device.multiprocessors);
@@ -321,4 +319,4 @@ void launch_quadratic(ssd_args<typename Tr::element> const& p, int sequences, de
          {unsigned(places) * unsigned(parts), Tr::threads, std::size_t(bytes)}, stream, p, parts, units);
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd

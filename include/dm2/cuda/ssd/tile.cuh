@@ -1,5 +1,5 @@
 /// @file
-/// What the scan's tensor kernels share: tiles of 64 tokens, their decays, their operands in shared memory.
+/// Tiles of 64 tokens: decays and operands that the scan's kernels share.
 ///
 /// A tile's decays are kept as the sum c_t = sum_k dt_k A log2(e) over the tokens k <= t of its own tile, so that sums
 /// stay small, every exponent is a difference of two of them, and exp2 gives the decay.
@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail::scan {
+namespace dm2::cuda::detail::ssd {
 
 /// Tokens of a tile.
 inline constexpr int ssd_tile = 64;
@@ -24,7 +24,7 @@ inline constexpr int fragment_bytes = 512;
 
 /// Operands of a scan as kernels take them; shapes as in ssd_input.
 template <class T>
-struct ssd_args {
+struct arguments {
   T const *x, *b, *c;
   float const *dt, *a, *d;
   T* y;
@@ -174,4 +174,4 @@ __device__ inline void write_tile(float const (&acc)[N][4], unsigned char const*
   if (token + 8 < length) write_row<T, 1>(acc, x + 8 * pitch, skip, y + 8 * stride, lane);
 }
 
-}  // namespace dm2::cuda::detail::scan
+}  // namespace dm2::cuda::detail::ssd

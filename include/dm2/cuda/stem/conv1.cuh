@@ -1,9 +1,11 @@
 /// @file
-/// The stem's first convolution, 7 x 7 of stride 2, with bias and ReLU on tensor cores, from pictures as they come.
+/// The stem's first convolution, 7 x 7 of stride 2, on tensor cores.
+///
+/// With bias and ReLU, from pictures as they come.
 ///
 /// The tile of the picture is normalised, rounded and stored in shared memory with 4 channels a pixel. Output pixel x
-/// reads 8 pixels from 2 x - 4 on in each of 7 rows: 64 bytes, of which the first pixel weighs zero, that start 16 bytes
-/// after those of pixel x - 1. So 8 rows of the product's operand are 128 consecutive bytes, which ldmatrix reads
+/// reads 8 pixels from 2 x - 4 on in each of 7 rows: 64 bytes, of which the first pixel weighs zero, that start 16
+/// bytes after those of pixel x - 1. So 8 rows of the product's operand are 128 consecutive bytes, which ldmatrix reads
 /// without conflicts from where the picture lies, and 7 x 32 inputs make 14 steps of 16. (Blocks of 2 x 2 pixels would
 /// make 12, at rows of 24 bytes that ldmatrix cannot read.)
 #pragma once

@@ -1,5 +1,7 @@
 /// @file
-/// The stem's 3 x 3 convolutions with bias and ReLU on tensor cores, channels last.
+/// The stem's 3 x 3 convolutions on tensor cores.
+///
+/// With bias and ReLU, channels last.
 ///
 /// A product with pixels as rows and channels as columns. A block keeps the layer's weights in shared memory and stays;
 /// in it, groups of warps work through tiles of 8 x 16 pixels, each group with its own two buffers and barrier, so that
@@ -43,7 +45,8 @@ struct conv3_block {
   static constexpr int shared_bytes = weight_bytes + groups * buffers * buffer_bytes;
   static_assert(buffer_bytes % 128 == 0 && weight_bytes % 128 == 0, "dm2::cuda::detail::conv3_block: swizzled rows");
 
-  // The 16-byte pieces of a pixel trade places by its column, so that 8 neighbours' equal pieces lie in different banks.
+  // The 16-byte pieces of a pixel trade places by its column, so that 8 neighbours' equal pieces lie in different
+  // banks.
   static constexpr int pieces = hidden / 8;
   static constexpr int swap_mask = pieces % 8 == 0 ? 7 : pieces % 4 == 0 ? 3 : 1;
   static constexpr int swap_shift = swap_mask == 7 ? 0 : swap_mask == 3 ? 1 : 2;

@@ -1,5 +1,7 @@
 /// @file
-/// The stem's 3 x 3 convolutions with bias and ReLU for a Hopper: conv3.cuh with the products of a warpgroup.
+/// The stem's 3 x 3 convolutions for a Hopper.
+///
+/// conv3.cuh with the products of a warpgroup.
 ///
 /// A warpgroup has a tile of 8 x 16 pixels, a warp two rows of it and all channels. A row of 16 pixels, read once as a
 /// fragment, serves the products of all three rows of taps; the weights, 8 KB a tap, are read from shared memory by the
@@ -71,8 +73,8 @@ __device__ inline void spread_weights(unsigned char* to, void const* weights) {
   }
 }
 
-/// s += the tile's convolution. `tile` points at the warp's first row above its pixels; fragments of a step are read while
-/// the step before is multiplied.
+/// s += the tile's convolution. `tile` points at the warp's first row above its pixels; fragments of a step are read
+/// while the step before is multiplied.
 template <class Block, class T>
 __device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint32_t tile, std::uint32_t weights) {
   constexpr int depth = Block::hidden / 16, steps = 3 * depth;

@@ -1,5 +1,7 @@
 /// @file
-/// The stem's products without tensor cores: any size, any element type, and no TF32.
+/// The stem's products, general form.
+///
+/// Without tensor cores: any size, any element type, and no TF32.
 ///
 /// A thread sums 4 rows by 4 columns in float; neighbouring threads take neighbouring columns, so that they read
 /// consecutive weights and the same inputs.
@@ -86,7 +88,7 @@ struct plane_sink {
 /// sink(row, column) = sum over taps and channels of source times weights, Layout saying where those are.
 template <class Layout, int N, class T, class Source, class Sink>
 __global__ void __launch_bounds__(128)
-    stem_direct_kernel(__grid_constant__ Source const source, T const* __restrict__ weights, Sink sink, int rows) {
+    stem_general_kernel(__grid_constant__ Source const source, T const* __restrict__ weights, Sink sink, int rows) {
   constexpr int groups = (N + 3) / 4;
   std::ptrdiff_t const i = std::ptrdiff_t{blockIdx.x} * 128 + threadIdx.x;
   int const column = int(i % groups) * 4;
@@ -121,9 +123,9 @@ __global__ void __launch_bounds__(128)
 
 /// Launches the kernel.
 template <class Layout, int N, class T, class Source, class Sink>
-void launch_direct(cudaStream_t stream, Source const& source, T const* weights, Sink const& sink, int rows) {
+void launch_general(cudaStream_t stream, Source const& source, T const* weights, Sink const& sink, int rows) {
   std::size_t const threads = (std::size_t(rows) + 3) / 4 * ((N + 3) / 4);
-  launch("stem: product without tensor cores", stem_direct_kernel<Layout, N, T, Source, Sink>,
+  launch("stem: product without tensor cores", stem_general_kernel<Layout, N, T, Source, Sink>,
          {unsigned((threads + 127) / 128), 128}, stream, source, weights, sink, rows);
 }
 

@@ -1,5 +1,5 @@
 /// @file
-/// The stem's sizes as device code reads them, and the orders in which its kernels read weights.
+/// The stem's sizes, and the orders in which its kernels read weights.
 ///
 /// A layout says where weight (tap, input channel, output channel) of a convolution lies. The tensor kernels' layouts
 /// hold B fragments of mma.m16n8k16 one after another: a lane finds those of two products in 16 consecutive bytes, a

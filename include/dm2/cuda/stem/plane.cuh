@@ -1,5 +1,7 @@
 /// @file
-/// What the stem's convolutions share: a warp's tile of a plane, its bias, and how it is stored.
+/// A warp's tile of a plane, its bias, and how it is stored.
+///
+/// What the stem's convolutions share.
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>

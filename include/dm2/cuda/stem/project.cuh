@@ -1,5 +1,7 @@
 /// @file
-/// The stem's projection of patches on tensor cores: [rows, K] times [N, K] transposed, into a sink.
+/// The stem's projection of patches on tensor cores.
+///
+/// [rows, K] times [N, K] transposed, into a sink.
 ///
 /// The patches of 256 pictures of Tiny are 411 MB, so they are read once: a block takes all 192 columns of 128 rows
 /// where there are many. Few rows are split over K as well, each block writing a part of the sum, and a second kernel

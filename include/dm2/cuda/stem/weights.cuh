@@ -1,5 +1,7 @@
 /// @file
-/// The stem's weights for inference: BatchNorm folded in, in the order in which the kernels read them.
+/// The stem's weights for inference.
+///
+/// BatchNorm folded in, in the order in which the kernels read them.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -13,8 +15,8 @@
 
 namespace dm2::cuda {
 
-/// Weights of a stem of shape S in elements of T; biases float. Memory of the arena that it was made from, uninitialised
-/// until prepare_stem.
+/// Weights of a stem of shape S in elements of T; biases float. Memory of the arena that it was made from,
+/// uninitialised until prepare_stem.
 template <stem_shape S, class T>
 struct stem_weights {
   /// Where each weight lies.

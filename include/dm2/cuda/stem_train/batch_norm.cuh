@@ -1,5 +1,5 @@
 /// @file
-/// The stem's BatchNorm in training as its kernels read it, and the ends of its two sums.
+/// The stem's BatchNorm in training, and the ends of its two sums.
 ///
 /// A kernel leaves sums of parts of the pixels, in double or float; here they are added in double, in their order.
 #pragma once

@@ -1,5 +1,7 @@
 /// @file
-/// The stem's first convolution in training on tensor cores: the raw output, and its statistics on the way.
+/// The stem's first convolution in training on tensor cores.
+///
+/// The raw output, and its statistics on the way.
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>

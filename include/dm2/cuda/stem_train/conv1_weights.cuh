@@ -1,10 +1,10 @@
 /// @file
 /// The gradient of the weights of the stem's first convolution, on tensor cores.
 ///
-/// The picture's tile lies in shared memory with 4 channels a pixel, as in stem/conv1.cuh: output pixel x reads 64 bytes
-/// that start 16 bytes after those of pixel x - 1. Here they are the columns of a product that sums over pixels: taps
-/// and channels of one kernel row, 8 of 16 bytes apart, so that ldmatrix reads 128 consecutive bytes. A block keeps the
-/// sums, 64 x 224 floats twice, in its registers and writes them as two parts.
+/// The picture's tile lies in shared memory with 4 channels a pixel, as in stem/conv1.cuh: output pixel x reads 64
+/// bytes that start 16 bytes after those of pixel x - 1. Here they are the columns of a product that sums over pixels:
+/// taps and channels of one kernel row, 8 of 16 bytes apart, so that ldmatrix reads 128 consecutive bytes. A block
+/// keeps the sums, 64 x 224 floats twice, in its registers and writes them as two parts.
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>

@@ -1,11 +1,13 @@
 /// @file
-/// The stem's 3 x 3 convolutions in training on tensor cores: forward, and the gradient of the input.
+/// The stem's 3 x 3 convolutions in training on tensor cores.
+///
+/// Forward, and the gradient of the input.
 ///
 /// As in stem/conv3.cuh, a block keeps the weights and groups of warps work through tiles of 8 x 16 pixels. A tile's
 /// inputs arrive in shared memory as they were saved; forward, each thread applies BatchNorm and ReLU to what it copied
-/// before the others read it. What leaves the registers goes into sums for the next BatchNorm on the way, backward behind
-/// ReLU's mask. So BatchNorm has no pass of its own over a plane: forward reads one and writes one, backward reads two,
-/// the gradient and the raw output before, and writes one.
+/// before the others read it. What leaves the registers goes into sums for the next BatchNorm on the way, backward
+/// behind ReLU's mask. So BatchNorm has no pass of its own over a plane: forward reads one and writes one, backward
+/// reads two, the gradient and the raw output before, and writes one.
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>

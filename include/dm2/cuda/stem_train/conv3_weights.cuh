@@ -67,8 +67,8 @@ __device__ inline void prepare_slopes(unsigned char* dz, unsigned char const* ra
   }
 }
 
-/// What the kernel reads. Patches: how dz and raw lie; before is the raw output of the convolution before. dz becomes the
-/// gradient of this convolution's output.
+/// What the kernel reads. Patches: how dz and raw lie; before is the raw output of the convolution before. dz becomes
+/// the gradient of this convolution's output.
 template <class G, bool Patches, class T>
 struct train_weights_source {
   stem_number<T> const *before, *raw;

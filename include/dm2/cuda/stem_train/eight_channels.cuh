@@ -1,5 +1,7 @@
 /// @file
-/// Eight neighbouring channels of 16 bits, as the stem's tensor kernels in training read, change and sum them.
+/// Eight neighbouring channels of 16 bits.
+///
+/// As the stem's tensor kernels in training read, change and sum them.
 #pragma once
 
 #include <dm2/cuda/element.cuh>

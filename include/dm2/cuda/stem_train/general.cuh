@@ -1,5 +1,7 @@
 /// @file
-/// The stem in training for any shape and precision: convolutions as products with gathered columns.
+/// The stem in training, general form: any shape and precision.
+///
+/// Convolutions are products with gathered columns.
 ///
 /// Columns of a bounded number of pictures are gathered at a time. Nothing of the forward but the raw outputs is kept;
 /// BatchNorm with ReLU is computed again wherever its result is read.
@@ -307,9 +309,9 @@ class stem_general_backward {
 
  public:
   stem_general_backward(context<P>& ctx, parameters const& p, stem_saved<S, T> const& saved,
-                        stem_general_scratch<S, T> const& scratch, stem_general_gradients<S, T> const& between,
+                        stem_general_scratch<S, T> const& scratch, stem_general_gradients<S, T> const& gradients,
                         int batch, bool run)
-      : ctx_{ctx}, p_{p}, saved_{saved}, s_{scratch}, d_{between}, batch_{batch}, run_{run} {}
+      : ctx_{ctx}, p_{p}, saved_{saved}, s_{scratch}, d_{gradients}, batch_{batch}, run_{run} {}
 
   void operator()(Reader const& picture, T const* dgrid, gradients const& grad, float* dpicture) const {
     if (run_) arrange();

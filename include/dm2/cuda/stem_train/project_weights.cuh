@@ -17,8 +17,8 @@
 
 namespace dm2::cuda::detail {
 
-/// A block of 4 x 2 warps, each of 48 rows and a pixel; 64 patches a step, three steps in shared memory. Rows are an odd
-/// number of 16 bytes.
+/// A block of 4 x 2 warps, each of 48 rows and a pixel; 64 patches a step, three steps in shared memory. Rows are an
+/// odd number of 16 bytes.
 template <class G>
 struct project_weights_block {
   static constexpr int threads = 256, rows = 192, columns = 128, step = 64, stages = 3, dim = G::dim, depth = G::depth;
@@ -114,7 +114,8 @@ __global__ void __launch_bounds__(256, 1)
   int const steps = (patches - 1) / block::step + 1;
   int const first = steps * int(blockIdx.z) / int(gridDim.z), last = steps * (int(blockIdx.z) + 1) / int(gridDim.z);
   eight_activations const eight{norm, int(threadIdx.x) % 8 * 8};
-  // Lane l points at row l % 8 of matrix l / 8: (k, m), (k, m + 8), (k + 8, m), ... and (k, n), (k + 8, n), (k, n + 8), ...
+  // Lane l points at row l % 8 of matrix l / 8: (k, m), (k, m + 8), (k + 8, m), ... and (k, n), (k + 8, n), (k, n + 8),
+  // ...
   int const a_at = (lane / 16 * 8 + lane % 8) * block::a_row_bytes + (warp / 2 * 6 + lane / 8 % 2) * 16;
   int const b_at =
       block::a_bytes + (lane / 8 % 2 * 8 + lane % 8) * block::b_row_bytes + (warp % 2 * 8 + lane / 16) * 16;

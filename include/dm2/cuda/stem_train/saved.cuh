@@ -21,8 +21,8 @@ namespace dm2::cuda {
 template <class T>
 using stem_number = std::conditional_t<std::is_same_v<T, __nv_bfloat16>, __half, T>;
 
-/// What stem_forward_train leaves for stem_backward, beside the pictures: the convolutions' raw outputs, and the batch's
-/// statistics.
+/// What stem_forward_train leaves for stem_backward, beside the pictures: the convolutions' raw outputs, and the
+/// batch's statistics.
 template <stem_shape S, class T>
 struct stem_saved {
   /// Numbers of one raw output of a picture.

@@ -1,5 +1,7 @@
 /// @file
-/// The stem in training on tensor cores: which stems, on which devices, and their scratch.
+/// The stem in training on tensor cores.
+///
+/// Which stems, on which devices, and their scratch.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -200,8 +202,8 @@ class stem_tensor_backward {
 
  public:
   stem_tensor_backward(cudaStream_t stream, device_properties const& device, parameters const& p,
-                       stem_saved<S, T> const& saved, stem_tensor_gradients<S, T> const& between, int batch)
-      : stream_{stream}, device_{device}, p_{p}, saved_{saved}, d_{between}, batch_{batch} {}
+                       stem_saved<S, T> const& saved, stem_tensor_gradients<S, T> const& gradients, int batch)
+      : stream_{stream}, device_{device}, p_{p}, saved_{saved}, d_{gradients}, batch_{batch} {}
 
   /// All steps.
   void operator()(Reader const& picture, T const* dgrid, gradients const& grad) const {

@@ -1,5 +1,7 @@
 /// @file
-/// The stem's weights in training as plain matrices in the products' elements, and their gradients back in place.
+/// The stem's weights in training as plain matrices.
+///
+/// In the products' elements; and their gradients back in place.
 ///
 /// A convolution's matrix is [output channel, tap, input channel], each row filled up with zeros to a multiple of 8
 /// numbers, so that 16-bit rows start at multiples of 16 bytes.

@@ -1,6 +1,7 @@
 /// @file
-/// A product of float in one block of threads, whose operands are computed as they are read: for shapes that no library
-/// or tensor kernel takes.
+/// A product of float in one block of threads.
+///
+/// Operands are computed as they are read: for shapes that no library or tensor kernel takes.
 ///
 /// The block multiplies [64, K] by [K, 64] into four rows and four columns a thread, in slabs of 16 of K that lie in
 /// shared memory. An operand is a function (i, k) of its row or column i in 0..63 and of k, that gives 0 outside of
@@ -12,7 +13,8 @@ namespace dm2::cuda::detail {
 /// Rows and columns of a block's product, its threads, and how much of K lies in shared memory at a time.
 inline constexpr int block_side = 64, block_threads = 256, block_slab = 16;
 
-/// The operands' slabs. Rows are 16 bytes longer than 64 numbers: stores down a column then meet two banks' owners only.
+/// The operands' slabs. Rows are 16 bytes longer than 64 numbers: stores down a column then meet two banks' owners
+/// only.
 struct block_stage {
   alignas(16) float a[block_slab][block_side + 4];
   alignas(16) float b[block_slab][block_side + 4];

@@ -52,8 +52,8 @@ inline unsigned blocks_for(std::size_t work, int per_block) {
   return unsigned((work + std::size_t(per_block) - 1) / std::size_t(per_block));
 }
 
-/// V numbers of T as they lie in memory, at a multiple of their bytes, at most 16: few registers while they are on their
-/// way.
+/// V numbers of T as they lie in memory, at a multiple of their bytes, at most 16: few registers while they are on
+/// their way.
 template <class T, int V>
 struct vector_numbers {
   static_assert(V * sizeof(T) <= 16, "dm2::cuda::detail::vector_numbers<T, V>: more than one access");

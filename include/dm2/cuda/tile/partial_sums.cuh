@@ -1,6 +1,7 @@
 /// @file
-/// Sums over rows in parts: each block writes its own, and a second kernel adds them in a fixed order, so that two runs
-/// give the same bits.
+/// Sums over rows in parts, added in a fixed order.
+///
+/// Each block writes its own part, and a second kernel adds them, so that two runs give the same bits.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -14,12 +15,12 @@
 
 namespace dm2::cuda::detail {
 
-/// Parts at most: four blocks for each of an H100's 132 multiprocessors. On every device, so that the sums do not depend
-/// on its size.
+/// Parts at most: four blocks for each of an H100's 132 multiprocessors. On every device, so that the sums do not
+/// depend on its size.
 inline constexpr int most_parts = 528;
 
-/// to[c] += the sum of parts [count, width] over its rows. A block takes 32 columns: warp w adds rows w, w + 32, ..., then
-/// a warp a column's 32 sums.
+/// to[c] += the sum of parts [count, width] over its rows. A block takes 32 columns: warp w adds rows w, w + 32, ...,
+/// then a warp a column's 32 sums.
 template <class T>
 __global__ void __launch_bounds__(1024) add_parts_kernel(T const* __restrict__ parts, int count, int width, T* to) {
   __shared__ T sums[32][33];

@@ -1,5 +1,7 @@
 /// @file
-/// The kernels of the token-labeling loss: a warp or a block a row of logits, which become their gradients.
+/// The kernels of the token-labeling loss.
+///
+/// A warp or a block has a row of logits, which become their gradients.
 #pragma once
 
 #include <dm2/core/operands.hpp>

@@ -1,6 +1,7 @@
 /// @file
-/// The target of one row of logits, formed where the loss needs it: a constant, and what the teacher's classes have
-/// above it.
+/// The target of one row of logits, formed where the loss needs it.
+///
+/// A constant, and what the teacher's classes have above it.
 ///
 /// A source of targets has, for a sample's row r (0 the class token's, 1 + t patch t's):
 ///     form    a warp writes the row into memory of its own: `extra`, which is untouched but at the classes of `list`

@@ -1,5 +1,7 @@
 /// @file
-/// A micro-batch on its way to the device: pictures, label maps, labels and the MixToken box.
+/// A micro-batch on its way to the device.
+///
+/// Pictures, label maps, labels and the MixToken box.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -88,12 +90,12 @@ class training_input {
   [[nodiscard]] mix_box const* box() const { return device_part().box; }
   /// The label maps on the device, as token_label_loss takes them.
   [[nodiscard]] label_maps<float> maps() const {
-    return {reinterpret_cast<float const*>(device_maps_.data()),
-            device_part().samples,
-            side_,
-            options_.rows,
-            options_.cols,
-            options_.smoothing};
+    return {.values = reinterpret_cast<float const*>(device_maps_.data()),
+            .samples = device_part().samples,
+            .side = side_,
+            .rows = options_.rows,
+            .cols = options_.cols,
+            .smoothing = options_.smoothing};
   }
   /// The pictures on the host.
   [[nodiscard]] float const* host_pictures() const { return fixed_part{fixed_.data(), count_, numbers_}.pictures; }

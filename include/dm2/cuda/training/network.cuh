@@ -1,5 +1,7 @@
 /// @file
-/// The network in training on the GPU: parameters, gradients and activations in device memory, one pass at a time.
+/// The network in training on the GPU.
+///
+/// Parameters, gradients and activations in device memory, one pass at a time.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -33,8 +35,8 @@ namespace dm2::cuda {
 /// `batch` pictures. Every call is asynchronous on stream() and allocates nothing.
 ///
 /// In 16 bits there are float master parameters, a float residual stream with its gradient, and float parameter
-/// gradients; the other activations and their gradients are elements, but for the stem's activations (stem_number). Half
-/// precision needs a loss scale of some 10^4 (token_loss_options).
+/// gradients; the other activations and their gradients are elements, but for the stem's activations (stem_number).
+/// Half precision needs a loss scale of some 10^4 (token_loss_options).
 template <config C, precision P>
 class training_network {
  public:
@@ -76,12 +78,12 @@ class training_network {
     if constexpr (separate) round(ctx_, state(), extent, copies());
   }
 
-  /// Training forward: the logits are left in class_logits() and patch_logits(), where MixToken has put them. BatchNorm's
-  /// running statistics in state() move.
+  /// Training forward: the logits are left in class_logits() and patch_logits(), where MixToken has put them.
+  /// BatchNorm's running statistics in state() move.
   ///
   /// Shapes   pictures: normalised floats [batch, channels, height, width], or byte_pictures [batch, height, width,
-  ///          channels], on the device, as they are until backward is done; box on the device, inside the patch grid, which
-  ///          is not checked; `mix_box{}` for none, never null.
+  ///          channels], on the device, as they are until backward is done; box on the device, inside the patch grid,
+  ///          which is not checked; `mix_box{}` for none, never null.
   template <class Pictures>
   void forward(Pictures const& pictures, mix_box const* box) {
     dm2::detail::forward_train(ctx_, view(), pictures, box, plan_);
@@ -95,8 +97,8 @@ class training_network {
                      rows<element const, C.classes, space::device>{plan_.aux, batch_ * tokens}, target, box,
                      class_logits(), patch_logits(), sums, options);
   }
-  /// Adds every parameter's gradient to gradients(), from what forward and loss left. `pictures` and `box` are forward's;
-  /// dpictures (=), floats [batch, channels, height, width], may be null.
+  /// Adds every parameter's gradient to gradients(), from what forward and loss left. `pictures` and `box` are
+  /// forward's; dpictures (=), floats [batch, channels, height, width], may be null.
   template <class Pictures>
   void backward(Pictures const& pictures, mix_box const* box, float* dpictures) {
     network_view<C, float const, space::device> const net{state()};

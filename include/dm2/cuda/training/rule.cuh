@@ -1,6 +1,7 @@
 /// @file
-/// What ends a training step on the device: the gradient's norm, the optimiser, the average; and what the host learns of
-/// it, later.
+/// The end of a training step on the device.
+///
+/// The gradient's norm, the optimizer, the average; and what the host learns of it, later.
 #pragma once
 
 #include <dm2/cuda/check.cuh>
@@ -31,7 +32,7 @@ struct step_outcome {
   bad_number bad{};            ///< what was not finite, in this step or an earlier one
 };
 
-/// The optimiser's and the average's buffers of a training_network, and the results of its steps on their way to the
+/// The optimizer's and the average's buffers of a training_network, and the results of its steps on their way to the
 /// host: the results of one step are fetched while the next is computed.
 template <config C, precision P>
 class training_rule {
@@ -52,7 +53,7 @@ class training_rule {
         status_{planned_bytes<status>(most_)},
         pinned_{depth * slot_bytes()} {
     auto const lines = update_lines<C>(options.shared_pairs);
-    check(cudaMemcpy(lines_.data(), lines.data(), lines_bytes, cudaMemcpyHostToDevice), "optimiser: lines");
+    check(cudaMemcpy(lines_.data(), lines.data(), lines_bytes, cudaMemcpyHostToDevice), "optimizer: lines");
   }
 
   /// Momentum or first moment, second moment (null for Lion) and average on the device.
@@ -76,7 +77,7 @@ class training_rule {
   /// Keeps the loss of micro-batch `i` of the step.
   void keep_loss(std::size_t i) { copy(net_.ctx(), device().sums, 1, device().losses + i); }
 
-  /// Enqueues the optimiser's step, after which the gradients are zero, and the way of its results to the host.
+  /// Enqueues the optimizer's step, after which the gradients are zero, and the way of its results to the host.
   void step(std::int64_t number, double lr, double average_decay) {
     std::size_t const at = begun_++ % depth;
     host_slot const h = slot(at);

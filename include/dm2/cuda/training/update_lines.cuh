@@ -1,5 +1,5 @@
 /// @file
-/// Which numbers of a model's flat buffers an optimizer moves, for each line of 64.
+/// Which numbers of a model an optimizer moves, for each line of 64.
 #pragma once
 
 #include <dm2/core/parameters.hpp>

@@ -1,6 +1,6 @@
 /// @file
-/// dm2/cuda/instructions/early_start.cuh on the host: kernels run one after another, and each thread of one that was launched early
-/// has to wait, as the launch checks.
+/// dm2/cuda/instructions/early_start.cuh on the host: kernels run one after another, and each thread of one that was
+/// launched early has to wait, as the launch checks.
 #pragma once
 
 namespace dm2::cuda::detail {

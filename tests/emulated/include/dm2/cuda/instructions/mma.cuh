@@ -1,5 +1,6 @@
 /// @file
-/// The instructions of dm2/cuda/instructions/mma.cuh on the host: products in float, copies that land when they are waited for.
+/// The instructions of dm2/cuda/instructions/mma.cuh on the host: products in float, copies that land when they are
+/// waited for.
 #pragma once
 
 #include <dm2/cuda/element.cuh>

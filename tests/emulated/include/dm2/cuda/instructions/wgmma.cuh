@@ -1,8 +1,8 @@
 /// @file
 /// The instructions of dm2/cuda/instructions/wgmma.cuh on the host.
 ///
-/// Products read their operands when they are waited for, as late as they may. A kernel's products are all down (a b), or
-/// none.
+/// Products read their operands when they are waited for, as late as they may. A kernel's products are all down (a b),
+/// or none.
 #pragma once
 
 #include <dm2/cuda/element.cuh>

@@ -27,7 +27,7 @@ enum class pickle_kind : std::uint8_t {
   tuple,
   list,     ///< or a set
   dict,     ///< keys and values in turn; also collections.OrderedDict and its like
-  global,   ///< a name that the reader knows, by its number in the table of pickle_globals.hpp
+  global,   ///< a name that the reader knows, by its number in the table of globals.hpp
   call,     ///< a known global applied to a tuple: never carried out, only written down
   storage,  ///< a persistent id: torch's reference to bytes outside the pickle
   refused   ///< an object of a global that the reader does not know

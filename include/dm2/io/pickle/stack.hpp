@@ -4,7 +4,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
-#include <dm2/io/pickle_value.hpp>
+#include <dm2/io/pickle/value.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -4,8 +4,8 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
-#include <dm2/io/pickle_globals.hpp>
-#include <dm2/io/pickle_value.hpp>
+#include <dm2/io/pickle/globals.hpp>
+#include <dm2/io/pickle/value.hpp>
 
 #include <nlohmann/json.hpp>
 

@@ -5,9 +5,9 @@
 #ifdef DM2_WITH_PNG
 
 #include <dm2/core/error.hpp>
-#include <dm2/data/decode_options.hpp>
+#include <dm2/data/decode/format.hpp>
+#include <dm2/data/decode/options.hpp>
 #include <dm2/data/picture.hpp>
-#include <dm2/data/picture_format.hpp>
 
 #include <algorithm>
 #include <array>

@@ -5,7 +5,7 @@
 #ifdef DM2_WITH_JPEG
 
 #include <dm2/core/error.hpp>
-#include <dm2/data/decode_options.hpp>
+#include <dm2/data/decode/options.hpp>
 #include <dm2/data/picture.hpp>
 
 #include <algorithm>
