@@ -125,8 +125,8 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
       });
 }
 
-/// Decays of the heads [first, last], a head a warp, in the order of their `rank`, to decays [heads, 2, tokens]. They go to
-/// global memory: shared memory has place for those of two heads.
+/// Decays of the heads [first, last], a head a warp, in the order of their `rank`, to decays [heads, 2, tokens]. They
+/// go to global memory: shared memory has place for those of two heads.
 template <class Tr>
 __device__ inline void fill_decays(typename Tr::element const* sequence, direction_slices<Tr> const& at,
                                    mixer_direction_pointers const& p, int rank, int first, int last, int start,
@@ -163,8 +163,8 @@ __device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][4], 
   }
 }
 
-/// Starts the copy of one unit's decays and raw x, from `start` on, to shared memory; `decays` are the head's. Tokens of x before the sequence and
-/// from `length` on are zeros.
+/// Starts the copy of one unit's decays and raw x, from `start` on, to shared memory; `decays` are the head's. Tokens
+/// of x before the sequence and from `length` on are zeros.
 template <class Tr>
 __device__ inline void stage_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
                                   mixer_core_layout<Tr> const& lay, int unit, int start, int length,
