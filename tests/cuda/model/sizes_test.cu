@@ -9,8 +9,8 @@ namespace {
 
 constexpr auto bf16 = cuda::precision::bf16;
 
-/// 257 tokens, which the mixer core takes in two segments; heads of 24 channels; groups, whose norms no product behind them
-/// applies; both together with a device that holds whole rows in a block, and without.
+/// 257 tokens, which the mixer core takes in two segments; heads of 24 channels; groups, whose norms no product behind
+/// them applies; both together with a device that holds whole rows in a block, and without.
 constexpr config long_one{.image = {64, 64},
                           .patch = 4,
                           .stem_width = 8,

@@ -108,7 +108,7 @@ class inference_trunk {
           p.forward.norm = p.backward.norm = {};  // the output projection has their weights
           int const sequences = int(plan_.count) / sizes<C>::length;
           auto const states = mixer_core_states<T, shape>(ctx_.device(), sequences, sizes<C>::length);
-          if (!ctx_.reserve(states * sizeof(uint4))) return true;
+          if (!ctx_.reserve(states * sizeof(uint4) + arena::alignment)) return true;
           arena_scope const scope{ctx_.shared()};
           auto scratch = plan_.core;
           scratch.states = ctx_.shared().template take<uint4>(states);

@@ -125,8 +125,8 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
       });
 }
 
-/// Decays of the heads [first, last], a head a warp, in the order of their `rank`, to decays [heads, 2, tokens]. They go to
-/// global memory: shared memory has place for those of two heads.
+/// Decays of the heads [first, last], a head a warp, in the order of their `rank`, to decays [heads, 2, tokens]. They
+/// go to global memory: shared memory has place for those of two heads.
 template <class Tr>
 __device__ inline void fill_decays(typename Tr::element const* sequence, direction_slices<Tr> const& at,
                                    mixer_direction_pointers const& p, int rank, int first, int last, int start,
@@ -163,8 +163,8 @@ __device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][4], 
   }
 }
 
-/// Starts the copy of one unit's decays and raw x, from `start` on, to shared memory; `decays` are the head's. Tokens of x before the sequence and
-/// from `length` on are zeros.
+/// Starts the copy of one unit's decays and raw x, from `start` on, to shared memory; `decays` are the head's. Tokens
+/// of x before the sequence and from `length` on are zeros.
 template <class Tr>
 __device__ inline void stage_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
                                   mixer_core_layout<Tr> const& lay, int unit, int start, int length,
@@ -208,10 +208,10 @@ __device__ inline void fill_unit(int thread, unit_columns<Tr> const& own, channe
                                  mixer_core_layout<Tr> const& lay, float const* cum, float const* ev,
                                  unsigned char* shared) {
   using T = typename Tr::element;
-  constexpr int runs = Tr::threads / (Tr::columns / 4), S = Tr::carries ? 4 : 2;
+  constexpr int runs = Tr::threads / (Tr::columns / 4);
   int const run = thread / (Tr::columns / 4);
   if (run >= runs) return;
-  int const per_run = tokens_per_run<S>(lay.tokens, runs);
+  int const per_run = tokens_per_run<2>(lay.tokens, runs);
   int const scaled = Tr::carries ? 0 : (lay.tokens - 1) / 64 * 64, t0 = run * per_run,
             t1 = min(t0 + per_run, lay.tokens);
   unsigned char* const x = shared + lay.x + own.q * 8;
@@ -220,7 +220,7 @@ __device__ inline void fill_unit(int thread, unit_columns<Tr> const& own, channe
   auto const write = [&](unsigned char* to, float const(&v)[4], float scale) {
     *reinterpret_cast<packed<4>*>(to) = {{pack<T>(scale * v[0], scale * v[1]), pack<T>(scale * v[2], scale * v[3])}};
   };
-  convolve<Tr, S>(
+  convolve<Tr, 2>(
       taps, t0, t1,
       [&](int t) {
         unsigned char const* const from = raw + t * Tr::columns * 2;

@@ -44,9 +44,9 @@ struct mixer_core_traits {
   static constexpr bool share = state == 128;     ///< S takes C's place
 };
 
-/// Bytes of shared memory: where things lie, for n tiles of 16 tokens. A block that carries a state keeps B, and has the
-/// state and factors of the tokens instead of scaled x; its C goes to registers, and 16 rows of it to `rows` where there
-/// are more tiles than warps, before scores and x take its place.
+/// Bytes of shared memory: where things lie, for n tiles of 16 tokens. A block that carries a state keeps B, and has
+/// the state and factors of the tokens instead of scaled x; its C goes to registers, and 16 rows of it to `rows` where
+/// there are more tiles than warps, before scores and x take its place.
 template <class Tr>
 struct mixer_core_layout {
   int tokens, scores, c, b, x, scaled, raw, state, vectors, factors, rows, bytes;
@@ -152,8 +152,8 @@ struct alignas(2 * V) packed {
 };
 
 /// One warp: the decays of a head over `tokens` tokens from `start` on. cum[t] = log2 of the decay from there to t, t
-/// counted from there; behind them ev[t] = cum[t] - log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j). From
-/// `length` on dt is 0.
+/// counted from there; behind them ev[t] = cum[t] - log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j).
+/// From `length` on dt is 0.
 ///
 /// Shapes   raw: the projection's dt of the sequence's first row and this head; rate = A log2(e); cum [2, tokens], at most
 ///          16 most_tiles tokens, in global or shared memory.

@@ -1,18 +1,21 @@
 /// @file
-/// The fused mixer core for sequences of any length: segment after segment, the scan's state carried from one to the next.
+/// The fused mixer core for any length, the state carried between segments.
 ///
-/// A block walks the segments of one direction of one sequence for some units of a group. Inside a segment of at most 144
-/// tokens everything is as in the kernel for short sequences (mixer_core/tensor.cuh), with two products more:
-///     y_i += exp(c_i) C_i s               rows of C stay in a warp's registers, s is read as x is
+/// A block walks the segments of one direction of one sequence for some units of a group. Inside a segment of at most
+/// 144 tokens everything is as in the kernel for short sequences (tensor.cuh), with two products more:
+///     y_i += exp(c_i) C_i s                 rows of C stay in a warp's registers
 ///     s' = exp(c_last) s + sum_j dt_j exp(c_last - c_j) B_j x_j^T     a warp has 16 states of all columns
-/// Units run inside a segment, since they share B, C and the scores, so the states of all of them wait between segments, in
-/// memory that the L2 cache holds: rounded, as the product with C takes them. In float they were 52 MB for Tiny, more than
-/// the cache, and 257 tokens took 498 us where 256 took 359. Scaled x, which the kernel for short sequences keeps beside
-/// x, is made by scaling scores instead: its place is B's, and two blocks still fit on a multiprocessor.
+/// Units run inside a segment, since they share B, C and the scores, so the states of all of them wait between
+/// segments, in memory that the L2 cache holds: rounded, as the product with C takes them. In float they were 52 MB for
+/// Tiny, more than the cache has, and took a fifth of the kernel's time. Scaled x, which the kernel for short sequences
+/// keeps beside x, is made by scaling scores instead: its place is B's, and two blocks still fit on a multiprocessor.
+///
+/// 8 warps of 128 registers, two blocks a multiprocessor. A ninth tile of tokens, where it saves a segment, is the last
+/// warp's second: 256 sequences of 257 tokens take 273 us with it and 340 without.
 ///
 /// Blocks stay on their multiprocessors and go from sequence to sequence, so that the states in memory are few. Where
-/// sequences are too few to fill the device, runs of segments go to blocks of their own in three phases: each run's state
-/// from zero, a scan over the runs, and the outputs from each run's true state.
+/// sequences are too few to fill the device, runs of segments go to blocks of their own in three phases: each run's
+/// state from zero, a scan over the runs, and the outputs from each run's true state.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -46,9 +49,9 @@ struct mixer_segment_arguments {
   float* totals;         ///< [sequences, 2, units, runs], log2 of what a run leaves of the state before it
 };
 
-/// What a warp carries from segment to segment, 16 states of all columns of a unit, as the accumulators of a product: of the
-/// 16 columns of each group rows g and g + 8, of the states two times 8. Rounded, they are B fragments as they are:
-/// [state tiles, column groups, 32] of 16 bytes, in memory and in shared memory.
+/// What a warp carries from segment to segment, 16 states of all columns of a unit, as the accumulators of a product:
+/// of the 16 columns of each group rows g and g + 8, of the states two times 8. Rounded, they are B fragments as they
+/// are: [state tiles, column groups, 32] of 16 bytes, in memory and in shared memory.
 template <class Tr>
 using carried_state = float[Tr::column_groups][2][4];
 
@@ -88,8 +91,8 @@ __device__ inline void stage_carried(int thread, uint4 const* from, mixer_core_l
   commit_copies();
 }
 
-/// Factors of the segment's tokens, rounded, in pairs: dt_j times the decay from j to the end of its block of 64 tokens, and
-/// behind them to the segment's end.
+/// Factors of the segment's tokens, rounded, in pairs: dt_j times the decay from j to the end of its block of 64
+/// tokens, and behind them to the segment's end.
 template <class Tr>
 __device__ inline void fill_factors(int thread, mixer_core_layout<Tr> const& lay, float const* cum, float const* ev,
                                     unsigned char* shared) {
@@ -131,7 +134,8 @@ __device__ inline void update_carried(carried_state<Tr>& s, int m, mixer_core_la
   }
 }
 
-/// acc += C times the state that enters, decayed to the segment's start; rows(i) are the fragments of the warp's rows of C.
+/// acc += C times the state that enters, decayed to the segment's start; rows(i) are the fragments of the warp's rows
+/// of C.
 template <class Tr, class Rows>
 __device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], Rows const& rows,
                                     mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
@@ -147,9 +151,9 @@ __device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], Rows
   }
 }
 
-/// One block's place in the work, and the segment that it is at; without Output, a run's last state is all that it makes.
-/// It lies in shared memory: in registers, beside the rows of C, the compiler would spill it, and the cache that spilled
-/// numbers go through is what shared memory leaves, too small for them.
+/// One block's place in the work, and the segment that it is at; without Output, a run's last state is all that it
+/// makes. It lies in shared memory: in registers, beside the rows of C, the compiler would spill it, and the cache that
+/// spilled numbers go through is what shared memory leaves, too small for them.
 template <class Tr, bool Output>
 struct mixer_segment {
   using T = typename Tr::element;
@@ -181,7 +185,8 @@ struct mixer_segment {
   }
   /// The warp's tile of a unit's state; none from state_tiles on.
   [[nodiscard]] __device__ static int state_tile() { return Tr::warps - 1 - thread_here() / 32; }
-  /// The warp's tile of tokens, none where it is negative; the last warp has tile 0 as well where there are more than warps.
+  /// The warp's tile of tokens, none where it is negative; the last warp has tile 0 as well where there are more than
+  /// warps.
   [[nodiscard]] __device__ int row_tile() const { return tiles - 1 - thread_here() / 32; }
   [[nodiscard]] __device__ bool has_two() const { return tiles > Tr::warps && row_tile() == 1; }
   [[nodiscard]] __device__ uint4* own(arguments const& p) const {
@@ -361,8 +366,8 @@ __device__ inline void run_segment(mixer_segment_arguments<typename Tr::element>
   if constexpr (Output) norm_segment(p, k, sums, reinterpret_cast<float*>(shared + k.lay.vectors));
 }
 
-/// Work: unit set of all groups + unit sets (direction + 2 (run + runs sequence)). Output: g. Else what the runs but the
-/// last leave of a state from zero.
+/// Work: unit set of all groups + unit sets (direction + 2 (run + runs sequence)). Output: g. Else what the runs but
+/// the last leave of a state from zero.
 template <class Tr, bool Output>
 __global__ void __launch_bounds__(Tr::threads, 2)
     mixer_segments_kernel(__grid_constant__ mixer_segment_arguments<typename Tr::element> const p) {
@@ -385,8 +390,8 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   }
 }
 
-/// From what each run leaves of a state from zero, the state that each begins with, in place. Thread: eight numbers of a
-/// unit's state.
+/// From what each run leaves of a state from zero, the state that each begins with, in place. Thread: eight numbers of
+/// a unit's state.
 template <class Tr>
 __global__ void __launch_bounds__(32) mixer_runs_kernel(uint4* ends, float const* totals, int runs) {
   using T = typename Tr::element;
@@ -417,9 +422,9 @@ int mixer_segment_bytes(int n) {
 }
 
 /// Tiles of 16 tokens that a segment of sequences of `length` tokens has on this device: few enough for two blocks a
-/// multiprocessor, unless a block alone has more than twice as many; a tile more than there are warps where that saves a
-/// segment. The last segment is what is left: sharing the tiles out evenly would leave warps idle in every segment. 0 where
-/// there is no such kernel.
+/// multiprocessor, unless a block alone has more than twice as many; a tile more than there are warps where that saves
+/// a segment. The last segment is what is left: sharing the tiles out evenly would leave warps idle in every segment. 0
+/// where there is no such kernel.
 template <class T, mixer_shape M>
 int mixer_segment_tiles(device_properties const& device, int length) {
   using Tr = mixer_segment_traits<T, M>;
@@ -442,8 +447,8 @@ bool mixer_core_segments_fits(device_properties const& device) {
   return mixer_segment_tiles<T, M>(device, 1) != 0;
 }
 
-/// How the kernels are launched for so many sequences of one length. Runs cost a second pass over B and x, so that a device
-/// at least half full is left with whole sequences.
+/// How the kernels are launched for so many sequences of one length. Runs cost a second pass over B and x, so that a
+/// device at least half full is left with whole sequences.
 template <class T, mixer_shape M>
 struct mixer_segment_plan {
   using traits = mixer_segment_traits<T, M>;
@@ -484,7 +489,7 @@ bool mixer_core_segments(context<P>& ctx, mixer_segment_plan<element<P>, M> cons
   uint4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
   float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);
   mixer_segment_arguments<element<P>> const arguments{
-      mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
+      mixer_core_arguments_of<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
       scratch.states,
       sequences,
       plan.tiles,
@@ -514,18 +519,18 @@ bool mixer_core_fits(device_properties const& device, int length) {
   return mixer_core_whole_fits<T, M>(device, length) || mixer_core_segments_fits<T, M>(device);
 }
 
-/// 16 bytes each, of scratch that the fused kernels for these sizes carry states in: for Tiny 12 KB a head and block, 27 MB
-/// on 132 multiprocessors; none for sequences in one segment.
+/// 16 bytes each, of scratch that the fused kernels for these sizes carry states in: for Tiny 12 KB a head and block,
+/// 27 MB on 132 multiprocessors; none for sequences in one segment.
 template <class T, mixer_shape M>
 std::size_t mixer_core_states(device_properties const& device, int sequences, int length) {
   if (mixer_core_whole_fits<T, M>(device, length)) return 0;
   return mixer_segment_plan<T, M>{device, sequences, length}.states();
 }
 
-/// With `finish`, where a block makes whole rows of a group, g as mixer_core has it, with the norms' weights unless they are
-/// views of nothing; true then. Else g before its norm, and scratch.squares, which sum up to the g^2 of a row's group: g /
-/// sqrt(their sum / group + 1e-5) norm is what the output projection reads. mixer_core_fits() and mixer_core_aligned() must
-/// hold, and scratch.states have mixer_core_states().
+/// With `finish`, where a block makes whole rows of a group, g as mixer_core has it, with the norms' weights unless
+/// they are views of nothing; true then. Else g before its norm, and scratch.squares, which sum up to the g^2 of a
+/// row's group: g / sqrt(their sum / group + 1e-5) norm is what the output projection reads. mixer_core_fits() and
+/// mixer_core_aligned() must hold, and scratch.states have mixer_core_states().
 template <precision P, mixer_shape M>
 bool mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
                       mixer_parameters<M, float const, space::device> const& p, element<P>* g,

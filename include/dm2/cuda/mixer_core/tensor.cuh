@@ -79,9 +79,9 @@ __device__ inline void scale_columns(std::uint32_t (&a)[4], int c, unsigned char
   a[2] = multiply_pairs<T>(a[2], high), a[3] = multiply_pairs<T>(a[3], high);
 }
 
-/// What the blocks of 64 tokens before the warp's own add to its rows, decayed to the own block's start. Where a state is
-/// carried, acc begins with what it adds, decayed to the first block's start, and the scores take the factors
-/// dt_j exp(e_J - c_j) that X' has else.
+/// What the blocks of 64 tokens before the warp's own add to its rows, decayed to the own block's start. Where a state
+/// is carried, acc begins with what it adds, decayed to the first block's start, and the scores take the factors dt_j
+/// exp(e_J - c_j) that X' has else.
 template <class Tr>
 __device__ inline void scan_before(float (&acc)[2 * Tr::column_groups][4], int own, unit_operands<Tr> const& in,
                                    float const* cum, unsigned char const* factors) {
@@ -157,8 +157,8 @@ __device__ inline void scan_own(float (&acc)[2 * Tr::column_groups][4], int r, u
 
 // The fused mixer core's results: gate, squares, and the norm where a block has made whole rows.
 
-/// One unit's gate and result for the 16 tokens of the sequence's tile r. Word n of a row belongs to the n-th eight columns of the
-/// accumulators.
+/// One unit's gate and result for the 16 tokens of the sequence's tile r. Word n of a row belongs to the n-th eight
+/// columns of the accumulators.
 template <class Tr>
 struct gate_rows {
   using T = typename Tr::element;
@@ -220,9 +220,9 @@ struct gate_rows {
   }
 };
 
-/// The squares' sums of a tile's rows over the units [begin, end), which the four lanes of a row have in parts: to their
-/// first place in `squares`, zeros to the others; or, where `scales` is not null, what norms the rows to scales [tokens],
-/// the first of which is of token `start`.
+/// The squares' sums of a tile's rows over the units [begin, end), which the four lanes of a row have in parts: to
+/// their first place in `squares`, zeros to the others; or, where `scales` is not null, what norms the rows to scales
+/// [tokens], the first of which is of token `start`.
 template <class Tr>
 __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int second, int begin,
                                   int end, std::size_t first_row, mixer_core_arguments<typename Tr::element> const& p,
@@ -267,8 +267,8 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
   return x;
 }
 
-/// Norms a group's channels of `count` tokens from `start` on, which the block has made and which the caches still hold;
-/// `scales` [count] is shared memory, in the order of the direction's tokens.
+/// Norms a group's channels of `count` tokens from `start` on, which the block has made and which the caches still
+/// hold; `scales` [count] is shared memory, in the order of the direction's tokens.
 template <class Tr>
 __device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
                                    std::size_t first_row, int second, int group, int start, int count,
@@ -384,7 +384,8 @@ bool mixer_core_aligned(mixer_parameters<M, float const, space::device> const& p
          packets_at<4>(p.forward.norm.data) && packets_at<4>(p.backward.norm.data);
 }
 
-/// Units of its `units` a block takes, one for each group and sequence: all, where that fills the device; else fewer, at the price of making S more than once.
+/// Units of its `units` a block takes, one for each group and sequence: all, where that fills the device; else fewer,
+/// at the price of making S more than once.
 inline int units_per_block(int units, int sequences, int multiprocessors) {
   int take = units;
   while (take % 2 == 0 && 2 * sequences * (units / take) < 2 * multiprocessors * 9 / 10) take /= 2;
@@ -399,11 +400,11 @@ mixer_direction_pointers mixer_core_pointers(mixer_direction<M, float const, spa
 
 /// The kernels' arguments; `take` units a block.
 template <precision P, mixer_shape M>
-mixer_core_arguments<element<P>> mixer_core_whole_arguments(element<P> const* zxbcdt,
-                                                            mixer_parameters<M, float const, space::device> const& p,
-                                                            element<P>* g,
-                                                            mixer_core_scratch<element<P>, M> const& scratch,
-                                                            int length, int take, bool finish) {
+mixer_core_arguments<element<P>> mixer_core_arguments_of(element<P> const* zxbcdt,
+                                                         mixer_parameters<M, float const, space::device> const& p,
+                                                         element<P>* g,
+                                                         mixer_core_scratch<element<P>, M> const& scratch, int length,
+                                                         int take, bool finish) {
   return {zxbcdt,
           g,
           scratch.squares,
@@ -422,7 +423,7 @@ bool mixer_core_whole(context<P>& ctx, element<P> const* zxbcdt,
                       mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   using Tr = mixer_core_traits<element<P>, M>;
   int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
-  auto const arguments = mixer_core_whole_arguments<P, M>(zxbcdt, p, g, scratch, length, take, finish);
+  auto const arguments = mixer_core_arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish);
   int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
   launch("mixer_core", mixer_core_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
