@@ -22,6 +22,10 @@ consteval config of_groups(int groups) { return {.groups = groups}; }
 consteval config of_state(int state) { return {.d_state = state}; }
 consteval config of_width(int dim, int headdim) { return {.dim = dim, .headdim = headdim}; }
 
+/// README's own configuration.
+inline constexpr config mine{
+    .image = {128, 128}, .patch = 8, .depth = 12, .dim = 96, .classes = 10, .headdim = 24, .attn_layers = layers(5)};
+
 /// The first is what the others are compared with.
 inline constexpr cliff_case cliff_cases[]{
     {"pixels", "224", tiny},
@@ -49,6 +53,7 @@ inline constexpr cliff_case cliff_cases[]{
     {"state", "16", of_state(16)},
     {"state", "64", of_state(64)},
     {"state", "256", of_state(256)},
+    {"network", "README's mine, 128 pixels", mine},
 };
 
 /// Pictures that have as many tokens as 256 of Tiny's.
