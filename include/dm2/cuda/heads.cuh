@@ -22,11 +22,11 @@
 #include <type_traits>
 
 namespace dm2::cuda {
-namespace detail {
+namespace detail::heads {
 
 /// Whether the tensor kernel has code for T and D channels: whole fragments, and weights that fit registers.
 template <class T>
-constexpr bool heads_fit(int dim) {
+constexpr bool fits(int dim) {
   return is_half<T> && dim % 16 == 0 && dim <= 512;
 }
 
@@ -42,13 +42,13 @@ int class_parts(device_properties const& device, int batch) {
 }
 
 template <class Tr>
-void launch_heads(heads_call<Tr> call, device_properties const& device, cudaStream_t stream, bool early) {
+void launch_heads(arguments<Tr> call, device_properties const& device, cudaStream_t stream, bool early) {
   call.parts = class_parts<Tr>(device, call.batch);
   int const slices = (Tr::classes * call.parts - 1) / Tr::block_classes + 1;
   int const columns = std::min(call.batch, std::max(1, device.multiprocessors / slices));
   call.pictures = (call.batch - 1) / columns + 1;
   dim3 const grid(unsigned((call.batch - 1) / call.pictures + 1), unsigned(slices));
-  launch("evaluation_heads", heads_kernel<Tr>, {grid, Tr::threads, Tr::bytes, early}, stream, call);
+  launch("evaluation_heads", kernel<Tr>, {grid, Tr::threads, Tr::bytes, early}, stream, call);
 }
 
 /// False where the device or an address does not allow the tensor kernel, and nothing was launched.
@@ -62,23 +62,23 @@ bool evaluation_heads_tensor(context<P>& ctx, rows<element<P> const, D, space::d
   auto const launch = [&]<class Tr>(Tr) {
     if (Tr::bytes > std::size_t(ctx.device().shared_per_block)) return false;
     if (!ctx.reserve(0)) return true;
-    heads_call<Tr> const call{.features = features.data,
-                              .weight = p.cls.weight.data,
-                              .aux = p.aux.weight.data,
-                              .bias = p.cls.bias.data,
-                              .aux_bias = p.aux.bias.data,
-                              .logits = logits.data,
-                              .batch = int(logits.count),
-                              .length = length,
-                              .pictures = 1,
-                              .parts = 1};
+    arguments<Tr> const call{.features = features.data,
+                             .weight = p.cls.weight.data,
+                             .aux = p.aux.weight.data,
+                             .bias = p.cls.bias.data,
+                             .aux_bias = p.aux.bias.data,
+                             .logits = logits.data,
+                             .batch = int(logits.count),
+                             .length = length,
+                             .pictures = 1,
+                             .parts = 1};
     launch_heads(call, ctx.device(), ctx.stream(), ctx.early());
     return true;
   };
-  return launch(heads_traits<T, K, D, 4>{}) || launch(heads_traits<T, K, D, 2>{});
+  return launch(traits<T, K, D, 4>{}) || launch(traits<T, K, D, 2>{});
 }
 
-}  // namespace detail
+}  // namespace detail::heads
 
 /// logits = head(class token) + max over patches of aux_head(patch) / 2
 ///
@@ -94,10 +94,10 @@ void evaluation_heads(context<P>& ctx, std::type_identity_t<rows<element<P> cons
   if (length < 2) throw shape_error{"evaluation_heads.length: got 1, expected at least 2: the class token and a patch"};
   require_extent("evaluation_heads.logits rows", logits.count, std::size_t(batch));
   if (batch == 0) return;
-  if constexpr (detail::heads_fit<element<P>>(D)) {
-    if (detail::evaluation_heads_tensor(ctx, features, p, logits, length)) return;
+  if constexpr (detail::heads::fits<element<P>>(D)) {
+    if (detail::heads::evaluation_heads_tensor(ctx, features, p, logits, length)) return;
   }
-  detail::evaluation_heads_general(ctx, features, p, logits, length);
+  detail::heads::evaluation_heads_general(ctx, features, p, logits, length);
 }
 
 /// cls = head(class token), aux = aux_head(patch) for every patch.
@@ -122,14 +122,15 @@ void training_heads(context<P>& ctx, std::type_identity_t<rows<element<P> const,
   bool const run = ctx.reserve(patches * D * sizeof(T) + arena::alignment);
   if (batch == 0) return;
   if (cls.data != nullptr || !run)
-    gemm<op::plain, op::transposed>(ctx, detail::class_tokens(features, batch, length), detail::as_matrix(p.cls.weight),
-                                    matrix<C>{cls.data, batch, K}, {nullptr, p.cls.bias.data});
+    gemm<op::plain, op::transposed>(ctx, detail::heads::class_tokens(features, batch, length),
+                                    detail::as_matrix(p.cls.weight), matrix<C>{cls.data, batch, K},
+                                    {nullptr, p.cls.bias.data});
   if ((aux.data == nullptr && run) || patches == 0) return;
   arena_scope const scope{ctx.shared()};
   rows<T, D, space::device> const gathered{ctx.shared().template take<T>(patches * D), patches};
   if (run)
-    detail::move_patches<detail::patch_move::gather, D>("training_heads: patches", ctx.stream(), features.data,
-                                                        gathered.data, patches, length);
+    detail::heads::move_patches<detail::heads::patch_move::gather, D>("training_heads: patches", ctx.stream(),
+                                                                      features.data, gathered.data, patches, length);
   linear(ctx, gathered, p.aux.weight, p.aux.bias, rows<A, K, space::device>{aux.data, patches});
 }
 
@@ -164,8 +165,8 @@ void training_heads_backward(context<P>& ctx, std::type_identity_t<rows<element<
                                         detail::linear_backward_scratch<T, aux_gradient>(patches, K)));
   if (batch == 0) return;
   rows<cls_gradient const, K, space::device> const dcls_in{dcls};
-  detail::linear_gradients(ctx, detail::class_tokens(features, batch, length), detail::as_matrix(p.cls.weight),
-                           detail::as_matrix(dcls_in), detail::class_tokens(dfeatures, batch, length),
+  detail::linear_gradients(ctx, detail::heads::class_tokens(features, batch, length), detail::as_matrix(p.cls.weight),
+                           detail::as_matrix(dcls_in), detail::heads::class_tokens(dfeatures, batch, length),
                            detail::as_matrix(grad.cls.weight), grad.cls.bias.data);
   if (patches == 0) return;
   arena_scope const scope{ctx.shared()};
@@ -174,13 +175,13 @@ void training_heads_backward(context<P>& ctx, std::type_identity_t<rows<element<
   matrix<T const> const x{memory, moved.rows, D};
   rows<aux_gradient const, K, space::device> const daux_in{daux};
   if (run)
-    detail::move_patches<detail::patch_move::gather, D>("training_heads_backward: patches", ctx.stream(), features.data,
-                                                        memory, patches, length);
+    detail::heads::move_patches<detail::heads::patch_move::gather, D>("training_heads_backward: patches", ctx.stream(),
+                                                                      features.data, memory, patches, length);
   detail::linear_gradients(ctx, x, detail::as_matrix(p.aux.weight), detail::as_matrix(daux_in), moved,
                            detail::as_matrix(grad.aux.weight), grad.aux.bias.data);
   if (run)
-    detail::move_patches<detail::patch_move::scatter, D>("training_heads_backward: patches", ctx.stream(), memory,
-                                                         dfeatures.data, patches, length);
+    detail::heads::move_patches<detail::heads::patch_move::scatter, D>("training_heads_backward: patches", ctx.stream(),
+                                                                       memory, dfeatures.data, patches, length);
 }
 
 }  // namespace dm2::cuda

@@ -31,7 +31,7 @@ struct token_loss_options {
   finite_check check{};  ///< where a loss that is not finite is reported
 };
 
-namespace detail {
+namespace detail::token_label_loss {
 
 /// The loss's scratch: blocks' sums, RoIAlign's weights, and targets that shared memory has no room for.
 struct loss_scratch {
@@ -86,7 +86,7 @@ struct loss_operands {
 };
 
 template <class Tr, class Source>
-void launch_token_loss(cudaStream_t stream, loss_call<typename Tr::element, Source> const& call,
+void launch_token_loss(cudaStream_t stream, arguments<typename Tr::element, Source> const& call,
                        loss_shape const& shape) {
   launch_shape const how{shape.blocks, loss_threads, shape.wide ? 0 : Tr::bytes};
   if constexpr (Tr::warps) {
@@ -103,14 +103,14 @@ void token_loss(context<P>& ctx, loss_operands<T, K> const& o, label_sample cons
                 int cols, bool target_aligned, Make const& make) {
   constexpr int most = 16 / int(sizeof(T)), n = row_fits_warp(K) && K % most == 0 ? most : 1;
   std::size_t const batch = o.cls.count, patches = o.aux.count;
-  loss_shape const shape = loss_shape::of<loss_traits<T, K, 1>>(ctx.device(), batch, patches);
+  loss_shape const shape = loss_shape::of<traits<T, K, 1>>(ctx.device(), batch, patches);
   std::size_t const wide = shape.wide ? std::size_t{2} * K * shape.blocks : 0;
   if (!ctx.reserve(planned_bytes<loss_scratch>(batch, side, grid_rows, cols, std::size_t{shape.blocks}, wide))) return;
   arena_scope const scope{ctx.shared()};
   loss_scratch const s{ctx.shared(), batch, side, grid_rows, cols, std::size_t{shape.blocks}, wide};
   make_axis_table(ctx.stream(), samples, s.axes, int(batch));
   auto const source = make(s.axes);
-  loss_call<T, std::remove_const_t<decltype(source)>> const call{.cls = o.cls.data,
+  arguments<T, std::remove_const_t<decltype(source)>> const call{.cls = o.cls.data,
                                                                  .aux = o.aux.data,
                                                                  .dcls = o.dcls.data,
                                                                  .daux = o.daux.data,
@@ -125,14 +125,14 @@ void token_loss(context<P>& ctx, loss_operands<T, K> const& o, label_sample cons
                                                                  .parts = s.parts,
                                                                  .wide = shape.wide ? s.wide : nullptr};
   if (n > 1 && packets_at<n>(o.aux.data) && packets_at<n>(o.daux.data) && target_aligned)
-    launch_token_loss<loss_traits<T, K, n>>(ctx.stream(), call, shape);
+    launch_token_loss<traits<T, K, n>>(ctx.stream(), call, shape);
   else
-    launch_token_loss<loss_traits<T, K, 1>>(ctx.stream(), call, shape);
+    launch_token_loss<traits<T, K, 1>>(ctx.stream(), call, shape);
   launch("token_label_loss", sum_losses_kernel<loss_part>, {1, loss_threads}, ctx.stream(), s.parts, int(shape.blocks),
          double(batch), double(patches), o.sums, o.options.check);
 }
 
-}  // namespace detail
+}  // namespace detail::token_label_loss
 
 /// The training loss: mean cross entropy of the class token, plus that of the patches; the targets are formed from the
 /// label maps where they are used.
@@ -152,14 +152,16 @@ void token_label_loss(context<P>& ctx, rows<float const, K, space::device> cls,
                       std::type_identity_t<rows<T const, K, space::device>> aux, label_maps<M> const& maps,
                       mix_box const* box, std::type_identity_t<rows<float, K, space::device>> dcls,
                       rows<T, K, space::device> daux, token_label_sums* sums, token_loss_options const& options = {}) {
-  detail::loss_operands<T, K> const o{
+  detail::token_label_loss::loss_operands<T, K> const o{
       .cls = cls, .aux = aux, .dcls = dcls, .daux = daux, .box = box, .sums = sums, .options = options};
   std::size_t const tokens = o.tokens();
   require_extent("token_label_loss.maps: patches", std::size_t(maps.rows) * std::size_t(maps.cols), tokens);
   label_smoothing const smoothing{maps.smoothing, K};
-  detail::token_loss(ctx, o, maps.samples, maps.side, maps.rows, maps.cols, true, [&](detail::axis_table const& axes) {
-    return detail::map_rows<M>{maps, axes, float(smoothing.on), float(smoothing.off)};
-  });
+  detail::token_label_loss::token_loss(
+      ctx, o, maps.samples, maps.side, maps.rows, maps.cols, true,
+      [&](detail::token_label_loss::axis_table const& axes) {
+        return detail::token_label_loss::map_rows<M>{maps, axes, float(smoothing.on), float(smoothing.off)};
+      });
 }
 
 /// The same from sparse targets on the device.
@@ -171,14 +173,15 @@ void token_label_loss(context<P>& ctx, rows<float const, K, space::device> cls,
                       std::type_identity_t<rows<T const, K, space::device>> aux, sparse_rows<float> const& target,
                       mix_box const* box, std::type_identity_t<rows<float, K, space::device>> dcls,
                       rows<T, K, space::device> daux, token_label_sums* sums, token_loss_options const& options = {}) {
-  detail::loss_operands<T, K> const o{
+  detail::token_label_loss::loss_operands<T, K> const o{
       .cls = cls, .aux = aux, .dcls = dcls, .daux = daux, .box = box, .sums = sums, .options = options};
   std::size_t const tokens = o.tokens();
   require_extent("token_label_loss.target rows", target.count, cls.count * (1 + tokens));
   int const cols = options.cols > 0 ? options.cols : int(tokens);
-  detail::token_loss(ctx, o, nullptr, 0, 0, cols, true, [&](detail::axis_table const&) {
-    return detail::sparse_source{target, int(1 + tokens)};
-  });
+  detail::token_label_loss::token_loss(ctx, o, nullptr, 0, 0, cols, true,
+                                       [&](detail::token_label_loss::axis_table const&) {
+                                         return detail::token_label_loss::sparse_source{target, int(1 + tokens)};
+                                       });
 }
 
 /// The same from dense targets on the device.
@@ -191,15 +194,16 @@ void token_label_loss(context<P>& ctx, rows<float const, K, space::device> cls,
                       std::type_identity_t<rows<float const, K, space::device>> target, mix_box const* box,
                       std::type_identity_t<rows<float, K, space::device>> dcls, rows<T, K, space::device> daux,
                       token_label_sums* sums, token_loss_options const& options = {}) {
-  detail::loss_operands<T, K> const o{
+  detail::token_label_loss::loss_operands<T, K> const o{
       .cls = cls, .aux = aux, .dcls = dcls, .daux = daux, .box = box, .sums = sums, .options = options};
   std::size_t const tokens = o.tokens();
   require_extent("token_label_loss.target rows", target.count, cls.count * (2 + tokens));
   int const cols = options.cols > 0 ? options.cols : int(tokens);
   float const* const first = target.data == nullptr ? nullptr : target.data + K;
-  detail::token_loss(ctx, o, nullptr, 0, 0, cols, detail::packets_at<4>(first), [&](detail::axis_table const&) {
-    return detail::dense_source{first, int(2 + tokens)};
-  });
+  detail::token_label_loss::token_loss(ctx, o, nullptr, 0, 0, cols, detail::packets_at<4>(first),
+                                       [&](detail::token_label_loss::axis_table const&) {
+                                         return detail::token_label_loss::dense_source{first, int(2 + tokens)};
+                                       });
 }
 
 }  // namespace dm2::cuda

@@ -55,8 +55,8 @@ struct head_case {
             {daux_w.template as_block<K, D>(), daux_b.template as_block<K>()}};
   }
   void evaluate() {
-    cuda::detail::evaluation_heads_general(ctx, dx.template as_rows<D>(), parameters(), logits.template as_rows<K>(),
-                                           length);
+    cuda::detail::heads::evaluation_heads_general(ctx, dx.template as_rows<D>(), parameters(),
+                                                  logits.template as_rows<K>(), length);
   }
   void forward() {
     cuda::training_heads(ctx, dx.template as_rows<D>(), parameters(), cls.template as_rows<K>(),
@@ -94,7 +94,7 @@ TEST_CASE_TEMPLATE("heads_general: equal the CPU's for one patch, an odd number,
 }
 
 TEST_CASE("heads_general: equal the CPU's where a tile holds a few pictures, and where it holds part of one") {
-  cuda::detail::head_tiles const few{7, 2000, 1000}, part{7, 2000, 60000};
+  cuda::detail::heads::head_tiles const few{7, 2000, 1000}, part{7, 2000, 60000};
   CHECK(few.pictures == 2);
   CHECK(few.tokens == 2000);
   CHECK(part.pictures == 1);

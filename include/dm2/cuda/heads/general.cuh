@@ -16,7 +16,7 @@
 #include <cstddef>
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::heads {
 
 /// Logits of patches that are held at a time in evaluation: 16 MB, which stay in the L2 cache.
 inline constexpr std::size_t head_tile_logits = std::size_t{4} << 20;
@@ -89,4 +89,4 @@ void evaluation_heads_general(context<P>& ctx, std::type_identity_t<rows<element
                                   as_matrix(logits), {logits.data, p.cls.bias.data});
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::heads

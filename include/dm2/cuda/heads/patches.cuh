@@ -13,7 +13,7 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::heads {
 
 /// Which way rows are moved: from sequences to patches alone, or back.
 enum class patch_move : bool { gather, scatter };
@@ -57,4 +57,4 @@ matrix<T> class_tokens(rows<T, D, space::device> features, int batch, int length
   return {features.data == nullptr ? nullptr : features.data + first, batch, D, std::int64_t{length} * D};
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::heads

@@ -18,11 +18,11 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::heads {
 
 /// Sizes of the kernel for K classes and D channels, D a multiple of 16 and at most 512.
 template <class T, int K, int D, int Stages>
-struct heads_traits {
+struct traits {
   using element = T;
   static constexpr int classes = K;
   static constexpr int dim = D;
@@ -41,7 +41,7 @@ struct heads_traits {
 
 /// One launch.
 template <class Tr>
-struct heads_call {
+struct arguments {
   using T = typename Tr::element;
   T const* features;             ///< [B L, D], 16-byte aligned
   T const *weight, *aux;         ///< [K, D], 16-byte aligned
@@ -54,7 +54,7 @@ struct heads_call {
 
 /// What a block and a warp work on.
 template <class Tr>
-struct heads_place {
+struct place {
   using T = typename Tr::element;
   T* ring;      ///< [stages, rows, pitch]
   float* cls;   ///< [group, block_classes], the class tokens' logits
@@ -64,7 +64,7 @@ struct heads_place {
   int warp_class;  ///< this warp's first class, counted from the block's
   int part;        ///< which pairs of 16 tokens this warp takes
 
-  __device__ explicit heads_place(heads_call<Tr> const& call) {
+  __device__ explicit place(arguments<Tr> const& call) {
     ring = reinterpret_cast<T*>(dynamic_shared());
     cls = reinterpret_cast<float*>(ring + Tr::stages * Tr::rows * Tr::pitch);
     best = cls + Tr::group * Tr::block_classes;
@@ -92,7 +92,7 @@ __device__ inline void copy_head_rows(typename Tr::element* to, int n, From cons
 /// This warp's weights of the patches' classifier as fragments of the left operand, by way of the ring. Rows after the
 /// last class are the last class's.
 template <class Tr>
-__device__ inline void load_weights(heads_call<Tr> const& call, heads_place<Tr> const& at,
+__device__ inline void load_weights(arguments<Tr> const& call, place<Tr> const& at,
                                     std::uint32_t (&w)[Tr::fragments][Tr::dim / 16][4]) {
   constexpr int capacity = Tr::stages * Tr::rows;  // classes at a time, a multiple of a warp's
   int const lane = int(threadIdx.x) % 32;
@@ -121,7 +121,7 @@ __device__ inline void load_weights(heads_call<Tr> const& call, heads_place<Tr> 
 /// Operands come straight from global memory, 8 bytes a lane: lane t of four takes channels 4 t to 4 t + 3 of every 16
 /// on both sides, an order of summation as good as the instruction's own.
 template <class Tr>
-__device__ inline void class_logits(heads_call<Tr> const& call, heads_place<Tr> const& at, int first, int n) {
+__device__ inline void class_logits(arguments<Tr> const& call, place<Tr> const& at, int first, int n) {
   using T = typename Tr::element;
   if (at.part != 0) return;
   int const lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
@@ -186,8 +186,8 @@ __device__ inline void take_best(std::uint32_t const (&w)[Tr::fragments][Tr::dim
 
 /// This warp's pairs of 16 tokens among `tokens` ones in a stage, whose first pair is number `pair` of the picture.
 template <class Tr>
-__device__ inline void take_stage(heads_call<Tr> const& call, heads_place<Tr> const& at, int stage, int pair,
-                                  int tokens, std::uint32_t const (&w)[Tr::fragments][Tr::dim / 16][4],
+__device__ inline void take_stage(arguments<Tr> const& call, place<Tr> const& at, int stage, int pair, int tokens,
+                                  std::uint32_t const (&w)[Tr::fragments][Tr::dim / 16][4],
                                   float (&best)[Tr::fragments][2]) {
   int const lane = int(threadIdx.x) % 32;
   std::uint32_t address =
@@ -204,7 +204,7 @@ __device__ inline void take_stage(heads_call<Tr> const& call, heads_place<Tr> co
 
 /// Writes a picture's logits from every warp's maxima, which are taken anew. All threads; has a barrier.
 template <class Tr>
-__device__ inline void write_logits(heads_call<Tr> const& call, heads_place<Tr> const& at, int picture, float bias,
+__device__ inline void write_logits(arguments<Tr> const& call, place<Tr> const& at, int picture, float bias,
                                     float (&best)[Tr::fragments][2]) {
   int const thread = int(threadIdx.x), lane = thread % 32;
 #pragma unroll
@@ -227,8 +227,8 @@ __device__ inline void write_logits(heads_call<Tr> const& call, heads_place<Tr> 
 }
 
 template <class Tr>
-__global__ void __launch_bounds__(Tr::threads, 1) heads_kernel(__grid_constant__ heads_call<Tr> const call) {
-  heads_place<Tr> const at{call};
+__global__ void __launch_bounds__(Tr::threads, 1) kernel(__grid_constant__ arguments<Tr> const call) {
+  place<Tr> const at{call};
   std::uint32_t w[Tr::fragments][Tr::dim / 16][4];
   load_weights(call, at, w);
   wait_for_previous();
@@ -269,4 +269,4 @@ __global__ void __launch_bounds__(Tr::threads, 1) heads_kernel(__grid_constant__
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::heads

@@ -18,7 +18,7 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::token_label_loss {
 
 // The cross entropy of one row of logits against its target, and the gradient in the logits' place: by a warp, or by a
 // block.
@@ -163,7 +163,7 @@ __device__ inline float block_row(T const* logits, target_memory const& m, float
   return mass * logf(sum) - dot;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::token_label_loss
 
 namespace dm2::cuda {
 
@@ -174,13 +174,13 @@ struct token_label_sums {
   double patches;  ///< the patches' mean
 };
 
-namespace detail {
+namespace detail::token_label_loss {
 
 /// Whether a warp keeps a row of K logits in registers, and its target in a warp's share of the shared memory.
 constexpr bool row_fits_warp(int classes) { return classes <= 2048; }
 
 template <class T, int K, int N>
-struct loss_traits {
+struct traits {
   using element = T;
   static constexpr int classes = K, packet = N, packets = (K / N + 31) / 32;
   static constexpr bool keep = packets * N <= 32 && packets <= 8;  ///< a row stays in a warp's registers
@@ -193,7 +193,7 @@ struct loss_traits {
                                            : std::size_t{2} * K * sizeof(float);
   static constexpr int parts = warps ? loss_warps : 1;  ///< rows of scores of a block
   static_assert(std::size_t(1 + parts) * K * sizeof(float) <= bytes);
-  static_assert(K % N == 0, "dm2::cuda::detail::loss_traits<T, K, N>: K must be a multiple of N");
+  static_assert(K % N == 0, "dm2::cuda::detail::token_label_loss::traits<T, K, N>: K must be a multiple of N");
 };
 
 /// What of a block's losses is the class tokens' and what the patches'.
@@ -202,7 +202,7 @@ struct loss_part {
 };
 
 template <class T, class Source>
-struct loss_call {
+struct arguments {
   float const* cls;
   T const* aux;
   float* dcls;
@@ -231,7 +231,7 @@ __device__ inline bool inside(mix_box const& b, int token, int cols) {
 
 /// The sample whose patch's logits stand in row (sample, token).
 template <class T, class Source>
-__device__ inline int sample_of(loss_call<T, Source> const& call, int sample, int token) {
+__device__ inline int sample_of(arguments<T, Source> const& call, int sample, int token) {
   if (!call.mixed) return sample;
   return inside(call.present_box(), token, call.cols) ? call.batch - 1 - sample : sample;
 }
@@ -251,7 +251,7 @@ __device__ inline float mixed_row(Source const& source, target_memory const& m, 
 
 /// The class token of sample b, by a block.
 template <int K, class T, class Source>
-__device__ inline float class_row(loss_call<T, Source> const& call, int b, target_memory const& m) {
+__device__ inline float class_row(arguments<T, Source> const& call, int b, target_memory const& m) {
   float const lam = 1 - float(area_of(call.present_box())) / float(call.tokens);
   std::size_t const at = std::size_t(b) * K;
   return mixed_row<K>(call.source, m, b, call.batch - 1 - b, lam, 0, call.cls + at, call.scale / float(call.batch),
@@ -261,7 +261,7 @@ __device__ inline float class_row(loss_call<T, Source> const& call, int b, targe
 /// Blocks 0 .. batch - 1 take a class token each, the others 8 patches at a time, rows_per_warp times.
 template <class Tr, class Source>
 __global__ void __launch_bounds__(loss_threads, Tr::resident)
-    token_loss_kernel(loss_call<typename Tr::element, Source> call) {
+    token_loss_kernel(arguments<typename Tr::element, Source> call) {
   constexpr int K = Tr::classes;
   __shared__ float sums[loss_warps];
   float* const memory = reinterpret_cast<float*>(dynamic_shared());
@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(loss_threads, Tr::resident)
 
 /// Any number of classes: a block takes rows first, first + blocks, ... of the class tokens' and then the patches'.
 template <class Tr, class Source>
-__global__ void __launch_bounds__(loss_threads) wide_token_loss_kernel(loss_call<typename Tr::element, Source> call) {
+__global__ void __launch_bounds__(loss_threads) wide_token_loss_kernel(arguments<typename Tr::element, Source> call) {
   constexpr int K = Tr::classes;
   __shared__ float sums[loss_warps];
   float* const memory =
@@ -347,5 +347,5 @@ __global__ void __launch_bounds__(loss_threads)
   report_unless_finite(check, cls + rest, bad_number::loss);
 }
 
-}  // namespace detail
+}  // namespace detail::token_label_loss
 }  // namespace dm2::cuda

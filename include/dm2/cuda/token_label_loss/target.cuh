@@ -19,7 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::token_label_loss {
 
 // RoIAlign's weights on the axes of a label map. A bin's bilinear samples lie on a grid, so that a cell's weight is the
 // product of its row's and its column's.
@@ -337,4 +337,4 @@ struct dense_source {
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::token_label_loss
