@@ -67,7 +67,8 @@ TEST_CASE("safetensors: sizes that do not fit are refused by tensor") {
   CHECK(contains(refused(one("F32", "[2]", "[0,8,8]"), 8), "more than 2 numbers"));
   CHECK(contains(refused(one("F32", "[2]", "[0]"), 8), "data_offsets [0] do not lie"));
   CHECK(contains(refused(one("F32", "2", "[0,8]"), 8), "no array 'shape'"));
-  CHECK(contains(refused(one("F8_E4M3", "[8]", "[0,8]"), 8), "dtype \"F8_E4M3\", which is not supported"));
+  CHECK(contains(refused(one("X8", "[8]", "[0,8]"), 8), "dtype \"X8\", which is not supported"));
+  CHECK(contains(refused(one("F8_E4M3", "[7]", "[0,8]"), 8), "shape [7] of F8_E4M3 does not take the 8 bytes"));
 }
 
 TEST_CASE("safetensors: overlaps, holes and bytes after the end are refused") {
@@ -120,6 +121,25 @@ TEST_CASE("safetensors: headers that the format's reference reads are read") {
     CHECK(
         read(R"({"t":{"dtype":"U8","later":)" + std::string{more} + R"(,"shape":[1],"data_offsets":[0,1]}})").empty());
   }
+}
+
+TEST_CASE("safetensors: tensors of types that are not read are left out and named, their bytes accounted for") {
+  scratch_folder const folder;
+  auto const write = [&](std::string const& more, std::size_t bytes) {
+    write_raw(folder / "f", file_of("{" + more + R"("t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+                                    "\7" + std::string(bytes, '\0')));
+  };
+  write(
+      R"("x":{"dtype":"F8_E5M2","shape":[3],"data_offsets":[1,4]},"c":{"dtype":"C64","shape":[1],"data_offsets":[4,12]},)"
+      R"("h":{"dtype":"F4","shape":[4],"data_offsets":[12,14]},)",
+      13);
+  dm2::tensor_file const file{folder / "f"};
+  CHECK(file.tensors().size() == 1);
+  REQUIRE(file.notices().size() == 3);
+  CHECK(file.notices()[0] == "'x' has dtype \"F8_E5M2\", which is not supported: it is left out");
+  write_raw(folder / "f", file_of(one("C64", "[1]", "[0,8]"), std::string(8, '\0')));
+  CHECK(contains(refusal(folder / "f", [&] { dm2::tensor_file{folder / "f"}; }),
+                 "holds no tensor that can be read: 't'"));
 }
 
 TEST_CASE("safetensors: a NUL in the header is no JSON, wherever it stands") {

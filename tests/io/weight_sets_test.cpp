@@ -241,6 +241,11 @@ TEST_CASE("two sets: plain values in a state dict are left out with a notice, wh
   for (char const* part : {"'epoch' is an integer, not a tensor, and left out", "'note' is a string",
                            "'attn._extra_state' is an object of the refused global io BytesIO"})
     CHECK(contains(file.notices(weights::automatic), part));
+  checkpoint const rotary{text("state_dict") +
+                          dict(items("0") + text("freqs") + tensor("ComplexFloatStorage", "0", 1, 0, {1}, {1}))};
+  CHECK(rotary.read(weights::automatic) == 1);
+  CHECK(contains(rotary.notices(weights::automatic),
+                 "'freqs' has elements of an object of the refused global torch ComplexFloatStorage, and is left out"));
   checkpoint const sparse{text("state_dict") +
                           dict(items("0") + text("s") + global("torch._utils", "_rebuild_sparse_tensor") + ")R")};
   CHECK(contains(sparse.refused(weights::automatic), "'s' is an object of the refused global"));

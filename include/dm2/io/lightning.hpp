@@ -271,6 +271,11 @@ class torch_content_reader {
       }
       if (!key.as_text() || !is_utf8(key.raw())) fail(std::string{what} + " has " + key.describe() + " as a name");
       if (!seen.insert(key.raw()).second) fail(std::string{what} + " names '" + std::string{key.raw()} + "' twice");
+      if (auto const elements = torch_file::foreign_elements(value); elements && dict.size() > 1) {
+        out_.notices.push_back("'" + std::string{short_key(key)} + "' has elements of " + *elements +
+                               ", and is left out");
+        continue;
+      }
       out.push_back(file_.tensor(value, std::string{key.raw()}));
     }
     if (out.empty()) fail(std::string{what} + " holds no tensor");

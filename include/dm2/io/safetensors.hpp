@@ -16,6 +16,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -29,9 +30,18 @@ inline constexpr std::uint64_t max_safetensors_header = 100'000'000;
 struct safetensors_content {
   std::vector<stored_tensor> tensors;           ///< In the header's order.
   std::map<std::string, std::string> metadata;  ///< `__metadata__`; empty where there is none.
+  std::vector<std::string> left_out;            ///< A line for each tensor of a type that dm2::dtype does not have.
 };
 
 namespace detail {
+
+/// Bits an element takes, of the format's types that dm2::dtype does not have; 0 for a name that is none.
+[[nodiscard]] constexpr std::uint64_t foreign_dtype_bits(std::string_view name) noexcept {
+  if (name == "C64") return 64;
+  if (name.starts_with("F8_")) return 8;
+  if (name.starts_with("F6_")) return 6;
+  return name == "F4" ? 4 : 0;
+}
 
 /// Builds a safetensors_content while nlohmann's parser walks the header. Each tensor's object is taken and discarded
 /// as soon as it is complete, so that the parser never holds more than one.
@@ -124,8 +134,8 @@ class safetensors_header {
     auto const type = object.find("dtype");
     if (type == object.end() || !type->is_string()) fail("tensor '" + name_ + "' has no dtype");
     auto const known = dtype_named(type->get_ref<std::string const&>());
-    if (!known) fail("tensor '" + name_ + "' has dtype " + type->dump() + ", which is not supported");
-    t.type = *known;
+    std::uint64_t const bits = known ? 8 * size_of(*known) : foreign_dtype_bits(type->get_ref<std::string const&>());
+    if (bits == 0) fail("tensor '" + name_ + "' has dtype " + type->dump() + ", which is not supported");
     t.shape = numbers(object, "shape", max_stored_rank);
     auto const offsets = numbers(object, "data_offsets", 2);
     auto const count = element_count(t.shape);
@@ -133,12 +143,18 @@ class safetensors_header {
       fail("tensor '" + name_ + "': data_offsets " + shape_text(offsets) + " do not lie in " +
            std::to_string(data_.size()) + " bytes of data");
     auto const first = static_cast<std::uint64_t>(offsets[0]), last = static_cast<std::uint64_t>(offsets[1]);
-    if (!count || *count > data_.size() || *count * size_of(t.type) != last - first)
-      fail("tensor '" + name_ + "': shape " + shape_text(t.shape) + " of " + std::string{name_of(t.type)} +
+    if (!count || *count > 2 * data_.size() || *count * bits != 8 * (last - first))
+      fail("tensor '" + name_ + "': shape " + shape_text(t.shape) + " of " + type->get_ref<std::string const&>() +
            " does not take the " + std::to_string(last - first) + " bytes of its data_offsets");
+    ranges_.emplace_back(first, last);
+    if (!known) {
+      content_.left_out.push_back("'" + name_ + "' has dtype " + type->dump() +
+                                  ", which is not supported: it is left out");
+      return;
+    }
+    t.type = *known;
     t.strides = contiguous_strides(t.shape);
     t.data = data_.data() + first;
-    ranges_.emplace_back(first, last);
     content_.tensors.push_back(std::move(t));
   }
 

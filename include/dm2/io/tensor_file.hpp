@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <new>
 #include <numeric>
@@ -133,6 +134,8 @@ class tensor_file {
   }
   void read_safetensors_content(weights which) {
     safetensors_content content = read_safetensors(file_.bytes(), file_.path());
+    if (content.tensors.empty() && !content.left_out.empty())
+      throw file_error{path(), "holds no tensor that can be read: " + content.left_out.front()};
     tensors_ = std::move(content.tensors);
     metadata_ = std::move(content.metadata);
     training_ = marks_training_checkpoint();
@@ -140,6 +143,7 @@ class tensor_file {
       choose_training_weights(which);
     else
       choose_named_weights(which);
+    std::move(content.left_out.begin(), content.left_out.end(), std::back_inserter(notices_));
   }
   [[nodiscard]] bool holds(std::string_view prefix) const {
     return std::any_of(tensors_.begin(), tensors_.end(),

@@ -56,14 +56,14 @@ template <std::size_t N>
                                                    "averaged", "averages", "averaging", "shadow", "polyak",
                                                    "modelema", "emamodel", "netema"};
   constexpr auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? char(c - 'A' + 'a') : c; };
-  constexpr auto capital = [](char c) { return c >= 'A' && c <= 'Z'; };
-  constexpr auto small = [](char c) { return c >= 'a' && c <= 'z'; };
+  constexpr auto is_capital = [](char c) { return c >= 'A' && c <= 'Z'; };
+  constexpr auto is_small = [](char c) { return c >= 'a' && c <= 'z'; };
   if (text.find("exp_avg") != text.npos) return false;  // Adam's moments
   for (std::size_t first = 0; first < text.size();) {
     std::size_t end = first;
-    for (; end < text.size() && (small(text[end]) || capital(text[end])); ++end) {
-      if (end == first || !capital(text[end])) continue;
-      if (small(text[end - 1]) || (end + 1 < text.size() && small(text[end + 1]))) break;
+    for (; end < text.size() && (is_small(text[end]) || is_capital(text[end])); ++end) {
+      if (end == first || !is_capital(text[end])) continue;
+      if (is_small(text[end - 1]) || (end + 1 < text.size() && is_small(text[end + 1]))) break;
     }
     std::string_view const word = text.substr(first, end - first);
     for (std::string_view const known : words)

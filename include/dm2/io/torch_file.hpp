@@ -64,6 +64,15 @@ class torch_file {
   /// Whether `v` stands for a tensor or a parameter.
   [[nodiscard]] static bool is_tensor(pickle_value v) { return rebuild_arguments(v).has_value(); }
 
+  /// The elements of a tensor whose type dm2::dtype does not have, such as a complex one; nothing for any other.
+  [[nodiscard]] static std::optional<std::string> foreign_elements(pickle_value v) {
+    auto const arguments = rebuild_arguments(v);
+    if (!arguments || arguments->size() == 0 || !(*arguments)[0].is(pickle_kind::storage)) return std::nullopt;
+    pickle_value const id = (*arguments)[0].arguments();
+    if (!id.is(pickle_kind::tuple) || id.size() < 2 || !id[1].is(pickle_kind::refused)) return std::nullopt;
+    return id[1].describe();
+  }
+
   /// The tensor that `v` stands for, under `name`; its view was held against its storage.
   [[nodiscard]] stored_tensor tensor(pickle_value v, std::string name) const {
     auto const arguments = rebuild_arguments(v);

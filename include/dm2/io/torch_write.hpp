@@ -82,8 +82,8 @@ struct pickle_text {
 /// The bytes of a file that torch.load reads as this one tensor, row-major. The tensor's name is not stored; equal
 /// tensors are equal bytes.
 ///
-/// Throws std::length_error for a tensor of about 4 GiB or more, std::logic_error for U16, U32 and U64, for which torch has
-/// no storage.
+/// Throws std::length_error for a tensor of about 4 GiB or more, std::logic_error for U16, U32 and U64, for which torch
+/// has no storage.
 [[nodiscard]] inline std::vector<std::byte> encode_torch(stored_tensor const& t) {
   std::size_t const width = size_of(t.type);
   std::vector<std::byte> data;
