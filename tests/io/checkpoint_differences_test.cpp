@@ -31,3 +31,12 @@ TEST_CASE("checkpoint differences: load refuses the file with their number and t
   CHECK(contains(why, "does not fit the model (" + std::to_string(lines.size()) + " differences): "));
   CHECK(why.substr(why.find('\n')) == expected);
 }
+
+TEST_CASE("checkpoint differences: a model of other sizes is told by them") {
+  dm2::tensor_file const file{std::string{DM2_GOLDEN_DIR "/lightning/epoch=0-step=2.safetensors"}};
+  dm2::model<dm2::tiny> net;
+  CHECK(
+      contains(refusal(file.path(), [&] { dm2::load(net, file); }),
+               "differences): 4 layers in the file, 24 in the program, 32 channels in the file, 192 in the program, 10 "
+               "classes in the file, 1000 in the program"));
+}

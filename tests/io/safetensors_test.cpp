@@ -129,10 +129,10 @@ TEST_CASE("safetensors: tensors of types that are not read are left out and name
     write_raw(folder / "f", file_of("{" + more + R"("t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
                                     "\7" + std::string(bytes, '\0')));
   };
-  write(
-      R"("x":{"dtype":"F8_E5M2","shape":[3],"data_offsets":[1,4]},"c":{"dtype":"C64","shape":[1],"data_offsets":[4,12]},)"
-      R"("h":{"dtype":"F4","shape":[4],"data_offsets":[12,14]},)",
-      13);
+  write(R"("x":{"dtype":"F8_E5M2","shape":[3],"data_offsets":[1,4]},)"
+        R"("c":{"dtype":"C64","shape":[1],"data_offsets":[4,12]},)"
+        R"("h":{"dtype":"F4","shape":[4],"data_offsets":[12,14]},)",
+        13);
   dm2::tensor_file const file{folder / "f"};
   CHECK(file.tensors().size() == 1);
   REQUIRE(file.notices().size() == 3);

@@ -211,6 +211,7 @@ TEST_CASE("weights: the only dict of tensors is them, under whatever key; of sev
     CHECK(file.read(weights::raw) == 1);
   }
   check_both(text("classifier") + raw_state + text("ema_model") + averages);
+  check_both(text("model") + dict(text("state_dict") + raw_state + text("state_dict_ema") + averages));
   checkpoint const several{text("student") + raw_state + text("teacher") + averages};
   for (weights which : {weights::automatic, weights::raw, weights::ema})
     CHECK(contains(several.refused(which), "holds tensors under 'student', 'teacher', and does not say which"));

@@ -149,9 +149,9 @@ class model_matcher {
   for (parameter_entry const& e : table)
     if (first.ends_with(e.name)) length = std::min(length, first.size() - e.name.size());
   std::string_view const front = first.substr(0, length);
-  bool const all =
-      length != first.size() && std::all_of(tensors.begin(), tensors.end(),
-                                            [front](stored_tensor const& t) { return t.name.starts_with(front); });
+  bool const all = length > 0 && length != first.size() &&
+                   std::all_of(tensors.begin(), tensors.end(),
+                               [front](stored_tensor const& t) { return t.name.starts_with(front); });
   return all ? "all names begin with '" + std::string{front} + "', without which they would be the model's" : "";
 }
 

@@ -67,21 +67,36 @@ class averages_finder {
   }
 
   std::vector<averages_source> operator()() {
-    for (std::size_t i = 0; i < root_.size(); ++i) {
-      auto const [key, value] = root_.item(i);
-      if (!key.as_text() || is_other_state(short_key(key))) continue;
-      if (key.raw() == "callbacks")
-        look_through_callbacks(value);
-      else if (speaks_of_average(short_key(key)) && !torch_file::is_tensor(value))
-        look_at(value, std::string{short_key(key)});
-      else if (first_look(value) && is_twin(value))
-        found_.push_back({std::string{short_key(key)}, value, std::nullopt, "what it holds is not known"});
-    }
+    look_through(root_, "");
     return std::move(found_);
   }
 
  private:
   bool first_look(pickle_value v) { return seen_.insert(v.number()).second; }
+
+  /// The entries of a dict, `front` before their keys; of the dict in it that the weights are in, too.
+  void look_through(pickle_value dict, std::string const& front) {
+    for (std::size_t i = 0; i < dict.size(); ++i) {
+      auto const [key, value] = dict.item(i);
+      if (!key.as_text() || is_other_state(short_key(key))) continue;
+      std::string const where = front + std::string{short_key(key)};
+      if (key.raw() == "callbacks")
+        look_through_callbacks(value);
+      else if (speaks_of_average(short_key(key)) && !torch_file::is_tensor(value))
+        look_at(value, where);
+      else if (!first_look(value))
+        continue;
+      else if (is_twin(value))
+        found_.push_back({where, value, std::nullopt, "what it holds is not known"});
+      else if (front.empty() && holds_weights_dict(value))
+        look_through(value, where + "/");
+    }
+  }
+  [[nodiscard]] bool holds_weights_dict(pickle_value v) const {
+    for (std::size_t i = 0; v.is(pickle_kind::dict) && i < v.size(); ++i)
+      if (v.item(i).second.number() == weights_.number()) return true;
+    return false;
+  }
 
   void look_through_callbacks(pickle_value callbacks) {
     if (!callbacks.is(pickle_kind::dict)) return;
