@@ -59,7 +59,9 @@ TEST_CASE("cuda training_pass: sizes and calls out of order are refused") {
   std::vector<float> const pictures(f_type::batch * net.pixels, 1.f);
   CHECK_THROWS_AS(pass.forward(pictures, {0, 99, 0, 1}), shape_error);
   CHECK_THROWS_AS(pass.backward(), std::logic_error);
-  std::vector<float> const target(f_type::batch * (2 + sizes<golden_micro::value>::tokens) * net.classes, 0.1f);
+  random_source random{11};
+  std::vector<double> const rows = random_targets<golden_micro::value>(random, f_type::batch);
+  std::vector<float> const target(rows.begin(), rows.end());
   CHECK_THROWS_AS(pass.loss(target), std::logic_error);
   pass.forward(pictures);
   CHECK_THROWS_AS(pass.backward(), std::logic_error);
