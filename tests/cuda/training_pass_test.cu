@@ -60,8 +60,8 @@ TEST_CASE("cuda training_pass: sizes and calls out of order are refused") {
   CHECK_THROWS_AS(pass.forward(pictures, {0, 99, 0, 1}), shape_error);
   CHECK_THROWS_AS(pass.backward(), std::logic_error);
   random_source random{11};
-  std::vector<double> const rows = random_targets<golden_micro::value>(random, f_type::batch);
-  std::vector<float> const target(rows.begin(), rows.end());
+  std::vector<double> const drawn = random_targets<golden_micro::value>(random, f_type::batch);
+  std::vector<float> const target(drawn.begin(), drawn.end());
   CHECK_THROWS_AS(pass.loss(target), std::logic_error);
   pass.forward(pictures);
   CHECK_THROWS_AS(pass.backward(), std::logic_error);
