@@ -1,6 +1,7 @@
 // Draws a labelled picture set to train on: fourteen classes, clutter, token-label maps.
 #include <dm2/core/error.hpp>
 #include <dm2/data/encode_png.hpp>
+#include <dm2/data/image_folder.hpp>
 #include <dm2/data/worker_threads.hpp>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +11,7 @@
 #include "support/shapes/label_map.hpp"
 #include "support/shapes/label_map_file.hpp"
 #include "support/shapes/linear_baseline.hpp"
+#include "support/text.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -20,6 +22,7 @@
 #include <span>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -110,6 +113,16 @@ void write_sample(options const& o, shapes::part part, std::size_t index) {
              shapes::encode_label_map(shapes::draw_label_map(d, o.cells, random)));
 }
 
+/// Says where --force left pictures of a larger set beside these.
+void tell_of_others(options const& o) {
+  for (auto const& [part, count] : {std::pair{"train", o.train}, std::pair{"val", o.val}}) {
+    std::size_t const found = dm2::list_images(o.output / part).size();
+    if (found > std::size_t(count))
+      std::cerr << "make_shapes: " << printable((o.output / part).string()) << " holds "
+                << grouped(found - std::size_t(count)) << " pictures of an earlier set beside these\n";
+  }
+}
+
 void write_set(options const& o) {
   make_folders(o.output);
   auto const train = std::size_t(o.train), all = train + std::size_t(o.val);
@@ -121,6 +134,7 @@ void write_set(options const& o) {
   });
   std::cout << o.train << " training and " << o.val << " held-out pictures of " << shapes::classes.size()
             << " classes in " << printable(o.output.string()) << '\n';
+  tell_of_others(o);
 }
 
 [[nodiscard]] shapes::pixel_rows draw_rows(options const& o, shapes::part part, int count) {

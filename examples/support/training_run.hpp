@@ -281,8 +281,8 @@ class training_run {
               << byte_size(planned_bytes<dm2::detail::training_plan<C, Context>>(f.batch) +
                            5 * sizeof(float) * state_extent<C>)
               << " for the network, on the " << (on_host ? "CPU, fp32" : "GPU, " + flags_.precision) << '\n'
-              << "run        " << printable(folder_.files().root().string()) << '\n'
-              << std::flush;
+              << "run        " << printable(folder_.files().root().string()) << '\n';
+    (void)output_written("train");
   }
 
   template <class Driver>

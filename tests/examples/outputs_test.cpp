@@ -77,3 +77,17 @@ TEST_CASE("plot: output that cannot be written has the code of the table") {
   CHECK(contains(run.err, "the output could not be written"));
   CHECK(contains(run_program(DM2_PLOT, {"--help"}).out, "\n  1  done, but"));
 }
+
+TEST_CASE("make_shapes: pictures of a larger set that --force leaves are told of") {
+  scratch_folder const here;
+  auto const make = [&](std::vector<std::string> const& more) {
+    std::vector<std::string> words{"-o", "d", "-j", "1", "--force"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run_program(DM2_MAKE_SHAPES, words, here.path());
+  };
+  CHECK(make({"--train", "20", "--val", "14"}).err.empty());
+  CHECK(make({"--train", "28", "--val", "14", "--seed", "3"}).err.empty());
+  auto const smaller = make({"--train", "14", "--val", "14"});
+  CHECK(smaller.code == 0);
+  CHECK(smaller.err == "make_shapes: d/train holds 14 pictures of an earlier set beside these\n");
+}
