@@ -82,7 +82,8 @@ void add_options(CLI::App& app, options& o) {
       ->check(number_from(0, 1'000'000'000));
 }
 
-/// The order in which folders are numbered for a file without class names. Says so where it matters and nobody has told.
+/// The order in which folders are numbered for a file without class names. Says so where it matters and nobody has
+/// told.
 dm2::class_order chosen_order(options const& o, dm2::tensor_file const& file, fs::path const& root) {
   auto const stored = file.metadata().find(dm2::class_order_key);
   std::string const told = !o.order.empty() ? o.order : stored != file.metadata().end() ? stored->second : "";

@@ -34,8 +34,8 @@ that is furthest on, of those that can be read. It keeps the recipe's flags; tho
 line or in --config, count more, and each that differs is said. A folder that holds anything of a run is begun anew only
 with --overwrite, which checks every input first and keeps the old run until the new one has a checkpoint.
 
-SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end a run after the present step, with a checkpoint; a second SIGINT
-or SIGTERM ends it at once. Where the output cannot be written any more, the run goes on without it.
+SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end a run after the present step, with a checkpoint; a second
+SIGINT or SIGTERM ends it at once. Where the output cannot be written any more, the run goes on without it.
 
 Exit codes:
   0  the last epoch is done, or the one that --stop-after names

@@ -21,11 +21,9 @@ int main(int argc, char** argv) try {
   if (argc != 3) return std::fputs("usage: minimal_train FOLDER EPOCHS\n", stderr), 2;
   std::filesystem::path const folder = argv[1];
   dm2::dataset const pictures{folder / "train"}, held_out{folder / "val"};
-  dm2::image_extent const size{48, 48};
-  dm2::loader training{pictures, {.image = size, .batch = 24}, dm2::training_sample_transform(size)};
-  dm2::loader validation{held_out,
-                         {.mode = dm2::loading::evaluation, .image = size, .batch = 24},
-                         dm2::evaluation_sample_transform(size, size)};
+  dm2::loader training{pictures, {.batch = 24}, dm2::training_sample_transform(mine.image)};
+  dm2::loader validation{
+      held_out, {.mode = dm2::loading::evaluation, .batch = 24}, dm2::evaluation_sample_transform(mine.image)};
   dm2::model<mine> net{24};
   dm2::initialise(net, 0);  // from seed 0
   dm2::trainer_options recipe{.batch = 24, .accumulate = 1, .ema_decay = 0.99};

@@ -115,8 +115,8 @@ int guarded(CLI::App& app, Body const& body) {
   }
 }
 
-/// Parses the command line and runs `body`, which returns an exit code or throws. `unwritten` is the code where all went
-/// well but for the output, which could not be written.
+/// Parses the command line and runs `body`, which returns an exit code or throws. `unwritten` is the code where all
+/// went well but for the output, which could not be written.
 template <class Body>
 int run_program(CLI::App& app, int argc, char** argv, Body const& body, exit_code unwritten = exit_incomplete) {
   open_standard_files();

@@ -89,8 +89,8 @@ struct resumed_flags {
   return out;
 }
 
-/// The lines for the flags with which a run goes on otherwise than it was begun. `now` gets the weights that it was begun
-/// with.
+/// The lines for the flags with which a run goes on otherwise than it was begun. `now` gets the weights that it was
+/// begun with.
 inline void compare_flags(resumed_flags& resumed, nlohmann::ordered_json& now) {
   if (resumed.stored.contains(initial_flag)) now[initial_flag] = resumed.stored[initial_flag];
   for (auto const& [name, value] : now.items()) {

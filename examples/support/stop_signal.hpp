@@ -24,9 +24,10 @@ inline void handle_signal(int signal, void (*handler)(int)) {
   ::sigaction(signal, &wanted, nullptr);
 }
 
-/// From now on these set stop_requested: SIGINT and SIGTERM, of which a second one ends the program at once; SIGHUP (the
-/// terminal is gone), SIGUSR1 and SIGUSR2 (a queue's warning, which SIGTERM may follow) and SIGXCPU (a limit of processor
-/// time, repeated every second), as often as they come. SIGPIPE is ignored: a closed pipe is output that fails.
+/// From now on these set stop_requested: SIGINT and SIGTERM, of which a second one ends the program at once; SIGHUP
+/// (the terminal is gone), SIGUSR1 and SIGUSR2 (a queue's warning, which SIGTERM may follow) and SIGXCPU (a limit of
+/// processor time, repeated every second), as often as they come. SIGPIPE is ignored: a closed pipe is output that
+/// fails.
 inline void watch_stop_signals() {
   for (int const signal : {SIGINT, SIGTERM})
     handle_signal(signal, [](int which) {

@@ -16,8 +16,8 @@
 
 namespace dm2::example {
 
-/// The text, safe to print: names come from files. Controls, which could move a terminal's cursor, become '?', and bytes
-/// that are not UTF-8 their numbers ("st\xE9r"). The ends of lines stay where `lines` is set.
+/// The text, safe to print: names come from files. Controls, which could move a terminal's cursor, become '?', and
+/// bytes that are not UTF-8 their numbers ("st\xE9r"). The ends of lines stay where `lines` is set.
 [[nodiscard]] inline std::string printable(std::string_view text, bool lines = false) {
   std::string out;
   out.reserve(text.size());

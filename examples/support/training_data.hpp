@@ -93,8 +93,8 @@ inline std::filesystem::path const& existing_folder(std::filesystem::path const&
   return path;
 }
 
-/// Reads some of the set's samples. Throws file_error where none of the pictures can be read, or none of the label maps:
-/// the folder is then not what it was taken for.
+/// Reads some of the set's samples. Throws file_error where none of the pictures can be read, or none of the label
+/// maps: the folder is then not what it was taken for.
 inline void require_readable_samples(dataset const& set) {
   std::size_t const looked_at = std::min<std::size_t>(set.size(), 16);
   auto const read_some = [&](auto const& read) -> std::optional<file_error> {

@@ -70,8 +70,8 @@ struct device_mixer {
       }
     return all;
   }
-  /// Against double. In 16 bits x, B, C, y, dy and their gradients are rounded between kernels, dzxbcdt once more by the
-  /// second direction.
+  /// Against double. In 16 bits x, B, C, y, dy and their gradients are rounded between kernels, dzxbcdt once more by
+  /// the second direction.
   void check(double allowed = P == cuda::precision::bf16 ? 3e-2 : P == cuda::precision::fp16 ? 8e-3 : 4e-5) {
     CAPTURE(host.length);
     CAPTURE(M.headdim);

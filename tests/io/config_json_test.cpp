@@ -98,7 +98,8 @@ TEST_CASE("config json: hyper_parameters in the published names") {
   CHECK(dm2::config_of_hyper_parameters(hyper()) ==
         nlohmann::json::parse(
             R"({"image":[64,64],"patch":16,"channels":3,"depth":4,"dim":32,"mlp_dim":0,"classes":10,"headdim":16,
-          "d_state":16,"groups":1,"attn_layers":[2],"attn_heads":2,"attn_head_dim":24,"attn_rotary":16,"attn_d_conv":4,"eps":1e-5})"));
+          "d_state":16,"groups":1,"attn_layers":[2],"attn_heads":2,"attn_head_dim":24,"attn_rotary":16,
+          "attn_d_conv":4,"eps":1e-5})"));
   CHECK(dm2::config_of_hyper_parameters(
             {{"img_size", 64}, {"patch_size", 16}, {"ssm_cfg", nullptr}, {"d_model", nullptr}}) ==
         nlohmann::json{{"image", {64, 64}}, {"patch", 16}});

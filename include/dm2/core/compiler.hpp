@@ -8,8 +8,8 @@
 #include <dm2/the_compilation_ends_here>
 #endif
 
-// -ffast-math, -Ofast and -ffinite-math-only let a compiler leave out every check for infinity and NaN: a label map with
-// NaN in it would be taken, a diverged training would go on.
+// -ffast-math, -Ofast and -ffinite-math-only let a compiler leave out every check for infinity and NaN: a label map
+// with NaN in it would be taken, a diverged training would go on.
 #if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
 #error dm2 checks that numbers are finite, which -ffast-math, -Ofast and -ffinite-math-only leave out: \
 add -fno-finite-math-only behind them

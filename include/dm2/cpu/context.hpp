@@ -33,9 +33,9 @@ inline int default_threads() {
 /// The CPU backend's context, the first argument of every operation in dm2::cpu. T is the type of every number.
 ///
 /// The same input, machine and number of threads give the same bits: sums over samples are made in a fixed number of
-/// parts and added in a fixed order. One context must not be used by two threads at a time. A context that was moved from
-/// is as new. In a forked process, a thread that had computed with others before the fork computes alone, to the same
-/// bits.
+/// parts and added in a fixed order. One context must not be used by two threads at a time. A context that was moved
+/// from is as new. In a forked process, a thread that had computed with others before the fork computes alone, to the
+/// same bits.
 template <std::floating_point T = float>
 class context {
  public:

@@ -11,9 +11,9 @@
 
 namespace dm2::cpu {
 
-/// merged = [forward | backward'] / 2, so that one product of g [B L, 2 Inner] gives the mean of both directions; the half
-/// is exact. backward' is backward, or, in the published variant, backward reversed in both axes: that direction reads
-/// and writes its channels in reverse.
+/// merged = [forward | backward'] / 2, so that one product of g [B L, 2 Inner] gives the mean of both directions; the
+/// half is exact. backward' is backward, or, in the published variant, backward reversed in both axes: that direction
+/// reads and writes its channels in reverse.
 ///
 /// Shapes   forward, backward [D, Inner]; merged [D, 2 Inner]. Writes merged (=).
 template <mixer_variant V, class T, int D, int Inner>

@@ -70,9 +70,9 @@ void scale_by_squares(context<P>& ctx, element<P>* g, float const* squares, floa
 ///          then the second's, those in reverse in the published variant. `length` = L, any L >= 1.
 /// Writes   g (=), which does not overlap zxbcdt.
 /// Stream   the context's; no synchronisation. One kernel for 16-bit numbers, a number of heads that 4 divides, of a
-///          multiple of 8 channels (of 16 above 64) up to 128, groups of a multiple of 8 channels, a state of 16, 32, 64 or
-///          128, at most 4 taps, and operands, taps and norms at multiples of 16 bytes; composed otherwise. Beyond 224
-///          tokens few sequences take three kernels.
+///          multiple of 8 channels (of 16 above 64) up to 128, groups of a multiple of 8 channels, a state of 16, 32,
+///          64 or 128, at most 4 taps, and operands, taps and norms at multiples of 16 bytes; composed otherwise.
+///          Beyond 224 tokens few sequences take three kernels.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060).
 template <mixer_shape M, precision P>

@@ -192,7 +192,8 @@ struct mixer_backward_call {
 /// Shapes   as mixer_core; dg [B L, 2 d_inner], of what mixer_core writes; dzxbcdt [B L, projected].
 /// Writes   dzxbcdt (=), which overlaps neither input; grad (+=). In the published variant grad.backward.d is the first
 ///          direction's d. The same input on the same device gives the same bits.
-/// Scratch  For Tiny in bfloat16 6.6 KB a token, that is 1.3 MB a picture of 197 tokens, and partial sums of a few MB; no
+/// Scratch  For Tiny in bfloat16 6.6 KB a token, that is 1.3 MB a picture of 197 tokens, and partial sums of a few MB;
+/// no
 ///          more than for 264 pictures, since larger batches go in slices.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the rows disagree; nothing is written then.

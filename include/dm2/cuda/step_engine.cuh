@@ -56,8 +56,8 @@ class step_engine<C, cuda::context<P>> {
   step_engine(step_engine const&) = delete;
   step_engine& operator=(step_engine const&) = delete;
 
-  /// Enqueues a micro-batch; b may go when the call returns. At most options.accumulate may make a step. Throws shape_error
-  /// as the CPU's.
+  /// Enqueues a micro-batch; b may go when the call returns. At most options.accumulate may make a step. Throws
+  /// shape_error as the CPU's.
   void micro_batch(batch const& b, mix_box box, double scale, step_place at) {
     detail::require_batch(b, network_.batch(), C.image);
     detail::require_in_grid<C>(box);

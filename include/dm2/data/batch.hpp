@@ -56,8 +56,8 @@ struct batch {
 
 namespace detail {
 
-/// Throws shape_error unless every list of b has `count` entries, of pictures of `size`, or no entries where it may have
-/// none.
+/// Throws shape_error unless every list of b has `count` entries, of pictures of `size`, or no entries where it may
+/// have none.
 inline void require_batch(batch const& b, int count, image_extent size) {
   std::size_t const n = std::size_t(count);
   require_extent("batch.size", std::size_t(std::max(b.size, 0)), n);

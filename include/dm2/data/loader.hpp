@@ -49,8 +49,8 @@ namespace detail {
 /// Memory: prefetch + 1 batches, taken by the first epoch and used again, and a picture for each thread.
 ///
 /// The set has to outlive the loader. One thread at a time may call it. Destroying it, or starting another epoch, at
-/// any time waits for the samples that threads are at and drops them. In a process that was forked after it was made, it
-/// can be destroyed, and throws std::logic_error otherwise: make another one there.
+/// any time waits for the samples that threads are at and drops them. In a process that was forked after it was made,
+/// it can be destroyed, and throws std::logic_error otherwise: make another one there.
 class loader {
  public:
   /// The size of the pictures is the transform's, where it says one.

@@ -21,8 +21,8 @@ namespace dm2 {
 class sample_transform {
  public:
   /// `map` is the picture's label map, to be changed with it, or null; `out` is [3, height, width]. All that is drawn
-  /// comes from the stream. Returns the part of the map that `out` shows. A file_error makes the sample a bad one; other
-  /// exceptions end loading.
+  /// comes from the stream. Returns the part of the map that `out` shows. A file_error makes the sample a bad one;
+  /// other exceptions end loading.
   using function =
       std::function<crop_fraction(picture p, label_map_data* map, random_stream& stream, std::span<float> out)>;
 

@@ -55,7 +55,8 @@ namespace detail {
 
 }  // namespace detail
 
-/// The tensor `name` of a buffer that is laid out as a model's state: find_tensor(net.table(), rule.momentum(), "head.bias").
+/// The tensor `name` of a buffer that is laid out as a model's state: find_tensor(net.table(), rule.momentum(),
+/// "head.bias").
 ///
 /// Returns  a view into the buffer, valid as long as it.
 /// Throws   std::out_of_range, with the names that are nearest, where there is none; also for BatchNorm's step counts,

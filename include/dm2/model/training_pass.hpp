@@ -107,8 +107,8 @@ class training_pass {
   /// Adds the gradient of every parameter to gradients(). class_logits() and patch_logits() hold the logits' gradients.
   ///
   /// Shapes   dpictures [batch, channels, height, width], or empty where it is not wanted. Writes dpictures (=).
-  /// Throws   shape_error if the size is another; std::logic_error unless a forward, and then a loss or gradients of your
-  ///          own, came before, without a backward since.
+  /// Throws   shape_error if the size is another; std::logic_error unless a forward, and then a loss or gradients of
+  ///          your own, came before, without a backward since.
   void backward(std::span<scalar> dpictures = {}) {
     if (!dpictures.empty())
       require_extent("training_pass.backward.dpictures", dpictures.size(), std::size_t(batch_) * net_.pixels);

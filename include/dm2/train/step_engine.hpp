@@ -73,8 +73,8 @@ class step_engine {
   /// Adds the gradients of `scale` times the batch's loss to those of the step's earlier micro-batches.
   ///
   /// Shapes   b.size is the options' batch; box lies in the patch grid.
-  /// Throws   shape_error if a size disagrees or a class is out of range; non_finite if the loss or a gradient is not; a backend whose work goes on behind the call throws it from
-  ///          a later one.
+  /// Throws   shape_error if a size disagrees or a class is out of range; non_finite if the loss or a gradient is not;
+  ///          a backend whose work goes on behind the call throws it from a later one.
   void micro_batch(batch const& b, mix_box box, double scale, step_place at) {
     detail::require_batch(b, options_.batch, C.image);
     if (result_.losses.empty()) pass_.clear_gradients();

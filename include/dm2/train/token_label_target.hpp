@@ -20,8 +20,8 @@ struct label_smoothing {
   double on;   ///< at the right class
   double off;  ///< at every other class
 
-  /// `smoothing` s is from 0 (one-hot) to 1 (uniform). Throws std::invalid_argument where it is not, or where there is no
-  /// class.
+  /// `smoothing` s is from 0 (one-hot) to 1 (uniform). Throws std::invalid_argument where it is not, or where there is
+  /// no class.
   constexpr label_smoothing(double smoothing, int classes)
       : on{1 - smoothing + smoothing / classes}, off{smoothing / classes} {
     detail::require_option(classes >= 1, "label_smoothing: classes", classes, "at least 1");

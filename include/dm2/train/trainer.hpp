@@ -106,8 +106,8 @@ class trainer {
   /// The model holds the parameters to start with. `validation` may be null. The referenced objects outlive the
   /// trainer.
   ///
-  /// Throws std::invalid_argument, with both values, if an option is out of range, or a loader has another batch or mode
-  /// than the trainer, or (as shape_error) other pictures or classes than the model.
+  /// Throws std::invalid_argument, with both values, if an option is out of range, or a loader has another batch or
+  /// mode than the trainer, or (as shape_error) other pictures or classes than the model.
   trainer(model<C, Context>& net, trainer_options options, loader& training, loader* validation, run_folder folder)
       : net_{net},
         options_{checked(std::move(options), training, validation)},

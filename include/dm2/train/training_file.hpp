@@ -99,8 +99,8 @@ struct checkpoint_head {
   }
 };
 
-/// Reads a training checkpoint's metadata; of its tensors, only that the file has room for each. Throws file_error where
-/// it cannot be read, is damaged, or is no training checkpoint.
+/// Reads a training checkpoint's metadata; of its tensors, only that the file has room for each. Throws file_error
+/// where it cannot be read, is damaged, or is no training checkpoint.
 [[nodiscard]] inline checkpoint_head read_checkpoint_head(std::filesystem::path const& path) {
   tensor_file const file{path};
   checkpoint_head head{file.metadata(), detail::parse_progress(file.metadata(), path)};

@@ -92,8 +92,8 @@ __device__ inline void tile_product(head_tokens<T const> a, int row, head_tokens
   }
 }
 
-/// out[i][2 n + j] += sum over k of factors[ty 4 + i][k] rows[first + k], channel 32 n + tx + 16 j. Begins and ends with
-/// a barrier.
+/// out[i][2 n + j] += sum over k of factors[ty 4 + i][k] rows[first + k], channel 32 n + tx + 16 j. Begins and ends
+/// with a barrier.
 template <class Tr, class T>
 __device__ inline void add_product(float const (&factors)[Tr::tile][Tr::tile + 1], head_tokens<T const> rows, int first,
                                    int length, int ty, int tx, float (&slab)[Tr::tile][Tr::depth + 1],

@@ -29,8 +29,8 @@ struct inputs_backward_traits {
   }
 };
 
-/// Token t's gradient of a channel before the rotation; d [L, channels] is one sequence's, table [L, rotary]. Zero after
-/// the last token.
+/// Token t's gradient of a channel before the rotation; d [L, channels] is one sequence's, table [L, rotary]. Zero
+/// after the last token.
 template <class B, class T>
 __device__ inline float turned_back(T const* d, float const* table, int channel, int t, int length) {
   if (t >= length) return 0.f;

@@ -13,9 +13,9 @@
 namespace dm2::cuda::detail {
 
 /// Sizes of the backward kernel: a block takes one head of a sequence of up to 16 Groups tokens, each warp 16 queries,
-/// then 16 keys. Shared memory holds, one after the other, q, k, dy, v [tokens, head_dim] and weights [tokens, 16 near];
-/// the weights of the `far` last groups of keys stay in registers until v is not needed any more, and then take its
-/// place.
+/// then 16 keys. Shared memory holds, one after the other, q, k, dy, v [tokens, head_dim] and weights [tokens, 16
+/// near]; the weights of the `far` last groups of keys stay in registers until v is not needed any more, and then take
+/// its place.
 template <attention_shape A, class T, int Groups>
 struct attention_backward_traits : attention_traits<A, T> {
   using base = attention_traits<A, T>;

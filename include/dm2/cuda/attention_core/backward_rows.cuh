@@ -147,8 +147,8 @@ __device__ inline float2 weights_of(std::uint32_t const* near, std::uint32_t con
                                                    : fresh(far[max(g - Tr::near, 0)][i]));
 }
 
-/// D of this warp's queries and Count groups of keys from First on, as far as `mean` is that of all keys; with First = 0
-/// `mean` is found first, of these keys.
+/// D of this warp's queries and Count groups of keys from First on, as far as `mean` is that of all keys; with First =
+/// 0 `mean` is found first, of these keys.
 template <class Tr, int First, int Count>
 __device__ inline void find_slopes(typename Tr::element* shared,
                                    std::uint32_t const (&far)[Tr::far > 0 ? Tr::far : 1][4], slope_sums& sums,
@@ -179,9 +179,9 @@ __device__ inline void find_slopes(typename Tr::element* shared,
     }
 }
 
-/// D of this warp's queries, a third of the keys at a time, since all slopes of a row would not fit in registers. What is
-/// subtracted is the first third's mean first, and corrected to that of all keys then: both lie between slopes of the
-/// row, so that the two roundings are of numbers as large as the slopes' spread.
+/// D of this warp's queries, a third of the keys at a time, since all slopes of a row would not fit in registers. What
+/// is subtracted is the first third's mean first, and corrected to that of all keys then: both lie between slopes of
+/// the row, so that the two roundings are of numbers as large as the slopes' spread.
 template <class Tr>
 __device__ inline void find_slopes(typename Tr::element* shared,
                                    std::uint32_t const (&far)[Tr::far > 0 ? Tr::far : 1][4], weight_rows<Tr>& d) {

@@ -3,8 +3,8 @@
 /// twice and nothing but the result written.
 ///
 /// With S = softmax(q k^T / sqrt(d)), G = dy v^T and D = S (G - rowsum(S G)):  dv = S^T dy,  dq = D k / sqrt(d),
-/// dk = D^T q / sqrt(d). A warp finds 16 whole rows of S and of D in its registers; S, then D, pass through shared memory
-/// to the warps that take 16 keys each. In order:
+/// dk = D^T q / sqrt(d). A warp finds 16 whole rows of S and of D in its registers; S, then D, pass through shared
+/// memory to the warps that take 16 keys each. In order:
 ///     q, k, v, dy to shared memory; S, D; | far part of S over v; | dv; | dv over dy, D over S; | dq, dk; | dk over q,
 ///     dq over k; | all three back through the convolution            (| is a barrier)
 #pragma once

@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(256)
   merged[i] = from_float<T>(0.5f * (second ? backward : forward)[from] * (second ? norm_b : norm)[w]);
 }
 
-/// What inference reads: the state, a copy of it in the operands' type, each mixer's two output projections and norms as
-/// one matrix, and the stem with BatchNorm folded in.
+/// What inference reads: the state, a copy of it in the operands' type, each mixer's two output projections and norms
+/// as one matrix, and the stem with BatchNorm folded in.
 template <config C, precision P>
 struct inference_weights {
   using T = element<P>;

@@ -150,8 +150,8 @@ __device__ inline void gate_backward_rows(gate_backward_operands<T> const& p, ga
   __syncthreads();
 }
 
-/// Block (part of the rows, group, direction). Directions whose z is the same are done by one block one after the other,
-/// since the second adds to the first's gradient.
+/// Block (part of the rows, group, direction). Directions whose z is the same are done by one block one after the
+/// other, since the second adds to the first's gradient.
 template <class Tr, class T>
 __global__ void __launch_bounds__(256, gate_group<Tr>::resident) gate_backward_kernel(gate_backward_operands<T> p) {
   __shared__ gate_stage<Tr> stage;

@@ -22,7 +22,8 @@ inline int mixer_backward_slice(int sequences, int length) {
   return std::clamp(264 * 197 / length, 1, std::max(sequences, 1));
 }
 
-/// What is done with some sequences, decided before memory is taken. The parts in which sums are taken depend on the sizes alone.
+/// What is done with some sequences, decided before memory is taken. The parts in which sums are taken depend on the
+/// sizes alone.
 template <mixer_shape M, class T>
 struct mixer_backward_plan {
   /// Channels of an access where pointers allow it.

@@ -1,10 +1,10 @@
 /// @file
 /// The mixer core for few sequences: convolution, then scores, scan and gate.
 ///
-/// The quadratic form, with the difference of the decays taken before the exponential for every pair of tokens: with few
-/// sequences nothing is busy, and what counts is the way from the first load to the last store. Of a block's fifteen
-/// warps fourteen share the tiles of 16 x 16 pairs of tokens: seven for each 16 rows, each with every seventh tile of
-/// columns; their sums go through shared memory. The last one makes the decays meanwhile.
+/// The quadratic form, with the difference of the decays taken before the exponential for every pair of tokens: with
+/// few sequences nothing is busy, and what counts is the way from the first load to the last store. Of a block's
+/// fifteen warps fourteen share the tiles of 16 x 16 pairs of tokens: seven for each 16 rows, each with every seventh
+/// tile of columns; their sums go through shared memory. The last one makes the decays meanwhile.
 #pragma once
 
 #include <dm2/core/operands.hpp>
@@ -31,8 +31,8 @@ struct few_mixer_arguments {
   int sequences, length;
 };
 
-/// convolved = silu(conv(xBC)) for both directions: a thread four channels of four tokens. The kernel's blocks are all of
-/// that, 128 threads each.
+/// convolved = silu(conv(xBC)) for both directions: a thread four channels of four tokens. The kernel's blocks are all
+/// of that, 128 threads each.
 template <class Tr>
 __global__ void __launch_bounds__(128)
     few_conv_kernel(__grid_constant__ few_mixer_arguments<typename Tr::element> const p) {
@@ -151,7 +151,8 @@ __device__ inline void copy_convolved(few_mixer_arguments<typename Tr::element> 
   }
 }
 
-/// s[i] = C B^T of the warp's 16 rows and its tile of columns `first` + 7 i, where that is none after the rows' own tile.
+/// s[i] = C B^T of the warp's 16 rows and its tile of columns `first` + 7 i, where that is none after the rows' own
+/// tile.
 template <class Tr>
 __device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], int first, int own, std::uint32_t c,
                                   std::uint32_t b) {
@@ -174,8 +175,8 @@ __device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], i
   }
 }
 
-/// Scores of tile c times dt_j exp(c_i - c_j), as a fragment: in the rows' own tile up to each row's own token, to whose
-/// score the skip term is added.
+/// Scores of tile c times dt_j exp(c_i - c_j), as a fragment: in the rows' own tile up to each row's own token, to
+/// whose score the skip term is added.
 template <class Tr>
 __device__ inline void few_decayed(float const (&s)[2][4], int c, int own, float const* cum, int tokens, float skip,
                                    std::uint32_t (&a)[4]) {

@@ -16,8 +16,8 @@
 
 namespace dm2::cuda::detail {
 
-/// The kernel's constants for D channels of the residual stream. A block projects 16 rows and convolves the last ones: the
-/// first `before` are those that the convolution looks back to.
+/// The kernel's constants for D channels of the residual stream. A block projects 16 rows and convolves the last ones:
+/// the first `before` are those that the convolution looks back to.
 template <class T, int D, mixer_shape M>
 struct few_input_traits {
   using element = T;

@@ -1,5 +1,6 @@
 /// @file
-/// What the fused mixer core puts into shared memory: convolved x, B and C, decays, and the scores of every pair of tokens.
+/// What the fused mixer core puts into shared memory: convolved x, B and C, decays, and the scores of every pair of
+/// tokens.
 #pragma once
 
 #include <dm2/cuda/element.cuh>
@@ -13,8 +14,8 @@
 
 namespace dm2::cuda::detail {
 
-/// One thread's part of a convolution: two pairs of channels, `gap` apart, with halved taps and bias, so that the sum is
-/// the h of silu(2 h) = h tanh(h) + h.
+/// One thread's part of a convolution: two pairs of channels, `gap` apart, with halved taps and bias, so that the sum
+/// is the h of silu(2 h) = h tanh(h) + h.
 template <class Tr>
 struct channel_taps {
   float weight[Tr::taps][4], bias[4];
@@ -38,9 +39,9 @@ struct channel_taps {
   }
 };
 
-/// silu(conv) of four channels over the tokens [t0, t1), which hold whole groups of S: store(t, values). load(t) gives the
-/// raw channels of any token from t0 - taps + 1 to t1 - 1, zeros before the start. A group is loaded while the one before
-/// it is computed.
+/// silu(conv) of four channels over the tokens [t0, t1), which hold whole groups of S: store(t, values). load(t) gives
+/// the raw channels of any token from t0 - taps + 1 to t1 - 1, zeros before the start. A group is loaded while the one
+/// before it is computed.
 template <class Tr, int S, class Load, class Store>
 __device__ inline void convolve(channel_taps<Tr> const& c, int t0, int t1, Load const& load, Store const& store) {
   using T = typename Tr::element;
@@ -187,9 +188,9 @@ __device__ inline void stage_unit(typename Tr::element const* sequence, directio
   commit_copies();
 }
 
-/// The four columns of a unit that a thread convolves: those that stand at 4 q to 4 q + 3 in a row of x. Columns 8 i + j of a
-/// wide group stand at 2 i + j % 2 + j / 2 * 8, columns 4 i + j of another at the same place: a lane's fragments of the
-/// product are then columns that are neighbours in memory.
+/// The four columns of a unit that a thread convolves: those that stand at 4 q to 4 q + 3 in a row of x. Columns 8 i +
+/// j of a wide group stand at 2 i + j % 2 + j / 2 * 8, columns 4 i + j of another at the same place: a lane's fragments
+/// of the product are then columns that are neighbours in memory.
 template <class Tr>
 struct unit_columns {
   int q, first, gap;  ///< columns first, first + 1, first + gap, first + gap + 1

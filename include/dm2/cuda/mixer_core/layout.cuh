@@ -36,8 +36,8 @@ struct mixer_core_traits {
 
   static constexpr int before = 4;  ///< zero tokens in front of the raw x
   static constexpr int column_groups = columns / 16;
-  /// 32 neighbouring columns whose order in a row of x gives a lane eight neighbours in memory; those that are left over
-  /// stand in groups of 16, of which a lane has four.
+  /// 32 neighbouring columns whose order in a row of x gives a lane eight neighbours in memory; those that are left
+  /// over stand in groups of 16, of which a lane has four.
   static constexpr int wide_groups = vector == 8 ? columns / 32 : 0;
   static constexpr int pitch = columns * 2 + 16;  ///< bytes of a row of x: an odd number of 16 bytes
   static constexpr int state_bytes = state * 2;   ///< of a row of B and C
@@ -112,9 +112,9 @@ struct mixer_core_scratch {
   }
 };
 
-/// Where one direction's slices start, and how its channels and tokens are walked. The second direction of the published
-/// variant reads all channels in reverse; with its parameters read in reverse instead, it is an ordinary direction over
-/// the mirrored slices [dt | C | B | x | z].
+/// Where one direction's slices start, and how its channels and tokens are walked. The second direction of the
+/// published variant reads all channels in reverse; with its parameters read in reverse instead, it is an ordinary
+/// direction over the mirrored slices [dt | C | B | x | z].
 template <class Tr>
 struct direction_slices {
   static constexpr int H = Tr::heads, N = Tr::groups * Tr::state, I = Tr::inner;
@@ -137,8 +137,8 @@ struct direction_slices {
   [[nodiscard]] __device__ std::ptrdiff_t row(int t, int length) const { return tokens_reversed ? length - 1 - t : t; }
 };
 
-/// This thread's index, of which the compiler knows nothing: what depends on it is computed where it is used. Kept for the
-/// kernel's whole time, such numbers would take registers that it does not have.
+/// This thread's index, of which the compiler knows nothing: what depends on it is computed where it is used. Kept for
+/// the kernel's whole time, such numbers would take registers that it does not have.
 __device__ inline int thread_here() {
   int thread = int(threadIdx.x);
   hide(thread);
@@ -155,8 +155,8 @@ struct alignas(2 * V) packed {
 /// counted from there; behind them ev[t] = cum[t] - log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j).
 /// From `length` on dt is 0.
 ///
-/// Shapes   raw: the projection's dt of the sequence's first row and this head; rate = A log2(e); cum [2, tokens], at most
-///          16 most_tiles tokens, in global or shared memory.
+/// Shapes   raw: the projection's dt of the sequence's first row and this head; rate = A log2(e); cum [2, tokens], at
+///          most 16 most_tiles tokens, in global or shared memory.
 /// Writes   cum (=); a barrier must follow before others read.
 template <class Tr>
 __device__ inline void head_decays(typename Tr::element const* raw, direction_slices<Tr> const& at, float rate,

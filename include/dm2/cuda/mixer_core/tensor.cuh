@@ -8,11 +8,12 @@
 /// difference is taken before exp. Both factors of the split are at most 1.
 ///
 /// The gated RMSNorm needs the sum of squares over all heads. A block that has made whole rows norms them at its end,
-/// while the cache still has them; or the kernel leaves what is to be normed and the sums, and the reader applies the rest:
-/// the output projection commutes with a factor a row.
+/// while the cache still has them; or the kernel leaves what is to be normed and the sums, and the reader applies the
+/// rest: the output projection commutes with a factor a row.
 ///
-/// 14 warps of 72 registers, two blocks a multiprocessor: a warp has 16 tokens. The kernel waits, for shared memory above
-/// all, so it wants many warps: 8 of 32 tokens and 128 registers took 229 us for 256 sequences of 197 tokens, these 185.
+/// 14 warps of 72 registers, two blocks a multiprocessor: a warp has 16 tokens. The kernel waits, for shared memory
+/// above all, so it wants many warps: 8 of 32 tokens and 128 registers took 229 us for 256 sequences of 197 tokens,
+/// these 185.
 #pragma once
 
 #include <dm2/core/operands.hpp>
@@ -297,8 +298,8 @@ __device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> co
   }
 }
 
-/// The tile that warp w has, another for each, negative where there is none left: longest rows first, the second four warps
-/// in the other order, since a scheduler has every fourth warp.
+/// The tile that warp w has, another for each, negative where there is none left: longest rows first, the second four
+/// warps in the other order, since a scheduler has every fourth warp.
 __device__ inline int tile_of_warp(int warp, int tiles) { return warp / 4 == 1 ? tiles - 12 + warp : tiles - 1 - warp; }
 
 /// Grid (unit sets of all groups, 2, sequences).
@@ -377,7 +378,8 @@ bool mixer_core_whole_fits(device_properties const& device, int length) {
   return Tr::possible && tiles <= Tr::most_tiles && mixer_core_layout<Tr>{tiles}.bytes <= device.shared_per_block;
 }
 
-/// Whether taps and norms can be read four numbers at a time. A model's can: every tensor of a state starts at 256 bytes.
+/// Whether taps and norms can be read four numbers at a time. A model's can: every tensor of a state starts at 256
+/// bytes.
 template <mixer_shape M>
 bool mixer_core_aligned(mixer_parameters<M, float const, space::device> const& p) {
   return packets_at<4>(p.forward.conv.data) && packets_at<4>(p.backward.conv.data) &&

@@ -1,4 +1,4 @@
-// A training loop of one's own, from the parts of which dm2::trainer is made: custom_loop PICTURES WEIGHTS
+// A training loop of one's own, from the parts of which dm2::trainer is made: minimal_custom_loop PICTURES WEIGHTS
 #include <dm2/demansia.hpp>
 
 #include <cstdio>
@@ -53,11 +53,11 @@ void train(std::filesystem::path const& folder, std::filesystem::path const& wei
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) return std::fprintf(stderr, "usage: custom_loop PICTURES WEIGHTS\n"), 2;
+  if (argc != 3) return std::fprintf(stderr, "usage: minimal_custom_loop PICTURES WEIGHTS\n"), 2;
   try {
     train(argv[1], argv[2]);
   } catch (std::exception const& problem) {
-    return std::fprintf(stderr, "custom_loop: %s\n", problem.what()), 1;
+    return std::fprintf(stderr, "%s\n", problem.what()), 1;
   }
   return 0;
 }
