@@ -34,7 +34,8 @@ struct options {
 
 constexpr char const* footer =
     R"(CSV is what train writes, or any table of numbers with a header line; of several, every column
-has one curve a file. Cells that are empty or no number are left out. Without -y every column but the first has a panel of its own.
+has one curve a file. Cells that are empty or no number are left out. Without -y every column but
+the first has a panel of its own.
 
 Exit codes:
   0  done
