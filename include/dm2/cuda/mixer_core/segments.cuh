@@ -19,6 +19,7 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
+#include <dm2/cuda/mixer_core/carried_state.cuh>
 #include <dm2/cuda/mixer_core/tensor.cuh>
 
 #include <algorithm>
@@ -48,108 +49,6 @@ struct mixer_segment_arguments {
   uint4* ends;           ///< [sequences, 2, units, runs, unit_vectors]: what runs leave, then what they begin with
   float* totals;         ///< [sequences, 2, units, runs], log2 of what a run leaves of the state before it
 };
-
-/// What a warp carries from segment to segment, 16 states of all columns of a unit, as the accumulators of a product:
-/// of the 16 columns of each group rows g and g + 8, of the states two times 8. Rounded, they are B fragments as they
-/// are: [state tiles, column groups, 32] of 16 bytes, in memory and in shared memory.
-template <class Tr>
-using carried_state = float[Tr::column_groups][2][4];
-
-/// The warp's tile of the state, `from` this lane's part, times `decay`.
-template <class Tr>
-__device__ inline void load_carried(carried_state<Tr>& s, uint4 const* from, float decay) {
-  using T = typename Tr::element;
-#pragma unroll
-  for (int m = 0; m < Tr::column_groups; ++m) {
-    uint4 const v = from[m * 32];
-    float2 const a = unpack<T>(v.x), b = unpack<T>(v.y), c = unpack<T>(v.z), d = unpack<T>(v.w);
-    s[m][0][0] = decay * a.x, s[m][0][1] = decay * a.y, s[m][0][2] = decay * c.x, s[m][0][3] = decay * c.y;
-    s[m][1][0] = decay * b.x, s[m][1][1] = decay * b.y, s[m][1][2] = decay * d.x, s[m][1][3] = decay * d.y;
-  }
-}
-
-template <class Tr>
-__device__ inline void store_carried(carried_state<Tr> const& s, uint4* to) {
-  using T = typename Tr::element;
-#pragma unroll
-  for (int m = 0; m < Tr::column_groups; ++m) {
-    auto const &low = s[m][0], &high = s[m][1];
-    to[m * 32] = {pack<T>(low[0], low[1]), pack<T>(high[0], high[1]), pack<T>(low[2], low[3]),
-                  pack<T>(high[2], high[3])};
-  }
-}
-
-/// Starts the copy of a unit's state to shared memory.
-template <class Tr>
-__device__ inline void stage_carried(int thread, uint4 const* from, mixer_core_layout<Tr> const& lay,
-                                     unsigned char* shared) {
-  std::uint32_t const to = shared_address(shared + lay.state);
-#pragma unroll
-  for (int i = 0; i < Tr::unit_vectors; i += Tr::threads)
-    if (Tr::unit_vectors % Tr::threads == 0 || i + thread < Tr::unit_vectors)
-      copy_async(to + std::uint32_t((i + thread) * 16), from + i + thread);
-  commit_copies();
-}
-
-/// Factors of the segment's tokens, rounded, in pairs: dt_j times the decay from j to the end of its block of 64
-/// tokens, and behind them to the segment's end.
-template <class Tr>
-__device__ inline void fill_factors(int thread, mixer_core_layout<Tr> const& lay, float const* cum, float const* ev,
-                                    unsigned char* shared) {
-  using T = typename Tr::element;
-  if (thread >= lay.tokens / 2) return;
-  std::uint32_t* const to = reinterpret_cast<std::uint32_t*>(shared + lay.factors) + thread;
-  float2 const from = *reinterpret_cast<float2 const*>(ev + 2 * thread);
-  float const last = cum[lay.tokens - 1], end = cum[min(2 * thread | 63, lay.tokens - 1)];
-  to[0] = pack<T>(exp2_fast(end - from.x), exp2_fast(end - from.y));
-  to[lay.tokens / 2] = pack<T>(exp2_fast(last - from.x), exp2_fast(last - from.y));
-}
-
-/// s += sum over the segment's tokens of B_j x_j^T, decayed to its end: state tile m.
-template <class Tr>
-__device__ inline void update_carried(carried_state<Tr>& s, int m, mixer_core_layout<Tr> const& lay,
-                                      unsigned char const* shared) {
-  using T = typename Tr::element;
-  int const lane = thread_here() % 32;
-  std::uint32_t const x =
-      shared_address(shared) + std::uint32_t(lay.x + (lane % 8 + lane / 16 * 8) * Tr::pitch + lane / 8 % 2 * 16);
-  std::uint32_t const b =
-      shared_address(shared) + std::uint32_t(lay.b + state_offset<Tr>(lane % 16, 2 * m + lane / 16));
-  std::uint32_t const* const factors =
-      reinterpret_cast<std::uint32_t const*>(shared + lay.factors + 2 * lay.tokens) + lane % 4;
-#pragma unroll 2
-  for (int c = 0; c < lay.tokens / 16; ++c) {
-    std::uint32_t v[4];
-    load_matrix_transposed(v, b + std::uint32_t(c * 16 * Tr::state_bytes));
-    std::uint32_t const low = factors[c * 8], high = factors[c * 8 + 4];
-    v[0] = multiply_pairs<T>(v[0], low), v[1] = multiply_pairs<T>(v[1], high);
-    v[2] = multiply_pairs<T>(v[2], low), v[3] = multiply_pairs<T>(v[3], high);
-#pragma unroll
-    for (int n = 0; n < Tr::column_groups; ++n) {
-      std::uint32_t a[4];
-      load_matrix_transposed(a, x + std::uint32_t(c * 16 * Tr::pitch + n * 32));
-      mma<T>(s[n][0], a, v[0], v[1]);
-      mma<T>(s[n][1], a, v[2], v[3]);
-    }
-  }
-}
-
-/// acc += C times the state that enters, decayed to the segment's start; rows(i) are the fragments of the warp's rows
-/// of C.
-template <class Tr, class Rows>
-__device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], Rows const& rows,
-                                    mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
-  uint4 const* const state = reinterpret_cast<uint4 const*>(shared + lay.state) + thread_here() % 32;
-#pragma unroll
-  for (int i = 0; i < Tr::state / 16; ++i) {
-    uint4 const c = rows(i);
-#pragma unroll
-    for (int n = 0; n < Tr::column_groups; ++n) {
-      uint4 const v = state[(i * Tr::column_groups + n) * 32];
-      unit_operands<Tr>::multiply(acc, {c.x, c.y, c.z, c.w}, {v.x, v.y, v.z, v.w}, n);
-    }
-  }
-}
 
 /// One block's place in the work, and the segment that it is at; without Output, a run's last state is all that it
 /// makes. It lies in shared memory: in registers, beside the rows of C, the compiler would spill it, and the cache that
@@ -489,15 +388,15 @@ bool mixer_core_segments(context<P>& ctx, mixer_segment_plan<element<P>, M> cons
   uint4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
   float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);
   mixer_segment_arguments<element<P>> const arguments{
-      mixer_core_arguments_of<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
-      scratch.states,
-      sequences,
-      plan.tiles,
-      plan.block_vectors,
-      plan.runs,
-      plan.run_tokens,
-      ends,
-      totals};
+      .core = mixer_core_arguments_of<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
+      .memory = scratch.states,
+      .sequences = sequences,
+      .segment_tiles = plan.tiles,
+      .block_vectors = plan.block_vectors,
+      .runs = plan.runs,
+      .run_tokens = plan.run_tokens,
+      .ends = ends,
+      .totals = totals};
   auto const walk = [&](auto const& kernel, unsigned blocks) {
     prefer_shared("mixer_core: segments", kernel);
     launch("mixer_core: segments", kernel, {blocks, Tr::threads, std::size_t(plan.bytes)}, ctx.stream(), arguments);
