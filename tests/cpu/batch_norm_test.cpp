@@ -24,7 +24,7 @@ struct batch_case {
   std::vector<double> x, weight, bias, dy, y, mean, rstd, running_mean, running_var, dx, dweight, dbias, scratch;
   host_memory memory{1024};
   arena place{memory.data(), memory.size()};
-  detail::channel_affine<double> affine{place, channels};
+  dm2::cpu::detail::channel_affine<double> affine{place, channels};
 
   explicit batch_case(std::ptrdiff_t n, int threads = 1)
       : pixels{n},
@@ -41,24 +41,24 @@ struct batch_case {
         dx{y},
         dweight(channels),
         dbias(channels),
-        scratch(std::size_t(detail::gradient_parts + 1) * 2 * channels, 7.0) {}
+        scratch(std::size_t(dm2::cpu::detail::gradient_parts + 1) * 2 * channels, 7.0) {}
 
   [[nodiscard]] std::size_t size() const { return std::size_t(pixels) * channels; }
   void statistics() {
-    detail::batch_statistics(ctx, x.data(), pixels, channels, scratch.data(), mean.data(), rstd.data(),
-                             running_mean.data(), running_var.data());
+    dm2::cpu::detail::batch_statistics(ctx, x.data(), pixels, channels, scratch.data(), mean.data(), rstd.data(),
+                                       running_mean.data(), running_var.data());
     affine.fill(channels, weight.data(), bias.data(), mean.data(), rstd.data());
   }
   void forward() {
     statistics();
-    detail::affine_relu(x.data(), pixels, channels, affine, y.data());
+    dm2::cpu::detail::affine_relu(x.data(), pixels, channels, affine, y.data());
   }
   void backward() {
-    double* const means = scratch.data() + detail::gradient_parts * 2 * channels;
-    detail::batch_norm_sums(ctx, x.data(), dy.data(), pixels, channels, affine, mean.data(), rstd.data(),
-                            scratch.data(), means, dweight.data(), dbias.data());
-    detail::batch_norm_input_gradient(x.data(), dy.data(), pixels, channels, affine, mean.data(), rstd.data(), means,
-                                      dx.data());
+    double* const means = scratch.data() + dm2::cpu::detail::gradient_parts * 2 * channels;
+    dm2::cpu::detail::batch_norm_sums(ctx, x.data(), dy.data(), pixels, channels, affine, mean.data(), rstd.data(),
+                                      scratch.data(), means, dweight.data(), dbias.data());
+    dm2::cpu::detail::batch_norm_input_gradient(x.data(), dy.data(), pixels, channels, affine, mean.data(), rstd.data(),
+                                                means, dx.data());
   }
   [[nodiscard]] double at(std::ptrdiff_t i, int c) const { return x[std::size_t(i * channels + c)]; }
 };
@@ -89,9 +89,9 @@ TEST_CASE("batch_norm: the variance of float numbers far from zero keeps its dig
   cpu::context<float> ctx;
   std::vector<float> x;
   for (int i = 0; i < 1000; ++i) x.push_back(4096.0f + float(i % 2));
-  std::vector<double> parts(std::size_t(detail::gradient_parts + 2));
+  std::vector<double> parts(std::size_t(dm2::cpu::detail::gradient_parts + 2));
   float mean, rstd, running_mean = 0, running_var = 0;
-  detail::batch_statistics(ctx, x.data(), 1000, 1, parts.data(), &mean, &rstd, &running_mean, &running_var);
+  dm2::cpu::detail::batch_statistics(ctx, x.data(), 1000, 1, parts.data(), &mean, &rstd, &running_mean, &running_var);
   CHECK(mean == 4096.5f);
   CHECK(double(rstd) == doctest::Approx(1 / std::sqrt(0.25 + 1e-5)).epsilon(1e-6));
 }
@@ -104,7 +104,7 @@ TEST_CASE("batch_norm: the output is relu of the normalised input, in place too"
       double const z = (f.at(i, int(c)) - f.mean[c]) * f.rstd[c] * f.weight[c] + f.bias[c];
       CHECK(std::abs(f.y[std::size_t(i) * channels + c] - std::max(z, 0.0)) < 1e-13);
     }
-  detail::affine_relu(f.x.data(), 17, channels, f.affine, f.x.data());
+  dm2::cpu::detail::affine_relu(f.x.data(), 17, channels, f.affine, f.x.data());
   CHECK(f.x == f.y);
 }
 
@@ -136,9 +136,9 @@ TEST_CASE("batch_norm: parameter gradients accumulate, and the input's may repla
     CHECK(g.dweight[c] == 2 * f.dweight[c]);
     CHECK(g.dbias[c] == 2 * f.dbias[c]);
   }
-  double const* const means = f.scratch.data() + detail::gradient_parts * 2 * channels;
-  detail::batch_norm_input_gradient(f.x.data(), f.dy.data(), 17, channels, f.affine, f.mean.data(), f.rstd.data(),
-                                    means, f.dy.data());
+  double const* const means = f.scratch.data() + dm2::cpu::detail::gradient_parts * 2 * channels;
+  dm2::cpu::detail::batch_norm_input_gradient(f.x.data(), f.dy.data(), 17, channels, f.affine, f.mean.data(),
+                                              f.rstd.data(), means, f.dy.data());
   CHECK(f.dy == f.dx);
 }
 
