@@ -22,6 +22,7 @@
 #include "training_folder.hpp"
 #include "training_log.hpp"
 #include "training_recipe.hpp"
+#include "weights_file.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -239,7 +240,11 @@ class training_run {
 
   void start_from(network& net, std::filesystem::path const& path) const {
     tensor_file const file{path};
-    pretrained_report const report = load_pretrained(net, file);
+    print_notices("train", file, file.notices());
+    pretrained_report report = load_pretrained(net, file);
+    print_notices("train", file, report.notices);
+    for (std::string& name : report.left_out) name = "'" + name + "' is no part of the model, and left out";
+    print_notices("train", file, report.left_out);
     std::cout << "weights    " << printable(path.string()) << (file.averaged() ? " (averages): " : ": ")
               << report.loaded << " tensors loaded";
     if (!report.reinitialised.empty()) std::cout << "; new: " << joined(report.reinitialised);
@@ -249,7 +254,7 @@ class training_run {
   }
   /// Says where the head of the weights to start from may number the classes in another way.
   void compare_classes(tensor_file const& file) const {
-    auto const theirs = read_class_names(file);
+    std::vector<std::string> const theirs = names_in_file("train", file, std::size_t(C.classes));
     auto const ours = data_.training.class_names();
     if (theirs.empty() && detail::orders_differ(ours))
       notice(file.path().string() + " names no classes, and natural order (" + ours[0] +

@@ -79,7 +79,7 @@ inline void require_sound_weights(std::string_view program, std::string_view nam
   for_each_model([&]<config C>(char const* known) {
     if (name != known) return;
     std::span<parameter_entry const> const table{parameter_table<C>};
-    detail::model_fit const fit = detail::fit_model(C, table, file);
+    dm2::detail::model_fit const fit = dm2::detail::fit_model(C, table, file);
     if (!fit.differences.empty()) return;  // load says them
     print_notices(program, file, fit.notices);
     std::string text;
