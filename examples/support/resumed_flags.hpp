@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/io/json_text.hpp>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -57,7 +58,7 @@ inline void give(CLI::Option& option, std::vector<std::string> const& words, std
 [[nodiscard]] inline nlohmann::ordered_json stored_arguments(resume_point const& from) {
   auto const text = from.head.metadata.find("arguments");
   if (text == from.head.metadata.end()) return nlohmann::ordered_json::object();
-  auto parsed = nlohmann::ordered_json::parse(text->second, nullptr, /*allow_exceptions=*/false);
+  auto parsed = dm2::detail::parse_json<nlohmann::ordered_json>(text->second);
   if (!parsed.is_object()) throw file_error{from.file, "its metadata 'arguments' are no JSON object"};
   return parsed;
 }

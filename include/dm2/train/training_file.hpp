@@ -9,6 +9,7 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/parameters.hpp>
 #include <dm2/io/config_json.hpp>
+#include <dm2/io/json_text.hpp>
 #include <dm2/io/mapped_file.hpp>
 #include <dm2/io/safetensors.hpp>
 #include <dm2/io/safetensors_write.hpp>
@@ -76,7 +77,7 @@ inline nlohmann::json parse_progress(std::map<std::string, std::string> const& m
                                      std::filesystem::path const& path) {
   auto const text = metadata.find(training_key);
   if (text == metadata.end()) throw file_error{path, "is no training checkpoint"};
-  nlohmann::json progress = nlohmann::json::parse(text->second, nullptr, false);
+  nlohmann::json progress = detail::parse_json(text->second);
   if (!progress.is_object()) throw file_error{path, "its training metadata are damaged"};
   return progress;
 }
@@ -152,7 +153,7 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
   nlohmann::json progress = detail::parse_progress(content.metadata, path);
   auto const named_config = content.metadata.find("config");
   if (named_config == content.metadata.end()) throw file_error{path, "holds no configuration"};
-  auto const differences = config_differences(C, nlohmann::json::parse(named_config->second, nullptr, false));
+  auto const differences = config_differences(C, detail::parse_json(named_config->second));
   if (!differences.empty()) throw file_error{path, "is of another configuration: " + differences.front()};
 
   std::string const kind = detail::optimizer_name(optimiser.options().kind);
