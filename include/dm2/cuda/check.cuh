@@ -32,7 +32,7 @@ inline void check(cudaError_t status, char const* what, std::source_location at 
   detail::fail(what, std::string{cudaGetErrorName(status)} + " (" + cudaGetErrorString(status) + ")", at);
 }
 
-/// @copydoc check(cudaError_t, char const*, std::source_location)
+/// Throws unless cuBLASLt's status is success.
 inline void check(cublasStatus_t status, char const* what, std::source_location at = std::source_location::current()) {
   if (status != CUBLAS_STATUS_SUCCESS) detail::fail(what, cublasLtGetStatusString(status), at);
 }

@@ -22,13 +22,13 @@ linear_parameters<float const, N, K, space::device, element<P> const> operand(
     context<P>& ctx, linear_parameters<float const, N, K, space::device> const& p) {
   return {block<element<P> const, space::device, N, K>{ctx.copy_of(p.weight.data)}, p.bias};
 }
-/// @copydoc operand
+/// The same for a norm and its projection.
 template <precision P, int N, int K>
 norm_projection<float const, N, K, space::device, element<P> const> operand(
     context<P>& ctx, norm_projection<float const, N, K, space::device> const& p) {
   return {p.norm, operand(ctx, p.in)};
 }
-/// @copydoc operand
+/// The same for the heads.
 template <precision P, int K, int D>
 head_parameters<float const, K, D, space::device, element<P> const> operand(
     context<P>& ctx, head_parameters<float const, K, D, space::device> const& p) {

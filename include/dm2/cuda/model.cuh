@@ -42,7 +42,7 @@ class model<C, cuda::context<P>> {
   using context = cuda::context<P>;  ///< the backend's context
   /// The context of operations on state(), which is on the host.
   using state_context = cpu::context<float>;
-  static constexpr config configuration = C;
+  static constexpr config configuration = C;                            ///< C
   static constexpr image_extent image = C.image;                        ///< height and width of a picture
   static constexpr std::size_t pixels = std::size_t(sizes<C>::pixels);  ///< numbers of one picture
   static constexpr std::size_t classes = std::size_t(C.classes);        ///< logits of one picture

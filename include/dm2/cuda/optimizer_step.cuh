@@ -23,13 +23,14 @@
 namespace dm2::cuda {
 
 /// What becomes of the numbers of a line. Every tensor begins at one, so that none has two kinds.
-///
-/// still: they stay (statistics, parameters that nothing reads), but the average follows them. moved: by the optimizer.
-/// second: the second of a pair, which is moved with the first. pair + d: the first of a pair that is one memory in the
-/// published run (optimizer_options::shared_pairs), whose second is d lines on.
 struct update_line {
-  static constexpr int size = 64;  ///< numbers
-  static constexpr std::uint16_t still = 0, moved = 1, second = 2, pair = 2;
+  static constexpr int size = 64;             ///< numbers
+  static constexpr std::uint16_t still = 0;   ///< statistics, and what nothing reads: only the average follows them
+  static constexpr std::uint16_t moved = 1;   ///< by the optimizer
+  static constexpr std::uint16_t second = 2;  ///< the second of a pair, which is moved with the first
+  /// pair + d: the first of a pair that is one memory in the published run (optimizer_options::shared_pairs), whose
+  /// second is d lines on.
+  static constexpr std::uint16_t pair = 2;
 };
 
 /// What a step's gradients amount to, in device memory.

@@ -32,7 +32,7 @@ enum class class_order : unsigned char {
 inline constexpr char const* class_order_key = "class_order";
 
 /// The names of the class folders in `root`, in that order. Files are passed over, and so are folders whose name begins
-/// with a dot, __MACOSX and @eaDir; links to folders count as folders.
+/// with a dot, __MACOSX and \@eaDir; links to folders count as folders.
 ///
 /// Throws file_error if root cannot be listed or has no such folder.
 [[nodiscard]] inline std::vector<std::string> class_folders(std::filesystem::path const& root,

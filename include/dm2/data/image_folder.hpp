@@ -24,7 +24,7 @@ namespace dm2 {
 
 namespace detail {
 
-/// Whether a folder's entry is hidden, or what another system left: macOS's ._NAME.png and __MACOSX, a NAS's @eaDir.
+/// Whether a folder's entry is hidden, or what another system left: macOS's ._NAME.png and __MACOSX, a NAS's \@eaDir.
 [[nodiscard]] inline bool is_passed_over(std::string const& name) {
   return name.starts_with('.') || name == "__MACOSX" || name == "@eaDir";
 }
@@ -73,7 +73,7 @@ struct folder_walk {
 
 /// The picture files that `paths` name: a file as it is, whatever its name; a folder as all files under it, however
 /// deep, whose names end in .jpg, .jpeg or .png in any case, sorted by path. The order of `paths` is kept. In a folder,
-/// files and folders whose names begin with a dot are passed over, and the folders __MACOSX and @eaDir.
+/// files and folders whose names begin with a dot are passed over, and the folders __MACOSX and \@eaDir.
 ///
 /// Links to files and folders are followed, and each folder is walked once for each of `paths`, however many links lead
 /// to it, so loops of links end.
