@@ -80,8 +80,8 @@ TEST_CASE("golden checkpoints: another model refuses them, with both configurati
   dm2::model<dm2::tiny, dm2::cpu::context<double>> tiny;
   auto const path = golden("lightning/epoch=0-step=2.ckpt");
   auto const why = refusal(path, [&] { dm2::load(tiny, path); });
-  CHECK(contains(why, "\n  configuration: image: [64,64] in the file, [224,224] in the program"));
+  CHECK(contains(why, "4 layers in the file, 24 in the program, 32 channels in the file, 192 in the program"));
   CHECK(contains(why, "\n  configuration: attn_layers: [2] in the file, [10,20] in the program"));
-  CHECK(contains(why, "\n  shape: cls_token is [1, 1, 32] in the file, [1, 1, 192] in the program"));
-  CHECK(contains(why, "\n  missing: layers.23.mixer.in_proj.weight [1032, 192]"));
+  CHECK(contains(why, "\n  configuration: dim: 32 in the file, 192 in the program"));
+  CHECK(contains(why, "\n  ... and "));
 }

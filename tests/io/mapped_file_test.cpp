@@ -44,7 +44,7 @@ TEST_CASE("mapped_file: refuses what is missing or no regular file, and names it
   auto const missing = folder / "missing";
   CHECK_THROWS_WITH_AS(dm2::mapped_file{missing},
                        (missing.string() + ": cannot be opened: No such file or directory").c_str(), dm2::file_error);
-  CHECK_THROWS_WITH_AS(dm2::mapped_file{folder.path()}, (folder.path().string() + ": is not a regular file").c_str(),
+  CHECK_THROWS_WITH_AS(dm2::mapped_file{folder.path()}, (folder.path().string() + ": is a folder, not a file").c_str(),
                        dm2::file_error);
   if (std::filesystem::exists("/dev/zero")) CHECK_THROWS_AS(dm2::mapped_file{"/dev/zero"}, dm2::file_error);
 }

@@ -214,6 +214,6 @@ TEST_CASE("load_pretrained: anything else that differs is refused by name, and t
   }
   CHECK(text.starts_with(file.path().string()));
   CHECK(text.find("shape: pos_embed is [1, 5, 16] in the file, [1, 5, 8] in the program") != text.npos);
-  CHECK(text.find("configuration: dim: 16 in the file, 8 in the program") != text.npos);
+  CHECK(text.find("16 channels in the file, 8 in the program") != text.npos);
   CHECK(std::equal(before.begin(), before.end(), net.state().begin()));
 }
