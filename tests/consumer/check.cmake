@@ -3,7 +3,7 @@
 # Builds the project beside this file with the dm2 of SOURCE, in a folder of its own, and runs it. By find_package, dm2
 # is first installed from BINARY into a prefix of its own, and the prefix must not mention this machine's processor.
 # With -DCUDA=nvcc -DARCHITECTURES=... it is the project in cuda/, which is not run, since it needs a GPU; with
-# -DWARNINGS=processor that in warnings/, for that processor at -O3.
+# -DWARNINGS=processor that in warnings/, for that processor, at the level OPTIMISE.
 set(work ${BINARY}/consumer/${WAY})
 set(project ${CMAKE_CURRENT_LIST_DIR})
 set(more "")
@@ -18,7 +18,7 @@ if(WARNINGS)
   get_filename_component(compiler ${COMPILER} NAME)
   string(APPEND work _${compiler}_${WARNINGS})
   string(APPEND project /warnings)
-  set(flags -O3 -march=${WARNINGS} -Wall -Wextra -Werror)
+  set(flags ${OPTIMISE} -march=${WARNINGS} -Wall -Wextra -Werror)
 endif()
 list(JOIN flags " " flags)
 file(REMOVE_RECURSE ${work})
