@@ -144,10 +144,10 @@ TEST_CASE("axis: holds its data and at least two ticks, whatever the data") {
 
 TEST_CASE("axis: a range of denormal numbers is a constant") {
   double const tiny = 5e-324;
-  for (auto const& [low, high] : {std::pair{0.0, tiny}, {-tiny, tiny}, {tiny, 2 * tiny}, {0.0, 1e-300}, {-1e-310, 0.0}})
+  for (auto const& ends : {std::pair{0.0, tiny}, {-tiny, tiny}, {tiny, 2 * tiny}, {0.0, 1e-300}, {-1e-310, 0.0}})
     for (bool const round : {false, true}) {
-      CAPTURE(high);
-      axis const x = axis_over(low, high, false, round, 6);
+      CAPTURE(ends.second);
+      axis const x = axis_over(ends.first, ends.second, false, round, 6);
       CHECK(x.high - x.low >= 1);
       CHECK(ticks(x, 6).size() >= 2);
       CHECK(x.place(high) == x.place(low));

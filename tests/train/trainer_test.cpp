@@ -263,7 +263,8 @@ TEST_CASE("trainer: a checkpoint whose progress is out of range is refused, and 
   for (auto const& [from, to] :
        {std::pair{"best_epoch\\\":0", "best_epoch\\\":9"}, std::pair{"next_batch\\\":0", "next_batch\\\":7"},
         std::pair{"ema_steps\\\":3", "ema_steps\\\":x"}, std::pair{"earlier_steps\\\":0", "earlier_steps\\\":\\"}}) {
-    CAPTURE(to);
+    std::string const changed = to;  // clang 14 lets no lambda name a structured binding, and CAPTURE is one
+    CAPTURE(changed);
     std::string bytes = whole;
     std::size_t const at = bytes.find(from);
     REQUIRE(at != std::string::npos);
