@@ -76,7 +76,8 @@ TEST_CASE("training_pass: find_gradient gives what backward adds to, and nothing
   std::copy(values.begin(), values.end(), net.state().begin());
   for (double& v : net.find("patch_embed.bn1.running_var").values) v = 1;
   training_pass pass{net, 2};
-  pass.forward(random.normal(2 * net.pixels));
+  std::vector<double> const pictures = random.normal(2 * net.pixels);  // backward reads them too
+  pass.forward(pictures);
   pass.loss(random.uniform(2 * (2 + tokens) * 3, 0, 1));
   pass.backward();
   auto const head = pass.find_gradient("head.weight");
