@@ -150,4 +150,10 @@ class single_process final : public communicator {
   void move(char const*, std::span<outgoing_message const>, std::span<incoming_message const>) override {}
 };
 
+/// The communicator of a program that knows no other process.
+[[nodiscard]] inline communicator& one_process() {
+  static single_process alone;
+  return alone;
+}
+
 }  // namespace dm2
