@@ -4,14 +4,21 @@
 
 #include <dm2/core/parameters.hpp>
 #include <dm2/model/parameter_table.hpp>
-#include <dm2/train/optimizer.hpp>
 
 #include <cstddef>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace dm2 {
+namespace detail {
+
+/// Whether an entry is the first of a pair that the published run keeps in one memory; its partner is the next entry.
+constexpr bool opens_pair(std::string_view name) { return name.ends_with(".dt_bias") || name.ends_with(".A_log"); }
+constexpr bool closes_pair(std::string_view name) { return name.ends_with(".dt_bias_b") || name.ends_with(".A_log_b"); }
+
+}  // namespace detail
 
 /// Consecutive numbers of a flat buffer that is laid out as a model's state.
 struct state_slice {
@@ -26,6 +33,10 @@ struct state_slice {
   }
   constexpr bool operator==(state_slice const&) const = default;
 };
+
+/// The slice of a process alone.
+template <config C>
+inline constexpr state_slice whole_state{0, state_extent<C>};
 
 /// The whole state as one slice for each of `processes`, in order, of about equal sizes.
 ///
