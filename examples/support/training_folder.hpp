@@ -89,6 +89,10 @@ class training_folder {
       throw;
     }
   }
+  /// As another process of the run sees the folder: the first one has it, and alone makes, locks and changes it.
+  struct seen_by_another {};
+  training_folder(seen_by_another, std::filesystem::path const& root, int history)
+      : files_{run_folder::seen(root, history)}, written_{true} {}
   training_folder(training_folder const&) = delete;
   training_folder& operator=(training_folder const&) = delete;
   ~training_folder() {

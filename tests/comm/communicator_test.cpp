@@ -53,8 +53,9 @@ TEST_CASE("the report names the missing process, the exchange, the step counted 
   w.enter();
   std::array const missing{2};
   std::string const text = w.report("gradients", 17, missing);
-  CHECK(text.starts_with("process 2 of 3 did not answer process 0 within 12.5 s in the exchange 'gradients' of step 18; "
-                         "last heard: process 1 "));
+  CHECK(
+      text.starts_with("process 2 of 3 did not answer process 0 within 12.5 s in the exchange 'gradients' of step 18; "
+                       "last heard: process 1 "));
   CHECK(text.find("process 2 ", 20) != std::string::npos);
   CHECK(text.find("process 0 0.") == std::string::npos);
   CHECK_FALSE(w.over());

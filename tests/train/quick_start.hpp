@@ -145,7 +145,8 @@ std::vector<double> quick_losses(quick_start const& q, std::span<batch const> ba
     while (auto const r = engine.next_result(wait)) losses.push_back(r->losses.front());
   };
   for (std::size_t s = 0; s < batches.size(); ++s) {
-    engine.micro_batch(batches[s], {}, 1, {0, std::int64_t(s), s});
+    engine.micro_batch(batches[s], {}, 1);
+    engine.finish_round(1, {0, std::int64_t(s), s});
     engine.finish_step(q.rates.rate(0));
     collect(false);
   }

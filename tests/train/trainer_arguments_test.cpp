@@ -104,16 +104,17 @@ TEST_CASE("step_engine: a batch whose lists disagree with its size is refused") 
   batch b;
   b.height = b.width = 16;
   b.resize(2, false);
-  engine.micro_batch(b, {}, 1, {});
+  engine.micro_batch(b, {}, 1);
+  engine.finish_round(1, {});
   batch few = b, one = b, wrong = b, cut = b;
   few.labels.resize(1);
   one.resize(1, false);
   wrong.labels[1] = 3;
   cut.pictures.resize(7);
-  CHECK_THROWS_WITH_AS(engine.micro_batch(few, {}, 1, {}), "batch.labels: got 1, expected 2", shape_error);
-  CHECK_THROWS_WITH_AS(engine.micro_batch(one, {}, 1, {}), "batch.size: got 1, expected 2", shape_error);
-  CHECK_THROWS_WITH_AS(engine.micro_batch(wrong, {}, 1, {}), "sparse_targets.label: got class 3, expected 0..2",
+  CHECK_THROWS_WITH_AS(engine.micro_batch(few, {}, 1), "batch.labels: got 1, expected 2", shape_error);
+  CHECK_THROWS_WITH_AS(engine.micro_batch(one, {}, 1), "batch.size: got 1, expected 2", shape_error);
+  CHECK_THROWS_WITH_AS(engine.micro_batch(wrong, {}, 1), "sparse_targets.label: got class 3, expected 0..2",
                        shape_error);
-  CHECK_THROWS_AS(engine.micro_batch(cut, {}, 1, {}), shape_error);
+  CHECK_THROWS_AS(engine.micro_batch(cut, {}, 1), shape_error);
   engine.finish_step(0.1);
 }

@@ -36,7 +36,7 @@ class ema {
     steps_ = 0;
   }
 
-  /// average <- average - (1 - decay) (average - state), after an optimiser step. A decay of 0 makes the average the
+  /// average <- average - (1 - decay) (average - state), after an optimizer step. A decay of 0 makes the average the
   /// state, to the last bit. Of the slice `own` alone, where there are several processes.
   void step(model<C, Context>& net, state_slice own = whole_state<C>) {
     scalar const* const present = std::as_const(net).state().data() + own.first;

@@ -62,6 +62,14 @@ class run_folder {
     if (problem) throw file_error{root_, "cannot be made: " + problem.message()};
   }
 
+  /// The same paths of a folder that another process makes; nothing is made here.
+  [[nodiscard]] static run_folder seen(std::filesystem::path root, int history) {
+    run_folder out;
+    out.root_ = std::move(root);
+    out.history_ = history;
+    return out;
+  }
+
   /// The folder; empty without one.
   [[nodiscard]] std::filesystem::path const& root() const { return root_; }
   /// The checkpoint that a run goes on from. An empty path without a folder.
