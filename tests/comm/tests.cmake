@@ -15,6 +15,8 @@ add_test(NAME comm.silent_process COMMAND ${dm2_mpirun} -n 3 $<TARGET_FILE:dm2_p
 set_tests_properties(comm.silent_process PROPERTIES TIMEOUT 120 LABELS processes ENVIRONMENT "${dm2_mpi_environment}"
                      PASS_REGULAR_EXPRESSION "process 1 of 3 did not answer process [02] within [0-9.]+ s in the exchange 'numbers' of step 5")
 if(TARGET train)
+  add_test(NAME comm.process_faults COMMAND ${PROJECT_SOURCE_DIR}/scripts/process_faults 2 $<TARGET_FILE:train> $<TARGET_FILE:make_shapes>)
+  set_tests_properties(comm.process_faults PROPERTIES TIMEOUT 300 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")
   add_test(NAME comm.same_bytes COMMAND ${CMAKE_CURRENT_LIST_DIR}/same_bytes.sh $<TARGET_FILE:train> $<TARGET_FILE:make_shapes>
                                         ${PROJECT_BINARY_DIR}/same_bytes ${MPIEXEC_EXECUTABLE})
   set_tests_properties(comm.same_bytes PROPERTIES TIMEOUT 900 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")

@@ -22,6 +22,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <deque>
 #include <exception>
 #include <filesystem>
@@ -380,6 +381,7 @@ class trainer {
   /// Validation, the step to the next epoch, and checkpoints; false if it was stopped before, with a checkpoint of an
   /// epoch without steps left.
   bool finish_epoch() {
+    require_same_state();
     epoch_report report{epoch_, steps(), rate_, loss_sum_ / double(training_.batches()), {}, false, seconds_, waiting_};
     if (validation_ != nullptr && !validate(report.validation)) return save(folder_.last()), false;
     double const score = validation_ != nullptr ? report.validation.accuracy() : -report.train_loss;
@@ -413,6 +415,23 @@ class trainer {
             {"measure", measure()},
             {"training_set", fingerprint(&training_)},
             {"validation_set", fingerprint(validation_)}};
+  }
+  /// Throws process_error, on every process, where one has another state than process 0.
+  void require_same_state() {
+    if (processes_.size() == 1) return;
+    engine_.pull();
+    std::uint64_t own = 0xcbf29ce484222325;  // FNV-1a, a number at a time
+    for (scalar const x : std::as_const(net_).state()) {
+      std::uint64_t bits = 0;
+      std::memcpy(&bits, &x, sizeof x);
+      own = (own ^ bits) * 0x100000001b3;
+    }
+    std::vector<std::uint64_t> all(std::size_t(processes_.size()));
+    processes_.gather("hash of the weights", std::span<std::uint64_t const>{&own, 1}, std::span{all});
+    for (std::size_t r = 1; r < all.size(); ++r)
+      if (all[r] != all[0])
+        throw process_error{"process " + std::to_string(r) + " has other weights than process 0 after epoch " +
+                            std::to_string(epoch_ + 1) + "; a run cannot go on so"};
   }
   /// Process 0 writes; the others learn whether it could.
   void save(std::filesystem::path const& path) {
