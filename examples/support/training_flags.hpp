@@ -39,11 +39,11 @@ struct training_flags {
   std::string experiment;
   std::string device = "auto", precision;
   class_order order = class_order::natural;
-  bool overwrite = false, check = false, token_labels = false, fresh_optimiser = false, amp = false;
+  bool overwrite = false, check = false, token_labels = false, fresh_optimizer = false, amp = false;
 
   int batch = 256, accumulate = 4, validation_batch = 0;
   dm2::schedule rates{};
-  optimizer_options optimiser{};
+  optimizer_options optimizer{};
   std::optional<double> ema_decay;  ///< what is not given follows the number of steps
   bool ema = true, ema_warm_up = false;
 
@@ -158,16 +158,16 @@ inline void add_model(CLI::App& app, training_flags& f) {
                  "given are the checkpoint's")
       ->type_name("FILE|auto")
       ->group(group);
-  app.add_flag("--no-resume-opt", f.fresh_optimiser,
-               "Resume weights, averages and place in the schedule, with an optimiser that begins anew")
+  app.add_flag("--no-resume-opt", f.fresh_optimizer,
+               "Resume weights, averages and place in the schedule, with an optimizer that begins anew")
       ->group(group);
   app.add_option("--num-classes", f.classes, "Check that the model has as many classes")->group(group);
   app.add_option("--img-size", f.image, "Check that the model takes pictures of this size")->group(group);
   app.add_option("--token-label-size", f.label_size, "Check that the model has so many patches a side")->group(group);
 }
 
-inline void add_optimisation(CLI::App& app, training_flags& f) {
-  std::string const group = "Optimisation";
+inline void add_optimizer(CLI::App& app, training_flags& f) {
+  std::string const group = "Optimizer";
   app.add_option("-b,--batch-size", f.batch, "Pictures of a micro-batch")->check(number_from(1, 1 << 20))->group(group);
   app.add_option("--grad-accum-steps", f.accumulate, "Micro-batches a step")
       ->check(number_from(1, 1 << 20))
@@ -176,8 +176,8 @@ inline void add_optimisation(CLI::App& app, training_flags& f) {
       ->check(number_from(0, 1 << 20))
       ->group(group);
   app.add_option("--epochs", f.rates.epochs, "Epochs of the schedule")->check(number_from(1, 1'000'000))->group(group);
-  add_choice<optimizer_kind>(app, "--opt", f.optimiser.kind,
-                             {{"lion", optimizer_kind::lion}, {"adamw", optimizer_kind::adamw}}, "Optimiser")
+  add_choice<optimizer_kind>(app, "--opt", f.optimizer.kind,
+                             {{"lion", optimizer_kind::lion}, {"adamw", optimizer_kind::adamw}}, "Optimizer")
       ->group(group);
   app.add_option("--lr", f.rates.base, "Learning rate after the warm-up")->check(at_least_zero())->group(group);
   app.add_option("--sched", "Schedule after the warm-up")
@@ -192,15 +192,15 @@ inline void add_optimisation(CLI::App& app, training_flags& f) {
       ->check(at_least_zero())
       ->group(group);
   app.add_option("--min-lr", f.rates.floor, "Learning rate at the end")->check(at_least_zero())->group(group);
-  app.add_option("--weight-decay,--wd", f.optimiser.weight_decay, "Decay of every parameter")
+  app.add_option("--weight-decay,--wd", f.optimizer.weight_decay, "Decay of every parameter")
       ->check(at_least_zero())
       ->group(group);
-  add_pair(app, "--opt-betas", f.betas, "Betas of the optimiser")->check(below_one())->group(group);
-  app.add_option("--opt-eps", f.optimiser.eps, "Epsilon of AdamW")->check(above_zero())->group(group);
-  app.add_option("--clip-grad,--clip-grad-norm", f.optimiser.clip_norm, "Clip gradients to this norm (0: not)")
+  add_pair(app, "--opt-betas", f.betas, "Betas of the optimizer")->check(below_one())->group(group);
+  app.add_option("--opt-eps", f.optimizer.eps, "Epsilon of AdamW")->check(above_zero())->group(group);
+  app.add_option("--clip-grad,--clip-grad-norm", f.optimizer.clip_norm, "Clip gradients to this norm (0: not)")
       ->check(at_least_zero())
       ->group(group);
-  app.add_flag("--shared-pairs", f.optimiser.shared_pairs,
+  app.add_flag("--shared-pairs", f.optimizer.shared_pairs,
                "Step dt_bias with dt_bias_b, and A_log with A_log_b, as one memory: the published run's accident")
       ->group(group);
   app.add_option("--model-ema-decay", f.ema_decay,
@@ -285,7 +285,7 @@ inline void add_training_flags(CLI::App& app, training_flags& f) {
   app.option_defaults()->always_capture_default()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   detail::add_data(app, f);
   detail::add_model(app, f);
-  detail::add_optimisation(app, f);
+  detail::add_optimizer(app, f);
   detail::add_augmentation(app, f);
   detail::add_run(app, f);
   app.set_config("-c,--config", "", "Flags from a TOML or INI file; those of the command line count more")

@@ -56,7 +56,7 @@ void require_flags(training_flags const& f) {
   require_flag("--img-size", f.image, C.image.width);
   require_flag("--token-label-size", f.label_size, C.image.height / C.patch);
   if (f.token_labels && f.labels.empty()) throw usage_error{"--token-label needs --token-label-data"};
-  if (f.fresh_optimiser && f.resume.empty()) throw usage_error{"--no-resume-opt needs --resume"};
+  if (f.fresh_optimizer && f.resume.empty()) throw usage_error{"--no-resume-opt needs --resume"};
 }
 
 /// Throws file_error where a checkpoint's classes are not the data's.
@@ -164,10 +164,10 @@ class training_run {
   }
   template <class Driver>
   void go_on(Driver& driver) {
-    resume_report const report = driver.resume(from_->file, !flags_.fresh_optimiser);
+    resume_report const report = driver.resume(from_->file, !flags_.fresh_optimizer);
     std::cout << "resumed    " << printable(from_->file.string()) << " in epoch " << driver.epoch() + 1 << " after "
               << grouped(std::size_t(driver.steps())) << " steps"
-              << (flags_.fresh_optimiser ? ", the optimiser anew\n" : "\n");
+              << (flags_.fresh_optimizer ? ", the optimizer anew\n" : "\n");
     print_resumed_flags(resumed_);
     if (!report.best_left_out.empty()) std::cout << "best       begins anew: " << report.best_left_out << '\n';
     if (report.other_pictures)
@@ -210,8 +210,8 @@ class training_run {
     o.batch = flags_.batch;
     o.accumulate = flags_.accumulate;
     o.rates = flags_.rates;
-    o.optimiser = flags_.optimiser;
-    std::tie(o.optimiser.beta1, o.optimiser.beta2) = flags_.betas;
+    o.optimizer = flags_.optimizer;
+    std::tie(o.optimizer.beta1, o.optimizer.beta2) = flags_.betas;
     o.ema_decay = flags_.ema ? *flags_.ema_decay : 0;
     o.ema_warm_up = flags_.ema_warm_up;
     o.smoothing = flags_.smoothing;
@@ -279,8 +279,8 @@ class training_run {
               << " epochs\n"
               << "rate       " << short_number(f.rates.base) << " after " << f.rates.warmup << " epochs from "
               << short_number(f.rates.start) << ", cosine to " << short_number(f.rates.floor) << "; "
-              << (f.optimiser.kind == optimizer_kind::lion ? "Lion" : "AdamW") << ", weight decay "
-              << short_number(f.optimiser.weight_decay) << ", "
+              << (f.optimizer.kind == optimizer_kind::lion ? "Lion" : "AdamW") << ", weight decay "
+              << short_number(f.optimizer.weight_decay) << ", "
               << (f.ema ? "averages " + short_number(*f.ema_decay) : "no averages") << '\n'
               << "memory     "
               << byte_size(planned_bytes<dm2::detail::training_plan<C, Context>>(f.batch) +

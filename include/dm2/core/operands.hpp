@@ -13,6 +13,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace dm2 {
 
@@ -125,6 +126,17 @@ struct ssd_input {
   }
 };
 
+/// Gradients of a scan over a batch of sequences; T and F as in ssd_input.
+template <mixer_shape M, class T, space S = space::host, class F = T>
+struct ssd_gradient {
+  rows<T, M.d_inner(), S> x;           ///< (=)
+  rows<F, M.heads, S> dt;              ///< (=)
+  block<F, S, M.heads> a;              ///< (+=)
+  rows<T, M.groups * M.d_state, S> b;  ///< (=)
+  rows<T, M.groups * M.d_state, S> c;  ///< (=)
+  block<F, S, M.heads> d;              ///< (+=)
+};
+
 /// Both classifiers' parameters, or their gradients.
 template <class T, int K, int D, space S = space::host, class W = T>
 struct head_parameters {
@@ -142,6 +154,19 @@ struct mix_box {
   /// Patches inside; 0 where a side is empty or turned round.
   [[nodiscard]] constexpr int area() const { return std::max(0, row1 - row0) * std::max(0, col1 - col0); }
 };
+
+/// Pictures in that many rows of a grid of height x width patches.
+///
+/// Throws shape_error, in mix_tokens' name, unless they are whole and the box lies in the grid.
+inline int require_mix_box(std::size_t grid_rows, int height, int width, mix_box box) {
+  std::string const size = std::to_string(height) + " x " + std::to_string(width);
+  int const pictures = require_whole("mix_tokens.grid", grid_rows, "patches", std::int64_t{height} * width, size);
+  if (box.row0 < 0 || box.row1 > height || box.col0 < 0 || box.col1 > width)
+    throw shape_error{"mix_tokens.box: got rows [" + std::to_string(box.row0) + ", " + std::to_string(box.row1) +
+                      "), columns [" + std::to_string(box.col0) + ", " + std::to_string(box.col1) +
+                      "), expected it inside " + size};
+  return pictures;
+}
 
 /// Rows of a target that are one number everywhere but at a few classes: row r is base[r], plus extra[i] at class
 /// index[i] for begin[r] <= i < begin[r + 1].

@@ -28,7 +28,7 @@ namespace dm2 {
 /// As the CPU's, with weights, gradients, momenta and average on the device.
 ///
 /// A micro-batch is copied to the device while the one before it is computed, and is one CUDA graph there; the
-/// optimiser's step is another. Calls return before their work is done. A step's result is fetched while the next one
+/// optimizer's step is another. Calls return before their work is done. A step's result is fetched while the next one
 /// runs, so that what is not finite is thrown a step late; the weights stay as they were before that step.
 template <config C, cuda::precision P>
 class step_engine<C, cuda::context<P>> {
@@ -41,13 +41,13 @@ class step_engine<C, cuda::context<P>> {
   static constexpr double loss_scale = P == cuda::precision::fp16 ? 32768 : 1;
 
   /// Takes all memory on the current device and copies the caller's state there.
-  step_engine(model<C, context>& net, optimizer<C, context>& optimiser, ema<C, context>& average,
+  step_engine(model<C, context>& net, optimizer<C, context>& rule, ema<C, context>& average,
               step_options const& options)
       : net_{net},
-        optimiser_{optimiser},
+        optimizer_{rule},
         average_{average},
         network_{options.batch},
-        rule_{network_, optimiser.options(), options.accumulate, 1 / loss_scale},
+        rule_{network_, rule.options(), options.accumulate, 1 / loss_scale},
         targets_{sizes<C>::stem.grid_height(), sizes<C>::stem.grid_width(), options.smoothing, options.crops},
         inputs_{{cuda::training_input{options.batch, net.pixels, targets_},
                  cuda::training_input{options.batch, net.pixels, targets_}}} {
@@ -68,7 +68,7 @@ class step_engine<C, cuda::context<P>> {
     in.upload(copies_.get());
     cudaStream_t const s = network_.stream().get();
     in.make_wait(s);
-    if (places_.empty()) rule_.begin(optimiser_.steps() + 1);
+    if (places_.empty()) rule_.begin(optimizer_.steps() + 1);
     compute(slot, scale * loss_scale);
     in.release(s);
     rule_.keep_loss(places_.size());
@@ -78,8 +78,8 @@ class step_engine<C, cuda::context<P>> {
   /// Enqueues the end of the step.
   void finish_step(double rate) {
     if (places_.empty()) throw std::logic_error{"dm2::step_engine: a step without a micro-batch"};
-    optimiser_.set_steps(optimiser_.steps() + 1);
-    rule_.step(optimiser_.steps(), rate, average_.next_decay());
+    optimizer_.set_steps(optimizer_.steps() + 1);
+    rule_.step(optimizer_.steps(), rate, average_.next_decay());
     for (std::int64_t& n : net_.counters()) n += std::int64_t(places_.size());
     unread_.push_back(std::exchange(places_, {}));
   }
@@ -99,16 +99,16 @@ class step_engine<C, cuda::context<P>> {
   /// Copies the state, the momenta and the average to the caller's, when all steps are done.
   void pull() {
     download(network_.state(), net_.state());
-    download(rule_.first(), optimiser_.momentum());
-    download(rule_.second(), optimiser_.second_moment());
+    download(rule_.first(), optimizer_.momentum());
+    download(rule_.second(), optimizer_.second_moment());
     download(rule_.average(), average_.state());
     network_.stream().synchronize();
   }
   /// Copies them to the device.
   void push() {
     upload(std::as_const(net_).state(), network_.state());
-    upload(optimiser_.momentum(), rule_.first());
-    upload(optimiser_.second_moment(), rule_.second());
+    upload(optimizer_.momentum(), rule_.first());
+    upload(optimizer_.second_moment(), rule_.second());
     upload(std::as_const(average_).state(), rule_.average());
     network_.round_copies();
     network_.stream().synchronize();
@@ -168,7 +168,7 @@ class step_engine<C, cuda::context<P>> {
   void download(float const* from, std::span<float> to) { copy(network_.ctx(), from, to.size(), to.data()); }
 
   model<C, context>& net_;
-  optimizer<C, context>& optimiser_;
+  optimizer<C, context>& optimizer_;
   ema<C, context>& average_;
   cuda::training_network<C, P> network_;
   cuda::training_rule<C, P> rule_;

@@ -108,8 +108,28 @@ inline std::string misfit_text(std::span<parameter_entry const> table, tensor_fi
   return text;
 }
 
+/// A table's entry as a tensor to write, under its name with `prefix` before it: a view of its part of `values`.
 template <class T>
-inline constexpr dtype dtype_of = std::is_same_v<T, double> ? dtype::f64 : dtype::f32;
+stored_tensor entry_tensor(std::string_view prefix, parameter_entry const& entry, std::span<T const> values) {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, std::int64_t>,
+                "dm2::detail::entry_tensor: float, double or a counter's integers");
+  stored_tensor t;
+  t.name = std::string{prefix} + std::string{entry.name};
+  t.type = std::is_same_v<T, std::int64_t> ? dtype::i64 : std::is_same_v<T, double> ? dtype::f64 : dtype::f32;
+  t.shape.assign(entry.shape.begin(), entry.shape.begin() + entry.rank);
+  t.strides = contiguous_strides(t.shape);
+  t.data = std::as_bytes(values.subspan(entry.offset, entry.size)).data();
+  return t;
+}
+
+/// Appends a model's entries as tensors to write: its state's, and its counters'.
+template <class T>
+void add_entry_tensors(std::vector<stored_tensor>& to, std::string_view prefix, std::span<parameter_entry const> table,
+                       std::span<T const> state, std::span<std::int64_t const> counters) {
+  for (parameter_entry const& entry : table)
+    to.push_back(entry.kind == entry_kind::counter ? entry_tensor(prefix, entry, counters)
+                                                   : entry_tensor(prefix, entry, state));
+}
 
 }  // namespace detail
 
@@ -167,21 +187,10 @@ void save(M const& net, std::filesystem::path const& path, std::map<std::string,
   metadata["config"] = to_json(M::configuration).dump();
   metadata["format"] = "pt";
   auto const state = net.state();
-  auto const counters = std::span<std::int64_t const>{net.counters()};
   using value = std::remove_cvref_t<decltype(state[0])>;
-  static_assert(std::is_same_v<value, float> || std::is_same_v<value, double>, "dm2::save: float or double");
   std::vector<stored_tensor> tensors;
-  for (parameter_entry const& entry : std::span<parameter_entry const>{net.table()}) {
-    stored_tensor t;
-    t.name = entry.name;
-    t.shape.assign(entry.shape.begin(), entry.shape.begin() + entry.rank);
-    t.strides = detail::contiguous_strides(t.shape);
-    bool const counter = entry.kind == entry_kind::counter;
-    t.type = counter ? dtype::i64 : detail::dtype_of<value>;
-    t.data = counter ? std::as_bytes(counters.subspan(entry.offset, 1)).data()
-                     : std::as_bytes(state.subspan(entry.offset, entry.size)).data();
-    tensors.push_back(std::move(t));
-  }
+  detail::add_entry_tensors(tensors, "", std::span<parameter_entry const>{net.table()}, std::span<value const>{state},
+                            net.counters());
   write_safetensors(path, tensors, metadata);
 }
 

@@ -212,7 +212,7 @@ class torch_content_reader {
   // --- dicts of tensors
 
   /// The weights: under the first of state_dict_keys that has tensors, else the only dict of tensors in the file's
-  /// dict, or in one of its dicts, that is neither an optimiser's nor called after averages.
+  /// dict, or in one of its dicts, that is neither an optimizer's nor called after averages.
   [[nodiscard]] std::optional<averages_source> find_primary(pickle_value root) const {
     if (auto const state = root.find("state_dict")) return averages_source{"state_dict", *state, {}, {}};
     for (std::string_view const key : state_dict_keys)

@@ -75,7 +75,7 @@ template <std::size_t N>
   return false;
 }
 
-/// Whether a checkpoint's key is that of an optimiser's state, a schedule's, or a run's.
+/// Whether a checkpoint's key is that of an optimizer's state, a schedule's, or a run's.
 [[nodiscard]] constexpr bool is_other_state(std::string_view key) noexcept {
   return key.find("optim") != key.npos || key.find("sched") != key.npos || key == "loops" || key == "hyper_parameters";
 }

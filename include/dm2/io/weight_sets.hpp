@@ -18,7 +18,7 @@ namespace dm2 {
 
 /// Which of a file's weights to read.
 ///
-/// A file may hold two sets: the weights as the optimiser left them, and their running averages, which validation is
+/// A file may hold two sets: the weights as the optimizer left them, and their running averages, which validation is
 /// run on. docs/files.md lists where averages are looked for.
 enum class weights {
   automatic,  ///< the averages where the file holds them, else the weights

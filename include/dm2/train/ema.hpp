@@ -35,7 +35,7 @@ class ema {
     steps_ = 0;
   }
 
-  /// average <- average - (1 - decay) (average - state), after an optimiser step. A decay of 0 makes the average the
+  /// average <- average - (1 - decay) (average - state), after an optimizer step. A decay of 0 makes the average the
   /// state, to the last bit.
   void step(model<C, Context>& net) {
     scalar const* const present = std::as_const(net).state().data();

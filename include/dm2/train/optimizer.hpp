@@ -90,7 +90,7 @@ class optimizer {
   ///
   /// Returns  the gradients' norm over the trained parameters, before clipping, where clipping is on; else 0.
   /// Throws   shape_error if the size is another, std::invalid_argument for a rate below 0 or none at all,
-  ///          std::logic_error if the optimiser or the model was moved from; nothing is changed then.
+  ///          std::logic_error if the optimizer or the model was moved from; nothing is changed then.
   double step(model<C, Context>& net, std::span<scalar> gradients, double lr) {
     require_extent("optimizer.step.gradients", gradients.size(), state_extent<C>);
     detail::require_option(lr >= 0 && lr < HUGE_VAL, "optimizer.step: lr", lr, "a number of at least 0");
@@ -134,12 +134,10 @@ class optimizer {
   }
 
   void update(state_context& ctx, scalar* p, scalar const* g, std::size_t offset, std::size_t size, double lr) {
-    scalar* const m = momentum().data() + offset;
-    if (options_.kind == optimizer_kind::lion)
-      lion_step(ctx, p, g, m, size, lr, options_.weight_decay, options_.beta1, options_.beta2);
-    else
-      adamw_step(ctx, p, g, m, second_moment().data() + offset, size, lr, options_.weight_decay, options_.beta1,
-                 options_.beta2, options_.eps, double(steps_));
+    optimizer_run<scalar> run{p, g, momentum().data() + offset, nullptr, size};
+    if (options_.kind == optimizer_kind::lion) return lion_step(ctx, run, options_, lr);
+    run.second = second_moment().data() + offset;
+    adamw_step(ctx, run, options_, lr, steps_);
   }
 
   template <class Move>

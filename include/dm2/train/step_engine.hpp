@@ -1,5 +1,5 @@
 /// @file
-/// How the training loop's steps are computed: micro-batches, optimiser, average. A backend with memory of its own
+/// How the training loop's steps are computed: micro-batches, optimizer, average. A backend with memory of its own
 /// specialises it.
 #pragma once
 
@@ -33,7 +33,7 @@ struct step_options {
 /// Where in a run a micro-batch stands.
 struct step_place {
   int epoch = 0;          ///< from 0
-  std::int64_t step = 0;  ///< optimiser steps before it
+  std::int64_t step = 0;  ///< optimizer steps before it
   std::size_t batch = 0;  ///< micro-batches of the epoch before it
 };
 
@@ -51,7 +51,7 @@ struct step_result {
 
 /// The steps of a run, on the host: each is done when its call returns.
 ///
-/// Model, optimiser and average are the caller's and outlive the engine. A backend that keeps copies of them elsewhere
+/// Model, optimizer and average are the caller's and outlive the engine. A backend that keeps copies of them elsewhere
 /// brings theirs up to date in pull(), and takes over theirs in push().
 template <config C, class Context>
 class step_engine {
@@ -60,9 +60,9 @@ class step_engine {
   using scalar = typename Context::scalar;
 
   /// Takes all its memory.
-  step_engine(model<C, Context>& net, optimizer<C, Context>& optimiser, ema<C, Context>& average, step_options options)
+  step_engine(model<C, Context>& net, optimizer<C, Context>& rule, ema<C, Context>& average, step_options options)
       : net_{net},
-        optimiser_{optimiser},
+        optimizer_{rule},
         average_{average},
         options_{options},
         pass_{net, options.batch},
@@ -89,10 +89,10 @@ class step_engine {
     result_.losses.push_back(loss);
   }
 
-  /// Ends a step: the optimiser moves the weights, the average follows. Throws std::logic_error without a micro-batch.
+  /// Ends a step: the optimizer moves the weights, the average follows. Throws std::logic_error without a micro-batch.
   void finish_step(double rate) {
     if (result_.losses.empty()) throw std::logic_error{"dm2::step_engine: a step without a micro-batch"};
-    result_.gradient_norm = optimiser_.step(net_, pass_.gradients(), rate);
+    result_.gradient_norm = optimizer_.step(net_, pass_.gradients(), rate);
     average_.step(net_);
     done_ = std::exchange(result_, {});
   }
@@ -104,7 +104,7 @@ class step_engine {
     return std::exchange(done_, std::nullopt);
   }
 
-  /// Brings the caller's model, optimiser and average up to date.
+  /// Brings the caller's model, optimizer and average up to date.
   void pull() {}
   /// Takes over what the caller has put into them.
   void push() {}
@@ -127,7 +127,7 @@ class step_engine {
   }
 
   model<C, Context>& net_;
-  optimizer<C, Context>& optimiser_;
+  optimizer<C, Context>& optimizer_;
   ema<C, Context>& average_;
   step_options options_;
   training_pass<C, Context> pass_;

@@ -41,7 +41,7 @@ struct divergence_error : std::runtime_error {
 /// What one epoch amounted to.
 struct epoch_report {
   int epoch = 0;          ///< from 0
-  std::int64_t step = 0;  ///< optimiser steps so far
+  std::int64_t step = 0;  ///< optimizer steps so far
   double rate = 0;        ///< learning rate
   double train_loss = 0;  ///< mean over the epoch's micro-batches
   evaluation validation;  ///< of the averaged weights; no samples without a validation set
@@ -50,10 +50,10 @@ struct epoch_report {
   double waiting = 0;     ///< seconds of those spent waiting for data
 };
 
-/// What one optimiser step amounted to.
+/// What one optimizer step amounted to.
 struct step_report {
   int epoch = 0;             ///< from 0
-  std::int64_t step = 0;     ///< optimiser steps so far, this one included
+  std::int64_t step = 0;     ///< optimizer steps so far, this one included
   std::size_t batch = 0;     ///< micro-batches done in the epoch
   std::size_t batches = 0;   ///< micro-batches of the whole epoch
   double rate = 0;           ///< learning rate
@@ -68,7 +68,7 @@ struct trainer_options {
   int batch = 256;                                     ///< samples of a micro-batch
   int accumulate = 4;                                  ///< micro-batches a step; each one's loss is divided by this
   schedule rates{};                                    ///< learning rate of each epoch, and how many epochs
-  optimizer_options optimiser{};                       ///< the rule that moves the weights
+  optimizer_options optimizer{};                       ///< the rule that moves the weights
   double ema_decay = 0.9999;                           ///< part of the weights' average that a step keeps
   bool ema_warm_up = false;                            ///< start with a smaller decay (ema)
   double smoothing = 0.1;                              ///< of the targets: 0 for none, 1 for uniform (label_smoothing)
@@ -78,7 +78,7 @@ struct trainer_options {
   int stop_after = 0;                 ///< end after this many epochs, for a part of a longer schedule; 0 for all
   std::int64_t checkpoint_steps = 0;  ///< write the last checkpoint every so many steps too; 0 after epochs only
   std::map<std::string, std::string> metadata{};        ///< added to every checkpoint
-  std::function<void(step_report const&)> on_step{};    ///< after each optimiser step, by the thread in run()
+  std::function<void(step_report const&)> on_step{};    ///< after each optimizer step, by the thread in run()
   std::function<void(epoch_report const&)> on_epoch{};  ///< after the epoch's validation, before its checkpoint
   std::function<void(std::filesystem::path const&)> on_checkpoint{};  ///< after each checkpoint that is on the disk
   std::atomic<bool> const* stop =
@@ -114,20 +114,20 @@ class trainer {
         training_{training},
         validation_{validation},
         folder_{std::move(folder)},
-        optimiser_{options_.optimiser},
+        optimizer_{options_.optimizer},
         average_{net, options_.ema_decay, options_.ema_warm_up},
-        engine_{net, optimiser_, average_, {options_.batch, options_.accumulate, options_.smoothing, options_.crops}} {}
+        engine_{net, optimizer_, average_, {options_.batch, options_.accumulate, options_.smoothing, options_.crops}} {}
 
   trainer(trainer const&) = delete;
   trainer& operator=(trainer const&) = delete;
 
-  /// Goes on from a training checkpoint; without `with_optimizer` with the momenta that the optimiser has, which are
+  /// Goes on from a training checkpoint; without `with_optimizer` with the momenta that the optimizer has, which are
   /// zero at first. Throws file_error as resume_training does, and if it was written with another batch, accumulation,
   /// seed or number of batches an epoch; nothing is changed then.
   resume_report resume(std::filesystem::path const& path, bool with_optimizer = true) {
     nlohmann::json const progress = read_checkpoint_head(path).progress;
     place const at = checked_place(progress, path);
-    resume_training(path, net_, average_, optimiser_, with_optimizer);
+    resume_training(path, net_, average_, optimizer_, with_optimizer);
     engine_.push();
     epoch_ = at.epoch;
     next_batch_ = at.next_batch;
@@ -151,7 +151,7 @@ class trainer {
     int const end =
         options_.stop_after > 0 ? std::min(options_.stop_after, options_.rates.epochs) : options_.rates.epochs;
     try {
-      for (; epoch_ < end; ++epoch_)
+      while (epoch_ < end)
         if (stopping() || !train_epoch() || !finish_epoch()) return false;
     } catch (non_finite const& n) {
       diverged(n);
@@ -161,8 +161,8 @@ class trainer {
 
   /// The epoch that run() goes on in, from 0.
   [[nodiscard]] int epoch() const { return epoch_; }
-  /// Optimiser steps so far.
-  [[nodiscard]] std::int64_t steps() const { return earlier_steps_ + optimiser_.steps(); }
+  /// Optimizer steps so far.
+  [[nodiscard]] std::int64_t steps() const { return earlier_steps_ + optimizer_.steps(); }
   /// The best epoch's validation accuracy, 0 to 1, or without a validation set its negated training loss; 0 before
   /// there is one.
   [[nodiscard]] double best() const { return best_; }
@@ -256,7 +256,7 @@ class trainer {
     return true;
   }
 
-  /// One optimiser step: `accumulate` micro-batches, or as many as the epoch has left.
+  /// One optimizer step: `accumulate` micro-batches, or as many as the epoch has left.
   void train_step() {
     int micro = 0;
     for (; micro < options_.accumulate && next_batch_ < training_.batches(); ++micro) micro_batch();
@@ -332,7 +332,8 @@ class trainer {
     return !stopping();
   }
 
-  /// Validation and checkpoints; false if it was stopped before, with a checkpoint of an epoch without steps left.
+  /// Validation, the step to the next epoch, and checkpoints; false if it was stopped before, with a checkpoint of an
+  /// epoch without steps left.
   bool finish_epoch() {
     epoch_report report{epoch_, steps(), rate_, loss_sum_ / double(training_.batches()), {}, false, seconds_, waiting_};
     if (validation_ != nullptr && !validate(report.validation)) return save(folder_.last()), false;
@@ -345,12 +346,11 @@ class trainer {
     if (options_.on_epoch) options_.on_epoch(report);
     next_batch_ = 0;
     loss_sum_ = 0;
-    ++epoch_;  // the checkpoint says where to go on
+    ++epoch_;  // done: the checkpoints say where to go on
     if (report.best) save(folder_.best());
     save(folder_.of_epoch(epoch_));
     folder_.keep_history(epoch_);
     save(folder_.last());
-    --epoch_;
     return true;
   }
 
@@ -373,7 +373,7 @@ class trainer {
     if (path.empty()) return;
     report_steps(true);
     engine_.pull();
-    save_training(path, net_, average_, optimiser_, own_progress(), options_.metadata);
+    save_training(path, net_, average_, optimizer_, own_progress(), options_.metadata);
     if (options_.on_checkpoint) options_.on_checkpoint(path);
   }
 
@@ -382,13 +382,13 @@ class trainer {
   loader& training_;
   loader* validation_;
   run_folder folder_;
-  optimizer<C, Context> optimiser_;
+  optimizer<C, Context> optimizer_;
   ema<C, Context> average_;
   step_engine<C, Context> engine_;
   std::deque<step_report> unreported_;
   int epoch_ = 0, best_epoch_ = -1;
   std::size_t next_batch_ = 0;
-  std::int64_t earlier_steps_ = 0;  ///< of an optimiser whose state was not resumed
+  std::int64_t earlier_steps_ = 0;  ///< of an optimizer whose state was not resumed
   double loss_sum_ = 0, best_ = 0, rate_ = 0, seconds_ = 0, waiting_ = 0;
 };
 
