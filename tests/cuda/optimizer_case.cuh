@@ -10,6 +10,7 @@
 
 #include "cuda/support/device_array.cuh"
 #include "cuda/token_label_loss/label_map_case.cuh"
+#include "support/configurations.hpp"
 #include "support/random.hpp"
 
 #include <algorithm>
@@ -20,19 +21,6 @@
 
 namespace dm2::test {
 
-/// Every kind of entry; its two mixers have pairs of one line.
-inline constexpr config little{.image = {8, 8},
-                               .patch = 4,
-                               .stem_width = 3,
-                               .depth = 3,
-                               .dim = 6,
-                               .classes = 4,
-                               .headdim = 3,
-                               .d_state = 4,
-                               .attn_layers = layers(1),
-                               .attn_heads = 1,
-                               .attn_head_dim = 4,
-                               .attn_rotary = 2};
 /// Its pairs are of two lines.
 inline constexpr config many_heads{.image = {8, 8},
                                    .patch = 4,

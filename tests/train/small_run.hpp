@@ -14,7 +14,7 @@
 
 #include "data/picture_set.hpp"
 #include "io/scratch.hpp"
-#include "train/small_config.hpp"
+#include "support/configurations.hpp"
 
 #include <filesystem>
 #include <functional>

@@ -4,7 +4,7 @@
 #include <dm2/train/training_file.hpp>
 
 #include "io/scratch.hpp"
-#include "train/small_config.hpp"
+#include "support/configurations.hpp"
 
 #include <doctest/doctest.h>
 
@@ -28,9 +28,9 @@ struct run_state {
   using context = cpu::context<T>;
   model<C, context> net{1, context{1}};
   ema<C, context> average{net};
-  optimizer<C, context> optimiser;
+  optimizer<C, context> rule;
 
-  explicit run_state(std::uint64_t seed, optimizer_kind kind = optimizer_kind::adamw) : optimiser{{.kind = kind}} {
+  explicit run_state(std::uint64_t seed, optimizer_kind kind = optimizer_kind::adamw) : rule{{.kind = kind}} {
     initialise(net, seed + 1);
     average.restart(net);
     initialise(net, seed);
@@ -38,20 +38,20 @@ struct run_state {
     for (parameter_entry const& e : net.table())
       if (e.kind == entry_kind::parameter)
         for (std::size_t i = e.offset; i < e.offset + e.size; ++i) {
-          optimiser.momentum()[i] = T(seed) + T(i) / 3;
-          if (!optimiser.second_moment().empty()) optimiser.second_moment()[i] = T(seed) + T(i) / 7;
+          rule.momentum()[i] = T(seed) + T(i) / 3;
+          if (!rule.second_moment().empty()) rule.second_moment()[i] = T(seed) + T(i) / 7;
         }
-    optimiser.set_steps(std::int64_t(seed) * 11);
+    rule.set_steps(std::int64_t(seed) * 11);
     average.set_steps(std::int64_t(seed) * 13);
   }
   void save(std::filesystem::path const& path) {
-    save_training(path, net, average, optimiser, {{"epoch", 3}, {"loss_sum", 0.1}}, {{"class_names", "[\"a\"]"}});
+    save_training(path, net, average, rule, {{"epoch", 3}, {"loss_sum", 0.1}}, {{"class_names", "[\"a\"]"}});
   }
   [[nodiscard]] std::vector<T> numbers() {
     std::vector<T> out;
-    for (std::span<T> part : {net.state(), average.state(), optimiser.momentum(), optimiser.second_moment()})
+    for (std::span<T> part : {net.state(), average.state(), rule.momentum(), rule.second_moment()})
       out.insert(out.end(), part.begin(), part.end());
-    for (auto n : {net.counters()[0], optimiser.steps(), average.steps()}) out.push_back(T(n));
+    for (auto n : {net.counters()[0], rule.steps(), average.steps()}) out.push_back(T(n));
     return out;
   }
 };
@@ -61,7 +61,7 @@ std::string refusal(std::filesystem::path const& path, State& into) {
   auto const before = into.numbers();
   std::string text;
   try {
-    (void)resume_training(path, into.net, into.average, into.optimiser);
+    (void)resume_training(path, into.net, into.average, into.rule);
   } catch (file_error const& e) {
     text = e.what();
   }
@@ -73,14 +73,14 @@ bool has(std::string const& text, char const* part) { return text.find(part) != 
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("training file: weights, averages, optimiser, counts and progress come back to the last bit", T,
+TEST_CASE_TEMPLATE("training file: weights, averages, optimizer, counts and progress come back to the last bit", T,
                    float, double) {
   for (optimizer_kind const kind : {optimizer_kind::lion, optimizer_kind::adamw}) {
     scratch_folder const folder;
     run_state<T> one{1, kind}, two{2, kind};
     CHECK(one.numbers() != two.numbers());
     one.save(folder / "c.safetensors");
-    auto const progress = resume_training(folder / "c.safetensors", two.net, two.average, two.optimiser);
+    auto const progress = resume_training(folder / "c.safetensors", two.net, two.average, two.rule);
     CHECK(one.numbers() == two.numbers());
     CHECK(progress.at("epoch") == 3);
     CHECK(progress.at("loss_sum") == 0.1);
@@ -89,17 +89,17 @@ TEST_CASE_TEMPLATE("training file: weights, averages, optimiser, counts and prog
   }
 }
 
-TEST_CASE("training file: without the optimiser, weights and averages come back from a file of any kind") {
+TEST_CASE("training file: without the optimizer, weights and averages come back from a file of any kind") {
   scratch_folder const folder;
   run_state<float> one{1, optimizer_kind::lion}, two{2};
   one.save(folder / "c.safetensors");
-  std::vector<float> const before(two.optimiser.momentum().begin(), two.optimiser.momentum().end());
-  (void)resume_training(folder / "c.safetensors", two.net, two.average, two.optimiser, false);
+  std::vector<float> const before(two.rule.momentum().begin(), two.rule.momentum().end());
+  (void)resume_training(folder / "c.safetensors", two.net, two.average, two.rule, false);
   CHECK(std::ranges::equal(one.net.state(), two.net.state()));
   CHECK(std::ranges::equal(one.average.state(), two.average.state()));
   CHECK(two.average.steps() == 13);
-  CHECK(two.optimiser.steps() == 22);
-  CHECK(std::ranges::equal(two.optimiser.momentum(), before));
+  CHECK(two.rule.steps() == 22);
+  CHECK(std::ranges::equal(two.rule.momentum(), before));
 }
 
 TEST_CASE("training file: a model loads the averages, or the raw weights, by the model's own names") {
@@ -128,9 +128,9 @@ TEST_CASE("training file: what is no checkpoint of this run is refused by name, 
     save(other.net, path);
     CHECK(has(refusal(path, into), "is no training checkpoint"));
   }
-  SUBCASE("another optimiser") {
+  SUBCASE("another optimizer") {
     run_state<float>{1, optimizer_kind::lion}.save(path);
-    CHECK(has(refusal(path, into), "was written with the optimiser \"lion\", not adamw"));
+    CHECK(has(refusal(path, into), "was written with the optimizer \"lion\", not adamw"));
   }
   SUBCASE("another precision") {
     run_state<double>{1}.save(path);
@@ -176,7 +176,7 @@ TEST_CASE("training file: its head tells where the run was, and numbers out of r
   auto const path = folder / "c.safetensors";
   run_state<float> state{1};
   auto const write = [&](nlohmann::json progress) {
-    save_training(path, state.net, state.average, state.optimiser, std::move(progress), {{"class_names", "[\"a\"]"}});
+    save_training(path, state.net, state.average, state.rule, std::move(progress), {{"class_names", "[\"a\"]"}});
   };
   write({{"epoch", 3}, {"next_batch", 7}});
   checkpoint_head const head = read_checkpoint_head(path);

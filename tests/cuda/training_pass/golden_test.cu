@@ -19,12 +19,6 @@ namespace {
 using in_float = cuda::context<cuda::precision::fp32>;
 using in_bf16 = cuda::context<cuda::precision::bf16>;
 
-constexpr config slim = [] {
-  config c = bidirectional;
-  c.variant = mixer_variant::published;
-  return c;
-}();
-
 template <config C>
 struct configured {
   static constexpr config value = C;

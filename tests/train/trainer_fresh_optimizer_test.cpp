@@ -1,4 +1,4 @@
-// A run that goes on with another optimiser, or with one that begins anew.
+// A run that goes on with another optimizer, or with one that begins anew.
 #include "io/scratch.hpp"
 #include "train/small_run.hpp"
 
@@ -12,12 +12,12 @@ using namespace dm2;
 using namespace dm2::test;
 
 TEST_CASE(
-    "trainer: resumed without its optimiser, a run has its weights, momenta of zero, and goes on counting steps") {
+    "trainer: resumed without its optimizer, a run has its weights, momenta of zero, and goes on counting steps") {
   scratch_folder const folder;
   trainer_options o = small_options();
   o.stop_after = 1;
   CHECK(small_run<>{mapped(), o, run_folder{folder.path()}}.driver.run());
-  o.optimiser.kind = optimizer_kind::adamw;
+  o.optimizer.kind = optimizer_kind::adamw;
   o.stop_after = 0;
   auto const go_on = [&](bool stop_there) {
     std::vector<std::int64_t> steps;
