@@ -5,6 +5,7 @@
 /// processes is enough for all of them: see comm/mpi.hpp.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -34,6 +35,12 @@ struct outgoing_message {
 struct incoming_message {
   int from = 0;                ///< its rank
   std::span<std::byte> bytes;  ///< written (=); as many as the other process sends
+};
+
+/// What went between the processes so far.
+struct traffic {
+  std::uint64_t bytes = 0;  ///< sent by this process
+  double seconds = 0;       ///< in exchanges, with the waiting for processes that are later
 };
 
 /// The processes of a run, numbered from 0 to size() - 1.
@@ -81,8 +88,13 @@ class communicator {
       for (outgoing_message const& own : out)
         if (own.to == rank()) copy_own(own, m);
     }
+    auto const begin = std::chrono::steady_clock::now();
     move(what, sent, awaited);
+    traffic_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    for (outgoing_message const& m : sent) traffic_.bytes += m.bytes.size();
   }
+  /// What went between the processes since this one was made.
+  [[nodiscard]] traffic const& sent() const { return traffic_; }
 
   /// Each process gives `own`, and has all of them afterwards: all [size(), own.size()], by rank.
   template <class T, std::size_t N, std::size_t M>
@@ -137,6 +149,7 @@ class communicator {
   }
 
   std::int64_t step_ = 0;
+  traffic traffic_;
 };
 
 /// A run of one process: nothing is sent.

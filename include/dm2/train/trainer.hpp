@@ -28,6 +28,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -52,6 +53,9 @@ struct epoch_report {
   bool best = false;      ///< validation accuracy, or without a validation set the loss, is the run's best so far
   double seconds = 0;     ///< that the epoch's training took, validation left out
   double waiting = 0;     ///< seconds of those spent waiting for data
+  traffic exchanged{};    ///< between the processes, by process 0
+  int slowest = 0;        ///< the process that worked longest, its waiting for data included
+  double lead = 0;        ///< seconds of its work over the processes' mean, less 1
 };
 
 /// What one optimizer step amounted to.
@@ -269,6 +273,7 @@ class trainer {
   bool train_epoch() {
     auto const begin = clock::now();
     double const waited = training_.seconds_waiting();
+    traffic const sent = processes_.sent();
     rate_ = options_.rates.rate(epoch_);
     training_.start(std::uint32_t(epoch_), next_batch_);
     while (next_batch_ < training_.batches()) {
@@ -280,9 +285,23 @@ class trainer {
       if (options_.checkpoint_steps > 0 && steps() % options_.checkpoint_steps == 0) save(folder_.last());
     }
     report_steps(true);
-    seconds_ = std::chrono::duration<double>(clock::now() - begin).count();
-    waiting_ = training_.seconds_waiting() - waited;
+    epoch_seconds_ = std::chrono::duration<double>(clock::now() - begin).count();
+    epoch_waiting_ = training_.seconds_waiting() - waited;
+    epoch_traffic_ = {processes_.sent().bytes - sent.bytes, processes_.sent().seconds - sent.seconds};
     return true;
+  }
+  /// What of an epoch's report is about its time. All processes call it.
+  void report_times(epoch_report& report) {
+    report.seconds = epoch_seconds_;
+    report.waiting = epoch_waiting_;
+    report.exchanged = epoch_traffic_;
+    double const work = epoch_seconds_ - epoch_traffic_.seconds;
+    std::vector<double> all(std::size_t(processes_.size()));
+    processes_.gather("seconds", std::span<double const>{&work, 1}, std::span{all});
+    auto const most = std::max_element(all.begin(), all.end());
+    double const mean = std::accumulate(all.begin(), all.end(), 0.0) / double(all.size());
+    report.slowest = int(most - all.begin());
+    report.lead = mean > 0 ? *most / mean - 1 : 0;
   }
 
   /// One optimizer step: `accumulate` micro-batches, or as many as the epoch has left, a round of one for each process
@@ -382,7 +401,12 @@ class trainer {
   /// epoch without steps left.
   bool finish_epoch() {
     require_same_state();
-    epoch_report report{epoch_, steps(), rate_, loss_sum_ / double(training_.batches()), {}, false, seconds_, waiting_};
+    epoch_report report;
+    report.epoch = epoch_;
+    report.step = steps();
+    report.rate = rate_;
+    report.train_loss = loss_sum_ / double(training_.batches());
+    report_times(report);
     if (validation_ != nullptr && !validate(report.validation)) return save(folder_.last()), false;
     double const score = validation_ != nullptr ? report.validation.accuracy() : -report.train_loss;
     report.best = best_epoch_ < 0 || score > best_;
@@ -468,7 +492,8 @@ class trainer {
   int epoch_ = 0, best_epoch_ = -1;
   std::size_t next_batch_ = 0;
   std::int64_t earlier_steps_ = 0;  ///< of an optimizer whose state was not resumed
-  double loss_sum_ = 0, best_ = 0, rate_ = 0, seconds_ = 0, waiting_ = 0;
+  double loss_sum_ = 0, best_ = 0, rate_ = 0, epoch_seconds_ = 0, epoch_waiting_ = 0;
+  traffic epoch_traffic_;
 };
 
 }  // namespace dm2
