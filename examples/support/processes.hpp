@@ -129,8 +129,8 @@ class run_processes {
 #endif
 };
 
-/// Starts `command`, passes stop signals on as SIGUSR1, which mpirun passes on in turn, and waits. Returns its exit code,
-/// or 128 and the signal that ended it. Throws usage_error where it cannot be started.
+/// Starts `command`, passes stop signals on as SIGUSR1, which mpirun passes on in turn, and waits. Returns its exit
+/// code, or 128 and the signal that ended it. Throws usage_error where it cannot be started.
 inline int run_watched(std::vector<std::string> const& command) {
   std::vector<char*> arguments;
   for (std::string const& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
@@ -175,8 +175,8 @@ inline std::string share_text(communicator& processes, std::string text) {
   return out;
 }
 
-/// Starts this program `count` times by mpirun, without the flags that asked for it. `restarts`: how often it is started
-/// anew, with --resume auto, after a process was lost. Returns the exit code.
+/// Starts this program `count` times by mpirun, without the flags that asked for it. `restarts`: how often it is
+/// started anew, with --resume auto, after a process was lost. Returns the exit code.
 inline int start_processes(int count, int restarts, std::vector<std::string> arguments) {
 #ifndef DM2_WITH_MPI
   static_cast<void>(count), static_cast<void>(restarts), static_cast<void>(arguments);

@@ -45,8 +45,8 @@ struct traffic {
 
 /// The processes of a run, numbered from 0 to size() - 1.
 ///
-/// Every process makes the same calls in the same order, each named by `what`, a word for error messages. A call returns
-/// when this process has what it waits for. One thread at a time may call.
+/// Every process makes the same calls in the same order, each named by `what`, a word for error messages. A call
+/// returns when this process has what it waits for. One thread at a time may call.
 ///
 /// Errors   process_error from every call, where a process it waits for has not answered within deadline().
 ///

@@ -21,8 +21,8 @@ namespace dm2 {
 
 /// All processes that were started together, MPI_COMM_WORLD.
 ///
-/// Begins MPI, and ends it when it is destroyed; a program has at most one. After a process_error MPI is not ended, since
-/// that would wait for the lost process: the program's own end tells mpirun, which ends the others.
+/// Begins MPI, and ends it when it is destroyed; a program has at most one. After a process_error MPI is not ended,
+/// since that would wait for the lost process: the program's own end tells mpirun, which ends the others.
 ///
 ///     dm2::mpi_communicator processes;
 ///     dm2::trainer driver{net, options, training, nullptr, folder, processes};

@@ -41,8 +41,8 @@ class waiting {
   /// Whether it has taken longer.
   [[nodiscard]] bool over() const { return seconds{clock::now() - entered_}.count() > limit(); }
 
-  /// "process 2 of 4 did not answer process 0 within 30.2 s in the exchange 'gradients' of step 18; last heard: process 1
-  /// 0.0 s ago, process 2 31.0 s ago, process 3 0.1 s ago"
+  /// "process 2 of 4 did not answer process 0 within 30.2 s in the exchange 'gradients' of step 18; last heard: process
+  /// 1 0.0 s ago, process 2 31.0 s ago, process 3 0.1 s ago"
   [[nodiscard]] std::string report(char const* what, std::int64_t step, std::span<int const> missing) const {
     std::string text = missing.size() == 1 ? "process " : "processes ";
     for (std::size_t i = 0; i < missing.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(missing[i]);

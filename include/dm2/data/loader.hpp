@@ -89,7 +89,8 @@ class loader {
   /// Different bad samples so far.
   [[nodiscard]] std::size_t bad() const noexcept { return bad_.size(); }
 
-  /// Begins an epoch at its batch `first`, counted over all processes, and reading ahead. Drops what is left of the epoch before.
+  /// Begins an epoch at its batch `first`, counted over all processes, and reading ahead. Drops what is left of the
+  /// epoch before.
   ///
   /// Throws std::out_of_range if first > batches().
   void start(std::uint32_t epoch, std::size_t first = 0) {
@@ -108,8 +109,8 @@ class loader {
     });
   }
 
-  /// The epoch's next batch that this process reads, valid until the next call of anything else here than the queries; null after the last one
-  /// and before start. In evaluation a batch whose samples are all bad is passed over.
+  /// The epoch's next batch that this process reads, valid until the next call of anything else here than the queries;
+  /// null after the last one and before start. In evaluation a batch whose samples are all bad is passed over.
   ///
   /// Throws  file_error naming the last bad file, with the count, once there are more bad samples than max_bad or no
   ///         sample is good, then at every call; whatever else a thread threw.

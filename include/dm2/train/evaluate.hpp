@@ -138,7 +138,8 @@ inline evaluation add_batches(std::vector<batch_evaluation> own, std::size_t mos
 ///
 /// `watch`, where given, is called with the samples that this process has done after each batch; false stops, and what
 /// is counted so far is returned.
-/// Throws   std::invalid_argument for a loader that is not in evaluation mode, or whose rank and number of processes are
+/// Throws   std::invalid_argument for a loader that is not in evaluation mode, or whose rank and number of processes
+/// are
 ///          others; shape_error for one whose pictures or number of classes are not the model's; what loader::next
 ///          throws; process_error.
 template <config C, class Context>

@@ -132,8 +132,8 @@ class optimizer {
 
   static std::span<scalar> view(buffer& b) { return {reinterpret_cast<scalar*>(b.data()), b.size() / sizeof(scalar)}; }
 
-  /// Squares are added tensor by tensor, in the table's order: a tensor is in one slice, so that the sum does not depend
-  /// on how many slices there are.
+  /// Squares are added tensor by tensor, in the table's order: a tensor is in one slice, so that the sum does not
+  /// depend on how many slices there are.
   double clip(state_context& ctx, std::span<scalar> gradients, state_slice own, communicator& processes) {
     auto const& table = parameter_table<C>;
     std::vector<double> squares(table.size());

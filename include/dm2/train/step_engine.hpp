@@ -57,8 +57,8 @@ struct step_result {
 /// The steps of a run, on the host: each is done when its call returns.
 ///
 /// Several processes compute a step together: a round of micro-batches at a time, of which process r has the round's
-/// number r. Losses, statistics and gradients are added in the order of the micro-batches, so that the bytes of a run do
-/// not depend on the number of processes. Each process moves its slice of the state, and gives it to the others.
+/// number r. Losses, statistics and gradients are added in the order of the micro-batches, so that the bytes of a run
+/// do not depend on the number of processes. Each process moves its slice of the state, and gives it to the others.
 ///
 /// Model, optimizer and average are the caller's and outlive the engine. A backend that keeps copies of them elsewhere
 /// brings theirs up to date in pull(), and takes over theirs in push().
@@ -105,7 +105,8 @@ class step_engine {
   /// Adds up a round of `count` micro-batches, of which this process has computed its own, where it has one. `first` is
   /// the place of the first.
   ///
-  /// Throws   non_finite, on every process, if a loss or a gradient is not; a backend whose work goes on behind the call
+  /// Throws   non_finite, on every process, if a loss or a gradient is not; a backend whose work goes on behind the
+  /// call
   ///          throws it from a later one. process_error.
   void finish_round(int count, step_place first) {
     std::vector<double> all(report_.size() * std::size_t(processes_.size()));
