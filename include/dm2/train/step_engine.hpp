@@ -22,7 +22,7 @@
 
 namespace dm2 {
 
-/// What a step engine is made for.
+/// A step engine's sizes and targets.
 struct step_options {
   int batch = 256;                                     ///< samples of a micro-batch
   int accumulate = 4;                                  ///< the most micro-batches of a step
@@ -43,7 +43,7 @@ struct non_finite {
   step_place at;     ///< the micro-batch
 };
 
-/// What a step amounted to.
+/// A step's losses and gradient norm.
 struct step_result {
   std::vector<double> losses;  ///< of each micro-batch
   double gradient_norm = 0;    ///< before clipping; 0 where clipping is off
@@ -106,7 +106,7 @@ class step_engine {
 
   /// Brings the caller's model, optimizer and average up to date.
   void pull() {}
-  /// Takes over what the caller has put into them.
+  /// Takes over the caller's model, optimizer and average.
   void push() {}
   /// The pictures of the latest micro-batch.
   [[nodiscard]] std::span<scalar const> pictures() const { return pictures_; }
