@@ -18,8 +18,8 @@ struct shape_error : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-/// A file could not be read or written, or does not hold what its format or the caller asks for.
-/// what() begins with the path.
+/// A file could not be read or written, or its contents are not as its format or the caller demands. what() begins with
+/// the path.
 class file_error : public std::runtime_error {
  public:
   /// what() becomes "path: reason".

@@ -1,5 +1,5 @@
 /// @file
-/// What operations take: parameters grouped by operation, shared by every backend.
+/// Operands: parameters grouped by operation, shared by every backend.
 ///
 /// Each group is a set of views; with element type `T const` they are parameters, with `T` gradients to add to.
 #pragma once
@@ -35,7 +35,7 @@ struct norm_projection {
   linear_parameters<T, N, K, S, W> in;  ///< reads the normed rows
 };
 
-/// The state of the residual stream where a norm reads it: what its backward needs.
+/// The residual stream where a norm reads it, as the norm's backward needs it.
 template <class T, int D, space S = space::host>
 struct norm_point {
   rows<T, D, S> residual;  ///< [R, D], after the addition
@@ -60,7 +60,7 @@ struct stem_statistics {
   std::array<block<T, M, S.hidden>, 3> var;   ///< unbiased, as PyTorch keeps it
 };
 
-/// What stem_forward_train leaves for stem_backward, beside the picture: the convolutions' raw outputs and the batch's
+/// The stem's activations that its backward reads, beside the picture: the convolutions' raw outputs and the batch's
 /// statistics. 9.6 MB a picture at Tiny's size in float.
 template <stem_shape S, class T>
 struct stem_saved {
@@ -105,7 +105,7 @@ struct attention_parameters {
   block<T, S, 3 * A.width()> conv_bias;      ///< [3 H d]
 };
 
-/// The arguments of a scan over a batch of sequences: T is what x, B and C are stored as, F are steps, rates and skips.
+/// The arguments of a scan over a batch of sequences: T is the type of x, B and C, F that of steps, rates and skips.
 template <mixer_shape M, class T, space S = space::host, class F = T>
 struct ssd_input {
   rows<T const, M.d_inner(), S> x;           ///< [B L, H P]
@@ -175,7 +175,7 @@ struct sparse_rows {
   T const* base;               ///< [count]
   std::uint32_t const* begin;  ///< [count + 1]
   std::uint32_t const* index;  ///< [begin[count]], classes
-  T const* extra;              ///< [begin[count]], what each of them has above the base
+  T const* extra;              ///< [begin[count]], added to the base
   std::size_t count;           ///< rows
 };
 

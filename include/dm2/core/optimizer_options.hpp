@@ -27,7 +27,7 @@ struct optimizer_options {
   bool shared_pairs = false;
 };
 
-/// The numbers that an optimizer's step moves together: consecutive parameters and what belongs to each.
+/// Consecutive parameters, their gradients and moments, which an optimizer's step moves together.
 template <class T>
 struct optimizer_run {
   T* weights;         ///< [size]

@@ -13,7 +13,7 @@ namespace dm2::cpu::detail {
 
 inline constexpr double batch_norm_eps = 1e-5, batch_norm_momentum = 0.1;
 
-/// y = relu(x scale + shift) is what BatchNorm and ReLU amount to once the statistics are known.
+/// BatchNorm and ReLU with known statistics: y = relu(x scale + shift).
 template <class T>
 struct channel_affine {
   T *scale, *shift;
@@ -51,8 +51,9 @@ void sum_pixels(context<T>& ctx, std::ptrdiff_t pixels, int channels, double* pa
   add_parts(parts, gradient_parts, channels, sum);
 }
 
-/// mean and 1 / sqrt(variance + eps) of x [pixels, channels], and running <- running + 0.1 (batch - running), with the
-/// variance divided by pixels - 1 for the running one, as PyTorch keeps it. Two passes, in double.
+/// mean and rstd = 1 / sqrt(variance + eps) of x [pixels, channels]; running <- running + 0.1 (batch - running).
+///
+/// The running variance is divided by pixels - 1, as PyTorch keeps it. Two passes, in double.
 ///
 /// Scratch  parts: (gradient_parts + 2) * channels doubles.
 template <class T>
@@ -76,7 +77,7 @@ void batch_statistics(context<T>& ctx, T const* x, std::ptrdiff_t pixels, int ch
   }
 }
 
-/// A BatchNorm that a backward goes through: its input, and what its forward made of the batch.
+/// A BatchNorm that a backward goes through: its input and the batch's statistics.
 template <class T>
 struct batch_norm_point {
   T const* x;                ///< [pixels, channels]

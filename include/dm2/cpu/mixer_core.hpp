@@ -68,7 +68,7 @@ struct arranged_direction {
   }
 };
 
-/// What one direction of one sequence computes on the way, kept in scratch.
+/// Intermediate results of one direction of one sequence, in scratch memory.
 template <mixer_shape M, class T>
 struct direction_scratch {
   T* conv;  ///< [L, conv_dim], before SiLU
@@ -127,7 +127,7 @@ void gate_and_norm(T const* y, sequence<T const> z, T const* norm, sequence<T> g
 
 }  // namespace detail
 
-/// From the input projection to what the output projections read, for both directions of the mixer.
+/// The mixer between its input and output projections, both directions.
 ///
 /// Direction d of sequence b: u = silu(conv(xBC)), y = scan(u) + D x, g = RMSNorm(y silu(z)) norm.
 ///

@@ -102,7 +102,7 @@ void add_arranged(T const* sum, T const* a, bool reversed, mixer_direction<M, T>
 
 }  // namespace detail
 
-/// The gradient of mixer_core; its inside is computed again from zxbcdt.
+/// The gradient of mixer_core. Intermediate results are computed again from zxbcdt.
 ///
 /// Shapes   as mixer_core; dg [B L, 2 d_inner]; dzxbcdt [B L, projected].
 /// Writes   dzxbcdt (=); grad (+=). In the published variant grad.backward.d is the first direction's d.

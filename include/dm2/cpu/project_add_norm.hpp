@@ -77,7 +77,7 @@ void project_add(context<T>& ctx, std::type_identity_t<rows<T const, K>> g, line
 
 /// point.residual = before + g out^T + bias, then y = RMSNorm(point.residual) in^T + bias.
 ///
-/// Shapes   g [R, K], what a core wrote; before [R, D]; y [R, N], what the next core reads.
+/// Shapes   g [R, K], a core's output; before [R, D]; y [R, N], the next core's input.
 /// Writes   point, y (=). point.residual may be `before`.
 /// Throws   shape_error if the row counts differ.
 template <class T, int D, int K, int N>

@@ -84,7 +84,7 @@ void rectangle_sums(T const* gamma, int n, T* da) {
   }
 }
 
-/// What passes through the states: dB, dC, U and da (=), for one tile of one group; moves dstate to the
+/// The gradients that pass through the states: dB, dC, U and da (=), for one tile of one group; moves dstate to the
 /// tile's start.
 template <mixer_shape M, class T>
 void scan_state_backward(scan_input<T> const& in, sequence<T const> dy, scan_gradient<T> const& d, int t0, int group,
@@ -132,7 +132,7 @@ void scan_state_backward(scan_input<T> const& in, sequence<T const> dy, scan_gra
   gemm<op::transposed, op::plain, true, T>(c, r, dstate);
 }
 
-/// What stays inside the tile, for one head: adds to U, da and dscores.
+/// The gradients that stay inside a tile, for one head: adds to U, da and dscores.
 template <mixer_shape M, class T>
 void scan_head_backward(scan_input<T> const& in, sequence<T const> dy, int t0, int h, T* u,
                         scan_backward_scratch<M, T> const& s) {

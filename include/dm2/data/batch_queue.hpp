@@ -26,7 +26,7 @@ struct sample_failure {
   file_error problem;
 };
 
-/// A batch that is being filled, and what went wrong with it. Places are filled by different threads.
+/// A batch that is being filled, and its errors. Places are filled by different threads.
 struct batch_slot {
   batch content;
   std::vector<std::vector<sample_failure>> failures;  ///< [size]
@@ -85,7 +85,7 @@ class batch_queue {
     work_.notify_all();
   }
 
-  /// Gives back the slot of the call before, and waits for the next one; null after the last. Throws what fill threw.
+  /// Gives back the slot of the call before, and waits for the next one; null after the last. Throws fill's exceptions.
   batch_slot* next() {
     require_threads();
     std::unique_lock lock{mutex_};

@@ -29,7 +29,7 @@
 namespace dm2 {
 namespace detail {
 
-/// What is said of a file of no known format.
+/// The message for a file of no known format.
 [[nodiscard]] inline std::string describe_unknown(std::span<std::byte const> file) {
   return file.empty() ? "is empty" : "is neither a JPEG nor a PNG picture" + described(file);
 }
@@ -58,7 +58,7 @@ namespace detail {
 
 }  // namespace detail
 
-/// Decodes a JPEG or PNG that is in memory; `name` is what messages call it.
+/// Decodes a JPEG or PNG in memory; messages call it `name`.
 ///
 /// With libjpeg-turbo and libpng the bytes are those of Pillow's Image.open(...).convert("RGB"); see decode_jpeg,
 /// decode_png and decode_stb for what each accepts.
@@ -76,7 +76,7 @@ namespace detail {
   }
 }
 
-/// Reads a picture file. What it is follows from its content, not from its name.
+/// Reads a picture file. Its format follows from its content, not from its name.
 ///
 /// Throws  file_error as decode_image does, and if the file cannot be read.
 [[nodiscard]] inline picture read_image(std::filesystem::path const& path, decode_options const& options = {}) {

@@ -27,7 +27,7 @@
 namespace dm2 {
 namespace detail {
 
-/// What a transform says of its size; throws std::invalid_argument where there is none.
+/// The size that a transform writes; throws std::invalid_argument where there is none.
 [[nodiscard]] inline std::optional<image_extent> size_written(sample_transform const& transform) {
   if (!transform) throw std::invalid_argument{"loader: no transform"};
   return transform.writes();
@@ -89,8 +89,8 @@ class loader {
   /// Different bad samples so far.
   [[nodiscard]] std::size_t bad() const noexcept { return bad_.size(); }
 
-  /// Begins an epoch at its batch `first`, counted over all processes, and reading ahead. Drops what is left of the
-  /// epoch before.
+  /// Begins an epoch at its batch `first`, counted over all processes, and reading ahead. Drops the rest of the epoch
+  /// before.
   ///
   /// Throws std::out_of_range if first > batches().
   void start(std::uint32_t epoch, std::size_t first = 0) {

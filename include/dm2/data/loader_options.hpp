@@ -15,7 +15,7 @@
 
 namespace dm2 {
 
-/// What an epoch is.
+/// The kinds of epochs.
 enum class loading : unsigned char {
   training,   ///< shuffled, samples that fill no batch left out, a bad sample's place taken by another
   evaluation  ///< in the order of the set, the last batch smaller, bad samples left out
@@ -23,8 +23,8 @@ enum class loading : unsigned char {
 
 /// How a loader loads.
 struct loader_options {
-  loading mode = loading::training;  ///< order of the samples, and what happens to bad and surplus ones
-  image_extent image{};              ///< that the transform writes; 0 x 0 for what it says itself
+  loading mode = loading::training;  ///< decides the samples' order, and the treatment of bad and surplus ones
+  image_extent image{};              ///< that the transform writes; 0 x 0 for its own
   int batch = 1;                     ///< samples of a batch
   int threads = 0;                   ///< that read and transform; 0 for one a processor
   int prefetch = 3;                  ///< batches held ready beyond the one that the caller has; at least 1

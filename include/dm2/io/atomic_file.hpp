@@ -26,9 +26,9 @@
 
 namespace dm2 {
 
-/// Writes a file under a temporary name in the target's folder and renames it over the target in commit(), after the
-/// bytes have reached the disk. Until then, and after any failure, whatever stood under the target's name stands there
-/// unchanged, and the destructor removes the temporary file.
+/// Writes a file under a temporary name, and renames it over the target in commit(). The bytes have reached the disk by
+/// then. Until then, and after any failure, the target stays as it was, and the destructor removes the temporary file,
+/// which is in the target's folder.
 ///
 /// A target that is a symbolic link is followed. A target that exists and is not a regular file (a folder, a device)
 /// is refused.

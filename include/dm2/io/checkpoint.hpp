@@ -28,7 +28,7 @@
 
 namespace dm2 {
 
-/// What load and save need of a model: its configuration, its table, and the two buffers that the table points into.
+/// A model that load and save take: it has a configuration, a table, and the two buffers that the table points into.
 template <class M>
 concept checkpoint_model = requires(M& net, M const& fixed) {
   { M::configuration } -> std::convertible_to<config const&>;
@@ -44,7 +44,7 @@ namespace detail {
 struct model_fit {
   model_match match;
   std::vector<std::string> differences;  ///< a line each; none: the file holds the model
-  std::vector<std::string> notices;      ///< what was not compared, or is in the file beside the model, a line each
+  std::vector<std::string> notices;      ///< parts not compared, or in the file beside the model, a line each
 };
 
 /// Everything in which the tensors of the entries are not the table's, a line each.
@@ -96,7 +96,7 @@ inline model_fit fit_model(config const& program, std::span<parameter_entry cons
   return out;
 }
 
-/// What is said of a file that is not the model: how many differences, where most of them come from, and the first few.
+/// The message for a file that is not the model: how many differences, where most of them come from, and the first few.
 inline std::string misfit_text(std::span<parameter_entry const> table, tensor_file const& file,
                                model_match const& match, std::vector<std::string> const& differences) {
   constexpr std::size_t most = 8;
@@ -134,11 +134,11 @@ void add_entry_tensors(std::vector<stored_tensor>& to, std::string_view prefix, 
 }  // namespace detail
 
 /// Fills the model's parameters, statistics and counters from an opened file, converting from whatever floating type it
-/// holds. Returns what a caller may want to say, a line each: tensors of the file that are no part of the model, and
+/// holds. Returns notices, a line each: tensors of the file that are no part of the model, and
 /// entries with numbers that are not finite (in the file, or in the model's type). None is the usual case.
 ///
-/// The file has to hold the table's names, in any order. What stands before most of them ("model.", "module.") is
-/// ignored, and so is what torch.compile puts between ("_orig_mod."); two names that mean one entry are an error. The
+/// The file has to hold the table's names, in any order. A prefix of most of them ("model.", "module.") is
+/// ignored, and so is torch.compile's component ("_orig_mod."); two names that mean one entry are an error. The
 /// configuration in the metadata (key "config") or in a Lightning checkpoint's hyper_parameters, where there is one,
 /// has to be the model's; what there cannot be read as one is not compared, and a line of the result says so.
 ///

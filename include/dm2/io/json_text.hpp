@@ -12,8 +12,8 @@ namespace dm2::detail {
 /// stack and more: text of 40 KB could end a program.
 inline constexpr int max_json_depth = 64;
 
-/// Whether brackets outside of strings nest at most max_json_depth deep, and no byte is NUL, at which nlohmann's parser
-/// stops as if the text ended there.
+/// Whether brackets outside of strings nest at most max_json_depth deep, and no byte is NUL. At a NUL nlohmann's parser
+/// stops as if the text ended.
 [[nodiscard]] constexpr bool is_plain_json_text(std::string_view text) noexcept {
   int depth = 0;
   bool quoted = false;

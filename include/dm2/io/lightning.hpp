@@ -33,7 +33,7 @@ struct torch_content {
   nlohmann::json hyper_parameters;     ///< Lightning's `hyper_parameters`; null where there are none.
   bool lightning = false;              ///< Whether it is a Lightning checkpoint.
   bool averaged = false;               ///< Whether the tensors are the running averages.
-  std::vector<std::string> notices;    ///< What was left out or could not be understood, a line each.
+  std::vector<std::string> notices;    ///< Parts left out or not understood, a line each.
 };
 
 namespace detail {
@@ -241,7 +241,7 @@ class torch_content_reader {
     }
   }
 
-  /// Why a dict without tensors offers none: what it holds instead.
+  /// Why a dict without tensors offers none: its contents.
   [[nodiscard]] static std::string no_tensors_text(pickle_value root) {
     std::string text = "holds no tensor";
     bool object = false;

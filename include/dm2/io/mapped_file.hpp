@@ -56,7 +56,7 @@ class mapped_file {
   mapped_file& operator=(mapped_file const&) = delete;
   ~mapped_file() { close(); }
 
-  /// The whole content; valid as long as this, or what it is moved into, holds the file.
+  /// The whole content; valid as long as this, or the object it is moved into, holds the file.
   [[nodiscard]] std::span<std::byte const> bytes() const noexcept { return bytes_; }
   /// The file, as the constructor was given it.
   [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }

@@ -26,7 +26,7 @@ namespace dm2 {
 /// The longest header that the format's reference accepts, in bytes.
 inline constexpr std::uint64_t max_safetensors_header = 100'000'000;
 
-/// What a safetensors file holds; the tensors are views of its bytes.
+/// A safetensors file's contents; the tensors are views of its bytes.
 struct safetensors_content {
   std::vector<stored_tensor> tensors;           ///< In the header's order.
   std::map<std::string, std::string> metadata;  ///< `__metadata__`; empty where there is none.

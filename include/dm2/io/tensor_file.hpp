@@ -50,21 +50,21 @@ enum class file_format { safetensors, torch_zip, torch_legacy, lightning };
 
 /// The metadata key that marks dm2's own training checkpoints.
 inline constexpr char const* training_key = "training";
-/// What the names of a training checkpoint's weights, as the optimizer left them, begin with.
+/// Prefix of a training checkpoint's weights, as the optimizer left them.
 inline constexpr std::string_view raw_prefix = "raw/";
-/// What the names of the weights' running averages in a training checkpoint begin with.
+/// Prefix of the weights' running averages in a training checkpoint.
 inline constexpr std::string_view ema_prefix = "ema/";
 
-/// A file's tensors and what it says about them. The format is told by the content, not by the name. The file stays
-/// mapped as long as this lives, and so do the tensors, which are views of it. Move-only.
+/// A file's tensors and metadata. The format is told by the content, not by the name. The file stays mapped as long as
+/// this lives; the tensors are views of it. Move-only.
 ///
 /// Throws file_error naming the file, the tensor and the reason for whatever is damaged, refused or unknown. Memory
 /// taken is bounded by a small multiple of the file's header or pickle, whatever sizes it claims.
 class tensor_file {
  public:
-  /// `which` chooses between a checkpoint's weights and their running averages, in a torch or Lightning checkpoint, in
-  /// dm2's own training checkpoints, whose optimizer state is left out, and in any file whose names tell two sets
-  /// apart. weights::ema on a file that holds no averages is an error, and so is a file without any tensor.
+  /// Opens a file. `which` chooses between weights and their running averages. Torch and Lightning checkpoints may hold
+  /// both, dm2's training checkpoints do (their optimizer's state is left out), and so does any file whose names tell
+  /// two sets apart. weights::ema on a file that holds no averages is an error, and so is a file without any tensor.
   explicit tensor_file(std::filesystem::path const& path, weights which = weights::automatic) : file_{path} {
     try {
       read(which);
@@ -91,7 +91,7 @@ class tensor_file {
   [[nodiscard]] std::map<std::string, std::string> const& metadata() const noexcept { return metadata_; }
   /// A Lightning checkpoint's `hyper_parameters`; null for other formats.
   [[nodiscard]] nlohmann::json const& hyper_parameters() const noexcept { return hyper_parameters_; }
-  /// What of the file was left out, or could not be understood and did not have to be, a line each.
+  /// Parts of the file that were left out or not understood, a line each.
   [[nodiscard]] std::span<std::string const> notices() const noexcept { return notices_; }
 
   /// The tensor of that name, or null.

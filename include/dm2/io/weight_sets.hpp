@@ -96,8 +96,8 @@ class average_matcher {
            std::string{name_of(average.type)} + ", the weights have " + shape_text(weight.shape) + " of " +
            std::string{name_of(weight.type)};
   }
-  /// What lacks an average and is neither an integer, nor BatchNorm's, nor of another part of the program than those
-  /// that have one.
+  /// Weights that lack an average, though others of their part of the program have one; integers and BatchNorm's do not
+  /// count.
   [[nodiscard]] std::string hole(std::vector<bool> const& covered, std::vector<std::string>& notices) const {
     auto const part = [](std::string_view name) { return take_component(name); };
     std::vector<std::string_view> parts;
@@ -122,7 +122,7 @@ class average_matcher {
 struct weight_sets {
   std::vector<stored_tensor> raw;       ///< empty where only averages are there
   std::vector<stored_tensor> averages;  ///< under the weights' names where there are weights; empty: there are none
-  std::string where;                    ///< what the averages' names begin with
+  std::string where;                    ///< prefix of the averages' names
   std::string problem;                  ///< why what the names call averages cannot be used; empty where it can
   std::vector<std::string> notices;
 };

@@ -22,7 +22,7 @@ struct trunk_activations {
   std::size_t count;                    ///< rows: batch * length
   std::array<T*, blocks + 1> residual;  ///< [count, dim] before each block, and after the last
   std::array<T*, blocks + 1> rstd;      ///< [count], of the norm that reads it
-  std::array<E*, blocks> wide, inner;   ///< what each core reads and writes
+  std::array<E*, blocks> wide, inner;   ///< each core's input and output
   E* merged;                            ///< [dim, 2 d_inner], a mixer's output projection
   E* features;                          ///< [count, dim], after the last norm
 

@@ -70,8 +70,8 @@ struct evaluation {
 
 namespace detail {
 
-/// Throws unless the pictures, classes and mode of the loader that a message calls `name` are those that a model of
-/// configuration C is used with: shape_error for sizes, std::invalid_argument for the mode.
+/// Throws unless a loader fits a model of configuration C: shape_error for the pictures' size and the classes,
+/// std::invalid_argument for the mode. Messages call the loader `name`.
 template <config C>
 void require_loader(std::string const& name, loader const& from, loading mode) {
   static_assert(C.channels == 3, "dm2::loader: config.channels must be 3, its pictures are RGB");

@@ -111,7 +111,7 @@ class run_folder {
     });
   }
 
-  /// Removes what a kill left of checkpoints that were being written. Only where no other process writes into the
+  /// Removes parts of checkpoints that a kill left behind. Only where no other process writes into the
   /// folder.
   void remove_unfinished() const {
     remove_where([](std::string const& name) {

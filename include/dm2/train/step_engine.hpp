@@ -26,7 +26,7 @@
 
 namespace dm2 {
 
-/// What a step engine is made for.
+/// A step engine's sizes and targets.
 struct step_options {
   int batch = 256;                                     ///< samples of a micro-batch
   int accumulate = 4;                                  ///< the most micro-batches of a step
@@ -48,7 +48,7 @@ struct non_finite {
   int process = 0;   ///< that computed it
 };
 
-/// What a step amounted to.
+/// A step's losses and gradient norm.
 struct step_result {
   std::vector<double> losses;  ///< of each micro-batch
   double gradient_norm = 0;    ///< before clipping; 0 where clipping is off
@@ -151,7 +151,7 @@ class step_engine {
     sum_.share("second moment", optimizer_.second_moment());
     sum_.share("average", average_.state());
   }
-  /// Takes over what the caller has put into them.
+  /// Takes over the caller's model, optimizer and average.
   void push() {}
   /// The pictures of the latest micro-batch.
   [[nodiscard]] std::span<scalar const> pictures() const { return pictures_; }

@@ -15,7 +15,7 @@
 
 namespace dm2 {
 
-/// What the smoothed one-hot target has at the right class and elsewhere: 1 - s + s / classes, and s / classes.
+/// A smoothed one-hot target's values at the right class and elsewhere: 1 - s + s / classes, and s / classes.
 struct label_smoothing {
   double on;   ///< at the right class
   double off;  ///< at every other class
@@ -140,7 +140,7 @@ void check_label_map(label_map<T> const& map, int label, int classes) {
 
 }  // namespace detail
 
-/// What a dense target is made for.
+/// Sizes of a dense target.
 struct target_shape {
   int classes = 0;  ///< of the model
   int rows = 0;     ///< of patches

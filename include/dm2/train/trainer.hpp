@@ -43,7 +43,7 @@ struct divergence_error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// What one epoch amounted to.
+/// An epoch's results.
 struct epoch_report {
   int epoch = 0;          ///< from 0
   std::int64_t step = 0;  ///< optimizer steps so far
@@ -58,7 +58,7 @@ struct epoch_report {
   double lead = 0;        ///< seconds of its work over the processes' mean, less 1
 };
 
-/// What one optimizer step amounted to.
+/// An optimizer step's results.
 struct step_report {
   int epoch = 0;             ///< from 0
   std::int64_t step = 0;     ///< optimizer steps so far, this one included
@@ -93,7 +93,7 @@ struct trainer_options {
       nullptr;  ///< set from a signal handler: the run ends after the present step, with a checkpoint
 };
 
-/// In what a resumed run differs from the one that wrote its checkpoint.
+/// Differences between a resumed run and the one that wrote its checkpoint.
 struct resume_report {
   /// Why the best epoch so far does not count any more: it was told by another measure (accuracy, or without a
   /// validation set the loss), or on other pictures. Empty where it counts, and where there was none.
@@ -164,8 +164,8 @@ class trainer {
   /// Trains to the last epoch, or until options.stop is set, which ends a validation too; returns whether it came to
   /// the end.
   ///
-  /// Throws divergence_error, what the loaders throw, and file_error where a checkpoint cannot be written; the last one
-  /// that was written is whole then.
+  /// Throws divergence_error, the loaders' exceptions, and file_error where a checkpoint cannot be written; the last
+  /// one written is whole then.
   bool run() {
     int const end =
         options_.stop_after > 0 ? std::min(options_.stop_after, options_.rates.epochs) : options_.rates.epochs;

@@ -77,10 +77,10 @@ inline constexpr std::int64_t most_steps = std::int64_t{1} << 53;
 
 }  // namespace detail
 
-/// What a training checkpoint says beside its tensors.
+/// A training checkpoint's metadata.
 struct checkpoint_head {
   std::map<std::string, std::string> metadata;  ///< all of them
-  nlohmann::json progress;                      ///< what stands under "training"
+  nlohmann::json progress;                      ///< under the key "training"
   int epoch = 0;                                ///< to go on in, from 0
   std::size_t next_batch = 0;                   ///< to go on with, in micro-batches of that epoch
 
@@ -100,7 +100,7 @@ struct checkpoint_head {
   return head;
 }
 
-/// Writes a training checkpoint, whole or not at all. `progress` is what the trainer wants back; `metadata` is added.
+/// Writes a training checkpoint, whole or not at all. `progress` is for the trainer that resumes; `metadata` is added.
 ///
 /// Throws file_error where the file cannot be written.
 template <config C, class Context>

@@ -1,7 +1,7 @@
 /// @file
 /// The end of a training step on the device.
 ///
-/// The gradient's norm, the optimizer, the average; and what the host learns of it, later.
+/// The gradient's norm, the optimizer, the average, and a step's result, which the host reads later.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

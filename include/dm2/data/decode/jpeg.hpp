@@ -162,7 +162,7 @@ inline void open_jpeg(jpeg_reader& reader, std::size_t bytes, std::filesystem::p
 
 /// Decodes a JPEG: baseline, extended or progressive, grey, YCbCr, RGB, CMYK or YCCK, any chroma layout.
 ///
-/// The result is what Pillow's Image.open(...).convert("RGB") gives with the same libjpeg: accurate integer DCT, smooth
+/// The result is that of Pillow's Image.open(...).convert("RGB") with the same libjpeg: accurate integer DCT, smooth
 /// chroma upsampling, four components taken as Adobe's inverted CMYK, EXIF orientation not applied. As there, libjpeg
 /// is told to wait where data run out, not to invent them: a file that ends inside its last block, or whose end marker
 /// libjpeg needed to finish it, is refused.

@@ -1,5 +1,5 @@
 /// @file
-/// What decoders accept: limits that a header is held against before memory is taken.
+/// Limits of decoders. A header is held against them before memory is taken.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -11,7 +11,7 @@
 
 namespace dm2 {
 
-/// What a decoder accepts. The defaults suit files of unknown origin.
+/// Limits of a decoder. The defaults suit files of unknown origin.
 ///
 /// Beside max_pixels, a header is held against the file's own size: a picture that the file cannot hold is refused
 /// before memory is taken. PNG: deflate expands at most 1032 : 1, so the filtered rows that the header announces may

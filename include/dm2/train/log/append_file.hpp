@@ -25,7 +25,7 @@ class append_file {
  public:
   /// How the file is opened.
   enum class mode {
-    extend,  ///< what is there stays; a missing file is created
+    extend,  ///< its contents stay; a missing file is created
     create   ///< a file of that name must not exist
   };
 

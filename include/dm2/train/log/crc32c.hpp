@@ -11,7 +11,8 @@
 
 namespace dm2::detail {
 
-/// What each value of the next byte does to the checksum; 0x82F63B78 is Castagnoli's polynomial with its bits reversed.
+/// The change of the checksum for each value of the next byte. 0x82F63B78 is Castagnoli's polynomial with its bits
+/// reversed.
 inline constexpr std::array<std::uint32_t, 256> crc32c_table = [] {
   std::array<std::uint32_t, 256> table{};
   for (std::uint32_t byte = 0; byte < 256; ++byte) {

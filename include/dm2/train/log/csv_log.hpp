@@ -105,7 +105,7 @@ class csv_log {
   }
 
  private:
-  /// Leaves what the new log goes on from; false if that is nothing.
+  /// Leaves the rows that the new log goes on from; false if there are none.
   static bool cut(std::filesystem::path const& path, std::string const& header, std::optional<std::int64_t> last_step) {
     std::error_code problem;
     bool const there = std::filesystem::exists(path, problem);
