@@ -20,7 +20,7 @@
 #include <type_traits>
 
 namespace dm2::cuda {
-namespace detail {
+namespace detail::mixer_core {
 
 /// g *= 1 / sqrt(mean square of its group of a half + 1e-5), and norm where it is not null; a warp a row.
 template <class Tr>
@@ -51,16 +51,16 @@ __global__ void __launch_bounds__(256) scale_by_squares_kernel(typename Tr::elem
   }
 }
 
-/// The factor that mixer_core_fused left out, and the norms' weights where they are not null.
+/// The factor that launch_tensor left out, and the norms' weights where they are not null.
 template <precision P, mixer_shape M>
 void scale_by_squares(context<P>& ctx, element<P>* g, float const* squares, float const* norm, float const* norm_b,
                       int count) {
-  using Tr = mixer_core_traits<element<P>, M>;
+  using Tr = traits<element<P>, M>;
   launch("mixer_core: norm", scale_by_squares_kernel<Tr>, {unsigned((count + 7) / 8), 256}, ctx.stream(), g, squares,
          norm, norm_b, count);
 }
 
-}  // namespace detail
+}  // namespace detail::mixer_core
 
 /// From the input projection to what the output projections read, for both directions of the mixer.
 ///
@@ -81,24 +81,24 @@ void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.p
                 std::type_identity_t<rows<element<P>, 2 * M.d_inner(), space::device>> g, int length) {
   int const sequences = whole_sequences("mixer_core.zxbcdt", zxbcdt.count, length);
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
-  using Tr = detail::mixer_core_traits<element<P>, M>;
+  using Tr = detail::mixer_core::traits<element<P>, M>;
   if constexpr (Tr::possible) {
     constexpr int packet = 16 / int(sizeof(element<P>));
-    if (zxbcdt.count != 0 && detail::mixer_core_fits<element<P>, M>(ctx.device(), length) &&
-        detail::mixer_core_aligned(p) && detail::packets_at<packet>(zxbcdt.data) &&
+    if (zxbcdt.count != 0 && detail::mixer_core::fits<element<P>, M>(ctx.device(), length) &&
+        detail::mixer_core::aligned(p) && detail::packets_at<packet>(zxbcdt.data) &&
         detail::packets_at<packet>(g.data)) {
-      using scratch_memory = detail::mixer_core_scratch<element<P>, M>;
-      std::size_t const states = detail::mixer_core_states<element<P>, M>(ctx.device(), sequences, length);
+      using scratch_memory = detail::mixer_core::scratch<element<P>, M>;
+      std::size_t const states = detail::mixer_core::state_packets<element<P>, M>(ctx.device(), sequences, length);
       if (!ctx.reserve(planned_bytes<scratch_memory>(zxbcdt.count, length, states) + arena::alignment)) return;
       arena_scope const scope{ctx.shared()};
       scratch_memory const scratch{ctx.shared(), zxbcdt.count, length, states};
-      if (!detail::mixer_core_fused<P, M>(ctx, zxbcdt.data, p, g.data, scratch, sequences, length, true))
-        detail::scale_by_squares<P, M>(ctx, g.data, scratch.squares, p.forward.norm.data, p.backward.norm.data,
-                                       int(zxbcdt.count));
+      if (!detail::mixer_core::launch_tensor<P, M>(ctx, zxbcdt.data, p, g.data, scratch, sequences, length, true))
+        detail::mixer_core::scale_by_squares<P, M>(ctx, g.data, scratch.squares, p.forward.norm.data,
+                                                   p.backward.norm.data, int(zxbcdt.count));
       return;
     }
   }
-  detail::mixer_core_general<M>(ctx, zxbcdt, p, g, length);
+  detail::mixer_core::launch_general<M>(ctx, zxbcdt, p, g, length);
 }
 
 }  // namespace dm2::cuda

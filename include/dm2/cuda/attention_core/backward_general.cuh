@@ -19,7 +19,7 @@
 #include <cmath>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// What a query's weights are computed from: exp((score - most) / sqrt(d)) share, whose gradient is that times
 /// slope - mean.
@@ -131,7 +131,7 @@ __device__ inline void write_tokens(float const (&from)[4][2 * Tr::slabs], float
 /// out [count, heads, length]: the statistics of every query; `scale` is log2(e) / sqrt(d), here and below.
 template <class Tr, class T>
 __global__ void __launch_bounds__(Tr::threads)
-    attention_statistics_kernel(T const* qkv, T const* dy, query_statistics* out, int length, int tiles, float scale) {
+    statistics_kernel(T const* qkv, T const* dy, query_statistics* out, int length, int tiles, float scale) {
   __shared__ slabs<Tr> s;
   head_backward_place<Tr, T> const at{qkv, dy, length, tiles};
   int const ty = int(threadIdx.x) / 16, tx = int(threadIdx.x) % 16;
@@ -173,8 +173,8 @@ __global__ void __launch_bounds__(Tr::threads)
 /// d's queries = sum over keys of weight (slope - mean) k / sqrt(d), for the block's queries; d as qkv.
 template <class Tr, class T>
 __global__ void __launch_bounds__(Tr::threads)
-    attention_queries_backward_kernel(T const* qkv, T const* dy, query_statistics const* statistics, T* d, int length,
-                                      int tiles, float scale) {
+    queries_backward_kernel(T const* qkv, T const* dy, query_statistics const* statistics, T* d, int length, int tiles,
+                            float scale) {
   __shared__ slabs<Tr> s;
   __shared__ float factors[Tr::tile][Tr::tile + 1];
   head_backward_place<Tr, T> const at{qkv, dy, length, tiles};
@@ -206,8 +206,8 @@ __global__ void __launch_bounds__(Tr::threads)
 /// d's keys and values: dv = sum over queries of weight dy, dk = sum of weight (slope - mean) q / sqrt(d).
 template <class Tr, class T>
 __global__ void __launch_bounds__(Tr::threads)
-    attention_keys_backward_kernel(T const* qkv, T const* dy, query_statistics const* statistics, T* d, int length,
-                                   int tiles, float scale) {
+    keys_backward_kernel(T const* qkv, T const* dy, query_statistics const* statistics, T* d, int length, int tiles,
+                         float scale) {
   __shared__ slabs<Tr> s;
   __shared__ float factors[Tr::tile][Tr::tile + 1];
   head_backward_place<Tr, T> const at{qkv, dy, length, tiles};
@@ -244,15 +244,15 @@ __global__ void __launch_bounds__(Tr::threads)
 
 /// What lies between the kernels.
 template <attention_shape A, class T>
-struct attention_backward_scratch {
-  using sizes = inputs_backward_traits<general_attention_traits<A>>;
+struct general_backward_scratch {
+  using sizes = inputs_backward_traits<general_traits<A>>;
   T* qkv;                        ///< [B L, 3 H d], convolved and turned
   T* d;                          ///< the same, their gradients
   float* table;                  ///< [L, rotary]
   query_statistics* statistics;  ///< [B, H, L]
   float* sums;                   ///< [parts, taps + 1, 3 H d]
 
-  attention_backward_scratch(arena& s, std::size_t count, int length)
+  general_backward_scratch(arena& s, std::size_t count, int length)
       : qkv{s.template take<T>(count * 3 * A.width())},
         d{s.template take<T>(count * 3 * A.width())},
         table{s.template take<float>(std::size_t(length) * A.rotary)},
@@ -262,16 +262,15 @@ struct attention_backward_scratch {
 
 /// Back through rotation and convolution: dqkv (=), and the parameters' gradients (+=).
 template <attention_shape A, class T>
-void attention_inputs_backward(cudaStream_t stream, T const* qkv, float const* conv,
-                               attention_backward_scratch<A, T> const& s, T* dqkv,
-                               attention_parameters<A, float, space::device> const& grad, int count, int length) {
-  using sizes = typename attention_backward_scratch<A, T>::sizes;
+void inputs_backward(cudaStream_t stream, T const* qkv, float const* conv, general_backward_scratch<A, T> const& s,
+                     T* dqkv, attention_parameters<A, float, space::device> const& grad, int count, int length) {
+  using sizes = typename general_backward_scratch<A, T>::sizes;
   int const parts = sizes::parts(std::size_t(count), length);
-  launch("attention_core_backward: convolution", attention_inputs_backward_kernel<sizes, T>,
+  launch("attention_core_backward: convolution", inputs_backward_kernel<sizes, T>,
          {dim3(unsigned(sizes::groups), unsigned(parts)), sizes::threads}, stream, qkv, s.d, conv, s.table, dqkv,
          s.sums, count, length);
   if constexpr (A.d_conv != 0)
-    launch("attention_core_backward: sums", attention_sums_kernel<sizes>,
+    launch("attention_core_backward: sums", sums_kernel<sizes>,
            {dim3(blocks_for(std::size_t{sizes::sums}, 32)), sizes::threads}, stream, s.sums, parts, grad.conv.data,
            grad.conv_bias.data);
 }
@@ -282,33 +281,33 @@ void attention_inputs_backward(cudaStream_t stream, T const* qkv, float const* c
 ///
 /// Scratch  2 * 3 H d elements and 3 H floats a token.
 template <attention_shape A, precision P>
-void attention_core_backward_general(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
-                                     attention_parameters<A, float const, space::device> const& p,
-                                     rows<element<P> const, A.width(), space::device> dy,
-                                     rows<element<P>, 3 * A.width(), space::device> dqkv,
-                                     attention_parameters<A, float, space::device> const& grad, int length) {
+void launch_backward_general(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                             attention_parameters<A, float const, space::device> const& p,
+                             rows<element<P> const, A.width(), space::device> dy,
+                             rows<element<P>, 3 * A.width(), space::device> dqkv,
+                             attention_parameters<A, float, space::device> const& grad, int length) {
   using T = element<P>;
-  using traits = general_attention_traits<A>;
+  using traits = general_traits<A>;
   int const count = int(qkv.count / std::size_t(length));
-  if (!ctx.reserve(planned_bytes<attention_backward_scratch<A, T>>(qkv.count, length)) || count == 0) return;
+  if (!ctx.reserve(planned_bytes<general_backward_scratch<A, T>>(qkv.count, length)) || count == 0) return;
   arena_scope const scope{ctx.shared()};
-  attention_backward_scratch<A, T> const s{ctx.shared(), qkv.count, length};
+  general_backward_scratch<A, T> const s{ctx.shared(), qkv.count, length};
   if constexpr (traits::rotary != 0)
     launch("attention_core_backward: angles", rotary_table_kernel<traits>,
            {dim3(blocks_for(std::size_t(length) * traits::half, 128)), 128}, ctx.stream(), s.table, length);
-  launch("attention_core_backward: inputs", attention_inputs_kernel<traits, T>,
+  launch("attention_core_backward: inputs", inputs_kernel<traits, T>,
          {dim3(blocks_for(qkv.size(), traits::threads)), traits::threads}, ctx.stream(), qkv.data, p.conv.data,
          p.conv_bias.data, s.table, s.qkv, qkv.count, length);
   int const tiles = (length + traits::tile - 1) / traits::tile;
   launch_shape const shape{dim3(unsigned(count) * unsigned(traits::heads) * unsigned(tiles)), traits::threads};
   float const scale = float(1.4426950408889634 / std::sqrt(double(traits::head_dim)));
-  launch("attention_core_backward: statistics", attention_statistics_kernel<traits, T>, shape, ctx.stream(), s.qkv,
-         dy.data, s.statistics, length, tiles, scale);
-  launch("attention_core_backward: queries", attention_queries_backward_kernel<traits, T>, shape, ctx.stream(), s.qkv,
-         dy.data, s.statistics, s.d, length, tiles, scale);
-  launch("attention_core_backward: keys", attention_keys_backward_kernel<traits, T>, shape, ctx.stream(), s.qkv,
-         dy.data, s.statistics, s.d, length, tiles, scale);
-  attention_inputs_backward<A>(ctx.stream(), qkv.data, p.conv.data, s, dqkv.data, grad, count, length);
+  launch("attention_core_backward: statistics", statistics_kernel<traits, T>, shape, ctx.stream(), s.qkv, dy.data,
+         s.statistics, length, tiles, scale);
+  launch("attention_core_backward: queries", queries_backward_kernel<traits, T>, shape, ctx.stream(), s.qkv, dy.data,
+         s.statistics, s.d, length, tiles, scale);
+  launch("attention_core_backward: keys", keys_backward_kernel<traits, T>, shape, ctx.stream(), s.qkv, dy.data,
+         s.statistics, s.d, length, tiles, scale);
+  inputs_backward<A>(ctx.stream(), qkv.data, p.conv.data, s, dqkv.data, grad, count, length);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

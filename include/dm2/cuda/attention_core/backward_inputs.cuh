@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Sizes of the way back for a Tr of the attention's. A warp takes 32 channels of a run of consecutive tokens; a block
 /// of eight warps takes a part of all runs, whose sums it adds up. How many parts there are depends on the sizes alone.
@@ -53,8 +53,8 @@ __device__ inline float turned_back(T const* d, float const* table, int channel,
 /// which is tap taps - 1 - j's, and of g. Block: 32 channels, part.
 template <class B, class T>
 __global__ void __launch_bounds__(B::threads)
-    attention_inputs_backward_kernel(T const* qkv, T const* d, float const* conv, float const* table, T* dqkv,
-                                     float* sums, int count, int length) {
+    inputs_backward_kernel(T const* qkv, T const* d, float const* conv, float const* table, T* dqkv, float* sums,
+                           int count, int length) {
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, channel = int(blockIdx.x) * 32 + lane;
   int const runs = (length + B::run - 1) / B::run;
   float w[B::window] = {}, dw[B::window] = {}, db = 0.f;
@@ -109,8 +109,7 @@ __global__ void __launch_bounds__(B::threads)
 /// Adds the sums of every part to the parameters' gradients dconv [channels, taps] and dbias [channels], always in the
 /// same order. Block: 32 of a part's numbers.
 template <class B>
-__global__ void __launch_bounds__(B::threads)
-    attention_sums_kernel(float const* sums, int parts, float* dconv, float* dbias) {
+__global__ void __launch_bounds__(B::threads) sums_kernel(float const* sums, int parts, float* dconv, float* dbias) {
   __shared__ float share[B::warps][32];
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, at = int(blockIdx.x) * 32 + lane;
   float sum = 0.f;
@@ -129,4 +128,4 @@ __global__ void __launch_bounds__(B::threads)
   *to += sum;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

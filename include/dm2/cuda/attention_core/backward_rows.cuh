@@ -11,7 +11,7 @@
 #include <cmath>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Sixteen rows of S or D, rounded, as the accumulators of q k^T lie, which is a left operand's order too.
 template <class Tr>
@@ -204,4 +204,4 @@ __device__ inline void find_slopes(typename Tr::element* shared,
     }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

@@ -18,7 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// What a query's weights are computed from: exp2(score - norm), with scores times log2(e); and what is subtracted from
 /// its slopes.
@@ -29,7 +29,7 @@ struct alignas(8) softmax_statistics {
 
 /// One launch.
 template <class Tr>
-struct streamed_backward_call {
+struct streamed_backward_arguments {
   typename Tr::element const* inputs;  ///< [B, H, 3, L, d], q, k and v
   typename Tr::element const* dy;      ///< [B L, width], 16-byte aligned
   typename Tr::element* d;             ///< as inputs: their gradients
@@ -47,7 +47,7 @@ struct streamed_backward_place {
   softmax_statistics* statistics;
   int first;  ///< the block's first token
 
-  __device__ explicit streamed_backward_place(streamed_backward_call<Tr> const& call) {
+  __device__ explicit streamed_backward_place(streamed_backward_arguments<Tr> const& call) {
     unsigned const task = blockIdx.x / unsigned(call.blocks), head = task % unsigned(Tr::heads);
     std::size_t const length = unsigned(call.length), one = length * Tr::head_dim, at = task * 3 * one;
     q = call.inputs + at, k = q + one, v = k + one;
@@ -190,7 +190,7 @@ struct query_gradients {
 /// The queries' statistics and gradients. Block: 16 queries a warp.
 template <class Tr>
 __global__ void __launch_bounds__(32 * Tr::queries_warps, Tr::queries_blocks)
-    streamed_queries_backward_kernel(__grid_constant__ streamed_backward_call<Tr> const call) {
+    streamed_queries_backward_kernel(__grid_constant__ streamed_backward_arguments<Tr> const call) {
   using T = typename Tr::element;
   constexpr std::uint32_t values = Tr::tile * Tr::pitch * 2;  // from keys on
   float const root = rsqrtf(float(Tr::head_dim)), scale = log2_e * root;
@@ -264,7 +264,7 @@ struct key_gradients {
 /// The gradients of keys and values. Block: 16 keys a warp.
 template <class Tr>
 __global__ void __launch_bounds__(32 * Tr::keys_warps, 1)
-    streamed_keys_backward_kernel(__grid_constant__ streamed_backward_call<Tr> const call) {
+    streamed_keys_backward_kernel(__grid_constant__ streamed_backward_arguments<Tr> const call) {
   using T = typename Tr::element;
   float const root = rsqrtf(float(Tr::head_dim));
   streamed_backward_place<Tr> const at{call};
@@ -300,4 +300,4 @@ __global__ void __launch_bounds__(32 * Tr::keys_warps, 1)
   write_rows<Tr, Tr::head_dim>(at.dv, keys.dv[0], ones, first, call.length);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

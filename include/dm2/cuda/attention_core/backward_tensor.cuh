@@ -30,7 +30,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Sixteen tokens' gradients, rounded.
 template <class Tr>
@@ -162,8 +162,7 @@ __device__ inline void write_far(typename Tr::element* shared, std::uint32_t con
 
 /// Block: head, then sequence.
 template <class Tr>
-__global__ void __launch_bounds__(Tr::threads, 1)
-    attention_backward_kernel(__grid_constant__ attention_backward_call<Tr> const call) {
+__global__ void __launch_bounds__(Tr::threads, 1) backward_kernel(__grid_constant__ backward_arguments<Tr> const call) {
   auto* const shared = reinterpret_cast<typename Tr::element*>(dynamic_shared());
   float const scale = rsqrtf(float(Tr::head_dim));
   bool const busy = int(threadIdx.x) / 32 * 16 < call.length;
@@ -220,21 +219,21 @@ __global__ void __launch_bounds__(Tr::threads, 1)
 /// Whether the kernel for sequences of up to 16 Groups tokens has code for a shape: what the forward's tensor kernel
 /// takes, and whole fragments on either side of what rotary turns.
 template <attention_shape A, class T, int Groups>
-constexpr bool attention_backward_fits() {
-  if constexpr (!attention_fits<T>(A) || A.rotary % 16 != 0)
+constexpr bool backward_fits() {
+  if constexpr (!tensor_fits<T>(A) || A.rotary % 16 != 0)
     return false;
   else
-    return attention_backward_traits<A, T, Groups>::fits;
+    return backward_traits<A, T, Groups>::fits;
 }
 
 /// What lies beside the kernel.
 template <attention_shape A>
-struct fused_backward_scratch {
+struct tensor_backward_scratch {
   float* sums;  ///< [B, taps + 1, 3 H d]
   float* conv;  ///< [3 H d, taps], a copy for where the parameter does not start at 16 bytes
   float* bias;  ///< [3 H d], the same
 
-  fused_backward_scratch(arena& s, std::size_t count)
+  tensor_backward_scratch(arena& s, std::size_t count)
       : sums{s.template take<float>(A.d_conv == 0 ? 0 : count * 3 * A.width() * (A.d_conv + 1))},
         conv{s.template take<float>(std::size_t(3) * A.width() * A.d_conv)},
         bias{s.template take<float>(A.d_conv == 0 ? 0 : std::size_t(3) * A.width())} {}
@@ -242,36 +241,36 @@ struct fused_backward_scratch {
 
 /// False where the length, the device or an activation's address does not allow the kernel, and nothing was launched.
 template <int Groups, attention_shape A, precision P>
-bool attention_core_backward_fused(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
-                                   attention_parameters<A, float const, space::device> const& p,
-                                   rows<element<P> const, A.width(), space::device> dy,
-                                   rows<element<P>, 3 * A.width(), space::device> dqkv,
-                                   attention_parameters<A, float, space::device> const& grad, int length) {
-  if constexpr (!attention_backward_fits<A, element<P>, Groups>()) {
+bool try_backward_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                         attention_parameters<A, float const, space::device> const& p,
+                         rows<element<P> const, A.width(), space::device> dy,
+                         rows<element<P>, 3 * A.width(), space::device> dqkv,
+                         attention_parameters<A, float, space::device> const& grad, int length) {
+  if constexpr (!backward_fits<A, element<P>, Groups>()) {
     return false;
   } else {
-    using traits = attention_backward_traits<A, element<P>, Groups>;
+    using traits = backward_traits<A, element<P>, Groups>;
     using sizes = inputs_backward_traits<traits>;
     if (length > traits::tokens || ctx.device().shared_per_block < int(traits::bytes) ||
         !vectors_aligned(qkv.data, dy.data, dqkv.data))
       return false;
     std::size_t const count = qkv.count / std::size_t(length);
-    if (!ctx.reserve(planned_bytes<fused_backward_scratch<A>>(count)) || count == 0) return true;
+    if (!ctx.reserve(planned_bytes<tensor_backward_scratch<A>>(count)) || count == 0) return true;
     arena_scope const scope{ctx.shared()};
-    fused_backward_scratch<A> const s{ctx.shared(), count};
+    tensor_backward_scratch<A> const s{ctx.shared(), count};
     static rotary_turns<traits::pairs> const turns = make_rotary_turns<traits>();
     float const* const conv = aligned_parameter(ctx.stream(), p.conv.data, s.conv, p.conv.size);
     float const* const bias = aligned_parameter(ctx.stream(), p.conv_bias.data, s.bias, p.conv_bias.size);
-    attention_backward_call<traits> const call{qkv.data, dy.data, dqkv.data, s.sums, {conv, bias, turns}, length};
-    prefer_shared("attention_core_backward", attention_backward_kernel<traits>);
-    launch("attention_core_backward", attention_backward_kernel<traits>,
+    backward_arguments<traits> const call{qkv.data, dy.data, dqkv.data, s.sums, {conv, bias, turns}, length};
+    prefer_shared("attention_core_backward", backward_kernel<traits>);
+    launch("attention_core_backward", backward_kernel<traits>,
            {dim3(unsigned(count) * unsigned(traits::heads)), traits::threads, traits::bytes}, ctx.stream(), call);
     if constexpr (A.d_conv != 0)
-      launch("attention_core_backward: sums", attention_sums_kernel<sizes>,
+      launch("attention_core_backward: sums", sums_kernel<sizes>,
              {dim3(blocks_for(std::size_t{sizes::sums}, 32)), sizes::threads}, ctx.stream(), s.sums, int(count),
              grad.conv.data, grad.conv_bias.data);
     return true;
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

@@ -18,12 +18,12 @@
 #include <cmath>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Sizes of the composed attention. A block takes 64 queries of one head and 64 keys at a time, 4 x 4 scores a thread;
 /// channels pass through shared memory 32 at a time, so that any head size fits.
 template <attention_shape A>
-struct general_attention_traits {
+struct general_traits {
   static constexpr int heads = A.heads, head_dim = A.head_dim, rotary = A.rotary, half = A.rotary / 2;
   static constexpr int width = A.width(), taps = A.d_conv;
   static constexpr int tile = 64, depth = 32, threads = 256;
@@ -63,8 +63,8 @@ __device__ inline float convolved(T const* qkv, int channel, int t, float const*
 /// out = q, k, v [count, 3 width] after convolution and rotation; a thread one number.
 template <class Tr, class T>
 __global__ void __launch_bounds__(Tr::threads)
-    attention_inputs_kernel(T const* qkv, float const* conv, float const* bias, float const* table, T* out,
-                            std::size_t count, int length) {
+    inputs_kernel(T const* qkv, float const* conv, float const* bias, float const* table, T* out, std::size_t count,
+                  int length) {
   std::size_t const at = std::size_t{blockIdx.x} * Tr::threads + threadIdx.x, row = at / (3 * Tr::width);
   if (row >= count) return;
   int const channel = int(at % (3 * Tr::width)), in_head = channel % Tr::head_dim;
@@ -102,7 +102,7 @@ __device__ inline float max_over_half_warp(float x) {
 
 /// A thread's queries ty 4 + i, its keys tx + 16 j, its channels slab 32 + tx + 16 j.
 template <class Tr>
-struct attention_tile {
+struct score_rows {
   int ty, tx;
   float most[4], total[4];      ///< the running maximum of a query's scores, and the sum of exp(score - most)
   float out[4][2 * Tr::slabs];  ///< sum of exp(score - most) v
@@ -129,7 +129,7 @@ __device__ inline void score_tile(T const* q, T const* k, int query, int key, in
 
 /// scores to weights exp(score - most) in shared memory; what was summed before is scaled to the new maximum.
 template <class Tr>
-__device__ inline void soften(attention_tile<Tr>& s, float (&scores)[4][4], int keys, float scale,
+__device__ inline void soften(score_rows<Tr>& s, float (&scores)[4][4], int keys, float scale,
                               float (&weights)[Tr::tile][Tr::tile + 1]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -155,7 +155,7 @@ __device__ inline void soften(attention_tile<Tr>& s, float (&scores)[4][4], int 
 
 /// out += weights v of one tile.
 template <class Tr, class T>
-__device__ inline void weigh_values(attention_tile<Tr>& s, T const* v, int key, int length,
+__device__ inline void weigh_values(score_rows<Tr>& s, T const* v, int key, int length,
                                     float (&slab)[Tr::tile][Tr::depth + 1], float (&weights)[Tr::tile][Tr::tile + 1]) {
 #pragma unroll
   for (int n = 0; n < Tr::slabs; ++n) {
@@ -174,13 +174,12 @@ __device__ inline void weigh_values(attention_tile<Tr>& s, T const* v, int key, 
 
 /// y = softmax(q k^T / sqrt(d)) v; `scale` is log2(e) / sqrt(d). Block: query tile, head, sequence, the tile fastest.
 template <class Tr, class T>
-__global__ void __launch_bounds__(Tr::threads)
-    attention_general_kernel(T const* qkv, T* y, int length, int tiles, float scale) {
+__global__ void __launch_bounds__(Tr::threads) general_kernel(T const* qkv, T* y, int length, int tiles, float scale) {
   __shared__ float a[Tr::tile][Tr::depth + 1], b[Tr::tile][Tr::depth + 1], weights[Tr::tile][Tr::tile + 1];
   int const query = int(blockIdx.x % unsigned(tiles)) * Tr::tile, head = int(blockIdx.x / unsigned(tiles) % Tr::heads);
   std::size_t const first = std::size_t{blockIdx.x / unsigned(tiles) / Tr::heads} * std::size_t(length);
   T const* const q = qkv + first * (3 * Tr::width) + head * Tr::head_dim;
-  attention_tile<Tr> s{int(threadIdx.x) / 16, int(threadIdx.x) % 16, {}, {}, {}};
+  score_rows<Tr> s{int(threadIdx.x) / 16, int(threadIdx.x) % 16, {}, {}, {}};
 #pragma unroll
   for (int i = 0; i < 4; ++i) s.most[i] = -INFINITY;
   for (int key = 0; key < length; key += Tr::tile) {
@@ -202,11 +201,11 @@ __global__ void __launch_bounds__(Tr::threads)
 
 /// What lies between the kernels.
 template <attention_shape A, class T>
-struct attention_scratch {
+struct general_scratch {
   T* qkv;        ///< [B L, 3 H d], convolved and turned
   float* table;  ///< [L, rotary]
 
-  attention_scratch(arena& s, std::size_t count, int length)
+  general_scratch(arena& s, std::size_t count, int length)
       : qkv{s.template take<T>(count * 3 * A.width())}, table{s.template take<float>(std::size_t(length) * A.rotary)} {}
 };
 
@@ -217,28 +216,28 @@ struct attention_scratch {
 /// Writes   y (=), which does not overlap qkv. The scores are not stored.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <attention_shape A, precision P>
-void attention_core_general(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
-                            attention_parameters<A, float const, space::device> const& p,
-                            rows<element<P>, A.width(), space::device> y, int length) {
+void launch_general(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                    attention_parameters<A, float const, space::device> const& p,
+                    rows<element<P>, A.width(), space::device> y, int length) {
   using T = element<P>;
-  using traits = general_attention_traits<A>;
+  using traits = general_traits<A>;
   int const count = whole_sequences("attention_core.qkv", qkv.count, length);
   require_extent("attention_core.y rows", y.count, qkv.count);
-  if (!ctx.reserve(planned_bytes<attention_scratch<A, T>>(qkv.count, length)) || count == 0) return;
+  if (!ctx.reserve(planned_bytes<general_scratch<A, T>>(qkv.count, length)) || count == 0) return;
   arena_scope const scope{ctx.shared()};
-  attention_scratch<A, T> const s{ctx.shared(), qkv.count, length};
+  general_scratch<A, T> const s{ctx.shared(), qkv.count, length};
   if constexpr (traits::rotary != 0) {
     launch("attention_core: angles", rotary_table_kernel<traits>,
            {blocks_for(std::size_t(length) * traits::half, 128), 128}, ctx.stream(), s.table, length);
   }
-  launch("attention_core: convolution", attention_inputs_kernel<traits, T>,
+  launch("attention_core: convolution", inputs_kernel<traits, T>,
          {blocks_for(qkv.size(), traits::threads), traits::threads}, ctx.stream(), qkv.data, p.conv.data,
          p.conv_bias.data, s.table, s.qkv, qkv.count, length);
   int const tiles = (length + traits::tile - 1) / traits::tile;
   unsigned const blocks = unsigned(count) * unsigned(traits::heads) * unsigned(tiles);
   float const scale = float(1.4426950408889634 / std::sqrt(double(traits::head_dim)));
-  launch("attention_core", attention_general_kernel<traits, T>, {blocks, traits::threads}, ctx.stream(), s.qkv, y.data,
-         length, tiles, scale);
+  launch("attention_core", general_kernel<traits, T>, {blocks, traits::threads}, ctx.stream(), s.qkv, y.data, length,
+         tiles, scale);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

@@ -13,7 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// A lane's address of 16 rows from `rows` on, as load_matrix takes a left operand's.
 template <class Tr>
@@ -238,4 +238,4 @@ __device__ inline void write_outputs(typename Tr::element* y, softmax_state<Tr, 
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

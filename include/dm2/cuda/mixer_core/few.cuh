@@ -19,23 +19,22 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 template <class T>
-struct few_mixer_arguments {
+struct few_arguments {
   T const* zxbcdt;  ///< [B L, projected]
   T* convolved;     ///< [2, B L, conv_dim]: each direction's silu(conv(xBC)), channels in the direction's order
   T* g;             ///< [B L, 2 inner], before its norm
   float* squares;   ///< [B L, 2, units], parts of each row's sum of g^2
-  mixer_direction_pointers direction[2];
+  direction_pointers direction[2];
   int sequences, length;
 };
 
 /// convolved = silu(conv(xBC)) for both directions: a thread four channels of four tokens. The kernel's blocks are all
 /// of that, 128 threads each.
 template <class Tr>
-__global__ void __launch_bounds__(128)
-    few_conv_kernel(__grid_constant__ few_mixer_arguments<typename Tr::element> const p) {
+__global__ void __launch_bounds__(128) few_conv_kernel(__grid_constant__ few_arguments<typename Tr::element> const p) {
   using T = typename Tr::element;
   constexpr int V = 4, S = 4, before = Tr::taps - 1, groups = Tr::conv_dim / V;
   let_next_start();
@@ -46,7 +45,7 @@ __global__ void __launch_bounds__(128)
   int const slice = at.channels_reversed ? Tr::heads : Tr::inner, channel = task % groups * V;
   float weight[Tr::taps][V], bias[V];
   if (second < 2) {
-    mixer_direction_pointers const& from = p.direction[second];
+    direction_pointers const& from = p.direction[second];
 #pragma unroll
     for (int v = 0; v < V; ++v) {  // halved: the sum is the h of silu(2 h) = h tanh(h) + h
       int const c = at.conv_channel(slice, channel + v);
@@ -123,7 +122,7 @@ struct few_scan_place {
   std::ptrdiff_t first_row;  ///< of the sequence
   direction_slices<Tr> at;
 
-  __device__ explicit few_scan_place(few_mixer_arguments<typename Tr::element> const& p)
+  __device__ explicit few_scan_place(few_arguments<typename Tr::element> const& p)
       : unit{int(blockIdx.x)},
         second{int(blockIdx.z) % 2},
         tiles{(p.length + 15) / 16},
@@ -136,9 +135,8 @@ struct few_scan_place {
 /// Starts copies of `Columns` columns of tokens [first, first + count) of the direction's convolved rows, from position
 /// `column` on; zeros from `length` on. The block's workers.
 template <class Tr, int Columns>
-__device__ inline void copy_convolved(few_mixer_arguments<typename Tr::element> const& p,
-                                      few_scan_place<Tr> const& place, int column, int first, int count,
-                                      std::uint32_t to) {
+__device__ inline void copy_convolved(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
+                                      int column, int first, int count, std::uint32_t to) {
   constexpr int pieces = Columns / 8;
   auto const* const from =
       p.convolved + (std::ptrdiff_t(place.second) * p.sequences * p.length + place.first_row) * Tr::conv_dim + column;
@@ -235,11 +233,11 @@ struct few_gate {
   packed<4> z[F::quads_each];
 
   /// Row in the batch of the token of quad number i, negative where there is none.
-  static __device__ std::ptrdiff_t row_of(int i, few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place) {
+  static __device__ std::ptrdiff_t row_of(int i, few_arguments<T> const& p, few_scan_place<Tr> const& place) {
     int const t = place.first_tile * 16 + i / F::quads;
     return i < F::rows * F::quads && t < p.length ? place.first_row + place.at.row(t, p.length) : -1;
   }
-  __device__ void load(few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place) {
+  __device__ void load(few_arguments<T> const& p, few_scan_place<Tr> const& place) {
 #pragma unroll
     for (int j = 0; j < F::quads_each; ++j) {
       int const i = int(threadIdx.x) + j * F::workers;
@@ -251,7 +249,7 @@ struct few_gate {
     }
   }
   /// g = y silu(z), and each quad's squares to `squares`.
-  __device__ void write(few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place, float const* sums,
+  __device__ void write(few_arguments<T> const& p, few_scan_place<Tr> const& place, float const* sums,
                         float* squares) const {
 #pragma unroll
     for (int j = 0; j < F::quads_each; ++j) {
@@ -279,7 +277,7 @@ struct few_gate {
 /// Grid (units, row groups, 2 sequences).
 template <class Tr>
 __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
-    few_scan_kernel(__grid_constant__ few_mixer_arguments<typename Tr::element> const p) {
+    few_scan_kernel(__grid_constant__ few_arguments<typename Tr::element> const p) {
   using F = few_scan_traits<Tr>;
   let_next_start();
   unsigned char* const shared = dynamic_shared();
@@ -289,7 +287,7 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
   float* const cum = reinterpret_cast<float*>(shared + lay.cum);
   float* const sums = reinterpret_cast<float*>(shared);
   float* const squares = reinterpret_cast<float*>(shared + lay.squares);
-  mixer_direction_pointers const& parameters = p.direction[place.second];
+  direction_pointers const& parameters = p.direction[place.second];
   int const head = place.at.head(place.unit / Tr::per_head);
   float const rate = -expf(parameters.a_log[head]) * log2_e, bias = parameters.dt_bias[head];
   float const skip = parameters.d[head];
@@ -334,21 +332,21 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
 
 /// Whether there are kernels for these sizes.
 template <class T, mixer_shape M>
-inline constexpr bool mixer_core_few_possible = mixer_core_traits<T, M>::possible && !mixer_core_traits<T, M>::padded &&
-                                                M.groups == 1 && M.d_inner() % 8 == 0 && M.heads % 8 == 0;
+inline constexpr bool few_possible =
+    traits<T, M>::possible && !traits<T, M>::padded && M.groups == 1 && M.d_inner() % 8 == 0 && M.heads % 8 == 0;
 
 /// Most sequences that they are for, on any device: memory for more is not planned.
-inline constexpr int mixer_core_few_most = 4;
+inline constexpr int few_most = 4;
 
 /// Whether they are the way to do so many sequences of this length on this device: no more than two blocks a
 /// multiprocessor.
 template <class T, mixer_shape M>
-bool mixer_core_few_fits(device_properties const& device, int sequences, int length) {
-  if constexpr (mixer_core_few_possible<T, M>) {
-    using Tr = mixer_core_traits<T, M>;
+bool few_fits(device_properties const& device, int sequences, int length) {
+  if constexpr (few_possible<T, M>) {
+    using Tr = traits<T, M>;
     int const tiles = (length + 15) / 16,
               groups = (tiles + few_scan_traits<Tr>::row_tiles - 1) / few_scan_traits<Tr>::row_tiles;
-    return sequences <= mixer_core_few_most && tiles <= Tr::most_tiles &&
+    return sequences <= few_most && tiles <= Tr::most_tiles &&
            Tr::units * groups * 2 * sequences <= 2 * device.multiprocessors &&
            2 * (few_scan_layout<Tr>{tiles}.bytes + 1024) <= device.shared_per_sm;
   } else {
@@ -358,26 +356,25 @@ bool mixer_core_few_fits(device_properties const& device, int sequences, int len
 
 /// Numbers of scratch memory that the kernels need.
 template <mixer_shape M>
-constexpr std::size_t mixer_core_few_numbers(std::size_t rows) {
+constexpr std::size_t few_numbers(std::size_t rows) {
   return 2 * rows * M.conv_dim();
 }
 
-/// The kernels' arguments. `convolved` is scratch, mixer_core_few_numbers() of them.
+/// The kernels' arguments. `convolved` is scratch, few_numbers() of them.
 template <mixer_shape M, class T>
-few_mixer_arguments<T> mixer_core_few_arguments(T const* zxbcdt,
-                                                mixer_parameters<M, float const, space::device> const& p, T* convolved,
-                                                T* g, float* squares, int sequences, int length) {
+few_arguments<T> few_arguments_of(T const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
+                                  T* convolved, T* g, float* squares, int sequences, int length) {
   auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
-    return mixer_direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
+    return direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
   };
   return {zxbcdt, convolved, g, squares, {pointers(p.forward), pointers(p.backward)}, sequences, length};
 }
 
-/// g before its norm, and squares [rows, 2, units], which sum up to a row's g^2, as mixer_core_fused leaves them.
-/// mixer_core_few_fits() must hold; `convolves`: p.convolved has still to be made.
+/// g before its norm, and squares [rows, 2, units], which sum up to a row's g^2, as launch_tensor leaves them.
+/// few_fits() must hold; `convolves`: p.convolved has still to be made.
 template <mixer_shape M, precision P>
-void mixer_core_few(context<P>& ctx, few_mixer_arguments<element<P>> const& p, bool convolves) {
-  using Tr = mixer_core_traits<element<P>, M>;
+void launch_few(context<P>& ctx, few_arguments<element<P>> const& p, bool convolves) {
+  using Tr = traits<element<P>, M>;
   using F = few_scan_traits<Tr>;
   int const tasks = 2 * p.sequences * ((p.length + 3) / 4) * (Tr::conv_dim / 4);
   if (convolves)
@@ -389,4 +386,4 @@ void mixer_core_few(context<P>& ctx, few_mixer_arguments<element<P>> const& p, b
          {grid, F::threads, std::size_t(few_scan_layout<Tr>{tiles}.bytes), ctx.early()}, ctx.stream(), p);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -18,7 +18,7 @@
 #include <cstddef>
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// One direction of the mixer. The second of the published variant reads all channels in reverse; with its parameters
 /// reversed instead, it is an ordinary direction over the mirrored slices [dt | C | B | x | z]. Tokens are counted in
@@ -212,9 +212,9 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
 /// Writes   g (=), which does not overlap zxbcdt.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <mixer_shape M, precision P>
-void mixer_core_general(context<P>& ctx, rows<element<P> const, M.projected(), space::device> zxbcdt,
-                        mixer_parameters<M, float const, space::device> const& p,
-                        rows<element<P>, 2 * M.d_inner(), space::device> g, int length) {
+void launch_general(context<P>& ctx, rows<element<P> const, M.projected(), space::device> zxbcdt,
+                    mixer_parameters<M, float const, space::device> const& p,
+                    rows<element<P>, 2 * M.d_inner(), space::device> g, int length) {
   static_cast<void>(whole_sequences("mixer_core.zxbcdt", zxbcdt.count, length));
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
   if (!ctx.reserve(planned_bytes<direction_scratch<M, element<P>>>(zxbcdt.count)) || zxbcdt.count == 0) return;
@@ -224,4 +224,4 @@ void mixer_core_general(context<P>& ctx, rows<element<P> const, M.projected(), s
   run_direction<true, M>(ctx, zxbcdt, p.backward, g, length, scratch);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

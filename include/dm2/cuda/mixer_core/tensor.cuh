@@ -29,9 +29,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
-// The fused mixer core's scan: the scores of 16 tokens, decayed, times x, on the tensor cores.
+// The scan: the scores of 16 tokens, decayed, times x, on the tensor cores.
 
 /// What a warp needs to multiply its tile's row of S with x or X'.
 template <class Tr>
@@ -41,7 +41,7 @@ struct unit_operands {
   unsigned char const* scores;  ///< the warp's row of tiles, this lane's part
   std::uint32_t x, scaled;      ///< this lane's place in the first tile
 
-  __device__ unit_operands(int r, mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
+  __device__ unit_operands(int r, layout<Tr> const& lay, unsigned char const* shared) {
     int const lane = thread_here() % 32;
     scores = shared + lay.scores + r * (r + 1) / 2 * 512 + lane * 16;
     std::uint32_t const matrix = shared_address(shared) + std::uint32_t((lane % 16) * Tr::pitch + lane / 16 * 16);
@@ -156,7 +156,7 @@ __device__ inline void scan_own(float (&acc)[2 * Tr::column_groups][4], int r, u
   in.multiply_tile(acc, a, in.x, r);
 }
 
-// The fused mixer core's results: gate, squares, and the norm where a block has made whole rows.
+// The results: gate, squares, and the norm where a block has made whole rows.
 
 /// One unit's gate and result for the 16 tokens of the sequence's tile r. Word n of a row belongs to the n-th eight
 /// columns of the accumulators.
@@ -194,7 +194,7 @@ struct gate_rows {
   }
   /// g = y silu(z); the squares of this lane's part of each row are added to `sums`.
   __device__ void write(float const (&acc)[words][4], int r, direction_slices<Tr> const& at, int second, int unit,
-                        std::size_t first_row, mixer_core_arguments<T> const& p, float (&sums)[2]) const {
+                        std::size_t first_row, arguments<T> const& p, float (&sums)[2]) const {
     int const lane = thread_here() % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -226,8 +226,8 @@ struct gate_rows {
 /// [tokens], the first of which is of token `start`.
 template <class Tr>
 __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int second, int begin,
-                                  int end, std::size_t first_row, mixer_core_arguments<typename Tr::element> const& p,
-                                  int start, float* scales) {
+                                  int end, std::size_t first_row, arguments<typename Tr::element> const& p, int start,
+                                  float* scales) {
   int const lane = int(threadIdx.x) % 32, part = lane % 4;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -271,7 +271,7 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
 /// Norms a group's channels of `count` tokens from `start` on, which the block has made and which the caches still
 /// hold; `scales` [count] is shared memory, in the order of the direction's tokens.
 template <class Tr>
-__device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
+__device__ inline void finish_rows(arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
                                    std::size_t first_row, int second, int group, int start, int count,
                                    float const* scales) {
   constexpr int pieces = Tr::group / 8, pitch = 2 * Tr::inner / 8, ahead = 4;
@@ -305,7 +305,7 @@ __device__ inline int tile_of_warp(int warp, int tiles) { return warp / 4 == 1 ?
 /// Grid (unit sets of all groups, 2, sequences).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
-    mixer_core_kernel(__grid_constant__ mixer_core_arguments<typename Tr::element> const p) {
+    tensor_kernel(__grid_constant__ arguments<typename Tr::element> const p) {
   using T = typename Tr::element;
   unsigned char* const shared = dynamic_shared();
   int const lane = int(threadIdx.x) % 32, second = int(blockIdx.y), tiles = (p.length + 15) / 16;
@@ -313,8 +313,8 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   std::size_t const first_row = std::size_t(blockIdx.z) * std::size_t(p.length);
   T const* const sequence = p.zxbcdt + first_row * Tr::projected;
   direction_slices<Tr> const at{second == 1};
-  mixer_direction_pointers const& parameters = p.direction[second];
-  mixer_core_layout<Tr> const lay{tiles};
+  direction_pointers const& parameters = p.direction[second];
+  layout<Tr> const lay{tiles};
   float* const vectors = reinterpret_cast<float*>(shared + lay.vectors);
   float* const decays = p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens);
   int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
@@ -372,16 +372,16 @@ __global__ void __launch_bounds__(Tr::threads, 2)
 
 /// Whether the kernel does sequences of this length on this device.
 template <class T, mixer_shape M>
-bool mixer_core_whole_fits(device_properties const& device, int length) {
-  using Tr = mixer_core_traits<T, M>;
+bool whole_fits(device_properties const& device, int length) {
+  using Tr = traits<T, M>;
   int const tiles = (length + 15) / 16;
-  return Tr::possible && tiles <= Tr::most_tiles && mixer_core_layout<Tr>{tiles}.bytes <= device.shared_per_block;
+  return Tr::possible && tiles <= Tr::most_tiles && layout<Tr>{tiles}.bytes <= device.shared_per_block;
 }
 
 /// Whether taps and norms can be read four numbers at a time. A model's can: every tensor of a state starts at 256
 /// bytes.
 template <mixer_shape M>
-bool mixer_core_aligned(mixer_parameters<M, float const, space::device> const& p) {
+bool aligned(mixer_parameters<M, float const, space::device> const& p) {
   return packets_at<4>(p.forward.conv.data) && packets_at<4>(p.backward.conv.data) &&
          packets_at<4>(p.forward.norm.data) && packets_at<4>(p.backward.norm.data);
 }
@@ -396,40 +396,37 @@ inline int units_per_block(int units, int sequences, int multiprocessors) {
 
 /// One direction's parameters as the kernels read them.
 template <mixer_shape M>
-mixer_direction_pointers mixer_core_pointers(mixer_direction<M, float const, space::device> const& d) {
+direction_pointers pointers_of(mixer_direction<M, float const, space::device> const& d) {
   return {d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
 }
 
 /// The kernels' arguments; `take` units a block.
 template <precision P, mixer_shape M>
-mixer_core_arguments<element<P>> mixer_core_arguments_of(element<P> const* zxbcdt,
-                                                         mixer_parameters<M, float const, space::device> const& p,
-                                                         element<P>* g,
-                                                         mixer_core_scratch<element<P>, M> const& scratch, int length,
-                                                         int take, bool finish) {
+arguments<element<P>> arguments_of(element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
+                                   element<P>* g, scratch<element<P>, M> const& scratch, int length, int take,
+                                   bool finish) {
   return {zxbcdt,
           g,
           scratch.squares,
           scratch.decays,
-          {mixer_core_pointers(p.forward), mixer_core_pointers(p.backward)},
+          {pointers_of(p.forward), pointers_of(p.backward)},
           length,
           take,
           {p.forward.norm.data, p.backward.norm.data},
-          finish && take == mixer_core_traits<element<P>, M>::group_units};
+          finish && take == traits<element<P>, M>::group_units};
 }
 
-/// Sequences in one segment: see mixer_core_fused(). mixer_core_whole_fits() must hold.
+/// Sequences in one segment: see launch_tensor(). whole_fits() must hold.
 template <precision P, mixer_shape M>
-bool mixer_core_whole(context<P>& ctx, element<P> const* zxbcdt,
-                      mixer_parameters<M, float const, space::device> const& p, element<P>* g,
-                      mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
-  using Tr = mixer_core_traits<element<P>, M>;
+bool launch_whole(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
+                  element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  using Tr = traits<element<P>, M>;
   int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
-  auto const arguments = mixer_core_arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish);
-  int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
+  auto const arguments = arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish);
+  int const bytes = layout<Tr>{(length + 15) / 16}.bytes;
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
-  launch("mixer_core", mixer_core_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
+  launch("mixer_core", tensor_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
   return arguments.finish;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -144,7 +144,7 @@ __device__ inline void add_chunk(backward_walk<Tr> const& k, int step, walk_regi
 /// All steps of a walk. Block (unit and sequence, 0: states, 1: their gradients).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident)
-    ssd_backward_walk_kernel(typename Tr::operands p, backward_chunk_scratch s, int first, int chunks) {
+    backward_walk_kernel(typename Tr::operands p, backward_chunk_scratch s, int first, int chunks) {
   backward_walk<Tr> const k{p, dynamic_shared(), first, chunks};
   walk_registers<Tr> state = {};
   bool const scanner = k.warp == 0;

@@ -65,7 +65,7 @@ struct chunked_traits {
   /// Blocks that a multiprocessor of so much shared memory holds, at most 512 threads of 128 registers.
   static constexpr int resident(int shared) { return std::clamp(shared / (bytes + 1024), 1, 512 / threads); }
   static_assert(unit_bytes % 16 == 0 && unit_begin % 16 == 0,
-                "dm2::cuda::detail::chunked_traits: units must begin at multiples of 16 bytes");
+                "dm2::cuda::detail::ssd::chunked_traits: units must begin at multiples of 16 bytes");
 };
 
 /// One block's place in the work, seen from one of its threads.
@@ -318,7 +318,7 @@ __device__ inline void update_state(chunked_block<Tr> const& k, int chunk, state
 /// Block: unit block + unit blocks (group + G (run + runs sequence)).
 template <class Tr, bool Output>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
-    ssd_chunked_kernel(arguments<typename Tr::element> p, chunk_runs<typename Tr::element> runs) {
+    chunked_kernel(arguments<typename Tr::element> p, chunk_runs<typename Tr::element> runs) {
   chunked_block<Tr> const k{p, runs, dynamic_shared()};
   if (!Output && k.run + 1 == runs.count) return;  // no run begins with the state after the last
   float state[Tr::row_tiles][Tr::state_tiles][4];
@@ -368,7 +368,7 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
 
 /// From each run's state from zero the state at each run's start, in place. Thread: four numbers of a unit's state.
 template <class Tr>
-__global__ void __launch_bounds__(128) ssd_runs_kernel(chunk_runs<typename Tr::element> runs) {
+__global__ void __launch_bounds__(128) runs_kernel(chunk_runs<typename Tr::element> runs) {
   constexpr int ahead = 8;  // loads in flight
   auto const unit = std::size_t(blockIdx.y);
   float4* const at = runs.states + unit * std::size_t(runs.count) * Tr::state_vectors + blockIdx.x * 128 + threadIdx.x;
@@ -420,8 +420,8 @@ chunk_runs<typename Tr::element> take_runs(arena& scratch, chunked_plan const& p
 template <class Tr, bool Output>
 void launch_walk(arguments<typename Tr::element> const& p, chunk_runs<typename Tr::element> const& runs,
                  unsigned blocks, cudaStream_t stream) {
-  prefer_shared("ssd: chunks", ssd_chunked_kernel<Tr, Output>);
-  launch("ssd: chunks", ssd_chunked_kernel<Tr, Output>, {blocks, Tr::threads, std::size_t(Tr::bytes)}, stream, p, runs);
+  prefer_shared("ssd: chunks", chunked_kernel<Tr, Output>);
+  launch("ssd: chunks", chunked_kernel<Tr, Output>, {blocks, Tr::threads, std::size_t(Tr::bytes)}, stream, p, runs);
 }
 
 /// The scan of `sequences` sequences, its scratch in `runs`.
@@ -432,7 +432,7 @@ void launch_chunked(arguments<typename Tr::element> const& p, chunk_runs<typenam
   if (plan.runs > 1) {
     launch_walk<Tr, false>(p, runs, blocks, stream);
     unsigned const units = unsigned(sequences) * unsigned(Tr::sizes::groups * Tr::unit::count);
-    launch("ssd: states of runs", ssd_runs_kernel<Tr>, {dim3(Tr::state_vectors / 128, units), 128}, stream, runs);
+    launch("ssd: states of runs", runs_kernel<Tr>, {dim3(Tr::state_vectors / 128, units), 128}, stream, runs);
   }
   launch_walk<Tr, true>(p, runs, blocks, stream);
 }

@@ -239,7 +239,7 @@ __device__ inline void multiply(quadratic_block<Tr> const& k, float2 const* deca
 /// Block: part + parts (group + G sequence), `units` units a part.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
-    ssd_quadratic_kernel(arguments<typename Tr::element> p, int parts, int units) {
+    quadratic_kernel(arguments<typename Tr::element> p, int parts, int units) {
   unsigned char* const ssd_shared = dynamic_shared();
   int const part = int(blockIdx.x) % parts, place = int(blockIdx.x) / parts, group = place % Tr::sizes::groups;
   quadratic_block<Tr> const k{p, place / Tr::sizes::groups, group};
@@ -314,8 +314,8 @@ void launch_quadratic(arguments<typename Tr::element> const& p, int sequences, d
   int const wanted = quadratic_parts(Tr::unit::count, places, device.multiprocessors);
   int const units = (Tr::unit::count + wanted - 1) / wanted, parts = (Tr::unit::count + units - 1) / units;
   int const bytes = quadratic_layout<Tr>{p.length}.bytes;
-  prefer_shared("ssd: quadratic form", ssd_quadratic_kernel<Tr>);
-  launch("ssd: quadratic form", ssd_quadratic_kernel<Tr>,
+  prefer_shared("ssd: quadratic form", quadratic_kernel<Tr>);
+  launch("ssd: quadratic form", quadratic_kernel<Tr>,
          {unsigned(places) * unsigned(parts), Tr::threads, std::size_t(bytes)}, stream, p, parts, units);
 }
 

@@ -19,7 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 /// Three warpgroups, each with two buffers, around the weights of 64 channels.
 template <class G>
@@ -109,11 +109,11 @@ __device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint
   hold(s.c[0]), hold(s.c[1]);
 }
 
-/// out = relu(conv3x3(in) + bias), as stem_conv3_kernel.
+/// out = relu(conv3x3(in) + bias), as conv3_kernel.
 template <class Block, class T, bool Patches>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_conv3_hopper_kernel(T const* __restrict__ in, T const* __restrict__ weights, float const* __restrict__ bias,
-                             T* __restrict__ out, int tiles) {
+    conv3_hopper_kernel(T const* __restrict__ in, T const* __restrict__ weights, float const* __restrict__ bias,
+                        T* __restrict__ out, int tiles) {
   if constexpr (hopper_code) {
     using G = typename Block::geometry;
     using tile_type = typename Block::tile;
@@ -167,7 +167,7 @@ bool launch_conv3_hopper(cudaStream_t stream, device_properties const& device, T
                          float const* bias, T* out, int pictures) {
   using block = conv3_hopper_block<G>;
   if constexpr (block::possible && is_half<T>) {
-    auto* const kernel = stem_conv3_hopper_kernel<block, T, Patches>;
+    auto* const kernel = conv3_hopper_kernel<block, T, Patches>;
     char const* const name = "stem: 3 x 3 convolution";
     int const tiles = pictures * block::tile::across * block::tile::down;
     if (device.major != 9 || block::shared_bytes + 1024 > device.shared_per_block || !has_hopper_code(name, kernel))
@@ -179,4 +179,4 @@ bool launch_conv3_hopper(cudaStream_t stream, device_properties const& device, T
   return false;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

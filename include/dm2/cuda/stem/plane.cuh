@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 /// Pixel (y, x) of picture b in memory, in units of `hidden` numbers: [B, H, W], or patch after patch, so that the
 /// projection's operand is a plain matrix.
@@ -96,9 +96,9 @@ __device__ inline void store_plane(plane_sums<G::hidden, Rows> const& s, T* out,
 /// Starts the copy of `Bytes` bytes of weights to shared memory by a block of Threads.
 template <int Bytes, int Threads>
 __device__ inline void copy_weights(std::uint32_t to, void const* from) {
-  static_assert(Bytes % 16 == 0, "dm2::cuda::detail::copy_weights: whole 16 bytes");
+  static_assert(Bytes % 16 == 0, "dm2::cuda::detail::stem::copy_weights: whole 16 bytes");
   for (int i = int(threadIdx.x) * 16; i < Bytes; i += Threads * 16)
     copy_async(to + unsigned(i), static_cast<char const*>(from) + i);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

@@ -17,7 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 // Where the projection's sums go: the patch grid, token rows, or parts of a sum that was split.
 //
@@ -162,7 +162,7 @@ struct inputs_as_they_are {
 /// copied before others read them: of its piece, number threadIdx.x % 8 of each row of 128 bytes.
 template <class Block, class T, class Prepare, class Sink>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_project_kernel(T const* __restrict__ a, T const* __restrict__ weights, Prepare inputs, Sink sink, int rows) {
+    project_kernel(T const* __restrict__ a, T const* __restrict__ weights, Prepare inputs, Sink sink, int rows) {
   let_next_start();
   unsigned char* const stem_shared = dynamic_shared();
   std::uint32_t const shared = shared_address(stem_shared);
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
 
 /// The sum of `count` parts [count, rows, N], in their order, into the sink; a thread two columns.
 template <int N, class Sink>
-__global__ void __launch_bounds__(128) stem_add_parts_kernel(float const* parts, int count, Sink sink, int rows) {
+__global__ void __launch_bounds__(128) add_product_parts_kernel(float const* parts, int count, Sink sink, int rows) {
   let_next_start();
   wait_for_previous();
   int const i = int(blockIdx.x) * 128 + int(threadIdx.x), row = i / (N / 2), column = i % (N / 2) * 2;
@@ -266,14 +266,13 @@ void launch_projection(cudaStream_t stream, project_plan const& plan, T const* a
       dim3(unsigned((rows - 1) / block::rows + 1), unsigned((N - 1) / block::columns + 1), unsigned(plan.splits)),
       block::threads, block::shared_bytes, early};
   if (plan.splits == 1) {
-    launch("stem: projection", stem_project_kernel<block, T, Prepare, Sink>, shape, stream, a, weights, inputs, sink,
-           rows);
+    launch("stem: projection", project_kernel<block, T, Prepare, Sink>, shape, stream, a, weights, inputs, sink, rows);
     return;
   }
-  launch("stem: projection", stem_project_kernel<block, T, Prepare, part_sink<N>>, shape, stream, a, weights, inputs,
+  launch("stem: projection", project_kernel<block, T, Prepare, part_sink<N>>, shape, stream, a, weights, inputs,
          part_sink<N>{parts, rows}, rows);
-  launch("stem: projection, sum of its parts", stem_add_parts_kernel<N, Sink>,
+  launch("stem: projection, sum of its parts", add_product_parts_kernel<N, Sink>,
          {unsigned((rows * (N / 2) - 1) / 128 + 1), 128, 0, early}, stream, parts, plan.splits, sink, rows);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

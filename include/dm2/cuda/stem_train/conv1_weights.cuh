@@ -13,14 +13,14 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// A block of 8 warps: 2 halves of the output channels, 2 halves of a kernel row, 2 halves of the pixel rows. Three
 /// tiles of the gradient are in shared memory, and two of the picture.
 template <class G>
-struct train_conv1_weights_block {
+struct conv1_weights_block {
   using geometry = G;
-  using tile = plane_tile<G>;
+  using tile = stem::plane_tile<G>;
   static constexpr int threads = 256, hidden = G::hidden, stages = 3;
   static constexpr int plane_bytes = tile::height * tile::width * 2 * hidden, stage_bytes = 2 * plane_bytes;
   static constexpr int picture_width = 2 * tile::width + 6, picture_height = 2 * tile::height + 5;
@@ -29,19 +29,19 @@ struct train_conv1_weights_block {
   static constexpr int slope_offset = picture_offset + 2 * picture_bytes;
   static constexpr int shared_bytes = slope_offset + 3 * 4 * hidden;
   static constexpr int sums = 7 * 64 * 32;  ///< floats of a part: [kernel row, output channel, (pixel, channel)]
-  static_assert(G::hidden == 64 && G::channels <= 4, "dm2::cuda::detail::train_conv1_weights_block: 64 channels");
+  static_assert(G::hidden == 64 && G::channels <= 4, "dm2::cuda::detail::stem_train::conv1_weights_block: 64 channels");
 };
 
 /// A thread's pixels of a picture's tile on their way from global to shared memory. They are rounded when they are
 /// written: nothing waits for them before.
 template <class Block, class T>
-struct train_picture_part {
+struct picture_part {
   using G = typename Block::geometry;
   static constexpr int each = (Block::pixels + Block::threads - 1) / Block::threads;
   float pixel[each][4];
 
   template <class Reader>
-  __device__ void read(Reader const& picture, plane_tile<G> const& tile) {
+  __device__ void read(Reader const& picture, stem::plane_tile<G> const& tile) {
 #pragma unroll
     for (int i = 0; i < each; ++i) {
       int const p = int(threadIdx.x) + i * Block::threads;
@@ -63,7 +63,7 @@ struct train_picture_part {
 };
 
 /// A warp's sums: 7 kernel rows, 2 x 16 output channels, 2 x 8 of a kernel row's 32 numbers.
-struct train_conv1_sums {
+struct conv1_sums {
   float c[7][2][2][4] = {};
 
   /// += every second row of a tile. Lane addresses: `picture` and `gradient` of the warp's first row.
@@ -104,9 +104,8 @@ struct train_conv1_sums {
 /// parts [2 gridDim.x, 7, hidden, 32]: each block's sums over its tiles t = blockIdx.x, blockIdx.x + gridDim.x, ...
 template <class Block, class T, class Reader>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_train_conv1_weights_kernel(Reader picture, T const* __restrict__ dz, stem_number<T> const* __restrict__ raw,
-                                    stem_norm_gradient gradient, tile_order order, int tiles,
-                                    float* __restrict__ parts) {
+    conv1_weights_kernel(Reader picture, T const* __restrict__ dz, stem_number<T> const* __restrict__ raw,
+                         norm_gradient gradient, tile_order order, int tiles, float* __restrict__ parts) {
   using tile_type = typename Block::tile;
   unsigned char* const memory = dynamic_shared();
   float* const slopes = reinterpret_cast<float*>(memory + Block::slope_offset);
@@ -126,7 +125,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   if (thread < Block::hidden) eight_slopes::fill(slopes, Block::hidden, gradient, thread);
   int t = int(blockIdx.x), slot = 0, even = 0;
   auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
-  train_picture_part<Block, T> part;
+  picture_part<Block, T> part;
   load(0, tile_at(t));
   commit_copies();
   if (t + step < tiles) load(1, tile_at(t + step));
@@ -139,7 +138,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   prepare(0, tile_at(t));
   __syncthreads();
 
-  train_conv1_sums sums;
+  conv1_sums sums;
   for (; t < tiles; t += step) {
     int const next = slot == 2 ? 0 : slot + 1, last = slot == 0 ? 2 : slot - 1;
     bool const more = t + step < tiles, after = t + 2 * step < tiles;
@@ -167,7 +166,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
 
 /// Where a part's number (kernel row, out, (pixel, channel)) lies in the parameters' [out, C, 7, 7].
 template <int Channels>
-struct train_conv1_place {
+struct conv1_place {
   static __device__ int of(int i) {
     int const tap = i / 2048, out = i / 32 % 64, x = i % 32 / 4 - 1, c = i % 4;
     return x < 0 || c >= Channels ? -1 : ((out * Channels + c) * 7 + tap) * 7 + x;
@@ -178,16 +177,16 @@ struct train_conv1_place {
 ///
 /// Scratch  parts: 2 * multiprocessors * Block::sums floats.
 template <class G, class T, class Reader>
-void launch_train_conv1_weights(cudaStream_t stream, int multiprocessors, Reader const& picture, T const* dz,
-                                stem_number<T> const* raw, stem_norm_gradient const& gradient, tile_order order,
-                                int pictures, float* parts, float* dw) {
-  using block = train_conv1_weights_block<G>;
+void launch_conv1_weights(cudaStream_t stream, int multiprocessors, Reader const& picture, T const* dz,
+                          stem_number<T> const* raw, norm_gradient const& gradient, tile_order order, int pictures,
+                          float* parts, float* dw) {
+  using block = conv1_weights_block<G>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   int const blocks = std::min(tiles, multiprocessors);
-  launch("stem: gradient of the 7 x 7 weights", stem_train_conv1_weights_kernel<block, T, Reader>,
+  launch("stem: gradient of the 7 x 7 weights", conv1_weights_kernel<block, T, Reader>,
          {unsigned(blocks), block::threads, block::shared_bytes}, stream, picture, dz, raw, gradient, order, tiles,
          parts);
-  reduce_parts<train_conv1_place<G::channels>>(stream, parts, 2 * blocks, block::sums, dw);
+  reduce_parts<conv1_place<G::channels>>(stream, parts, 2 * blocks, block::sums, dw);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

@@ -22,25 +22,24 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 // The stem's 3 x 3 convolutions in training for a Hopper: conv3.cuh with stem/conv3_hopper.cuh's products.
 
 /// A block as for inference, with tables of what is done to each channel of the source and of the sink.
 template <class G>
-struct train_conv3_hopper_block : conv3_hopper_block<G> {
-  using base = conv3_hopper_block<G>;
+struct conv3_hopper_block : stem::conv3_hopper_block<G> {
+  using base = stem::conv3_hopper_block<G>;
   static constexpr int table_offset = base::weight_bytes + base::groups * base::buffers * base::buffer_bytes;
   static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;
   static constexpr int shared_bytes = base::shared_bytes + 2 * 2 * 4 * G::hidden;
   static constexpr int warps_down = base::tile::height / base::rows;
 };
 
-/// As stem_train_conv3_kernel; parts of the sums: a warp of a group each.
+/// As conv3_kernel; parts of the sums: a warp of a group each.
 template <class Block, class T, class Source, class Sink>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_train_conv3_hopper_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order,
-                                   int tiles) {
+    conv3_hopper_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order, int tiles) {
   if constexpr (hopper_code) {
     using G = typename Block::geometry;
     using tile_type = typename Block::tile;
@@ -63,7 +62,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
 
     if (t < tiles) source.load(shared + unsigned(buffer), tile_at(t), thread);
     commit_copies();
-    spread_weights<Block>(memory, weights);
+    stem::spread_weights<Block>(memory, weights);
     if (threadIdx.x < hidden) {
       source.fill(table, int(threadIdx.x));
       sink.fill(sink_table, int(threadIdx.x));
@@ -79,8 +78,8 @@ __global__ void __launch_bounds__(Block::threads, 1)
       if (t + step < tiles) source.load(shared + unsigned(other), tile_at(t + step), thread);
       commit_copies();
       tile_type const tile = tile_at(t);
-      hopper_plane_sums s{};
-      convolve3_hopper<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), shared);
+      stem::hopper_plane_sums s{};
+      stem::convolve3_hopper<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), shared);
 #pragma unroll
       for (int across = 0; across < 2; ++across) {
         int const first = across * 32 + channel;
@@ -104,20 +103,20 @@ __global__ void __launch_bounds__(Block::threads, 1)
 
 /// A block as for inference, with tables of what is done to each channel of the source and of the sink.
 template <class G>
-struct train_conv3_block : conv3_block<G, conv3_wide> {
-  using base = conv3_block<G, conv3_wide>;
+struct conv3_block : stem::conv3_block<G, stem::conv3_wide> {
+  using base = stem::conv3_block<G, stem::conv3_wide>;
   static constexpr int table_offset = base::shared_bytes;               ///< of the source's table
   static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;  ///< of the sink's
   static constexpr int shared_bytes = sink_offset + 2 * 4 * G::hidden;
   static constexpr int warps_down = base::tile::height / base::rows;
-  static_assert(base::sums::channels == 32, "dm2::cuda::detail::train_conv3_block: a lane has eight channels");
+  static_assert(base::sums::channels == 32, "dm2::cuda::detail::stem_train::conv3_block: a lane has eight channels");
 };
 
 /// sink = conv3x3(source) for `tiles` tiles of 8 x 16 pixels; any number of blocks. Tile t goes to group t / blocks of
 /// block t % blocks, then round again. Parts of the sums: a warp's row of warps of a group each.
 template <class Block, class T, class Source, class Sink>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_train_conv3_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order, int tiles) {
+    conv3_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order, int tiles) {
   using sums = typename Block::sums;
   using tile_type = typename Block::tile;
   constexpr int hidden = Block::hidden;
@@ -136,7 +135,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   int t = group * int(gridDim.x) + int(blockIdx.x);
   auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
 
-  copy_weights<Block::weight_bytes, Block::threads>(shared, weights);
+  stem::copy_weights<Block::weight_bytes, Block::threads>(shared, weights);
   if (t < tiles) source.load(shared + unsigned(buffer), tile_at(t), thread);
   commit_copies();
   if (threadIdx.x < hidden) {
@@ -155,7 +154,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
     tile_type const tile = tile_at(t);
     auto const in = sink.template read<Block::rows>(tile.b, tile.y + row, tile.x, channel);
     sums s{};
-    convolve3<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), fragments);
+    stem::convolve3<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), fragments);
     eight_sums more;
     sink.store(s, in, sink_table, more, tile.b, tile.y + row, tile.x, channel);
     more.share_out(own);
@@ -169,31 +168,31 @@ __global__ void __launch_bounds__(Block::threads, 1)
   own.write(sink.parts + std::ptrdiff_t{part} * 2 * hidden + channel, hidden);
 }
 
-/// Parts of sums that launch_train_conv3 writes at most.
+/// Parts of sums that launch_conv3 writes at most.
 template <class Block>
-constexpr int train_conv3_parts(int multiprocessors) {
-  using hopper = train_conv3_hopper_block<typename Block::geometry>;
+constexpr int conv3_parts(int multiprocessors) {
+  using hopper = conv3_hopper_block<typename Block::geometry>;
   return multiprocessors * std::max(Block::groups * Block::warps_down, hopper::groups * hopper::warps_down);
 }
 
 /// Launches the kernel for B pictures; returns the number of parts of its sums.
 template <class G, class Block, class T, class Source, class Sink>
-int launch_train_conv3(cudaStream_t stream, int multiprocessors, char const* name, Source const& source,
-                       T const* weights, Sink const& sink, tile_order order, int pictures) {
+int launch_conv3(cudaStream_t stream, int multiprocessors, char const* name, Source const& source, T const* weights,
+                 Sink const& sink, tile_order order, int pictures) {
   int const tiles = pictures * Block::tile::across * Block::tile::down;
   unsigned const blocks = unsigned(std::min(tiles, multiprocessors));
-  using hopper = train_conv3_hopper_block<G>;
+  using hopper = conv3_hopper_block<G>;
   if constexpr (hopper::possible) {
-    auto* const kernel = stem_train_conv3_hopper_kernel<hopper, T, Source, Sink>;
+    auto* const kernel = conv3_hopper_kernel<hopper, T, Source, Sink>;
     if (has_hopper_code(name, kernel)) {
       launch(name, kernel, {blocks, hopper::threads, hopper::shared_bytes}, stream, source, weights, sink, order,
              tiles);
       return int(blocks) * hopper::groups * hopper::warps_down;
     }
   }
-  launch(name, stem_train_conv3_kernel<Block, T, Source, Sink>, {blocks, Block::threads, Block::shared_bytes}, stream,
-         source, weights, sink, order, tiles);
+  launch(name, conv3_kernel<Block, T, Source, Sink>, {blocks, Block::threads, Block::shared_bytes}, stream, source,
+         weights, sink, order, tiles);
   return int(blocks) * Block::groups * Block::warps_down;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

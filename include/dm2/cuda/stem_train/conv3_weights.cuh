@@ -15,13 +15,13 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// A block of 8 warps: 2 halves of the output channels, 4 quarters of the input channels. Three tiles are in shared
 /// memory: one is multiplied, the next one is there and is prepared, the one after arrives.
 template <class G>
-struct train_weights_block : conv3_block<G, conv3_form{2, 1, 1}> {
-  using base = conv3_block<G, conv3_form{2, 1, 1}>;
+struct conv3_weights_block : stem::conv3_block<G, stem::conv3_form{2, 1, 1}> {
+  using base = stem::conv3_block<G, stem::conv3_form{2, 1, 1}>;
   static constexpr int threads = base::threads, stages = 3;
   static constexpr int plane_bytes = base::tile::height * base::tile::width * base::pixel_bytes;
   static constexpr int dz_offset = base::buffer_bytes, raw_offset = dz_offset + plane_bytes;
@@ -29,7 +29,7 @@ struct train_weights_block : conv3_block<G, conv3_form{2, 1, 1}> {
   static constexpr int table_offset = stages * stage_bytes, slope_offset = table_offset + 2 * 4 * G::hidden;
   static constexpr int shared_bytes = slope_offset + 3 * 4 * G::hidden;
   static constexpr int sums = 9 * G::hidden * G::hidden;  ///< floats of a part: [tap, output channel, input channel]
-  static_assert(G::hidden == 64 && threads == 256, "dm2::cuda::detail::train_weights_block: 64 channels");
+  static_assert(G::hidden == 64 && threads == 256, "dm2::cuda::detail::stem_train::conv3_weights_block: 64 channels");
 };
 
 /// Starts the copy of a tile of a plane without the pixels around it, zeros outside the plane.
@@ -41,7 +41,7 @@ __device__ inline void load_tile(std::uint32_t to, T const* in, typename Block::
     int const i = thread + j * Block::threads, piece = i % 8, row = i / 128, column = i / 8 % 16;
     bool const inside = tile.y + row < G::plane_height && tile.x + column < G::plane_width;
     T const* const from =
-        in + plane_position<G, Patches>(tile.b, tile.y + row, tile.x + column) * G::hidden + piece * 8;
+        in + stem::plane_position<G, Patches>(tile.b, tile.y + row, tile.x + column) * G::hidden + piece * 8;
     copy_async(to + unsigned(i / 8 * 128 + (piece ^ column % 8) * 16), inside ? from : in, inside);
   }
 }
@@ -62,30 +62,30 @@ __device__ inline void prepare_slopes(unsigned char* dz, unsigned char const* ra
     uint4 const dy = eight.apply<T>(*v, *reinterpret_cast<uint4 const*>(raw + offset));
     *v = dy;
     if (out != nullptr)
-      *reinterpret_cast<uint4*>(out + plane_position<G, Patches>(tile.b, tile.y + row, tile.x + column) * G::hidden +
-                                i % 8 * 8) = dy;
+      *reinterpret_cast<uint4*>(
+          out + stem::plane_position<G, Patches>(tile.b, tile.y + row, tile.x + column) * G::hidden + i % 8 * 8) = dy;
   }
 }
 
 /// What the kernel reads. Patches: how dz and raw lie; before is the raw output of the convolution before. dz becomes
 /// the gradient of this convolution's output.
 template <class G, bool Patches, class T>
-struct train_weights_source {
+struct conv3_weights_source {
   stem_number<T> const *before, *raw;
   T* dz;
-  stem_train_norm norm;  ///< of `before`
-  stem_norm_gradient gradient;
+  batch_norm norm;  ///< of `before`
+  norm_gradient gradient;
 };
 
 /// Copies and prepares tiles for the kernel.
 template <class Block, bool Patches, class T>
-struct train_weights_stage {
+struct conv3_weights_stage {
   using tile_type = typename Block::tile;
-  using source_type = train_weights_source<typename Block::geometry, Patches, T>;
+  using source_type = conv3_weights_source<typename Block::geometry, Patches, T>;
 
   static __device__ void load(source_type const& s, unsigned char* at, tile_type const& tile) {
     std::uint32_t const to = shared_address(at);
-    load_halo<Block>(to, s.before, tile, int(threadIdx.x));
+    stem::load_halo<Block>(to, s.before, tile, int(threadIdx.x));
     load_tile<Block, Patches, T>(to + unsigned(Block::dz_offset), s.dz, tile, int(threadIdx.x));
     load_tile<Block, Patches>(to + unsigned(Block::raw_offset), s.raw, tile, int(threadIdx.x));
   }
@@ -100,7 +100,7 @@ struct train_weights_stage {
 };
 
 /// A warp's sums: 9 taps, 2 x 16 output channels, 2 x 8 input channels.
-struct train_weights_sums {
+struct conv3_weights_sums {
   float c[9][2][2][4] = {};
 
   /// += a tile. Lane addresses: `in` of the input's first row without a shift, `gradient` of the first row.
@@ -147,9 +147,9 @@ struct train_weights_sums {
 /// parts [gridDim.x, 9, hidden, hidden]: each block's sum over its tiles t = blockIdx.x, blockIdx.x + gridDim.x, ...
 template <class Block, bool Patches, class T>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_train_weights_kernel(train_weights_source<typename Block::geometry, Patches, T> source, tile_order order,
-                              int tiles, float* __restrict__ parts) {
-  using stage = train_weights_stage<Block, Patches, T>;
+    conv3_weights_kernel(conv3_weights_source<typename Block::geometry, Patches, T> source, tile_order order, int tiles,
+                         float* __restrict__ parts) {
+  using stage = conv3_weights_stage<Block, Patches, T>;
   using tile_type = typename Block::tile;
   unsigned char* const memory = dynamic_shared();
   float* const table = reinterpret_cast<float*>(memory + Block::table_offset);
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   stage::prepare(source, memory, table, slopes, tile_at(t));
   __syncthreads();
 
-  train_weights_sums sums;
+  conv3_weights_sums sums;
   int slot = 0;
   for (; t < tiles; t += step) {
     int const next = slot == 2 ? 0 : slot + 1, last = slot == 0 ? 2 : slot - 1;
@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
 }
 
 /// Where a part's number (tap, out, in) lies in the parameters' [out, in, tap].
-struct train_weights_place {
+struct conv3_place {
   static __device__ int of(int i) { return i % 4096 * 9 + i / 4096; }
 };
 
@@ -209,14 +209,14 @@ struct train_weights_place {
 ///
 /// Scratch  parts: multiprocessors * Block::sums floats.
 template <class G, bool Patches, class T>
-void launch_train_weights(cudaStream_t stream, int multiprocessors, train_weights_source<G, Patches, T> const& source,
+void launch_conv3_weights(cudaStream_t stream, int multiprocessors, conv3_weights_source<G, Patches, T> const& source,
                           tile_order order, int pictures, float* parts, float* dw) {
-  using block = train_weights_block<G>;
+  using block = conv3_weights_block<G>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   int const blocks = std::min(tiles, multiprocessors);
-  launch("stem: gradient of the 3 x 3 weights", stem_train_weights_kernel<block, Patches, T>,
+  launch("stem: gradient of the 3 x 3 weights", conv3_weights_kernel<block, Patches, T>,
          {unsigned(blocks), block::threads, block::shared_bytes}, stream, source, order, tiles, parts);
-  reduce_parts<train_weights_place>(stream, parts, blocks, block::sums, dw);
+  reduce_parts<conv3_place>(stream, parts, blocks, block::sums, dw);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

@@ -12,7 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// Eight numbers of T.
 template <class T>
@@ -44,7 +44,7 @@ struct eight_activations {
   float scale[8], shift[8];
 
   /// Channel c of `width` into a table [tables, width].
-  static __device__ void fill(float* table, int width, stem_train_norm const& norm, int c) {
+  static __device__ void fill(float* table, int width, batch_norm const& norm, int c) {
     float2 const a = norm.affine(c);
     table[c] = a.x, table[width + c] = a.y;
   }
@@ -53,7 +53,7 @@ struct eight_activations {
     read_eight(table + width + first, shift);
   }
   /// Channels [first, first + 8) of `norm`.
-  __device__ eight_activations(stem_train_norm const& norm, int first) {
+  __device__ eight_activations(batch_norm const& norm, int first) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       float2 const a = norm.affine(first + i);
@@ -78,8 +78,8 @@ struct eight_slopes {
   float a[8], b[8], c[8];
 
   /// Channel c of `width` into a table [tables, width].
-  static __device__ void fill(float* table, int width, stem_norm_gradient const& gradient, int c) {
-    stem_norm_slope const s = gradient.slope(c, width);
+  static __device__ void fill(float* table, int width, norm_gradient const& gradient, int c) {
+    norm_slope const s = gradient.slope(c, width);
     table[c] = s.a, table[width + c] = s.b, table[2 * width + c] = s.c;
   }
   __device__ eight_slopes(float const* table, int width, int first) {
@@ -167,4 +167,4 @@ struct eight_masks : eight_activations {
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

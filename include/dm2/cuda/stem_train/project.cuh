@@ -13,12 +13,12 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// The forward's inputs are raw outputs, patch after patch: BatchNorm and ReLU are applied in shared memory. A step of
 /// 64 inputs is a pixel of 64 channels.
 struct activated_inputs {
-  stem_train_norm norm;
+  batch_norm norm;
 
   /// A thread's eight channels.
   struct lane {
@@ -49,12 +49,12 @@ struct element_grid_sink {
   }
 };
 
-/// [D, tap, channel], the channels in the order of fragment_column: the gradient's second factor.
+/// [D, tap, channel], the channels in the order of stem::fragment_column: the gradient's second factor.
 template <int Taps, int Hidden, int D>
 struct project_gradient_layout {
   static constexpr std::size_t size = std::size_t(D) * Taps * Hidden;
   static __host__ __device__ constexpr int index(int tap, int channel, int out) {
-    return (out * Taps + tap) * Hidden + fragment_column<Hidden>(channel);
+    return (out * Taps + tap) * Hidden + stem::fragment_column<Hidden>(channel);
   }
 };
 
@@ -70,7 +70,8 @@ struct project_input_block {
   static constexpr int shared_bytes = table_offset + 2 * 4 * 64;
   static constexpr int resident = shared_bytes <= 113 * 1024 ? 2 : 1;
   static constexpr int column_blocks = (depth + columns - 1) / columns;
-  static_assert(G::hidden == 64 && dim % 8 == 0, "dm2::cuda::detail::project_input_block: 64 channels, even rows");
+  static_assert(G::hidden == 64 && dim % 8 == 0,
+                "dm2::cuda::detail::stem_train::project_input_block: 64 channels, even rows");
 };
 
 /// Starts the copy of rows [first, first + Rows) of a matrix [count, Width], zeros past its end and past its width.
@@ -92,7 +93,7 @@ struct project_input_operands {
   T const* dgrid;             ///< [rows, D]
   T const* weights;           ///< in project_gradient_layout
   stem_number<T> const* raw;  ///< [rows, depth], the third convolution's output
-  stem_train_norm norm;       ///< of it
+  batch_norm norm;            ///< of it
   T* dz;                      ///< [rows, depth]
   float* parts;               ///< [parts, 2, hidden]
 };
@@ -163,7 +164,7 @@ __device__ inline void add_warps(lane_share const& own, float* staged, float* pa
 /// row tiles).
 template <class G, class T>
 __global__ void __launch_bounds__(project_input_block<G>::threads, project_input_block<G>::resident)
-    stem_train_project_input_kernel(project_input_operands<G, T> o, int rows) {
+    project_input_kernel(project_input_operands<G, T> o, int rows) {
   using block = project_input_block<G>;
   unsigned char* const memory = dynamic_shared();
   std::uint32_t const shared = shared_address(memory), tile = shared + unsigned(block::weight_bytes);
@@ -225,10 +226,10 @@ int launch_project_input(cudaStream_t stream, int multiprocessors, project_input
   using block = project_input_block<G>;
   unsigned const shares = unsigned(project_input_shares<G>(multiprocessors, rows));
   char const* const name = "stem: gradient of the patches";
-  prefer_shared(name, stem_train_project_input_kernel<G, T>);
-  launch(name, stem_train_project_input_kernel<G, T>,
-         {dim3(block::column_blocks, shares), block::threads, block::shared_bytes}, stream, operands, rows);
+  prefer_shared(name, project_input_kernel<G, T>);
+  launch(name, project_input_kernel<G, T>, {dim3(block::column_blocks, shares), block::threads, block::shared_bytes},
+         stream, operands, rows);
   return block::column_blocks * int(shares);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

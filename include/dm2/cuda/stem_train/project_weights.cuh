@@ -15,7 +15,7 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// A block of 4 x 2 warps, each of 48 rows and a pixel; 64 patches a step, three steps in shared memory. Rows are an
 /// odd number of 16 bytes.
@@ -25,7 +25,8 @@ struct project_weights_block {
   static constexpr int a_row_bytes = rows * 2 + 16, b_row_bytes = columns * 2 + 16, a_bytes = step * a_row_bytes;
   static constexpr int stage_bytes = a_bytes + step * b_row_bytes, shared_bytes = stages * stage_bytes;
   static constexpr int row_blocks = (dim + rows - 1) / rows, column_blocks = (depth + columns - 1) / columns;
-  static_assert(G::hidden == 64 && dim % 8 == 0, "dm2::cuda::detail::project_weights_block: 64 channels, even rows");
+  static_assert(G::hidden == 64 && dim % 8 == 0,
+                "dm2::cuda::detail::stem_train::project_weights_block: 64 channels, even rows");
 };
 
 /// Starts the copy of patches [first, first + step), zeros past the last one: their gradients, 192 of them from `row`
@@ -104,8 +105,8 @@ struct project_weights_sums {
 /// parts [gridDim.z, D, depth]. Block (128 columns, 192 rows, share of the patches).
 template <class G, class T>
 __global__ void __launch_bounds__(256, 1)
-    stem_train_project_weights_kernel(T const* __restrict__ dgrid, stem_number<T> const* __restrict__ raw,
-                                      stem_train_norm norm, int patches, float* __restrict__ parts) {
+    project_weights_kernel(T const* __restrict__ dgrid, stem_number<T> const* __restrict__ raw, batch_norm norm,
+                           int patches, float* __restrict__ parts) {
   using block = project_weights_block<G>;
   unsigned char* const memory = dynamic_shared();
   std::uint32_t const shared = shared_address(memory);
@@ -165,13 +166,13 @@ int project_weights_shares(int multiprocessors, int patches) {
 /// Scratch  parts: shares * D * depth floats.
 template <class G, class T>
 void launch_project_weights(cudaStream_t stream, int multiprocessors, T const* dgrid, stem_number<T> const* raw,
-                            stem_train_norm const& norm, int patches, float* parts, float* dproj) {
+                            batch_norm const& norm, int patches, float* parts, float* dproj) {
   using block = project_weights_block<G>;
   int const shares = project_weights_shares<G>(multiprocessors, patches);
-  launch("stem: gradient of the projection's weights", stem_train_project_weights_kernel<G, T>,
+  launch("stem: gradient of the projection's weights", project_weights_kernel<G, T>,
          {dim3(block::column_blocks, block::row_blocks, unsigned(shares)), block::threads, block::shared_bytes}, stream,
          dgrid, raw, norm, patches, parts);
   reduce_parts<project_weights_place<G>>(stream, parts, shares, block::dim * block::depth, dproj);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train
