@@ -13,6 +13,7 @@
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cmath>
 #include <cstddef>
@@ -136,10 +137,9 @@ struct running_statistics {
   }
   /// Row r's, of all keys.
   __device__ softmax_statistics finish(int r) const {
-    float highest = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 1));
-    highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+    float const highest = max_over_row(top[r]);
     float const shrink = exp2_fast(top[r] - highest);
-    float const total = sum_over_quad(sum[r] * shrink), weighed = sum_over_quad(dot[r] * shrink);
+    float const total = sum_over_row(sum[r] * shrink), weighed = sum_over_row(dot[r] * shrink);
     return {highest + log2f(total), weighed / total};
   }
 };
@@ -165,7 +165,7 @@ struct query_gradients {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       own[r] = running.finish(r);
-      if (int const t = first + lane / 4 + 8 * r; lane % 4 == 0 && t < length) to[t] = own[r];
+      if (int const t = first + fragment::row(lane, r); fragment::leads_row(lane) && t < length) to[t] = own[r];
     }
   }
   /// The second round: adds what 16 Groups keys give; `rows` is their row address.

@@ -24,6 +24,7 @@
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cmath>
@@ -39,8 +40,8 @@ struct channel_rows {
 
   /// Writes them to this warp's tokens of an array.
   __device__ void write(typename Tr::element* array) const {
-    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + lane / 4;
-    auto* const to = reinterpret_cast<std::uint32_t*>(array + token * Tr::pitch + lane % 4 * 2);
+    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + fragment::row(lane);
+    auto* const to = reinterpret_cast<std::uint32_t*>(array + token * Tr::pitch + fragment::column(lane));
 #pragma unroll
     for (int n = 0; n < Tr::head_dim / 8; ++n)
 #pragma unroll
@@ -66,13 +67,13 @@ struct channel_sums {
   /// Turns this warp's tokens back.
   __device__ void turn_back(rotary_turns<Tr::pairs> const& rotary) {
     constexpr int half = Tr::rotary / 16;  // fragments of the first halves
-    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + lane / 4;
+    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + fragment::row(lane);
 #pragma unroll
     for (int n = 0; n < half; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         // In float, since there are few tokens: the error of 208 * turns <= 34 circles is below 2e-5.
-        float const circles = float(token + i / 2 * 8) * float(rotary.turns[8 * n + lane % 4 * 2 + i % 2]);
+        float const circles = float(token + i / 2 * 8) * float(rotary.turns[8 * n + fragment::column(lane) + i % 2]);
         float sine, cosine;
         __sincosf((circles - rintf(circles)) * 6.283185307f, &sine, &cosine);
         float const a = sum[n][i], b = sum[n + half][i];
@@ -96,7 +97,7 @@ struct channel_sums {
 template <class Tr>
 __device__ inline std::uint32_t rows_address(typename Tr::element const* array) {
   int const lane = fresh_thread() % 32;
-  return shared_address(array + lane % 16 * Tr::pitch + lane / 16 * 8);
+  return shared_address(array) + std::uint32_t(fragment::left_operand(lane, Tr::pitch * 2));
 }
 
 /// The lane's address in this warp's 16 keys of S or D, and the bytes from 16 queries to the next.
@@ -106,7 +107,7 @@ __device__ inline void keys_address(typename Tr::element const* shared, std::uin
   bool const near = group < Tr::near;
   int const pitch = near ? Tr::near_pitch : Tr::far_pitch;
   auto const* const first = shared + (near ? Tr::weights + 16 * group : Tr::values + 16 * (group - Tr::near));
-  address = shared_address(first + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8);
+  address = shared_address(first) + std::uint32_t(fragment::right_operand(lane, pitch * 2));
   step = unsigned(32 * pitch);
 }
 

@@ -13,6 +13,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cmath>
@@ -91,13 +92,6 @@ __device__ inline void load_slab(T const* head, int first, int length, int c0, f
     bool const inside = first + i < length && c0 + c < Tr::head_dim;
     slab[i][c] = inside ? to_float(head[std::size_t(first + i) * (3 * Tr::width) + c0 + c]) : 0.f;
   }
-}
-
-/// The largest, or the sum, of what the 16 threads of a row of the tile hold.
-__device__ inline float max_over_half_warp(float x) {
-#pragma unroll
-  for (int distance = 8; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
-  return x;
 }
 
 /// A thread's queries ty 4 + i, its keys tx + 16 j, its channels slab 32 + tx + 16 j.

@@ -13,6 +13,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cmath>
 #include <cstddef>
@@ -105,7 +106,7 @@ __device__ inline void load_weights(arguments<Tr> const& call, place<Tr> const& 
     __syncthreads();
     if (at.warp_class >= first && at.warp_class < first + capacity) {
       std::uint32_t const address =
-          shared_address(at.ring + (at.warp_class - first + lane % 16) * Tr::pitch + lane / 16 * 8);
+          shared_address(at.ring + (at.warp_class - first) * Tr::pitch) + fragment::left_operand(lane, Tr::pitch * 2);
 #pragma unroll
       for (int m = 0; m < Tr::fragments; ++m)
 #pragma unroll
@@ -124,7 +125,7 @@ template <class Tr>
 __device__ inline void class_logits(arguments<Tr> const& call, place<Tr> const& at, int first, int n) {
   using T = typename Tr::element;
   if (at.part != 0) return;
-  int const lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  int const lane = int(threadIdx.x) % 32, g = fragment::row(lane), t = fragment::quarter(lane);
   auto const read = [](T const* p) { return *reinterpret_cast<uint2 const*>(p); };
   T const* weight[2 * Tr::fragments];
   T const* token[2];
@@ -191,7 +192,7 @@ __device__ inline void take_stage(arguments<Tr> const& call, place<Tr> const& at
                                   float (&best)[Tr::fragments][2]) {
   int const lane = int(threadIdx.x) % 32;
   std::uint32_t address =
-      shared_address(at.ring + (stage * Tr::rows + lane / 16 * 8 + lane % 8) * Tr::pitch + lane / 8 % 2 * 8);
+      shared_address(at.ring + stage * Tr::rows * Tr::pitch) + fragment::right_operand(lane, Tr::pitch * 2);
 #pragma unroll 1
   for (int t = 0; t < tokens; t += 32, ++pair, address += 32 * Tr::pitch * 2) {
     if (pair % call.parts != at.part) continue;
@@ -211,10 +212,8 @@ __device__ inline void write_logits(arguments<Tr> const& call, place<Tr> const& 
   for (int m = 0; m < Tr::fragments; ++m)
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float v = best[m][r];
-      v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-      v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
-      if (lane % 4 == 0) at.best[thread / 32 * Tr::warp_classes + 16 * m + 8 * r + lane / 4] = v;
+      float const v = max_over_row(best[m][r]);
+      if (fragment::leads_row(lane)) at.best[thread / 32 * Tr::warp_classes + 16 * m + fragment::row(lane, r)] = v;
       best[m][r] = -INFINITY;
     }
   __syncthreads();

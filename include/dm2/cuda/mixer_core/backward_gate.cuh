@@ -5,6 +5,7 @@
 
 #include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 

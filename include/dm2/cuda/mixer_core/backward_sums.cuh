@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 

@@ -7,6 +7,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core/tensor.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstdint>
 
@@ -72,12 +73,11 @@ template <class Tr>
 __device__ inline void update_carried(carried_state<Tr>& s, int m, layout<Tr> const& lay, unsigned char const* shared) {
   using T = typename Tr::element;
   int const lane = thread_here() % 32;
-  std::uint32_t const x =
-      shared_address(shared) + std::uint32_t(lay.x + (lane % 8 + lane / 16 * 8) * Tr::pitch + lane / 8 % 2 * 16);
+  std::uint32_t const x = shared_address(shared) + std::uint32_t(lay.x + fragment::right_operand(lane, Tr::pitch));
   std::uint32_t const b =
       shared_address(shared) + std::uint32_t(lay.b + state_offset<Tr>(lane % 16, 2 * m + lane / 16));
   std::uint32_t const* const factors =
-      reinterpret_cast<std::uint32_t const*>(shared + lay.factors + 2 * lay.tokens) + lane % 4;
+      reinterpret_cast<std::uint32_t const*>(shared + lay.factors + 2 * lay.tokens) + fragment::quarter(lane);
 #pragma unroll 2
   for (int c = 0; c < lay.tokens / 16; ++c) {
     std::uint32_t v[4];

@@ -15,6 +15,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -156,8 +157,8 @@ __device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], i
                                   std::uint32_t b) {
   using F = few_scan_traits<Tr>;
   int const lane = int(threadIdx.x) % 32;
-  c += std::uint32_t(lane % 16 * F::state_pitch + lane / 16 * 16);
-  b += std::uint32_t((first * 16 + lane % 8 + lane / 16 * 8) * F::state_pitch + lane / 8 % 2 * 16);
+  c += std::uint32_t(fragment::left_operand(lane, F::state_pitch));
+  b += std::uint32_t(first * 16 * F::state_pitch + fragment::right_operand(lane, F::state_pitch));
 #pragma unroll
   for (int k = 0; k < Tr::state / 16; ++k) {
     std::uint32_t rows[4];
@@ -178,7 +179,7 @@ __device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], i
 template <class Tr>
 __device__ inline void few_decayed(float const (&s)[2][4], int c, int own, float const* cum, int tokens, float skip,
                                    std::uint32_t (&a)[4]) {
-  int const lane = int(threadIdx.x) % 32, row = lane / 4, column = lane % 4 * 2;
+  int const lane = int(threadIdx.x) % 32, row = fragment::row(lane), column = fragment::column(lane);
   float const at_row[2]{cum[own * 16 + row], cum[own * 16 + 8 + row]};
 #pragma unroll
   for (int e = 0; e < 4; ++e) {  // row half e % 2, column half e / 2
@@ -201,7 +202,7 @@ __device__ inline void few_scan(float const (&s)[few_scan_traits<Tr>::each][2][4
   using F = few_scan_traits<Tr>;
   int const lane = int(threadIdx.x) % 32;
   float acc[2 * Tr::column_groups][4] = {};
-  x += std::uint32_t((first * 16 + lane % 16) * F::pitch + lane / 16 * 16);
+  x += std::uint32_t(first * 16 * F::pitch + fragment::left_operand(lane, F::pitch));
 #pragma unroll
   for (int i = 0; i < F::each; ++i) {
     int const c = first + i * F::parts;
@@ -216,7 +217,7 @@ __device__ inline void few_scan(float const (&s)[few_scan_traits<Tr>::each][2][4
       mma<typename Tr::element>(acc[2 * n + 1], a, b[2], b[3]);
     }
   }
-  sums += lane / 4 * F::sum_pitch + lane % 4 * 2;
+  sums += fragment::row(lane) * F::sum_pitch + fragment::column(lane);
 #pragma unroll
   for (int n = 0; n < 2 * Tr::column_groups; ++n)
 #pragma unroll

@@ -11,6 +11,7 @@
 #include <dm2/cuda/mixer_core/few.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
 #include <dm2/cuda/project_add_norm/few.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 
@@ -95,11 +96,12 @@ __global__ void __launch_bounds__(Tr::project::threads)
   float* const tile = reinterpret_cast<float*>(normed + P::bytes) + warp * 16 * Tr::tile_pitch;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    int const i = 8 * half + lane / 4, row = first + i, at = column + lane % 4 * 4;
+    int const i = fragment::row(lane, half), row = first + i, at = column + fragment::column<4>(lane);
     if (i >= Tr::before && row < p.count && at < P::wide)
       *reinterpret_cast<uint2*>(p.y + std::ptrdiff_t(row) * P::wide + at) = y[0][half];
     float2 const low = unpack<T>(y[0][half].x), high = unpack<T>(y[0][half].y);  // as others read them
-    *reinterpret_cast<float4*>(tile + i * Tr::tile_pitch + lane % 4 * 4) = make_float4(low.x, low.y, high.x, high.y);
+    *reinterpret_cast<float4*>(tile + i * Tr::tile_pitch + fragment::column<4>(lane)) =
+        make_float4(low.x, low.y, high.x, high.y);
   }
   __syncwarp();
   convolution.convolve(mixer, tile + lane % 16, first);

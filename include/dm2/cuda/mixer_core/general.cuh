@@ -14,6 +14,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <type_traits>

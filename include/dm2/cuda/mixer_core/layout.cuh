@@ -6,6 +6,7 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -175,12 +176,7 @@ __device__ inline void head_decays(typename Tr::element const* raw, direction_sl
     sum[r] = step[r] * rate;
   }
 #pragma unroll
-  for (int o = 1; o < 32; o <<= 1)
-#pragma unroll
-    for (int r = 0; r < rounds; ++r) {
-      float const other = __shfl_up_sync(~0u, sum[r], o);
-      if (lane >= o) sum[r] += other;
-    }
+  for (int r = 0; r < rounds; ++r) sum[r] = sum_up_to_lane(sum[r], lane);
   float before = 0;
 #pragma unroll
   for (int r = 0; r < rounds; ++r) {

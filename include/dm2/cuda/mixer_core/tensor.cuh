@@ -24,6 +24,7 @@
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core/fill.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
@@ -44,7 +45,7 @@ struct unit_operands {
   __device__ unit_operands(int r, layout<Tr> const& lay, unsigned char const* shared) {
     int const lane = thread_here() % 32;
     scores = shared + lay.scores + r * (r + 1) / 2 * 512 + lane * 16;
-    std::uint32_t const matrix = shared_address(shared) + std::uint32_t((lane % 16) * Tr::pitch + lane / 16 * 16);
+    std::uint32_t const matrix = shared_address(shared) + std::uint32_t(fragment::left_operand(lane, Tr::pitch));
     x = matrix + std::uint32_t(lay.x);
     scaled = matrix + std::uint32_t(lay.scaled);
   }
@@ -119,7 +120,7 @@ template <class Tr>
 __device__ inline void scan_own(float (&acc)[2 * Tr::column_groups][4], int r, unit_operands<Tr> const& in,
                                 float const* cum, float const* ev, float skip) {
   using T = typename Tr::element;
-  int const lane = thread_here() % 32, row = lane / 4, column = lane % 4 * 2, own = r / 4;
+  int const lane = thread_here() % 32, row = fragment::row(lane), column = fragment::column(lane), own = r / 4;
   float const low = cum[r * 16 + row], high = cum[r * 16 + 8 + row];
   if (Tr::carries || own > 0) {
     float const start = own > 0 ? cum[own * 64 - 1] : 0.f, f[2]{exp2_fast(low - start), exp2_fast(high - start)};
@@ -166,9 +167,11 @@ struct gate_rows {
   static constexpr int words = 2 * Tr::column_groups, wide = 4 * Tr::wide_groups;
   std::uint32_t z[2][words];
 
-  [[nodiscard]] __device__ static int token(int r, int half, int lane) { return r * 16 + half * 8 + lane / 4; }
+  [[nodiscard]] __device__ static int token(int r, int half, int lane) { return r * 16 + fragment::row(lane, half); }
   /// The unit's column at which this lane's words from n on begin.
-  [[nodiscard]] __device__ static int column(int n, int lane) { return n * 8 + lane % 4 * (n < wide ? 8 : 4); }
+  [[nodiscard]] __device__ static int column(int n, int lane) {
+    return n * 8 + fragment::quarter(lane) * (n < wide ? 8 : 4);
+  }
   /// Whether this lane's words from n on, a whole access, are channels.
   [[nodiscard]] __device__ static bool real(int n, int lane) { return !Tr::padded || column(n, lane) < Tr::width; }
 
@@ -228,12 +231,10 @@ template <class Tr>
 __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int second, int begin,
                                   int end, std::size_t first_row, arguments<typename Tr::element> const& p, int start,
                                   float* scales) {
-  int const lane = int(threadIdx.x) % 32, part = lane % 4;
+  int const lane = int(threadIdx.x) % 32, part = fragment::quarter(lane);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float sum = sums[half];
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
+    float const sum = sum_over_row(sums[half]);
     int const t = gate_rows<Tr>::token(r, half, lane);
     if (t >= p.length) continue;
     if (scales != nullptr) {

@@ -11,6 +11,7 @@
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/hopper_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstdint>
@@ -116,18 +117,19 @@ struct backward_hopper_place {
   float* sums;             ///< the warp's, of the norm's gradient: those that a lane makes, box after box
   int first;               ///< row
 
-  [[nodiscard]] __device__ int row() const { return first + lane / 4; }
-  [[nodiscard]] __device__ int column() const { return lane % 4 * 2; }
+  [[nodiscard]] __device__ int row() const { return first + fragment::row(lane); }
+  [[nodiscard]] __device__ int column() const { return fragment::column(lane); }
   /// The warp's rows of a box that stands `place` bytes into the ring's stage.
   [[nodiscard]] __device__ unsigned char const* rows_of(stage_ring<Tr> const& ring, int place) const {
     return memory + ring.stage * Tr::stage_bytes + place + (group * 64 + warp * 16) * 128;
   }
   /// Bytes to a thread's pair of floats in tile i of 8 columns, swizzled, and of 16-bit numbers.
   [[nodiscard]] __device__ int pair(int i, int half) const {
-    return (lane / 4 + half * 8) * 128 + ((i * 2 + lane % 4 / 2) ^ (lane / 4)) * 16 + lane % 2 * 8;
+    return fragment::row(lane, half) * 128 + ((i * 2 + fragment::quarter(lane) / 2) ^ fragment::row(lane)) * 16 +
+           lane % 2 * 8;
   }
   [[nodiscard]] __device__ int short_pair(int i, int half) const {
-    return (lane / 4 + half * 8) * 128 + (i ^ (lane / 4)) * 16 + lane % 4 * 4;
+    return fragment::row(lane, half) * 128 + (i ^ fragment::row(lane)) * 16 + fragment::column(lane) * 2;
   }
   /// Waits until the staging may be written; and starts the copy of what has been.
   __device__ void open_staging() const {
@@ -164,17 +166,8 @@ struct kept_rows {
 /// Adds a box's sums over the thread's rows to the warp's: lane 4 j + t has those of column j of the eight of lanes
 /// that are t more than a multiple of 4.
 template <class Tr>
-__device__ __forceinline__ void add_box_sums(float (&v)[8], int box, backward_hopper_place<Tr> const& at) {
-#pragma unroll
-  for (int n = 4; n >= 1; n /= 2) {
-    bool const upper = (at.lane & 4 * n) != 0;
-#pragma unroll
-    for (int j = 0; j < n; ++j) {
-      float const other = __shfl_xor_sync(~0u, upper ? v[j] : v[j + n], 4 * n);
-      v[j] = (upper ? v[j + n] : v[j]) + other;
-    }
-  }
-  at.sums[box * 32 + at.lane] += v[0];
+__device__ __forceinline__ void add_box_sums(float const (&v)[8], int box, backward_hopper_place<Tr> const& at) {
+  at.sums[box * 32 + at.lane] += fold<8, 16>(v, at.lane);
 }
 
 /// means = of a row, the mean of acc times the normed row; the normed rows, rounded, and the norm's gradient's sums.
@@ -218,9 +211,7 @@ __device__ __forceinline__ void sum_normed(float (&means)[2], kept_rows<Tr>& kep
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    sums[half] += __shfl_xor_sync(~0u, sums[half], 1);
-    sums[half] += __shfl_xor_sync(~0u, sums[half], 2);
-    means[half] = sums[half] * (1.f / Tr::dim);
+    means[half] = sum_over_row(sums[half]) * (1.f / Tr::dim);
   }
 }
 

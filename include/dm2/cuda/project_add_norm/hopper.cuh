@@ -13,6 +13,7 @@
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm/hopper_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -33,7 +34,7 @@ __device__ __forceinline__ void second_product(std::uint32_t const (&a)[Tr::dim 
                                                hopper_arguments<typename Tr::element> const& p, stage_ring<Tr>& ring,
                                                hopper_place<Tr> const& at) {
   using T = typename Tr::element;
-  int const t = at.lane % 4;
+  int const t = fragment::quarter(at.lane);
   for (int j = 0; j < Tr::chunks; ++j) {
     float y[36];
     ring.wait();
@@ -77,8 +78,8 @@ __device__ __forceinline__ void store_normed(std::uint32_t const (&a)[Tr::dim / 
 #pragma unroll
     for (int i = 0; i < Tr::chunk / 4; ++i) {
       int const n = i / 2, row = at.local() + i % 2 * 8;
-      *reinterpret_cast<std::uint32_t*>(at.staging + row * (Tr::chunk * 2) + (n ^ row % 8) * 16 + at.lane % 4 * 4) =
-          a[j * 4 + n / 2][n % 2 * 2 + i % 2];
+      *reinterpret_cast<std::uint32_t*>(at.staging + row * (Tr::chunk * 2) + (n ^ row % 8) * 16 +
+                                        fragment::column(at.lane) * 2) = a[j * 4 + n / 2][n % 2 * 2 + i % 2];
     }
     fence_copies();
     at.meet();

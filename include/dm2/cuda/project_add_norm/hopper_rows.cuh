@@ -10,6 +10,7 @@
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -128,7 +129,7 @@ struct hopper_place {
   int first;               ///< row
 
   /// The first row of the thread's two, 8 apart, in its warpgroup; and in the matrices.
-  [[nodiscard]] __device__ int local() const { return warp * 16 + lane / 4; }
+  [[nodiscard]] __device__ int local() const { return warp * 16 + fragment::row(lane); }
   [[nodiscard]] __device__ int row() const { return first + local(); }
   [[nodiscard]] __device__ bool leads() const { return warp == 0 && lane == 0; }
   /// Waits for the warpgroup.
@@ -172,7 +173,7 @@ __device__ __forceinline__ void first_steps(float (&acc)[Tr::parts][96], stage_r
 template <class Tr>
 __device__ inline void read_factors(float (&factors)[2][2], arguments<typename Tr::element> const& p,
                                     hopper_place<Tr> const& at) {
-  int const row = at.row() + at.lane % 4 / 2 * 8;
+  int const row = at.row() + fragment::quarter(at.lane) / 2 * 8;
   float sum = 0;
   if (row < p.count)
     for (int u = 0; u < Tr::units; ++u)
@@ -180,8 +181,8 @@ __device__ inline void read_factors(float (&factors)[2][2], arguments<typename T
   float const mine = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float const first = __shfl_sync(~0u, mine, at.lane / 4 * 4 + i * 2);
-    factors[1][i] = __shfl_sync(~0u, mine, at.lane / 4 * 4 + i * 2 + 1);
+    float const first = __shfl_sync(~0u, mine, fragment::row(at.lane) * 4 + i * 2);
+    factors[1][i] = __shfl_sync(~0u, mine, fragment::row(at.lane) * 4 + i * 2 + 1);
     factors[0][i] = __fdividef(first, factors[1][i]);
   }
 }
@@ -216,7 +217,8 @@ __device__ __forceinline__ void add_columns(float (&acc)[Tr::parts][96], float (
   float2* place[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    int const row = at.local() + i % 2 * 8, piece = ((tile + i / 2) % 4 * 2 + at.lane % 4 / 2) ^ (row % 8);
+    int const row = at.local() + i % 2 * 8,
+              piece = ((tile + i / 2) % 4 * 2 + fragment::quarter(at.lane) / 2) ^ (row % 8);
     place[i] = reinterpret_cast<float2*>(box + row * 128 + piece * 16 + at.lane % 2 * 8);
     x[i] = *place[i];
   }
@@ -234,7 +236,7 @@ template <class Tr>
 __device__ __forceinline__ void add_out_bias(float (&acc)[Tr::parts][96], float const* bias, int lane) {
 #pragma unroll
   for (int i = 0; i < Tr::dim / 4; ++i) {
-    float2 const b = *reinterpret_cast<float2 const*>(bias + i / 2 * 8 + lane % 4 * 2);
+    float2 const b = *reinterpret_cast<float2 const*>(bias + i / 2 * 8 + fragment::column(lane));
     float* const v = &acc[i / 48][i % 48 * 2];
     v[0] += b.x, v[1] += b.y;
   }
@@ -288,17 +290,15 @@ __device__ __forceinline__ void add_residual(float (&acc)[Tr::parts][96], float 
 /// a = the rows of acc normed, rounded: an operand of products.
 template <class Tr>
 __device__ __forceinline__ void norm_rows(std::uint32_t (&a)[Tr::dim / 16][4], float const (&acc)[Tr::parts][96],
-                                          float (&sums)[2], arguments<typename Tr::element> const& p,
+                                          float const (&sums)[2], arguments<typename Tr::element> const& p,
                                           hopper_place<Tr> const& at) {
   using T = typename Tr::element;
   float rstd[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    sums[half] += __shfl_xor_sync(~0u, sums[half], 1);
-    sums[half] += __shfl_xor_sync(~0u, sums[half], 2);
-    rstd[half] = rsqrtf(sums[half] * (1.f / Tr::dim) + p.eps);
+    rstd[half] = rsqrtf(sum_over_row(sums[half]) * (1.f / Tr::dim) + p.eps);
     int const row = at.row() + half * 8;
-    if (p.rstd != nullptr && row < p.count && at.lane % 4 == 0) p.rstd[row] = rstd[half];
+    if (p.rstd != nullptr && row < p.count && fragment::leads_row(at.lane)) p.rstd[row] = rstd[half];
   }
 #pragma unroll
   for (int n = 0; n < Tr::dim / 16; ++n) {
@@ -307,7 +307,7 @@ __device__ __forceinline__ void norm_rows(std::uint32_t (&a)[Tr::dim / 16][4], f
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       float const* const v = &acc[k / 12][k % 12 * 8 + i * 4];
-      float2 const w = *reinterpret_cast<float2 const*>(p.norm + k * 16 + i * 8 + at.lane % 4 * 2);
+      float2 const w = *reinterpret_cast<float2 const*>(p.norm + k * 16 + i * 8 + fragment::column(at.lane));
       a[k][i * 2] = pack<T>(v[0] * rstd[0] * w.x, v[1] * rstd[0] * w.y);
       a[k][i * 2 + 1] = pack<T>(v[2] * rstd[1] * w.x, v[3] * rstd[1] * w.y);
     }

@@ -10,6 +10,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/tile.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -112,9 +113,10 @@ __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_gro
       at.rho[i] = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
     }
   }
-  std::uint32_t const a_lane = std::uint32_t((wm * Tr::row_tiles * 16 + lane % 16) * Tr::depth_pitch + lane / 16 * 16);
-  std::uint32_t const w_lane = std::uint32_t(
-      (Tr::rows + wn * Tr::dim_groups * 16 + lane % 8 + lane / 16 * 8) * Tr::depth_pitch + lane / 8 % 2 * 16);
+  std::uint32_t const a_lane =
+      std::uint32_t(wm * Tr::row_tiles * 16 * Tr::depth_pitch + fragment::left_operand(lane, Tr::depth_pitch));
+  std::uint32_t const w_lane = std::uint32_t((Tr::rows + wn * Tr::dim_groups * 16) * Tr::depth_pitch +
+                                             fragment::right_operand(lane, Tr::depth_pitch));
   for (int step = 0; step < Tr::steps; ++step) {
     wait_copies<Tr::stages - 2>();
     __syncthreads();
@@ -122,7 +124,7 @@ __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_gro
     if constexpr (Tr::units != 0) {
       if (step == Tr::steps / 2)
         for_each_row<Tr::row_tiles>([&](int m, int half) {
-          float const* const rho = at.rho + 2 * ((wm * Tr::row_tiles + m) * 16 + half * 8 + lane / 4);
+          float const* const rho = at.rho + 2 * ((wm * Tr::row_tiles + m) * 16 + fragment::row(lane, half));
           float const ratio = rho[0] / rho[1];
 #pragma unroll
           for (int n = 0; n < 2 * Tr::dim_groups; ++n) acc[m][n][half * 2] *= ratio, acc[m][n][half * 2 + 1] *= ratio;
@@ -143,8 +145,8 @@ __device__ inline void add_and_norm(float (&acc)[Tr::row_tiles][2 * Tr::dim_grou
   using T = typename Tr::element;
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
-  int const column = wn * Tr::dim_groups * 16 + lane % 4 * 4;
-  auto const local = [&](int m, int half) { return (wm * Tr::row_tiles + m) * 16 + half * 8 + lane / 4; };
+  int const column = wn * Tr::dim_groups * 16 + fragment::column<4>(lane);
+  auto const local = [&](int m, int half) { return (wm * Tr::row_tiles + m) * 16 + fragment::row(lane, half); };
   for_each_row<Tr::row_tiles>([&](int m, int half) {
     int const row = local(m, half);
     bool const inside = first + row < p.count;
@@ -169,9 +171,8 @@ __device__ inline void add_and_norm(float (&acc)[Tr::row_tiles][2 * Tr::dim_grou
       low[half * 2] = v.x, low[half * 2 + 1] = v.y, high[half * 2] = v.z, high[half * 2 + 1] = v.w;
       sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    if (lane % 4 == 0) at.sums[wn * Tr::rows + row] = sum;
+    sum = sum_over_row(sum);
+    if (fragment::leads_row(lane)) at.sums[wn * Tr::rows + row] = sum;
   });
   __syncthreads();
   unsigned char* const normed = shared + Tr::region_bytes + Tr::slot_bytes;
@@ -182,7 +183,7 @@ __device__ inline void add_and_norm(float (&acc)[Tr::row_tiles][2 * Tr::dim_grou
     for (int w = 0; w < Tr::warps_n; ++w) sum += at.sums[w * Tr::rows + row];
     float const rstd = rsqrtf(sum * (1.f / Tr::dim) + p.eps);
     bool const inside = first + row < p.count;
-    if (p.rstd != nullptr && inside && wn == 0 && lane % 4 == 0) p.rstd[first + row] = rstd;
+    if (p.rstd != nullptr && inside && wn == 0 && fragment::leads_row(lane)) p.rstd[first + row] = rstd;
 #pragma unroll
     for (int n = 0; n < Tr::dim_groups; ++n) {
       float4 const w = *reinterpret_cast<float4 const*>(p.norm + column + n * 16);
@@ -204,9 +205,10 @@ __device__ inline void second_product(arguments<typename Tr::element> const& p, 
   constexpr int M = Tr::row_tiles, G = Tr::chunk_groups, depth = Tr::dim / 16;
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
-  std::uint32_t const a_at = at.normed + std::uint32_t((wm * M * 16 + lane % 16) * Tr::dim_pitch + lane / 16 * 16);
+  std::uint32_t const a_at =
+      at.normed + std::uint32_t(wm * M * 16 * Tr::dim_pitch + fragment::left_operand(lane, Tr::dim_pitch));
   std::uint32_t const w_lane =
-      std::uint32_t((wn * G * 16 + lane % 8 + lane / 16 * 8) * Tr::dim_pitch + lane / 8 % 2 * 16);
+      std::uint32_t(wn * G * 16 * Tr::dim_pitch + fragment::right_operand(lane, Tr::dim_pitch));
   auto const load_normed = [&](std::uint32_t(&a)[M][4], int k) {
 #pragma unroll
     for (int m = 0; m < M; ++m) load_matrix(a[m], a_at + std::uint32_t(m * 16 * Tr::dim_pitch + k * 32));
@@ -230,11 +232,11 @@ __device__ inline void second_product(arguments<typename Tr::element> const& p, 
     else
       multiply_steps<T, M, G, depth>(acc, streamed_rows<M, depth>{a_at, Tr::dim_pitch}, w, Tr::dim_pitch);
     for_each_row<M>([&](int m, int half) {
-      int const row = first + (wm * M + m) * 16 + half * 8 + lane / 4;
+      int const row = first + (wm * M + m) * 16 + fragment::row(lane, half);
       if (row >= p.count) return;
 #pragma unroll
       for (int n = 0; n < G; ++n) {
-        int const column = j * Tr::chunk + (wn * G + n) * 16 + lane % 4 * 4;
+        int const column = j * Tr::chunk + (wn * G + n) * 16 + fragment::column<4>(lane);
         if (column >= Tr::wide) continue;
         float4 b{0, 0, 0, 0};
         if (p.in_bias != nullptr) b = *reinterpret_cast<float4 const*>(p.in_bias + column);

@@ -33,7 +33,9 @@
 #include <dm2/cuda/ssd/backward_chunk.cuh>
 #include <dm2/cuda/ssd/backward_chunked_teams.cuh>
 #include <dm2/cuda/ssd/backward_chunked_walk.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -96,7 +98,8 @@ __device__ inline void finish_states(backward_chunk_block<Tr> const& k, chunk_su
   for (int n = 0; n < Tr::state / 8; ++n)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      *reinterpret_cast<std::uint32_t*>(rows + ((k.lane >> 2) + half * 8) * Tr::row_pitch + n * 16 + (k.lane & 3) * 4) =
+      *reinterpret_cast<std::uint32_t*>(rows + fragment::row(k.lane, half) * Tr::row_pitch + n * 16 +
+                                        fragment::column(k.lane) * 2) =
           pack<T>(total[0][n][2 * half], total[0][n][2 * half + 1]);
   int const stride = k.second ? k.p.db_stride : k.p.dc_stride;
   write_rows<Tr::state>(rows,

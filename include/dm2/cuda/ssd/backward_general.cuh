@@ -23,6 +23,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/ssd/backward_chunk.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -125,12 +126,7 @@ __device__ inline void rectangle_sums(float (&square)[backward_chunk][backward_c
   __syncthreads();
   for (int i = warp; i < backward_chunk; i += 8) {
     float const low = square[i][2 * lane], high = low + square[i][2 * lane + 1];
-    float sum = high;
-#pragma unroll
-    for (int o = 1; o < 32; o *= 2) {
-      float const lower = __shfl_up_sync(0xffffffffu, sum, o);
-      if (lane >= o) sum += lower;
-    }
+    float const sum = sum_up_to_lane(high, lane);
     float const before = __shfl_up_sync(0xffffffffu, sum, 1);
     square[i][2 * lane] = lane == 0 ? low : before + low;
     square[i][2 * lane + 1] = sum;

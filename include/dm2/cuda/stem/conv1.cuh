@@ -14,6 +14,7 @@
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/stem/plane.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -97,7 +98,7 @@ __global__ void __launch_bounds__(conv1_block<G>::threads, conv1_block<G>::resid
   unsigned char* const stem_shared = dynamic_shared();
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   int const row = warp / block::warps_across * block::rows, across = warp % block::warps_across;
-  int const channel = across * sums::channels + lane % 4 * 2 * sums::columns;
+  int const channel = across * sums::channels + fragment::column(lane) * sums::columns;
   uint4 const* const fragments = reinterpret_cast<uint4 const*>(stem_shared) + across * sums::columns / 2 * 32 + lane;
   std::uint32_t const shared = shared_address(stem_shared);
 

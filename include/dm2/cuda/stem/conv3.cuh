@@ -13,6 +13,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/stem/plane.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -107,7 +108,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   int const group = int(threadIdx.x) / Block::group_threads, thread = int(threadIdx.x) % Block::group_threads;
   int const warp = thread / 32, lane = thread % 32;
   int const row = warp / Block::warps_across * Block::rows, across = warp % Block::warps_across;
-  int const channel = across * sums::channels + lane % 4 * 2 * sums::columns;
+  int const channel = across * sums::channels + fragment::column(lane) * sums::columns;
   uint4 const* const fragments = reinterpret_cast<uint4 const*>(stem_shared) + across * sums::columns / 2 * 32 + lane;
   std::uint32_t const shared = shared_address(stem_shared);
   std::uint32_t buffer = shared + unsigned(Block::weight_bytes + group * Block::buffers * Block::buffer_bytes);

@@ -14,6 +14,7 @@
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
 #include <dm2/cuda/stem/plane.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -61,14 +62,15 @@ template <class Block>
 __device__ inline void spread_weights(unsigned char* to, void const* weights) {
   uint4 const* const from = static_cast<uint4 const*>(weights);
   for (int i = int(threadIdx.x); i < Block::weight_bytes / 16; i += Block::threads) {
-    int const lane = i % 32, column = i / 32 % 4 * 16 + lane / 4, k = i / 128 / 3 % 4,
+    int const lane = i % 32, column = i / 32 % 4 * 16 + fragment::row(lane), k = i / 128 / 3 % 4,
               tap = i / 128 / 12 * 3 + i / 128 % 3;
     uint4 const v = from[i];
     std::uint32_t const word[4]{v.x, v.y, v.z, v.w};  // columns from 0 and 8, of each channels from 0 and 8
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
       int const n = column + w / 2 * 8, piece = (2 * k + w % 2) ^ (n % 8);
-      *reinterpret_cast<std::uint32_t*>(to + tap * Block::tap_bytes + n * 128 + piece * 16 + lane % 4 * 4) = word[w];
+      *reinterpret_cast<std::uint32_t*>(to + tap * Block::tap_bytes + n * 128 + piece * 16 +
+                                        fragment::column(lane) * 2) = word[w];
     }
   }
 }
@@ -146,13 +148,14 @@ __global__ void __launch_bounds__(Block::threads, 1)
 #pragma unroll
       for (int across = 0; across < 2; ++across) {
         plane_sums<G::hidden, 2> start_of;
-        start_of.start(bias_of + across * 32 + lane % 4 * 8);
+        start_of.start(bias_of + across * 32 + fragment::column<8>(lane));
         s.set_half<G>(across, start_of);
       }
       convolve3_hopper<Block, T>(s, buffer + unsigned(row * Block::row_bytes), shared);
 #pragma unroll
       for (int across = 0; across < 2; ++across)
-        store_plane<G, Patches>(s.half<G>(across), out, tile.b, tile.y + row, tile.x, across * 32 + lane % 4 * 8);
+        store_plane<G, Patches>(s.half<G>(across), out, tile.b, tile.y + row, tile.x,
+                                across * 32 + fragment::column<8>(lane));
       wait_copies<0>();
       barrier<128>(group);
       std::uint32_t const next = other;

@@ -12,6 +12,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -205,11 +206,11 @@ __global__ void __launch_bounds__(Block::threads, 1)
   for (int m = 0; m < Block::row_tiles; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      int const row = int(blockIdx.x) * Block::rows + warp_row + 16 * m + 8 * half + lane / 4;
+      int const row = int(blockIdx.x) * Block::rows + warp_row + 16 * m + fragment::row(lane, half);
       if (row >= rows) continue;
 #pragma unroll
       for (int n = 0; n < Block::column_tiles; ++n) {
-        int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + lane % 4 * 2;
+        int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + fragment::column(lane);
         if (column < Block::width) sink(row, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
       }
     }

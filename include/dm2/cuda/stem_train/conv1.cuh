@@ -7,6 +7,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem/conv1.cuh>
 #include <dm2/cuda/stem_train/tile.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -33,7 +34,7 @@ __global__ void __launch_bounds__(conv1_block<G>::threads, conv1_block<G>::resid
   unsigned char* const memory = dynamic_shared();
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   int const down = warp / block::warps_across, row = down * block::rows, across = warp % block::warps_across;
-  int const channel = across * sums::channels + lane % 4 * 8;
+  int const channel = across * sums::channels + fragment::column<8>(lane);
   uint4 const* const fragments = reinterpret_cast<uint4 const*>(memory) + across * sums::columns / 2 * 32 + lane;
   std::uint32_t const shared = shared_address(memory);
 

@@ -17,6 +17,7 @@
 #include <dm2/cuda/stem/conv3_hopper.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
 #include <dm2/cuda/stem_train/tile.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -124,7 +125,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   int const group = int(threadIdx.x) / Block::group_threads, thread = int(threadIdx.x) % Block::group_threads;
   int const warp = thread / 32, lane = thread % 32, across = warp % Block::warps_across;
   int const down = warp / Block::warps_across, row = down * Block::rows;
-  int const channel = across * sums::channels + lane % 4 * 8;
+  int const channel = across * sums::channels + fragment::column<8>(lane);
   uint4 const* const fragments = reinterpret_cast<uint4 const*>(memory) + across * sums::columns / 2 * 32 + lane;
   std::uint32_t const shared = shared_address(memory);
   int buffer = Block::weight_bytes + group * Block::buffers * Block::buffer_bytes;

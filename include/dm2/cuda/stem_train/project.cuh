@@ -8,6 +8,7 @@
 #include <dm2/cuda/stem/layout.cuh>
 #include <dm2/cuda/stem/project.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -151,7 +152,7 @@ struct project_input_sums {
 /// all threads, `staged` being shared memory that nothing else uses.
 __device__ inline void add_warps(lane_share const& own, float* staged, float* part) {
   int const thread = int(threadIdx.x), lane = thread % 32;
-  own.write(staged + thread / 32 * 64 + lane % 4 * 8, 32);
+  own.write(staged + thread / 32 * 64 + fragment::column<8>(lane), 32);
   __syncthreads();
   if (thread >= 128) return;
   int const sum = thread / 64, c = thread % 64;
@@ -171,7 +172,7 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
   float* const table = reinterpret_cast<float*>(memory + block::table_offset);
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   int const first_row = warp / 4 * 32, pixel = int(blockIdx.x) * 2 + warp % 4 / 2;
-  int const tiles = (rows - 1) / block::rows + 1, channel = warp % 2 * 32 + lane % 4 * 8;
+  int const tiles = (rows - 1) / block::rows + 1, channel = warp % 2 * 32 + fragment::column<8>(lane);
   bool const there = block::depth % block::columns == 0 || pixel * 64 < block::depth;
   auto const load = [&](int t) {
     load_rows<block::rows, block::dim, block::inner, block::row_bytes, block::threads>(tile, o.dgrid, t * block::rows,
@@ -187,11 +188,12 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
 
   lane_share own;
   eight_masks const eight{table, 64, channel};
-  std::uint32_t const a_at = tile + unsigned((first_row + lane % 16) * block::row_bytes + lane / 16 * 16);
+  std::uint32_t const a_at =
+      tile + unsigned(first_row * block::row_bytes + fragment::left_operand(lane, block::row_bytes));
   std::uint32_t const b_at =
       shared + unsigned((lane / 8 % 2 * 8 + lane % 8) * block::weight_row_bytes + (warp % 4 * 4 + lane / 16) * 16);
   for (; t < tiles; t += int(gridDim.y)) {
-    int const row = t * block::rows + first_row + lane / 4, left = there ? rows - row : 0;
+    int const row = t * block::rows + first_row + fragment::row(lane), left = there ? rows - row : 0;
     std::ptrdiff_t const at = std::ptrdiff_t{row} * block::depth + pixel * 64 + channel;
     uint4 raw[4];
 #pragma unroll

@@ -10,6 +10,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
 #include <dm2/cuda/stem_train/weights.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -92,12 +93,12 @@ struct project_weights_sums {
     for (int m = 0; m < 3; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        int const d = row + 16 * m + 8 * half + lane / 4;
+        int const d = row + 16 * m + fragment::row(lane, half);
         if (d >= block::dim || column >= block::depth) continue;
 #pragma unroll
         for (int n = 0; n < 8; ++n)
-          *reinterpret_cast<float2*>(part + std::ptrdiff_t{d} * block::depth + column + n * 8 + lane % 4 * 2) =
-              make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]);
+          *reinterpret_cast<float2*>(part + std::ptrdiff_t{d} * block::depth + column + n * 8 +
+                                     fragment::column(lane)) = make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]);
       }
   }
 };

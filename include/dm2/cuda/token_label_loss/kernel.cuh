@@ -11,6 +11,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 #include <dm2/cuda/token_label_loss/target.cuh>
 
 #include <cmath>
