@@ -14,6 +14,7 @@
 #include <dm2/cuda/mixer_core/few_input.cuh>
 #include <dm2/cuda/mixer_core/general.cuh>
 #include <dm2/cuda/mixer_core/segments.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <string>
@@ -33,13 +34,11 @@ __global__ void __launch_bounds__(256) scale_by_squares_kernel(typename Tr::elem
     int const second = part / Tr::groups, begin = part % Tr::groups * Tr::group;
     std::size_t const half = std::size_t(row) * 2 + std::size_t(second);
     float const* const own = squares + half * Tr::units + part % Tr::groups * Tr::group_units;
-    float sum = 0;
-    for (int u = 0; u < Tr::group_units; ++u) sum += own[u];
-    float const scale = rsqrtf(sum * (1.f / Tr::group) + 1e-5f);
+    float const scale = factor_of_squares<Tr::group>(sum_of_units<Tr::group_units>(own));
     float const* const w = second == 0 ? norm : norm_b;
     for (int c = begin + lane * 4; c < begin + Tr::group; c += 128) {
       packed<4>& v = *reinterpret_cast<packed<4>*>(g + half * Tr::inner + std::size_t(c));
-      float2 a = unpack<T>(v.word[0]), b = unpack<T>(v.word[1]);
+      float2 a = unpack<T>(v.v[0]), b = unpack<T>(v.v[1]);
       a.x *= scale, a.y *= scale, b.x *= scale, b.y *= scale;
       if (w != nullptr) {
         bool const reversed = second == 1 && Tr::reverse_channels;

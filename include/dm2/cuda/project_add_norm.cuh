@@ -7,6 +7,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/project_add_norm/few.cuh>
 #include <dm2/cuda/project_add_norm/general.cuh>
 #include <dm2/cuda/project_add_norm/hopper.cuh>
@@ -23,7 +24,7 @@ namespace detail::project_add_norm {
 /// with fewer rows, or a smaller memory, it would read the weights from the L2 cache more often than it takes the
 /// products apart.
 template <class T, int D, int K, int N, int U>
-using tensor_form = tensor_traits<T, D, K, N, U, 128, 232448>;
+using tensor_form = tensor_traits<T, D, K, N, U, 128, most_shared_bytes>;
 
 /// Whether it does these sizes on this device, and faster than the products one by one: `count` rows have to fill
 /// three quarters of it. On an H100, Tiny's sizes: 50,432 rows 199 us for 210, 6,304 rows 54 us for 25.

@@ -8,6 +8,7 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/pictures.cuh>
 #include <dm2/cuda/stem/conv1.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
@@ -27,9 +28,6 @@ namespace detail::stem {
 
 /// Most bytes of a plane's pictures that go through the stem together: 256 of Tiny in 16 bits, 128 in float.
 inline constexpr std::size_t plane_bytes = std::size_t{256} * 112 * 112 * 64 * 2;
-
-/// Shared memory of a block on the device that has most; kernels that ask for more are not built.
-inline constexpr int most_shared_bytes = 227 * 1024;
 
 /// Pictures of `batch` that go together.
 template <class G, class T>

@@ -67,7 +67,7 @@ __global__ void fold_numbers(float const* in, float* out) {
 template <int N, int Bit>
 void check_fold() {
   CAPTURE(N);
-  std::vector<double> const in = rounded<float>(random_source{std::uint64_t(N)}.normal(32 * N, 1));
+  std::vector<double> const in = rounded<float>(random_source{unsigned(N)}.normal(32 * N, 1));
   device_array<float> const from{in};
   device_array<float> to{32};
   cuda::detail::launch("fold", fold_numbers<N, Bit>, {1u, 32}, nullptr, from.data(), to.data());

@@ -28,7 +28,7 @@ __global__ void over_lanes(float const* in, float* sum, float* greatest, float* 
 template <int Lanes>
 void check_lanes() {
   CAPTURE(Lanes);
-  std::vector<double> const in = rounded<float>(random_source{std::uint64_t(Lanes)}.normal(32, 1));
+  std::vector<double> const in = rounded<float>(random_source{unsigned(Lanes)}.normal(32, 1));
   device_array<float> const from{in};
   device_array<float> sum{32}, greatest{32}, up_to{32};
   cuda::detail::launch("lanes", over_lanes<Lanes>, {1u, 32}, nullptr, from.data(), sum.data(), greatest.data(),

@@ -270,10 +270,7 @@ void inputs_backward(cudaStream_t stream, T const* qkv, float const* conv, gener
   launch("attention_core_backward: convolution", inputs_backward_kernel<sizes, T>,
          {dim3(unsigned(sizes::groups), unsigned(parts)), sizes::threads}, stream, qkv, s.d, conv, s.table, dqkv,
          s.sums, count, length);
-  if constexpr (A.d_conv != 0)
-    launch("attention_core_backward: sums", sums_kernel<sizes>,
-           {dim3(blocks_for(std::size_t{sizes::sums}, 32)), sizes::threads}, stream, s.sums, parts, grad.conv.data,
-           grad.conv_bias.data);
+  if constexpr (A.d_conv != 0) add_convolution_sums<sizes>(stream, s.sums, parts, grad.conv.data, grad.conv_bias.data);
 }
 
 /// The gradient of attention_core; rows are checked already. q, k and v are convolved again and rounded to the element,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/tile/partial_sums.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -106,26 +107,22 @@ __global__ void __launch_bounds__(B::threads)
   }
 }
 
-/// Adds the sums of every part to the parameters' gradients dconv [channels, taps] and dbias [channels], always in the
-/// same order. Block: 32 of a part's numbers.
+/// Where number `at` of a part's sums is added: dconv [channels, taps] or dbias [channels].
 template <class B>
-__global__ void __launch_bounds__(B::threads) sums_kernel(float const* sums, int parts, float* dconv, float* dbias) {
-  __shared__ float share[B::warps][32];
-  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, at = int(blockIdx.x) * 32 + lane;
-  float sum = 0.f;
-  if (at < B::sums) {
-#pragma unroll 8
-    for (int p = warp; p < parts; p += B::warps) sum += sums[std::size_t(p) * B::sums + unsigned(at)];
+struct convolution_adder {
+  float *dconv, *dbias;
+
+  __device__ void operator()(int at, float sum) const {
+    int const k = at / B::channels, channel = at % B::channels;
+    *(k < B::taps ? dconv + channel * B::taps + k : dbias + channel) += sum;
   }
-  share[warp][lane] = sum;
-  __syncthreads();
-  if (warp != 0 || at >= B::sums) return;
-  sum = 0.f;
-#pragma unroll
-  for (int i = 0; i < B::warps; ++i) sum += share[i][lane];
-  int const k = at / B::channels, channel = at % B::channels;
-  float* const to = k < B::taps ? dconv + channel * B::taps + k : dbias + channel;
-  *to += sum;
+};
+
+/// Adds the sums of every part to the parameters' gradients.
+template <class B>
+void add_convolution_sums(cudaStream_t stream, float const* sums, int parts, float* dconv, float* dbias) {
+  add_parts_to<B::warps>("attention_core_backward: sums", stream, sums, parts, B::sums,
+                         convolution_adder<B>{dconv, dbias});
 }
 
 }  // namespace dm2::cuda::detail::attention_core

@@ -4,7 +4,9 @@
 
 #include <dm2/cuda/attention_core/inputs.cuh>
 #include <dm2/cuda/attention_core/tensor.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -20,8 +22,7 @@ template <attention_shape A, class T, int Groups>
 struct backward_traits : traits<A, T> {
   using base = traits<A, T>;
   static constexpr int groups = Groups, tokens = 16 * Groups, warps = Groups, threads = 32 * Groups;
-  static constexpr int most =
-      (227 << 10) / 2;  ///< elements of shared memory that a block of compute capability 9.0 has
+  static constexpr int most = most_shared_bytes / 2;  ///< elements
   static constexpr int rows = tokens + base::halo;
   static constexpr int arrays = (3 * rows + tokens) * base::pitch;
   static constexpr int near = arrays + tokens * (tokens + 8) <= most || Groups < 8 ? Groups : 8;
@@ -88,13 +89,9 @@ __device__ inline void load_inputs(backward_arguments<Tr> const& call, typename 
   copy_tokens<Tr>(from + 2 * Tr::width, shared + Tr::values, 0, Tr::tokens, call.length, thread, Tr::threads);
   commit_copies();
   auto const* const dy = call.dy + at.row * Tr::width + at.channel;
-#pragma unroll 1
-  for (int i = thread; i < Tr::tokens * Tr::units; i += Tr::threads) {
-    int const t = i / Tr::units, piece = i % Tr::units;
-    bool const valid = t < call.length;
-    copy_async(shared_address(shared + Tr::slopes + t * Tr::pitch + 8 * piece),
-               dy + (valid ? std::ptrdiff_t{t} * Tr::width + 8 * piece : 0), valid);
-  }
+  copy_rows<Tr::units * 8, 1>(shared_address(shared + Tr::slopes), Tr::pitch * 2,
+                              row_source<typename Tr::element>{dy, Tr::width, call.length}, 0, Tr::tokens, thread,
+                              Tr::threads);
   commit_copies();
   // Turned units of all runs come first, so that few warps spend time on turning.
   constexpr int turned = 2 * Tr::turned, plain = 3 * Tr::units - turned, runs = Tr::threads / (3 * Tr::units);

@@ -79,9 +79,7 @@ bool try_backward_streamed(context<P>& ctx, rows<element<P> const, 3 * A.width()
          {dim3(blocks_for(std::size_t{sizes::channels}, 128), unsigned(parts)), sizes::threads}, ctx.stream(),
          streamed_inputs_backward_arguments<traits>{qkv.data, s.d, dqkv.data, s.sums, parameters, int(count), length});
   if constexpr (A.d_conv != 0)
-    launch("attention_core_backward: sums", sums_kernel<sizes>,
-           {dim3(blocks_for(std::size_t{sizes::sums}, 32)), sizes::threads}, ctx.stream(), s.sums, parts,
-           grad.conv.data, grad.conv_bias.data);
+    add_convolution_sums<sizes>(ctx.stream(), s.sums, parts, grad.conv.data, grad.conv_bias.data);
   return true;
 }
 

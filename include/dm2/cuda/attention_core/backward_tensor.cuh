@@ -267,9 +267,7 @@ bool try_backward_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width(), 
     launch("attention_core_backward", backward_kernel<traits>,
            {dim3(unsigned(count) * unsigned(traits::heads)), traits::threads, traits::bytes}, ctx.stream(), call);
     if constexpr (A.d_conv != 0)
-      launch("attention_core_backward: sums", sums_kernel<sizes>,
-             {dim3(blocks_for(std::size_t{sizes::sums}, 32)), sizes::threads}, ctx.stream(), s.sums, int(count),
-             grad.conv.data, grad.conv_bias.data);
+      add_convolution_sums<sizes>(ctx.stream(), s.sums, int(count), grad.conv.data, grad.conv_bias.data);
     return true;
   }
 }

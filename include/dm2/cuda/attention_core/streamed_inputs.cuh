@@ -14,6 +14,7 @@
 #include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>
@@ -95,14 +96,8 @@ void launch_streamed_inputs(device_properties const& device, cudaStream_t stream
 template <class Tr, int Stride>
 __device__ inline void copy_head_tokens(typename Tr::element const* from, typename Tr::element* to, int first, int n,
                                         int length) {
-  constexpr int pieces = Tr::padded / 8;
-#pragma unroll 4
-  for (int i = int(threadIdx.x); i < n * pieces; i += int(blockDim.x)) {
-    int const row = i / pieces, piece = i % pieces, token = first + row;
-    bool const valid = token < length && piece < Tr::units;
-    copy_async(shared_address(to + row * Tr::pitch + 8 * piece),
-               from + (valid ? std::ptrdiff_t{token} * Stride + 8 * piece : 0), valid);
-  }
+  row_source<typename Tr::element> const tokens{from, Stride, length, Tr::units * 8};
+  copy_rows<Tr::padded>(shared_address(to), Tr::pitch * 2, tokens, first, n, int(threadIdx.x), int(blockDim.x));
 }
 
 /// Two arrays of one head's tokens that pass through shared memory tile after tile, the next one while one is read.

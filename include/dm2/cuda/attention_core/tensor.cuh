@@ -11,6 +11,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -60,14 +61,9 @@ struct place {
 template <class Tr>
 __device__ inline void copy_tokens(typename Tr::element const* from, typename Tr::element* to, int first, int n,
                                    int length, int thread, int threads) {
-  constexpr int pieces = Tr::head_dim / 8;
-#pragma unroll 1
-  for (int i = thread; i < (n + Tr::halo) * pieces; i += threads) {
-    int const row = i / pieces - Tr::halo, piece = i % pieces, token = first + row;
-    bool const valid = token >= 0 && token < length;
-    copy_async(shared_address(to + row * Tr::pitch + 8 * piece),
-               from + (valid ? std::ptrdiff_t(token) * (3 * Tr::width) + 8 * piece : 0), valid);
-  }
+  row_source<typename Tr::element> const tokens{from, 3 * Tr::width, length};
+  copy_rows<Tr::head_dim, 1>(shared_address(to - Tr::halo * Tr::pitch), Tr::pitch * 2, tokens, first - Tr::halo,
+                             n + Tr::halo, thread, threads);
 }
 
 /// Starts copies of this warp's 16 rows from `first` on.

@@ -13,6 +13,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 
 #include <cmath>
@@ -79,15 +80,12 @@ struct place {
   }
 };
 
-/// Starts copies of n rows of D numbers to `to`; row r comes from from(r).
+/// Starts copies of n rows of D numbers to `to`; number c of row r is at from(r, c).
 template <class Tr, class From>
 __device__ inline void copy_head_rows(typename Tr::element* to, int n, From const& from) {
-  constexpr int pieces = Tr::dim / 8;
-#pragma unroll 1
-  for (int i = int(threadIdx.x); i < n * pieces; i += Tr::threads) {
-    int const row = i / pieces, piece = i % pieces;
-    copy_async(shared_address(to + row * Tr::pitch + 8 * piece), from(row) + 8 * piece);
-  }
+  copy_rows<Tr::dim, 1>(
+      shared_address(to), Tr::pitch * 2, [&](int row, int column, bool&) { return from(row, column); }, 0, n,
+      int(threadIdx.x), Tr::threads);
 }
 
 /// This warp's weights of the patches' classifier as fragments of the left operand, by way of the ring. Rows after the
@@ -98,8 +96,8 @@ __device__ inline void load_weights(arguments<Tr> const& call, place<Tr> const& 
   constexpr int capacity = Tr::stages * Tr::rows;  // classes at a time, a multiple of a warp's
   int const lane = int(threadIdx.x) % 32;
   for (int first = 0; first < at.classes; first += capacity) {
-    copy_head_rows<Tr>(at.ring, min(capacity, at.classes - first), [&](int row) {
-      return call.aux + std::ptrdiff_t(min(at.first_class + first + row, Tr::classes - 1)) * Tr::dim;
+    copy_head_rows<Tr>(at.ring, min(capacity, at.classes - first), [&](int row, int column) {
+      return call.aux + std::ptrdiff_t(min(at.first_class + first + row, Tr::classes - 1)) * Tr::dim + column;
     });
     commit_copies();
     wait_copies<0>();
@@ -238,10 +236,10 @@ __global__ void __launch_bounds__(Tr::threads, 1) kernel(__grid_constant__ argum
       typename Tr::element const* const from =
           call.features + std::ptrdiff_t(at.first_picture + picture) * call.length * Tr::dim;
       copy_head_rows<Tr>(at.ring + i % Tr::stages * Tr::rows * Tr::pitch,
-                         min(Tr::rows, (call.length - first + 15) / 16 * 16), [&](int row) {
+                         min(Tr::rows, (call.length - first + 15) / 16 * 16), [&](int row, int column) {
                            int const token = first + row;
                            bool const patch = token < call.length && token != (call.length - 1) / 2;
-                           return from + std::ptrdiff_t(patch ? token : call.length - 1) * Tr::dim;
+                           return from + std::ptrdiff_t(patch ? token : call.length - 1) * Tr::dim + column;
                          });
     }
     commit_copies();

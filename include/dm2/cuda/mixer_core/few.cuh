@@ -15,6 +15,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
@@ -66,7 +67,7 @@ __global__ void __launch_bounds__(128) few_conv_kernel(__grid_constant__ few_arg
     if (t >= 0 && t < p.length)
       r = *reinterpret_cast<packed<V> const*>(p.zxbcdt + (first_row + at.row(t, p.length)) * Tr::projected + slice +
                                               channel);
-    float2 const low = unpack<T>(r.word[0]), high = unpack<T>(r.word[1]);
+    float2 const low = unpack<T>(r.v[0]), high = unpack<T>(r.v[1]);
     x[i][0] = low.x, x[i][1] = low.y, x[i][2] = high.x, x[i][3] = high.y;
   }
   T* const to = p.convolved + (std::ptrdiff_t(second) * p.sequences * p.length + first_row) * Tr::conv_dim + channel;
@@ -138,16 +139,13 @@ struct few_scan_place {
 template <class Tr, int Columns>
 __device__ inline void copy_convolved(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
                                       int column, int first, int count, std::uint32_t to) {
-  constexpr int pieces = Columns / 8;
   auto const* const from =
       p.convolved + (std::ptrdiff_t(place.second) * p.sequences * p.length + place.first_row) * Tr::conv_dim + column;
-#pragma unroll 4
-  for (int i = int(threadIdx.x); i < count * pieces; i += few_scan_traits<Tr>::workers) {
-    int const row = i / pieces, piece = i % pieces, t = first + row;
-    bool const valid = t < p.length;
-    copy_async(to + std::uint32_t(row * (Columns * 2 + 16) + piece * 16),
-               from + (valid ? place.at.row(t, p.length) * Tr::conv_dim + piece * 8 : 0), valid);
-  }
+  auto const token = [&](int t, int c, bool& inside) {
+    inside = t < p.length;
+    return from + (inside ? place.at.row(t, p.length) * Tr::conv_dim + c : 0);
+  };
+  copy_rows<Columns>(to, Columns * 2 + 16, token, first, count, int(threadIdx.x), few_scan_traits<Tr>::workers);
 }
 
 /// s[i] = C B^T of the warp's 16 rows and its tile of columns `first` + 7 i, where that is none after the rows' own
@@ -266,7 +264,7 @@ struct few_gate {
         float4 const v = *reinterpret_cast<float4 const*>(from + part * F::rows * F::sum_pitch);
         y.x += v.x, y.y += v.y, y.z += v.z, y.w += v.w;
       }
-      float2 const low = unpack<T>(z[j].word[0]), high = unpack<T>(z[j].word[1]);
+      float2 const low = unpack<T>(z[j].v[0]), high = unpack<T>(z[j].v[1]);
       y.x *= silu_fast(low.x), y.y *= silu_fast(low.y), y.z *= silu_fast(high.x), y.w *= silu_fast(high.y);
       squares[i] = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
       *reinterpret_cast<packed<4>*>(p.g + (2 * row + place.second) * Tr::inner + place.unit * Tr::columns +

@@ -49,7 +49,7 @@ __device__ inline void convolve(channel_taps<Tr> const& c, int t0, int t1, Load 
   auto const take = [&](packed<V> const& from, float(&to)[V]) {
 #pragma unroll
     for (int v = 0; v < V; v += 2) {
-      float2 const pair = unpack<T>(from.word[v / 2]);
+      float2 const pair = unpack<T>(from.v[v / 2]);
       to[v] = pair.x, to[v + 1] = pair.y;
     }
   };

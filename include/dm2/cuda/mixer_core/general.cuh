@@ -14,6 +14,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 #include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(Tr::threads)
     sum = fmaf(v, v, sum);
     if constexpr (Tr::keep) kept[j] = v;
   }
-  float const scale = 1.f / sqrtf(sum_over_warp(sum) / float(Tr::group) + 1e-5f);
+  float const scale = 1.f / sqrtf(sum_over_warp(sum) / float(Tr::group) + mixer_norm_eps);
 #pragma unroll(Tr::keep ? Tr::kept : 1)
   for (int j = 0; j < Tr::kept; ++j) {
     int const i = j * 32 + lane;

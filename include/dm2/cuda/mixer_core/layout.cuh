@@ -6,6 +6,7 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
@@ -146,11 +147,9 @@ __device__ inline int thread_here() {
   return thread & 1023;  // not negative: cheaper to divide
 }
 
-/// V consecutive 16-bit numbers in registers.
+/// V consecutive 16-bit numbers in registers, two in each.
 template <int V>
-struct alignas(2 * V) packed {
-  std::uint32_t word[V / 2];
-};
+using packed = packet<std::uint32_t, V / 2>;
 
 /// One warp: the decays of a head over `tokens` tokens from `start` on. cum[t] = log2 of the decay from there to t, t
 /// counted from there; behind them ev[t] = cum[t] - log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j).

@@ -26,6 +26,7 @@
 #include <dm2/cuda/mixer_core/layout.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -238,7 +239,7 @@ __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> 
     int const t = gate_rows<Tr>::token(r, half, lane);
     if (t >= p.length) continue;
     if (scales != nullptr) {
-      if (part == 0) scales[t - start] = rsqrtf(sum * (1.f / Tr::group) + 1e-5f);
+      if (part == 0) scales[t - start] = factor_of_squares<Tr::group>(sum);
       continue;
     }
     std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
@@ -263,8 +264,8 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
   }
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    float2 const v = unpack<T>(x.word[k]);
-    x.word[k] = pack<T>(v.x * w[2 * k], v.y * w[2 * k + 1]);
+    float2 const v = unpack<T>(x.v[k]);
+    x.v[k] = pack<T>(v.x * w[2 * k], v.y * w[2 * k + 1]);
   }
   return x;
 }

@@ -5,6 +5,7 @@
 /// how they are written.
 #pragma once
 
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
@@ -12,6 +13,7 @@
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/hopper_rows.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/ring.cuh>
 
 #include <algorithm>
 #include <cstdint>
@@ -48,7 +50,7 @@ struct backward_hopper_traits {
 
   static constexpr int staging_bytes = 16 * 128;  ///< of a warp: 64 columns of 16 bits or 32 floats, on their way out
   static constexpr int sums_bytes = 4 * Groups * D * int(sizeof(float));  ///< the norm's gradient, of each warp's rows
-  static constexpr int alignment = 1024, limit = 232448 - 256;
+  static constexpr int alignment = 1024, limit = most_shared_bytes - 256;
   static constexpr int stages = (limit - alignment - 4 * Groups * staging_bytes - sums_bytes) / stage_bytes;
   static constexpr int bytes = alignment + stages * stage_bytes + 4 * Groups * staging_bytes + sums_bytes;
 
@@ -70,39 +72,32 @@ struct backward_hopper_arguments {
 template <class Tr>
 __device__ inline void copy_backward_hopper(backward_hopper_arguments<typename Tr::element> const& p,
                                             stage_ring<Tr> ring) {
-  auto const claim = [&](int bytes) {
-    wait_phase(ring.read(), ring.round ^ 1);
-    arrive_expecting(ring.filled(), bytes);
-  };
-  auto const copy = [&](int place, tensor_map const& map, int row, int column) {
-    load_box(ring.bytes() + std::uint32_t(place), map, row, column, ring.filled());
-  };
   int const tiles = (p.plain.count + Tr::rows - 1) / Tr::rows;
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
     int const first = tile * Tr::rows;
     for (int step = 0; step < Tr::steps; ++step, ring.advance()) {
-      claim(Tr::stage_bytes);
-      copy(0, p.dy, first, step * Tr::depth);
+      ring.claim(Tr::stage_bytes);
+      ring.copy(0, p.dy, first, step * Tr::depth);
       for (int i = 0; i < Tr::dim / 64; ++i)
-        copy(Tr::rows * 128 + i * Tr::weight_bytes, p.in, step * Tr::depth, i * 64);
+        ring.copy(Tr::rows * 128 + i * Tr::weight_bytes, p.in, step * Tr::depth, i * 64);
     }
     for (int box = 0; box < Tr::boxes; box += Tr::boxes_at_once, ring.advance()) {
-      claim(Tr::boxes_at_once * Tr::box_bytes);
-      for (int i = 0; i < Tr::boxes_at_once; ++i) copy(i * Tr::box_bytes, p.residual, first, (box + i) * 32);
+      ring.claim(Tr::boxes_at_once * Tr::box_bytes);
+      for (int i = 0; i < Tr::boxes_at_once; ++i) ring.copy(i * Tr::box_bytes, p.residual, first, (box + i) * 32);
     }
     for (int box = 0; box < Tr::boxes; box += Tr::columns_at_once, ring.advance()) {
-      claim(Tr::boxes_at_once * Tr::box_bytes);
+      ring.claim(Tr::boxes_at_once * Tr::box_bytes);
       for (int i = 0; i < Tr::columns_at_once; ++i) {
-        copy(i * Tr::last_boxes * Tr::box_bytes, p.gradient, first, (box + i) * 32);
-        if constexpr (!Tr::keep) copy((i * 2 + 1) * Tr::box_bytes, p.residual, first, (box + i) * 32);
+        ring.copy(i * Tr::last_boxes * Tr::box_bytes, p.gradient, first, (box + i) * 32);
+        if constexpr (!Tr::keep) ring.copy((i * 2 + 1) * Tr::box_bytes, p.residual, first, (box + i) * 32);
       }
     }
     for (int j = 0; j < Tr::chunks; j += Tr::chunks_at_once, ring.advance()) {
       int const here = min(Tr::chunks_at_once, Tr::chunks - j);
-      claim(here * Tr::chunk_bytes);
+      ring.claim(here * Tr::chunk_bytes);
       for (int i = 0; i < here; ++i)
         for (int part = 0; part < Tr::parts; ++part)
-          copy(i * Tr::chunk_bytes + part * 192 * 128, p.out, part * 192, (j + i) * Tr::chunk);
+          ring.copy(i * Tr::chunk_bytes + part * 192 * 128, p.out, part * 192, (j + i) * Tr::chunk);
     }
   }
 }

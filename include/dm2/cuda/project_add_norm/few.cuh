@@ -21,6 +21,7 @@
 #include <dm2/cuda/rms_norm.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 #include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
@@ -107,10 +108,7 @@ struct few_addends {
   /// Each half's factor of the block's rows, 1 / root mean square, to rho [rows, 2]. A barrier must follow.
   __device__ void write_factors(float* rho) const {
     if (Tr::units == 0 || int(threadIdx.x) >= 2 * Tr::rows) return;
-    float sum = 0;
-#pragma unroll
-    for (int u = 0; u < Tr::units; ++u) sum += squares[u];
-    rho[threadIdx.x] = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
+    rho[threadIdx.x] = factor_of_squares<Tr::inner / 2>(sum_of_units<Tr::units>(squares));
   }
 };
 

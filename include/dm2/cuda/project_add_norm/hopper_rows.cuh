@@ -5,12 +5,15 @@
 /// leave the normed rows in registers.
 #pragma once
 
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/ring.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -46,7 +49,7 @@ struct hopper_traits {
   static constexpr int box_stages = (boxes + boxes_at_once - 1) / boxes_at_once;
   static constexpr int chunk_bytes = N == 0 ? 0 : chunk * D * 2;
   static constexpr int staging_bytes = 64 * chunk * 2;  ///< y's chunk on its way out, of a warpgroup
-  static constexpr int alignment = 1024, limit = 232448 - 256;
+  static constexpr int alignment = 1024, limit = most_shared_bytes - 256;
   static constexpr int stages = (limit - alignment - groups * staging_bytes) / stage_bytes;
   static constexpr int bytes = alignment + stages * stage_bytes + groups * staging_bytes;
 
@@ -63,59 +66,29 @@ struct hopper_arguments {
   arguments<T> plain;
 };
 
-/// Where a block is in its stages, which it goes round and round: everybody in the same order.
-template <class Tr>
-struct stage_ring {
-  std::uint32_t memory, barriers;  ///< shared addresses
-  int stage = 0;
-  unsigned round = 0;
-
-  [[nodiscard]] __device__ std::uint32_t bytes() const { return memory + std::uint32_t(stage * Tr::stage_bytes); }
-  /// Ends when the stage is filled, and when it is read.
-  [[nodiscard]] __device__ std::uint32_t filled() const { return barriers + std::uint32_t(stage * 16); }
-  [[nodiscard]] __device__ std::uint32_t read() const { return filled() + 8; }
-  __device__ void advance() {
-    if (++stage == Tr::stages) stage = 0, round ^= 1;
-  }
-  /// Waits until the copies into the stage have landed.
-  __device__ void wait() const { wait_phase(filled(), round); }
-  /// The warp does not read the stage any more.
-  __device__ void release(int lane) const {
-    __syncwarp();
-    if (lane == 0) arrive(read());
-  }
-};
-
 /// One thread: fills stage after stage, in the order in which the others read them.
 template <class Tr>
 __device__ inline void copy_hopper(hopper_arguments<typename Tr::element> const& p, stage_ring<Tr> ring) {
-  auto const claim = [&](int bytes) {
-    wait_phase(ring.read(), ring.round ^ 1);
-    arrive_expecting(ring.filled(), bytes);
-  };
   int const tiles = (p.plain.count + Tr::rows - 1) / Tr::rows;
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
     int const first = tile * Tr::rows;
     for (int step = 0; step < Tr::steps; ++step, ring.advance()) {
-      claim(Tr::stage_bytes);
-      load_box(ring.bytes(), p.g, first, step * Tr::depth, ring.filled());
+      ring.claim(Tr::stage_bytes);
+      ring.copy(0, p.g, first, step * Tr::depth);
       for (int part = 0; part < Tr::parts; ++part)
-        load_box(ring.bytes() + std::uint32_t((Tr::rows + part * 192) * 128), p.out, part * 192, step * Tr::depth,
-                 ring.filled());
+        ring.copy((Tr::rows + part * 192) * 128, p.out, part * 192, step * Tr::depth);
     }
     for (int box = 0; box < Tr::boxes; box += Tr::boxes_at_once, ring.advance()) {
       int const here = min(Tr::boxes_at_once, Tr::boxes - box);
-      claim(here * Tr::groups * Tr::box_bytes);
+      ring.claim(here * Tr::groups * Tr::box_bytes);
       for (int i = 0; i < here * Tr::groups; ++i)
-        load_box(ring.bytes() + std::uint32_t(i * Tr::box_bytes), p.before, first + i % Tr::groups * 64,
-                 (box + i / Tr::groups) * 32, ring.filled());
+        ring.copy(i * Tr::box_bytes, p.before, first + i % Tr::groups * 64, (box + i / Tr::groups) * 32);
     }
     if constexpr (Tr::wide != 0)
       for (int j = 0; j < Tr::chunks; ++j, ring.advance()) {
-        claim(Tr::chunk_bytes);
+        ring.claim(Tr::chunk_bytes);
         for (int k = 0; k < Tr::dim / Tr::depth; ++k)
-          load_box(ring.bytes() + std::uint32_t(k * Tr::chunk * 128), p.in, j * Tr::chunk, k * Tr::depth,
-                   ring.filled());
+          ring.copy(k * Tr::chunk * 128, p.in, j * Tr::chunk, k * Tr::depth);
       }
   }
 }
@@ -174,11 +147,7 @@ template <class Tr>
 __device__ inline void read_factors(float (&factors)[2][2], arguments<typename Tr::element> const& p,
                                     hopper_place<Tr> const& at) {
   int const row = at.row() + fragment::quarter(at.lane) / 2 * 8;
-  float sum = 0;
-  if (row < p.count)
-    for (int u = 0; u < Tr::units; ++u)
-      sum += p.squares[(std::size_t(row) * 2 + std::size_t(at.lane % 2)) * Tr::units + std::size_t(u)];
-  float const mine = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
+  float const mine = factor_of_direction<Tr::inner / 2, Tr::units>(p.squares, row, at.lane % 2, p.count);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     float const first = __shfl_sync(~0u, mine, fragment::row(at.lane) * 4 + i * 2);

@@ -11,6 +11,7 @@
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/tile.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -104,14 +105,8 @@ __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_gro
 #pragma unroll
   for (int s = 0; s < Tr::stages - 1; ++s) load(s);
   if constexpr (Tr::units != 0) {
-    for (int i = int(threadIdx.x); i < 2 * Tr::rows; i += Tr::threads) {
-      int const row = first + i / 2;
-      float sum = 0;
-      if (row < p.count)
-        for (int u = 0; u < Tr::units; ++u)
-          sum += p.squares[(std::size_t(row) * 2 + std::size_t(i % 2)) * Tr::units + u];
-      at.rho[i] = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
-    }
+    for (int i = int(threadIdx.x); i < 2 * Tr::rows; i += Tr::threads)
+      at.rho[i] = factor_of_direction<Tr::inner / 2, Tr::units>(p.squares, first + i / 2, i % 2, p.count);
   }
   std::uint32_t const a_lane =
       std::uint32_t(wm * Tr::row_tiles * 16 * Tr::depth_pitch + fragment::left_operand(lane, Tr::depth_pitch));

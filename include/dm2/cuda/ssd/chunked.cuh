@@ -17,6 +17,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
@@ -130,24 +131,18 @@ __device__ inline void scan_chunk(chunked_block<Tr> const& k, int chunk, float2 
 /// Starts the copy of a chunk's x of the unit, zeros behind the sequence.
 template <class Tr>
 __device__ inline void copy_x(chunked_block<Tr> const& k, int chunk) {
-  for (int i = k.thread; i < ssd_tile * Tr::pieces; i += Tr::team_threads) {
-    int const token = chunk * ssd_tile + i / Tr::pieces;
-    bool const valid = token < k.p.length;
-    copy_async(shared_address(k.own + Tr::staged + i * 16),
-               k.p.x + std::size_t(valid ? token : 0) * Tr::sizes::inner + k.u.column + i % Tr::pieces * 8, valid);
-  }
+  row_source<typename Tr::element> const tokens{k.p.x + k.u.column, Tr::sizes::inner, k.p.length};
+  copy_rows<Tr::pieces * 8>(shared_address(k.own + Tr::staged), Tr::pieces * 16, tokens, chunk * ssd_tile, ssd_tile,
+                            k.thread, Tr::team_threads);
 }
 
 /// Starts the copy of a chunk of B or C, zeros behind the sequence.
 template <class Tr>
-__device__ inline void copy_rows(chunked_block<Tr> const& k, typename Tr::element const* from, int chunk, int to) {
-  constexpr int pieces = Tr::sizes::d_state / 8;
-  for (int i = int(threadIdx.x); i < ssd_tile * pieces; i += Tr::threads) {
-    int const row = i / pieces, piece = i % pieces, token = chunk * ssd_tile + row;
-    bool const valid = token < k.p.length;
-    copy_async(shared_address(k.shared + to + row * Tr::row_pitch + piece * 16),
-               from + std::size_t(valid ? token : 0) * Tr::sizes::state_width + piece * 8, valid);
-  }
+__device__ inline void copy_state_rows(chunked_block<Tr> const& k, typename Tr::element const* from, int chunk,
+                                       int to) {
+  row_source<typename Tr::element> const tokens{from, Tr::sizes::state_width, k.p.length};
+  copy_rows<Tr::sizes::d_state>(shared_address(k.shared + to), Tr::row_pitch, tokens, chunk * ssd_tile, ssd_tile,
+                                int(threadIdx.x), Tr::threads);
 }
 
 /// From staged x the two operands: x, and x times what is left of it at the chunk's end. A thread reads what it copied
@@ -332,8 +327,8 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
   if (k.scans) scan_chunk(k, k.first, steps, rate);
   steps = k.steps(k.first + 1);
   copy_x(k, k.first), commit_copies();
-  copy_rows(k, k.p.b, k.first, Tr::b), commit_copies();
-  if (Output) copy_rows(k, k.p.c, k.first, Tr::c), commit_copies();
+  copy_state_rows(k, k.p.b, k.first, Tr::b), commit_copies();
+  if (Output) copy_state_rows(k, k.p.c, k.first, Tr::c), commit_copies();
   float total = 0;
   __syncthreads();
 
@@ -353,13 +348,13 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
     if (!Output || more) update_state(k, chunk, state);
     if (!Output) total += k.decay(chunk)[ssd_tile - 1].x;
     __syncthreads();  // B is done with
-    if (more) copy_rows(k, k.p.b, chunk + 1, Tr::b);
+    if (more) copy_state_rows(k, k.p.b, chunk + 1, Tr::b);
     commit_copies();
     if (more && k.scans) scan_chunk(k, chunk + 1, steps, rate);
     steps = k.steps(chunk + 2);
     if (Output) write_chunk(k, chunk, carries);
     __syncthreads();  // C, the scores, x and the state's fragments are done with, the next decays are there
-    if (Output && more) copy_rows(k, k.p.c, chunk + 1, Tr::c);
+    if (Output && more) copy_state_rows(k, k.p.c, chunk + 1, Tr::c);
     if (Output) commit_copies();
   }
   if (!Output && k.active) store_state(k, runs, state, total);

@@ -15,6 +15,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
@@ -152,9 +153,9 @@ __device__ inline void score(quadratic_block<Tr> const& k, int first,
 /// Starts the copy of a unit's x.
 template <class Tr>
 __device__ inline void copy_x(quadratic_block<Tr> const& k, int column, unsigned char* shared) {
-  for (int i = int(threadIdx.x); i < k.p.length * Tr::chunks; i += Tr::threads)
-    copy_async(shared_address(shared + k.at.staged + i * 16),
-               k.p.x + std::size_t(i / Tr::chunks) * Tr::sizes::inner + column + i % Tr::chunks * 8);
+  auto const token = [&](int t, int c, bool&) { return k.p.x + std::size_t(t) * Tr::sizes::inner + column + c; };
+  copy_rows<Tr::chunks * 8>(shared_address(shared + k.at.staged), Tr::chunks * 16, token, 0, k.p.length,
+                            int(threadIdx.x), Tr::threads);
 }
 
 /// From staged x the two operands. A thread reads what it copied itself.

@@ -8,6 +8,7 @@
 #include <dm2/cuda/stem/layout.cuh>
 #include <dm2/cuda/stem/project.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
@@ -75,19 +76,6 @@ struct project_input_block {
                 "dm2::cuda::detail::stem_train::project_input_block: 64 channels, even rows");
 };
 
-/// Starts the copy of rows [first, first + Rows) of a matrix [count, Width], zeros past its end and past its width.
-template <int Rows, int Width, int Wanted, int RowBytes, int Threads, class T>
-__device__ inline void load_rows(std::uint32_t to, T const* from, int first, int count, int stride) {
-  constexpr int pieces = Wanted / 8;
-#pragma unroll 4
-  for (int i = int(threadIdx.x); i < Rows * pieces; i += Threads) {
-    int const row = i / pieces, piece = i % pieces;
-    bool const inside = first + row < count && piece * 8 < Width;
-    T const* const at = from + std::ptrdiff_t{first + row} * stride + piece * 8;
-    copy_async(to + unsigned(row * RowBytes + piece * 16), inside ? at : from, inside);
-  }
-}
-
 /// What the kernel reads and writes.
 template <class G, class T>
 struct project_input_operands {
@@ -103,12 +91,8 @@ struct project_input_operands {
 template <class G, class T>
 __device__ inline void load_project_weights(std::uint32_t to, T const* weights, int first) {
   using block = project_input_block<G>;
-  for (int i = int(threadIdx.x); i < block::inner * 16; i += block::threads) {
-    int const d = i / 16, piece = i % 16;
-    bool const inside = d < block::dim && first + piece * 8 < block::depth;
-    T const* const at = weights + std::ptrdiff_t{d} * block::depth + first + piece * 8;
-    copy_async(to + unsigned(d * block::weight_row_bytes + piece * 16), inside ? at : weights, inside);
-  }
+  row_source<T> const rows{weights + first, block::depth, block::dim, block::depth - first};
+  copy_rows<128>(to, block::weight_row_bytes, rows, 0, block::inner, int(threadIdx.x), block::threads);
 }
 
 /// A warp's sums: 32 patches, 32 of their numbers. A lane has eight channels of patches 8 i from its first one on.
@@ -175,8 +159,8 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
   int const tiles = (rows - 1) / block::rows + 1, channel = warp % 2 * 32 + fragment::column<8>(lane);
   bool const there = block::depth % block::columns == 0 || pixel * 64 < block::depth;
   auto const load = [&](int t) {
-    load_rows<block::rows, block::dim, block::inner, block::row_bytes, block::threads>(tile, o.dgrid, t * block::rows,
-                                                                                       rows, block::dim);
+    copy_rows<block::inner>(tile, block::row_bytes, row_source<T>{o.dgrid, block::dim, rows, block::dim},
+                            t * block::rows, block::rows, int(threadIdx.x), block::threads);
   };
 
   load_project_weights<G>(shared, o.weights, int(blockIdx.x) * block::columns);

@@ -10,6 +10,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
 #include <dm2/cuda/stem_train/weights.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
@@ -36,20 +37,11 @@ template <class G, class T>
 __device__ inline void load_patches(std::uint32_t to, T const* dgrid, stem_number<T> const* raw, int first, int last,
                                     int row, int column) {
   using block = project_weights_block<G>;
-#pragma unroll
-  for (int j = 0; j < block::step * block::rows / 8 / block::threads; ++j) {
-    int const i = int(threadIdx.x) + j * block::threads, patch = i / (block::rows / 8), piece = i % (block::rows / 8);
-    bool const inside = first + patch < last && row + piece * 8 < block::dim;
-    T const* const from = dgrid + std::ptrdiff_t{first + patch} * block::dim + row + piece * 8;
-    copy_async(to + unsigned(patch * block::a_row_bytes + piece * 16), inside ? from : dgrid, inside);
-  }
-#pragma unroll
-  for (int j = 0; j < block::step * 16 / block::threads; ++j) {
-    int const i = int(threadIdx.x) + j * block::threads, patch = i / 16, piece = i % 16;
-    bool const inside = first + patch < last && column + piece * 8 < block::depth;
-    stem_number<T> const* const from = raw + std::ptrdiff_t{first + patch} * block::depth + column + piece * 8;
-    copy_async(to + unsigned(block::a_bytes + patch * block::b_row_bytes + piece * 16), inside ? from : raw, inside);
-  }
+  row_source<T> const gradients{dgrid + row, block::dim, last, block::dim - row};
+  copy_rows<block::rows>(to, block::a_row_bytes, gradients, first, block::step, int(threadIdx.x), block::threads);
+  row_source<stem_number<T>> const patches{raw + column, block::depth, last, block::depth - column};
+  copy_rows<128>(to + unsigned(block::a_bytes), block::b_row_bytes, patches, first, block::step, int(threadIdx.x),
+                 block::threads);
 }
 
 /// BatchNorm and ReLU of a step's raw outputs, in the pieces that this thread copied.

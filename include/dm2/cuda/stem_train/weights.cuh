@@ -13,6 +13,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/stem/layout.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/partial_sums.cuh>
 
 #include <algorithm>
 #include <array>
@@ -64,18 +65,15 @@ __global__ void __launch_bounds__(256) lay_out_kernel(float const* __restrict__ 
   to[Mirrored ? Layout::index(Taps - 1 - tap, outer, inner) : Layout::index(tap, inner, outer)] = from_float<T>(w[i]);
 }
 
-/// dw[Place(i)] += the sums of parts [count, size] of number i, in their order; numbers with a negative place stand for
-/// no weight. A thread a number.
+/// Adds number i of a part to dw[Place(i)]; numbers with a negative place stand for no weight.
 template <class Place>
-__global__ void __launch_bounds__(128)
-    reduce_kernel(float const* __restrict__ parts, int count, int size, float* __restrict__ dw) {
-  int const i = int(blockIdx.x) * 128 + int(threadIdx.x);
-  if (i >= size) return;
-  float sum = 0;
-#pragma unroll 8
-  for (int part = 0; part < count; ++part) sum += parts[std::ptrdiff_t{part} * size + i];
-  if (int const to = Place::of(i); to >= 0) dw[to] += sum;
-}
+struct weight_adder {
+  float* dw;
+
+  __device__ void operator()(int i, float sum) const {
+    if (int const to = Place::of(i); to >= 0) dw[to] += sum;
+  }
+};
 
 /// Sizes of a stem's matrices.
 template <stem_shape S>
@@ -110,11 +108,10 @@ void lay_out_weights(cudaStream_t stream, float const* w, T* to) {
          {blocks_for(std::size_t(Outer) * Inner * Taps, 256), 256}, stream, w, to);
 }
 
-/// Launches reduce_kernel.
+/// dw[Place(i)] += the sums of parts [count, size] of number i, in their order.
 template <class Place>
 void reduce_parts(cudaStream_t stream, float const* parts, int count, int size, float* dw) {
-  launch("stem: sum of the weights' gradients", reduce_kernel<Place>, {blocks_for(std::size_t(size), 128), 128}, stream,
-         parts, count, size, dw);
+  add_parts_to<1>("stem: sum of the weights' gradients", stream, parts, count, size, weight_adder<Place>{dw});
 }
 
 /// Launches add_gradient_kernel.
