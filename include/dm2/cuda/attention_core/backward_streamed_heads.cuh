@@ -246,7 +246,7 @@ struct key_gradients {
       for (int half = 0; half < 2; ++half) {
         int const n = 2 * g + half;
         // norm and mean of columns 2 t and 2 t + 1
-        float4 const s = *reinterpret_cast<float4 const*>(statistics + 8 * n + int(threadIdx.x) % 4 * 2);
+        float4 const s = *reinterpret_cast<float4 const*>(statistics + 8 * n + fragment::column(int(threadIdx.x)));
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           float const low = exp2_fast(fmaf(score[0][n][2 * r], scale, -s.x));

@@ -10,6 +10,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/stem_train/tile.cuh>
 #include <dm2/cuda/stem_train/weights.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -99,10 +100,38 @@ struct conv3_weights_stage {
   }
 };
 
-/// A warp's sums: 9 taps, 2 x 16 output channels, 2 x 8 input channels.
-struct conv3_weights_sums {
-  float c[9][2][2][4] = {};
+/// A warp's sums for the gradient of weights: Taps, of each 2 x 16 output channels and 2 x 8 of a tap's `Inputs`.
+template <int Taps, int Inputs>
+struct weight_sums {
+  float c[Taps][2][2][4] = {};
 
+  /// To part [Taps, 64, Inputs], this warp's numbers from (out, in) on.
+  __device__ void write(float* part, int out, int in) const {
+    int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+    for (int tap = 0; tap < Taps; ++tap)
+#pragma unroll
+      for (int m = 0; m < 2; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int n = 0; n < 2; ++n)
+            *reinterpret_cast<float2*>(part + (tap * 64 + out + 16 * m + fragment::row(lane, half)) * Inputs + in +
+                                       8 * n + fragment::column(lane)) =
+                make_float2(c[tap][m][n][2 * half], c[tap][m][n][2 * half + 1]);
+  }
+};
+
+/// Of three stages of shared memory one is multiplied, the next one is there and is prepared, the one after arrives.
+struct three_stages {
+  int now = 0;
+
+  [[nodiscard]] __device__ int next() const { return now == 2 ? 0 : now + 1; }
+  [[nodiscard]] __device__ int after() const { return now == 0 ? 2 : now - 1; }
+};
+
+/// A warp's sums of 9 taps.
+struct conv3_weights_sums : weight_sums<9, 64> {
   /// += a tile. Lane addresses: `in` of the input's first row without a shift, `gradient` of the first row.
   template <class Block, class T>
   __device__ void multiply(std::uint32_t const (&in)[3], std::uint32_t const (&gradient)[2]) {
@@ -127,20 +156,6 @@ struct conv3_weights_sums {
               mma<T>(c[dy * 3 + dx][m][n], a[(r - dy) % 3][m], b[dx][2 * n], b[dx][2 * n + 1]);
       }
     }
-  }
-  /// To part [9, 64, 64], this warp's channels from (out, in) on.
-  __device__ void write(float* part, int out, int in) const {
-    int const g = int(threadIdx.x) % 32 / 4, t = int(threadIdx.x) % 4;
-#pragma unroll
-    for (int tap = 0; tap < 9; ++tap)
-#pragma unroll
-      for (int m = 0; m < 2; ++m)
-#pragma unroll
-        for (int half = 0; half < 2; ++half)
-#pragma unroll
-          for (int n = 0; n < 2; ++n)
-            *reinterpret_cast<float2*>(part + (tap * 64 + out + 16 * m + 8 * half + g) * 64 + in + 8 * n + 2 * t) =
-                make_float2(c[tap][m][n][2 * half], c[tap][m][n][2 * half + 1]);
   }
 };
 
@@ -175,16 +190,17 @@ __global__ void __launch_bounds__(Block::threads, 1)
   __syncthreads();
 
   conv3_weights_sums sums;
-  int slot = 0;
-  for (; t < tiles; t += step) {
-    int const next = slot == 2 ? 0 : slot + 1, last = slot == 0 ? 2 : slot - 1;
-    if (t + 2 * step < tiles) stage::load(source, memory + last * Block::stage_bytes, tile_at(t + 2 * step));
+  three_stages slot;
+  for (; t < tiles; t += step, slot.now = slot.next()) {
+    if (t + 2 * step < tiles) stage::load(source, memory + slot.after() * Block::stage_bytes, tile_at(t + 2 * step));
     commit_copies();
     wait_copies<1>();
-    // One of the two warps of each scheduler prepares before it multiplies, the other one after.
-    bool const more = t + step < tiles;
-    if (more && warp < 4) stage::prepare(source, memory + next * Block::stage_bytes, table, slopes, tile_at(t + step));
-    std::uint32_t const at = shared_address(memory + slot * Block::stage_bytes);
+    auto const prepare_next = [&](bool mine) {
+      if (mine && t + step < tiles)
+        stage::prepare(source, memory + slot.next() * Block::stage_bytes, table, slopes, tile_at(t + step));
+    };
+    prepare_next(warp < 4);  // one of the two warps of each scheduler before it multiplies, the other one after
+    std::uint32_t const at = shared_address(memory + slot.now * Block::stage_bytes);
     std::uint32_t from[3], gradient[2];
 #pragma unroll
     for (int dx = 0; dx < 3; ++dx)
@@ -193,9 +209,8 @@ __global__ void __launch_bounds__(Block::threads, 1)
     for (int m = 0; m < 2; ++m)
       gradient[m] = at + unsigned(Block::dz_offset + k * 128 + ((out / 8 + 2 * m + lane / 8 % 2) ^ k % 8) * 16);
     sums.template multiply<Block, T>(from, gradient);
-    if (more && warp >= 4) stage::prepare(source, memory + next * Block::stage_bytes, table, slopes, tile_at(t + step));
+    prepare_next(warp >= 4);
     __syncthreads();
-    slot = next;
   }
   sums.write(parts + std::ptrdiff_t{blockIdx.x} * Block::sums, out, in);
 }

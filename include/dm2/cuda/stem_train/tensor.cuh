@@ -245,8 +245,11 @@ class tensor_backward {
   template <std::size_t Stage, bool Patches>
   void weights(T* dz, gradients const& grad) const {
     launch_conv3_weights(stream_, device_.multiprocessors,
-                         conv3_weights_source<G, Patches, T>{saved_.raw[Stage - 1], saved_.raw[Stage], dz,
-                                                             norm_of<S>(p_, saved_, Stage - 1), gradient(Stage)},
+                         conv3_weights_source<G, Patches, T>{.before = saved_.raw[Stage - 1],
+                                                             .raw = saved_.raw[Stage],
+                                                             .dz = dz,
+                                                             .norm = norm_of<S>(p_, saved_, Stage - 1),
+                                                             .gradient = gradient(Stage)},
                          tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
   }
   /// From the gradient of its output to dz of the BatchNorm before it.
@@ -261,8 +264,10 @@ class tensor_backward {
     finish(Stage - 1, parts, grad);
   }
   void first_weights(Reader const& picture, gradients const& grad) const {
-    launch_conv1_weights<G>(stream_, device_.multiprocessors, picture, static_cast<T const*>(d_.dz[0]), saved_.raw[0],
-                            gradient(0), tile_order::downwards, batch_, d_.parts, grad.conv1.data);
+    conv1_weights_source<Reader, T> const source{
+        .picture = picture, .dz = d_.dz[0], .raw = saved_.raw[0], .gradient = gradient(0)};
+    launch_conv1_weights<G>(stream_, device_.multiprocessors, source, tile_order::downwards, batch_, d_.parts,
+                            grad.conv1.data);
   }
 
  private:

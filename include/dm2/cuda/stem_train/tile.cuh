@@ -103,18 +103,12 @@ struct raw_sink {
   template <class Sums>
   __device__ void store(Sums const& s, inputs const&, float const*, eight_sums& sums, int b, int y, int x,
                         int channel) const {
-    int const g = int(threadIdx.x) % 32 / 4;
-#pragma unroll
-    for (int r = 0; r < Sums::rows; ++r)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int const column = x + g + 8 * half;
-        if (y + r >= G::plane_height || column >= G::plane_width) continue;
-        float v[8];
-        lane_sums(s, r, half, v);
-        *reinterpret_cast<uint4*>(raw + stem::plane_position<G, Patches>(b, y + r, column) * G::hidden + channel) =
-            round_and_sum<T>(v, sums);
-      }
+    stem::for_own_pixels<G, Sums::rows>(y, x, [&](int r, int half, int column) {
+      float v[8];
+      lane_sums(s, r, half, v);
+      *reinterpret_cast<uint4*>(raw + stem::plane_position<G, Patches>(b, y + r, column) * G::hidden + channel) =
+          round_and_sum<T>(v, sums);
+    });
   }
 };
 
@@ -134,37 +128,23 @@ struct masked_sink {
   __device__ void fill(float* table, int c) const { eight_masks::fill(table, G::hidden, norm, c); }
   template <int Rows>
   __device__ inputs<Rows> read(int b, int y, int x, int channel) const {
-    inputs<Rows> in;
-    int const g = int(threadIdx.x) % 32 / 4;
-#pragma unroll
-    for (int r = 0; r < Rows; ++r)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int const column = x + g + 8 * half;
-        bool const inside = y + r < G::plane_height && column < G::plane_width;
-        in.raw[r][half] = make_uint4(0, 0, 0, 0);
-        if (inside)
-          in.raw[r][half] = *reinterpret_cast<uint4 const*>(
-              raw + stem::plane_position<G, false>(b, y + r, column) * G::hidden + channel);
-      }
+    inputs<Rows> in{};
+    stem::for_own_pixels<G, Rows>(y, x, [&](int r, int half, int column) {
+      in.raw[r][half] =
+          *reinterpret_cast<uint4 const*>(raw + stem::plane_position<G, false>(b, y + r, column) * G::hidden + channel);
+    });
     return in;
   }
   template <class Sums>
   __device__ void store(Sums const& s, inputs<Sums::rows> const& in, float const* table, eight_sums& sums, int b, int y,
                         int x, int channel) const {
-    int const g = int(threadIdx.x) % 32 / 4;
     eight_masks const eight{table, G::hidden, channel};
-#pragma unroll
-    for (int r = 0; r < Sums::rows; ++r)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int const column = x + g + 8 * half;
-        if (y + r >= G::plane_height || column >= G::plane_width) continue;
-        float v[8];
-        lane_sums(s, r, half, v);
-        *reinterpret_cast<uint4*>(dz + stem::plane_position<G, false>(b, y + r, column) * G::hidden + channel) =
-            eight.apply<T>(v, in.raw[r][half], sums);
-      }
+    stem::for_own_pixels<G, Sums::rows>(y, x, [&](int r, int half, int column) {
+      float v[8];
+      lane_sums(s, r, half, v);
+      *reinterpret_cast<uint4*>(dz + stem::plane_position<G, false>(b, y + r, column) * G::hidden + channel) =
+          eight.apply<T>(v, in.raw[r][half], sums);
+    });
   }
 };
 
