@@ -14,9 +14,11 @@
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/mixer_core/fill.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
 #include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -38,54 +40,30 @@ struct few_arguments {
 template <class Tr>
 __global__ void __launch_bounds__(128) few_conv_kernel(__grid_constant__ few_arguments<typename Tr::element> const p) {
   using T = typename Tr::element;
-  constexpr int V = 4, S = 4, before = Tr::taps - 1, groups = Tr::conv_dim / V;
+  constexpr int V = 4, S = 4, groups = Tr::conv_dim / V;
   let_next_start();
   int const task = int(blockIdx.x) * 128 + int(threadIdx.x), runs = (p.length + S - 1) / S;
   int const run = task / groups % runs, sequence = task / groups / runs % p.sequences;
-  int const second = task / groups / runs / p.sequences;
+  int const direction = task / groups / runs / p.sequences, second = min(direction, 1), channel = task % groups * V;
   direction_slices<Tr> const at{second == 1};
-  int const slice = at.channels_reversed ? Tr::heads : Tr::inner, channel = task % groups * V;
-  float weight[Tr::taps][V], bias[V];
-  if (second < 2) {
-    direction_pointers const& from = p.direction[second];
-#pragma unroll
-    for (int v = 0; v < V; ++v) {  // halved: the sum is the h of silu(2 h) = h tanh(h) + h
-      int const c = at.conv_channel(slice, channel + v);
-      bias[v] = 0.5f * from.conv_bias[c];
-#pragma unroll
-      for (int k = 0; k < Tr::taps; ++k) weight[k][v] = 0.5f * from.conv[c * Tr::taps + k];
-    }
-  }
+  int const slice = at.channels_reversed ? Tr::heads : Tr::inner;
+  channel_taps<Tr> const taps{at, at.conv_channel(slice, channel), 2, p.direction[second]};
   wait_for_previous();
-  if (second >= 2) return;
+  if (direction >= 2) return;
   std::ptrdiff_t const first_row = std::ptrdiff_t(sequence) * p.length;
-  float x[before + S][V];
-#pragma unroll
-  for (int i = 0; i < before + S; ++i) {
-    int const t = run * S + i - before;
-    packed<V> r{};
-    if (t >= 0 && t < p.length)
-      r = *reinterpret_cast<packed<V> const*>(p.zxbcdt + (first_row + at.row(t, p.length)) * Tr::projected + slice +
-                                              channel);
-    float2 const low = unpack<T>(r.v[0]), high = unpack<T>(r.v[1]);
-    x[i][0] = low.x, x[i][1] = low.y, x[i][2] = high.x, x[i][3] = high.y;
-  }
+  T const* const from = p.zxbcdt + first_row * Tr::projected + slice + channel;
   T* const to = p.convolved + (std::ptrdiff_t(second) * p.sequences * p.length + first_row) * Tr::conv_dim + channel;
-#pragma unroll
-  for (int i = 0; i < S; ++i) {
-    int const t = run * S + i;
-    if (t >= p.length) return;
-    float value[V];
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      float h = bias[v];
-#pragma unroll
-      for (int k = 0; k < Tr::taps; ++k) h = fmaf(weight[k][v], x[i + k][v], h);
-      value[v] = fmaf(h, tanh_fast(h), h);
-    }
-    *reinterpret_cast<packed<V>*>(to + at.row(t, p.length) *
-                                           Tr::conv_dim) = {{pack<T>(value[0], value[1]), pack<T>(value[2], value[3])}};
-  }
+  convolve<Tr, S>(
+      taps, run * S, run * S + S,
+      [&](int t) {
+        bool const inside = t >= 0 && t < p.length;
+        return inside ? *reinterpret_cast<packed<V> const*>(from + at.row(t, p.length) * Tr::projected) : packed<V>{};
+      },
+      [&](int t, float const(&v)[V]) {
+        if (t < p.length)
+          *reinterpret_cast<packed<V>*>(to + at.row(t, p.length) *
+                                                 Tr::conv_dim) = {{pack<T>(v[0], v[1]), pack<T>(v[2], v[3])}};
+      });
 }
 
 /// The kernel's constants beside the mixer core's own.
@@ -273,6 +251,31 @@ struct few_gate {
   }
 };
 
+/// Starts copies of B, and of the rows' C, then of x, to shared memory; the block's workers.
+template <class Tr>
+__device__ inline void few_copy_operands(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
+                                         few_scan_layout<Tr> const& lay, std::uint32_t shared) {
+  int const begin = place.at.channels_reversed ? Tr::heads : Tr::inner;
+  copy_convolved<Tr, Tr::state>(p, place, place.at.b() - begin, 0, lay.tokens, shared);
+  copy_convolved<Tr, Tr::state>(p, place, place.at.c() - begin, place.first_tile * 16, few_scan_traits<Tr>::rows,
+                                shared + std::uint32_t(lay.c));
+  commit_copies();
+  copy_convolved<Tr, Tr::columns>(p, place, place.at.x() - begin + place.unit * Tr::columns, 0, lay.tokens,
+                                  shared + std::uint32_t(lay.x));
+  commit_copies();
+}
+
+/// The sums of each row's squares, from its quads'. The block's first threads.
+template <class Tr>
+__device__ inline void few_write_squares(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
+                                         float const* squares) {
+  using F = few_scan_traits<Tr>;
+  if (int(threadIdx.x) >= F::rows) return;
+  std::ptrdiff_t const row = few_gate<Tr>::row_of(int(threadIdx.x) * F::quads, p, place);
+  float const sum = sum_of_units<F::quads>(squares + int(threadIdx.x) * F::quads);
+  if (row >= 0) p.squares[(2 * row + place.second) * Tr::units + place.unit] = sum;
+}
+
 /// Grid (units, row groups, 2 sequences).
 template <class Tr>
 __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
@@ -296,14 +299,7 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
   float s[F::each][2][4] = {};
   if (warp < F::warps) {
     std::uint32_t const at = shared_address(shared);
-    int const begin = place.at.channels_reversed ? Tr::heads : Tr::inner;
-    copy_convolved<Tr, Tr::state>(p, place, place.at.b() - begin, 0, lay.tokens, at);
-    copy_convolved<Tr, Tr::state>(p, place, place.at.c() - begin, place.first_tile * 16, F::rows,
-                                  at + std::uint32_t(lay.c));
-    commit_copies();
-    copy_convolved<Tr, Tr::columns>(p, place, place.at.x() - begin + place.unit * Tr::columns, 0, lay.tokens,
-                                    at + std::uint32_t(lay.x));
-    commit_copies();
+    few_copy_operands(p, place, lay, at);
     gate.load(p, place);
     wait_copies<1>();
     barrier<F::workers>(0);
@@ -320,13 +316,7 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
   __syncthreads();
   if (warp < F::warps) gate.write(p, place, sums, squares);
   __syncthreads();
-  if (int(threadIdx.x) < F::rows) {
-    std::ptrdiff_t const row = few_gate<Tr>::row_of(int(threadIdx.x) * F::quads, p, place);
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < F::quads; ++i) sum += squares[int(threadIdx.x) * F::quads + i];
-    if (row >= 0) p.squares[(2 * row + place.second) * Tr::units + place.unit] = sum;
-  }
+  few_write_squares(p, place, squares);
 }
 
 /// Whether there are kernels for these sizes.
@@ -363,10 +353,13 @@ constexpr std::size_t few_numbers(std::size_t rows) {
 template <mixer_shape M, class T>
 few_arguments<T> few_arguments_of(T const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                                   T* convolved, T* g, float* squares, int sequences, int length) {
-  auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
-    return direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
-  };
-  return {zxbcdt, convolved, g, squares, {pointers(p.forward), pointers(p.backward)}, sequences, length};
+  return {.zxbcdt = zxbcdt,
+          .convolved = convolved,
+          .g = g,
+          .squares = squares,
+          .direction = {pointers_of(p.forward), pointers_of(p.backward)},
+          .sequences = sequences,
+          .length = length};
 }
 
 /// g before its norm, and squares [rows, 2, units], which sum up to a row's g^2, as launch_tensor leaves them.

@@ -125,17 +125,36 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
       });
 }
 
-/// Decays of the heads [first, last], a head a warp, in the order of their `rank`, to decays [heads, 2, tokens]. They
-/// go to global memory: shared memory has place for those of two heads.
+/// Neighbouring heads.
+struct head_range {
+  int first, last;
+};
+
+/// Decays of the heads, one a warp, in the order of their `rank`, to decays [heads, 2, tokens]. They go to global
+/// memory: shared memory has place for those of two heads.
 template <class Tr>
 __device__ inline void fill_decays(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                   direction_pointers const& p, int rank, int first, int last, int start, int length,
+                                   direction_pointers const& p, int rank, head_range heads, int start, int length,
                                    int tokens, float* decays) {
-  for (int head = first + rank; head <= last; head += Tr::warps) {
+  for (int head = heads.first + rank; head <= heads.last; head += Tr::warps) {
     int const h = at.head(head);
     head_decays<Tr>(sequence + at.dt() + head, at, -expf(p.a_log[h]) * log2_e, p.dt_bias[h], start, length, tokens,
-                    decays + (head - first) * 2 * tokens);
+                    decays + (head - heads.first) * 2 * tokens);
   }
+}
+
+/// The fragments of 16 rows of C.
+template <class Tr>
+using state_rows = std::uint32_t[Tr::state / 16][4];
+
+/// C's rows of tile r.
+template <class Tr>
+__device__ inline void load_state_rows(state_rows<Tr>& c, int r, layout<Tr> const& lay, unsigned char const* shared) {
+  int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < Tr::state / 16; ++i)
+    load_matrix(
+        c[i], shared_address(shared) + std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
 }
 
 /// S = C B^T for the 16 tokens of tile r and every earlier one, as fragments: tile (r, c) at (r (r + 1) / 2 + c) 512

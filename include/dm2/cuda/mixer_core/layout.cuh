@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
+#include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
@@ -86,6 +87,16 @@ struct direction_pointers {
   float const *conv, *conv_bias, *dt_bias, *a_log, *d;
 };
 
+/// One direction's parameters as the kernels read them.
+template <mixer_shape M>
+direction_pointers pointers_of(mixer_direction<M, float const, space::device> const& d) {
+  return {.conv = d.conv.data,
+          .conv_bias = d.conv_bias.data,
+          .dt_bias = d.dt_bias.data,
+          .a_log = d.a_log.data,
+          .d = d.d.data};
+}
+
 template <class T>
 struct arguments {
   T const* zxbcdt;  ///< [B L, projected]
@@ -124,6 +135,7 @@ struct direction_slices {
 
   __device__ explicit direction_slices(bool second)
       : channels_reversed{second && Tr::reverse_channels}, tokens_reversed{second && !Tr::reverse_channels} {}
+  [[nodiscard]] __device__ bool second() const { return channels_reversed || tokens_reversed; }
   // Computed where they are used: kept for the kernel's whole time, they would take registers that it does not have.
   [[nodiscard]] __device__ int z() const { return channels_reversed ? H + 2 * N + I : 0; }
   [[nodiscard]] __device__ int x() const { return channels_reversed ? H + 2 * N : I; }

@@ -108,30 +108,17 @@ struct segment {
   [[nodiscard]] __device__ bool leaves() const { return !Output || start + lay.tokens < stop; }
 };
 
-/// The fragments of 16 rows of C.
-template <class Tr>
-using state_rows = std::uint32_t[Tr::state / 16][4];
-
-template <class Tr>
-__device__ inline void load_rows(state_rows<Tr>& c, int r, layout<Tr> const& lay, unsigned char const* shared) {
-  int const lane = int(threadIdx.x) % 32;
-#pragma unroll
-  for (int i = 0; i < Tr::state / 16; ++i)
-    load_matrix(
-        c[i], shared_address(shared) + std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
-}
-
 /// The scores of the segment, and `c`, the warp's rows of C; a second tile's stay in shared memory.
 template <class Tr>
 __device__ inline void score_segment(segment<Tr, true> const& k, unsigned char* shared, state_rows<Tr>& c) {
   int const r = k.row_tile();
   uint4* const other = reinterpret_cast<uint4*>(shared + k.lay.rows) + threadIdx.x % 32;
   if (k.has_two()) {
-    load_rows<Tr>(c, 0, k.lay, shared);
+    load_state_rows<Tr>(c, 0, k.lay, shared);
 #pragma unroll
     for (int i = 0; i < Tr::state / 16; ++i) other[i * 32] = {c[i][0], c[i][1], c[i][2], c[i][3]};
   }
-  if (r >= 0) load_rows<Tr>(c, r, k.lay, shared);
+  if (r >= 0) load_state_rows<Tr>(c, r, k.lay, shared);
   __syncthreads();
   if (r >= 0) fill_scores<Tr>(c, r, k.lay, shared);
   if (k.has_two()) {
@@ -156,8 +143,8 @@ __device__ inline void prepare_segment(segment_arguments<typename Tr::element> c
     score_segment(k, shared, c);
   }
   int const rank = Tr::warps - 1 - int(threadIdx.x) / 32;  // the shortest rows' warps make the decays meanwhile
-  fill_decays<Tr>(k.sequence(p), k.at(), parameters, rank, k.begin / Tr::per_head, (k.end - 1) / Tr::per_head, k.start,
-                  p.core.length, k.lay.tokens, k.decays(p, k.begin));
+  fill_decays<Tr>(k.sequence(p), k.at(), parameters, rank, {k.begin / Tr::per_head, (k.end - 1) / Tr::per_head},
+                  k.start, p.core.length, k.lay.tokens, k.decays(p, k.begin));
   __syncthreads();
 }
 
@@ -172,7 +159,7 @@ __device__ inline void scan_rows(segment_arguments<typename Tr::element> const& 
   unit_operands<Tr> const in{r, k.lay, shared};
   scan_before<Tr>(acc, r / 4, in, cum, shared + k.lay.factors);
   scan_own<Tr>(acc, r, in, cum, cum + k.lay.tokens, p.core.direction[k.second].d[k.at().head(unit / Tr::per_head)]);
-  gate.write(acc, k.start / 16 + r, k.at(), k.second, unit, k.first_row(p), p.core, sums);
+  gate.write(acc, k.start / 16 + r, k.at(), unit, k.first_row(p), p.core, sums);
 }
 
 /// y of the warp's tokens of a unit, gated.
@@ -218,7 +205,7 @@ __device__ inline void norm_segment(segment_arguments<typename Tr::element> cons
                                     float (&sums)[2][2], float* vectors) {
   bool const finish = p.core.finish;
   auto const write = [&](float(&own)[2], int r) {
-    write_sums<Tr>(own, k.start / 16 + r, k.at(), k.second, k.begin, k.end, k.first_row(p), p.core, k.start,
+    write_sums<Tr>(own, k.start / 16 + r, k.at(), k.begin, k.end, k.first_row(p), p.core, k.start,
                    finish ? vectors : nullptr);
   };
   if (finish) __syncthreads();
@@ -226,8 +213,8 @@ __device__ inline void norm_segment(segment_arguments<typename Tr::element> cons
   if (k.has_two()) write(sums[1], 0);
   if (!finish) return;
   __syncthreads();
-  finish_rows<Tr>(p.core, k.at(), k.first_row(p), k.second, k.group(), k.start,
-                  min(k.lay.tokens, p.core.length - k.start), vectors);
+  finish_rows<Tr>(p.core, k.at(), k.first_row(p), k.group(), k.start, min(k.lay.tokens, p.core.length - k.start),
+                  vectors);
 }
 
 /// All units of the segment.

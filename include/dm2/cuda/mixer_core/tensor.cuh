@@ -197,7 +197,7 @@ struct gate_rows {
     }
   }
   /// g = y silu(z); the squares of this lane's part of each row are added to `sums`.
-  __device__ void write(float const (&acc)[words][4], int r, direction_slices<Tr> const& at, int second, int unit,
+  __device__ void write(float const (&acc)[words][4], int r, direction_slices<Tr> const& at, int unit,
                         std::size_t first_row, arguments<T> const& p, float (&sums)[2]) const {
     int const lane = thread_here() % 32;
 #pragma unroll
@@ -212,7 +212,7 @@ struct gate_rows {
       }
       int const t = token(r, half, lane);
       if (t >= p.length) continue;
-      std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
+      std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(at.second());
       T* const g = p.g + row * Tr::inner + unit * Tr::width;
 #pragma unroll
       for (int n = 0; n < wide; n += 4)
@@ -229,8 +229,8 @@ struct gate_rows {
 /// their first place in `squares`, zeros to the others; or, where `scales` is not null, what norms the rows to scales
 /// [tokens], the first of which is of token `start`.
 template <class Tr>
-__device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int second, int begin,
-                                  int end, std::size_t first_row, arguments<typename Tr::element> const& p, int start,
+__device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int begin, int end,
+                                  std::size_t first_row, arguments<typename Tr::element> const& p, int start,
                                   float* scales) {
   int const lane = int(threadIdx.x) % 32, part = fragment::quarter(lane);
 #pragma unroll
@@ -242,7 +242,7 @@ __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> 
       if (part == 0) scales[t - start] = factor_of_squares<Tr::group>(sum);
       continue;
     }
-    std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
+    std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(at.second());
     for (int u = begin + part; u < end; u += 4) p.squares[row * Tr::units + std::size_t(u)] = u == begin ? sum : 0.f;
   }
 }
@@ -274,13 +274,12 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
 /// hold; `scales` [count] is shared memory, in the order of the direction's tokens.
 template <class Tr>
 __device__ inline void finish_rows(arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
-                                   std::size_t first_row, int second, int group, int start, int count,
-                                   float const* scales) {
+                                   std::size_t first_row, int group, int start, int count, float const* scales) {
   constexpr int pieces = Tr::group / 8, pitch = 2 * Tr::inner / 8, ahead = 4;
-  bool const reversed = second == 1 && Tr::reverse_channels;
+  bool const reversed = at.channels_reversed;
   int const top = at.tokens_reversed ? p.length - start - count : start;  // of the rows, in memory's order
   packed<8>* const g =
-      reinterpret_cast<packed<8>*>(p.g + (2 * (first_row + std::size_t(top)) + std::size_t(second)) * Tr::inner) +
+      reinterpret_cast<packed<8>*>(p.g + (2 * (first_row + std::size_t(top)) + std::size_t(at.second())) * Tr::inner) +
       group * pieces;
 #pragma unroll 1
   for (int first = int(threadIdx.x); first < count * pieces; first += ahead * Tr::threads) {
@@ -294,7 +293,7 @@ __device__ inline void finish_rows(arguments<typename Tr::element> const& p, dir
     for (int a = 0; a < ahead; ++a) {
       int const i = first + a * Tr::threads;
       if (i < count * pieces)
-        g[i / pieces * pitch + i % pieces] = scaled<Tr>(x[a], scales[at.row(i / pieces, count)], p.norm[second],
+        g[i / pieces * pitch + i % pieces] = scaled<Tr>(x[a], scales[at.row(i / pieces, count)], p.norm[at.second()],
                                                         (group * pieces + i % pieces) * 8, reversed);
     }
   }
@@ -304,71 +303,89 @@ __device__ inline void finish_rows(arguments<typename Tr::element> const& p, dir
 /// warps in the other order, since a scheduler has every fourth warp.
 __device__ inline int tile_of_warp(int warp, int tiles) { return warp / 4 == 1 ? tiles - 12 + warp : tiles - 1 - warp; }
 
+/// What a block does: units [begin, end) of one direction of one sequence.
+template <class Tr>
+struct whole_place {
+  using T = typename Tr::element;
+  direction_slices<Tr> at;
+  layout<Tr> lay;
+  int tiles, tile;  ///< of 16 tokens: how many, and the warp's, negative where it has none
+  int begin, end, group;
+  std::size_t first_row;
+  T const* sequence;
+  float* decays;  ///< of all heads
+
+  __device__ explicit whole_place(arguments<T> const& p)
+      : at{blockIdx.y == 1},
+        lay{(p.length + 15) / 16},
+        tiles{(p.length + 15) / 16},
+        tile{tile_of_warp(int(threadIdx.x) / 32, tiles)},
+        begin{int(blockIdx.x) * p.units_per_block},
+        end{begin + p.units_per_block},
+        group{Tr::groups == 1 ? 0 : begin / Tr::group_units},
+        first_row{std::size_t(blockIdx.z) * std::size_t(p.length)},
+        sequence{p.zxbcdt + first_row * Tr::projected},
+        decays{p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens)} {}
+  [[nodiscard]] __device__ float* decays_of(int unit) const { return decays + unit / Tr::per_head * 2 * lay.tokens; }
+};
+
+/// The scores of the sequence to shared memory, its decays to memory.
+template <class Tr>
+__device__ inline void prepare_whole(arguments<typename Tr::element> const& p, whole_place<Tr> const& k,
+                                     direction_pointers const& parameters, unsigned char* shared) {
+  fill_state<Tr>(k.sequence, k.at, parameters, k.lay, k.group, 0, p.length, shared);
+  __syncthreads();
+  state_rows<Tr> c;
+  if (k.tile >= 0) load_state_rows<Tr>(c, k.tile, k.lay, shared);
+  __syncthreads();
+  if (k.tile >= 0) fill_scores<Tr>(c, k.tile, k.lay, shared);
+  int const rank = k.tile + Tr::warps - k.tiles;  // the shortest rows' warps make the decays meanwhile
+  fill_decays<Tr>(k.sequence, k.at, parameters, rank, {k.begin / Tr::per_head, (k.end - 1) / Tr::per_head}, 0, p.length,
+                  k.lay.tokens, k.decays_of(k.begin));
+  __syncthreads();
+}
+
 /// Grid (unit sets of all groups, 2, sequences).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
     tensor_kernel(__grid_constant__ arguments<typename Tr::element> const p) {
-  using T = typename Tr::element;
   unsigned char* const shared = dynamic_shared();
-  int const lane = int(threadIdx.x) % 32, second = int(blockIdx.y), tiles = (p.length + 15) / 16;
-  int const r = tile_of_warp(int(threadIdx.x) / 32, tiles);
-  std::size_t const first_row = std::size_t(blockIdx.z) * std::size_t(p.length);
-  T const* const sequence = p.zxbcdt + first_row * Tr::projected;
-  direction_slices<Tr> const at{second == 1};
-  direction_pointers const& parameters = p.direction[second];
-  layout<Tr> const lay{tiles};
-  float* const vectors = reinterpret_cast<float*>(shared + lay.vectors);
-  float* const decays = p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens);
-  int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
-  auto const head_decays_of = [&](int unit) { return decays + unit / Tr::per_head * 2 * lay.tokens; };
-  int const group = Tr::groups == 1 ? 0 : begin / Tr::group_units;
-
-  fill_state<Tr>(sequence, at, parameters, lay, group, 0, p.length, shared);
-  __syncthreads();
-  std::uint32_t a[Tr::state / 16][4];
-  if (r >= 0) {
-#pragma unroll
-    for (int k = 0; k < Tr::state / 16; ++k)
-      load_matrix(a[k], shared_address(shared) +
-                            std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * k + lane / 16)));
-  }
-  __syncthreads();
-  if (r >= 0) fill_scores<Tr>(a, r, lay, shared);
-  int const rank = r + Tr::warps - tiles;  // the shortest rows' warps make the decays meanwhile
-  fill_decays<Tr>(sequence, at, parameters, rank, begin / Tr::per_head, (end - 1) / Tr::per_head, 0, p.length,
-                  lay.tokens, head_decays_of(begin));
-  __syncthreads();
-
-  stage_unit<Tr>(sequence, at, lay, begin, 0, p.length, head_decays_of(begin), shared);
-
+  whole_place<Tr> const k{p};
+  direction_pointers const& parameters = p.direction[blockIdx.y];
+  float* const vectors = reinterpret_cast<float*>(shared + k.lay.vectors);
+  prepare_whole(p, k, parameters, shared);
+  auto const stage = [&](int unit) {
+    stage_unit<Tr>(k.sequence, k.at, k.lay, unit, 0, p.length, k.decays_of(unit), shared);
+  };
+  stage(k.begin);
   float sums[2] = {};
 #pragma unroll 1
-  for (int unit = begin; unit < end; ++unit) {
-    float const* const cum = vectors + unit % 2 * 2 * lay.tokens;
-    float const* const ev = cum + lay.tokens;
+  for (int unit = k.begin; unit < k.end; ++unit) {
+    float const* const cum = vectors + unit % 2 * 2 * k.lay.tokens;
+    float const* const ev = cum + k.lay.tokens;
     // Loaded before the barrier, so that the wait for them is the wait for the others.
     int const thread = thread_here();
     unit_columns<Tr> const own{thread};
-    channel_taps<Tr> const taps{at, at.conv_channel(at.x(), unit * Tr::width + own.first), own.gap, parameters};
+    channel_taps<Tr> const taps{k.at, k.at.conv_channel(k.at.x(), unit * Tr::width + own.first), own.gap, parameters};
     wait_copies<0>();
     __syncthreads();
-    fill_unit<Tr>(thread, own, taps, lay, cum, ev, shared);
+    fill_unit<Tr>(thread, own, taps, k.lay, cum, ev, shared);
     __syncthreads();
-    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, 0, p.length, head_decays_of(unit + 1), shared);
-    if (r >= 0) {
+    if (unit + 1 < k.end) stage(unit + 1);
+    if (k.tile >= 0) {
       float acc[2 * Tr::column_groups][4] = {};
-      unit_operands<Tr> const in{r, lay, shared};
-      scan_before<Tr>(acc, r / 4, in, cum, nullptr);
-      scan_own<Tr>(acc, r, in, cum, ev, parameters.d[at.head(unit / Tr::per_head)]);
-      gate_rows<Tr> const gate{r, at, unit, sequence, p.length};
-      gate.write(acc, r, at, second, unit, first_row, p, sums);
+      unit_operands<Tr> const in{k.tile, k.lay, shared};
+      scan_before<Tr>(acc, k.tile / 4, in, cum, nullptr);
+      scan_own<Tr>(acc, k.tile, in, cum, ev, parameters.d[k.at.head(unit / Tr::per_head)]);
+      gate_rows<Tr> const gate{k.tile, k.at, unit, k.sequence, p.length};
+      gate.write(acc, k.tile, k.at, unit, k.first_row, p, sums);
     }
   }
   if (p.finish) __syncthreads();  // the decays' place is free
-  if (r >= 0) write_sums<Tr>(sums, r, at, second, begin, end, first_row, p, 0, p.finish ? vectors : nullptr);
+  if (k.tile >= 0) write_sums<Tr>(sums, k.tile, k.at, k.begin, k.end, k.first_row, p, 0, p.finish ? vectors : nullptr);
   if (p.finish) {
     __syncthreads();
-    finish_rows<Tr>(p, at, first_row, second, group, 0, p.length, vectors);
+    finish_rows<Tr>(p, k.at, k.first_row, k.group, 0, p.length, vectors);
   }
 }
 
@@ -396,26 +413,20 @@ inline int units_per_block(int units, int sequences, int multiprocessors) {
   return take;
 }
 
-/// One direction's parameters as the kernels read them.
-template <mixer_shape M>
-direction_pointers pointers_of(mixer_direction<M, float const, space::device> const& d) {
-  return {d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
-}
-
 /// The kernels' arguments; `take` units a block.
 template <precision P, mixer_shape M>
 arguments<element<P>> arguments_of(element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                                    element<P>* g, scratch<element<P>, M> const& scratch, int length, int take,
                                    bool finish) {
-  return {zxbcdt,
-          g,
-          scratch.squares,
-          scratch.decays,
-          {pointers_of(p.forward), pointers_of(p.backward)},
-          length,
-          take,
-          {p.forward.norm.data, p.backward.norm.data},
-          finish && take == traits<element<P>, M>::group_units};
+  return {.zxbcdt = zxbcdt,
+          .g = g,
+          .squares = scratch.squares,
+          .decays = scratch.decays,
+          .direction = {pointers_of(p.forward), pointers_of(p.backward)},
+          .length = length,
+          .units_per_block = take,
+          .norm = {p.forward.norm.data, p.backward.norm.data},
+          .finish = finish && take == traits<element<P>, M>::group_units};
 }
 
 /// Sequences in one segment: see launch_tensor(). whole_fits() must hold.
