@@ -182,8 +182,15 @@ void inputs_backward(cudaStream_t stream, T const* qkv, float const* conv, gener
   using sizes = typename general_backward_scratch<A, T>::sizes;
   int const parts = sizes::parts(std::size_t(count), length);
   launch("attention_core_backward: convolution", inputs_backward_kernel<sizes, T>,
-         {dim3(unsigned(sizes::groups), unsigned(parts)), sizes::threads}, stream, qkv, s.d, conv, s.table, dqkv,
-         s.sums, count, length);
+         {dim3(unsigned(sizes::groups), unsigned(parts)), sizes::threads}, stream,
+         inputs_backward_arguments<T>{.qkv = qkv,
+                                      .d = s.d,
+                                      .conv = conv,
+                                      .table = s.table,
+                                      .dqkv = dqkv,
+                                      .sums = s.sums,
+                                      .count = count,
+                                      .length = length});
   if constexpr (A.d_conv != 0) add_convolution_sums<sizes>(stream, s.sums, parts, grad.conv.data, grad.conv_bias.data);
 }
 

@@ -161,23 +161,37 @@ __device__ inline void write_far(typename Tr::element* shared, std::uint32_t con
     for (int i = 0; i < 4; ++i) place[word_of(g, i, Tr::far_pitch)] = from[g][i];
 }
 
+/// S and D of this warp's queries: S to shared memory, D to `d`. Has a barrier, and ends before S is there.
+template <class Tr>
+__device__ inline void score_queries(typename Tr::element* shared, weight_rows<Tr>& d, bool busy, int length) {
+  std::uint32_t far[Tr::far > 0 ? Tr::far : 1][4];
+  if (busy) {
+    find_weights<Tr>(shared, length, far);
+    find_slopes<Tr>(shared, far, d);
+  }
+  __syncthreads();  // v has been read
+  if (busy) write_far<Tr>(shared, far);
+}
+
+/// D of this warp's queries over S.
+template <class Tr>
+__device__ inline void write_slopes(typename Tr::element* shared, weight_rows<Tr> const& d) {
+  std::uint32_t* const near = near_place<Tr>(shared);
+#pragma unroll
+  for (int g = 0; g < Tr::near; ++g)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) near[word_of(g, i, Tr::near_pitch)] = d.part[g][i];
+  write_far<Tr>(shared, d.part + Tr::near);
+}
+
 /// Block: head, then sequence.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 1) backward_kernel(__grid_constant__ backward_arguments<Tr> const call) {
   auto* const shared = reinterpret_cast<typename Tr::element*>(dynamic_shared());
-  float const scale = rsqrtf(float(Tr::head_dim));
   bool const busy = int(threadIdx.x) / 32 * 16 < call.length;
   load_inputs(call, shared);
   weight_rows<Tr> d;
-  {
-    std::uint32_t far[Tr::far > 0 ? Tr::far : 1][4];
-    if (busy) {
-      find_weights<Tr>(shared, call.length, far);
-      find_slopes<Tr>(shared, far, d);
-    }
-    __syncthreads();  // v has been read
-    if (busy) write_far<Tr>(shared, far);
-  }
+  score_queries<Tr>(shared, d, busy, call.length);
   __syncthreads();  // S is there
   {
     channel_rows<Tr> dv;
@@ -185,18 +199,12 @@ __global__ void __launch_bounds__(Tr::threads, 1) backward_kernel(__grid_constan
     __syncthreads();  // S and dy have been read
     if (busy) dv.write(shared + Tr::slopes);
   }
-  if (busy) {
-    std::uint32_t* const near = near_place<Tr>(shared);
-#pragma unroll
-    for (int g = 0; g < Tr::near; ++g)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) near[word_of(g, i, Tr::near_pitch)] = d.part[g][i];
-    write_far<Tr>(shared, d.part + Tr::near);
-  }
+  if (busy) write_slopes<Tr>(shared, d);
   __syncthreads();  // D is there
   {
     channel_rows<Tr> dq, dk;
     if (busy) {
+      float const scale = rsqrtf(float(Tr::head_dim));
       channel_sums<Tr> sums = queries_backward<Tr>(shared, call.length);
       sums.turn_back(call.run.rotary);
       dq = sums.rounded(scale);

@@ -63,16 +63,10 @@ struct backward_tensor_layout {
   }
 };
 
-/// Where a thread's numbers of a tile of results stand.
+/// A thread's place, and the first of its pair of columns.
 template <class Tr>
-struct backward_tensor_place {
-  int lane = int(threadIdx.x) % 32, wm = int(threadIdx.x) / 32 / Tr::warps_n, wn = int(threadIdx.x) / 32 % Tr::warps_n;
-  int first = int(blockIdx.x) * Tr::rows;                              ///< the block's first row
-  int column = wn * (Tr::dim / Tr::warps_n) + fragment::column(lane);  ///< of the pair in the first tile of 8 columns
-
-  [[nodiscard]] __device__ int row(int m, int half) const {
-    return (wm * Tr::row_tiles + m) * 16 + fragment::row(lane, half);
-  }
+struct backward_tensor_place : tile_place<Tr> {
+  int column = this->wn * (Tr::dim / Tr::warps_n) + fragment::column(this->lane);  ///< of the first tile of 8 columns
 };
 
 /// acc [M 16, G 16] += a w over Steps times 16 rows of w, which lie as in memory, `pitch` bytes apart.
@@ -134,8 +128,7 @@ __device__ inline void normed_gradient(float (&acc)[Tr::row_tiles][2 * Tr::dim_g
   };
 #pragma unroll
   for (int s = 0; s < Tr::stages - 1; ++s) load(s);
-  std::uint32_t const a_lane = std::uint32_t(place.wm * Tr::row_tiles * 16 * Tr::depth_pitch +
-                                             fragment::left_operand(place.lane, Tr::depth_pitch));
+  std::uint32_t const a_lane = place.left(Tr::depth_pitch);
   std::uint32_t const w_lane = std::uint32_t(Tr::rows * Tr::depth_pitch + place.wn * Tr::dim) +
                                fragment::left_operand(place.lane, Tr::dim_pitch);
   for (int step = 0; step < Tr::steps; ++step) {
@@ -235,9 +228,7 @@ __device__ inline void inner_gradient(backward_arguments<typename Tr::element> c
   using T = typename Tr::element;
   constexpr int M = Tr::row_tiles, G = Tr::chunk_groups, depth = Tr::dim / 16;
   backward_tensor_place<Tr> const place;
-  std::uint32_t const a_at =
-      shared_address(at.rounded) +
-      std::uint32_t(place.wm * M * 16 * Tr::dim_pitch + fragment::left_operand(place.lane, Tr::dim_pitch));
+  std::uint32_t const a_at = shared_address(at.rounded) + place.left(Tr::dim_pitch);
   std::uint32_t kept[depth][M][4];
 #pragma unroll
   for (int k = 0; k < depth; ++k)
@@ -254,8 +245,7 @@ __device__ inline void inner_gradient(backward_arguments<typename Tr::element> c
         acc, [&](int k) -> std::uint32_t const(&)[M][4] { return kept[k]; }, at.slot(j) + w_lane, Tr::chunk_pitch);
     for_each_row<M>([&](int m, int half) {
       int const row = place.first + place.row(m, half);
-      T* const to =
-          p.dg + std::size_t(row) * Tr::inner + j * Tr::chunk + place.wn * G * 16 + fragment::column<4>(place.lane);
+      T* const to = p.dg + std::size_t(row) * Tr::inner + j * Tr::chunk + place.tile_place<Tr>::column(G);
 #pragma unroll
       for (int n = 0; n < G; ++n) {
         uint2 const v = four_neighbours(pack<T>(acc[m][2 * n][half * 2], acc[m][2 * n][half * 2 + 1]),

@@ -308,6 +308,14 @@ __device__ inline void update_state(chunked_block<Tr> const& k, int chunk, state
   }
 }
 
+/// Starts the copies of the first chunk.
+template <bool Output, class Tr>
+__device__ inline void start_chunk(chunked_block<Tr> const& k) {
+  copy_x(k, k.first), commit_copies();
+  copy_state_rows(k, k.p.b, k.first, Tr::b), commit_copies();
+  if (Output) copy_state_rows(k, k.p.c, k.first, Tr::c), commit_copies();
+}
+
 /// The walk. Output: y, from the state that `runs` has for this run. Else the state after the run, from zero.
 /// Block: unit block + unit blocks (group + G (run + runs sequence)).
 template <class Tr, bool Output>
@@ -321,14 +329,10 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
     load_state(k, runs, state);
   else
     clear_state<Tr>(state);
-
-  float2 steps = k.steps(k.first);
   float const rate = k.p.a[k.u.head] * log2_e;
-  if (k.scans) scan_chunk(k, k.first, steps, rate);
-  steps = k.steps(k.first + 1);
-  copy_x(k, k.first), commit_copies();
-  copy_state_rows(k, k.p.b, k.first, Tr::b), commit_copies();
-  if (Output) copy_state_rows(k, k.p.c, k.first, Tr::c), commit_copies();
+  if (k.scans) scan_chunk(k, k.first, k.steps(k.first), rate);
+  float2 steps = k.steps(k.first + 1);
+  start_chunk<Output>(k);
   float total = 0;
   __syncthreads();
 

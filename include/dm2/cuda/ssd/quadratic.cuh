@@ -150,6 +150,19 @@ __device__ inline void score(quadratic_block<Tr> const& k, int first,
   }
 }
 
+/// All scores to shared memory. All threads; ends with a barrier.
+template <class Tr>
+__device__ inline void score_all(quadratic_block<Tr> const& k, unsigned char* shared) {
+  copy_b(k, shared);
+  uint4 c[Tr::row_tiles][2][Tr::state / 32];
+  load_c(k, 0, c);
+  wait_copies<0>();
+  __syncthreads();
+  if (k.pair >= 0) score(k, 0, c, shared);
+  if (Tr::row_tiles == 1 && k.pair >= 0) load_c(k, 1, c), score(k, 1, c, shared);
+  __syncthreads();
+}
+
 /// Starts the copy of a unit's x.
 template <class Tr>
 __device__ inline void copy_x(quadratic_block<Tr> const& k, int column, unsigned char* shared) {
@@ -245,16 +258,7 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   unsigned char* const ssd_shared = dynamic_shared();
   int const part = int(blockIdx.x) % parts, place = int(blockIdx.x) / parts, group = place % Tr::sizes::groups;
   quadratic_block<Tr> const k{p, place / Tr::sizes::groups, group};
-  {
-    copy_b(k, ssd_shared);
-    uint4 c[Tr::row_tiles][2][Tr::state / 32];
-    load_c(k, 0, c);
-    wait_copies<0>();
-    __syncthreads();
-    if (k.pair >= 0) score(k, 0, c, ssd_shared);
-    if (Tr::row_tiles == 1 && k.pair >= 0) load_c(k, 1, c), score(k, 1, c, ssd_shared);
-    __syncthreads();
-  }
+  score_all(k, ssd_shared);
   int const first = part * units, last = min(first + units, Tr::unit::count);
   int const scanned = k.warp - 4;  // the tile of 64 whose decays this warp computes
   float2 steps{0, 0};

@@ -159,6 +159,26 @@ struct inputs_as_they_are {
   __device__ lane start() const { return {}; }
 };
 
+/// A thread's results of a block's tile into the sink; `warp_row` and `warp_tile` are the warp's first row, and its
+/// first tile of 8 columns.
+template <class Block, class Sink>
+__device__ inline void write_results(float const (&c)[Block::row_tiles][Block::column_tiles][4], Sink const& sink,
+                                     int warp_row, int warp_tile, int rows) {
+  int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+  for (int m = 0; m < Block::row_tiles; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int const row = int(blockIdx.x) * Block::rows + warp_row + 16 * m + fragment::row(lane, half);
+      if (row >= rows) continue;
+#pragma unroll
+      for (int n = 0; n < Block::column_tiles; ++n) {
+        int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + fragment::column(lane);
+        if (column < Block::width) sink(row, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
+      }
+    }
+}
+
 /// Block (i, j, z): rows of tile i, columns of tile j, part z of K, into the sink. A thread prepares the inputs that it
 /// copied before others read them: of its piece, number threadIdx.x % 8 of each row of 128 bytes.
 template <class Block, class T, class Prepare, class Sink>
@@ -201,19 +221,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
     next = slot;
     slot = slot + 1 == Block::stages ? 0 : slot + 1;
   }
-
-#pragma unroll
-  for (int m = 0; m < Block::row_tiles; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int const row = int(blockIdx.x) * Block::rows + warp_row + 16 * m + fragment::row(lane, half);
-      if (row >= rows) continue;
-#pragma unroll
-      for (int n = 0; n < Block::column_tiles; ++n) {
-        int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + fragment::column(lane);
-        if (column < Block::width) sink(row, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
-      }
-    }
+  write_results<Block>(c, sink, warp_row, warp_tile, rows);
 }
 
 /// The sum of `count` parts [count, rows, N], in their order, into the sink; a thread two columns.

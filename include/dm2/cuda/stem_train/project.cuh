@@ -132,6 +132,19 @@ struct project_input_sums {
   }
 };
 
+/// A lane's eight numbers of patches 8 i from its first one on, `left` of them; zeros behind.
+template <class Block>
+struct patch_rows {
+  uint4 v[4];
+
+  template <class T>
+  __device__ patch_rows(T const* from, int left) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      v[i] = 8 * i < left ? *reinterpret_cast<uint4 const*>(from + std::ptrdiff_t{8 * i} * Block::depth) : uint4{};
+  }
+};
+
 /// part [2, 64] = the sums of a block's 8 warps, in their order; even warps have the channels below 32. To be called by
 /// all threads, `staged` being shared memory that nothing else uses.
 __device__ inline void add_warps(lane_share const& own, float* staged, float* part) {
@@ -179,11 +192,7 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
   for (; t < tiles; t += int(gridDim.y)) {
     int const row = t * block::rows + first_row + fragment::row(lane), left = there ? rows - row : 0;
     std::ptrdiff_t const at = std::ptrdiff_t{row} * block::depth + pixel * 64 + channel;
-    uint4 raw[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      raw[i] = 8 * i < left ? *reinterpret_cast<uint4 const*>(o.raw + at + std::ptrdiff_t{8 * i} * block::depth)
-                            : make_uint4(0, 0, 0, 0);
+    patch_rows<block> const raw{o.raw + at, left};
     wait_copies<0>();
     __syncthreads();
     project_input_sums<G, T> sums;
@@ -191,7 +200,7 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
     __syncthreads();
     if (t + int(gridDim.y) < tiles) load(t + int(gridDim.y));
     commit_copies();
-    sums.store(o.dz + at, left, raw, eight, own);
+    sums.store(o.dz + at, left, raw.v, eight, own);
   }
   wait_copies<0>();
   __syncthreads();
