@@ -171,8 +171,9 @@ __device__ inline void score_chunk(chunk_operands<P> const& in, chunk_decays con
     for (int c = 0; c < 4; ++c) square[block_tile::row() + r][block_tile::column() + c] = g.v[r][c];
 }
 
-/// A head's channels in a chunk: U, with all that reads it, and what the entering state gives: dx, and a thread's part of
-/// the sums of its rows. `state` and `dstate` are null where nothing enters and nothing leaves.
+/// A head's channels in a chunk: U, with all that reads it, and what the entering state gives.
+///
+/// dx, and a thread's part of the sums of its rows. `state` and `dstate` are null where nothing enters and nothing leaves.
 template <class P>
 struct chunk_channels {
   chunk_operands<P> const& in;

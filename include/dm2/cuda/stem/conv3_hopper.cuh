@@ -48,12 +48,25 @@ struct hopper_plane_sums {
       for (int i = 0; i < 16; ++i) s.c[r][i / 4][i % 4] = c[r][across * 16 + i];
     return s;
   }
+  /// The bias of the lane's channels.
   template <class G>
-  __device__ __forceinline__ void set_half(int across, plane_sums<G::hidden, 2> const& s) {
+  __device__ __forceinline__ void start(float const* bias, int lane) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r)
+    for (int across = 0; across < 2; ++across) {
+      plane_sums<G::hidden, 2> s;
+      s.start(bias + across * 32 + fragment::column<8>(lane));
 #pragma unroll
-      for (int i = 0; i < 16; ++i) c[r][across * 16 + i] = s.c[r][i / 4][i % 4];
+      for (int r = 0; r < 2; ++r)
+#pragma unroll
+        for (int i = 0; i < 16; ++i) c[r][across * 16 + i] = s.c[r][i / 4][i % 4];
+    }
+  }
+  /// store_plane of all channels.
+  template <class G, bool Patches, class T>
+  __device__ __forceinline__ void store(T* out, int b, int y, int x, int lane) const {
+#pragma unroll
+    for (int across = 0; across < 2; ++across)
+      store_plane<G, Patches>(half<G>(across), out, b, y, x, across * 32 + fragment::column<8>(lane));
   }
 };
 
@@ -145,17 +158,9 @@ __global__ void __launch_bounds__(Block::threads, 1)
       commit_copies();
       tile_type const tile{t};
       hopper_plane_sums s;
-#pragma unroll
-      for (int across = 0; across < 2; ++across) {
-        plane_sums<G::hidden, 2> start_of;
-        start_of.start(bias_of + across * 32 + fragment::column<8>(lane));
-        s.set_half<G>(across, start_of);
-      }
+      s.start<G>(bias_of, lane);
       convolve3_hopper<Block, T>(s, buffer + unsigned(row * Block::row_bytes), shared);
-#pragma unroll
-      for (int across = 0; across < 2; ++across)
-        store_plane<G, Patches>(s.half<G>(across), out, tile.b, tile.y + row, tile.x,
-                                across * 32 + fragment::column<8>(lane));
+      s.store<G, Patches>(out, tile.b, tile.y + row, tile.x, lane);
       wait_copies<0>();
       barrier<128>(group);
       std::uint32_t const next = other;

@@ -132,6 +132,22 @@ struct three_stages {
 
 /// A warp's sums of 9 taps.
 struct conv3_weights_sums : weight_sums<9, 64> {
+  /// += the tile whose stage is at `at`, a shared address; the warp's channels from (out, in) on.
+  template <class Block, class T>
+  __device__ void multiply_tile(std::uint32_t at, int out, int in) {
+    // Lane l points at row l % 8 of matrix l / 8; a tile's gradient has matrices (k, m), (k, m + 8), (k + 8, m), ...
+    int const lane = int(threadIdx.x) % 32, k = lane / 16 * 8 + lane % 8, j = lane / 8 % 2 * 8 + lane % 8;
+    std::uint32_t from[3], gradient[2];
+#pragma unroll
+    for (int dx = 0; dx < 3; ++dx)
+      from[dx] = at + unsigned((j + dx) * Block::pixel_bytes + ((in / 8 + lane / 16) ^ (j + dx) % 8) * 16);
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+      gradient[m] = at + unsigned(Block::dz_offset + k * 128 + ((out / 8 + 2 * m + lane / 8 % 2) ^ k % 8) * 16);
+    multiply<Block, T>(from, gradient);
+  }
+
+ private:
   /// += a tile. Lane addresses: `in` of the input's first row without a shift, `gradient` of the first row.
   template <class Block, class T>
   __device__ void multiply(std::uint32_t const (&in)[3], std::uint32_t const (&gradient)[2]) {
@@ -169,10 +185,8 @@ __global__ void __launch_bounds__(Block::threads, 1)
   unsigned char* const memory = dynamic_shared();
   float* const table = reinterpret_cast<float*>(memory + Block::table_offset);
   float* const slopes = reinterpret_cast<float*>(memory + Block::slope_offset);
-  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, step = int(gridDim.x);
+  int const warp = int(threadIdx.x) / 32, step = int(gridDim.x);
   int const out = warp % 2 * 32, in = warp / 2 * 16;
-  // Lane l points at row l % 8 of matrix l / 8; a tile's gradient has matrices (k, m), (k, m + 8), (k + 8, m), ...
-  int const k = lane / 16 * 8 + lane % 8, j = lane / 8 % 2 * 8 + lane % 8;
 
   if (threadIdx.x < Block::hidden) {
     eight_activations::fill(table, Block::hidden, source.norm, int(threadIdx.x));
@@ -200,15 +214,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
         stage::prepare(source, memory + slot.next() * Block::stage_bytes, table, slopes, tile_at(t + step));
     };
     prepare_next(warp < 4);  // one of the two warps of each scheduler before it multiplies, the other one after
-    std::uint32_t const at = shared_address(memory + slot.now * Block::stage_bytes);
-    std::uint32_t from[3], gradient[2];
-#pragma unroll
-    for (int dx = 0; dx < 3; ++dx)
-      from[dx] = at + unsigned((j + dx) * Block::pixel_bytes + ((in / 8 + lane / 16) ^ (j + dx) % 8) * 16);
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-      gradient[m] = at + unsigned(Block::dz_offset + k * 128 + ((out / 8 + 2 * m + lane / 8 % 2) ^ k % 8) * 16);
-    sums.template multiply<Block, T>(from, gradient);
+    sums.template multiply_tile<Block, T>(shared_address(memory + slot.now * Block::stage_bytes), out, in);
     prepare_next(warp >= 4);
     __syncthreads();
   }
