@@ -173,7 +173,7 @@ __device__ inline void score_chunk(chunk_operands<P> const& in, chunk_decays con
 
 /// A head's channels in a chunk: U, with all that reads it, and what the entering state gives.
 ///
-/// dx, and a thread's part of the sums of its rows. `state` and `dstate` are null where nothing enters and nothing leaves.
+/// dx, and a thread's part of the sums of its rows. `state` and `dstate` are null where nothing enters or leaves.
 template <class P>
 struct chunk_channels {
   chunk_operands<P> const& in;
