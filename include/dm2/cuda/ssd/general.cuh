@@ -10,6 +10,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -90,9 +91,7 @@ __device__ inline float advance_scan(float (&h)[Tr::packets][4], scan_stage<Tr> 
       sum = fmaf(c.v[i], h[j][i], sum);
     }
   }
-#pragma unroll
-  for (int distance = Tr::lanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-  return sum;
+  return sum_over_lanes<Tr::lanes>(sum);
 }
 
 template <class Tr, class T>
