@@ -108,8 +108,8 @@ struct device_run {
   }
   /// Enqueues a step with the scalars that are set.
   void run(double scale = 1) {
-    cuda::measure_gradients(ctx, gradients.data(), lines.data(), n, rule.clip_norm, measure.data(),
-                            {guard.data(), &scalars.data()->step, 0}, scale);
+    cuda::measure_gradients(ctx, gradients.data(), lines.data(), n,
+                            {rule.clip_norm, scale, {guard.data(), &scalars.data()->step, 0}}, measure.data());
     cuda::update_buffers<E> const buffers{weights.data(), gradients.data(), first.data(),
                                           second.data(),  average.data(),   rounded.data()};
     cuda::optimizer_step(ctx, rule, buffers, lines.data(), n, scalars.data(), measure.data(), guard.data(), clear);

@@ -164,7 +164,7 @@ class end_kernels {
                                           .average = average.data(),
                                           .rounded = copies.data()};
     table_.row(room, "gradient's norm", {4. * n}, &norm->norm, 1,
-               [&] { cuda::measure_gradients(ctx, gradients.data(), lines, n, 1.0, norm, {}, 1.0); });
+               [&] { cuda::measure_gradients(ctx, gradients.data(), lines, n, {.limit = 1}, norm); });
     table_.row(
         room, "Lion, average, rounded copy, clearing", {34. * n}, copies.data(), n,
         [&] {

@@ -59,6 +59,7 @@ struct stem_state {
 template <stem_shape S>
 void stem_train_kernels(kernel_table& table, int batch) {
   using namespace dm2::cuda::detail;
+  using stem_train::tile_order;
   using T = cuda::element<cuda::precision::bf16>;
   static_assert(S.height == 224 && S.width == 224 && S.hidden == 64 && S.patch == 16);
   constexpr int Dim = S.dim;
@@ -99,8 +100,8 @@ void stem_train_kernels(kernel_table& table, int batch) {
   };
   time("forward: weights", 0, 0, [&] { f.arrange(); });
   time("forward: 7 x 7", 1.38, 118, [&] { f.first(reader, running); });
-  time("forward: 3 x 3, second", 2, 462.4, [&] { f.template inner<false>(1, stem_train::tile_order::upwards, running); });
-  time("forward: 3 x 3, third", 2, 462.4, [&] { f.template inner<true>(2, stem_train::tile_order::downwards, running); });
+  time("forward: 3 x 3, second", 2, 462.4, [&] { f.template inner<false>(1, tile_order::upwards, running); });
+  time("forward: 3 x 3, third", 2, 462.4, [&] { f.template inner<true>(2, tile_order::downwards, running); });
   time("forward: projection", 1, patches, [&] { f.project(s.grid.data()); });
   time("backward: weights", 0, 0, [&] { b.arrange(); });
   time("backward: projection: weights", 1, patches, [&] { b.project_weights(dgrid.data, grad); });

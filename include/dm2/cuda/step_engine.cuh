@@ -9,6 +9,7 @@
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/training/input.cuh>
 #include <dm2/cuda/training/network.cuh>
+#include <dm2/cuda/training/rounds.cuh>
 #include <dm2/cuda/training/rule.cuh>
 #include <dm2/train/step_engine.hpp>
 
@@ -41,15 +42,17 @@ class step_engine<C, cuda::context<P>> {
   /// 5e-6, and the smallest normal half is 6e-5.
   static constexpr double loss_scale = P == cuda::precision::fp16 ? 32768 : 1;
 
-  /// Takes all memory on the current device and copies the caller's state there. Throws std::invalid_argument for more
-  /// than one process.
+  /// Takes all memory on the current device and copies the caller's state there. The processes
+  /// exchange through device memory, where their communicator can (device_messages).
   step_engine(model<C, context>& net, optimizer<C, context>& rule, ema<C, context>& average,
               step_options const& options, communicator& processes = one_process())
-      : net_{(require_alone(processes), net)},
+      : net_{net},
         optimizer_{rule},
         average_{average},
         network_{options.batch},
-        rule_{network_, rule.options(), options.accumulate, 1 / loss_scale},
+        processes_{processes},
+        rounds_{network_, processes, options.accumulate},
+        rule_{network_, rounds_, rule.options(), options.accumulate, 1 / loss_scale},
         targets_{sizes<C>::stem.grid_height(), sizes<C>::stem.grid_width(), options.smoothing, options.crops},
         inputs_{{cuda::training_input{options.batch, net.pixels, targets_},
                  cuda::training_input{options.batch, net.pixels, targets_}}} {
@@ -74,11 +77,11 @@ class step_engine<C, cuda::context<P>> {
     compute(slot, scale * loss_scale);
     in.release(s);
   }
-  /// Keeps the micro-batch's loss. `count` is 1.
-  void finish_round(int count, step_place at) {
-    static_cast<void>(count);
-    rule_.keep_loss(places_.size());
-    places_.push_back(at);
+  /// Enqueues the end of a round of `count` micro-batches, the first of them at `first`. Throws process_error.
+  void finish_round(int count, step_place first) {
+    if (places_.empty() && processes_.rank() >= count) rule_.begin(optimizer_.steps() + 1);
+    rule_.finish_round(count, places_.size());
+    for (int r = 0; r < count; ++r, ++first.batch) places_.push_back(first);
   }
 
   /// Enqueues the end of the step.
@@ -92,18 +95,25 @@ class step_engine<C, cuda::context<P>> {
 
   /// As the CPU's; waits where as many steps are under way as may be.
   [[nodiscard]] std::optional<step_result> next_result(bool wait) {
-    if (unread_.empty() || !rule_.ready(wait || unread_.size() == rule_.depth)) return std::nullopt;
+    bool const full = unread_.size() == rule_.depth;
+    // Of several processes none may look earlier than the others: what it finds may end the run.
+    if (unread_.empty() || (!wait && !full && !rounds_.alone()) || !rule_.ready(wait || full)) return std::nullopt;
     auto const places = std::move(unread_.front());
     unread_.pop_front();
     auto const outcome = rule_.read(places.size());
     for (std::size_t i = 0; i < places.size(); ++i)
-      if (!std::isfinite(outcome.losses[i])) throw non_finite{"loss", places[i]};
+      if (!std::isfinite(outcome.losses[i]))
+        throw non_finite{"loss", places[i], int(i % std::size_t(processes_.size()))};
     if (outcome.bad != cuda::bad_number::none) throw non_finite{"gradient", places.back()};
     return step_result{outcome.losses, outcome.gradient_norm};
   }
 
-  /// Copies the state, the momenta and the average to the caller's, when all steps are done.
+  /// Copies the state, the momenta and the average to the caller's, when all steps are done, on every process. Throws
+  /// process_error.
   void pull() {
+    rounds_.share("momentum", rule_.first());
+    rounds_.share("second moment", rule_.second());
+    rounds_.share("average", rule_.average());
     download(network_.state(), net_.state());
     download(rule_.first(), optimizer_.momentum());
     download(rule_.second(), optimizer_.second_moment());
@@ -132,15 +142,10 @@ class step_engine<C, cuda::context<P>> {
   }
   /// Bytes on the device.
   [[nodiscard]] std::size_t bytes() const {
-    return network_.bytes() + rule_.bytes_held() + inputs_[0].bytes() + inputs_[1].bytes();
+    return network_.bytes() + rounds_.bytes() + rule_.bytes_held() + inputs_[0].bytes() + inputs_[1].bytes();
   }
 
  private:
-  static void require_alone(communicator const& processes) {
-    if (processes.size() > 1)
-      throw std::invalid_argument{"step_engine: " + std::to_string(processes.size()) +
-                                  " processes on GPUs, which is not there yet: one process, or the CPU"};
-  }
   /// A micro-batch's graph, and what it was recorded for.
   struct recorded {
     double scale = 0;
@@ -153,7 +158,9 @@ class step_engine<C, cuda::context<P>> {
     cuda::token_loss_options options;
     options.scale = scale;
     options.check = rule_.check_of();
+    rounds_.before_forward();
     network_.forward(in.pictures(), in.box());
+    rounds_.after_forward();
     network_.loss(in.maps(), in.box(), rule_.sums(), options);
     network_.backward(in.pictures(), in.box(), nullptr);
   }
@@ -182,6 +189,8 @@ class step_engine<C, cuda::context<P>> {
   optimizer<C, context>& optimizer_;
   ema<C, context>& average_;
   cuda::training_network<C, P> network_;
+  communicator& processes_;
+  cuda::training_rounds<C, P> rounds_;
   cuda::training_rule<C, P> rule_;
   cuda::target_options targets_;
   std::array<cuda::training_input, 2> inputs_;

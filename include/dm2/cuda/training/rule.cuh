@@ -13,6 +13,7 @@
 #include <dm2/cuda/optimizer_step.cuh>
 #include <dm2/cuda/token_label_loss.cuh>
 #include <dm2/cuda/training/network.cuh>
+#include <dm2/cuda/training/rounds.cuh>
 #include <dm2/cuda/training/update_lines.cuh>
 #include <dm2/train/optimizer.hpp>
 
@@ -41,8 +42,10 @@ class training_rule {
   static constexpr std::size_t depth = 2;
 
   /// Takes all memory. `micro_batches`: the most of a step. `scale` is what the gradients are multiplied by.
-  training_rule(training_network<C, P>& net, optimizer_options const& options, int micro_batches, double scale)
+  training_rule(training_network<C, P>& net, training_rounds<C, P>& rounds, optimizer_options const& options,
+                int micro_batches, double scale)
       : net_{net},
+        rounds_{rounds},
         options_{options},
         most_{std::size_t(micro_batches)},
         scale_{scale},
@@ -50,6 +53,7 @@ class training_rule {
         second_{options.kind == optimizer_kind::adamw ? bytes : 0},
         average_{bytes},
         lines_{lines_bytes},
+        squares_{rounds.alone() ? 0 : extent / update_line::size * sizeof(double)},
         status_{planned_bytes<status>(most_)},
         pinned_{depth * slot_bytes()} {
     auto const lines = update_lines<C>(options.shared_pairs);
@@ -74,18 +78,23 @@ class training_rule {
   [[nodiscard]] token_label_sums* sums() const { return device().sums; }
   /// @copydoc sums
   [[nodiscard]] finite_check check_of() const { return {device().guard, &device().scalars->step, 0}; }
-  /// Keeps the loss of micro-batch `i` of the step.
-  void keep_loss(std::size_t i) { copy(net_.ctx(), device().sums, 1, device().losses + i); }
+  /// Enqueues the end of a round of `count` micro-batches, before which the step had `done`. Throws process_error.
+  void finish_round(int count, std::size_t done) {
+    rounds_.finish(count, done == 0, device().sums, device().losses + done, device().guard);
+  }
 
-  /// Enqueues the optimizer's step, after which the gradients are zero, and the way of its results to the host.
+  /// Enqueues the optimizer's step, after which the gradients are zero, and the way of its results to the host. Throws
+  /// process_error.
   void step(std::int64_t number, double lr, double average_decay) {
     std::size_t const at = begun_++ % depth;
     host_slot const h = slot(at);
     // The stream has read the slot's first scalars only when it comes by: these lie beside them.
     *h.last_scalars = make_step_scalars(options_, number, lr, average_decay);
     copy(net_.ctx(), h.last_scalars, 1, device().scalars);
-    if (!graph_) {
-      enqueue_step();  // kernels are loaded
+    if (!rounds_.alone() || !graph_) enqueue_step();  // kernels are loaded
+    if (!rounds_.alone()) {
+      // between its parts are messages
+    } else if (!graph_) {
       graph_.emplace(net_.stream(), [&] { enqueue_step(); });
     } else {
       graph_->launch(net_.stream().get());
@@ -114,7 +123,7 @@ class training_rule {
 
   /// Bytes on the device.
   [[nodiscard]] std::size_t bytes_held() const {
-    return first_.size() + second_.size() + average_.size() + lines_.size() + status_.size();
+    return first_.size() + second_.size() + average_.size() + lines_.size() + squares_.size() + status_.size();
   }
 
  private:
@@ -162,20 +171,38 @@ class training_rule {
   void upload(host_slot const& h) { copy(net_.ctx(), h.scalars, 1, device().scalars); }
   void enqueue_step() {
     status const s = device();
+    state_slice const own = rounds_.own();
     auto const* const lines = reinterpret_cast<std::uint16_t const*>(lines_.data());
-    measure_gradients(net_.ctx(), net_.gradients(), lines, extent, options_.clip_norm, s.measure,
-                      finite_check{s.guard, &s.scalars->step, 0}, scale_);
-    update_buffers<element<P>> const buffers{net_.state(), net_.gradients(),
-                                             first(),      options_.kind == optimizer_kind::adamw ? second() : nullptr,
-                                             average(),    is_half<element<P>> ? net_.copies() : nullptr};
-    optimizer_step(net_.ctx(), options_, buffers, lines, extent, s.scalars, s.measure, s.guard, true);
+    auto const* const own_lines = lines + own.first / update_line::size;
+    measure_options const o{options_.clip_norm, scale_, finite_check{s.guard, &s.scalars->step, 0}};
+    if (rounds_.alone()) {
+      measure_gradients(net_.ctx(), rounds_.sum(), lines, extent, o, s.measure);
+    } else {
+      double* const squares = reinterpret_cast<double*>(squares_.data());
+      measure_line_squares(net_.ctx(), rounds_.sum(), own_lines, own.size(), squares + own.first / update_line::size);
+      rounds_.share("gradient norm", squares, update_line::size);
+      measure_from_lines(net_.ctx(), squares, lines, extent, o, s.measure);
+    }
+    update_buffers<element<P>> const buffers{
+        .weights = net_.state() + own.first,
+        .gradients = rounds_.sum(),
+        .first = first() + own.first,
+        .second = options_.kind == optimizer_kind::adamw ? second() + own.first : nullptr,
+        .average = average() + own.first,
+        .rounded = is_half<element<P>> ? net_.copies() + own.first : nullptr};
+    optimizer_step(net_.ctx(), options_, buffers, own_lines, own.size(), s.scalars, s.measure, s.guard,
+                   rounds_.sum_is_gradients());
+    if (rounds_.alone()) return;
+    rounds_.share("weights", net_.state());
+    net_.round_copies();
   }
 
   training_network<C, P>& net_;
+  training_rounds<C, P>& rounds_;
   optimizer_options options_;
   std::size_t most_;
   double scale_;
-  device_memory first_, second_, average_, lines_, status_;
+  device_memory first_, second_, average_, lines_, squares_, status_;
   pinned_memory pinned_;
   std::array<event, depth> done_;
   std::optional<graph> graph_;
