@@ -8,6 +8,7 @@
 #include "support/processes.hpp"
 #include "support/resumed_flags.hpp"
 #include "support/run_request.hpp"
+#include "support/start_processes.hpp"
 #include "support/stop_signal.hpp"
 #include "support/training_flags.hpp"
 #include "support/training_folder.hpp"
@@ -107,6 +108,7 @@ int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
   if (app.count("--pretrained") > 0 && flags.initial.empty())
     throw usage_error{"--pretrained needs a FILE: nothing is downloaded; README.md says where weights are"};
   chosen_device const device = choose_device({flags.device, flags.precision, flags.threads, flags.workers, {}});
+  processes.connect(device.gpu);
   flags.workers = share_of_processors(device.workers, processes.place());
   flags.threads = share_of_processors(flags.threads, processes.place());
   std::optional<resume_point> from;
@@ -138,7 +140,10 @@ int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
 int train(CLI::App& app, training_flags& flags, std::vector<std::string> const& words) {
   watch_stop_signals();
   int const started = started_as().size;
-  if (flags.processes > 1 && started == 1) return start_processes(flags.processes, flags.restarts, words);
+  if (!flags.gpus.empty() && flags.processes > 1) throw usage_error{"--gpus and --processes exclude each other"};
+  if (!flags.gpus.empty() && started == 1)
+    return start_on_gpus(gpu_list(flags.gpus), flags.restarts, flags.deadline + 60, words);
+  if (flags.processes > 1 && started == 1) return start_by_mpirun(flags.processes, flags.restarts, words);
   if (flags.processes > 1 && flags.processes != started)
     throw usage_error{"--processes " + std::to_string(flags.processes) + ": there are " + std::to_string(started) +
                       " already"};

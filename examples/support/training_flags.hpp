@@ -63,6 +63,7 @@ struct training_flags {
   int log_interval = 50, image_interval = 5, images = 8;
 
   int processes = 0, restarts = 0;
+  std::string gpus;
   double deadline = 30;
 };
 
@@ -288,8 +289,11 @@ inline void add_processes(CLI::App& app, training_flags& f) {
                  "Start so many of this program by mpirun; they share each step's micro-batches (1)")
       ->check(number_from(1, 1'000'000))
       ->group(group);
+  app.add_option("--gpus", f.gpus, "Start one process for each of these GPUs of this machine, as 0-3 or 0,2")
+      ->type_name("LIST")
+      ->group(group);
   app.add_option("--restarts", f.restarts,
-                 "With --processes: starts anew after a process was lost, from the last checkpoint")
+                 "With --processes or --gpus: starts anew after a process was lost, from the last checkpoint")
       ->check(number_from(0, 1'000'000))
       ->group(group);
   app.add_option("--deadline", f.deadline,
@@ -341,11 +345,11 @@ namespace detail {
 /// checkpoint does not store them, so its bytes do not depend on them, and a resumed run does not take them over.
 [[nodiscard]] inline bool is_recipe(CLI::Option const& option) {
   static std::set<std::string> const machine{
-      "help",         "version",        "config",     "resume",          "no-resume-opt",    "overwrite",
-      "check",        "output",         "experiment", "workers",         "stop-after",       "amp",
-      "threads",      "processes",      "restarts",   "deadline",        "device",           "precision",
-      "log-interval", "image-interval", "images",     "checkpoint-hist", "checkpoint-steps", "max-bad",
-      "token-label",  "num-classes",    "img-size",   "token-label-size"};
+      "help",      "version",      "config",         "resume",   "no-resume-opt",   "overwrite",
+      "check",     "output",       "experiment",     "workers",  "stop-after",      "amp",
+      "threads",   "processes",    "gpus",           "restarts", "deadline",        "device",
+      "precision", "log-interval", "image-interval", "images",   "checkpoint-hist", "checkpoint-steps",
+      "max-bad",   "token-label",  "num-classes",    "img-size", "token-label-size"};
   return !option.get_lnames().empty() && !machine.contains(option.get_lnames().front());
 }
 

@@ -57,18 +57,18 @@ class waiting {
     }
     return text;
   }
+  /// "31.0"
+  static std::string tenths(double x) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.1f", x);
+    return text;
+  }
   /// "in the exchange 'gradients' of step 18"
   [[nodiscard]] static std::string place(char const* what, std::int64_t step) {
     return "in the exchange '" + std::string{what} + "' of step " + std::to_string(step + 1);
   }
 
  private:
-  static std::string tenths(double x) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.1f", x);
-    return text;
-  }
-
   int rank_;
   double deadline_, longest_work_ = 0;
   clock::time_point entered_{}, left_;

@@ -78,9 +78,10 @@ class step_engine<C, cuda::context<P>> {
     in.release(s);
   }
   /// Enqueues the end of a round of `count` micro-batches, the first of them at `first`. Throws process_error.
-  void finish_round(int count, step_place first) {
+  /// `stop`: whether this process was asked to stop; a later step's result says it of them all.
+  void finish_round(int count, step_place first, bool stop = false) {
     if (places_.empty() && processes_.rank() >= count) rule_.begin(optimizer_.steps() + 1);
-    rule_.finish_round(count, places_.size());
+    rule_.finish_round(count, places_.size(), stop);
     for (int r = 0; r < count; ++r, ++first.batch) places_.push_back(first);
   }
 
@@ -105,7 +106,7 @@ class step_engine<C, cuda::context<P>> {
       if (!std::isfinite(outcome.losses[i]))
         throw non_finite{"loss", places[i], int(i % std::size_t(processes_.size()))};
     if (outcome.bad != cuda::bad_number::none) throw non_finite{"gradient", places.back()};
-    return step_result{outcome.losses, outcome.gradient_norm};
+    return step_result{outcome.losses, outcome.gradient_norm, outcome.stop};
   }
 
   /// Copies the state, the momenta and the average to the caller's, when all steps are done, on every process. Throws

@@ -52,6 +52,7 @@ struct non_finite {
 struct step_result {
   std::vector<double> losses;  ///< of each micro-batch
   double gradient_norm = 0;    ///< before clipping; 0 where clipping is off
+  bool stop = false;           ///< a process was asked to stop
 };
 
 /// The steps of a run, on the host: each is done when its call returns.
@@ -93,7 +94,7 @@ class step_engine {
     fill_targets(b);
     statistics_.begin(net_.state());
     pass_.forward(pictures_, box);
-    statistics_.end(net_.state(), std::span{report_}.subspan(2));
+    statistics_.end(net_.state(), std::span{report_}.subspan(3));
     report_[0] = pass_.loss(targets_.rows(), scale);
     report_[1] = double(std::isfinite(report_[0]) ? finding::none : finding::loss);
     if (report_[1] != 0) return;
@@ -103,12 +104,13 @@ class step_engine {
   }
 
   /// Adds up a round of `count` micro-batches, of which this process has computed its own, where it has one. `first` is
-  /// the place of the first.
+  /// the place of the first. `stop`: whether this process was asked to stop; the step's result says it of them all.
   ///
   /// Throws   non_finite, on every process, if a loss or a gradient is not; a backend whose work goes on behind the
   /// call
   ///          throws it from a later one. process_error.
-  void finish_round(int count, step_place first) {
+  void finish_round(int count, step_place first, bool stop = false) {
+    report_[2] = stop ? 1 : 0;
     std::vector<double> all(report_.size() * std::size_t(processes_.size()));
     processes_.gather("losses", std::span<double const>{report_}, std::span{all});
     auto const of = [&](int r) { return std::span{all}.subspan(std::size_t(r) * report_.size(), report_.size()); };
@@ -118,10 +120,11 @@ class step_engine {
         at.batch += std::size_t(r);
         throw non_finite{of(r)[1] == double(finding::loss) ? "loss" : "gradient", at, r};
       }
+    for (int r = 0; r < processes_.size(); ++r) result_.stop = result_.stop || of(r)[2] != 0;
     if (result_.losses.empty()) sum_.begin();
     for (int r = 0; r < count; ++r) {
       result_.losses.push_back(of(r)[0]);
-      statistics_.move(net_.state(), of(r).subspan(2));
+      statistics_.move(net_.state(), of(r).subspan(3));
     }
     // the forward has counted this process's own
     for (std::int64_t& n : net_.counters()) n += count - (processes_.rank() < count ? 1 : 0);
@@ -184,7 +187,7 @@ class step_engine {
   std::vector<scalar> pictures_;
   gradient_sum<scalar> sum_;
   running_statistics<C, scalar> statistics_;
-  std::vector<double> report_ = std::vector<double>(2 + statistic_count<C>);  ///< loss, finding, statistics
+  std::vector<double> report_ = std::vector<double>(3 + statistic_count<C>);  ///< loss, finding, stop, statistics
   step_result result_;
   std::optional<step_result> done_;
 };

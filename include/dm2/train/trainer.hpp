@@ -281,7 +281,8 @@ class trainer {
       report_steps(false);
       bool const last = next_batch_ == training_.batches();
       if (last) break;
-      if (stopping()) return save(folder_.last()), false;
+      // Several processes learn it with a step's result: then all of them stop after the same one.
+      if (processes_.size() == 1 ? stop_asked() : stop_seen_) return save(folder_.last()), false;
       if (options_.checkpoint_steps > 0 && steps() % options_.checkpoint_steps == 0) save(folder_.last());
     }
     report_steps(true);
@@ -312,7 +313,7 @@ class trainer {
     for (int done = 0; done < micro; done += processes_.size()) {
       int const count = std::min(processes_.size(), micro - done);
       if (processes_.rank() < count) micro_batch(next_batch_ + std::size_t(processes_.rank()));
-      engine_.finish_round(count, {epoch_, steps(), next_batch_});
+      engine_.finish_round(count, {epoch_, steps(), next_batch_}, stop_asked());
       next_batch_ += std::size_t(count);
     }
     engine_.finish_step(rate_);
@@ -337,6 +338,7 @@ class trainer {
   /// Reports the steps whose results are there; with `wait`, all of them.
   void report_steps(bool wait) {
     while (auto const result = engine_.next_result(wait)) {
+      stop_seen_ = stop_seen_ || result->stop;
       step_report r = unreported_.front();
       unreported_.pop_front();
       double sum = 0;
@@ -493,6 +495,7 @@ class trainer {
   std::size_t next_batch_ = 0;
   std::int64_t earlier_steps_ = 0;  ///< of an optimizer whose state was not resumed
   double loss_sum_ = 0, best_ = 0, rate_ = 0, epoch_seconds_ = 0, epoch_waiting_ = 0;
+  bool stop_seen_ = false;
   traffic epoch_traffic_;
 };
 

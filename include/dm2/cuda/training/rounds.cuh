@@ -31,6 +31,14 @@ namespace dm2::cuda {
 struct micro_batch_report {
   token_label_sums sums;  ///< the loss
   finite_guard guard;     ///< what was not finite on this process
+  int stop;               ///< whether it was asked to stop
+};
+
+/// Where a round's results go, on the device.
+struct round_results {
+  token_label_sums* losses;  ///< of its micro-batches, in order
+  finite_guard* guard;       ///< this process's, which takes over what another one has found
+  int* stop;                 ///< 1 where a process was asked to stop
 };
 
 namespace detail {
@@ -54,19 +62,20 @@ __global__ void __launch_bounds__(256)
 }
 
 __global__ void __launch_bounds__(32)
-    fill_report_kernel(token_label_sums const* sums, finite_guard const* guard, micro_batch_report* report) {
-  if (threadIdx.x == 0) *report = {*sums, *guard};
+    fill_report_kernel(token_label_sums const* sums, finite_guard const* guard, int stop, micro_batch_report* report) {
+  if (threadIdx.x == 0) *report = {*sums, *guard, stop};
 }
 
 /// Takes over `count` reports, `stride` bytes apart, in their order: losses, the first guard, statistics.
 __global__ void __launch_bounds__(256)
     take_reports_kernel(std::byte const* reports, int count, std::uint32_t stride, float* state,
-                        std::uint32_t const* places, int n, token_label_sums* losses, finite_guard* guard) {
+                        std::uint32_t const* places, int n, round_results to) {
   auto const report = [&](int r) { return reinterpret_cast<micro_batch_report const*>(reports + r * stride); };
   if (threadIdx.x == 0)
     for (int r = 0; r < count; ++r) {
-      losses[r] = report(r)->sums;
-      if (guard->step == 0) *guard = report(r)->guard;
+      to.losses[r] = report(r)->sums;
+      if (to.guard->step == 0) *to.guard = report(r)->guard;
+      if (report(r)->stop != 0) *to.stop = 1;
     }
   for (int i = int(threadIdx.x); i < n; i += 256) {
     float x = state[places[i]];
@@ -142,14 +151,15 @@ class training_rounds {
     statistics(detail::tell_statistics_kernel, floats(kept_), reinterpret_cast<float*>(own_report() + 1));
   }
 
-  /// Enqueues the end of a round of `count` micro-batches. `first`: whether it is the step's first. `sums` and `guard`
-  /// are this process's, losses [count] receives every process's, and `guard` what another one has found. The gradients
-  /// are zero then, except where one process makes steps of one micro-batch. Throws process_error.
-  void finish(int count, bool first, token_label_sums const* sums, token_label_sums* losses, finite_guard* guard) {
-    detail::launch("round: report", detail::fill_report_kernel, {1, 32}, stream(), sums, guard, own_report());
+  /// Enqueues the end of a round of `count` micro-batches. `first`: whether it is the step's first. `sums` is this
+  /// process's loss; `stop`: whether it was asked to stop. The gradients are zero then, except where one process makes
+  /// steps of one micro-batch. Throws process_error.
+  void finish(int count, bool first, bool stop, token_label_sums const* sums, round_results const& to) {
+    detail::launch("round: report", detail::fill_report_kernel, {1, 32}, stream(), sums, to.guard, int(stop),
+                   own_report());
     share_reports(count);
     detail::launch("round: reports", detail::take_reports_kernel, {1, 256}, stream(), reports_.data(), count,
-                   std::uint32_t(report_bytes), net_.state(), places(), int(statistic_count<C>), losses, guard);
+                   std::uint32_t(report_bytes), net_.state(), places(), int(statistic_count<C>), to);
     if (!single_) add_gradients(count, first);
   }
 

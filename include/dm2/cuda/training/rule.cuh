@@ -31,6 +31,7 @@ struct step_outcome {
   std::vector<double> losses;  ///< of its micro-batches
   double gradient_norm = 0;    ///< before clipping
   bad_number bad{};            ///< what was not finite, in this step or an earlier one
+  bool stop = false;           ///< a process was asked to stop, before this step's end or earlier
 };
 
 /// The optimizer's and the average's buffers of a training_network, and the results of its steps on their way to the
@@ -79,8 +80,10 @@ class training_rule {
   /// @copydoc sums
   [[nodiscard]] finite_check check_of() const { return {device().guard, &device().scalars->step, 0}; }
   /// Enqueues the end of a round of `count` micro-batches, before which the step had `done`. Throws process_error.
-  void finish_round(int count, std::size_t done) {
-    rounds_.finish(count, done == 0, device().sums, device().losses + done, device().guard);
+  /// `stop`: whether this process was asked to stop.
+  void finish_round(int count, std::size_t done, bool stop = false) {
+    status const s = device();
+    rounds_.finish(count, done == 0, stop, s.sums, {s.losses + done, s.guard, s.stop});
   }
 
   /// Enqueues the optimizer's step, after which the gradients are zero, and the way of its results to the host. Throws
@@ -102,6 +105,7 @@ class training_rule {
     copy(net_.ctx(), device().losses, most_, h.losses);
     copy(net_.ctx(), device().measure, 1, h.measure);
     copy(net_.ctx(), device().guard, 1, h.guard);
+    copy(net_.ctx(), device().stop, 1, h.stop);
     done_[at].record(net_.stream().get());
   }
 
@@ -117,6 +121,7 @@ class training_rule {
     step_outcome out;
     for (std::size_t i = 0; i < micro_batches; ++i) out.losses.push_back(h.losses[i].loss);
     out.gradient_norm = options_.clip_norm > 0 ? h.measure->norm : 0;
+    out.stop = *h.stop != 0;
     out.bad = h.guard->step == 0 ? bad_number::none : h.guard->what;
     return out;
   }
@@ -136,13 +141,15 @@ class training_rule {
     gradient_measure* measure;
     finite_guard* guard;
     token_label_sums *sums, *losses;
+    int* stop;
 
     status(arena& a, std::size_t most)
         : scalars{a.take<step_scalars>(1)},
           measure{a.take<gradient_measure>(1)},
           guard{a.take<finite_guard>(1)},
           sums{a.take<token_label_sums>(1)},
-          losses{a.take<token_label_sums>(most)} {}
+          losses{a.take<token_label_sums>(most)},
+          stop{a.take<int>(1)} {}
   };
   /// Their copies on the host.
   struct host_slot {
@@ -150,13 +157,15 @@ class training_rule {
     gradient_measure* measure;
     finite_guard* guard;
     token_label_sums* losses;
+    int* stop;
 
     host_slot(arena& a, std::size_t most)
         : scalars{a.take<step_scalars>(1)},
           last_scalars{a.take<step_scalars>(1)},
           measure{a.take<gradient_measure>(1)},
           guard{a.take<finite_guard>(1)},
-          losses{a.take<token_label_sums>(most)} {}
+          losses{a.take<token_label_sums>(most)},
+          stop{a.take<int>(1)} {}
   };
 
   [[nodiscard]] status device() const {
