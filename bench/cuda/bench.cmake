@@ -7,6 +7,13 @@ foreach(name model lengths operations training kernels)
   add_dependencies(dm2_cuda_bench dm2_cuda_${name}_bench)
 endforeach()
 
+if(DM2_HAS_NCCL)
+  add_executable(dm2_cuda_processes_bench cuda/processes_bench.cu)
+  target_link_libraries(dm2_cuda_processes_bench PRIVATE dm2_cuda_own dm2::nccl)
+  target_include_directories(dm2_cuda_processes_bench PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests)
+  add_dependencies(dm2_cuda_bench dm2_cuda_processes_bench)
+endif()
+
 # Each network of the cliff benchmark is a translation unit, since a compiler takes minutes for one.
 file(STRINGS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/cliff/cases.hpp lines REGEX "^    {\"")
 list(LENGTH lines count)

@@ -39,7 +39,7 @@ void run(char const* name, int count) {
   row(name, "whole step, 4 micro-batches, Lion, average", 4 * count, step);
   row(name, "of that, what ends it", 4 * count, step - 4 * whole);
   std::printf("| %s | device memory, MB | %.0f | |\n", name,
-              double(t.net.bytes() + t.rule.bytes_held() + t.in.bytes()) / 1e6);
+              double(t.net.bytes() + t.rounds.bytes() + t.rule.bytes_held() + t.in.bytes()) / 1e6);
 }
 
 }  // namespace

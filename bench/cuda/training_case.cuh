@@ -19,8 +19,8 @@ namespace dm2::bench {
 
 /// Random pictures, labels and label maps of 18 x 18 points.
 template <config C>
-batch random_batch(int count) {
-  std::mt19937 engine{7};
+batch random_batch(int count, unsigned seed = 7) {
+  std::mt19937 engine{seed};
   std::normal_distribution<float> normal;
   std::uniform_int_distribution<int> label{0, C.classes - 1};
   batch b;

@@ -18,8 +18,8 @@ namespace dm2::example {
 /// As training_run::run, of the model that the flags name, on the current GPU.
 int train_on_gpu(run_request const& request);
 
-/// Takes this process's GPU, and connects it to the others by NCCL. `host`, where it is not null, connects them already.
-/// Null where the messages have to go by `host`. Throws process_error, cuda::error.
+/// Takes this process's GPU, and connects it to the others by NCCL. `host`, where it is not null, connects them
+/// already. Null where the messages have to go by `host`. Throws process_error, cuda::error.
 [[nodiscard]] std::unique_ptr<communicator> connect_gpus(process_place const& place, communicator* host,
                                                          double deadline);
 

@@ -211,8 +211,8 @@ inline void ask(rendezvous_place const& at, std::span<std::byte> bytes) {
   rendezvous_failed(at, problem);
 }
 
-/// Process 0 writes the file aside and renames it; the others wait for it. A file of another run, left by a run that was
-/// killed, is not taken.
+/// Process 0 writes the file aside and renames it; the others wait for it. A file of another run, left by a run that
+/// was killed, is not taken.
 inline void meet_by_file(rendezvous_place const& at, std::span<std::byte> bytes) {
   rendezvous_greeting const first = greeting_of(at, 0);
   std::vector<std::byte> content(sizeof first + bytes.size());

@@ -43,8 +43,8 @@ struct nccl_options {
   double deadline = 30;        ///< seconds, on top of four times the longest work between two exchanges
   /// A file for the notice board of one machine's processes; empty for none: a lost process is not named then.
   std::filesystem::path board{};
-  /// Told of a process that is lost, by a thread of its own: what waits in the driver cannot be called back. It does not
-  /// return.
+  /// Told of a process that is lost, by a thread of its own: what waits in the driver cannot be called back. It does
+  /// not return.
   std::function<void(std::string const&)> on_lost = [](std::string const& text) {
     std::fprintf(stderr, "%s\n", text.c_str());
     std::_Exit(6);
@@ -54,8 +54,8 @@ struct nccl_options {
 /// One process a GPU: the current device of the thread that makes it.
 ///
 /// Device memory goes from GPU to GPU, in the order of a stream, without the host's waiting. The host's messages go by
-/// way of a small piece of device memory. A thread looks four times a second whether an exchange that has begun is done.
-/// Not for a run of one process: one_process() needs nothing.
+/// way of a small piece of device memory. A thread looks four times a second whether an exchange that has begun is
+/// done. Not for a run of one process: one_process() needs nothing.
 class nccl_communicator final : public communicator, public device_messages {
  public:
   /// Meets the others. Throws process_error where they do not come, cuda::error.
