@@ -52,26 +52,28 @@ struct command {
 
 /// "0-3", "0,2", "1": numbers of GPUs, each once. Throws usage_error.
 [[nodiscard]] inline std::vector<int> gpu_list(std::string const& text) {
+  auto const require = [&](bool right) {
+    if (!right) throw usage_error{"--gpus " + text + ": expected numbers of GPUs, each once, as 0-3 or 0,2"};
+  };
   std::vector<int> out;
   char const *at = text.data(), *const end = at + text.size();
   auto const number = [&] {
     int value = 0;
     auto const [next, problem] = std::from_chars(at, end, value);
-    if (problem != std::errc{} || value < 0 || value > 1023)
-      throw usage_error{"--gpus " + text + ": expected numbers of GPUs, as 0-3 or 0,2"};
+    require(problem == std::errc{} && value >= 0 && value < 1024);
     at = next;
     return value;
   };
-  for (bool more = true; more;) {
-    int const first = number();
-    int const last = at != end && *at == '-' ? (++at, number()) : first;
-    for (int g = first; g <= last; ++g) out.push_back(g);
-    more = at != end && *at == ',';
-    if (more) ++at;
-    bool const twice = std::find(out.begin(), out.end() - (last - first + 1), first) != out.end() - (last - first + 1);
-    if (last < first || twice || (!more && at != end))
-      throw usage_error{"--gpus " + text + ": expected numbers of GPUs, each once, as 0-3 or 0,2"};
-  }
+  auto const take = [&](char wanted) { return at != end && *at == wanted && ++at != nullptr; };
+  do {
+    int const first = number(), last = take('-') ? number() : first;
+    require(first <= last);
+    for (int g = first; g <= last; ++g) {
+      require(std::find(out.begin(), out.end(), g) == out.end());
+      out.push_back(g);
+    }
+  } while (take(','));
+  require(at == end);
   return out;
 }
 
