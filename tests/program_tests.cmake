@@ -65,6 +65,10 @@ foreach(folder cpu model data)
                          ENVIRONMENT "${dm2_test_environment}")
   endif()
 endforeach()
+if(TARGET dm2_result_hashes)
+  add_test(NAME bench.result_hashes COMMAND dm2_result_hashes)
+  set_tests_properties(bench.result_hashes PROPERTIES TIMEOUT 300 LABELS bench ENVIRONMENT "${dm2_test_environment}")
+endif()
 
 # Undocumented public names are errors. Doxygen before 1.9 has no such switch.
 find_package(Doxygen 1.9 QUIET)
