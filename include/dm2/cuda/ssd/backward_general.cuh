@@ -260,7 +260,8 @@ __global__ void __launch_bounds__(block_threads, 2) chunk_head_kernel(P p, backw
   decays.fill(p, at, head);
   chunk_operands<P> const in{p, at, head};
   score_chunk(in, decays, stage, square, sums.rectangle, s.scores + place * (backward_chunk * backward_chunk));
-  chunk_channels<P> channels{in, decays, stage, square, state, dstate};
+  chunk_channels<P> channels{
+      .in = in, .decays = decays, .stage = stage, .square = square, .state = state, .dstate = dstate};
   for (int c0 = 0; c0 < P::sizes::headdim; c0 += block_side)
     channels.run(c0, p.d[set + std::size_t(head)], p.dx + at.row * std::size_t(p.dx_stride) + head * P::sizes::headdim,
                  p.dx_stride);
