@@ -233,8 +233,7 @@ __device__ inline float tile_on_diagonal(Block const& k, int unit, float (&gradi
       sums.x, output[0].x + output[1].x, sums.y, output[0].y + output[1].y, sums.z, output[2].x, sums.w, output[2].y};
   float const sum = fold<8, 16>(parts, k.lane);
   int const column = (k.lane >> 4) * 8 + 2 * t + (k.lane >> 3 & 1);
-  reinterpret_cast<float*>(k.shared +
-                           k.at.own_sums)[(fragment::row(unsigned(k.lane)) & 1) * k.at.rows() + t0 + column] = sum;
+  reinterpret_cast<float*>(k.shared + k.at.own_sums)[(g & 1) * k.at.rows() + t0 + column] = sum;
   return skip;
 }
 
