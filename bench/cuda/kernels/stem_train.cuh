@@ -83,24 +83,26 @@ void stem_train_kernels(kernel_table& table, int batch) {
       "stem_train", "backward", cost(19.38, 1967.6 + 2 * patches), grad.proj.data, std::size_t(grad.proj.size),
       [&] { cuda::stem_backward(ctx, picture, p, s.saved, dgrid, grad, nullptr); }, kernel_result::adds_up);
 
-  std::size_t const bytes = planned_bytes<stem_tensor_scratch<S, T>>(ctx.device(), batch) +
-                            planned_bytes<stem_tensor_gradients<S, T>>(ctx.device(), batch);
+  std::size_t const bytes = planned_bytes<stem_train::tensor_scratch<S, T>>(ctx.device(), batch) +
+                            planned_bytes<stem_train::tensor_gradients<S, T>>(ctx.device(), batch);
   cuda::device_memory const memory{bytes};
   arena place{memory.data(), bytes};
-  stem_tensor_scratch<S, T> const scratch{place, ctx.device(), batch};
-  stem_tensor_gradients<S, T> const d{place, ctx.device(), batch};
-  auto const reader = stem_train_reader<S>(picture);
+  stem_train::tensor_scratch<S, T> const scratch{place, ctx.device(), batch};
+  stem_train::tensor_gradients<S, T> const d{place, ctx.device(), batch};
+  auto const reader = reader_of<stem::geometry<S>>(picture);
   using reader_type = std::remove_const_t<decltype(reader)>;
-  stem_tensor_forward<S, T, reader_type> const f{stream.get(), ctx.device(), p, s.saved, scratch, batch};
-  stem_tensor_backward<S, T, reader_type> const b{stream.get(), ctx.device(), p, s.saved, d, batch};
+  stem_train::tensor_forward<S, T, reader_type> const f{stream.get(), ctx.device(), p, s.saved, scratch, batch};
+  stem_train::tensor_backward<S, T, reader_type> const b{stream.get(), ctx.device(), p, s.saved, d, batch};
   // Their results are the passes', which are checked above.
   auto const time = [&](char const* what, double planes, double products, auto const& work) {
     table.row("stem_train", what, cost(planes, products), s.grid.data(), 0, work, kernel_result::is_finite);
   };
   time("forward: weights", 0, 0, [&] { f.arrange(); });
   time("forward: 7 x 7", 1.38, 118, [&] { f.first(reader, running); });
-  time("forward: 3 x 3, second", 2, 462.4, [&] { f.template inner<false>(1, tile_order::upwards, running); });
-  time("forward: 3 x 3, third", 2, 462.4, [&] { f.template inner<true>(2, tile_order::downwards, running); });
+  time("forward: 3 x 3, second", 2, 462.4,
+       [&] { f.template inner<false>(1, stem_train::tile_order::upwards, running); });
+  time("forward: 3 x 3, third", 2, 462.4,
+       [&] { f.template inner<true>(2, stem_train::tile_order::downwards, running); });
   time("forward: projection", 1, patches, [&] { f.project(s.grid.data()); });
   time("backward: weights", 0, 0, [&] { b.arrange(); });
   time("backward: projection: weights", 1, patches, [&] { b.project_weights(dgrid.data, grad); });
