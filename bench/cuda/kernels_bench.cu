@@ -36,7 +36,7 @@ template <config C>
 void run(kernel_table& table, char const* name, int batch) {
   table.begin(name, batch);
   end_kernels<C>{table, batch}.run();
-  stem_train_kernels<sizes<C>::stem>(table, batch);
+  if (table.wants("stem_train")) stem_train_kernels<sizes<C>::stem>{table, batch}.run();
   block_kernels<C>{table, batch}.run();
 }
 

@@ -66,14 +66,15 @@ struct project_add_norm_case {
   norm_point<double, D> point() { return {as_rows<D>(after), rstd.data()}; }
   auto out() const { return linear_view(out_w, out_b); }
   auto in() const { return norm_view(norm, in_w, in_b); }
+  core_projection<double const, D, K> from() const { return {as_rows<K>(g), out()}; }
+  core_projection<double, D, K> gradient() { return {as_rows<K>(dg), linear_view(dout_w, dout_b)}; }
 
   void forward() {
     cpu::project_add_norm_project(ctx, as_rows<K>(g), out(), as_rows<D>(before), point(), in(), eps, as_rows<N>(y));
   }
   void backward() {
     dbefore = dafter;
-    cpu::project_add_norm_project_backward(ctx, as_rows<K>(g), out(), point(), in(), as_rows<N>(dy),
-                                           as_rows<D>(dbefore), as_rows<K>(dg), linear_view(dout_w, dout_b),
+    cpu::project_add_norm_project_backward(ctx, from(), point(), in(), as_rows<N>(dy), as_rows<D>(dbefore), gradient(),
                                            norm_view(dnorm, din_w, din_b));
   }
   void forward_end() {
@@ -81,9 +82,8 @@ struct project_add_norm_case {
                           as_rows<D>(end));
   }
   void backward_end() {
-    cpu::project_add_norm_backward(ctx, as_rows<K>(g), out(), point(), as_block<D>(std::as_const(norm)),
-                                   as_rows<D>(dend), as_rows<D>(dbefore), as_rows<K>(dg), linear_view(dout_w, dout_b),
-                                   as_block<D>(dnorm));
+    cpu::project_add_norm_backward(ctx, from(), point(), as_block<D>(std::as_const(norm)), as_rows<D>(dend),
+                                   as_rows<D>(dbefore), gradient(), as_block<D>(dnorm));
   }
   [[nodiscard]] std::vector<double> sum() const {
     auto x = naive::linear(g, out_w, out_b, K, D);

@@ -73,55 +73,64 @@ class block_kernels {
   }
 
   void project_add_norm() {
-    char const* const room = "project_add_norm";
-    if (!table_.wants(room)) return;
-    using Block = dm2::detail::mixer_block<C>;
-    constexpr int K = Block::inner, N = Block::wide;
-    kernel_parameters<C> p{table_.stream()};
-    std::size_t const n = count();
-    random_array<T> const g{n * K}, dy{n * N}, dend{n * D}, merged{std::size_t(D) * K};
-    random_array<T> const y{n * N}, end{n * D}, dg{n * K};
-    random_array<float> const before{n * D}, after{n * D}, rstd{n, 0.1f, 1}, dresidual{n * D};
-    cuda::device_memory const sums{std::size_t(D) * K * sizeof(float)};
-    auto const out = Block::out(p.ctx, p.net(), 0, merged.data());
-    auto const dout = Block::out_gradient(p.ctx, p.grad(), 0, reinterpret_cast<float*>(sums.data()));
-    auto const in = operand(p.ctx, Block::in(p.net(), 1));
-    auto const din = Block::in(p.grad(), 1);
-    auto const norm = get<final_layer<C>::norm>(p.net().final());
-    auto const dnorm = get<final_layer<C>::norm>(p.grad().final());
-    norm_point<float, D, space::device> const point{{after.data(), n}, rstd.data()};
-    matrix<T const, K> const core{g.data(), n};
-    matrix<float, D> const residual{before.data(), n}, gradient{dresidual.data(), n};
-    double const own = product_flops(double(n), D, K), next = product_flops(double(n), N, D), rows = double(n);
-    table_.row(room, "first norm, forward", {rows * (4 * D + 2 * N), next}, y.data(), n * N, [&] {
-      norm_project(p.ctx, point, in, C.eps, matrix<T, N>{y.data(), n});
-    });
-    table_.row(room, "forward", {rows * (2 * (K + N) + 8 * D), own + next}, y.data(), n * N, [&] {
-      project_add_norm_project(p.ctx, core, out, matrix<float const, D>{residual}, point, in, C.eps,
-                               matrix<T, N>{y.data(), n});
-    });
-    table_.row(room, "last norm, forward", {rows * (2 * (K + D) + 8 * D), own}, end.data(), n * D, [&] {
-      cuda::project_add_norm(p.ctx, core, out, matrix<float const, D>{residual}, point, norm, C.eps,
-                             matrix<T, D>{end.data(), n});
-    });
-    table_.row(
-        room, "first norm, backward", {rows * (2 * N + 12 * D), 2 * next}, dresidual.data(), n * D,
-        [&] {
-          norm_project_backward(p.ctx, point, in, matrix<T const, N>{dy.data(), n}, gradient, din);
-        },
-        kernel_result::is_finite);
-    table_.row(
-        room, "backward", {rows * (4 * K + 2 * N + 12 * D), 2 * (own + next)}, dg.data(), n * K,
-        [&] {
-          project_add_norm_project_backward(p.ctx, core, out, point, in, matrix<T const, N>{dy.data(), n}, gradient,
-                                            matrix<T, K>{dg.data(), n}, dout, din);
-        },
-        kernel_result::is_finite);
-    table_.row(room, "last norm, backward", {rows * (4 * K + 2 * D + 8 * D), 2 * own}, dg.data(), n * K, [&] {
-      cuda::project_add_norm_backward(p.ctx, core, out, point, norm, matrix<T const, D>{dend.data(), n}, gradient,
-                                      matrix<T, K>{dg.data(), n}, dout, dnorm);
-    });
+    if (!table_.wants("project_add_norm")) return;
+    norm_rows const rows{table_, count()};
+    rows.forward();
+    rows.backward();
   }
+
+  /// Rows of project_add_norm from one mixer to the next, of the first norm and of the last.
+  struct norm_rows {
+    using Block = dm2::detail::mixer_block<C>;
+    static constexpr int K = Block::inner, N = Block::wide;
+    static constexpr char const* room = "project_add_norm";
+    kernel_table& table;
+    std::size_t n;
+    kernel_parameters<C> p{table.stream()};
+    random_array<T> g{n * K}, dy{n * N}, dend{n * D}, merged{std::size_t(D) * K}, y{n * N}, end{n * D}, dg{n * K};
+    random_array<float> before{n * D}, after{n * D}, rstd{n, 0.1f, 1}, dresidual{n * D}, sums{std::size_t(D) * K};
+    double count = double(n), own = product_flops(count, D, K), next = product_flops(count, N, D);
+    norm_point<float, D, space::device> point{{after.data(), n}, rstd.data()};
+    core_projection<float const, D, K, space::device, T const, T const> from{
+        {g.data(), n}, Block::out(p.ctx, p.net(), 0, merged.data())};
+    core_projection<float, D, K, space::device, T> dfrom{{dg.data(), n},
+                                                         Block::out_gradient(p.ctx, p.grad(), 0, sums.data())};
+    norm_projection<float const, N, D, space::device, T const> in = operand(p.ctx, Block::in(p.net(), 1));
+    norm_projection<float, N, D, space::device> din = Block::in(p.grad(), 1);
+    block<float const, space::device, D> norm = get<final_layer<C>::norm>(p.net().final());
+    block<float, space::device, D> dnorm = get<final_layer<C>::norm>(p.grad().final());
+    matrix<float, D> gradient{dresidual.data(), n};
+    cuda::context<P>& ctx = p.ctx;
+
+    norm_rows(kernel_table& t, std::size_t rows) : table{t}, n{rows} {}
+
+    void forward() const {
+      matrix<float const, D> const residual{before.data(), n};
+      table.row(room, "first norm, forward", {count * (4 * D + 2 * N), next}, y.data(), n * N, [&] {
+        norm_project(ctx, point, in, C.eps, matrix<T, N>{y.data(), n});
+      });
+      table.row(room, "forward", {count * (2 * (K + N) + 8 * D), own + next}, y.data(), n * N, [&] {
+        project_add_norm_project(ctx, from.core, from.out, residual, point, in, C.eps, matrix<T, N>{y.data(), n});
+      });
+      table.row(room, "last norm, forward", {count * (2 * (K + D) + 8 * D), own}, end.data(), n * D, [&] {
+        cuda::project_add_norm(ctx, from.core, from.out, residual, point, norm, C.eps, matrix<T, D>{end.data(), n});
+      });
+    }
+    void backward() const {
+      matrix<T const, N> const dnext{dy.data(), n};
+      table.row(
+          room, "first norm, backward", {count * (2 * N + 12 * D), 2 * next}, dresidual.data(), n * D,
+          [&] { norm_project_backward(ctx, point, in, dnext, gradient, din); }, kernel_result::is_finite);
+      table.row(
+          room, "backward", {count * (4 * K + 2 * N + 12 * D), 2 * (own + next)}, dg.data(), n * K,
+          [&] { project_add_norm_project_backward(ctx, from, point, in, dnext, gradient, dfrom, din); },
+          kernel_result::is_finite);
+      table.row(room, "last norm, backward", {count * (4 * K + 2 * D + 8 * D), 2 * own}, dg.data(), n * K, [&] {
+        cuda::project_add_norm_backward(ctx, from, point, norm, matrix<T const, D>{dend.data(), n}, gradient, dfrom,
+                                        dnorm);
+      });
+    }
+  };
 
   /// The scan alone: one direction.
   void scan(int sequences, int tokens) {

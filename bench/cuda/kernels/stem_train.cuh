@@ -55,62 +55,87 @@ struct stem_state {
   }
 };
 
-/// Times at 224 x 224 pixels: costs count that size's planes.
+/// The rows, at 224 x 224 pixels: costs count that size's planes.
 template <stem_shape S>
-void stem_train_kernels(kernel_table& table, int batch) {
-  using namespace dm2::cuda::detail;
-  using stem_train::tile_order;
-  using T = cuda::element<cuda::precision::bf16>;
-  static_assert(S.height == 224 && S.width == 224 && S.hidden == 64 && S.patch == 16);
-  constexpr int Dim = S.dim;
-  if (!table.wants("stem_train")) return;
-  stem_state<S> s{batch};
-  cuda::stream const& stream = table.stream();
-  cuda::context<> ctx{stream.get()};
-  auto const p = stem_state<S>::template view<float const>(s.parameters.data());
-  auto const grad = stem_state<S>::template view<float>(s.gradients.data());
-  auto const running = s.running();
-  float const* const picture = s.picture.data();
-  rows<T, Dim, space::device> const grid{s.grid.data(), std::size_t(batch) * S.tokens()};
-  rows<T const, Dim, space::device> const dgrid{s.dgrid.data(), grid.count};
-  // Planes of a convolution's size that a kernel moves, and multiply-adds a picture in millions.
-  auto const cost = [&](double planes, double products) {
-    return kernel_cost{planes * batch * 112 * 112 * 64 * 2, 2e6 * products * batch};
-  };
-  double const patches = 196e-6 * Dim * 4096;
-  table.row("stem_train", "forward", cost(6.38, 1042.8 + patches), s.grid.data(), grid.size(),
-            [&] { cuda::stem_forward_train(ctx, picture, p, running, grid, s.saved); });
-  table.row(
-      "stem_train", "backward", cost(19.38, 1967.6 + 2 * patches), grad.proj.data, std::size_t(grad.proj.size),
-      [&] { cuda::stem_backward(ctx, picture, p, s.saved, dgrid, grad, nullptr); }, kernel_result::adds_up);
+class stem_train_kernels {
+ public:
+  stem_train_kernels(kernel_table& table, int batch) : table_{table}, batch_{batch} {}
 
-  std::size_t const bytes = planned_bytes<stem_train::tensor_scratch<S, T>>(ctx.device(), batch) +
-                            planned_bytes<stem_train::tensor_gradients<S, T>>(ctx.device(), batch);
-  cuda::device_memory const memory{bytes};
-  arena place{memory.data(), bytes};
-  stem_train::tensor_scratch<S, T> const scratch{place, ctx.device(), batch};
-  stem_train::tensor_gradients<S, T> const d{place, ctx.device(), batch};
-  auto const reader = reader_of<stem::geometry<S>>(picture);
-  using reader_type = std::remove_const_t<decltype(reader)>;
-  stem_train::tensor_forward<S, T, reader_type> const f{stream.get(), ctx.device(), p, s.saved, scratch, batch};
-  stem_train::tensor_backward<S, T, reader_type> const b{stream.get(), ctx.device(), p, s.saved, d, batch};
-  // Their results are the passes', which are checked above.
-  auto const time = [&](char const* what, double planes, double products, auto const& work) {
-    table.row("stem_train", what, cost(planes, products), s.grid.data(), 0, work, kernel_result::is_finite);
-  };
-  time("forward: weights", 0, 0, [&] { f.arrange(); });
-  time("forward: 7 x 7", 1.38, 118, [&] { f.first(reader, running); });
-  time("forward: 3 x 3, second", 2, 462.4, [&] { f.template inner<false>(1, tile_order::upwards, running); });
-  time("forward: 3 x 3, third", 2, 462.4, [&] { f.template inner<true>(2, tile_order::downwards, running); });
-  time("forward: projection", 1, patches, [&] { f.project(s.grid.data()); });
-  time("backward: weights", 0, 0, [&] { b.arrange(); });
-  time("backward: projection: weights", 1, patches, [&] { b.project_weights(dgrid.data, grad); });
-  time("backward: projection: input", 2, patches, [&] { b.project_input(dgrid.data, grad); });
-  time("backward: 3 x 3, third: weights", 4, 462.4, [&] { b.template weights<2, true>(d.dz[0], grad); });
-  time("backward: 3 x 3, third: input", 3, 462.4, [&] { b.template input<2, true>(d.dz[0], d.dz[1], grad); });
-  time("backward: 3 x 3, second: weights", 4, 462.4, [&] { b.template weights<1, false>(d.dz[1], grad); });
-  time("backward: 3 x 3, second: input", 3, 462.4, [&] { b.template input<1, false>(d.dz[1], d.dz[0], grad); });
-  time("backward: 7 x 7: weights", 2.38, 118, [&] { b.first_weights(reader, grad); });
-}
+  void run() {
+    passes();
+    kernels();
+  }
+
+ private:
+  static_assert(S.height == 224 && S.width == 224 && S.hidden == 64 && S.patch == 16);
+  using T = cuda::element<cuda::precision::bf16>;
+  static constexpr char const* room = "stem_train";
+  /// Multiply-adds of the projection for a picture, in millions.
+  static constexpr double patches = 196e-6 * S.dim * 4096;
+
+  /// Of planes of a convolution's size that a kernel moves, and of multiply-adds a picture in millions.
+  [[nodiscard]] kernel_cost cost(double planes, double products) const {
+    return {planes * batch_ * 112 * 112 * 64 * 2, 2e6 * products * batch_};
+  }
+  void passes() {
+    rows<T, S.dim, space::device> const grid{s_.grid.data(), std::size_t(batch_) * S.tokens()};
+    rows<T const, S.dim, space::device> const dgrid{s_.dgrid.data(), grid.count};
+    table_.row(room, "forward", cost(6.38, 1042.8 + patches), s_.grid.data(), grid.size(),
+               [&] { cuda::stem_forward_train(ctx_, picture_, p_, running_, grid, s_.saved); });
+    table_.row(
+        room, "backward", cost(19.38, 1967.6 + 2 * patches), grad_.proj.data, std::size_t(grad_.proj.size),
+        [&] { cuda::stem_backward(ctx_, picture_, p_, s_.saved, dgrid, grad_, nullptr); }, kernel_result::adds_up);
+  }
+  /// Their results are the passes', which are checked.
+  template <class F>
+  void time(char const* what, double planes, double products, F const& work) {
+    table_.row(room, what, cost(planes, products), s_.grid.data(), 0, work, kernel_result::is_finite);
+  }
+  void kernels() {
+    using namespace dm2::cuda::detail;
+    std::size_t const bytes = planned_bytes<stem_train::tensor_scratch<S, T>>(ctx_.device(), batch_) +
+                              planned_bytes<stem_train::tensor_gradients<S, T>>(ctx_.device(), batch_);
+    cuda::device_memory const memory{bytes};
+    arena place{memory.data(), bytes};
+    stem_train::tensor_scratch<S, T> const scratch{place, ctx_.device(), batch_};
+    stem_train::tensor_gradients<S, T> const d{place, ctx_.device(), batch_};
+    auto const reader = reader_of<stem::geometry<S>>(picture_);
+    using reader_type = std::remove_const_t<decltype(reader)>;
+    forward(stem_train::tensor_forward<S, T, reader_type>{ctx_.stream(), ctx_.device(), p_, s_.saved, scratch, batch_},
+            reader);
+    backward(stem_train::tensor_backward<S, T, reader_type>{ctx_.stream(), ctx_.device(), p_, s_.saved, d, batch_},
+             reader, d);
+  }
+  template <class Pass, class Reader>
+  void forward(Pass const& f, Reader const& reader) {
+    using order = cuda::detail::stem_train::tile_order;
+    time("forward: weights", 0, 0, [&] { f.arrange(); });
+    time("forward: 7 x 7", 1.38, 118, [&] { f.first(reader, running_); });
+    time("forward: 3 x 3, second", 2, 462.4, [&] { f.template inner<false>(1, order::upwards, running_); });
+    time("forward: 3 x 3, third", 2, 462.4, [&] { f.template inner<true>(2, order::downwards, running_); });
+    time("forward: projection", 1, patches, [&] { f.project(s_.grid.data()); });
+  }
+  template <class Pass, class Reader, class Gradients>
+  void backward(Pass const& b, Reader const& reader, Gradients const& d) {
+    T const* const dgrid = s_.dgrid.data();
+    time("backward: weights", 0, 0, [&] { b.arrange(); });
+    time("backward: projection: weights", 1, patches, [&] { b.project_weights(dgrid, grad_); });
+    time("backward: projection: input", 2, patches, [&] { b.project_input(dgrid, grad_); });
+    time("backward: 3 x 3, third: weights", 4, 462.4, [&] { b.template weights<2, true>(d.dz[0], grad_); });
+    time("backward: 3 x 3, third: input", 3, 462.4, [&] { b.template input<2, true>(d.dz[0], d.dz[1], grad_); });
+    time("backward: 3 x 3, second: weights", 4, 462.4, [&] { b.template weights<1, false>(d.dz[1], grad_); });
+    time("backward: 3 x 3, second: input", 3, 462.4, [&] { b.template input<1, false>(d.dz[1], d.dz[0], grad_); });
+    time("backward: 7 x 7: weights", 2.38, 118, [&] { b.first_weights(reader, grad_); });
+  }
+
+  kernel_table& table_;
+  int batch_;
+  stem_state<S> s_{batch_};
+  cuda::context<> ctx_{table_.stream().get()};
+  stem_parameters<S, float const, space::device> p_ = stem_state<S>::template view<float const>(s_.parameters.data());
+  stem_parameters<S, float, space::device> grad_ = stem_state<S>::template view<float>(s_.gradients.data());
+  stem_statistics<S, float, space::device> running_ = s_.running();
+  float const* picture_ = s_.picture.data();
+};
 
 }  // namespace dm2::bench

@@ -28,6 +28,14 @@ struct linear_parameters {
   block<T, S, N> bias;       ///< [N], or a view of nothing
 };
 
+/// A core's rows and the output projection that reads them, or their gradients. T and W as in linear_parameters, E is
+/// the rows' type.
+template <class T, int D, int K, space S = space::host, class E = T, class W = T>
+struct core_projection {
+  rows<E, K, S> core;                    ///< [R, K]
+  linear_parameters<T, D, K, S, W> out;  ///< to the D channels of the residual stream
+};
+
 /// A norm and the projection that reads it, or their gradients.
 template <class T, int N, int K, space S = space::host, class W = T>
 struct norm_projection {

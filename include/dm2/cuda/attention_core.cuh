@@ -84,8 +84,13 @@ bool try_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::de
     return false;
   if (!ctx.reserve(0)) return true;
   static rotary_turns<traits::pairs> const turns = make_rotary_turns<traits>();
-  arguments<traits> const call{qkv.data,   y.data,     {p.conv.data, p.conv_bias.data, turns}, length, plan.capacity,
-                               plan.parts, plan.rounds};
+  arguments<traits> const call{.qkv = qkv.data,
+                               .y = y.data,
+                               .run = {p.conv.data, p.conv_bias.data, turns},
+                               .length = length,
+                               .capacity = plan.capacity,
+                               .parts = plan.parts,
+                               .rounds = plan.rounds};
   launch_tensor(call, plan, unsigned(blocks), ctx.stream(), ctx.early());
   return true;
 }

@@ -70,6 +70,18 @@ bool try_many(context<P>& ctx, arguments<element<P>> const& p) {
   return true;
 }
 
+/// One kernel or two, where they are the way to take; else false.
+template <int D, int K, int N, int U, precision P>
+bool try_kernels(context<P>& ctx, arguments<element<P>> const& p) {
+  return try_many<D, K, N, U>(ctx, p) || try_few<D, K, N, U>(ctx, p);
+}
+
+/// Whether they are for so many rows of g that still lack their norm, with the squares of U units of each half.
+template <class T, int D, int K, int N, int U>
+bool take_squares(device_properties const& device, std::size_t count) {
+  return many_fits<T, D, K, N, U>(device, count) || few_row_tiles<T, D, K, N, U>(device, count) != 0;
+}
+
 }  // namespace detail::project_add_norm
 
 /// y = RMSNorm(point.residual) in^T + bias; point.rstd is set unless it is null.
@@ -91,8 +103,7 @@ void norm_project(context<P>& ctx, norm_point<float, D, space::device> point,
                                                                   .y = y.data,
                                                                   .count = int(y.count),
                                                                   .eps = float(eps)};
-  if (detail::project_add_norm::try_many<D, 0, N, 0>(ctx, arguments)) return;
-  if (detail::project_add_norm::try_few<D, 0, N, 0>(ctx, arguments)) return;
+  if (detail::project_add_norm::try_kernels<D, 0, N, 0>(ctx, arguments)) return;
   detail::project_add_norm::norm_project_general(ctx, point, p, eps, y);
 }
 
@@ -125,8 +136,7 @@ void project_add_norm_project(context<P>& ctx, std::type_identity_t<rows<element
                                                                   .y = y.data,
                                                                   .count = int(y.count),
                                                                   .eps = float(eps)};
-  if (detail::project_add_norm::try_many<D, K, N, 0>(ctx, arguments)) return;
-  if (detail::project_add_norm::try_few<D, K, N, 0>(ctx, arguments)) return;
+  if (detail::project_add_norm::try_kernels<D, K, N, 0>(ctx, arguments)) return;
   detail::project_add_norm::project_add_norm_project_general(ctx, g, out, before, point, p, eps, y);
 }
 
@@ -156,8 +166,7 @@ void project_add_norm(context<P>& ctx, std::type_identity_t<rows<element<P> cons
                                                                   .y = y.data,
                                                                   .count = int(y.count),
                                                                   .eps = float(eps)};
-  if (detail::project_add_norm::try_many<D, K, 0, 0>(ctx, arguments)) return;
-  if (detail::project_add_norm::try_few<D, K, 0, 0>(ctx, arguments)) return;
+  if (detail::project_add_norm::try_kernels<D, K, 0, 0>(ctx, arguments)) return;
   detail::project_add_norm::project_add_norm_general(ctx, g, out, before, point, norm, eps, y);
 }
 

@@ -18,12 +18,17 @@ namespace {
 
 constexpr int columns = 24, pitch = columns * 2 + 16;
 
-/// out [count, columns] = the rows that come to shared memory; the pads behind them must stay as they were.
+/// out [count, columns] = the rows that come to shared memory; the pads behind them must stay as they were. Tile: by
+/// copy_tile, of 17 rows.
+template <bool Tile>
 __global__ void copy_out(row_source<__half> source, int first, int count, __half* out, int* touched) {
   unsigned char* const shared = dynamic_shared();
   for (int i = int(threadIdx.x); i < count * pitch; i += int(blockDim.x)) shared[i] = 0x5a;
   __syncthreads();
-  copy_rows<columns>(shared_address(shared), pitch, source, first, count, int(threadIdx.x), int(blockDim.x));
+  if constexpr (Tile)
+    copy_tile<columns, 17, 32>(shared_address(shared), pitch, source, first, int(threadIdx.x));
+  else
+    copy_rows<columns>(shared_address(shared), pitch, source, first, count, int(threadIdx.x), int(blockDim.x));
   commit_copies();
   wait_copies<0>();
   __syncthreads();
@@ -48,7 +53,8 @@ void check_copy(int rows, int there, int first, int count, int threads) {
   device_array<__half> out{std::size_t(count) * columns};
   device_array<int> touched{1};
   row_source<__half> const source{matrix.data() + 8, width, rows, there};
-  cuda::detail::launch("copy", copy_out, {1u, threads, std::size_t(count) * pitch}, nullptr, source, first, count,
+  auto* const kernel = count == 17 && threads == 32 ? copy_out<true> : copy_out<false>;
+  cuda::detail::launch("copy", kernel, {1u, threads, std::size_t(count) * pitch}, nullptr, source, first, count,
                        out.data(), touched.data());
   std::vector<double> want;
   for (int r = first; r < first + count; ++r)

@@ -112,7 +112,11 @@ TEST_CASE("fragment: wider columns are neighbours of one row, each once") {
       }
     CHECK(std::count(seen.begin(), seen.end(), 1) == std::ptrdiff_t(seen.size()));
   }
-  for (int lane = 0; lane < 32; ++lane) CHECK(fragment::leads_row(lane) == (fragment::quarter(lane) == 0));
+  for (int lane = 0; lane < 32; ++lane) {
+    CHECK(fragment::leads_row(lane) == (fragment::quarter(lane) == 0));
+    CHECK(fragment::row(unsigned(lane), 1) == fragment::row(lane) + 8);
+    CHECK(fragment::column(unsigned(lane)) == fragment::column(lane));
+  }
 }
 
 TEST_CASE("fragment: sums and greatest numbers are those of the lanes of a row or a column, in each of them") {

@@ -40,7 +40,8 @@ template <attention_shape A, class T>
 void streamed_heads_backward(device_properties const& device, cudaStream_t stream, T const* dy,
                              streamed_backward_scratch<A, T> const& s, std::size_t heads, int length) {
   using traits = streamed_traits<A, T>;
-  streamed_backward_arguments<traits> call{s.inputs, dy, s.d, s.statistics, length, 0};
+  streamed_backward_arguments<traits> call{
+      .inputs = s.inputs, .dy = dy, .d = s.d, .statistics = s.statistics, .length = length, .blocks = 0};
   auto const run = [&](char const* name, auto* kernel, int most_warps, std::size_t bytes) {
     token_blocks const plan{device, heads, length, 16, most_warps};
     call.blocks = plan.blocks;
@@ -77,7 +78,13 @@ bool try_backward_streamed(context<P>& ctx, rows<element<P> const, 3 * A.width()
   int const parts = sizes::parts(count, length);
   launch("attention_core_backward: convolution", streamed_inputs_backward_kernel<traits>,
          {dim3(blocks_for(std::size_t{sizes::channels}, 128), unsigned(parts)), sizes::threads}, ctx.stream(),
-         streamed_inputs_backward_arguments<traits>{qkv.data, s.d, dqkv.data, s.sums, parameters, int(count), length});
+         streamed_inputs_backward_arguments<traits>{.qkv = qkv.data,
+                                                    .d = s.d,
+                                                    .dqkv = dqkv.data,
+                                                    .sums = s.sums,
+                                                    .parameters = parameters,
+                                                    .count = int(count),
+                                                    .length = length});
   if constexpr (A.d_conv != 0)
     add_convolution_sums<sizes>(ctx.stream(), s.sums, parts, grad.conv.data, grad.conv_bias.data);
   return true;

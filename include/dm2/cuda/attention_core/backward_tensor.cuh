@@ -270,7 +270,12 @@ bool try_backward_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width(), 
     static rotary_turns<traits::pairs> const turns = make_rotary_turns<traits>();
     float const* const conv = aligned_parameter(ctx.stream(), p.conv.data, s.conv, p.conv.size);
     float const* const bias = aligned_parameter(ctx.stream(), p.conv_bias.data, s.bias, p.conv_bias.size);
-    backward_arguments<traits> const call{qkv.data, dy.data, dqkv.data, s.sums, {conv, bias, turns}, length};
+    backward_arguments<traits> const call{.qkv = qkv.data,
+                                          .dy = dy.data,
+                                          .dqkv = dqkv.data,
+                                          .sums = s.sums,
+                                          .run = {conv, bias, turns},
+                                          .length = length};
     prefer_shared("attention_core_backward", backward_kernel<traits>);
     launch("attention_core_backward", backward_kernel<traits>,
            {dim3(unsigned(count) * unsigned(traits::heads)), traits::threads, traits::bytes}, ctx.stream(), call);

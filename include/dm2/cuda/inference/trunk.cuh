@@ -136,8 +136,7 @@ class inference_trunk {
   [[nodiscard]] bool scales_behind_mixer() const {
     constexpr int K = mixer::inner, U = core_traits::units;
     if constexpr (shape.groups == 1)  // they have one factor for all channels of a direction
-      return project_add_norm::many_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) ||
-             project_add_norm::few_row_tiles<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) != 0;
+      return project_add_norm::take_squares<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count);
     else
       return false;
   }
@@ -249,8 +248,7 @@ class inference_trunk {
   bool run_scaled(project_add_norm::arguments<T> const& p) {
     constexpr int K = mixer::inner, U = core_traits::units;
     if constexpr (shape.groups == 1) {
-      if (project_add_norm::try_many<C.dim, K, Wide, U>(ctx_, p)) return true;
-      if (project_add_norm::try_few<C.dim, K, Wide, U>(ctx_, p)) return true;
+      if (project_add_norm::try_kernels<C.dim, K, Wide, U>(ctx_, p)) return true;
     }
     if constexpr (core_traits::possible) {
       if (ctx_.reserve(0))

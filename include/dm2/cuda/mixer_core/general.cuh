@@ -182,21 +182,26 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
                    direction_scratch<M, element<P>> const& s) {
   using T = element<P>;
   using traits = direction_traits<M, Second>;
-  constexpr int inner = traits::inner, states = traits::states;
+  constexpr int inner = traits::inner;
   std::size_t const n = zxbcdt.count;
-  direction_parameters const raw{p.conv.data, p.conv_bias.data, p.dt_bias.data, p.a_log.data, p.d.data, p.norm.data};
+  direction_parameters const raw{.conv = p.conv.data,
+                                 .conv_bias = p.conv_bias.data,
+                                 .dt_bias = p.dt_bias.data,
+                                 .a_log = p.a_log.data,
+                                 .d = p.d.data,
+                                 .norm = p.norm.data};
   int const parts = (length + traits::tokens - 1) / traits::tokens;
   dim3 const grid(unsigned(n / std::size_t(length)) * unsigned(parts),
                   blocks_for(traits::convolved + traits::heads, traits::threads));
   launch("mixer_core: convolution", scan_inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt.data,
          raw, s.in, length, parts);
-  ssd_input<M, T> const operands{rows<T const, inner, space::device>{s.in.x, n},
-                                 rows<float const, M.heads, space::device>{s.in.dt, n},
-                                 block<float const, space::device, M.heads>{s.in.a},
-                                 rows<T const, states, space::device>{s.in.b, n},
-                                 rows<T const, states, space::device>{s.in.c, n},
-                                 block<float const, space::device, M.heads>{s.in.d},
-                                 length};
+  ssd_input<M, T> const operands{.x = {s.in.x, n},
+                                 .dt = {s.in.dt, n},
+                                 .a = block<float const, space::device, M.heads>{s.in.a},
+                                 .b = {s.in.b, n},
+                                 .c = {s.in.c, n},
+                                 .d = block<float const, space::device, M.heads>{s.in.d},
+                                 .length = length};
   ssd_general(ctx, operands, rows<T, inner, space::device>{s.y, n});
   launch("mixer_core: gate and norm", gate_and_norm_kernel<traits, T>,
          {blocks_for(n * traits::groups, traits::warps), traits::threads}, ctx.stream(), s.y, zxbcdt.data, p.norm.data,

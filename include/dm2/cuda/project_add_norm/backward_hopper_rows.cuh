@@ -161,8 +161,11 @@ struct kept_rows {
 /// Adds a box's sums over the thread's rows to the warp's: lane 4 j + t has those of column j of the eight of lanes
 /// that are t more than a multiple of 4.
 template <class Tr>
-__device__ __forceinline__ void add_box_sums(float const (&v)[8], int box, backward_hopper_place<Tr> const& at) {
-  at.sums[box * 32 + at.lane] += fold<8, 16>(v, at.lane);
+__device__ __forceinline__ void add_box_sums(float (&v)[8], int box, backward_hopper_place<Tr> const& at) {
+  exchange_halves<4, 16>(v, at.lane);
+  exchange_halves<2, 8>(v, at.lane);
+  exchange_halves<1, 4>(v, at.lane);
+  at.sums[box * 32 + at.lane] += v[0];
 }
 
 /// means = of a row, the mean of acc times the normed row; the normed rows, rounded, and the norm's gradient's sums.

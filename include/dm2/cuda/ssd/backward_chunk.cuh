@@ -205,15 +205,12 @@ __global__ void __launch_bounds__(block_threads, 2) chunk_group_kernel(P p, back
     }
   typename P::element* const to = k.of_b ? p.db : p.dc;
   int const stride = k.of_b ? p.db_stride : p.dc_stride;
-#pragma unroll
-  for (int r = 0; r < 4; ++r)
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      int const t = block_tile::row() + r, n = k.n0 + block_tile::column() + c;
-      if (t < k.at.tokens && n < P::sizes::state)
-        to[(k.at.row + std::size_t(t)) * std::size_t(stride) + k.group * P::sizes::state + n] =
-            from_float<typename P::element>(sum.v[r][c]);
-    }
+  sum.each([&](int t, int j, float v) {
+    int const n = k.n0 + j;
+    if (t < k.at.tokens && n < P::sizes::state)
+      to[(k.at.row + std::size_t(t)) * std::size_t(stride) + k.group * P::sizes::state + n] =
+          from_float<typename P::element>(v);
+  });
 }
 
 /// A sequence's sums for A and D from its chunks', da and d_skip [sequences, chunks, H], in order. Thread: one head of

@@ -98,8 +98,8 @@ __device__ inline void finish_states(backward_chunk_block<Tr> const& k, chunk_su
   for (int n = 0; n < Tr::state / 8; ++n)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      *reinterpret_cast<std::uint32_t*>(rows + fragment::row(k.lane, half) * Tr::row_pitch + n * 16 +
-                                        fragment::column(k.lane) * 2) =
+      *reinterpret_cast<std::uint32_t*>(rows + fragment::row(unsigned(k.lane), half) * Tr::row_pitch + n * 16 +
+                                        fragment::column(unsigned(k.lane)) * 2) =
           pack<T>(total[0][n][2 * half], total[0][n][2 * half + 1]);
   int const stride = k.second ? k.p.db_stride : k.p.dc_stride;
   write_rows<Tr::state>(rows,

@@ -150,10 +150,10 @@ struct backward_chunk_block {
     return reinterpret_cast<float2*>(shared + at.totals)[warp * sizes::per_group + unit / Tr::slices];
   }
   [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
-    return std::uint32_t(fragment::left_operand(lane, pitch));
+    return std::uint32_t(fragment::left_operand(unsigned(lane), pitch));
   }
   [[nodiscard]] __device__ std::uint32_t column_operand(int pitch) const {
-    return std::uint32_t(fragment::right_operand(lane, pitch));
+    return std::uint32_t(fragment::right_operand(unsigned(lane), pitch));
   }
 };
 

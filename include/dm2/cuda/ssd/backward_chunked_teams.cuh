@@ -157,7 +157,7 @@ template <class Tr>
 __device__ inline void add_state_columns(backward_chunk_block<Tr> const& k, int unit, float left, std::uint32_t state,
                                          chunk_sums_of_states<Tr>& db) {
   using T = typename Tr::element;
-  int const t0 = k.warp * 16, g = fragment::row(k.lane);
+  int const t0 = k.warp * 16, g = fragment::row(unsigned(k.lane));
   float const* const rest = k.vectors(unit).rest_step + t0 + g;
   float const factor[2] = {left * rest[0], left * rest[8]};
   std::uint32_t x[Tr::steps][4];
@@ -217,7 +217,7 @@ __device__ inline void unit_columns(backward_chunk_block<Tr> const& k, int unit,
 template <class Tr>
 __device__ inline float finish_dx(backward_chunk_block<Tr> const& k, int unit, float (&u)[1][Tr::slice / 8][4]) {
   using T = typename Tr::element;
-  int const g = fragment::row(k.lane), t = fragment::quarter(k.lane), t0 = k.warp * 16;
+  int const g = fragment::row(unsigned(k.lane)), t = fragment::quarter(unsigned(k.lane)), t0 = k.warp * 16;
   auto const v = k.vectors(unit);
   std::uint32_t const dy = shared_address(k.dy(unit)) + k.row_operand(Tr::pitch);
   auto const multiply = [&](int i) {

@@ -121,9 +121,10 @@ __device__ inline void add_chunk(backward_walk<Tr> const& k, int step, walk_regi
   for (int m = 0; m < Tr::steps; ++m)
 #pragma unroll
     for (int j = 0; j < Tr::owned; ++j) scale_rows(state[m][j], whole, whole);
-  std::uint32_t const rows = shared_address(k.staged(step)) + std::uint32_t(fragment::right_operand(k.lane, Tr::pitch));
+  std::uint32_t const rows =
+      shared_address(k.staged(step)) + std::uint32_t(fragment::right_operand(unsigned(k.lane), Tr::pitch));
   std::uint32_t const columns =
-      shared_address(k.staged_columns(step)) + std::uint32_t(fragment::left_operand(k.lane, Tr::row_pitch));
+      shared_address(k.staged_columns(step)) + std::uint32_t(fragment::left_operand(unsigned(k.lane), Tr::row_pitch));
 #pragma unroll
   for (int t = 0; t < Tr::tiles; ++t) {
     std::uint32_t a[Tr::steps][4];

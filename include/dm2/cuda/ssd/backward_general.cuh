@@ -56,14 +56,10 @@ __global__ void __launch_bounds__(block_threads) chunk_states_kernel(P p, backwa
         block_product<false, false>(
             sum, stage, backward_chunk, [&](int i, int t) { return in.b_at(t, n0 + i); },
             [&](int i, int t) { return decays.in[t] * in.x_at(t, c0 + i); });
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          int const n = n0 + block_tile::row() + i, channel = c0 + block_tile::column() + j;
-          if (n < P::sizes::state && channel < P::sizes::headdim)
-            to[std::size_t(n) * P::sizes::headdim + channel] = sum.v[i][j];
-        }
+      sum.each([&](int i, int j, float v) {
+        int const n = n0 + i, channel = c0 + j;
+        if (n < P::sizes::state && channel < P::sizes::headdim) to[std::size_t(n) * P::sizes::headdim + channel] = v;
+      });
     }
 }
 
@@ -165,10 +161,7 @@ __device__ inline void score_chunk(chunk_operands<P> const& in, chunk_decays con
       g.v[r][c] *= e;
     }
   rectangle_sums(square, to);
-#pragma unroll
-  for (int r = 0; r < 4; ++r)
-#pragma unroll
-    for (int c = 0; c < 4; ++c) square[block_tile::row() + r][block_tile::column() + c] = g.v[r][c];
+  g.each([&](int i, int j, float v) { square[i][j] = v; });
 }
 
 /// A head's channels in a chunk: U, with all that reads it, and what the entering state gives.
@@ -260,7 +253,8 @@ __global__ void __launch_bounds__(block_threads, 2) chunk_head_kernel(P p, backw
   decays.fill(p, at, head);
   chunk_operands<P> const in{p, at, head};
   score_chunk(in, decays, stage, square, sums.rectangle, s.scores + place * (backward_chunk * backward_chunk));
-  chunk_channels<P> channels{in, decays, stage, square, state, dstate};
+  chunk_channels<P> channels{
+      .in = in, .decays = decays, .stage = stage, .square = square, .state = state, .dstate = dstate};
   for (int c0 = 0; c0 < P::sizes::headdim; c0 += block_side)
     channels.run(c0, p.d[set + std::size_t(head)], p.dx + at.row * std::size_t(p.dx_stride) + head * P::sizes::headdim,
                  p.dx_stride);

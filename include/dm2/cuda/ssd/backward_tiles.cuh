@@ -107,7 +107,7 @@ struct tile_rows {
   __device__ void load(Block const& k, int unit, int row) {
     load_rows(dy, shared_address(k.dy(unit) + row * 16 * Tr::pitch) + k.row_operand(Tr::pitch));
     auto const v = k.vectors(unit);
-    c[0] = v.c[row * 16 + fragment::row(k.lane)], c[1] = v.c[row * 16 + fragment::row(k.lane) + 8];
+    c[0] = v.c[row * 16 + fragment::row(unsigned(k.lane))], c[1] = v.c[row * 16 + fragment::row(unsigned(k.lane)) + 8];
   }
 };
 
@@ -117,7 +117,7 @@ template <class Block, class Tr>
 __device__ inline float2 tile_below(Block const& k, int unit, tile_place const& at, tile_rows<Tr> const& rows,
                                     float (&gradient)[2][4]) {
   using T = typename Tr::element;
-  int const t = fragment::quarter(k.lane);
+  int const t = fragment::quarter(unsigned(k.lane));
   auto const v = k.vectors(unit);
   float w[2][4] = {};
   multiply_rows<T>(w, rows.dy, shared_address(k.x(unit) + at.column * 16 * Tr::pitch) + k.column_operand(Tr::pitch));
@@ -147,8 +147,8 @@ __device__ inline float2 tile_below(Block const& k, int unit, tile_place const& 
 /// The sums over rows of `Tiles` tiles, one or two, from their lanes' parts.
 template <int Tiles, class Block>
 __device__ inline void store_row_sums(Block const& k, int index, float2 first, float2 second) {
-  float* const to = reinterpret_cast<float*>(k.shared + k.at.row_sums) + index * 16 + fragment::row(k.lane);
-  int const t = fragment::quarter(k.lane);
+  float* const to = reinterpret_cast<float*>(k.shared + k.at.row_sums) + index * 16 + fragment::row(unsigned(k.lane));
+  int const t = fragment::quarter(unsigned(k.lane));
   if constexpr (Tiles == 2) {
     float const v[4] = {first.x, first.y, second.x, second.y};
     to[8 * t] = fold<4, 2>(v, k.lane);
@@ -165,7 +165,7 @@ __device__ inline void store_row_sums(Block const& k, int index, float2 first, f
 /// for the t of its four columns. The sums over j are a product with a triangle of ones, Gamma in two parts of 8 bits.
 __device__ inline float4 rectangle_parts(float2 const (&gamma)[3], int lane) {
   using T = __nv_bfloat16;
-  int const g = fragment::row(lane), t = fragment::quarter(lane);
+  int const g = fragment::row(unsigned(lane)), t = fragment::quarter(unsigned(lane));
   std::uint32_t const ones = pack<T>(1, 1), below = pack<T>(2 * t < g ? 1.f : 0.f, 2 * t + 1 < g ? 1.f : 0.f);
   float r[2][4] = {};
   float2 left[3] = {gamma[0], gamma[1], gamma[2]};
@@ -194,7 +194,7 @@ template <class Block>
 __device__ inline float tile_on_diagonal(Block const& k, int unit, float (&gradient)[2][4]) {
   using Tr = typename Block::traits;
   using T = typename Tr::element;
-  int const g = fragment::row(k.lane), t = fragment::quarter(k.lane), t0 = k.warp * 16;
+  int const g = fragment::row(unsigned(k.lane)), t = fragment::quarter(unsigned(k.lane)), t0 = k.warp * 16;
   auto const v = k.vectors(unit);
   tile_rows<Tr> rows;
   rows.load(k, unit, k.warp);
@@ -233,7 +233,7 @@ __device__ inline float tile_on_diagonal(Block const& k, int unit, float (&gradi
       sums.x, output[0].x + output[1].x, sums.y, output[0].y + output[1].y, sums.z, output[2].x, sums.w, output[2].y};
   float const sum = fold<8, 16>(parts, k.lane);
   int const column = (k.lane >> 4) * 8 + 2 * t + (k.lane >> 3 & 1);
-  reinterpret_cast<float*>(k.shared + k.at.own_sums)[(fragment::row(k.lane) & 1) * k.at.rows() + t0 + column] = sum;
+  reinterpret_cast<float*>(k.shared + k.at.own_sums)[(g & 1) * k.at.rows() + t0 + column] = sum;
   return skip;
 }
 
@@ -282,7 +282,7 @@ __device__ inline void load_transposed(std::uint32_t (&a)[4], unsigned char cons
 template <class Tr>
 __device__ inline float finish_dx(backward_quadratic_block<Tr> const& k, int unit) {
   using T = typename Tr::element;
-  int const g = fragment::row(k.lane), t = fragment::quarter(k.lane), t0 = k.warp * 16;
+  int const g = fragment::row(unsigned(k.lane)), t = fragment::quarter(unsigned(k.lane)), t0 = k.warp * 16;
   decay_vectors<Tr> const v{k.shared, k.at, unit};
   std::uint32_t const dy = shared_address(k.dy(unit)) + k.row_operand(Tr::pitch);
   float u[1][Tr::slice / 8][4] = {};

@@ -132,8 +132,8 @@ __device__ inline void scan_chunk(chunked_block<Tr> const& k, int chunk, float2 
 template <class Tr>
 __device__ inline void copy_x(chunked_block<Tr> const& k, int chunk) {
   row_source<typename Tr::element> const tokens{k.p.x + k.u.column, Tr::sizes::inner, k.p.length};
-  copy_rows<Tr::pieces * 8>(shared_address(k.own + Tr::staged), Tr::pieces * 16, tokens, chunk * ssd_tile, ssd_tile,
-                            k.thread, Tr::team_threads);
+  copy_tile<Tr::pieces * 8, ssd_tile, Tr::team_threads, 2>(shared_address(k.own + Tr::staged), Tr::pieces * 16, tokens,
+                                                           chunk * ssd_tile, k.thread);
 }
 
 /// Starts the copy of a chunk of B or C, zeros behind the sequence.
@@ -141,8 +141,8 @@ template <class Tr>
 __device__ inline void copy_state_rows(chunked_block<Tr> const& k, typename Tr::element const* from, int chunk,
                                        int to) {
   row_source<typename Tr::element> const tokens{from, Tr::sizes::state_width, k.p.length};
-  copy_rows<Tr::sizes::d_state>(shared_address(k.shared + to), Tr::row_pitch, tokens, chunk * ssd_tile, ssd_tile,
-                                int(threadIdx.x), Tr::threads);
+  copy_tile<Tr::sizes::d_state, ssd_tile, Tr::threads, 2>(shared_address(k.shared + to), Tr::row_pitch, tokens,
+                                                          chunk * ssd_tile, int(threadIdx.x));
 }
 
 /// From staged x the two operands: x, and x times what is left of it at the chunk's end. A thread reads what it copied
@@ -165,8 +165,8 @@ template <class Tr>
 __device__ inline void score(chunked_block<Tr> const& k, int chunk) {
   using T = typename Tr::element;
   int const rows = min(4, (k.p.length - chunk * ssd_tile + 15) / 16);
-  std::uint32_t const c = shared_address(k.shared + Tr::c) + fragment::left_operand(k.lane, Tr::row_pitch);
-  std::uint32_t const b = shared_address(k.shared + Tr::b) + fragment::right_operand(k.lane, Tr::row_pitch);
+  std::uint32_t const c = shared_address(k.shared + Tr::c) + fragment::left_operand(unsigned(k.lane), Tr::row_pitch);
+  std::uint32_t const b = shared_address(k.shared + Tr::b) + fragment::right_operand(unsigned(k.lane), Tr::row_pitch);
   for (int i = k.warp; i < rows * (rows + 1) / 2; i += Tr::threads / 32) {
     int const r = i < 1 ? 0 : i < 3 ? 1 : i < 6 ? 2 : 3, col = i - r * (r + 1) / 2;
     float s[2][4] = {};
@@ -187,15 +187,15 @@ __device__ inline void score(chunked_block<Tr> const& k, int chunk) {
 template <class Tr>
 __device__ inline void write_chunk(chunked_block<Tr> const& k, int chunk, bool carries) {
   using T = typename Tr::element;
-  int const g = fragment::row(k.lane), token = chunk * ssd_tile + k.row * 16 + g;
+  int const g = fragment::row(unsigned(k.lane)), token = chunk * ssd_tile + k.row * 16 + g;
   if (token - g >= k.p.length) return;
   float2 const* const decay = k.decay(chunk);
   float const low = decay[k.row * 16 + g].x, high = decay[k.row * 16 + g + 8].x;
   float acc[1][Tr::slice / 8][4] = {};
   std::uint32_t a[1][4];
   if (carries) {
-    std::uint32_t const c =
-        shared_address(k.shared + Tr::c) + k.row * 16 * Tr::row_pitch + fragment::left_operand(k.lane, Tr::row_pitch);
+    std::uint32_t const c = shared_address(k.shared + Tr::c) + k.row * 16 * Tr::row_pitch +
+                            fragment::left_operand(unsigned(k.lane), Tr::row_pitch);
 #pragma unroll 2
     for (int d = 0; d < Tr::depth; ++d) {
       load_matrix(a[0], c + d * 32);
@@ -209,7 +209,7 @@ __device__ inline void write_chunk(chunked_block<Tr> const& k, int chunk, bool c
     }
     scale_rows(acc[0], exp2_fast(low), exp2_fast(high));
   }
-  std::uint32_t const x = shared_address(k.own + Tr::x) + fragment::left_operand(k.lane, Tr::pitch);
+  std::uint32_t const x = shared_address(k.own + Tr::x) + fragment::left_operand(unsigned(k.lane), Tr::pitch);
   for (int col = 0; col <= k.row; ++col) {
     load_fragment(a[0], k.shared + Tr::scores + (k.row * (k.row + 1) / 2 + col) * fragment_bytes, k.lane);
     decay_fragment<T>(a[0], low, high, decay + col * 16, k.lane, col == k.row);
@@ -286,8 +286,8 @@ __device__ inline void update_state(chunked_block<Tr> const& k, int chunk, state
   float const left = exp2_fast(k.decay(chunk)[ssd_tile - 1].x);
 #pragma unroll
   for (int m = 0; m < Tr::row_tiles; ++m) scale_rows(state[m], left, left);
-  std::uint32_t const x = shared_address(k.own + Tr::scaled) + fragment::right_operand(k.lane, Tr::pitch);
-  std::uint32_t const b = shared_address(k.shared + Tr::b) + fragment::left_operand(k.lane, Tr::row_pitch);
+  std::uint32_t const x = shared_address(k.own + Tr::scaled) + fragment::right_operand(unsigned(k.lane), Tr::pitch);
+  std::uint32_t const b = shared_address(k.shared + Tr::b) + fragment::left_operand(unsigned(k.lane), Tr::row_pitch);
 #pragma unroll
   for (int t = 0; t < ssd_tile / 16; ++t) {
     std::uint32_t a[Tr::row_tiles][4];

@@ -102,8 +102,11 @@ __global__ void __launch_bounds__(Tr::threads)
   std::size_t const row = std::size_t{blockIdx.x / (Tr::slices * Tr::heads)} * std::size_t(length);
   int const first = slice * Tr::channels, channels = min(Tr::channels, Tr::width - first), group = head / Tr::per_group;
   std::size_t const column = std::size_t(head * Tr::width + first);
-  scan_source<T> const from{x + row * Tr::inner + column, b + row * Tr::states + group * Tr::state,
-                            c + row * Tr::states + group * Tr::state, dt + row * Tr::heads + head, a[head]};
+  scan_source<T> const from{.x = x + row * Tr::inner + column,
+                            .b = b + row * Tr::states + group * Tr::state,
+                            .c = c + row * Tr::states + group * Tr::state,
+                            .dt = dt + row * Tr::heads + head,
+                            .a = a[head]};
   int const lane = int(threadIdx.x) % Tr::lanes, channel = int(threadIdx.x) / Tr::lanes;
   bool const active = channel < channels;
   float const skip = d[head];

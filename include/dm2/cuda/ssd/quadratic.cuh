@@ -106,11 +106,11 @@ __device__ inline void load_c(quadratic_block<Tr> const& k, int first, uint4 (&c
   for (int m = 0; m < Tr::row_tiles; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      int const row = (2 * k.pair + first + m) * 16 + fragment::row(k.lane, half);
+      int const row = (2 * k.pair + first + m) * 16 + fragment::row(unsigned(k.lane), half);
       auto const* const from = k.p.c + std::size_t(max(row, 0)) * Tr::sizes::state_width;
 #pragma unroll
       for (int s = 0; s < Tr::state / 32; ++s) {
-        int const column = s * 32 + fragment::column<8>(k.lane);
+        int const column = s * 32 + fragment::column<8>(unsigned(k.lane));
         bool const valid = k.pair >= 0 && row < k.p.length && column < Tr::sizes::d_state;
         c[m][half][s] = valid ? __ldg(reinterpret_cast<uint4 const*>(from + column)) : uint4{0, 0, 0, 0};
       }
@@ -122,7 +122,7 @@ template <class Tr>
 __device__ inline void score(quadratic_block<Tr> const& k, int first,
                              uint4 const (&c)[Tr::row_tiles][2][Tr::state / 32], unsigned char* shared) {
   using T = typename Tr::element;
-  int const g = fragment::row(k.lane), t = fragment::quarter(k.lane), row0 = 2 * k.pair + first;
+  int const g = fragment::row(unsigned(k.lane)), t = fragment::quarter(unsigned(k.lane)), row0 = 2 * k.pair + first;
   int const last = min(row0 + Tr::row_tiles, k.at.tiles) - 1;
   for (int col = 0; col <= last; ++col) {
     float s[Tr::row_tiles][2][4] = {};
@@ -215,11 +215,11 @@ template <class Tr>
 __device__ inline void multiply(quadratic_block<Tr> const& k, float2 const* decay, float skip, int column,
                                 unsigned char* shared) {
   using T = typename Tr::element;
-  int const g = fragment::row(k.lane), q = k.pair, own = q >> 1;  // own: the tile of 64 that the rows are in
-  int const r0 = 2 * q, r1 = min(r0 + 1, k.at.tiles - 1);         // a missing second tile repeats the first, unused
+  int const g = fragment::row(unsigned(k.lane)), q = k.pair, own = q >> 1;  // own: the tile of 64 that the rows are in
+  int const r0 = 2 * q, r1 = min(r0 + 1, k.at.tiles - 1);  // a missing second tile repeats the first, unused
   unsigned char const* const rows[2] = {shared + r0 * (r0 + 1) / 2 * fragment_bytes,
                                         shared + r1 * (r1 + 1) / 2 * fragment_bytes};
-  std::uint32_t const lane_at = std::uint32_t(fragment::left_operand(k.lane, Tr::pitch));
+  std::uint32_t const lane_at = std::uint32_t(fragment::left_operand(unsigned(k.lane), Tr::pitch));
   std::uint32_t const x = shared_address(shared + k.at.x) + lane_at;
   float acc[2][Tr::slice / 8][4] = {};
   std::uint32_t a[2][4];

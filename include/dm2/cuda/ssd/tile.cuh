@@ -105,7 +105,7 @@ __device__ inline void load_fragment(std::uint32_t (&a)[4], unsigned char const*
 template <class T>
 __device__ inline void decay_fragment(std::uint32_t (&a)[4], float c_low, float c_high, float2 const* decay, int lane,
                                       bool diagonal) {
-  int const g = fragment::row(lane), t = fragment::quarter(lane);
+  int const g = fragment::row(unsigned(lane)), t = fragment::quarter(unsigned(lane));
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float4 const e = *reinterpret_cast<float4 const*>(decay + 8 * half + 2 * t);
@@ -150,7 +150,7 @@ __device__ inline void scale_rows(float (&acc)[N][4], float low, float high) {
 /// reordered, `y` its first column in global memory.
 template <class T, int Half, int N>
 __device__ inline void write_row(float const (&acc)[N][4], unsigned char const* x, float skip, T* y, int lane) {
-  int const t = fragment::quarter(lane);
+  int const t = fragment::quarter(unsigned(lane));
 #pragma unroll
   for (int n = 0; n < N / 2; ++n) {
     float2 const low = unpack<T>(*reinterpret_cast<std::uint32_t const*>(x + n * 32 + t * 4));

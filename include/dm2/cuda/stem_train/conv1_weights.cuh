@@ -90,10 +90,7 @@ struct conv1_sums : weight_sums<7, 32> {
       for (int tap = 0; tap < 7; ++tap) {
         std::uint32_t b[4];
         load_matrix_transposed(b, picture + unsigned((2 * r + tap) * Block::row_bytes));
-#pragma unroll
-        for (int m = 0; m < 2; ++m)
-#pragma unroll
-          for (int n = 0; n < 2; ++n) mma<T>(c[tap][m][n], a[m], b[2 * n], b[2 * n + 1]);
+        this->template add<T>(tap, a, b);
       }
     }
   }

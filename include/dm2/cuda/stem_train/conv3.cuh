@@ -116,7 +116,8 @@ __global__ void __launch_bounds__(Block::threads, 1)
     sink.store(s, in, table, more, tile.b, tile.y + row, tile.x, channel);
     more.share_out(own);
   };
-  tile_walk<Block>{memory, order, tiles, group, thread}.run(source, sink, place_weights, multiply);
+  tile_walk<Block> const walk{.memory = memory, .order = order, .tiles = tiles, .group = group, .thread = thread};
+  walk.run(source, sink, place_weights, multiply);
   int const part = (int(blockIdx.x) * Block::groups + group) * Block::warps_down + down;
   own.write(sink.parts + std::ptrdiff_t{part} * 2 * Block::hidden + channel, Block::hidden);
 }
@@ -153,7 +154,8 @@ __global__ void __launch_bounds__(Block::threads, 1)
         more.share_out(own[across]);
       }
     };
-    tile_walk<Block>{memory, order, tiles, group, thread}.run(source, sink, place_weights, multiply);
+    tile_walk<Block> const walk{.memory = memory, .order = order, .tiles = tiles, .group = group, .thread = thread};
+    walk.run(source, sink, place_weights, multiply);
     int const part = (int(blockIdx.x) * Block::groups + group) * Block::warps_down + warp;
 #pragma unroll
     for (int across = 0; across < 2; ++across)

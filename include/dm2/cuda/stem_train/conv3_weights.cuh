@@ -105,6 +105,15 @@ template <int Taps, int Inputs>
 struct weight_sums {
   float c[Taps][2][2][4] = {};
 
+  /// Tap `tap` += a b: fragments of the output channels, and of the inputs.
+  template <class T>
+  __device__ void add(int tap, std::uint32_t const (&a)[2][4], std::uint32_t const (&b)[4]) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int n = 0; n < 2; ++n) mma<T>(c[tap][m][n], a[m], b[2 * n], b[2 * n + 1]);
+  }
+
   /// To part [Taps, 64, Inputs], this warp's numbers from (out, in) on.
   __device__ void write(float* part, int out, int in) const {
     int const lane = int(threadIdx.x) % 32;
@@ -164,12 +173,7 @@ struct conv3_weights_sums : weight_sums<9, 64> {
       for (int dy = 0; dy < 3; ++dy) {
         if (r < dy || r - dy >= Block::tile::height) continue;
 #pragma unroll
-        for (int dx = 0; dx < 3; ++dx)
-#pragma unroll
-          for (int m = 0; m < 2; ++m)
-#pragma unroll
-            for (int n = 0; n < 2; ++n)
-              mma<T>(c[dy * 3 + dx][m][n], a[(r - dy) % 3][m], b[dx][2 * n], b[dx][2 * n + 1]);
+        for (int dx = 0; dx < 3; ++dx) this->template add<T>(dy * 3 + dx, a[(r - dy) % 3], b[dx]);
       }
     }
   }

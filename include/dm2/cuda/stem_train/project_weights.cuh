@@ -38,10 +38,10 @@ __device__ inline void load_patches(std::uint32_t to, T const* dgrid, stem_numbe
                                     int row, int column) {
   using block = project_weights_block<G>;
   row_source<T> const gradients{dgrid + row, block::dim, last, block::dim - row};
-  copy_rows<block::rows>(to, block::a_row_bytes, gradients, first, block::step, int(threadIdx.x), block::threads);
+  copy_tile<block::rows, block::step, block::threads>(to, block::a_row_bytes, gradients, first, int(threadIdx.x));
   row_source<stem_number<T>> const patches{raw + column, block::depth, last, block::depth - column};
-  copy_rows<128>(to + unsigned(block::a_bytes), block::b_row_bytes, patches, first, block::step, int(threadIdx.x),
-                 block::threads);
+  copy_tile<128, block::step, block::threads>(to + unsigned(block::a_bytes), block::b_row_bytes, patches, first,
+                                              int(threadIdx.x));
 }
 
 /// BatchNorm and ReLU of a step's raw outputs, in the pieces that this thread copied.

@@ -235,10 +235,14 @@ class tensor_backward {
   }
   /// dz of the third BatchNorm, to d_.dz[0].
   void project_input(T const* dgrid, gradients const& grad) const {
-    int const parts = launch_project_input<G>(
-        stream_, device_.multiprocessors,
-        project_input_operands<G, T>{dgrid, d_.proj, saved_.raw[2], norm_of<S>(p_, saved_, 2), d_.dz[0], d_.sums},
-        batch_ * G::tokens);
+    int const parts = launch_project_input<G>(stream_, device_.multiprocessors,
+                                              project_input_operands<G, T>{.dgrid = dgrid,
+                                                                           .weights = d_.proj,
+                                                                           .raw = saved_.raw[2],
+                                                                           .norm = norm_of<S>(p_, saved_, 2),
+                                                                           .dz = d_.dz[0],
+                                                                           .parts = d_.sums},
+                                              batch_ * G::tokens);
     finish(2, parts, grad);
   }
   /// Convolution Stage: the gradient of its weights, and dz becomes that of its output. Patches: how dz and raw lie.

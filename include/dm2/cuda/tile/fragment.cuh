@@ -11,32 +11,40 @@
 
 namespace dm2::cuda::detail {
 
-/// A lane's place in fragments, from its number in the warp: 0 to 31, which the compiler may not know. So shifts and
-/// masks, not quotients.
+/// A lane's place in fragments, from its number in the warp: as int; or as unsigned where hide() has made the compiler
+/// forget that it is not negative, so that a quotient is a shift.
 struct fragment {
   /// The lane's first row of 16 (half 0), and the one 8 rows further on (half 1): of results, and of a left operand.
-  [[nodiscard]] __host__ __device__ static constexpr int row(int lane) { return lane >> 2; }
-  [[nodiscard]] __host__ __device__ static constexpr int row(int lane, int half) { return half * 8 + (lane >> 2); }
-
+  template <class Lane>
+  [[nodiscard]] __host__ __device__ static constexpr int row(Lane lane, int half = 0) {
+    return half * 8 + int(lane / 4);
+  }
   /// Which of the four lanes of its row it is.
-  [[nodiscard]] __host__ __device__ static constexpr int quarter(int lane) { return lane & 3; }
-  [[nodiscard]] __host__ __device__ static constexpr bool leads_row(int lane) { return (lane & 3) == 0; }
-
+  template <class Lane>
+  [[nodiscard]] __host__ __device__ static constexpr int quarter(Lane lane) {
+    return int(lane % 4);
+  }
+  template <class Lane>
+  [[nodiscard]] __host__ __device__ static constexpr bool leads_row(Lane lane) {
+    return lane % 4 == 0;
+  }
   /// The first of the lane's N neighbouring columns of its row: two of 8 as the product leaves them. Four of 16 and
   /// eight of 32 where the right operand's columns were permuted so that they become neighbours.
-  template <int N = 2>
-  [[nodiscard]] __host__ __device__ static constexpr int column(int lane) {
-    return (lane & 3) * N;
+  template <int N = 2, class Lane>
+  [[nodiscard]] __host__ __device__ static constexpr int column(Lane lane) {
+    return int(lane % 4) * N;
   }
 
   /// Bytes from a tile of 16 x 16 numbers of 16 bits to the row whose address the lane gives load_matrix, in rows of
   /// `pitch` bytes: for a left operand; and for a right one that load_matrix_transposed reads.
-  [[nodiscard]] __host__ __device__ static constexpr int left_operand(int lane, int pitch) {
-    return (lane & 15) * pitch + (lane >> 4) * 16;
+  template <class Lane>
+  [[nodiscard]] __host__ __device__ static constexpr int left_operand(Lane lane, int pitch) {
+    return int(lane % 16) * pitch + int(lane / 16) * 16;
   }
   /// The same for a right operand whose columns the rows are.
-  [[nodiscard]] __host__ __device__ static constexpr int right_operand(int lane, int pitch) {
-    return ((lane & 7) + (lane >> 4) * 8) * pitch + (lane >> 3 & 1) * 16;
+  template <class Lane>
+  [[nodiscard]] __host__ __device__ static constexpr int right_operand(Lane lane, int pitch) {
+    return (int(lane % 8) + int(lane / 16) * 8) * pitch + int(lane / 8 % 2) * 16;
   }
 };
 
