@@ -142,7 +142,7 @@ int train(CLI::App& app, training_flags& flags, std::vector<std::string> const& 
   int const started = started_as().size;
   if (!flags.gpus.empty() && flags.processes > 1) throw usage_error{"--gpus and --processes exclude each other"};
   if (!flags.gpus.empty() && started == 1)
-    return start_on_gpus(gpu_list(flags.gpus), flags.restarts, flags.deadline + 60, words);
+    return start_on_gpus(gpu_list(flags.gpus), flags.restarts, flags.deadline + 15, words);
   if (flags.processes > 1 && started == 1) return start_by_mpirun(flags.processes, flags.restarts, words);
   if (flags.processes > 1 && flags.processes != started)
     throw usage_error{"--processes " + std::to_string(flags.processes) + ": there are " + std::to_string(started) +

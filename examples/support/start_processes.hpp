@@ -99,9 +99,11 @@ class process_family {
     }
     if (child < 0) throw usage_error{"cannot start " + c.words[0] + ": " + std::strerror(errno)};
     running_.push_back(child);
+    names_.push_back(started_++);
   }
-  /// Waits for all of them; where one fails, the others get `patience` seconds to end by themselves. Returns the exit
-  /// code of the first that failed, or 128 and the signal that ended it; 0 where none did.
+  /// Waits for all of them; where one fails, the others get `patience` seconds to find that out and to end by themselves,
+  /// or ten where it was the one that found something out. Returns the exit code of the first that failed, or 128 and
+  /// the signal that ended it; 0 where none did.
   int wait(double patience) {
     using clock = std::chrono::steady_clock;
     clock::time_point failed{};
@@ -110,7 +112,8 @@ class process_family {
       bool const well = code_ == 0;
       reap(false);
       if (well && code_ != 0) failed = clock::now();
-      if (code_ != 0 && std::chrono::duration<double>(clock::now() - failed).count() > patience) signal_all(SIGKILL);
+      double const allowed = code_ == exit_process ? std::min(10.0, patience) : patience;
+      if (code_ != 0 && std::chrono::duration<double>(clock::now() - failed).count() > allowed) signal_all(SIGKILL);
       if (stop_requested && !passed_on) signal_all(SIGUSR1), passed_on = true;
       std::this_thread::sleep_for(std::chrono::milliseconds{50});
     }
@@ -126,13 +129,19 @@ class process_family {
       int status = 0;
       pid_t const ended = ::waitpid(running_[i], &status, all ? 0 : WNOHANG);
       if (ended == 0 || (ended < 0 && errno == EINTR)) continue;
-      running_.erase(running_.begin() + std::ptrdiff_t(i));
       int const code = ended < 0 ? exit_process : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+      if (code > 128 && code_ == 0 && started_ > 1)
+        std::cerr << "train: process " + std::to_string(names_[i]) + " was ended by signal " +
+                         std::to_string(code - 128) + '\n';
       if (code_ == 0) code_ = code;
+      running_.erase(running_.begin() + std::ptrdiff_t(i));
+      names_.erase(names_.begin() + std::ptrdiff_t(i));
     }
   }
 
   std::vector<pid_t> running_;
+  std::vector<int> names_;  ///< of those: the how many-th they were
+  int started_ = 0;
   int code_ = 0;
 };
 

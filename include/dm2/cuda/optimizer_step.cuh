@@ -57,8 +57,9 @@ __device__ inline double squares_of_line(float const* line, int lane) {
 }
 
 /// sums [lines]: the squares of each moved line, 0 of the others.
+template <class T>
 __global__ void __launch_bounds__(norm_threads)
-    line_squares_kernel(float const* x, std::uint16_t const* kinds, std::uint32_t lines, double* sums) {
+    line_squares_kernel(T const* x, std::uint16_t const* kinds, std::uint32_t lines, double* sums) {
   int const lane = int(threadIdx.x % 16);
   std::uint32_t const line = blockIdx.x * norm_teams + threadIdx.x / 16;
   bool const inside = line < lines;  // the other half of the warp may be
@@ -69,8 +70,9 @@ __global__ void __launch_bounds__(norm_threads)
 /// parts [norm_blocks]: the squares of the moved lines of each block, from x, or from `sums` where they are known: the
 /// same parts to the last bit. Blocks begin with the last lines: the optimizer, which begins with the first, finds
 /// those in the cache.
+template <class T>
 __global__ void __launch_bounds__(norm_threads)
-    squares_kernel(float const* x, double const* sums, std::uint16_t const* kinds, std::uint32_t lines, double* parts) {
+    squares_kernel(T const* x, double const* sums, std::uint16_t const* kinds, std::uint32_t lines, double* parts) {
   __shared__ double teams[norm_teams];
   std::uint32_t const block = norm_blocks - 1 - blockIdx.x;
   int const lane = int(threadIdx.x % 16), team = int(threadIdx.x / 16);
@@ -106,8 +108,9 @@ __device__ inline double sum_of_threads(double x, double* tree) {
   return tree[0];
 }
 
+template <class T>
 __global__ void __launch_bounds__(norm_threads)
-    norm_kernel(double const* parts, double scale, double limit, gradient_measure* measure, finite_check check) {
+    norm_kernel(T const* parts, double scale, double limit, gradient_measure* measure, finite_check check) {
   __shared__ double tree[norm_threads];
   double sum = 0;
   for (int i = int(threadIdx.x); i < norm_blocks; i += norm_threads) sum += parts[i];
@@ -144,8 +147,10 @@ void measure_lines(context<P>& ctx, float const* x, double const* sums, std::uin
   if (!ctx.reserve(norm_blocks * sizeof(double) + arena::alignment)) return;
   arena_scope const scope{ctx.shared()};
   double* const parts = ctx.shared().template take<double>(norm_blocks);
-  launch("measure_gradients", squares_kernel, {norm_blocks, norm_threads}, ctx.stream(), x, sums, kinds, lines, parts);
-  launch("measure_gradients", norm_kernel, {1, norm_threads}, ctx.stream(), parts, o.scale, o.limit, measure, o.check);
+  launch("measure_gradients", squares_kernel<float>, {norm_blocks, norm_threads}, ctx.stream(), x, sums, kinds, lines,
+         parts);
+  launch("measure_gradients", norm_kernel<double>, {1, norm_threads}, ctx.stream(), parts, o.scale, o.limit, measure,
+         o.check);
 }
 
 }  // namespace detail
@@ -173,7 +178,7 @@ void measure_line_squares(context<P>& ctx, float const* gradients, std::uint16_t
                           double* sums) {
   std::uint32_t const count = detail::whole_lines("measure_line_squares.n modulo 64", n) / (update_line::size / 4);
   if (!ctx.reserve(0) || n == 0) return;
-  detail::launch("measure_line_squares", detail::line_squares_kernel,
+  detail::launch("measure_line_squares", detail::line_squares_kernel<float>,
                  {detail::blocks_for(count, detail::norm_teams), detail::norm_threads}, ctx.stream(), gradients, lines,
                  count, sums);
 }

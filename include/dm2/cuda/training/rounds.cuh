@@ -44,8 +44,8 @@ struct round_results {
 namespace detail {
 
 /// kept = the statistics, which become zero: a forward comes (running_statistics). `places` [n] in the state.
-__global__ void __launch_bounds__(256)
-    take_statistics_kernel(float* state, std::uint32_t const* places, int n, float* kept) {
+template <class T>
+__global__ void __launch_bounds__(256) take_statistics_kernel(T* state, std::uint32_t const* places, int n, T* kept) {
   for (int i = int(threadIdx.x); i < n; i += 256) {
     kept[i] = state[places[i]];
     state[places[i]] = 0;
@@ -53,22 +53,25 @@ __global__ void __launch_bounds__(256)
 }
 
 /// moved = what the forward left; the statistics are the kept ones again.
+template <class T>
 __global__ void __launch_bounds__(256)
-    tell_statistics_kernel(float* state, std::uint32_t const* places, int n, float const* kept, float* moved) {
+    tell_statistics_kernel(T* state, std::uint32_t const* places, int n, T const* kept, T* moved) {
   for (int i = int(threadIdx.x); i < n; i += 256) {
     moved[i] = state[places[i]];
     state[places[i]] = kept[i];
   }
 }
 
+template <class Sums>
 __global__ void __launch_bounds__(32)
-    fill_report_kernel(token_label_sums const* sums, finite_guard const* guard, int stop, micro_batch_report* report) {
+    fill_report_kernel(Sums const* sums, finite_guard const* guard, int stop, micro_batch_report* report) {
   if (threadIdx.x == 0) *report = {*sums, *guard, stop};
 }
 
 /// Takes over `count` reports, `stride` bytes apart, in their order: losses, the first guard, statistics.
+template <class T>
 __global__ void __launch_bounds__(256)
-    take_reports_kernel(std::byte const* reports, int count, std::uint32_t stride, float* state,
+    take_reports_kernel(std::byte const* reports, int count, std::uint32_t stride, T* state,
                         std::uint32_t const* places, int n, round_results to) {
   auto const report = [&](int r) { return reinterpret_cast<micro_batch_report const*>(reports + r * stride); };
   if (threadIdx.x == 0)
@@ -145,20 +148,20 @@ class training_rounds {
   [[nodiscard]] bool sum_is_gradients() const { return single_; }
 
   /// Enqueues what a micro-batch's forward needs before it.
-  void before_forward() { statistics(detail::take_statistics_kernel, floats(kept_)); }
+  void before_forward() { statistics(detail::take_statistics_kernel<float>, floats(kept_)); }
   /// Enqueues what it needs behind it.
   void after_forward() {
-    statistics(detail::tell_statistics_kernel, floats(kept_), reinterpret_cast<float*>(own_report() + 1));
+    statistics(detail::tell_statistics_kernel<float>, floats(kept_), reinterpret_cast<float*>(own_report() + 1));
   }
 
   /// Enqueues the end of a round of `count` micro-batches. `first`: whether it is the step's first. `sums` is this
   /// process's loss; `stop`: whether it was asked to stop. The gradients are zero then, except where one process makes
   /// steps of one micro-batch. Throws process_error.
   void finish(int count, bool first, bool stop, token_label_sums const* sums, round_results const& to) {
-    detail::launch("round: report", detail::fill_report_kernel, {1, 32}, stream(), sums, to.guard, int(stop),
-                   own_report());
+    detail::launch("round: report", detail::fill_report_kernel<token_label_sums>, {1, 32}, stream(), sums, to.guard,
+                   int(stop), own_report());
     share_reports(count);
-    detail::launch("round: reports", detail::take_reports_kernel, {1, 256}, stream(), reports_.data(), count,
+    detail::launch("round: reports", detail::take_reports_kernel<float>, {1, 256}, stream(), reports_.data(), count,
                    std::uint32_t(report_bytes), net_.state(), places(), int(statistic_count<C>), to);
     if (!single_) add_gradients(count, first);
   }
