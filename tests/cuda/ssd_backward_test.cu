@@ -34,8 +34,9 @@ using context = cuda::context<>;
 template <class Case>
 struct device_scan : scan_operands<Case::shape, typename Case::element> {
   using base = scan_operands<Case::shape, typename Case::element>;
-  using base::host, base::input, base::M, base::width, base::state;
-  using typename base::T;
+  static constexpr mixer_shape M = Case::shape;
+  using T = typename Case::element;
+  using base::host, base::input, base::width, base::state;
   static constexpr double tolerance = cuda::is_half<T> ? rounding_tolerance<T> : 1e-5;
   device_array<T> dy{host.dy}, dx, db, dc;
   device_array<float> ddt, da, dd;

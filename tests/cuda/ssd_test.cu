@@ -33,8 +33,9 @@ using context = cuda::context<>;
 template <class Case>
 struct device_scan : scan_operands<Case::shape, typename Case::element> {
   using base = scan_operands<Case::shape, typename Case::element>;
-  using base::host, base::input, base::M;
-  using typename base::T;
+  static constexpr mixer_shape M = Case::shape;
+  using T = typename Case::element;
+  using base::host, base::input;
   device_array<T> y{host.x.size()};
 
   explicit device_scan(ssd_case<M> f) : base{std::move(f)} {}
