@@ -101,9 +101,9 @@ class process_family {
     running_.push_back(child);
     names_.push_back(started_++);
   }
-  /// Waits for all of them; where one fails, the others get `patience` seconds to find that out and to end by themselves,
-  /// or ten where it was the one that found something out. Returns the exit code of the first that failed, or 128 and
-  /// the signal that ended it; 0 where none did.
+  /// Waits for all of them; where one fails, the others get `patience` seconds to find that out and to end by
+  /// themselves, or ten where it was the one that found something out. Returns the exit code of the first that failed,
+  /// or 128 and the signal that ended it; 0 where none did.
   int wait(double patience) {
     using clock = std::chrono::steady_clock;
     clock::time_point failed{};
