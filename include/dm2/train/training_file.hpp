@@ -2,12 +2,14 @@
 /// Training checkpoints: everything that a run needs to go on as if it had never stopped, in one safetensors file.
 ///
 /// raw/NAME and ema/NAME hold the weights and their averages under the model's names, momentum/NAME and second/NAME the
-/// optimiser's state. The metadata hold the configuration, and under "training" where the run is. tensor_file, and so
-/// load, reads the averages (or the raw weights) of such a file like any other's.
+/// optimiser's state. The metadata hold the configuration, under "training" where the run is, and the CRC-32C of each
+/// tensor, which resume_training and load compare. tensor_file, and so load, reads the averages (or the raw weights) of
+/// such a file like any other's.
 #pragma once
 
 #include <dm2/core/error.hpp>
 #include <dm2/core/parameters.hpp>
+#include <dm2/io/checksums.hpp>
 #include <dm2/io/config_json.hpp>
 #include <dm2/io/json_text.hpp>
 #include <dm2/io/mapped_file.hpp>
@@ -110,6 +112,17 @@ struct checkpoint_head {
   return head;
 }
 
+/// Reads the whole of a safetensors file and holds every tensor against its checksum. Returns whether the file has
+/// checksums: those written before dm2 had them, and other programs' files, have none. Throws file_error where it is
+/// damaged.
+inline bool verify_checkpoint(std::filesystem::path const& path) {
+  mapped_file const file{path};
+  safetensors_content content = read_safetensors(file.bytes(), path);
+  bool const stated = detail::take_checksums(content.tensors, content.metadata, path);
+  for (stored_tensor const& t : content.tensors) require_checksum(t, path);
+  return stated;
+}
+
 /// Writes a training checkpoint, whole or not at all. `progress` is what the trainer wants back; `metadata` is added.
 ///
 /// Throws file_error where the file cannot be written.
@@ -136,6 +149,7 @@ void save_training(std::filesystem::path const& path, model<C, Context>& net, em
   metadata["config"] = to_json(C).dump();
   metadata["format"] = "pt";
   metadata[training_key] = progress.dump();
+  metadata[checksums_key] = detail::checksums_text(tensors, metadata);
   write_safetensors(path, tensors, metadata);
 }
 
@@ -149,7 +163,8 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
                                optimizer<C, Context>& optimiser, bool with_optimizer = true) {
   using scalar = typename Context::scalar;
   mapped_file const file{path};
-  safetensors_content const content = read_safetensors(file.bytes(), path);
+  safetensors_content content = read_safetensors(file.bytes(), path);
+  detail::take_checksums(content.tensors, content.metadata, path);
   nlohmann::json progress = detail::parse_progress(content.metadata, path);
   auto const named_config = content.metadata.find("config");
   if (named_config == content.metadata.end()) throw file_error{path, "holds no configuration"};
@@ -193,6 +208,7 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
   std::int64_t const optimizer_steps =
       detail::progress_number(progress, "optimizer_steps", 0, detail::most_steps, path);
   std::int64_t const ema_steps = detail::progress_number(progress, "ema_steps", 0, detail::most_steps, path);
+  for (move const& m : moves) require_checksum(*m.from, path);
   for (move const& m : moves)
     if (m.counter.empty())
       copy_to(*m.from, m.to);

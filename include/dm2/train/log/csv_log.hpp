@@ -110,6 +110,7 @@ class csv_log {
     std::error_code problem;
     bool const there = std::filesystem::exists(path, problem);
     if (problem) throw file_error{path, "cannot be looked up: " + problem.message()};
+    if (std::filesystem::is_symlink(path, problem)) throw file_error{path, "is a link: not written"};
     if (!there) return false;
     if (!std::filesystem::is_regular_file(path, problem)) throw file_error{path, "is not a regular file: not written"};
     auto const kept = last_step ? detail::bytes_to_keep(path, header, *last_step) : 0;
