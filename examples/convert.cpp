@@ -85,7 +85,8 @@ void check_replaced(options const& o, dm2::tensor_file const& file) {
                       "name"};
 }
 
-/// Compares every tensor of the file with its checksum; false where it states none. Throws file_error where one differs.
+/// Compares every tensor of the file with its checksum; false where it states none. Throws file_error where one
+/// differs.
 bool verified(options const& o, dm2::tensor_file const& file) {
   bool const stated = file.format() == dm2::file_format::safetensors && dm2::verify_checkpoint(o.input);
   std::string const name = printable(o.input.string());

@@ -4,6 +4,7 @@
 
 #include <dm2/data/augment/augmentation.hpp>
 #include <dm2/data/dataset.hpp>
+#include <dm2/data/decode/options.hpp>
 #include <dm2/train/optimizer.hpp>
 #include <dm2/train/schedule.hpp>
 #include <dm2/train/token_label_target.hpp>

@@ -121,8 +121,8 @@ class training_folder {
   /// The checkpoints.
   [[nodiscard]] run_folder const& files() const noexcept { return files_; }
 
-  /// The checkpoint that is furthest on, of those that can be read and are whole; says which are passed over. Nothing where the
-  /// folder holds nothing of a run.
+  /// The checkpoint that is furthest on, of those that can be read and are whole; says which are passed over. Nothing
+  /// where the folder holds nothing of a run.
   ///
   /// Throws file_error where it holds something, and no checkpoint that can be read, unless `overwrite` is set.
   [[nodiscard]] std::optional<resume_point> newest(bool overwrite) const {

@@ -133,8 +133,8 @@ class training_run {
       return Context{};
   }
   [[nodiscard]] bool check_data() const {
-    bool const training = print_check("training", data_.training, *flags_.workers);
-    return (!data_.validation || print_check("validation", *data_.validation, *flags_.workers)) && training;
+    bool const training = print_check("training", data_.training, *flags_.workers, decoding());
+    return (!data_.validation || print_check("validation", *data_.validation, *flags_.workers, decoding())) && training;
   }
   /// Throws where a set cannot be what it was taken for, or fills no batch.
   void check_inputs() const {

@@ -73,8 +73,8 @@ inline void print_notices(std::string_view program, tensor_file const& file, std
 
 /// Prints the file's notices and those of its being the model `name`.
 ///
-/// Throws file_error where a tensor is not what its checksum is of, or that names the tensors which the model reads and that are not finite: nothing that it says would
-/// mean anything.
+/// Throws file_error where a tensor is not what its checksum is of, or that names the tensors which the model reads and
+/// that are not finite: nothing that it says would mean anything.
 inline void require_sound_weights(std::string_view program, std::string_view name, tensor_file const& file) {
   print_notices(program, file, file.notices());
   for_each_model([&]<config C>(char const* known) {

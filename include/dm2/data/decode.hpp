@@ -29,8 +29,8 @@
 namespace dm2 {
 namespace detail {
 
-/// Picture files up to this size are read, not mapped: one that another program rewrites meanwhile is a bad picture, and
-/// not the end of the program.
+/// Picture files up to this size are read, not mapped: one that another program rewrites meanwhile is a bad picture,
+/// and not the end of the program.
 inline constexpr std::size_t most_picture_bytes = std::size_t{1} << 30;
 
 /// What is said of a file of no known format.

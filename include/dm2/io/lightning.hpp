@@ -211,8 +211,8 @@ class torch_content_reader {
 
   // --- dicts of tensors
 
-  /// The tensor of a value. Throws file_error where the file names far more tensors than it has room for: a reference to
-  /// a tensor takes two bytes, and what is made of it 400.
+  /// The tensor of a value. Throws file_error where the file names far more tensors than it has room for: a reference
+  /// to a tensor takes two bytes, and what is made of it 400.
   [[nodiscard]] stored_tensor take(pickle_value v, std::string name) {
     if (++taken_ > 1000 + file_.pickle_size() / 16)
       fail("names more than " + std::to_string(taken_ - 1) + " tensors, too many for a pickle of " +

@@ -127,8 +127,9 @@ class tensor_file {
     require_plausible_size();
     index();
   }
-  /// A torch file may name one storage many times. Whoever reads every tensor, or writes them, would take time and space
-  /// that the file's size does not justify: 16 times it are more than sets of weights that share anything come to.
+  /// A torch file may name one storage many times. Whoever reads every tensor, or writes them, would take time and
+  /// space that the file's size does not justify: 16 times it are more than sets of weights that share anything come
+  /// to.
   void require_plausible_size() const {
     std::uint64_t named = 0;
     for (stored_tensor const& t : tensors_) named += std::uint64_t{t.size()} * size_of(t.type);

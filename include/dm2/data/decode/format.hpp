@@ -75,7 +75,8 @@ struct png_header {
 
 /// Calls use(type, content) for each chunk of a PNG up to the end chunk, type as a big-endian number.
 ///
-/// Throws file_error unless every chunk lies in the file, and the last one is the end chunk. Checksums are not compared.
+/// Throws file_error unless every chunk lies in the file, and the last one is the end chunk. Checksums are not
+/// compared.
 template <class Use>
 void for_each_png_chunk(std::span<std::byte const> file, std::filesystem::path const& name, Use const& use) {
   auto const u32 = [&](std::size_t at) {

@@ -34,8 +34,8 @@ struct stb_free {
   void operator()(void* p) const { stbi_image_free(p); }
 };
 
-/// Throws file_error unless the pixels of a PNG unpack to the bytes that its header announces: stb_image unpacks all that
-/// comes, 1032 bytes for one of the file, before it looks at how many it wants.
+/// Throws file_error unless the pixels of a PNG unpack to the bytes that its header announces: stb_image unpacks all
+/// that comes, 1032 bytes for one of the file, before it looks at how many it wants.
 inline void check_png_unpacks(std::span<std::byte const> file, std::filesystem::path const& name, png_header const& h) {
   std::vector<std::byte> packed;
   for_each_png_chunk(file, name, [&](std::uint32_t type, std::span<std::byte const> content) {
@@ -79,8 +79,8 @@ inline picture load_stb_16(std::span<std::byte const> file, std::filesystem::pat
 /// PNG is equal to decode_png's. JPEG differs from libjpeg-turbo's by rounding in the DCT, the chroma upsampling and
 /// the colour conversion: up to 3 levels on average 0.5 on photographs, and more at the edges of sharp chroma. Four
 /// components without Adobe's marker are not taken as CMYK. Checksums are not held, and a JPEG must have its end
-/// marker; damage inside its scans goes unnoticed. What stb_image would trust is walked first: a PNG's chunks and how far
-/// its pixels unpack, a JPEG's markers and tables. Prefer libjpeg-turbo and libpng for files from strangers.
+/// marker; damage inside its scans goes unnoticed. What stb_image would trust is walked first: a PNG's chunks and how
+/// far its pixels unpack, a JPEG's markers and tables. Prefer libjpeg-turbo and libpng for files from strangers.
 ///
 /// Throws  file_error naming `name` and the reason, as decode_jpeg and decode_png do; also for files over 2 GiB.
 [[nodiscard]] inline picture decode_stb(std::span<std::byte const> file, std::filesystem::path const& name,

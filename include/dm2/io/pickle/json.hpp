@@ -120,8 +120,8 @@ class pickle_to_json {
 /// "torch.float32", a device its type's name. What is not plain data (tensors, objects of refused globals) or lies
 /// deeper than 64 levels becomes an object {"refused": what}; a key that is neither text nor an integer, what it is.
 ///
-/// `budget` bounds the result: bytes of text, 8 to 56 a value, 32 an object; give a small multiple of the pickle's length.
-/// Throws file_error past it.
+/// `budget` bounds the result: bytes of text, 8 to 56 a value, 32 an object; give a small multiple of the pickle's
+/// length. Throws file_error past it.
 [[nodiscard]] inline nlohmann::json pickle_as_json(pickle_value v, std::filesystem::path const& path,
                                                    std::size_t budget) {
   return detail::pickle_to_json{path, budget}(v);
