@@ -70,6 +70,22 @@ TEST_CASE("train: --resume auto takes the checkpoint that is furthest on of thos
   }
 }
 
+TEST_CASE("train: a run that ended before its last checkpoint gets it from another one of the same place") {
+  picture_folder const here;
+  CHECK(here.train({}).code == 0);
+  auto const before = files_of(here.folder / "runs/micro");
+  for (char const* lost : {"last.safetensors", "epoch-0002.safetensors"}) {
+    CAPTURE(lost);
+    fs::remove(here.run("last.safetensors"));
+    fs::copy_file(here.run("epoch-0002.safetensors"), here.run("mine.safetensors"));
+    fs::remove(here.run(lost));
+    CHECK(here.train({"--resume", "auto"}).code == 0);
+    CHECK(read_raw(here.run("last.safetensors")) == before.at("last.safetensors"));
+    CHECK(read_raw(here.run("epoch-0002.safetensors")) == before.at("epoch-0002.safetensors"));
+    fs::remove(here.run("mine.safetensors"));
+  }
+}
+
 TEST_CASE("train: a checkpoint that cannot be read names those beside it that can") {
   picture_folder const here;
   CHECK(here.train({}).code == 0);
