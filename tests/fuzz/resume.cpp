@@ -19,7 +19,7 @@ using context = cpu::context<float>;
 struct run_state {
   model<test::small_config, context> net{1, context{1}};
   ema<test::small_config, context> average{net};
-  optimizer<test::small_config, context> optimiser{{}};
+  optimizer<test::small_config, context> optimiser{optimizer_options{}};
 };
 run_state& state() {
   static run_state one;
