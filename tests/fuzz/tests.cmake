@@ -21,3 +21,17 @@ else()
   target_compile_options(dm2_fuzz PRIVATE ${dm2_fuzz_flags})
   target_link_options(dm2_fuzz PRIVATE -fsanitize=fuzzer,address,undefined)
 endif()
+
+# stb_image and the walks before it under the memory sanitizer. The other readers use parts of libstdc++ that are compiled
+# into the library (trees, hash tables), which would have to be instrumented too.
+if(DM2_FUZZ)
+  add_executable(dm2_fuzz_memory EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/libfuzzer.cpp ${CMAKE_CURRENT_LIST_DIR}/pictures.cpp
+                 ${PROJECT_SOURCE_DIR}/cmake/stb_image.cpp)
+  target_compile_features(dm2_fuzz_memory PRIVATE cxx_std_20)
+  target_include_directories(dm2_fuzz_memory PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/include)
+  target_include_directories(dm2_fuzz_memory SYSTEM PRIVATE ${DM2_STB_INCLUDE_DIR})
+  target_compile_definitions(dm2_fuzz_memory PRIVATE DM2_WITH_STB=1 DM2_FUZZ_PICTURES=1 _GLIBCXX_EXTERN_TEMPLATE=0)
+  target_compile_options(dm2_fuzz_memory PRIVATE -O1 -g1 -fsanitize=fuzzer-no-link,memory -fno-sanitize-recover=all
+                         -fno-omit-frame-pointer -fsanitize-ignorelist=${CMAKE_CURRENT_LIST_DIR}/memory_ignore.txt)
+  target_link_options(dm2_fuzz_memory PRIVATE -fsanitize=fuzzer,memory)
+endif()
