@@ -41,6 +41,7 @@ struct options {
   bool json = false;
   int max_bad = 100;
   std::uint64_t max_pixels = dm2::max_sample_pixels;
+  int max_scans = dm2::max_sample_scans;
   device_flags device;
 };
 
@@ -84,6 +85,8 @@ void add_options(CLI::App& app, options& o) {
       ->check(number_from(0, 1'000'000'000));
   app.add_option("--max-pixels", o.max_pixels, "Pixels of a picture above which it counts as unreadable (33554432)")
       ->check(number_from(1, 1'000'000'000));
+  app.add_option("--max-scans", o.max_scans, "Scans of a JPEG above which it counts as unreadable (64)")
+      ->check(number_from(1, 1'000'000));
 }
 
 /// The order in which folders are numbered for a file without class names. Says so where it matters and nobody has
@@ -214,7 +217,7 @@ int evaluate(options const& o) {
   run_speed const speed =
       run_pictures(*net, entries, batch, device.workers,
                    [&](picture_batch const& b, batch_results const& results) { found.add(b, results); },
-                   {.max_pixels = o.max_pixels, .max_scans = dm2::max_sample_scans});
+                   {.max_pixels = o.max_pixels, .max_scans = o.max_scans});
   found.progress.clear();
   dm2::evaluation total;
   for (dm2::evaluation const& one : found.classes) total += one;

@@ -185,7 +185,7 @@ class training_run {
     return flags_.validation_batch > 0 ? flags_.validation_batch : flags_.batch;
   }
   [[nodiscard]] decode_options decoding() const {
-    return {.max_pixels = flags_.max_pixels, .max_scans = max_sample_scans};
+    return {.max_pixels = flags_.max_pixels, .max_scans = flags_.max_scans};
   }
   [[nodiscard]] loader_options training_options() const {
     return {.mode = loading::training,

@@ -280,3 +280,14 @@ TEST_CASE("hostile files: metadata of deeply nested JSON are refused by their ke
     CHECK_THROWS_WITH_AS(dm2::tensor_file{file(depth)}, doctest::Contains("'config' is JSON nested more than 64 deep"),
                          dm2::file_error);
 }
+
+TEST_CASE("hostile files: JSON of many keys takes time by their number, ordered or not") {
+  std::string text = "{";
+  for (int i = 0; i < 60'000; ++i) text += (i == 0 ? "\"f" : ",\"f") + std::to_string(i) + "\":1";
+  text += "}";
+  std::clock_t const begin = std::clock();
+  CHECK(dm2::detail::parse_json(text).size() == 60'000);
+  CHECK(dm2::detail::parse_json<nlohmann::ordered_json>(text).is_discarded());
+  CHECK(double(std::clock() - begin) / CLOCKS_PER_SEC < 1);
+  CHECK(dm2::detail::parse_json<nlohmann::ordered_json>(R"({"b":1,"a":2})").dump() == R"({"b":1,"a":2})");
+}

@@ -4,8 +4,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <string_view>
+#include <type_traits>
 
 namespace dm2::detail {
 
@@ -41,12 +43,19 @@ inline constexpr std::size_t max_json_bytes = std::size_t{16} << 20;
   return !text.empty() && (text.front() == '[' || text.front() == '{') && json_depth(text) > max_json_depth;
 }
 
-/// The value that `text` stands for; a discarded one (is_discarded) where it is no JSON, too long, or nested too deep.
+/// The most colons in text that becomes an ordered_json. That one looks through all keys for each new key, and so takes
+/// time by the square of their number: 4 s for 60,000.
+inline constexpr std::ptrdiff_t max_ordered_json_keys = 4096;
+
+/// The value that `text` stands for; a discarded one (is_discarded) where it is no JSON, too long, nested too deep, or
+/// has too many keys for an ordered_json.
 template <class Json = nlohmann::json>
 [[nodiscard]] Json parse_json(std::string_view text) {
   // nlohmann's parser takes a NUL byte for the text's end
   bool const plain = text.size() <= max_json_bytes && text.find('\0') == text.npos;
-  if (!plain || json_depth(text) > max_json_depth) return Json(Json::value_t::discarded);
+  constexpr bool ordered = std::is_same_v<Json, nlohmann::ordered_json>;
+  bool const many = ordered && std::count(text.begin(), text.end(), ':') > max_ordered_json_keys;
+  if (!plain || many || json_depth(text) > max_json_depth) return Json(Json::value_t::discarded);
   return Json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
 }
 

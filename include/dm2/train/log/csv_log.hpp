@@ -46,7 +46,9 @@ inline void require_column_name(std::string_view name) {
   std::ifstream in{path, std::ios::binary};
   if (!in) throw file_error{path, "cannot be read"};
   std::string line;
-  if (!std::getline(in, line) || in.eof()) return 0;
+  bool const there = bool(std::getline(in, line));
+  if (in.bad()) throw file_error{path, "cannot be read"};  // and is not begun anew, as if it were empty
+  if (!there || in.eof()) return 0;
   if (line != header)
     throw file_error{path, "its columns are '" + line.substr(0, 200) + "', this run writes '" + header + "'"};
   std::uintmax_t kept = line.size() + 1;
