@@ -14,9 +14,9 @@
 namespace dm2::fuzz {
 namespace {
 
-constexpr std::size_t full_size = 200'000;
+constexpr std::size_t full_size = 100'000;
 /// Seconds for full_size bytes, far more than they take: sanitizers slow things down.
-constexpr double budget = 4;
+constexpr double budget = 10;
 
 /// Which reader gets the file, and what stands around the repeated bytes so that it gets that far.
 struct frame {
