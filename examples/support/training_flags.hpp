@@ -4,6 +4,7 @@
 
 #include <dm2/data/augment/augmentation.hpp>
 #include <dm2/data/dataset.hpp>
+#include <dm2/data/decode/options.hpp>
 #include <dm2/train/optimizer.hpp>
 #include <dm2/train/schedule.hpp>
 #include <dm2/train/token_label_target.hpp>
@@ -59,6 +60,8 @@ struct training_flags {
   std::uint64_t seed = 0;
   std::optional<int> workers;  ///< what is not given is chosen with the device
   int threads = 0, max_bad = 100;
+  std::uint64_t max_pixels = max_sample_pixels;
+  int max_scans = max_sample_scans;
   int history = 2, checkpoint_steps = 0, stop_after = 0;
   int log_interval = 50, image_interval = 5, images = 8;
 
@@ -142,6 +145,12 @@ inline void add_data(CLI::App& app, training_flags& f) {
       ->group(group);
   app.add_option("--max-bad", f.max_bad, "Bad pictures that are skipped before training gives up")
       ->check(number_from(0, 1'000'000'000))
+      ->group(group);
+  app.add_option("--max-pixels", f.max_pixels, "Pixels of a picture above which it is bad")
+      ->check(number_from(1, 1'000'000'000))
+      ->group(group);
+  app.add_option("--max-scans", f.max_scans, "Scans of a JPEG above which it is bad")
+      ->check(number_from(1, 1'000'000))
       ->group(group);
 }
 
@@ -344,12 +353,37 @@ namespace detail {
 /// The flags that say how to get to the result, not what it is: where, on what, how much is written and shown. A
 /// checkpoint does not store them, so its bytes do not depend on them, and a resumed run does not take them over.
 [[nodiscard]] inline bool is_recipe(CLI::Option const& option) {
-  static std::set<std::string> const machine{
-      "help",      "version",      "config",         "resume",   "no-resume-opt",   "overwrite",
-      "check",     "output",       "experiment",     "workers",  "stop-after",      "amp",
-      "threads",   "processes",    "gpus",           "restarts", "deadline",        "device",
-      "precision", "log-interval", "image-interval", "images",   "checkpoint-hist", "checkpoint-steps",
-      "max-bad",   "token-label",  "num-classes",    "img-size", "token-label-size"};
+  static std::set<std::string> const machine{"help",
+                                             "version",
+                                             "config",
+                                             "resume",
+                                             "no-resume-opt",
+                                             "overwrite",
+                                             "check",
+                                             "output",
+                                             "experiment",
+                                             "workers",
+                                             "stop-after",
+                                             "amp",
+                                             "threads",
+                                             "processes",
+                                             "gpus",
+                                             "restarts",
+                                             "deadline",
+                                             "device",
+                                             "precision",
+                                             "max-pixels",
+                                             "max-scans",
+                                             "log-interval",
+                                             "image-interval",
+                                             "images",
+                                             "checkpoint-hist",
+                                             "checkpoint-steps",
+                                             "max-bad",
+                                             "token-label",
+                                             "num-classes",
+                                             "img-size",
+                                             "token-label-size"};
   return !option.get_lnames().empty() && !machine.contains(option.get_lnames().front());
 }
 

@@ -136,8 +136,8 @@ class training_run {
       return Context{};
   }
   [[nodiscard]] bool check_data() const {
-    bool const training = print_check("training", data_.training, *flags_.workers);
-    return (!data_.validation || print_check("validation", *data_.validation, *flags_.workers)) && training;
+    bool const training = print_check("training", data_.training, *flags_.workers, decoding());
+    return (!data_.validation || print_check("validation", *data_.validation, *flags_.workers, decoding())) && training;
   }
   /// Throws where a set cannot be what it was taken for, or fills no batch.
   void check_inputs() const {
@@ -145,8 +145,8 @@ class training_run {
     if (std::size_t(flags_.batch) > data_.training.size())
       throw usage_error{"--batch-size " + std::to_string(flags_.batch) + " is more than the " +
                         grouped(data_.training.size()) + " pictures of " + data_.training.root().string()};
-    require_readable_samples(data_.training);
-    if (data_.validation) require_readable_samples(*data_.validation);
+    require_readable_samples(data_.training, decoding());
+    if (data_.validation) require_readable_samples(*data_.validation, decoding());
   }
   /// Chooses what follows from the run's length, and says what the run will be and what is odd about it.
   void settle_recipe(std::size_t batches) {
@@ -188,6 +188,9 @@ class training_run {
   [[nodiscard]] int validation_batch() const {
     return flags_.validation_batch > 0 ? flags_.validation_batch : flags_.batch;
   }
+  [[nodiscard]] decode_options decoding() const {
+    return {.max_pixels = flags_.max_pixels, .max_scans = flags_.max_scans};
+  }
   [[nodiscard]] loader_options training_options() const {
     return {.mode = loading::training,
             .image = image,
@@ -198,6 +201,7 @@ class training_run {
             .world = processes_.size(),
             .group = flags_.accumulate,
             .max_bad = std::size_t(flags_.max_bad),
+            .decoding = decoding(),
             .report = [this](file_error const& problem) { complain(problem); }};
   }
   [[nodiscard]] loader_options validation_options() const {

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <random>
 #include <span>
 #include <string>
 #include <tuple>
@@ -69,6 +70,10 @@ std::string refusal(std::filesystem::path const& path, State& into) {
   return text;
 }
 
+/// The length of a safetensors header, which the file begins with.
+std::uint64_t raw_length(std::string const& file) {
+  return dm2::detail::read_le<std::uint64_t>(reinterpret_cast<std::byte const*>(file.data()));
+}
 bool has(std::string const& text, char const* part) { return text.find(part) != text.npos; }
 
 }  // namespace
@@ -201,4 +206,64 @@ TEST_CASE("training file: its head tells where the run was, and numbers out of r
   CHECK_THROWS_WITH_AS((void)read_checkpoint_head(path), doctest::Contains("lack 'next_batch'"), file_error);
   save(state.net, path);
   CHECK_THROWS_WITH_AS((void)read_checkpoint_head(path), doctest::Contains("is no training checkpoint"), file_error);
+}
+
+TEST_CASE("training file: any flipped bit is found when the run is resumed, and nothing is changed") {
+  scratch_folder const folder;
+  auto const path = folder / "c.safetensors";
+  run_state<float>{1}.save(path);
+  std::string const whole = read_raw(path);
+  std::size_t const header = 8 + std::size_t(raw_length(whole));
+  run_state<float> into{2};
+  std::mt19937 random{11};
+  std::size_t accepted = 0;
+  auto const flip = [&](std::size_t at, unsigned bit) {
+    std::string flipped = whole;
+    flipped[at] = char(flipped[at] ^ (1 << bit));
+    write_raw(path, flipped);
+    if (refusal(path, into).empty()) ++accepted;
+  };
+  for (int i = 0; i < 400; ++i) flip(random() % header, random() % 8);
+  for (int i = 0; i < 400; ++i) flip(header + random() % (whole.size() - header), random() % 8);
+  flip(header, 0);
+  flip(whole.size() - 1, 7);
+  CHECK(accepted == 0);
+  write_raw(path, whole.substr(0, whole.size() - 512) + std::string(512, '\0'));  // a disk that lost its last write
+  CHECK(has(refusal(path, into), "is damaged: tensor '"));
+}
+
+TEST_CASE("training file: load finds damage in the weights that it reads, and verify_checkpoint in all") {
+  scratch_folder const folder;
+  auto const path = folder / "c.safetensors";
+  run_state<float>{1}.save(path);
+  CHECK(verify_checkpoint(path));
+  std::string flipped = read_raw(path);
+  flipped[8 + std::size_t(raw_length(flipped)) + 8] ^= 1;  // data begin with the counters, then raw/
+  write_raw(path, flipped);
+  model<small_config> net;
+  std::vector<float> const before(net.state().begin(), net.state().end());
+  CHECK_THROWS_WITH_AS((void)verify_checkpoint(path), doctest::Contains("is damaged: tensor '"), file_error);
+  bool found = false;
+  for (weights const which : {weights::raw, weights::ema}) try {
+      load(net, path, which);
+    } catch (file_error const& problem) {
+      found = found || has(problem.what(), "is damaged: tensor '");
+    }
+  CHECK(found);
+}
+
+TEST_CASE("training file: one without checksums, as older versions wrote them, is read and said to have none") {
+  scratch_folder const folder;
+  auto const path = folder / "c.safetensors", older = folder / "older.safetensors";
+  run_state<float> one{1}, two{2};
+  one.save(path);
+  mapped_file const file{path};
+  safetensors_content content = read_safetensors(file.bytes(), path);
+  CHECK(content.metadata.erase(checksums_key) == 1);
+  write_safetensors(older, content.tensors, content.metadata);
+  CHECK_FALSE(verify_checkpoint(older));
+  CHECK_FALSE(tensor_file{older}.has_checksums());
+  CHECK(tensor_file{path}.has_checksums());
+  (void)resume_training(older, two.net, two.average, two.rule);
+  CHECK(one.numbers() == two.numbers());
 }

@@ -28,7 +28,8 @@ struct check_options {
   int threads = 0;           ///< 0 for one a processor
   std::size_t listed = 100;  ///< problems that are listed; all are counted
   bool decode = true;  ///< decode every picture, 5 ms of one processor for 500 x 375; else look at its first bytes
-  decode_options decoding{};  ///< the limits that training will read with; a picture beyond them is a fault
+  /// The limits that training will read with; a picture beyond them is a fault.
+  decode_options decoding{.max_pixels = max_sample_pixels, .max_scans = max_sample_scans};
   /// Called with the number of samples seen so far every 64 samples or fewer, by one thread at a time; false stops.
   std::function<bool(std::size_t)> progress{};
 };
@@ -79,7 +80,7 @@ inline void check_picture(std::filesystem::path const& path, check_options const
     (void)read_image(path, options.decoding);
     return;
   }
-  mapped_file const file{path};
+  mapped_file const file{path, most_picture_bytes};
   if (sniff_format(file.bytes()) == picture_format::unknown) throw file_error{path, describe_unknown(file.bytes())};
 }
 

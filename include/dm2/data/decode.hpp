@@ -29,6 +29,10 @@
 namespace dm2 {
 namespace detail {
 
+/// Picture files up to this size are read, not mapped: one that another program rewrites meanwhile is a bad picture,
+/// and not the end of the program.
+inline constexpr std::size_t most_picture_bytes = std::size_t{1} << 30;
+
 /// The message for a file of no known format.
 [[nodiscard]] inline std::string describe_unknown(std::span<std::byte const> file) {
   return file.empty() ? "is empty" : "is neither a JPEG nor a PNG picture" + described(file);
@@ -80,7 +84,7 @@ namespace detail {
 ///
 /// Throws  file_error as decode_image does, and if the file cannot be read.
 [[nodiscard]] inline picture read_image(std::filesystem::path const& path, decode_options const& options = {}) {
-  mapped_file const file{path};
+  mapped_file const file{path, detail::most_picture_bytes};
   return decode_image(file.bytes(), path, options);
 }
 

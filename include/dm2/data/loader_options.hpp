@@ -35,7 +35,8 @@ struct loader_options {
   bool label_maps = true;            ///< read label maps where the set has them
   int label_map_classes = 0;         ///< classes that label maps may name; 0 for the set's own
   std::size_t max_bad = 100;         ///< different bad samples after which next() throws
-  decode_options decoding{};         ///< limits that pictures are held against; those beyond them count as bad
+  /// Limits that pictures are held against; those beyond them count as bad.
+  decode_options decoding{.max_pixels = max_sample_pixels, .max_scans = max_sample_scans};
   std::function<void(file_error const&)> report{};  ///< told once of each bad sample, by the thread that calls next()
 };
 

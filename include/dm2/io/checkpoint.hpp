@@ -4,6 +4,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/core/parameters.hpp>
+#include <dm2/io/checksums.hpp>
 #include <dm2/io/finite.hpp>
 #include <dm2/io/model_match.hpp>
 #include <dm2/io/safetensors_write.hpp>
@@ -143,6 +144,7 @@ void add_entry_tensors(std::vector<stored_tensor>& to, std::string_view prefix, 
 /// has to be the model's; what there cannot be read as one is not compared, and a line of the result says so.
 ///
 /// Throws file_error that says how many differences there are and lists the first; checkpoint_differences has them all.
+/// Throws it also where the file states checksums and a tensor's bytes have another.
 /// The model is unchanged then.
 template <checkpoint_model M>
 std::vector<std::string> load(M& net, tensor_file const& file) {
@@ -150,6 +152,7 @@ std::vector<std::string> load(M& net, tensor_file const& file) {
   detail::model_fit fit = detail::fit_model(M::configuration, table, file);
   if (!fit.differences.empty())
     throw file_error{file.path(), detail::misfit_text(table, file, fit.match, fit.differences)};
+  for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
   auto const state = net.state();
   using scalar = std::remove_cvref_t<decltype(state[0])>;
   auto const counters = std::span<std::int64_t>{net.counters()};

@@ -220,6 +220,7 @@ class torch_file {
       if (!entry.name.ends_with(suffix)) continue;
       if (document_) fail("zip: more than one entry is called data.pkl");
       prefix_ = entry.name.substr(0, entry.name.size() - suffix.size());
+      if (prefix_.size() > 1000) fail("zip: the folder of data.pkl has a name of over 1000 bytes");  // copied each time
       document_ = std::make_unique<pickle_document>(read_pickle(entry.bytes, path_));
       pickle_size_ = entry.bytes.size();
     }

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -100,14 +101,12 @@ class average_matcher {
   /// count.
   [[nodiscard]] std::string hole(std::vector<bool> const& covered, std::vector<std::string>& notices) const {
     auto const part = [](std::string_view name) { return take_component(name); };
-    std::vector<std::string_view> parts;
+    std::unordered_set<std::string_view> parts;
     for (std::size_t i = 0; i < raw_.size(); ++i)
-      if (covered[i] && std::find(parts.begin(), parts.end(), part(raw_[i].name)) == parts.end())
-        parts.push_back(part(raw_[i].name));
+      if (covered[i]) parts.insert(part(raw_[i].name));
     for (std::size_t i = 0; i < raw_.size(); ++i) {
       if (covered[i] || !is_floating(raw_[i].type) || is_batch_statistic(raw_[i].name)) continue;
-      if (std::find(parts.begin(), parts.end(), part(raw_[i].name)) != parts.end())
-        return "there is none of '" + raw_[i].name + "'";
+      if (parts.contains(part(raw_[i].name))) return "there is none of '" + raw_[i].name + "'";
       notices.push_back("'" + raw_[i].name + "' has no average: it is taken from the weights");
     }
     return {};

@@ -167,6 +167,8 @@ pretrained_report load_pretrained(M& net, tensor_file const& file) {
   auto const uses = detail::pretrained_uses<C>(match, detail::told_config(file, report.notices), table, grid, wrong);
   if (!wrong.empty()) throw file_error{file.path(), detail::misfit_text(table, file, match, wrong)};
   for (stored_tensor const* const t : match.entries)
+    if (t != nullptr) require_checksum(*t, file.path());
+  for (stored_tensor const* const t : match.entries)
     if (std::string const text = t == nullptr ? "" : not_finite_text(*t); !text.empty())
       throw file_error{file.path(), "cannot be trained further: " + text};
   for (stored_tensor const* const t : match.surplus) report.left_out.push_back(t->name);

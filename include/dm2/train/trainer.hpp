@@ -32,6 +32,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -154,6 +155,8 @@ class trainer {
     earlier_steps_ = at.earlier_steps + (with_optimizer ? 0 : at.optimizer_steps);
     best_ = at.best;
     best_epoch_ = at.best_epoch;
+    std::error_code ignored;
+    from_elsewhere_ = !std::filesystem::equivalent(path, folder_.last(), ignored);
     resume_report report;
     if (best_epoch_ >= 0) report.best_left_out = incomparable(progress);
     if (!report.best_left_out.empty()) best_ = 0, best_epoch_ = -1;
@@ -170,6 +173,7 @@ class trainer {
     int const end =
         options_.stop_after > 0 ? std::min(options_.stop_after, options_.rates.epochs) : options_.rates.epochs;
     try {
+      if (epoch_ >= end) complete_folder();
       while (epoch_ < end)
         if (stopping() || !train_epoch() || !finish_epoch()) return false;
     } catch (non_finite const& n) {
@@ -427,6 +431,15 @@ class trainer {
     return true;
   }
 
+  /// Writes what the last epoch's checkpoints lack where a run ended between them: the best one was there, and is what
+  /// this run goes on from, the last one was not.
+  void complete_folder() {
+    if (!std::exchange(from_elsewhere_, false)) return;
+    save(folder_.of_epoch(epoch_));
+    if (first_process()) folder_.keep_history(epoch_);
+    save(folder_.last());
+  }
+
   [[nodiscard]] nlohmann::json own_progress() const {
     return {{"epoch", epoch_},
             {"next_batch", next_batch_},
@@ -492,6 +505,7 @@ class trainer {
   step_engine<C, Context> engine_;
   std::deque<step_report> unreported_;
   int epoch_ = 0, best_epoch_ = -1;
+  bool from_elsewhere_ = false;  ///< resumed from another checkpoint than the folder's last
   std::size_t next_batch_ = 0;
   std::int64_t earlier_steps_ = 0;  ///< of an optimizer whose state was not resumed
   double loss_sum_ = 0, best_ = 0, rate_ = 0, epoch_seconds_ = 0, epoch_waiting_ = 0;

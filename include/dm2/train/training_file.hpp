@@ -2,13 +2,15 @@
 /// Training checkpoints: everything that a run needs to go on as if it had never stopped, in one safetensors file.
 ///
 /// raw/NAME and ema/NAME hold the weights and their averages under the model's names, momentum/NAME and second/NAME the
-/// optimizer's state. The metadata hold the configuration, and under "training" where the run is. tensor_file, and so
-/// load, reads the averages (or the raw weights) of such a file like any other's.
+/// optimizer's state. The metadata hold the configuration, under "training" where the run is, and the CRC-32C of each
+/// tensor, which resume_training and load compare. tensor_file, and so load, reads the averages (or the raw weights) of
+/// such a file like any other's.
 #pragma once
 
 #include <dm2/core/error.hpp>
 #include <dm2/core/parameters.hpp>
 #include <dm2/io/checkpoint.hpp>
+#include <dm2/io/checksums.hpp>
 #include <dm2/io/config_json.hpp>
 #include <dm2/io/json_text.hpp>
 #include <dm2/io/mapped_file.hpp>
@@ -100,6 +102,17 @@ struct checkpoint_head {
   return head;
 }
 
+/// Reads the whole of a safetensors file and holds every tensor against its checksum. Returns whether the file has
+/// checksums: those written before dm2 had them, and other programs' files, have none. Throws file_error where it is
+/// damaged.
+inline bool verify_checkpoint(std::filesystem::path const& path) {
+  mapped_file const file{path};
+  safetensors_content content = read_safetensors(file.bytes(), path);
+  bool const stated = detail::take_checksums(content.tensors, content.metadata, path);
+  for (stored_tensor const& t : content.tensors) require_checksum(t, path);
+  return stated;
+}
+
 /// Writes a training checkpoint, whole or not at all. `progress` is for the trainer that resumes; `metadata` is added.
 ///
 /// Throws file_error where the file cannot be written.
@@ -122,6 +135,7 @@ void save_training(std::filesystem::path const& path, model<C, Context>& net, em
   metadata["config"] = to_json(C).dump();
   metadata["format"] = "pt";
   metadata[training_key] = progress.dump();
+  metadata[checksums_key] = detail::checksums_text(tensors, metadata);
   write_safetensors(path, tensors, metadata);
 }
 
@@ -161,6 +175,11 @@ class resume_plan {
       values_.push_back({&find(prefix, e), state.subspan(e.offset, e.size)});
   }
 
+  /// Throws file_error where a tensor is not what its checksum says.
+  void require_checksums() const {
+    for (auto const& m : counters_) require_checksum(*m.from, path_);
+    for (auto const& m : values_) require_checksum(*m.from, path_);
+  }
   /// Copies.
   void run() const {
     for (auto const& [from, to] : counters_) copy_to(*from, to);
@@ -205,7 +224,8 @@ template <config C, class Context>
 nlohmann::json resume_training(std::filesystem::path const& path, model<C, Context>& net, ema<C, Context>& average,
                                optimizer<C, Context>& rule, bool with_optimizer = true) {
   mapped_file const file{path};
-  safetensors_content const content = read_safetensors(file.bytes(), path);
+  safetensors_content content = read_safetensors(file.bytes(), path);
+  detail::take_checksums(content.tensors, content.metadata, path);
   nlohmann::json progress = detail::parse_progress(content.metadata, path);
   detail::require_configuration(C, content.metadata, path);
   if (with_optimizer) detail::require_optimizer(rule.options().kind, progress, path);
@@ -221,6 +241,7 @@ nlohmann::json resume_training(std::filesystem::path const& path, model<C, Conte
   std::int64_t const optimizer_steps =
       detail::progress_number(progress, "optimizer_steps", 0, detail::most_steps, path);
   std::int64_t const ema_steps = detail::progress_number(progress, "ema_steps", 0, detail::most_steps, path);
+  plan.require_checksums();
   plan.run();
   if (with_optimizer) rule.set_steps(optimizer_steps);
   average.set_steps(ema_steps);

@@ -122,10 +122,10 @@ class pickle_value {
   }
   /// The tuple of a call's arguments, or a storage's persistent id.
   [[nodiscard]] pickle_value arguments() const noexcept { return {*data_, static_cast<std::uint32_t>(node().wide)}; }
-  /// "module name" of a global or of a refused object.
+  /// "module name" of a global or of a refused object, the first 200 bytes of each: many may share one long name.
   [[nodiscard]] std::string global_name() const {
     pickle_value const module{*data_, static_cast<std::uint32_t>(node().wide >> 32)};
-    return std::string{module.raw()} + " " + std::string{arguments().raw()};
+    return std::string{module.raw().substr(0, 200)} + " " + std::string{arguments().raw().substr(0, 200)};
   }
   /// A description for messages: "a dict", "an object of the refused global builtins print".
   [[nodiscard]] std::string describe() const {
