@@ -31,7 +31,6 @@ struct state_slice {
   [[nodiscard]] constexpr bool holds(parameter_entry const& e) const {
     return e.kind != entry_kind::counter && e.offset >= first && e.offset < end;
   }
-  constexpr bool operator==(state_slice const&) const = default;
 };
 
 /// The slice of a process alone.
