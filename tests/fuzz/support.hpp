@@ -54,7 +54,7 @@ bool reads(std::filesystem::path const& path, Read const& read) {
     return true;
   } catch (file_error const& problem) {
 #ifdef DM2_FUZZ_PICTURES
-    return false;  // under the memory sanitizer: libstdc++ keeps the message in memory that it seems not to have written
+    return false;  // under the memory sanitizer: libstdc++ keeps the message where it seems not to have written
 #endif
     std::string const text = problem.what(), front = path.string() + ": ";
     if (!text.starts_with(front) || text.size() == front.size()) finding("an error without the file's name: " + text);
