@@ -4,6 +4,8 @@
 
 #include <dm2/core/compiler.hpp>
 
+#include <cuda_runtime.h>
+
 namespace dm2::cuda::detail {
 
 /// The sum of the numbers of `Lanes` neighbouring lanes, in each of them, always in the same order.
