@@ -10,16 +10,17 @@
 ///
 /// A block has one sequence and one group, in 16 x 16 tiles on and below the diagonal. Scores G are computed once and
 /// stay in shared memory; dG stays in registers over all heads of the group, so that their sum is float's and in a
-/// fixed order. Then for each unit, a head's columns:
-///  1. Every tile: W, its part of dG, the sums of Gamma over the tile's rows, and G E to shared memory. Below the
-///     diagonal, with e_J the sum c at the end of tile J, E_ij = exp(c_i - e_J) exp(e_J - c_j), both at most 1: two
-///     exponentials a lane; the second factor is left out of G E and goes into U. On the diagonal G E is times dt_j,
-///     and D is added to it.
-///  2. Every 16 tokens: dx = (G E)^T dy, and with what comes from the tiles around d dt and the sums for A and D.
+/// fixed order. For each unit, a head's columns, a warp goes down one or two columns of tiles, everything transposed:
+/// W_ji = x_j . dy_i comes out of a product as G_ji lies in an A fragment, so that G E is the operand of the next one,
+///     U_j += (G E)_ji dy_i,
+/// without a way through shared memory. Below the diagonal, with e_J the sum c at the end of the column's 16 tokens,
+/// E_ij = exp(c_i - e_J) exp(e_J - c_j), both at most 1: four exponentials a lane; the second factor is left out of
+/// G E and goes into U at the end. On the diagonal G E is times dt_j, and D is added to it: U becomes dx. The free
+/// warps meanwhile finish d dt and the sums for A and D of the unit before, and prepare the next one.
 /// At the end dB and dC, from dG rounded to 16 bits.
 ///
 /// da_t as sums over rectangles: inside t's tile (i, j both in it), rows i >= t of it with all tiles before, columns
-/// j < t of it with all tiles after, and whole tiles around. Row sums minus column sums would lose digits.
+/// j < t of it with all tiles after, and whole tiles around. Row sums minus column sums of tokens would lose digits.
 ///
 /// Saved: nothing. Reads x and dy of a sequence once, B and C twice.
 #pragma once
@@ -27,6 +28,9 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
+#include <dm2/cuda/ssd/backward_quadratic_block.cuh>
+#include <dm2/cuda/ssd/backward_quadratic_columns.cuh>
+#include <dm2/cuda/ssd/backward_quadratic_tokens.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
 
 #include <cstddef>
@@ -39,11 +43,12 @@ __device__ inline unsigned char* parts_beside(backward_quadratic_block<Tr> const
   return k.shared + k.at.operands + (stage == 0 && k.at.stages == 2 ? k.at.stage : 0);
 }
 
-/// Starts the copy of a part of B and C.
+/// Thread `thread` of `threads` starts its copies of a part of B and C.
 template <class Tr>
-__device__ inline void copy_part(backward_quadratic_block<Tr> const& k, unsigned char* parts, int part) {
+__device__ inline void copy_part(backward_quadratic_block<Tr> const& k, int thread, int threads, unsigned char* parts,
+                                 int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  copy_rows<Tr::part>(k, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride,
+  copy_rows<Tr::part>(k, thread, threads, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride,
                       parts + (part & 1) * k.at.part_bytes());
 }
 
@@ -55,7 +60,7 @@ __device__ inline void each_part(backward_quadratic_block<Tr> const& k, unsigned
 #pragma unroll 1
   for (int part = 0; part < Tr::parts; ++part) {
     if (part + 1 < Tr::parts)
-      copy_part(k, parts, part + 1);
+      copy_part(k, int(threadIdx.x), Tr::threads, parts, part + 1);
     else
       behind();
     commit_copies();
@@ -69,30 +74,32 @@ __device__ inline void each_part(backward_quadratic_block<Tr> const& k, unsigned
 
 /// The scores of every tile to shared memory. Starts the copy of the first unit, where there is room for it.
 template <class Tr>
-__device__ inline void score_tiles(backward_quadratic_block<Tr> const& k, warp_tiles<Tr> const& tiles) {
+__device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
   using T = typename Tr::element;
   tile_sums<Tr> scores;
   scores.clear();
   unsigned char* const parts = parts_beside(k, 0);
-  copy_part(k, parts, 0);
+  copy_part(k, int(threadIdx.x), Tr::threads, parts, 0);
   commit_copies();
   auto const multiply = [&](int, unsigned char* b, unsigned char* c) {
-    std::uint32_t const columns = shared_address(b) + k.column_operand(Tr::part_pitch);
-    std::uint32_t const rows = shared_address(c) + k.row_operand(Tr::part_pitch);
+    if (k.free_warp() >= 0) return;
+    std::uint32_t const columns = shared_address(b) + k.row_operand(Tr::part_pitch);
+    std::uint32_t const rows = shared_address(c) + k.column_operand(Tr::part_pitch);
+    warp_columns const own{k.warp, k.at.tiles};
     std::uint32_t a[Tr::part_steps][4];
-    if (k.has_tile()) {
-      load_rows(a, rows + k.warp * 16 * Tr::part_pitch);
-      multiply_rows<T>(scores.diagonal, a, columns + k.warp * 16 * Tr::part_pitch);
-    }
-    tiles.each([&](int s, tile_place const& at, bool another) {
-      if (another) load_rows(a, rows + at.row * 16 * Tr::part_pitch);
-      multiply_rows<T>(scores.below[s], a, columns + at.column * 16 * Tr::part_pitch);
-    });
+    load_rows(a, columns + own.first * 16 * Tr::part_pitch);
+    own.each<Tr::slots>(
+        k.at.tiles,
+        [&](int s, int row, int) { multiply_rows<T>(scores.below[s], a, rows + row * 16 * Tr::part_pitch); },
+        [&] {
+          if (own.own >= 0) load_rows(a, columns + own.own * 16 * Tr::part_pitch);
+        });
+    if (own.own >= 0) multiply_rows<T>(scores.diagonal, a, rows + own.own * 16 * Tr::part_pitch);
   };
   each_part(k, parts, multiply, [&] {
-    if (k.at.stages == 2) copy_unit(k, 0);
+    if (k.at.stages == 2) copy_unit(k, int(threadIdx.x), Tr::threads, 0);
   });
-  store_tiles(k, tiles, scores, 0);
+  if (k.free_warp() < 0) store_tiles(k, scores);
 }
 
 /// A tile's accumulators of a part, rounded, by way of the warp's patch to a gradient's rows and columns.
@@ -121,12 +128,12 @@ __device__ inline void multiply_gradient(backward_quadratic_block<Tr> const& k, 
   std::uint32_t a[2][4];
   int const second = min(first + 1, k.at.tiles - 1);  // a missing one repeats the first, unused
   for (int j = 0; j <= first; ++j) {
-    load_matrix(a[0], shared_address(k.tile(0, first, j)) + k.lane * 16);
-    load_matrix(a[1], shared_address(k.tile(0, second, j)) + k.lane * 16);
+    load_transposed(a[0], k.tile(first, j), k.lane);
+    load_transposed(a[1], k.tile(second, j), k.lane);
     multiply_x<T, 0, 2, Tr::part>(acc, a, b + j * 16 * Tr::part_pitch);
   }
   if (second == first) return;
-  load_matrix(a[1], shared_address(k.tile(0, second, second)) + k.lane * 16);
+  load_transposed(a[1], k.tile(second, second), k.lane);
   multiply_x<T, 1, 2, Tr::part>(acc, a, b + second * 16 * Tr::part_pitch);
 }
 
@@ -137,9 +144,9 @@ __device__ inline void multiply_gradient_transposed(backward_quadratic_block<Tr>
   using T = typename Tr::element;
   std::uint32_t a[2][4];
   for (int i = first; i < k.at.tiles; ++i) {
-    load_transposed(a[0], k.tile(0, i, first), k.lane);
+    load_matrix(a[0], shared_address(k.tile(i, first)) + k.lane * 16);
     if (i > first)
-      load_transposed(a[1], k.tile(0, i, first + 1), k.lane);
+      load_matrix(a[1], shared_address(k.tile(i, first + 1)) + k.lane * 16);
     else
       a[1][0] = a[1][1] = a[1][2] = a[1][3] = 0;
     multiply_x<T, 0, 2, Tr::part>(acc, a, c + i * 16 * Tr::part_pitch);
@@ -168,17 +175,20 @@ __device__ inline void finish_states(backward_quadratic_block<Tr> const& k, unsi
   each_part(k, parts, multiply, [] {});
 }
 
-/// Each head's sums for A and D over the warps' tiles.
+/// What the free warps do while the others go down a unit's columns: the next unit's operands, or the first part of B
+/// and C to `parts`; the next unit's decays; the tokens of the unit before.
 template <class Tr>
-__device__ inline void write_totals(backward_quadratic_block<Tr> const& k) {
-  constexpr int heads = Tr::sizes::per_group;
-  auto const* const totals = reinterpret_cast<float2 const*>(k.shared + k.at.totals);
-  for (int h = int(threadIdx.x); h < heads; h += Tr::threads) {
-    float2 sum{0, 0};
-    for (int w = 0; w < k.at.tiles; ++w) sum.x += totals[w * heads + h].x, sum.y += totals[w * heads + h].y;
-    std::size_t const to = std::size_t(k.sequence()) * Tr::sizes::heads + k.group() * heads + h;
-    k.p.da[to] = sum.x, k.p.d_skip[to] = sum.y;
+__device__ inline void unit_beside(backward_quadratic_block<Tr> const& k, int unit, unsigned char* parts) {
+  int const threads = k.at.free_warps() * 32, thread = k.free_warp() * 32 + k.lane;
+  if (k.at.stages == 2) {
+    if (unit + 1 < Tr::units)
+      copy_unit(k, thread, threads, unit + 1);
+    else
+      copy_part(k, thread, threads, parts, 0);
+    commit_copies();
   }
+  if (k.warp == Tr::warps - 1 && unit + 1 < Tr::units) scan_vectors(k, unit + 1);
+  if (unit > 0) finish_tokens(k, unit - 1);
 }
 
 /// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied while a unit is computed.
@@ -186,38 +196,34 @@ template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 1)
     backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
   backward_quadratic_block<Tr> k{p, at, dynamic_shared()};
-  warp_tiles<Tr> const tiles{k};
-  score_tiles(k, tiles);
-  bool const scanner = k.warp == Tr::warps - 1;  // the warp with the fewest products in finish_rows, or none
-  if (scanner) scan_vectors(k, 0);
+  score_tiles(k);
+  bool const free = k.free_warp() >= 0;
+  if (k.warp == Tr::warps - 1) scan_vectors(k, 0);
   unsigned char* const parts = parts_beside(k, (Tr::units - 1) & 1);  // of B and C, for dB and dC
   tile_sums<Tr> gradient;
   gradient.clear();
-  float carried = 0;
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     wait_copies<0>();
     __syncthreads();  // the unit's operands and decays are there, those of the unit before are done with
-    int const next = unit + k.at.stages - 1;
-    if (next < Tr::units)
-      copy_unit(k, next);
-    else
-      copy_part(k, parts, 0);
-    commit_copies();
     if (k.at.stages == 1) {
-      wait_copies<0>();
+      copy_unit(k, int(threadIdx.x), Tr::threads, unit);
+      commit_copies(), wait_copies<0>();
       __syncthreads();
     }
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
-    float const skip = unit_tiles(k, tiles, unit, gradient);
-    __syncthreads();
-    hide(k.lane), hide(k.warp);
-    if (k.has_tile()) finish_rows(k, unit, skip, carried);
-    if (scanner && unit + 1 < Tr::units) scan_vectors(k, unit + 1);
+    if (free)
+      unit_beside(k, unit, parts);
+    else
+      unit_columns(k, unit, gradient);
   }
-  store_tiles(k, tiles, gradient, 0);
   __syncthreads();
-  if (k.at.stages == 1) copy_part(k, parts, 0);
+  if (free)
+    finish_tokens(k, Tr::units - 1);
+  else
+    store_tiles(k, gradient);
+  __syncthreads();
+  if (k.at.stages == 1) copy_part(k, int(threadIdx.x), Tr::threads, parts, 0);
   commit_copies();
   finish_states(k, parts);
   write_totals(k);
@@ -236,12 +242,12 @@ struct backward_quadratic {
   /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16.
   static constexpr bool possible = is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
-  /// At most 256 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
-  /// 197 tokens 201 KB, or 154 KB with one unit's operands at a time.
+  /// At most 208 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
+  /// 197 tokens 211 KB, or 165 KB with one unit's operands at a time.
   static bool fits(backward_operands<M, T> const& p, device_properties const& device) {
     if constexpr (possible)
-      return p.length <= long_traits::most_tiles() * 16 && p.aligned() &&
-             backward_quadratic_plan<long_traits>(p.length, device).bytes <= device.shared_per_block;
+      return p.length <= traits::most_tiles * 16 && p.aligned() &&
+             backward_quadratic_plan<traits>(p.length, device).bytes <= device.shared_per_block;
     else
       return false;
   }
@@ -252,22 +258,13 @@ struct backward_quadratic {
   static void launch(backward_operands<M, T> const& p, std::byte*, device_properties const& device,
                      cudaStream_t stream) {
     if (p.sequences == 0) return;
-    if (p.length <= short_traits::most_tiles() * 16)
-      enqueue<short_traits>(p, device, stream);
-    else
-      enqueue<long_traits>(p, device, stream);
+    auto const plan = backward_quadratic_plan<traits>(p.length, device);
+    detail::launch("ssd_backward_quadratic", backward_quadratic_kernel<traits>,
+                   {dim3(unsigned(p.sequences * M.groups)), traits::threads, std::size_t(plan.bytes)}, stream, p, plan);
   }
 
  private:
-  using short_traits = backward_quadratic_traits<M, T, 5>;  ///< for 13 tiles
-  using long_traits = backward_quadratic_traits<M, T, 8>;   ///< for 16
-
-  template <class Tr>
-  static void enqueue(backward_operands<M, T> const& p, device_properties const& device, cudaStream_t stream) {
-    auto const plan = backward_quadratic_plan<Tr>(p.length, device);
-    detail::launch("ssd_backward_quadratic", backward_quadratic_kernel<Tr>,
-                   {dim3(unsigned(p.sequences * M.groups)), Tr::threads, std::size_t(plan.bytes)}, stream, p, plan);
-  }
+  using traits = backward_quadratic_traits<M, T, 6>;
 };
 
 }  // namespace dm2::cuda::detail::ssd

@@ -6,6 +6,7 @@
 
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd/backward_operands.cuh>
+#include <dm2/cuda/ssd/backward_tiles.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
 
 #include <cstddef>
@@ -13,11 +14,9 @@
 
 namespace dm2::cuda::detail::ssd {
 
-/// The tiles of 16 tokens below the diagonal of a triangle with `tiles` on the diagonal.
-__host__ __device__ constexpr int tiles_below(int tiles) { return tiles * (tiles - 1) / 2; }
-
-/// How a block computes: 16 warps, each with one tile of 16 tokens (its rows of dx, d dt, dB and dC, its tile on the
-/// diagonal), and with at most `Slots` tiles below the diagonal, whose gradient stays in registers over all heads.
+/// How a block computes: 16 warps, of which each of the first 2 (tiles / 2) + 1 has at most `Slots` tiles below the
+/// diagonal, whose gradient stays in registers over all heads, and one on it. The free warps behind them copy operands,
+/// make the decays, and finish tokens.
 template <mixer_shape M, class T, int Slots>
 struct backward_quadratic_traits {
   using element = T;
@@ -30,33 +29,31 @@ struct backward_quadratic_traits {
   /// States of B and C at a time.
   static constexpr int part = widest_slice(sizes::state, 32), parts = sizes::state / part;
   static constexpr int part_steps = part / 16, part_pitch = 2 * part + 16;
-
-  /// Tiles of a sequence that the slots suffice for.
-  static constexpr int most_tiles() {
-    int tiles = 1;
-    while (tiles < warps && tiles_below(tiles + 1) <= warps * Slots) ++tiles;
-    return tiles;
-  }
+  /// Tiles on the diagonal that the slots suffice for; a warp at least is free.
+  static constexpr int most_tiles = 2 * Slots + 1;
+  static_assert(most_tiles < warps);
 };
 
 /// Byte offsets into a block's shared memory; the scores are at 0, in the order of their tiles' rows. A 16 x 16 tile is
-/// four 8 x 8 matrices in the order of an A fragment's registers, so that ldmatrix reads it, or its transpose, at
-/// 16 bytes a lane.
+/// four 8 x 8 matrices in the order of an A fragment's registers, transposed: [j, i]. ldmatrix reads it, or its
+/// transpose, at 16 bytes a lane.
 ///
 /// Before the first and after the last unit, two parts of B and C lie over the operands of the units that are not there
-/// yet or any more, and over the decayed scores; and behind them dB and dC on their way out.
+/// yet or any more, and over what is behind them; and behind them dB and dC on their way out.
 template <class Tr>
 struct backward_quadratic_layout {
-  int tiles;     ///< of 16 tokens
-  int stages;    ///< units whose operands are there at a time, 1 or 2
-  int operands;  ///< x, then dy of a unit
-  int stage;     ///< bytes of a unit's operands, and enough for a part
-  int decayed;   ///< the unit's scores with their decay, as the scores
-  int patches;   ///< 16 rows of a part for each warp
-  int vectors;   ///< decay_vectors, twice
-  int own_sums;  ///< [2, tokens] floats: sums inside the token's tile for da, and for x . U
-  int row_sums;  ///< [tiles below the diagonal, 16] floats
-  int totals;    ///< [16 warps, heads] pairs of floats, sums for A and D
+  int tiles;      ///< of 16 tokens
+  int stages;     ///< units whose operands are there at a time, 1 or 2
+  int operands;   ///< x, then dy of a unit
+  int stage;      ///< bytes of a unit's operands, and enough for a part
+  int shares;     ///< what a warp leaves of a column that another finishes, by the column
+  int row_parts;  ///< [2 units, tiles below the diagonal, 32 lanes] pairs of floats
+  int patches;    ///< 16 rows of a part for each warp
+  int vectors;    ///< decay_vectors, of two units, dt of three
+  int sums;       ///< token_sums, of two units
+  int around;     ///< [free warps, 16] floats: of Gamma over the tiles i after and j before a tile
+  int carried;    ///< [tokens] floats: a head's d dt of its slices so far
+  int totals;     ///< [free warps, heads] pairs of floats, sums for A and D
   int bytes;
 
   __host__ __device__ backward_quadratic_layout(int length, int units_at_a_time)
@@ -64,33 +61,57 @@ struct backward_quadratic_layout {
         stages{units_at_a_time},
         operands{tiles_below(tiles + 1) * fragment_bytes},
         stage{2 * rows() * (Tr::pitch > Tr::part_pitch ? Tr::pitch : Tr::part_pitch)},
-        decayed{operands + stages * stage},
+        shares{operands + stages * stage},
+        row_parts{shares + tiles / 2 * share_bytes},
         patches{operands + (stages - 1) * stage + 2 * part_bytes()} {
-    int const units_end = decayed + operands, parts_end = patches + Tr::warps * 16 * Tr::part_pitch;
+    int const units_end = row_parts + 2 * tiles_below(tiles) * 256;
+    int const parts_end = patches + Tr::warps * 16 * Tr::part_pitch;
     vectors = units_end > parts_end ? units_end : parts_end;
-    own_sums = vectors + 2 * rows() * 16;
-    row_sums = own_sums + rows() * 8;
-    totals = row_sums + tiles_below(tiles) * 64;
-    bytes = totals + Tr::warps * Tr::sizes::per_group * 8;
+    sums = vectors + 9 * rows() * 4;
+    around = sums + 2 * token_sums_bytes();
+    carried = around + free_warps() * 64;
+    totals = carried + (Tr::slices > 1 ? rows() * 4 : 0);
+    bytes = totals + free_warps() * Tr::sizes::per_group * 8;
   }
+  static constexpr int share_bytes = Tr::slice * 64;  ///< a warp's accumulators
   __host__ __device__ int rows() const { return tiles * 16; }
+  /// Warps that have tiles, and the others.
+  __host__ __device__ int tile_warps() const { return tiles | 1; }
+  __host__ __device__ int free_warps() const { return Tr::warps - tile_warps(); }
   /// Of a part of B, and of C behind it.
   __host__ __device__ int part_bytes() const { return 2 * rows() * Tr::part_pitch; }
+  __host__ __device__ int token_sums_bytes() const { return 3 * rows() * 4 + Tr::warps * 4; }
 };
 
 /// A head's steps and decays, an array of a float a token each. With c the sum of dt A log2(e) up to and with a token,
 /// and e that sum at the end of the token's tile:
 template <class Tr>
 struct decay_vectors {
-  float *c, *dt;
+  float* c;
+  float* dt;         ///< which is there for a unit longer than the others
   float* rest;       ///< exp2(e - c), what is left of a token at the end of its tile
   float* rest_step;  ///< times dt
 
   __device__ decay_vectors(unsigned char* shared, backward_quadratic_layout<Tr> const& at, int unit)
-      : c{reinterpret_cast<float*>(shared + at.vectors) + (unit & 1) * 4 * at.rows()},
-        dt{c + at.rows()},
-        rest{dt + at.rows()},
+      : c{reinterpret_cast<float*>(shared + at.vectors) + (unit & 1) * 3 * at.rows()},
+        dt{reinterpret_cast<float*>(shared + at.vectors) + (6 + unit % 3) * at.rows()},
+        rest{c + at.rows()},
         rest_step{rest + at.rows()} {}
+};
+
+/// What a unit's tiles leave for its tokens' d dt and the sums for A and D: floats of tokens, then of tiles.
+template <class Tr>
+struct token_sums {
+  float* inside;  ///< of Gamma over i >= t > j inside the token's tile
+  float* after;   ///< of Gamma over i in tiles after the token's, with j the token
+  float* output;  ///< x . U
+  float* skip;    ///< of dy . x
+
+  __device__ token_sums(unsigned char* shared, backward_quadratic_layout<Tr> const& at, int unit)
+      : inside{reinterpret_cast<float*>(shared + at.sums + (unit & 1) * at.token_sums_bytes())},
+        after{inside + at.rows()},
+        output{after + at.rows()},
+        skip{output + at.rows()} {}
 };
 
 /// A thread's place in the work.
@@ -112,8 +133,8 @@ struct backward_quadratic_block {
   [[nodiscard]] __device__ std::size_t row(int token) const {
     return std::size_t(sequence()) * std::size_t(p.length) + std::size_t(token);
   }
-  /// Whether a tile of tokens is this warp's.
-  [[nodiscard]] __device__ bool has_tile() const { return warp < at.tiles; }
+  /// Which of the free warps this is; negative where it has tiles.
+  [[nodiscard]] __device__ int free_warp() const { return warp - at.tile_warps(); }
   [[nodiscard]] __device__ int head(int unit) const { return group() * sizes::per_group + unit / Tr::slices; }
   [[nodiscard]] __device__ int column(int unit) const {
     return head(unit) * sizes::headdim + unit % Tr::slices * Tr::slice;
@@ -126,13 +147,16 @@ struct backward_quadratic_block {
   }
   [[nodiscard]] __device__ unsigned char* dy(int unit) const { return x(unit) + at.rows() * Tr::pitch; }
   [[nodiscard]] __device__ decay_vectors<Tr> vectors(int unit) const { return {shared, at, unit}; }
-  /// The tile (i, j), i >= j, of those that start at byte `from`.
-  [[nodiscard]] __device__ unsigned char* tile(int from, int i, int j) const {
-    return shared + from + (tiles_below(i + 1) + j) * fragment_bytes;
+  [[nodiscard]] __device__ token_sums<Tr> sums(int unit) const { return {shared, at, unit}; }
+  /// The tile (i, j), i >= j.
+  [[nodiscard]] __device__ unsigned char* tile(int i, int j) const {
+    return shared + (tiles_below(i + 1) + j) * fragment_bytes;
   }
-  /// The warp's sums for A and D of a unit's head.
-  [[nodiscard]] __device__ float2& totals(int unit) const {
-    return reinterpret_cast<float2*>(shared + at.totals)[warp * sizes::per_group + unit / Tr::slices];
+  /// A unit's parts of the sums of Gamma over j, of the tile (i, j) below the diagonal: lane l has those of the rows
+  /// 8 (l / 16) + 2 (l % 4) and the next.
+  [[nodiscard]] __device__ float2* row_parts(int unit, int i, int j) const {
+    return reinterpret_cast<float2*>(shared + at.row_parts) +
+           ((unit & 1) * tiles_below(at.tiles) + tiles_below(i) + j) * 32;
   }
   /// Where a lane reads ldmatrix's row of an A operand [16, 16], or of a transposed B operand.
   [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
@@ -144,17 +168,17 @@ struct backward_quadratic_block {
   }
 };
 
-/// Starts the copy of `Width` columns of the sequence, of two arrays, one behind the other in shared memory; zeros
-/// behind the sequence's end.
+/// Thread `thread` of `threads` starts its copies of `Width` columns of the sequence, of two arrays, one behind the
+/// other in shared memory; zeros behind the sequence's end.
 template <int Width, class Tr>
-__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, typename Tr::element const* a, int a_stride,
-                                 typename Tr::element const* b, int b_stride, unsigned char* to) {
-  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = Tr::threads / pieces;
-  int thread = int(threadIdx.x);
+__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, int thread, int threads,
+                                 typename Tr::element const* a, int a_stride, typename Tr::element const* b,
+                                 int b_stride, unsigned char* to) {
+  constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
   hide(thread);
+  int const each = threads / pieces, column = thread % pieces * 8, rows = k.at.rows();
   int row = thread / pieces;
   if (row >= each) return;
-  int const column = thread % pieces * 8, rows = k.at.rows();
   a += k.row(row) * std::size_t(a_stride) + column, b += k.row(row) * std::size_t(b_stride) + column;
   std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + column * 2);
 #pragma unroll 1
@@ -167,8 +191,9 @@ __device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, typename
 
 /// Starts the copy of a unit's operands.
 template <class Tr>
-__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, int unit) {
-  copy_rows<Tr::slice>(k, k.p.x + k.column(unit), k.p.x_stride, k.p.dy + k.column(unit), k.p.dy_stride, k.x(unit));
+__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, int thread, int threads, int unit) {
+  copy_rows<Tr::slice>(k, thread, threads, k.p.x + k.column(unit), k.p.x_stride, k.p.dy + k.column(unit), k.p.dy_stride,
+                       k.x(unit));
 }
 
 /// One warp: a unit's decay_vectors, each lane of 8 neighbouring tokens. As in the forward scan a step counts at most
