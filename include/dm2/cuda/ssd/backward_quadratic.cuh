@@ -37,38 +37,43 @@
 
 namespace dm2::cuda::detail::ssd {
 
-/// Where parts of B and C are while a stage of units' operands is in use, or none.
-template <class Tr>
-__device__ inline unsigned char* parts_beside(backward_quadratic_block<Tr> const& k, int stage) {
-  return k.shared + k.at.operands + (stage == 0 && k.at.stages == 2 ? k.at.stage : 0);
-}
-
 /// Thread `thread` of `threads` starts its copies of a part of B and C.
 template <class Tr>
-__device__ inline void copy_part(backward_quadratic_block<Tr> const& k, int thread, int threads, unsigned char* parts,
-                                 int part) {
+__device__ inline void copy_part(backward_quadratic_block<Tr> const& k, int thread, int threads, int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  copy_rows<Tr::part>(k, thread, threads, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride,
-                      parts + (part & 1) * k.at.part_bytes());
+  copy_rows<Tr::part>(k, thread, threads, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride, k.part(part));
 }
 
-/// f(part, its B, its C in shared memory) for every part. The copy of part 0 to `parts` has been started, the last of
-/// the copies under way; `behind` starts what is to come behind the last part.
+/// Every thread starts the copies of parts [first, end), a group each.
+template <class Tr>
+__device__ inline void copy_parts(backward_quadratic_block<Tr> const& k, int first, int end) {
+#pragma unroll 1
+  for (int part = first; part < end; ++part) {
+    copy_part(k, int(threadIdx.x), Tr::threads, part);
+    commit_copies();
+  }
+}
+
+/// f(part, its B, its C in shared memory) for every part. The copies of the first at.buffers() have been started, a
+/// group each; start(part) starts others when every warp is done with the parts before.
 template <class Tr, class F, class G>
-__device__ inline void each_part(backward_quadratic_block<Tr> const& k, unsigned char* parts, F const& f,
-                                 G const& behind) {
+__device__ inline void each_part(backward_quadratic_block<Tr> const& k, F const& f, G const& start) {
+  int const buffers = k.at.buffers();
 #pragma unroll 1
   for (int part = 0; part < Tr::parts; ++part) {
-    if (part + 1 < Tr::parts)
-      copy_part(k, int(threadIdx.x), Tr::threads, parts, part + 1);
+    if (buffers == Tr::most_buffers)
+      wait_copies<Tr::most_buffers - 1>();
     else
-      behind();
-    commit_copies();
-    wait_copies<1>();
+      wait_copies<1>();
     __syncthreads();
-    unsigned char* const b = parts + (part & 1) * k.at.part_bytes();
+    start(part);
+    unsigned char* const b = k.part(part);
     f(part, b, b + k.at.rows() * Tr::part_pitch);
-    __syncthreads();
+    if (part + buffers < Tr::parts) {
+      __syncthreads();
+      copy_part(k, int(threadIdx.x), Tr::threads, part + buffers);
+    }
+    commit_copies();
   }
 }
 
@@ -78,9 +83,7 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
   using T = typename Tr::element;
   tile_sums<Tr> scores;
   scores.clear();
-  unsigned char* const parts = parts_beside(k, 0);
-  copy_part(k, int(threadIdx.x), Tr::threads, parts, 0);
-  commit_copies();
+  copy_parts(k, 0, k.at.buffers());
   auto const multiply = [&](int, unsigned char* b, unsigned char* c) {
     if (k.free_warp() >= 0) return;
     std::uint32_t const columns = shared_address(b) + k.row_operand(Tr::part_pitch);
@@ -96,51 +99,58 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
         });
     if (own.own >= 0) multiply_rows<T>(scores.diagonal, a, rows + own.own * 16 * Tr::part_pitch);
   };
-  each_part(k, parts, multiply, [&] {
-    if (k.at.stages == 2) copy_unit(k, int(threadIdx.x), Tr::threads, 0);
+  int const over = (k.at.stage + k.at.part_bytes() - 1) / k.at.part_bytes();  // parts that lie over the first unit
+  bool const early = k.at.buffers() == Tr::parts && over < Tr::parts;
+  auto const copy_first = [&] { copy_unit(k, int(threadIdx.x), Tr::threads, 0); };
+  each_part(k, multiply, [&](int part) {
+    if (early && part == over && k.at.stages == 2) copy_first();
   });
   if (k.free_warp() < 0) store_tiles(k, scores);
+  if (early || k.at.stages == 1) return;
+  __syncthreads();
+  copy_first();
+  commit_copies();
 }
 
-/// A tile's accumulators of a part, rounded, by way of the warp's patch to a gradient's rows and columns.
+/// A tile's accumulators of a warp's columns, rounded, by way of the warp's patch to a gradient's rows and columns.
 template <class Tr>
-__device__ inline void write_part(backward_quadratic_block<Tr> const& k, float const (&acc)[Tr::part / 8][4], int tile,
-                                  typename Tr::element* to, int stride, int part) {
-  unsigned char* const patch = k.shared + k.at.patches + k.warp * 16 * Tr::part_pitch;
-  unsigned char* const own = patch + (k.lane >> 2) * Tr::part_pitch + (k.lane & 3) * 4;
+__device__ inline void write_columns(backward_quadratic_block<Tr> const& k, float const (&acc)[Tr::part_columns / 8][4],
+                                     int tile, typename Tr::element* to, int stride) {
+  constexpr int pitch = 2 * Tr::part_columns + 16;
+  unsigned char* const patch = k.shared + k.at.patches + k.warp * k.at.patch_bytes;
+  unsigned char* const own = patch + (k.lane >> 2) * pitch + (k.lane & 3) * 4;
   __syncwarp();
 #pragma unroll
-  for (int n = 0; n < Tr::part / 8; ++n)
+  for (int n = 0; n < Tr::part_columns / 8; ++n)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      *reinterpret_cast<std::uint32_t*>(own + half * 8 * Tr::part_pitch + n * 16) =
+      *reinterpret_cast<std::uint32_t*>(own + half * 8 * pitch + n * 16) =
           pack<typename Tr::element>(acc[n][2 * half], acc[n][2 * half + 1]);
-  int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  write_rows<Tr::part>(patch, to + k.row(tile * 16) * std::size_t(stride) + column, stride, k.p.length - tile * 16,
-                       k.lane);
+  write_rows<Tr::part_columns>(patch, to + k.row(tile * 16) * std::size_t(stride), stride, k.p.length - tile * 16,
+                               k.lane);
 }
 
 /// dC of tiles `first` and the next: dG B.
 template <class Tr>
 __device__ inline void multiply_gradient(backward_quadratic_block<Tr> const& k, int first, std::uint32_t b,
-                                         float (&acc)[2][Tr::part / 8][4]) {
+                                         float (&acc)[2][Tr::part_columns / 8][4]) {
   using T = typename Tr::element;
   std::uint32_t a[2][4];
   int const second = min(first + 1, k.at.tiles - 1);  // a missing one repeats the first, unused
   for (int j = 0; j <= first; ++j) {
     load_transposed(a[0], k.tile(first, j), k.lane);
     load_transposed(a[1], k.tile(second, j), k.lane);
-    multiply_x<T, 0, 2, Tr::part>(acc, a, b + j * 16 * Tr::part_pitch);
+    multiply_x<T, 0, 2, Tr::part_columns>(acc, a, b + j * 16 * Tr::part_pitch);
   }
   if (second == first) return;
   load_transposed(a[1], k.tile(second, second), k.lane);
-  multiply_x<T, 1, 2, Tr::part>(acc, a, b + second * 16 * Tr::part_pitch);
+  multiply_x<T, 1, 2, Tr::part_columns>(acc, a, b + second * 16 * Tr::part_pitch);
 }
 
 /// dB of tiles `first` and the next: dG^T C.
 template <class Tr>
 __device__ inline void multiply_gradient_transposed(backward_quadratic_block<Tr> const& k, int first, std::uint32_t c,
-                                                    float (&acc)[2][Tr::part / 8][4]) {
+                                                    float (&acc)[2][Tr::part_columns / 8][4]) {
   using T = typename Tr::element;
   std::uint32_t a[2][4];
   for (int i = first; i < k.at.tiles; ++i) {
@@ -149,46 +159,67 @@ __device__ inline void multiply_gradient_transposed(backward_quadratic_block<Tr>
       load_matrix(a[1], shared_address(k.tile(i, first + 1)) + k.lane * 16);
     else
       a[1][0] = a[1][1] = a[1][2] = a[1][3] = 0;
-    multiply_x<T, 0, 2, Tr::part>(acc, a, c + i * 16 * Tr::part_pitch);
+    multiply_x<T, 0, 2, Tr::part_columns>(acc, a, c + i * 16 * Tr::part_pitch);
   }
 }
 
-/// dB and dC from the scores' gradient in the scores' place, two tiles of tokens of one of them a warp: tiles of dC
-/// have as many products as their tokens have tokens before them, those of dB as many as are after them. The copy of
-/// part 0 to `parts` has been started.
+/// dB and dC from the scores' gradient in the scores' place: of a part's 16 columns and two tiles of tokens a warp has
+/// both, since tiles of dC have as many products as their tokens have tokens before them, those of dB as many as are
+/// after them. The copies of the first parts have been started.
 template <class Tr>
-__device__ inline void finish_states(backward_quadratic_block<Tr> const& k, unsigned char* parts) {
+__device__ inline void finish_states(backward_quadratic_block<Tr> const& k) {
   auto const multiply = [&](int part, unsigned char* b, unsigned char* c) {
-    int const first = k.warp % 8 * 2;
-    if (first >= k.at.tiles) return;
-    bool const of_c = k.warp < 8;
-    float acc[2][Tr::part / 8][4] = {};
-    if (of_c)
-      multiply_gradient(k, first, shared_address(b) + k.row_operand(Tr::part_pitch), acc);
-    else
-      multiply_gradient_transposed(k, first, shared_address(c) + k.row_operand(Tr::part_pitch), acc);
-    auto* const to = of_c ? k.p.dc : k.p.db;
-    int const stride = of_c ? k.p.dc_stride : k.p.db_stride;
-    write_part(k, acc[0], first, to, stride, part);
-    if (first + 1 < k.at.tiles) write_part(k, acc[1], first + 1, to, stride, part);
+    constexpr int columns = Tr::part_columns;
+    int const column = k.warp % Tr::sharing * columns, to = k.group() * Tr::sizes::state + part * Tr::part + column;
+    std::uint32_t const at = k.row_operand(Tr::part_pitch) + column * 2;
+#pragma unroll 1
+    for (int first = k.warp / Tr::sharing * 2; first < k.at.tiles; first += Tr::warps / Tr::sharing * 2) {
+      float acc[2][columns / 8][4] = {};
+      multiply_gradient(k, first, shared_address(b) + at, acc);
+      write_columns(k, acc[0], first, k.p.dc + to, k.p.dc_stride);
+      if (first + 1 < k.at.tiles) write_columns(k, acc[1], first + 1, k.p.dc + to, k.p.dc_stride);
+#pragma unroll
+      for (int i = 0; i < columns; ++i) acc[i / (columns / 2)][i / 4 % (columns / 8)][i % 4] = 0;
+      multiply_gradient_transposed(k, first, shared_address(c) + at, acc);
+      write_columns(k, acc[0], first, k.p.db + to, k.p.db_stride);
+      if (first + 1 < k.at.tiles) write_columns(k, acc[1], first + 1, k.p.db + to, k.p.db_stride);
+    }
   };
-  each_part(k, parts, multiply, [] {});
+  each_part(k, multiply, [](int) {});
 }
 
-/// What the free warps do while the others go down a unit's columns: the next unit's operands, or the first part of B
-/// and C to `parts`; the next unit's decays; the tokens of the unit before.
+/// Whether the first part of B and C can come while the last unit is computed: it lies over the first stage.
 template <class Tr>
-__device__ inline void unit_beside(backward_quadratic_block<Tr> const& k, int unit, unsigned char* parts) {
-  int const threads = k.at.free_warps() * 32, thread = k.free_warp() * 32 + k.lane;
+constexpr bool early_part = Tr::units % 2 == 0;
+
+/// What the free warps do while the others go down a unit's columns: the next unit's operands, or the first part of B
+/// and C; the next unit's decays; the tokens of the unit before.
+template <class Tr>
+__device__ inline void unit_beside(backward_quadratic_block<Tr> const& k, int unit) {
+  int const warps = k.at.free_warps(), thread = k.free_warp() * 32 + k.lane;
   if (k.at.stages == 2) {
     if (unit + 1 < Tr::units)
-      copy_unit(k, thread, threads, unit + 1);
-    else
-      copy_part(k, thread, threads, parts, 0);
+      copy_unit(k, thread, warps * 32, unit + 1);
+    else if (early_part<Tr>)
+      copy_part(k, thread, warps * 32, 0);
     commit_copies();
   }
   if (k.warp == Tr::warps - 1 && unit + 1 < Tr::units) scan_vectors(k, unit + 1);
-  if (unit > 0) finish_tokens(k, unit - 1);
+  if (unit > 0) finish_tokens(k, unit - 1, {k.free_warp(), warps}, [&] { barrier(Tr::most_tiles / 2, warps * 32); });
+}
+
+/// After the last unit: its tokens, by all warps, then dB and dC.
+template <class Tr>
+__device__ inline void finish_sequence(backward_quadratic_block<Tr> const& k, tile_sums<Tr> const& gradient) {
+  __syncthreads();
+  if (k.free_warp() < 0) store_tiles(k, gradient);
+  int const buffers = k.at.buffers(), clear = (k.at.row_parts - k.at.operands) / k.at.part_bytes();
+  int const early = min(clear, buffers), there = early_part<Tr> && k.at.stages == 2 ? 1 : 0;
+  copy_parts(k, there, early);
+  finish_tokens(k, Tr::units - 1, {k.warp, Tr::warps}, [] { __syncthreads(); });
+  copy_parts(k, max(there, early), buffers);
+  finish_states(k);
+  write_totals(k);
 }
 
 /// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied while a unit is computed.
@@ -199,7 +230,6 @@ __global__ void __launch_bounds__(Tr::threads, 1)
   score_tiles(k);
   bool const free = k.free_warp() >= 0;
   if (k.warp == Tr::warps - 1) scan_vectors(k, 0);
-  unsigned char* const parts = parts_beside(k, (Tr::units - 1) & 1);  // of B and C, for dB and dC
   tile_sums<Tr> gradient;
   gradient.clear();
 #pragma unroll 1
@@ -213,20 +243,11 @@ __global__ void __launch_bounds__(Tr::threads, 1)
     }
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
     if (free)
-      unit_beside(k, unit, parts);
+      unit_beside(k, unit);
     else
       unit_columns(k, unit, gradient);
   }
-  __syncthreads();
-  if (free)
-    finish_tokens(k, Tr::units - 1);
-  else
-    store_tiles(k, gradient);
-  __syncthreads();
-  if (k.at.stages == 1) copy_part(k, int(threadIdx.x), Tr::threads, parts, 0);
-  commit_copies();
-  finish_states(k, parts);
-  write_totals(k);
+  finish_sequence(k, gradient);
 }
 
 /// Bytes of shared memory of a block, with two units' operands where that fits.

@@ -29,6 +29,10 @@ struct backward_quadratic_traits {
   /// States of B and C at a time.
   static constexpr int part = widest_slice(sizes::state, 32), parts = sizes::state / part;
   static constexpr int part_steps = part / 16, part_pitch = 2 * part + 16;
+  /// Parts that are there at a time where a block has room for two units' operands; else two.
+  static constexpr int most_buffers = parts < 4 ? parts : 4;
+  /// Warps share the columns of a part, 16 each or, if there are no more, all.
+  static constexpr int sharing = part / 16, part_columns = 16;
   /// Tiles on the diagonal that the slots suffice for; a warp at least is free.
   static constexpr int most_tiles = 2 * Slots + 1;
   static_assert(most_tiles < warps);
@@ -38,8 +42,8 @@ struct backward_quadratic_traits {
 /// four 8 x 8 matrices in the order of an A fragment's registers, transposed: [j, i]. ldmatrix reads it, or its
 /// transpose, at 16 bytes a lane.
 ///
-/// Before the first and after the last unit, two parts of B and C lie over the operands of the units that are not there
-/// yet or any more, and over what is behind them; and behind them dB and dC on their way out.
+/// Before the first and after the last unit, parts of B and C lie over the operands of the units that are not there yet
+/// or any more, and over what is behind them; and behind them dB and dC on their way out.
 template <class Tr>
 struct backward_quadratic_layout {
   int tiles;      ///< of 16 tokens
@@ -48,10 +52,10 @@ struct backward_quadratic_layout {
   int stage;      ///< bytes of a unit's operands, and enough for a part
   int shares;     ///< what a warp leaves of a column that another finishes, by the column
   int row_parts;  ///< [2 units, tiles below the diagonal, 32 lanes] pairs of floats
-  int patches;    ///< 16 rows of a part for each warp
+  int patches;    ///< 16 rows of a part's columns for each warp
   int vectors;    ///< decay_vectors, of two units, dt of three
   int sums;       ///< token_sums, of two units
-  int around;     ///< [free warps, 16] floats: of Gamma over the tiles i after and j before a tile
+  int around;     ///< [16 warps, 16] floats: of Gamma over the tiles i after and j before a tile
   int carried;    ///< [tokens] floats: a head's d dt of its slices so far
   int totals;     ///< [free warps, heads] pairs of floats, sums for A and D
   int bytes;
@@ -63,13 +67,13 @@ struct backward_quadratic_layout {
         stage{2 * rows() * (Tr::pitch > Tr::part_pitch ? Tr::pitch : Tr::part_pitch)},
         shares{operands + stages * stage},
         row_parts{shares + tiles / 2 * share_bytes},
-        patches{operands + (stages - 1) * stage + 2 * part_bytes()} {
+        patches{operands + buffers() * part_bytes()} {
     int const units_end = row_parts + 2 * tiles_below(tiles) * 256;
-    int const parts_end = patches + Tr::warps * 16 * Tr::part_pitch;
+    int const parts_end = patches + Tr::warps * patch_bytes;
     vectors = units_end > parts_end ? units_end : parts_end;
     sums = vectors + 9 * rows() * 4;
     around = sums + 2 * token_sums_bytes();
-    carried = around + free_warps() * 64;
+    carried = around + Tr::warps * 64;
     totals = carried + (Tr::slices > 1 ? rows() * 4 : 0);
     bytes = totals + free_warps() * Tr::sizes::per_group * 8;
   }
@@ -78,6 +82,9 @@ struct backward_quadratic_layout {
   /// Warps that have tiles, and the others.
   __host__ __device__ int tile_warps() const { return tiles | 1; }
   __host__ __device__ int free_warps() const { return Tr::warps - tile_warps(); }
+  static constexpr int patch_bytes = 16 * (2 * Tr::part_columns + 16);
+  /// Parts that are there at a time.
+  __host__ __device__ int buffers() const { return stages == 2 ? Tr::most_buffers : Tr::parts < 2 ? Tr::parts : 2; }
   /// Of a part of B, and of C behind it.
   __host__ __device__ int part_bytes() const { return 2 * rows() * Tr::part_pitch; }
   __host__ __device__ int token_sums_bytes() const { return 3 * rows() * 4 + Tr::warps * 4; }
@@ -146,6 +153,10 @@ struct backward_quadratic_block {
     return shared + at.operands + (at.stages == 2 ? unit & 1 : 0) * at.stage;
   }
   [[nodiscard]] __device__ unsigned char* dy(int unit) const { return x(unit) + at.rows() * Tr::pitch; }
+  /// A part of B and C in shared memory.
+  [[nodiscard]] __device__ unsigned char* part(int part) const {
+    return shared + at.operands + part % at.buffers() * at.part_bytes();
+  }
   [[nodiscard]] __device__ decay_vectors<Tr> vectors(int unit) const { return {shared, at, unit}; }
   [[nodiscard]] __device__ token_sums<Tr> sums(int unit) const { return {shared, at, unit}; }
   /// The tile (i, j), i >= j.

@@ -35,16 +35,16 @@ struct warp_columns {
   /// Whether another warp has a share of the own column.
   [[nodiscard]] __device__ static bool given(int warp, int tiles) { return (warp & 1) == 0 && warp / 2 < tiles / 2; }
 
-  /// tile(slot, row, column) for each tile below the diagonal, down the columns; turn() between the two. Slots are
-  /// constants once this is unrolled.
+  /// tile(slot, row, index) for each tile below the diagonal, down the columns; turn() between the two. `index` counts
+  /// such tiles in the order of rows. Slots are constants once this is unrolled.
   template <int Slots, class F, class G>
   __device__ void each(int tiles, F const& tile, G const& turn) const {
-    int row = shared < 0 ? first + 1 : tiles - shared, column = first;
+    int row = shared < 0 ? first + 1 : tiles - shared, index = tiles_below(row) + first;
 #pragma unroll
     for (int s = 0; s < Slots; ++s) {
-      if (s == shared) turn(), column = own, row = own + 1;
-      if (s < below) tile(s, row, column);
-      ++row;
+      if (s == shared) turn(), row = own + 1, index = tiles_below(own + 1) + own;
+      if (s < below) tile(s, row, index);
+      index += row, ++row;
     }
     if (shared == Slots) turn();
   }
@@ -70,9 +70,28 @@ __device__ inline void store_tiles(backward_quadratic_block<Tr> const& k, tile_s
   warp_columns const columns{k.warp, k.at.tiles};
   if (columns.own >= 0) store_tile<T>(k.tile(columns.own, columns.own), sums.diagonal, k.lane);
   columns.each<Tr::slots>(
-      k.at.tiles, [&](int s, int row, int column) { store_tile<T>(k.tile(row, column), sums.below[s], k.lane); },
+      k.at.tiles,
+      [&](int s, int row, int index) {
+        store_tile<T>(k.shared + (index + row) * fragment_bytes, sums.below[s], k.lane);
+      },
       [] {});
 }
+
+/// Where a lane finds a unit's operands in shared memory: at tile 0, in bytes from the block's first.
+template <class Tr>
+struct unit_place {
+  std::uint32_t rows, across;  ///< of dy as column_operand and as row_operand, addresses
+  int c;                       ///< of columns 2 t
+  int scores;                  ///< as load_matrix takes them
+  int parts;                   ///< of the sums of Gamma over j
+
+  __device__ unit_place(backward_quadratic_block<Tr> const& k, int unit)
+      : rows{shared_address(k.dy(unit)) + k.column_operand(Tr::pitch)},
+        across{shared_address(k.dy(unit)) + k.row_operand(Tr::pitch)},
+        c{int(reinterpret_cast<unsigned char*>(k.vectors(unit).c) - k.shared) + (k.lane & 3) * 8},
+        scores{k.lane * 16},
+        parts{int(reinterpret_cast<unsigned char*>(k.row_parts(unit, 0, 0)) - k.shared) + k.lane * 8} {}
+};
 
 /// A column of a unit on its way down: 16 tokens j.
 template <class Tr>
@@ -85,28 +104,26 @@ struct column_walk {
 
   __device__ void start(backward_quadratic_block<Tr> const& k, int unit, int column) {
     auto const v = k.vectors(unit);
+    int const token = column * 16 + (k.lane >> 2);
     load_rows(x, shared_address(k.x(unit) + column * 16 * Tr::pitch) + k.row_operand(Tr::pitch));
-    rest_step[0] = v.rest_step[column * 16 + (k.lane >> 2)],
-    rest_step[1] = v.rest_step[column * 16 + (k.lane >> 2) + 8];
+    rest_step[0] = v.rest_step[token], rest_step[1] = v.rest_step[token + 8];
     end = v.c[column * 16 + 15];
 #pragma unroll
     for (int i = 0; i < Tr::slice / 2; ++i) u[0][i / 4][i % 4] = 0;
   }
 
-  /// The tile of 16 rows i below: its part of dG and of U, and of the sums of Gamma over j.
-  __device__ void descend(backward_quadratic_block<Tr> const& k, int unit, int row, int column,
+  /// The tile of 16 rows i below: its part of dG and of U, and of the sums of Gamma over j. `index` counts the tiles
+  /// below the diagonal in the order of rows.
+  __device__ void descend(backward_quadratic_block<Tr> const& k, unit_place<Tr> const& place, int row, int index,
                           float (&gradient)[2][4]) {
-    int const t = k.lane & 3;
-    std::uint32_t const dy = shared_address(k.dy(unit) + row * 16 * Tr::pitch);
-    float const* const c = k.vectors(unit).c + row * 16 + 2 * t;
     float w[2][4] = {};
-    multiply_rows<T>(w, x, dy + k.column_operand(Tr::pitch));
+    multiply_rows<T>(w, x, place.rows + std::uint32_t(row * (16 * Tr::pitch)));
     std::uint32_t s[4], a[1][4];
-    load_matrix(s, shared_address(k.tile(row, column)) + k.lane * 16);
+    load_matrix(s, shared_address(k.shared) + std::uint32_t(place.scores + (index + row) * fragment_bytes));
     float gamma[4];
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      float2 const at = *reinterpret_cast<float2 const*>(c + 8 * n);
+      float2 const at = *reinterpret_cast<float2 const*>(k.shared + place.c + row * 64 + n * 32);
       float2 const decay{exp2_fast(at.x - end), exp2_fast(at.y - end)};
       float2 sum{0, 0};
 #pragma unroll
@@ -121,18 +138,17 @@ struct column_walk {
       }
       gamma[2 * n] = sum.x, gamma[2 * n + 1] = sum.y;
     }
-    multiply_x<T, 0, 1, Tr::slice>(u, a, dy + k.row_operand(Tr::pitch));
-    store_row_parts(k, unit, row, column, gamma);
+    multiply_x<T, 0, 1, Tr::slice>(u, a, place.across + std::uint32_t(row * (16 * Tr::pitch)));
+    *reinterpret_cast<float2*>(k.shared + place.parts + index * 256) = half_of_rows(k, gamma);
   }
 
   /// Half of the sums over lanes that a row of Gamma takes; the other half is taken with all tiles of the row at once.
-  __device__ void store_row_parts(backward_quadratic_block<Tr> const& k, int unit, int row, int column,
-                                  float const (&gamma)[4]) {
+  [[nodiscard]] __device__ static float2 half_of_rows(backward_quadratic_block<Tr> const& k, float const (&gamma)[4]) {
     bool const upper = (k.lane & 16) != 0;
     float2 kept{upper ? gamma[2] : gamma[0], upper ? gamma[3] : gamma[1]};
     kept.x += __shfl_xor_sync(~0u, upper ? gamma[0] : gamma[2], 16);
     kept.y += __shfl_xor_sync(~0u, upper ? gamma[1] : gamma[3], 16);
-    k.row_parts(unit, row, column)[k.lane] = kept;
+    return kept;
   }
 
   [[nodiscard]] __device__ unsigned char* share(backward_quadratic_block<Tr> const& k, int column) const {
@@ -287,10 +303,11 @@ __device__ inline void write_dx(backward_quadratic_block<Tr> const& k, int unit,
 template <class Tr>
 __device__ inline void unit_columns(backward_quadratic_block<Tr> const& k, int unit, tile_sums<Tr>& gradient) {
   warp_columns const columns{k.warp, k.at.tiles};
+  unit_place<Tr> const place{k, unit};
   column_walk<Tr> down;
   down.start(k, unit, columns.first);
   columns.each<Tr::slots>(
-      k.at.tiles, [&](int s, int row, int column) { down.descend(k, unit, row, column, gradient.below[s]); },
+      k.at.tiles, [&](int s, int row, int index) { down.descend(k, place, row, index, gradient.below[s]); },
       [&] {
         down.give(k, columns.first);
         if (columns.own >= 0) down.start(k, unit, columns.own);

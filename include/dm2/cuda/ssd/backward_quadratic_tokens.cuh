@@ -50,39 +50,45 @@ __device__ inline void add_rows_and_columns(backward_quadratic_block<Tr> const& 
   if (k.lane < 16) to.inside[token] += from + before;
 }
 
+/// Warps that finish a unit's tokens: `count` of them, this one is `own`.
+struct token_team {
+  int own, count;
+};
+
 /// What the warp's tiles give: the first pass of finish_tokens.
 template <class Tr>
-__device__ inline void add_tiles(backward_quadratic_block<Tr> const& k, int unit) {
+__device__ inline void add_tiles(backward_quadratic_block<Tr> const& k, int unit, token_team team) {
   float around[16] = {};
-  for (int tile = k.free_warp(); tile < k.at.tiles; tile += k.at.free_warps())
+  for (int tile = team.own; tile < k.at.tiles; tile += team.count)
     add_rows_and_columns(k, unit, tile, sum_of_row(k, unit, tile, around));
   float sum = fold<16, 16>(around, k.lane);
   sum += __shfl_xor_sync(~0u, sum, 1);
-  if ((k.lane & 1) == 0) reinterpret_cast<float*>(k.shared + k.at.around)[k.free_warp() * 16 + k.lane / 2] = sum;
+  if ((k.lane & 1) == 0) reinterpret_cast<float*>(k.shared + k.at.around)[team.own * 16 + k.lane / 2] = sum;
 }
 
 /// The sum of Gamma_ij over all tiles i after and j before tile lane % 16.
 template <class Tr>
-__device__ inline float sum_around(backward_quadratic_block<Tr> const& k) {
+__device__ inline float sum_around(backward_quadratic_block<Tr> const& k, int warps) {
   float sum = 0;
-  for (int w = 0; w < k.at.free_warps(); ++w)
-    sum += reinterpret_cast<float const*>(k.shared + k.at.around)[w * 16 + (k.lane & 15)];
+  for (int w = 0; w < warps; ++w) sum += reinterpret_cast<float const*>(k.shared + k.at.around)[w * 16 + (k.lane & 15)];
   return sum;
 }
 
-/// d dt of a unit's tokens, and its sums for A and D. Every free warp; what the unit's tiles left in shared memory is
-/// there.
-template <class Tr>
-__device__ inline void finish_tokens(backward_quadratic_block<Tr> const& k, int unit) {
-  int const warps = k.at.free_warps(), own = k.free_warp(), slice = unit % Tr::slices;
-  add_tiles(k, unit);
-  barrier(Tr::most_tiles / 2, warps * 32);  // behind the columns' own
+/// d dt of a unit's tokens, and its sums for A and D, from what the unit's tiles left in shared memory. Between the two
+/// passes the team's warps wait for each other.
+template <class Tr, class Wait>
+__device__ inline void finish_tokens(backward_quadratic_block<Tr> const& k, int unit, token_team team,
+                                     Wait const& wait) {
+  add_tiles(k, unit, team);
+  wait();
+  int const slice = unit % Tr::slices;
+  if (team.own >= k.at.free_warps()) return;
   auto const from = k.sums(unit);
   float const* const dt = k.vectors(unit).dt;
   float* const carried = reinterpret_cast<float*>(k.shared + k.at.carried);
-  float const around = sum_around(k), rate = k.p.a[k.parameter(unit)];
+  float const around = sum_around(k, team.count), rate = k.p.a[k.parameter(unit)];
   float sum = 0;
-  for (int first = own * 32; first < k.at.rows(); first += warps * 32) {
+  for (int first = team.own * 32; first < k.at.rows(); first += k.at.free_warps() * 32) {
     int const token = first + k.lane;
     float const of_tile = __shfl_sync(~0u, around, token >> 4 & 15);
     if (token >= k.at.rows()) continue;
@@ -94,9 +100,10 @@ __device__ inline void finish_tokens(backward_quadratic_block<Tr> const& k, int 
     else if (token < k.p.length)
       k.p.ddt[k.row(token) * Tr::sizes::heads + k.head(unit)] = ddt;
   }
-  float const skip = sum_over_warp(own == 0 && k.lane < k.at.tiles ? from.skip[k.lane] : 0.f);
+  float const skip = sum_over_warp(team.own == 0 && k.lane < k.at.tiles ? from.skip[k.lane] : 0.f);
   sum = sum_over_warp(sum);
-  float2& total = reinterpret_cast<float2*>(k.shared + k.at.totals)[own * Tr::sizes::per_group + unit / Tr::slices];
+  float2& total =
+      reinterpret_cast<float2*>(k.shared + k.at.totals)[team.own * Tr::sizes::per_group + unit / Tr::slices];
   if (k.lane == 0) total = slice == 0 ? float2{sum, skip} : float2{total.x + sum, total.y + skip};
 }
 
