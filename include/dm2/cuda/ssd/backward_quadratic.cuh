@@ -37,21 +37,16 @@
 
 namespace dm2::cuda::detail::ssd {
 
-/// Thread `thread` of `threads` starts its copies of a part of B and C.
+/// Starts the copy of a part of B, and of C.
 template <class Tr>
-__device__ inline void copy_part(backward_quadratic_block<Tr> const& k, int thread, int threads, int part) {
+__device__ inline void copy_b(backward_quadratic_block<Tr> const& k, copying_threads threads, int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  copy_rows<Tr::part>(k, thread, threads, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride, k.part(part));
+  copy_rows<Tr::part>(k, threads, k.p.b + column, k.p.b_stride, k.part(part));
 }
-
-/// Every thread starts the copies of parts [first, end), a group each.
 template <class Tr>
-__device__ inline void copy_parts(backward_quadratic_block<Tr> const& k, int first, int end) {
-#pragma unroll 1
-  for (int part = first; part < end; ++part) {
-    copy_part(k, int(threadIdx.x), Tr::threads, part);
-    commit_copies();
-  }
+__device__ inline void copy_c(backward_quadratic_block<Tr> const& k, copying_threads threads, int part) {
+  int const column = k.group() * Tr::sizes::state + part * Tr::part;
+  copy_rows<Tr::part>(k, threads, k.p.c + column, k.p.c_stride, k.part(part) + k.at.half_bytes());
 }
 
 /// f(part, its B, its C in shared memory) for every part. The copies of the first at.buffers() have been started, a
@@ -61,17 +56,17 @@ __device__ inline void each_part(backward_quadratic_block<Tr> const& k, F const&
   int const buffers = k.at.buffers();
 #pragma unroll 1
   for (int part = 0; part < Tr::parts; ++part) {
-    if (buffers == Tr::most_buffers)
-      wait_copies<Tr::most_buffers - 1>();
-    else
+    if (buffers == 2)
       wait_copies<1>();
+    else
+      wait_copies<0>();
     __syncthreads();
     start(part);
     unsigned char* const b = k.part(part);
-    f(part, b, b + k.at.rows() * Tr::part_pitch);
+    f(part, b, b + k.at.half_bytes());
     if (part + buffers < Tr::parts) {
       __syncthreads();
-      copy_part(k, int(threadIdx.x), Tr::threads, part + buffers);
+      copy_b(k, all_threads<Tr>(), part + buffers), copy_c(k, all_threads<Tr>(), part + buffers);
     }
     commit_copies();
   }
@@ -83,7 +78,10 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
   using T = typename Tr::element;
   tile_sums<Tr> scores;
   scores.clear();
-  copy_parts(k, 0, k.at.buffers());
+  for (int part = 0; part < k.at.buffers(); ++part) {
+    copy_b(k, all_threads<Tr>(), part), copy_c(k, all_threads<Tr>(), part);
+    commit_copies();
+  }
   auto const multiply = [&](int, unsigned char* b, unsigned char* c) {
     if (k.free_warp() >= 0) return;
     std::uint32_t const columns = shared_address(b) + k.row_operand(Tr::part_pitch);
@@ -101,153 +99,145 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
   };
   int const over = (k.at.stage + k.at.part_bytes() - 1) / k.at.part_bytes();  // parts that lie over the first unit
   bool const early = k.at.buffers() == Tr::parts && over < Tr::parts;
-  auto const copy_first = [&] { copy_unit(k, int(threadIdx.x), Tr::threads, 0); };
+  auto const copy_first = [&] { copy_unit(k, all_threads<Tr>(), 0); };
   each_part(k, multiply, [&](int part) {
     if (early && part == over && k.at.stages == 2) copy_first();
   });
   if (k.free_warp() < 0) store_tiles(k, scores);
-  if (early || k.at.stages == 1) return;
+  if (early && k.at.stages == 2) return;
   __syncthreads();
-  copy_first();
+  if (k.at.stages == 2) copy_first();
   commit_copies();
 }
 
-/// A tile's accumulators of a warp's columns, rounded, by way of the warp's patch to a gradient's rows and columns.
+/// A tile's accumulators of a part, rounded, by way of the warp's patch to a gradient's rows and columns.
 template <class Tr>
-__device__ inline void write_columns(backward_quadratic_block<Tr> const& k, float const (&acc)[Tr::part_columns / 8][4],
-                                     int tile, typename Tr::element* to, int stride) {
-  constexpr int pitch = 2 * Tr::part_columns + 16;
+__device__ inline void write_part(backward_quadratic_block<Tr> const& k, float const (&acc)[Tr::part / 8][4],
+                                  typename Tr::element* to, int stride, int part) {
   unsigned char* const patch = k.shared + k.at.patches + k.warp * k.at.patch_bytes;
-  unsigned char* const own = patch + (k.lane >> 2) * pitch + (k.lane & 3) * 4;
+  unsigned char* const own = patch + (k.lane >> 2) * Tr::part_pitch + (k.lane & 3) * 4;
   __syncwarp();
 #pragma unroll
-  for (int n = 0; n < Tr::part_columns / 8; ++n)
+  for (int n = 0; n < Tr::part / 8; ++n)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      *reinterpret_cast<std::uint32_t*>(own + half * 8 * pitch + n * 16) =
+      *reinterpret_cast<std::uint32_t*>(own + half * 8 * Tr::part_pitch + n * 16) =
           pack<typename Tr::element>(acc[n][2 * half], acc[n][2 * half + 1]);
-  write_rows<Tr::part_columns>(patch, to + k.row(tile * 16) * std::size_t(stride), stride, k.p.length - tile * 16,
-                               k.lane);
+  int const column = k.group() * Tr::sizes::state + part * Tr::part;
+  write_rows<Tr::part>(patch, to + k.row(k.warp * 16) * std::size_t(stride) + column, stride, k.p.length - k.warp * 16,
+                       k.lane);
 }
 
-/// dC of tiles `first` and the next: dG B.
-template <class Tr>
-__device__ inline void multiply_gradient(backward_quadratic_block<Tr> const& k, int first, std::uint32_t b,
-                                         float (&acc)[2][Tr::part_columns / 8][4]) {
-  using T = typename Tr::element;
-  std::uint32_t a[2][4];
-  int const second = min(first + 1, k.at.tiles - 1);  // a missing one repeats the first, unused
-  for (int j = 0; j <= first; ++j) {
-    load_transposed(a[0], k.tile(first, j), k.lane);
-    load_transposed(a[1], k.tile(second, j), k.lane);
-    multiply_x<T, 0, 2, Tr::part_columns>(acc, a, b + j * 16 * Tr::part_pitch);
-  }
-  if (second == first) return;
-  load_transposed(a[1], k.tile(second, second), k.lane);
-  multiply_x<T, 1, 2, Tr::part_columns>(acc, a, b + second * 16 * Tr::part_pitch);
-}
-
-/// dB of tiles `first` and the next: dG^T C.
-template <class Tr>
-__device__ inline void multiply_gradient_transposed(backward_quadratic_block<Tr> const& k, int first, std::uint32_t c,
-                                                    float (&acc)[2][Tr::part_columns / 8][4]) {
-  using T = typename Tr::element;
-  std::uint32_t a[2][4];
-  for (int i = first; i < k.at.tiles; ++i) {
-    load_matrix(a[0], shared_address(k.tile(i, first)) + k.lane * 16);
-    if (i > first)
-      load_matrix(a[1], shared_address(k.tile(i, first + 1)) + k.lane * 16);
-    else
-      a[1][0] = a[1][1] = a[1][2] = a[1][3] = 0;
-    multiply_x<T, 0, 2, Tr::part_columns>(acc, a, c + i * 16 * Tr::part_pitch);
-  }
-}
-
-/// dB and dC from the scores' gradient in the scores' place: of a part's 16 columns and two tiles of tokens a warp has
-/// both, since tiles of dC have as many products as their tokens have tokens before them, those of dB as many as are
-/// after them. The copies of the first parts have been started.
+/// dB and dC from the scores' gradient in the scores' place: a warp has both of 16 tokens, since tiles of dC have as
+/// many products as their tokens have tokens before them, those of dB as many as are after them. The copies of the
+/// first parts have been started.
 template <class Tr>
 __device__ inline void finish_states(backward_quadratic_block<Tr> const& k) {
+  using T = typename Tr::element;
   auto const multiply = [&](int part, unsigned char* b, unsigned char* c) {
-    constexpr int columns = Tr::part_columns;
-    int const column = k.warp % Tr::sharing * columns, to = k.group() * Tr::sizes::state + part * Tr::part + column;
-    std::uint32_t const at = k.row_operand(Tr::part_pitch) + column * 2;
-#pragma unroll 1
-    for (int first = k.warp / Tr::sharing * 2; first < k.at.tiles; first += Tr::warps / Tr::sharing * 2) {
-      float acc[2][columns / 8][4] = {};
-      multiply_gradient(k, first, shared_address(b) + at, acc);
-      write_columns(k, acc[0], first, k.p.dc + to, k.p.dc_stride);
-      if (first + 1 < k.at.tiles) write_columns(k, acc[1], first + 1, k.p.dc + to, k.p.dc_stride);
-#pragma unroll
-      for (int i = 0; i < columns; ++i) acc[i / (columns / 2)][i / 4 % (columns / 8)][i % 4] = 0;
-      multiply_gradient_transposed(k, first, shared_address(c) + at, acc);
-      write_columns(k, acc[0], first, k.p.db + to, k.p.db_stride);
-      if (first + 1 < k.at.tiles) write_columns(k, acc[1], first + 1, k.p.db + to, k.p.db_stride);
+    if (k.warp >= k.at.tiles) return;
+    float dc[1][Tr::part / 8][4] = {}, db[1][Tr::part / 8][4] = {};
+    std::uint32_t a[1][4], at = shared_address(b) + k.row_operand(Tr::part_pitch);
+#pragma unroll 2
+    for (int j = 0; j <= k.warp; ++j) {  // dG B
+      load_transposed(a[0], k.tile(k.warp, j), k.lane);
+      multiply_x<T, 0, 1, Tr::part>(dc, a, at + j * 16 * Tr::part_pitch);
     }
+    write_part(k, dc[0], k.p.dc, k.p.dc_stride, part);
+    at = shared_address(c) + k.row_operand(Tr::part_pitch);
+#pragma unroll 2
+    for (int i = k.warp; i < k.at.tiles; ++i) {  // dG^T C
+      load_matrix(a[0], shared_address(k.tile(i, k.warp)) + k.lane * 16);
+      multiply_x<T, 0, 1, Tr::part>(db, a, at + i * 16 * Tr::part_pitch);
+    }
+    write_part(k, db[0], k.p.db, k.p.db_stride, part);
   };
   each_part(k, multiply, [](int) {});
 }
 
-/// Whether the first part of B and C can come while the last unit is computed: it lies over the first stage.
+/// Whether the first part of B can come while the last unit is computed: it lies over the first stage.
 template <class Tr>
-constexpr bool early_part = Tr::units % 2 == 0;
+__device__ inline bool early_b(backward_quadratic_block<Tr> const& k) {
+  return Tr::units % 2 == 0 && k.at.stages == 2 && k.at.half_bytes() <= k.at.stage;
+}
 
-/// What the free warps do while the others go down a unit's columns: the next unit's operands, or the first part of B
-/// and C; the next unit's decays; the tokens of the unit before.
+/// Every warp waits, each kind of warps in its own loop over units.
 template <class Tr>
-__device__ inline void unit_beside(backward_quadratic_block<Tr> const& k, int unit) {
-  int const warps = k.at.free_warps(), thread = k.free_warp() * 32 + k.lane;
-  if (k.at.stages == 2) {
-    if (unit + 1 < Tr::units)
-      copy_unit(k, thread, warps * 32, unit + 1);
-    else if (early_part<Tr>)
-      copy_part(k, thread, warps * 32, 0);
+__device__ inline void meet() {
+  barrier<Tr::threads>(14);
+}
+
+/// The free warps' loop, beside the others' unit_columns: operands of the next unit, or the first part of B; its
+/// decays; the tokens of the unit before. Where there is room for one unit's operands only, copies and tokens wait for
+/// the others, and the others for them.
+template <class Tr>
+__device__ inline void units_beside(backward_quadratic_block<Tr> k) {
+  int const warps = k.at.free_warps();
+  copying_threads const threads{k.free_warp() * 32 + k.lane, warps * 32};
+  auto const finish = [&](int unit) {
+    finish_tokens(k, unit, {k.free_warp(), warps}, [&] { barrier(Tr::most_tiles / 2, warps * 32); });
+  };
+#pragma unroll 1
+  for (int unit = 0; unit < Tr::units; ++unit) {
+    bool const scanner = k.warp == Tr::warps - 1 && unit + 1 < Tr::units;
+    if (k.at.stages == 1) copy_unit(k, threads, unit), commit_copies();
+    wait_copies<0>();
+    meet<Tr>();  // the unit's operands and decays are there, those of the unit before are done with
+    lane_steps steps;
+    if (scanner) steps = load_lane_steps(k, unit + 1);
+    if (unit + 1 == Tr::units && early_b(k)) copy_b(k, threads, 0);
+    if (unit + 1 < Tr::units && k.at.stages == 2) copy_unit(k, threads, unit + 1);
     commit_copies();
+    if (scanner) scan_vectors(k, unit + 1, steps);
+    if (k.at.stages == 1) meet<Tr>();
+    int const done = unit - (k.at.stages - 1);
+    if (done >= 0 && done + 1 < Tr::units) finish(done);
   }
-  if (k.warp == Tr::warps - 1 && unit + 1 < Tr::units) scan_vectors(k, unit + 1);
-  if (unit > 0) finish_tokens(k, unit - 1, {k.free_warp(), warps}, [&] { barrier(Tr::most_tiles / 2, warps * 32); });
 }
 
-/// After the last unit: its tokens, by all warps, then dB and dC.
+/// The others' loop. dG goes to the scores' place.
 template <class Tr>
-__device__ inline void finish_sequence(backward_quadratic_block<Tr> const& k, tile_sums<Tr> const& gradient) {
-  __syncthreads();
-  if (k.free_warp() < 0) store_tiles(k, gradient);
-  int const buffers = k.at.buffers(), clear = (k.at.row_parts - k.at.operands) / k.at.part_bytes();
-  int const early = min(clear, buffers), there = early_part<Tr> && k.at.stages == 2 ? 1 : 0;
-  copy_parts(k, there, early);
-  finish_tokens(k, Tr::units - 1, {k.warp, Tr::warps}, [] { __syncthreads(); });
-  copy_parts(k, max(there, early), buffers);
-  finish_states(k);
-  write_totals(k);
-}
-
-/// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied while a unit is computed.
-template <class Tr>
-__global__ void __launch_bounds__(Tr::threads, 1)
-    backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
-  backward_quadratic_block<Tr> k{p, at, dynamic_shared()};
-  score_tiles(k);
-  bool const free = k.free_warp() >= 0;
-  if (k.warp == Tr::warps - 1) scan_vectors(k, 0);
+__device__ inline void units_of_tiles(backward_quadratic_block<Tr> k) {
   tile_sums<Tr> gradient;
   gradient.clear();
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     wait_copies<0>();
-    __syncthreads();  // the unit's operands and decays are there, those of the unit before are done with
-    if (k.at.stages == 1) {
-      copy_unit(k, int(threadIdx.x), Tr::threads, unit);
-      commit_copies(), wait_copies<0>();
-      __syncthreads();
-    }
+    meet<Tr>();
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
-    if (free)
-      unit_beside(k, unit);
-    else
-      unit_columns(k, unit, gradient);
+    unit_columns(k, unit, gradient);
+    if (k.at.stages == 1) meet<Tr>();
   }
-  finish_sequence(k, gradient);
+  if (k.at.stages == 2) meet<Tr>();
+  store_tiles(k, gradient);
+}
+
+/// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied, and the tokens of the unit
+/// before finished, while a unit is computed.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, 1)
+    backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
+  backward_quadratic_block<Tr> const k{p, at, dynamic_shared()};
+  score_tiles(k);
+  if (k.warp == Tr::warps - 1) scan_vectors(k, 0, load_lane_steps(k, 0));
+  if (k.free_warp() >= 0) {
+    units_beside(k);
+    if (at.stages == 2) meet<Tr>();
+  } else {
+    units_of_tiles(k);
+  }
+  auto const copy = [&](int part, bool with_b) {
+    if (with_b) copy_b(k, all_threads<Tr>(), part);
+    copy_c(k, all_threads<Tr>(), part);
+    commit_copies();
+  };
+  bool const clear = at.part_bytes() <= at.row_parts - at.operands;  // else over what the tokens are finished from
+  if (clear) copy(0, !early_b(k));
+  finish_tokens(k, Tr::units - 1, {k.warp, Tr::warps}, [] { __syncthreads(); });
+  if (!clear) copy(0, !early_b(k));
+  if (at.buffers() == 2) copy(1, true);
+  finish_states(k);
+  write_totals(k);
 }
 
 /// Bytes of shared memory of a block, with two units' operands where that fits.

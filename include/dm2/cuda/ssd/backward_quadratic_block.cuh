@@ -27,12 +27,10 @@ struct backward_quadratic_traits {
   static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice;
   static constexpr int units = sizes::per_group * slices, steps = slice / 16, pitch = 2 * slice + 16;
   /// States of B and C at a time.
-  static constexpr int part = widest_slice(sizes::state, 32), parts = sizes::state / part;
+  static constexpr int part = widest_slice(sizes::state, 64), parts = sizes::state / part;
   static constexpr int part_steps = part / 16, part_pitch = 2 * part + 16;
-  /// Parts that are there at a time where a block has room for two units' operands; else two.
-  static constexpr int most_buffers = parts < 4 ? parts : 4;
-  /// Warps share the columns of a part, 16 each or, if there are no more, all.
-  static constexpr int sharing = part / 16, part_columns = 16;
+  /// Parts that are there at a time where a block has room for two units' operands; else one.
+  static constexpr int most_buffers = parts < 2 ? parts : 2;
   /// Tiles on the diagonal that the slots suffice for; a warp at least is free.
   static constexpr int most_tiles = 2 * Slots + 1;
   static_assert(most_tiles < warps);
@@ -49,10 +47,10 @@ struct backward_quadratic_layout {
   int tiles;      ///< of 16 tokens
   int stages;     ///< units whose operands are there at a time, 1 or 2
   int operands;   ///< x, then dy of a unit
-  int stage;      ///< bytes of a unit's operands, and enough for a part
+  int stage;      ///< bytes of a unit's operands
   int shares;     ///< what a warp leaves of a column that another finishes, by the column
-  int row_parts;  ///< [2 units, tiles below the diagonal, 32 lanes] pairs of floats
-  int patches;    ///< 16 rows of a part's columns for each warp
+  int row_parts;  ///< [stages, tiles below the diagonal, 32 lanes] pairs of floats
+  int patches;    ///< [tiles] 16 rows of a part
   int vectors;    ///< decay_vectors, of two units, dt of three
   int sums;       ///< token_sums, of two units
   int around;     ///< [16 warps, 16] floats: of Gamma over the tiles i after and j before a tile
@@ -64,12 +62,12 @@ struct backward_quadratic_layout {
       : tiles{(length + 15) / 16},
         stages{units_at_a_time},
         operands{tiles_below(tiles + 1) * fragment_bytes},
-        stage{2 * rows() * (Tr::pitch > Tr::part_pitch ? Tr::pitch : Tr::part_pitch)},
+        stage{2 * rows() * Tr::pitch},
         shares{operands + stages * stage},
         row_parts{shares + tiles / 2 * share_bytes},
         patches{operands + buffers() * part_bytes()} {
-    int const units_end = row_parts + 2 * tiles_below(tiles) * 256;
-    int const parts_end = patches + Tr::warps * patch_bytes;
+    int const units_end = row_parts + stages * tiles_below(tiles) * 256;
+    int const parts_end = patches + tiles * patch_bytes;
     vectors = units_end > parts_end ? units_end : parts_end;
     sums = vectors + 9 * rows() * 4;
     around = sums + 2 * token_sums_bytes();
@@ -82,12 +80,13 @@ struct backward_quadratic_layout {
   /// Warps that have tiles, and the others.
   __host__ __device__ int tile_warps() const { return tiles | 1; }
   __host__ __device__ int free_warps() const { return Tr::warps - tile_warps(); }
-  static constexpr int patch_bytes = 16 * (2 * Tr::part_columns + 16);
+  static constexpr int patch_bytes = 16 * Tr::part_pitch;
   /// Parts that are there at a time.
-  __host__ __device__ int buffers() const { return stages == 2 ? Tr::most_buffers : Tr::parts < 2 ? Tr::parts : 2; }
-  /// Of a part of B, and of C behind it.
-  __host__ __device__ int part_bytes() const { return 2 * rows() * Tr::part_pitch; }
-  __host__ __device__ int token_sums_bytes() const { return 3 * rows() * 4 + Tr::warps * 4; }
+  __host__ __device__ int buffers() const { return stages == 2 ? Tr::most_buffers : 1; }
+  /// Of a part of B or C, and of one of B with that of C behind it.
+  __host__ __device__ int half_bytes() const { return rows() * Tr::part_pitch; }
+  __host__ __device__ int part_bytes() const { return 2 * half_bytes(); }
+  __host__ __device__ int token_sums_bytes() const { return 4 * rows() * 4 + Tr::warps * 4; }
 };
 
 /// A head's steps and decays, an array of a float a token each. With c the sum of dt A log2(e) up to and with a token,
@@ -110,13 +109,15 @@ struct decay_vectors {
 template <class Tr>
 struct token_sums {
   float* inside;  ///< of Gamma over i >= t > j inside the token's tile
+  float* before;  ///< of Gamma over j in tiles before the token's, with i the token; from the row parts
   float* after;   ///< of Gamma over i in tiles after the token's, with j the token
   float* output;  ///< x . U
   float* skip;    ///< of dy . x
 
   __device__ token_sums(unsigned char* shared, backward_quadratic_layout<Tr> const& at, int unit)
       : inside{reinterpret_cast<float*>(shared + at.sums + (unit & 1) * at.token_sums_bytes())},
-        after{inside + at.rows()},
+        before{inside + at.rows()},
+        after{before + at.rows()},
         output{after + at.rows()},
         skip{output + at.rows()} {}
 };
@@ -167,7 +168,7 @@ struct backward_quadratic_block {
   /// 8 (l / 16) + 2 (l % 4) and the next.
   [[nodiscard]] __device__ float2* row_parts(int unit, int i, int j) const {
     return reinterpret_cast<float2*>(shared + at.row_parts) +
-           ((unit & 1) * tiles_below(at.tiles) + tiles_below(i) + j) * 32;
+           ((at.stages == 2 ? unit & 1 : 0) * tiles_below(at.tiles) + tiles_below(i) + j) * 32;
   }
   /// Where a lane reads ldmatrix's row of an A operand [16, 16], or of a transposed B operand.
   [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
@@ -179,51 +180,69 @@ struct backward_quadratic_block {
   }
 };
 
-/// Thread `thread` of `threads` starts its copies of `Width` columns of the sequence, of two arrays, one behind the
-/// other in shared memory; zeros behind the sequence's end.
+/// Threads that copy together: this one, and how many there are.
+struct copying_threads {
+  int own, count;
+};
+template <class Tr>
+__device__ inline copying_threads all_threads() {
+  return {int(threadIdx.x), Tr::threads};
+}
+
+/// Starts the threads' copies of `Width` columns of the sequence; zeros behind its end.
 template <int Width, class Tr>
-__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, int thread, int threads,
-                                 typename Tr::element const* a, int a_stride, typename Tr::element const* b,
-                                 int b_stride, unsigned char* to) {
+__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, copying_threads threads,
+                                 typename Tr::element const* from, int stride, unsigned char* to) {
   constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
-  hide(thread);
-  int const each = threads / pieces, column = thread % pieces * 8, rows = k.at.rows();
-  int row = thread / pieces;
+  hide(threads.own);
+  int const each = threads.count / pieces, column = threads.own % pieces * 8, rows = k.at.rows();
+  int row = threads.own / pieces;
   if (row >= each) return;
-  a += k.row(row) * std::size_t(a_stride) + column, b += k.row(row) * std::size_t(b_stride) + column;
+  from += k.row(row) * std::size_t(stride) + column;
   std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + column * 2);
-#pragma unroll 1
+#pragma unroll 2
   for (; row < rows; row += each) {
-    copy_async(at, a, row < k.p.length);
-    copy_async(at + std::uint32_t(rows * pitch), b, row < k.p.length);
-    a += each * a_stride, b += each * b_stride, at += each * pitch;
+    copy_async(at, from, row < k.p.length);
+    from += each * stride, at += each * pitch;
   }
 }
 
 /// Starts the copy of a unit's operands.
 template <class Tr>
-__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, int thread, int threads, int unit) {
-  copy_rows<Tr::slice>(k, thread, threads, k.p.x + k.column(unit), k.p.x_stride, k.p.dy + k.column(unit), k.p.dy_stride,
-                       k.x(unit));
+__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, copying_threads threads, int unit) {
+  copy_rows<Tr::slice>(k, threads, k.p.x + k.column(unit), k.p.x_stride, k.x(unit));
+  copy_rows<Tr::slice>(k, threads, k.p.dy + k.column(unit), k.p.dy_stride, k.dy(unit));
+}
+
+/// A lane's dt of a unit: of tokens lane, lane + 32 ...
+struct lane_steps {
+  static constexpr int run = 8;
+  float dt[run];
+};
+template <class Tr>
+__device__ inline lane_steps load_lane_steps(backward_quadratic_block<Tr> const& k, int unit) {
+  constexpr int heads = Tr::sizes::heads;
+  float const* const from = k.p.dt + k.row(0) * heads + k.head(unit);
+  lane_steps to;
+#pragma unroll
+  for (int i = 0; i < lane_steps::run; ++i) {
+    int const token = i * 32 + k.lane;
+    to.dt[i] = token < k.p.length ? __ldg(from + token * heads) : 0.f;
+  }
+  return to;
 }
 
 /// One warp: a unit's decay_vectors, each lane of 8 neighbouring tokens. As in the forward scan a step counts at most
 /// 160.
 template <class Tr>
-__device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int unit) {
-  constexpr int run = 8, heads = Tr::sizes::heads;
+__device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int unit, lane_steps const& steps) {
+  constexpr int run = lane_steps::run;
   decay_vectors<Tr> const to{k.shared, k.at, unit};
   float const rate = k.p.a[k.parameter(unit)] * log2_e;
-  float const* const from = k.p.dt + k.row(0) * heads + k.head(unit);
   float dt[run], c[run], rest[run], rest_step[run], sum = 0;
 #pragma unroll
-  for (int i = 0; i < run; ++i) {  // neighbouring lanes read neighbouring tokens, and exchange them in shared memory
-    int const token = i * 32 + k.lane;
-    dt[i] = token < k.p.length ? __ldg(from + token * heads) : 0.f;
-  }
-#pragma unroll
-  for (int i = 0; i < run; ++i)
-    if (i * 32 + k.lane < k.at.rows()) to.dt[i * 32 + k.lane] = dt[i];
+  for (int i = 0; i < run; ++i)  // neighbouring lanes have read neighbouring tokens, and exchange them in shared memory
+    if (i * 32 + k.lane < k.at.rows()) to.dt[i * 32 + k.lane] = steps.dt[i];
   __syncwarp();
   int const t0 = k.lane * run;
   bool const inside = t0 < k.at.rows();

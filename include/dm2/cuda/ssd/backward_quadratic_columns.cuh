@@ -302,7 +302,8 @@ __device__ inline void write_dx(backward_quadratic_block<Tr> const& k, int unit,
 /// Every tile of the warp for one unit.
 template <class Tr>
 __device__ inline void unit_columns(backward_quadratic_block<Tr> const& k, int unit, tile_sums<Tr>& gradient) {
-  warp_columns const columns{k.warp, k.at.tiles};
+  int const warp = __shfl_sync(~0u, k.warp, 0);  // so that the compiler knows that lanes do not part
+  warp_columns const columns{warp, k.at.tiles};
   unit_place<Tr> const place{k, unit};
   column_walk<Tr> down;
   down.start(k, unit, columns.first);
@@ -313,7 +314,7 @@ __device__ inline void unit_columns(backward_quadratic_block<Tr> const& k, int u
         if (columns.own >= 0) down.start(k, unit, columns.own);
       });
   if (columns.own < 0) return;
-  if (warp_columns::given(k.warp, k.at.tiles)) down.take(k, columns.own);
+  if (warp_columns::given(warp, k.at.tiles)) down.take(k, columns.own);
   float later[2] = {};
   down.dot(later);
   auto const parts = end_column(k, unit, columns.own, down, gradient.diagonal);
