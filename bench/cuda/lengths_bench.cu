@@ -71,7 +71,7 @@ double normed_us(int batch) {
   {
     random_array<cuda::element<P>> const want{count * 2 * I};
     run();
-    cuda::detail::mixer_core_general<M>(ctx, zxbcdt, p, {want.data(), count}, sizes<C>::length);
+    cuda::detail::mixer_core::launch_general<M>(ctx, zxbcdt, p, {want.data(), count}, sizes<C>::length);
     s.synchronize();
     compare(out, want, count * 2 * I);
   }

@@ -97,24 +97,24 @@ void run(char const* name, int batch, ceilings const& limits) {
   if (std::any_of(first.begin(), first.end(), [](T v) { return !std::isfinite(to_float(v)); }))
     throw std::runtime_error{"the grid is not finite"};
 
-  std::size_t const bytes = planned_bytes<stem_tensor_scratch<S, T>>(ctx.device(), batch) +
-                            planned_bytes<stem_tensor_gradients<S, T>>(ctx.device(), batch);
+  std::size_t const bytes = planned_bytes<stem_train::tensor_scratch<S, T>>(ctx.device(), batch) +
+                            planned_bytes<stem_train::tensor_gradients<S, T>>(ctx.device(), batch);
   cuda::device_memory const memory{bytes};
   arena place{memory.data(), bytes};
-  stem_tensor_scratch<S, T> const scratch{place, ctx.device(), batch};
-  stem_tensor_gradients<S, T> const d{place, ctx.device(), batch};
-  auto const reader = stem_train_reader<S>(picture);
+  stem_train::tensor_scratch<S, T> const scratch{place, ctx.device(), batch};
+  stem_train::tensor_gradients<S, T> const d{place, ctx.device(), batch};
+  auto const reader = reader_of<stem::geometry<S>>(picture);
   using reader_type = std::remove_const_t<decltype(reader)>;
-  stem_tensor_forward<S, T, reader_type> const f{stream.get(), ctx.device(), p, s.saved, scratch, batch};
-  stem_tensor_backward<S, T, reader_type> const b{stream.get(), ctx.device(), p, s.saved, d, batch};
+  stem_train::tensor_forward<S, T, reader_type> const f{stream.get(), ctx.device(), p, s.saved, scratch, batch};
+  stem_train::tensor_backward<S, T, reader_type> const b{stream.get(), ctx.device(), p, s.saved, d, batch};
   auto const time = [&](char const* what, cost c, auto const& work) {
     row(what, median_us(stream, work), c, batch, limits);
   };
   double const patches = 196e-6 * Dim * 4096;
   time("weights", {0, 0}, [&] { f.arrange(); });
   time("7 x 7", {1.38, 118}, [&] { f.first(reader, running); });
-  time("3 x 3, second", {2, 462.4}, [&] { f.template inner<false>(1, tile_order::upwards, running); });
-  time("3 x 3, third", {2, 462.4}, [&] { f.template inner<true>(2, tile_order::downwards, running); });
+  time("3 x 3, second", {2, 462.4}, [&] { f.template inner<false>(1, stem_train::tile_order::upwards, running); });
+  time("3 x 3, third", {2, 462.4}, [&] { f.template inner<true>(2, stem_train::tile_order::downwards, running); });
   time("projection", {1, patches}, [&] { f.project(s.grid.data()); });
   row("forward", forward, {6.38, 1042.8 + patches}, batch, limits);
   time("weights", {0, 0}, [&] { b.arrange(); });

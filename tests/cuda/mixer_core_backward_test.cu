@@ -186,7 +186,7 @@ TEST_CASE_TEMPLATE("cuda mixer_core_backward: more sequences than are summed at 
 
 TEST_CASE("cuda mixer_core_backward: more sequences than are done at a time equal the CPU's [long]") {
   device_mixer<cuda::precision::fp32, plain_mixer> f{3, 26500};
-  CHECK(cuda::detail::mixer_backward_slice(3, 26500) == 1);
+  CHECK(cuda::detail::mixer_core::backward_slice(3, 26500) == 1);
   f.check();
 }
 

@@ -102,17 +102,17 @@ TEST_CASE_TEMPLATE("cuda stem_train: columns of fewer pictures than the batch gi
   for (std::size_t const pictures : {1, 2}) {
     F f{5};
     std::size_t const bytes =
-        pictures * S.half_height() * S.half_width() * stem_matrices<S>::widest_row * sizeof(typename F::T);
-    auto const reader = stem_train_reader<S>(static_cast<float const*>(f.picture.data()));
+        pictures * S.half_height() * S.half_width() * stem_train::matrices<S>::widest_row * sizeof(typename F::T);
+    auto const reader = reader_of<stem::geometry<S>>(static_cast<float const*>(f.picture.data()));
     auto const p = f.parameters.template view<float const>();
-    stem_forward_general<S>(f.ctx, reader, p, f.running(), f.grid.data(), f.saved, 5, bytes);
+    stem_train::forward_general<S>(f.ctx, reader, p, f.running(), f.grid.data(), f.saved, 5, bytes);
     f.host.forward();
     CHECK(relative_error(f.grid.read(), f.host.grid) < forward_tolerance<F::precision>);
     f.adopt_saved();
     auto const before = f.gradients.read();
     f.host.backward();
-    stem_backward_general<S>(f.ctx, reader, p, f.saved, static_cast<typename F::T const*>(f.dgrid.data()),
-                             f.gradients.template view<float>(), f.dpicture.data(), 5, bytes);
+    stem_train::backward_general<S>(f.ctx, reader, p, f.saved, static_cast<typename F::T const*>(f.dgrid.data()),
+                                    f.gradients.template view<float>(), f.dpicture.data(), 5, bytes);
     check_gradients(f, before);
     CHECK(relative_error(f.dpicture.read(), f.host.dpicture) < backward_tolerance<F::precision>);
   }

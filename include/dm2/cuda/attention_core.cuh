@@ -19,12 +19,12 @@
 #include <type_traits>
 
 namespace dm2::cuda {
-namespace detail {
+namespace detail::attention_core {
 
 /// Whether the tensor kernel has code for a shape: whole fragments, and groups of four channels on either side of what
 /// rotary turns.
 template <class T>
-constexpr bool attention_fits(attention_shape s) {
+constexpr bool tensor_fits(attention_shape s) {
   return is_half<T> && s.head_dim % 16 == 0 && s.head_dim <= 128 && s.rotary % 8 == 0 && s.rotary <= s.head_dim &&
          s.d_conv <= 4;
 }
@@ -32,13 +32,13 @@ constexpr bool attention_fits(attention_shape s) {
 /// Whether the streamed kernels have code for a shape: heads of whole pieces of 16 bytes, which are padded to
 /// fragments, and groups of four channels on either side of what rotary turns.
 template <class T>
-constexpr bool attention_streams(attention_shape s) {
+constexpr bool streams(attention_shape s) {
   return is_half<T> && s.head_dim % 8 == 0 && s.head_dim <= 128 && s.rotary % 8 == 0 && s.rotary <= s.head_dim &&
          s.d_conv <= 4;
 }
 
 /// How the tensor kernel is launched.
-struct attention_plan {
+struct plan {
   int capacity;       ///< keys in shared memory; 0 where they do not fit
   int parts;          ///< blocks that share a head's rows
   int rounds;         ///< groups of rows a block
@@ -46,11 +46,11 @@ struct attention_plan {
 };
 
 template <class Tr>
-attention_plan plan_attention(device_properties const& device, std::size_t count, int length) {
+plan make_plan(device_properties const& device, std::size_t count, int length) {
   constexpr int most = 256;  // keys, which keeps a run of tokens, and with it the error of its angles, short
   constexpr std::size_t row = Tr::pitch * 2;
   constexpr int queries = Tr::warps * (16 + Tr::halo);
-  attention_plan p{};
+  plan p{};
   int const fit = ((device.shared_per_block / int(row) - queries) / 2 - Tr::halo) / 16 * 16;
   if (length > std::min(fit, most)) return p;
   p.capacity = (length + 15) / 16 * 16;
@@ -65,33 +65,37 @@ attention_plan plan_attention(device_properties const& device, std::size_t count
 }
 
 template <class Tr>
-void launch_attention(attention_call<Tr> const& call, attention_plan const& plan, unsigned blocks, cudaStream_t stream,
-                      bool early) {
-  prefer_shared("attention_core", attention_core_kernel<Tr>);
-  launch("attention_core", attention_core_kernel<Tr>, {blocks, Tr::threads, plan.bytes, early}, stream, call);
+void launch_tensor(arguments<Tr> const& call, plan const& plan, unsigned blocks, cudaStream_t stream, bool early) {
+  prefer_shared("attention_core", tensor_kernel<Tr>);
+  launch("attention_core", tensor_kernel<Tr>, {blocks, Tr::threads, plan.bytes, early}, stream, call);
 }
 
 /// False where the length, the device or an address does not allow the tensor kernel, and nothing was launched.
 template <attention_shape A, precision P>
-bool attention_core_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
-                           attention_parameters<A, float const, space::device> const& p,
-                           rows<element<P>, A.width(), space::device> y, int length) {
-  using traits = attention_traits<A, element<P>>;
+bool try_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                attention_parameters<A, float const, space::device> const& p,
+                rows<element<P>, A.width(), space::device> y, int length) {
+  using traits = attention_core::traits<A, element<P>>;
   std::size_t const count = qkv.count / std::size_t(length);
-  attention_plan const plan = plan_attention<traits>(ctx.device(), count, length);
+  plan const plan = make_plan<traits>(ctx.device(), count, length);
   std::size_t const blocks = count * std::size_t(traits::heads) * std::size_t(plan.parts);
   if (plan.capacity == 0 || blocks > std::size_t(std::numeric_limits<int>::max()) ||
       !vectors_aligned(qkv.data, y.data, p.conv.data, p.conv_bias.data))
     return false;
   if (!ctx.reserve(0)) return true;
   static rotary_turns<traits::pairs> const turns = make_rotary_turns<traits>();
-  attention_call<traits> const call{
-      qkv.data, y.data, {p.conv.data, p.conv_bias.data, turns}, length, plan.capacity, plan.parts, plan.rounds};
-  launch_attention(call, plan, unsigned(blocks), ctx.stream(), ctx.early());
+  arguments<traits> const call{.qkv = qkv.data,
+                               .y = y.data,
+                               .run = {p.conv.data, p.conv_bias.data, turns},
+                               .length = length,
+                               .capacity = plan.capacity,
+                               .parts = plan.parts,
+                               .rounds = plan.rounds};
+  launch_tensor(call, plan, unsigned(blocks), ctx.stream(), ctx.early());
   return true;
 }
 
-}  // namespace detail
+}  // namespace detail::attention_core
 
 /// y = softmax(q k^T / sqrt(d)) v for each head, not causal; q, k, v = conv(qkv), q and k turned by their position.
 ///
@@ -109,13 +113,13 @@ void attention_core(context<P>& ctx, std::type_identity_t<rows<element<P> const,
   whole_sequences("attention_core.qkv", qkv.count, length);
   require_extent("attention_core.y rows", y.count, qkv.count);
   if (qkv.count == 0) return;
-  if constexpr (detail::attention_fits<element<P>>(A)) {
-    if (detail::attention_core_tensor<A, P>(ctx, qkv, p, y, length)) return;
+  if constexpr (detail::attention_core::tensor_fits<element<P>>(A)) {
+    if (detail::attention_core::try_tensor<A, P>(ctx, qkv, p, y, length)) return;
   }
-  if constexpr (detail::attention_streams<element<P>>(A)) {
-    if (detail::attention_core_streamed<A, P>(ctx, qkv, p, y, length)) return;
+  if constexpr (detail::attention_core::streams<element<P>>(A)) {
+    if (detail::attention_core::try_streamed<A, P>(ctx, qkv, p, y, length)) return;
   }
-  detail::attention_core_general<A>(ctx, qkv, p, y, length);
+  detail::attention_core::launch_general<A>(ctx, qkv, p, y, length);
 }
 
 }  // namespace dm2::cuda

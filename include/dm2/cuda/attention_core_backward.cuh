@@ -35,12 +35,12 @@ void attention_core_backward(context<P>& ctx,
   require_extent("attention_core_backward.dy rows", dy.count, qkv.count);
   require_extent("attention_core_backward.dqkv rows", dqkv.count, qkv.count);
   // Up to 80 tokens, then up to 208, then any number, in bf16 and fp16; whatever fits none of these, one by one.
-  if (detail::attention_core_backward_fused<5, A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
-  if (detail::attention_core_backward_fused<13, A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
-  if constexpr (detail::attention_streams<element<P>>(A)) {
-    if (detail::attention_core_backward_streamed<A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
+  if (detail::attention_core::try_backward_tensor<5, A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
+  if (detail::attention_core::try_backward_tensor<13, A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
+  if constexpr (detail::attention_core::streams<element<P>>(A)) {
+    if (detail::attention_core::try_backward_streamed<A, P>(ctx, qkv, p, dy, dqkv, grad, length)) return;
   }
-  detail::attention_core_backward_general<A>(ctx, qkv, p, dy, dqkv, grad, length);
+  detail::attention_core::launch_backward_general<A>(ctx, qkv, p, dy, dqkv, grad, length);
 }
 
 }  // namespace dm2::cuda

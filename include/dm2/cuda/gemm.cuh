@@ -9,6 +9,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
+#include <dm2/cuda/tile/block_product.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -16,9 +17,6 @@
 #include <type_traits>
 
 namespace dm2::cuda::detail {
-
-/// Tiles of own_product: 64 x 64 of c, 16 of k at a time, 4 x 4 numbers a thread.
-inline constexpr int product_tile = 64, product_depth = 16, product_threads = 256;
 
 /// A factor in memory.
 template <class T>
@@ -32,59 +30,38 @@ struct product_extents {
   std::int64_t m, n, k;
 };
 
-/// tile[d][i] = element (first + i, d0 + d) of a factor [extent, depth], zeros outside it. ByRow: d runs along memory.
-template <bool ByRow, class T>
-__device__ inline void load_product_tile(product_factor<T> f, std::int64_t first, std::int64_t extent, std::int64_t d0,
-                                         std::int64_t depth, float (&tile)[product_depth][product_tile + 1]) {
-  for (int at = int(threadIdx.x); at < product_tile * product_depth; at += product_threads) {
-    int const i = ByRow ? at / product_depth : at % product_tile;
-    int const d = ByRow ? at % product_depth : at / product_tile;
-    std::int64_t const row = first + i, inner = d0 + d;
-    bool const inside = row < extent && inner < depth;
-    tile[d][i] = inside ? to_float(f.data[ByRow ? row * f.stride + inner : inner * f.stride + row]) : 0.f;
-  }
+/// Element (i, k) of a factor with `extent` rows of the sum's k, or, Transposed, columns; zero outside.
+template <bool Transposed, class T>
+__device__ inline float factor_at(product_factor<T> f, std::int64_t i, std::int64_t extent, std::int64_t k) {
+  return i < extent ? to_float(f.data[Transposed ? k * f.stride + i : i * f.stride + k]) : 0.f;
 }
 
 /// c = op(a) op(b) + addend + bias in float; either of the latter may be null, and the addend may be c.
 template <bool TransposeA, bool TransposeB, class T, class U>
-__global__ void __launch_bounds__(product_threads)
+__global__ void __launch_bounds__(block_threads)
     product_kernel(product_factor<T> a, product_factor<T> b, U* c, U const* addend, float const* bias,
                    std::int64_t stride, product_extents e) {
-  __shared__ float as[product_depth][product_tile + 1], bs[product_depth][product_tile + 1];
-  std::int64_t const row0 = std::int64_t{blockIdx.x} * product_tile, col0 = std::int64_t{blockIdx.y} * product_tile;
-  int const ty = int(threadIdx.x) / 16, tx = int(threadIdx.x) % 16;
-  float sums[4][4] = {};
-  for (std::int64_t d0 = 0; d0 < e.k; d0 += product_depth) {
-    load_product_tile<!TransposeA>(a, row0, e.m, d0, e.k, as);
-    load_product_tile<TransposeB>(b, col0, e.n, d0, e.k, bs);
-    __syncthreads();
-#pragma unroll
-    for (int d = 0; d < product_depth; ++d)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) sums[i][j] = fmaf(as[d][ty * 4 + i], bs[d][tx + 16 * j], sums[i][j]);
-    __syncthreads();
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      std::int64_t const row = row0 + ty * 4 + i, col = col0 + tx + 16 * j;
-      if (row >= e.m || col >= e.n) continue;
-      float sum = sums[i][j];
-      if (addend != nullptr) sum += to_float(addend[row * stride + col]);
-      if (bias != nullptr) sum += bias[col];
-      c[row * stride + col] = from_float<U>(sum);
-    }
+  __shared__ block_stage stage;
+  std::int64_t const row0 = std::int64_t{blockIdx.x} * block_side, col0 = std::int64_t{blockIdx.y} * block_side;
+  block_tile sum;
+  block_product<!TransposeA, TransposeB>(
+      sum, stage, e.k, [&](int i, std::int64_t k) { return factor_at<TransposeA>(a, row0 + i, e.m, k); },
+      [&](int j, std::int64_t k) { return factor_at<!TransposeB>(b, col0 + j, e.n, k); });
+  sum.each([&](int i, int j, float v) {
+    std::int64_t const row = row0 + i, col = col0 + j;
+    if (row >= e.m || col >= e.n) return;
+    if (addend != nullptr) v += to_float(addend[row * stride + col]);
+    if (bias != nullptr) v += bias[col];
+    c[row * stride + col] = from_float<U>(v);
+  });
 }
 
 /// c = op(a) op(b) + addend + bias for any extents and addresses.
 template <bool TransposeA, bool TransposeB, class T, class U>
 void own_product(cudaStream_t stream, product_factor<T> a, product_factor<T> b, U* c, U const* addend,
                  float const* bias, std::int64_t stride, product_extents e) {
-  dim3 const grid(unsigned((e.m + product_tile - 1) / product_tile), unsigned((e.n + product_tile - 1) / product_tile));
-  launch("gemm: own product", product_kernel<TransposeA, TransposeB, T, U>, {grid, product_threads}, stream, a, b, c,
+  dim3 const grid(unsigned((e.m + block_side - 1) / block_side), unsigned((e.n + block_side - 1) / block_side));
+  launch("gemm: own product", product_kernel<TransposeA, TransposeB, T, U>, {grid, block_threads}, stream, a, b, c,
          addend, bias, stride, e);
 }
 

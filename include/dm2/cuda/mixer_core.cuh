@@ -14,13 +14,14 @@
 #include <dm2/cuda/mixer_core/few_input.cuh>
 #include <dm2/cuda/mixer_core/general.cuh>
 #include <dm2/cuda/mixer_core/segments.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <string>
 #include <type_traits>
 
 namespace dm2::cuda {
-namespace detail {
+namespace detail::mixer_core {
 
 /// g *= 1 / sqrt(mean square of its group of a half + 1e-5), and norm where it is not null; a warp a row.
 template <class Tr>
@@ -33,13 +34,11 @@ __global__ void __launch_bounds__(256) scale_by_squares_kernel(typename Tr::elem
     int const second = part / Tr::groups, begin = part % Tr::groups * Tr::group;
     std::size_t const half = std::size_t(row) * 2 + std::size_t(second);
     float const* const own = squares + half * Tr::units + part % Tr::groups * Tr::group_units;
-    float sum = 0;
-    for (int u = 0; u < Tr::group_units; ++u) sum += own[u];
-    float const scale = rsqrtf(sum * (1.f / Tr::group) + 1e-5f);
+    float const scale = factor_of_squares<Tr::group>(sum_of_units<Tr::group_units>(own));
     float const* const w = second == 0 ? norm : norm_b;
     for (int c = begin + lane * 4; c < begin + Tr::group; c += 128) {
       packed<4>& v = *reinterpret_cast<packed<4>*>(g + half * Tr::inner + std::size_t(c));
-      float2 a = unpack<T>(v.word[0]), b = unpack<T>(v.word[1]);
+      float2 a = unpack<T>(v.v[0]), b = unpack<T>(v.v[1]);
       a.x *= scale, a.y *= scale, b.x *= scale, b.y *= scale;
       if (w != nullptr) {
         bool const reversed = second == 1 && Tr::reverse_channels;
@@ -51,16 +50,16 @@ __global__ void __launch_bounds__(256) scale_by_squares_kernel(typename Tr::elem
   }
 }
 
-/// The factor that mixer_core_fused left out, and the norms' weights where they are not null.
+/// The factor that launch_tensor left out, and the norms' weights where they are not null.
 template <precision P, mixer_shape M>
 void scale_by_squares(context<P>& ctx, element<P>* g, float const* squares, float const* norm, float const* norm_b,
                       int count) {
-  using Tr = mixer_core_traits<element<P>, M>;
+  using Tr = traits<element<P>, M>;
   launch("mixer_core: norm", scale_by_squares_kernel<Tr>, {unsigned((count + 7) / 8), 256}, ctx.stream(), g, squares,
          norm, norm_b, count);
 }
 
-}  // namespace detail
+}  // namespace detail::mixer_core
 
 /// From the input projection to what the output projections read, for both directions of the mixer.
 ///
@@ -81,24 +80,24 @@ void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.p
                 std::type_identity_t<rows<element<P>, 2 * M.d_inner(), space::device>> g, int length) {
   int const sequences = whole_sequences("mixer_core.zxbcdt", zxbcdt.count, length);
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
-  using Tr = detail::mixer_core_traits<element<P>, M>;
+  using Tr = detail::mixer_core::traits<element<P>, M>;
   if constexpr (Tr::possible) {
     constexpr int packet = 16 / int(sizeof(element<P>));
-    if (zxbcdt.count != 0 && detail::mixer_core_fits<element<P>, M>(ctx.device(), length) &&
-        detail::mixer_core_aligned(p) && detail::packets_at<packet>(zxbcdt.data) &&
+    if (zxbcdt.count != 0 && detail::mixer_core::fits<element<P>, M>(ctx.device(), length) &&
+        detail::mixer_core::aligned(p) && detail::packets_at<packet>(zxbcdt.data) &&
         detail::packets_at<packet>(g.data)) {
-      using scratch_memory = detail::mixer_core_scratch<element<P>, M>;
-      std::size_t const states = detail::mixer_core_states<element<P>, M>(ctx.device(), sequences, length);
+      using scratch_memory = detail::mixer_core::scratch<element<P>, M>;
+      std::size_t const states = detail::mixer_core::state_packets<element<P>, M>(ctx.device(), sequences, length);
       if (!ctx.reserve(planned_bytes<scratch_memory>(zxbcdt.count, length, states) + arena::alignment)) return;
       arena_scope const scope{ctx.shared()};
       scratch_memory const scratch{ctx.shared(), zxbcdt.count, length, states};
-      if (!detail::mixer_core_fused<P, M>(ctx, zxbcdt.data, p, g.data, scratch, sequences, length, true))
-        detail::scale_by_squares<P, M>(ctx, g.data, scratch.squares, p.forward.norm.data, p.backward.norm.data,
-                                       int(zxbcdt.count));
+      if (!detail::mixer_core::launch_tensor<P, M>(ctx, zxbcdt.data, p, g.data, scratch, sequences, length, true))
+        detail::mixer_core::scale_by_squares<P, M>(ctx, g.data, scratch.squares, p.forward.norm.data,
+                                                   p.backward.norm.data, int(zxbcdt.count));
       return;
     }
   }
-  detail::mixer_core_general<M>(ctx, zxbcdt, p, g, length);
+  detail::mixer_core::launch_general<M>(ctx, zxbcdt, p, g, length);
 }
 
 }  // namespace dm2::cuda

@@ -31,21 +31,21 @@
 #include <type_traits>
 
 namespace dm2::cuda {
-namespace detail {
+namespace detail::mixer_core {
 
 /// One call's operands and scratch.
 template <mixer_shape M, precision P>
-struct mixer_backward_call {
+struct backward_call {
   using T = element<P>;
   context<P>& ctx;
   T const *zxbcdt, *dg;
   mixer_parameters<M, float const, space::device> const& p;
   T* dzxbcdt;
   mixer_parameters<M, float, space::device> const& grad;
-  mixer_backward_plan<M, T> const& plan;
-  mixer_backward_scratch<M, T> const& s;
+  backward_plan<M, T> const& plan;
+  backward_scratch<M, T> const& s;
 
-  [[nodiscard]] mixer_pointers pointers() const {
+  [[nodiscard]] direction_pair pointers() const {
     auto const of = [](mixer_direction<M, float const, space::device> const& d) {
       return direction_parameters{.conv = d.conv.data,
                                   .conv_bias = d.conv_bias.data,
@@ -59,24 +59,24 @@ struct mixer_backward_call {
 
   template <int V>
   void inputs() const {
-    using traits = mixer_backward_traits<M, V>;
+    using traits = backward_traits<M, V>;
     int const runs = (plan.length + traits::run - 1) / traits::run;
     dim3 const grid(unsigned(plan.sequences) * unsigned(runs),
                     blocks_for(2 * (traits::convolved / V + traits::heads), traits::threads));
-    launch("mixer_core_backward: inputs", mixer_inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt,
+    launch("mixer_core_backward: inputs", inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt,
            pointers(), s.arrays.in, plan.rows, plan.length, runs);
   }
 
   void scans() const {
     scan_arrays<T> const& in = s.arrays.in;
-    scan_arrays<T> const second = second_rows<typename mixer_backward_traits<M, 1>::first>(in, plan.rows);
+    scan_arrays<T> const second = second_rows<typename backward_traits<M, 1>::first>(in, plan.rows);
     scan_again<M>(ctx, in, s.arrays.y, plan);
     scan_again<M>(ctx, second, s.arrays.y + plan.rows * std::size_t(M.d_inner()), plan);
   }
 
   template <int V>
   void gate() const {
-    using traits = mixer_backward_traits<M, V>;
+    using traits = backward_traits<M, V>;
     gate_backward_operands<T> const q{s.arrays.y, zxbcdt,       dg,        {p.forward.norm.data, p.backward.norm.data},
                                       dzxbcdt,    s.norm_parts, plan.rows, plan.length};
     if constexpr (gate_group<traits>::possible) {
@@ -102,8 +102,8 @@ struct mixer_backward_call {
 
   template <int Wide, int Narrow>
   void convolutions() const {
-    using traits = mixer_backward_traits<M, Narrow>;
-    using wide = mixer_backward_traits<M, Wide>;
+    using traits = backward_traits<M, Narrow>;
+    using wide = backward_traits<M, Wide>;
     constexpr int heads = std::min(M.heads, 256);
     launch("mixer_core_backward: steps", steps_backward_kernel<traits, T>,
            {dim3(unsigned(plan.step_parts), blocks_for(M.heads, heads)), 256}, ctx.stream(), zxbcdt, s.arrays.ddt,
@@ -178,7 +178,7 @@ struct mixer_backward_call {
     sums();
   }
   void run() const {
-    constexpr int wide = mixer_backward_plan<M, T>::widest, narrow = std::min(wide, 2);
+    constexpr int wide = backward_plan<M, T>::widest, narrow = std::min(wide, 2);
     if (packets_at<wide>(zxbcdt) && packets_at<wide>(dg) && packets_at<wide>(dzxbcdt))
       run<wide, narrow>();
     else
@@ -186,7 +186,7 @@ struct mixer_backward_call {
   }
 };
 
-}  // namespace detail
+}  // namespace detail::mixer_core
 
 /// The gradient of mixer_core; its inside is computed again from zxbcdt.
 ///
@@ -210,22 +210,22 @@ void mixer_core_backward(context<P>& ctx,
   int const sequences = whole_sequences("mixer_core_backward.zxbcdt", zxbcdt.count, length);
   require_extent("mixer_core_backward.dg rows", dg.count, zxbcdt.count);
   require_extent("mixer_core_backward.dzxbcdt rows", dzxbcdt.count, zxbcdt.count);
-  int const slice = mixer_backward_slice(sequences, length);
-  auto const bytes = [&](int n) { return mixer_backward_plan<M, T>{n, length, ctx.device()}.bytes(); };
+  int const slice = mixer_core::backward_slice(sequences, length);
+  auto const bytes = [&](int n) { return mixer_core::backward_plan<M, T>{n, length, ctx.device()}.bytes(); };
   if (!ctx.reserve(std::max(bytes(slice), bytes(sequences % slice)))) return;  // few sequences are cut into more runs
   for (int first = 0; first < sequences; first += slice) {
     std::size_t const row = std::size_t(first) * std::size_t(length);
-    mixer_backward_plan<M, T> const plan{std::min(slice, sequences - first), length, ctx.device()};
+    mixer_core::backward_plan<M, T> const plan{std::min(slice, sequences - first), length, ctx.device()};
     arena_scope const scope{ctx.shared()};
-    mixer_backward_scratch<M, T> const scratch{ctx.shared(), plan};
-    mixer_backward_call<M, P> const call{.ctx = ctx,
-                                         .zxbcdt = zxbcdt.data + row * M.projected(),
-                                         .dg = dg.data + row * 2 * M.d_inner(),
-                                         .p = p,
-                                         .dzxbcdt = dzxbcdt.data + row * M.projected(),
-                                         .grad = grad,
-                                         .plan = plan,
-                                         .s = scratch};
+    mixer_core::backward_scratch<M, T> const scratch{ctx.shared(), plan};
+    mixer_core::backward_call<M, P> const call{.ctx = ctx,
+                                               .zxbcdt = zxbcdt.data + row * M.projected(),
+                                               .dg = dg.data + row * 2 * M.d_inner(),
+                                               .p = p,
+                                               .dzxbcdt = dzxbcdt.data + row * M.projected(),
+                                               .grad = grad,
+                                               .plan = plan,
+                                               .s = scratch};
     call.run();
   }
 }

@@ -59,5 +59,15 @@ struct planar_reader {
   }
 };
 
+/// The readers of the two forms of pictures.
+template <class G>
+planar_reader<G> reader_of(float const* picture) {
+  return {picture};
+}
+template <class G>
+byte_reader<G> reader_of(byte_pictures<G::channels> const& picture) {
+  return {picture};
+}
+
 }  // namespace detail
 }  // namespace dm2::cuda

@@ -7,6 +7,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/project_add_norm/few.cuh>
 #include <dm2/cuda/project_add_norm/general.cuh>
 #include <dm2/cuda/project_add_norm/hopper.cuh>
@@ -23,7 +24,7 @@ namespace detail::project_add_norm {
 /// with fewer rows, or a smaller memory, it would read the weights from the L2 cache more often than it takes the
 /// products apart.
 template <class T, int D, int K, int N, int U>
-using tensor_form = tensor_traits<T, D, K, N, U, 128, 232448>;
+using tensor_form = tensor_traits<T, D, K, N, U, 128, most_shared_bytes>;
 
 /// Whether it does these sizes on this device, and faster than the products one by one: `count` rows have to fill
 /// three quarters of it. On an H100, Tiny's sizes: 50,432 rows 199 us for 210, 6,304 rows 54 us for 25.
@@ -39,24 +40,24 @@ bool tensor_fits(device_properties const& device, std::size_t count) {
 
 /// Whether one kernel is the way to do these sizes on this device for so many rows.
 template <class T, int D, int K, int N, int U>
-bool fused_fits(device_properties const& device, std::size_t count) {
+bool many_fits(device_properties const& device, std::size_t count) {
   return hopper_fits<T, D, K, N, U>(device, count) || tensor_fits<T, D, K, N, U>(device, count);
 }
 
 /// Whether every address is a multiple of the 16 bytes that those kernels read or write there at once.
 template <class T>
-bool fused_aligned(arguments<T> const& p) {
+bool many_aligned(arguments<T> const& p) {
   auto const whole = [](auto const*... at) { return (packets_at<16 / int(sizeof(*at))>(at) && ...); };
   return whole(p.g, p.out, p.out_bias, p.before, p.after, p.norm, p.in, p.in_bias, p.y);
 }
 
 /// One kernel, where it is the way to take, on this device and for so many rows; else false.
 template <int D, int K, int N, int U, precision P>
-bool try_fused(context<P>& ctx, arguments<element<P>> const& p) {
+bool try_many(context<P>& ctx, arguments<element<P>> const& p) {
   using T = element<P>;
   using Tr = tensor_form<T, D, K, N, U>;
   using Hopper = hopper_traits<T, D, K, N, U>;
-  if (!fused_fits<T, D, K, N, U>(ctx.device(), std::size_t(p.count)) || !fused_aligned(p)) return false;
+  if (!many_fits<T, D, K, N, U>(ctx.device(), std::size_t(p.count)) || !many_aligned(p)) return false;
   if (!ctx.reserve(0)) return true;
   if constexpr (Hopper::possible)
     if (hopper_fits<T, D, K, N, U>(ctx.device(), std::size_t(p.count))) {
@@ -67,6 +68,18 @@ bool try_fused(context<P>& ctx, arguments<element<P>> const& p) {
     launch("project_add_norm", tensor_kernel<Tr>,
            {unsigned((p.count + Tr::rows - 1) / Tr::rows), Tr::threads, Tr::bytes}, ctx.stream(), p);
   return true;
+}
+
+/// One kernel or two, where they are the way to take; else false.
+template <int D, int K, int N, int U, precision P>
+bool try_kernels(context<P>& ctx, arguments<element<P>> const& p) {
+  return try_many<D, K, N, U>(ctx, p) || try_few<D, K, N, U>(ctx, p);
+}
+
+/// Whether they are for so many rows of g that still lack their norm, with the squares of U units of each half.
+template <class T, int D, int K, int N, int U>
+bool take_squares(device_properties const& device, std::size_t count) {
+  return many_fits<T, D, K, N, U>(device, count) || few_row_tiles<T, D, K, N, U>(device, count) != 0;
 }
 
 }  // namespace detail::project_add_norm
@@ -90,8 +103,7 @@ void norm_project(context<P>& ctx, norm_point<float, D, space::device> point,
                                                                   .y = y.data,
                                                                   .count = int(y.count),
                                                                   .eps = float(eps)};
-  if (detail::project_add_norm::try_fused<D, 0, N, 0>(ctx, arguments)) return;
-  if (detail::project_add_norm::try_few<D, 0, N, 0>(ctx, arguments)) return;
+  if (detail::project_add_norm::try_kernels<D, 0, N, 0>(ctx, arguments)) return;
   detail::project_add_norm::norm_project_general(ctx, point, p, eps, y);
 }
 
@@ -124,8 +136,7 @@ void project_add_norm_project(context<P>& ctx, std::type_identity_t<rows<element
                                                                   .y = y.data,
                                                                   .count = int(y.count),
                                                                   .eps = float(eps)};
-  if (detail::project_add_norm::try_fused<D, K, N, 0>(ctx, arguments)) return;
-  if (detail::project_add_norm::try_few<D, K, N, 0>(ctx, arguments)) return;
+  if (detail::project_add_norm::try_kernels<D, K, N, 0>(ctx, arguments)) return;
   detail::project_add_norm::project_add_norm_project_general(ctx, g, out, before, point, p, eps, y);
 }
 
@@ -155,8 +166,7 @@ void project_add_norm(context<P>& ctx, std::type_identity_t<rows<element<P> cons
                                                                   .y = y.data,
                                                                   .count = int(y.count),
                                                                   .eps = float(eps)};
-  if (detail::project_add_norm::try_fused<D, K, 0, 0>(ctx, arguments)) return;
-  if (detail::project_add_norm::try_few<D, K, 0, 0>(ctx, arguments)) return;
+  if (detail::project_add_norm::try_kernels<D, K, 0, 0>(ctx, arguments)) return;
   detail::project_add_norm::project_add_norm_general(ctx, g, out, before, point, norm, eps, y);
 }
 

@@ -13,6 +13,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/gemm.cuh>
 #include <dm2/cuda/project_add_norm/backward_general.cuh>
@@ -38,7 +39,7 @@ namespace detail::project_add_norm {
 
 /// The kernel for these sizes on every device. A block takes 128 rows and a Hopper's shared memory, as the forward's.
 template <class T, int D, int K, int N>
-using backward_tensor_form = backward_tensor_traits<T, D, K, N, 232448>;
+using backward_tensor_form = backward_tensor_traits<T, D, K, N, most_shared_bytes>;
 /// The kernel for these sizes on a Hopper: Tiny's 50,432 rows 140 us for the other's 260.
 template <class T, int D, int K, int N>
 using backward_hopper_form = backward_hopper_traits<T, D, K, N, 2>;

@@ -13,6 +13,7 @@
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/tile/partial_sums.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cstddef>

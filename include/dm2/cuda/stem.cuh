@@ -8,6 +8,7 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/pictures.cuh>
 #include <dm2/cuda/stem/conv1.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
@@ -23,32 +24,29 @@
 #include <type_traits>
 
 namespace dm2::cuda {
-namespace detail {
+namespace detail::stem {
 
 /// Most bytes of a plane's pictures that go through the stem together: 256 of Tiny in 16 bits, 128 in float.
-inline constexpr std::size_t stem_plane_bytes = std::size_t{256} * 112 * 112 * 64 * 2;
-
-/// Shared memory of a block on the device that has most; kernels that ask for more are not built.
-inline constexpr int most_shared_bytes = 227 * 1024;
+inline constexpr std::size_t plane_bytes = std::size_t{256} * 112 * 112 * 64 * 2;
 
 /// Pictures of `batch` that go together.
 template <class G, class T>
-int stem_slice(int batch) {
+int slice_of(int batch) {
   constexpr std::size_t one = std::size_t(G::plane_pixels) * G::hidden * sizeof(T);
-  return std::min(batch, int(std::max<std::size_t>(1, stem_plane_bytes / one)));
+  return std::min(batch, int(std::max<std::size_t>(1, plane_bytes / one)));
 }
 
 /// Scratch: two planes that the convolutions write in turn, and the projection's parts.
 template <stem_shape S, class T>
-struct stem_scratch {
-  using G = stem_geometry<S>;
+struct scratch {
+  using G = geometry<S>;
   std::array<T*, 2> plane;  ///< [pictures, H / 2, W / 2, hidden]
   float* parts = nullptr;
 
-  stem_scratch(arena& a, device_properties const& device, int batch) {
-    int const pictures = stem_slice<G, T>(batch);
+  scratch(arena& a, device_properties const& device, int batch) {
+    int const pictures = slice_of<G, T>(batch);
     for (T*& p : plane) p = a.take<T>(std::size_t(pictures) * G::plane_pixels * G::hidden);
-    if constexpr (stem_layouts<S, T>::tensor_projection) {
+    if constexpr (layouts<S, T>::tensor_projection) {
       std::size_t most = plan_projection<G::depth, S.dim>(device, pictures * G::tokens).parts;
       if (int const rest = batch % pictures; rest != 0)
         most = std::max(most, plan_projection<G::depth, S.dim>(device, rest * G::tokens).parts);
@@ -59,13 +57,13 @@ struct stem_scratch {
 
 /// One slice of pictures through the stem. The device's shared memory decides between the kernels.
 template <stem_shape S, class T>
-class stem_pass {
-  using G = stem_geometry<S>;
-  using layouts = stem_layouts<S, T>;
+class pass {
+  using G = geometry<S>;
+  using layouts = stem::layouts<S, T>;
 
  public:
-  stem_pass(cudaStream_t stream, device_properties const& device, stem_weights<S, T> const& weights,
-            stem_scratch<S, T> const& scratch, int pictures, bool early)
+  pass(cudaStream_t stream, device_properties const& device, stem_weights<S, T> const& weights,
+       scratch<S, T> const& scratch, int pictures, bool early)
       : stream_{stream}, device_{device}, w_{weights}, s_{scratch}, pictures_{pictures}, early_{early} {}
 
   template <class Reader, class Sink>
@@ -139,60 +137,42 @@ class stem_pass {
   cudaStream_t stream_;
   device_properties const& device_;
   stem_weights<S, T> const& w_;
-  stem_scratch<S, T> const& s_;
+  scratch<S, T> const& s_;
   int pictures_;
   bool early_;
 };
 
-/// The readers of the two forms of pictures.
-template <stem_shape S>
-planar_reader<stem_geometry<S>> stem_reader(float const* picture) {
-  return {picture};
-}
-template <stem_shape S>
-byte_reader<stem_geometry<S>> stem_reader(byte_pictures<S.channels> const& picture) {
-  return {picture};
-}
-
 /// All slices of `batch` pictures.
 template <stem_shape S, precision P, class Reader, class Sink>
-void run_stem(context<P>& ctx, device_properties const& device, Reader const& picture,
-              stem_weights<S, element<P>> const& weights, Sink const& sink, int batch) {
+void run(context<P>& ctx, device_properties const& device, Reader const& picture,
+         stem_weights<S, element<P>> const& weights, Sink const& sink, int batch) {
   using T = element<P>;
-  using G = stem_geometry<S>;
-  if (batch == 0 || !ctx.reserve(planned_bytes<stem_scratch<S, T>>(device, batch))) return;
+  using G = geometry<S>;
+  if (batch == 0 || !ctx.reserve(planned_bytes<scratch<S, T>>(device, batch))) return;
   arena_scope const scope{ctx.shared()};
-  stem_scratch<S, T> const scratch{ctx.shared(), device, batch};
-  int const slice = stem_slice<G, T>(batch);
+  scratch<S, T> const scratch{ctx.shared(), device, batch};
+  int const slice = slice_of<G, T>(batch);
   for (int b = 0; b < batch; b += slice)
-    stem_pass<S, T>{ctx.stream(), device, weights, scratch, std::min(slice, batch - b), ctx.early()}.run(
+    pass<S, T>{ctx.stream(), device, weights, scratch, std::min(slice, batch - b), ctx.early()}.run(
         picture.skip(b), sink.skip(std::ptrdiff_t{b} * G::tokens));
 }
 
-/// Pictures in that many rows of `each`; throws shape_error unless they are whole.
-inline int stem_batch(char const* rows, std::size_t count, char const* what, int each) {
-  if (count % std::size_t(each) != 0)
-    throw shape_error{std::string{rows} + ": got " + std::to_string(count) + " rows, expected a multiple of the " +
-                      what + " " + std::to_string(each)};
-  return int(count / std::size_t(each));
-}
-
-}  // namespace detail
+}  // namespace detail::stem
 
 /// conv 7x7 stride 2, then two conv 3x3, each followed by BatchNorm with the running statistics and ReLU, then a
 /// convolution of patch / 2 with that stride.
 ///
 /// Shapes   picture: float const* [B, C, H, W], normalised, or byte_pictures [B, H, W, C] of any alignment; grid
 ///          [B tokens, dim], row-major patches of picture after picture, at a multiple of 8 bytes.
-/// Writes   grid (=), asynchronously. Scratch: two planes [H / 2, W / 2, hidden] a picture, of at most stem_plane_bytes
-///          each; more pictures go through in slices.
+/// Writes   grid (=), asynchronously. Scratch: two planes [H / 2, W / 2, hidden] a picture, each of at most
+///          detail::stem::plane_bytes; more pictures go through in slices.
 /// Throws   shape_error if grid's rows are not whole pictures; nothing is written then.
 template <stem_shape S, precision P>
 void stem_forward(context<P>& ctx, auto const& picture, stem_weights<S, element<P>> const& weights,
                   std::type_identity_t<rows<float, S.dim, space::device>> grid) {
-  int const batch = detail::stem_batch("stem.grid", grid.count, "tokens", S.tokens());
-  detail::run_stem<S>(ctx, ctx.device(), detail::stem_reader<S>(picture), weights,
-                      detail::grid_sink<S.dim>{weights.proj_bias, grid.data}, batch);
+  int const batch = detail::stem::whole_pictures("stem.grid", grid.count, "tokens", S.tokens());
+  detail::stem::run<S>(ctx, ctx.device(), detail::reader_of<detail::stem::geometry<S>>(picture), weights,
+                       detail::stem::grid_sink<S.dim>{weights.proj_bias, grid.data}, batch);
 }
 
 /// stem_forward and assemble_tokens in one: the projection writes token rows.
@@ -206,9 +186,11 @@ void stem_tokens(context<P>& ctx, auto const& picture, stem_weights<S, element<P
                  std::type_identity_t<block<float const, space::device, 1, 1, S.dim>> cls,
                  std::type_identity_t<block<float const, space::device, 1, S.tokens() + 1, S.dim>> pos,
                  std::type_identity_t<rows<float, S.dim, space::device>> x) {
-  int const batch = detail::stem_batch("stem_tokens.x", x.count, "tokens and the class token", S.tokens() + 1);
-  detail::run_stem<S>(ctx, ctx.device(), detail::stem_reader<S>(picture), weights,
-                      detail::token_sink<S.dim, S.tokens()>{weights.proj_bias, cls.data, pos.data, x.data}, batch);
+  int const batch =
+      detail::stem::whole_pictures("stem_tokens.x", x.count, "tokens and the class token", S.tokens() + 1);
+  detail::stem::run<S>(ctx, ctx.device(), detail::reader_of<detail::stem::geometry<S>>(picture), weights,
+                       detail::stem::token_sink<S.dim, S.tokens()>{weights.proj_bias, cls.data, pos.data, x.data},
+                       batch);
 }
 
 }  // namespace dm2::cuda

@@ -16,83 +16,61 @@
 #include <type_traits>
 
 namespace dm2::cuda {
-namespace detail {
-
-/// The readers of the two forms of pictures.
-template <stem_shape S>
-planar_reader<stem_geometry<S>> stem_train_reader(float const* picture) {
-  return {picture};
-}
-template <stem_shape S>
-byte_reader<stem_geometry<S>> stem_train_reader(byte_pictures<S.channels> const& picture) {
-  return {picture};
-}
-
-/// Pictures in a grid of that many rows; throws shape_error unless they are whole.
-template <stem_shape S>
-int stem_train_batch(std::size_t grid_rows) {
-  if (grid_rows % std::size_t(S.tokens()) != 0)
-    throw shape_error{"stem.grid: got " + std::to_string(grid_rows) + " rows, expected a multiple of the tokens " +
-                      std::to_string(S.tokens())};
-  return int(grid_rows / std::size_t(S.tokens()));
-}
+namespace detail::stem_train {
 
 /// The forward in the general form, with at most `columns` bytes of columns at a time.
 template <stem_shape S, precision P, class Reader>
-void stem_forward_general(context<P>& ctx, Reader const& reader,
-                          stem_parameters<S, float const, space::device> const& p,
-                          stem_statistics<S, float, space::device> const& running, element<P>* grid,
-                          stem_saved<S, element<P>> const& saved, int batch, std::size_t columns = stem_columns_bytes) {
-  using scratch_type = stem_general_scratch<S, stem_number<element<P>>, element<P>>;
+void forward_general(context<P>& ctx, Reader const& reader, stem_parameters<S, float const, space::device> const& p,
+                     stem_statistics<S, float, space::device> const& running, element<P>* grid,
+                     stem_saved<S, element<P>> const& saved, int batch, std::size_t columns = columns_bytes) {
+  using scratch_type = general_scratch<S, stem_number<element<P>>, element<P>>;
   bool const run = ctx.reserve(planned_bytes<scratch_type>(batch, columns));
   arena_scope const scope{ctx.shared()};
   scratch_type const scratch{ctx.shared(), batch, columns};
-  stem_general_forward<S, P, Reader>{ctx, p, saved, scratch, batch, run}(reader, running, grid);
+  general_forward<S, P, Reader>{ctx, p, saved, scratch, batch, run}(reader, running, grid);
 }
 
 /// The backward in the general form.
 template <stem_shape S, precision P, class Reader>
-void stem_backward_general(context<P>& ctx, Reader const& reader,
-                           stem_parameters<S, float const, space::device> const& p,
-                           stem_saved<S, element<P>> const& saved, element<P> const* dgrid,
-                           stem_parameters<S, float, space::device> const& grad, float* dpicture, int batch,
-                           std::size_t columns = stem_columns_bytes) {
-  using scratch_type = stem_general_scratch<S, element<P>>;
-  using gradients_type = stem_general_gradients<S, element<P>>;
+void backward_general(context<P>& ctx, Reader const& reader, stem_parameters<S, float const, space::device> const& p,
+                      stem_saved<S, element<P>> const& saved, element<P> const* dgrid,
+                      stem_parameters<S, float, space::device> const& grad, float* dpicture, int batch,
+                      std::size_t columns = columns_bytes) {
+  using scratch_type = general_scratch<S, element<P>>;
+  using gradients_type = general_gradients<S, element<P>>;
   bool const run = ctx.reserve(planned_bytes<scratch_type>(batch, columns) + planned_bytes<gradients_type>(batch));
   arena_scope const scope{ctx.shared()};
   scratch_type const scratch{ctx.shared(), batch, columns};
   gradients_type const gradients{ctx.shared(), batch};
-  stem_general_backward<S, P, Reader>{ctx, p, saved, scratch, gradients, batch, run}(reader, dgrid, grad, dpicture);
+  general_backward<S, P, Reader>{ctx, p, saved, scratch, gradients, batch, run}(reader, dgrid, grad, dpicture);
 }
 
 /// The forward on tensor cores, on a device whose properties are given.
 template <stem_shape S, precision P, class Reader>
-void stem_forward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
-                         stem_parameters<S, float const, space::device> const& p,
-                         stem_statistics<S, float, space::device> const& running, element<P>* grid,
-                         stem_saved<S, element<P>> const& saved, int batch) {
+void forward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
+                    stem_parameters<S, float const, space::device> const& p,
+                    stem_statistics<S, float, space::device> const& running, element<P>* grid,
+                    stem_saved<S, element<P>> const& saved, int batch) {
   using T = element<P>;
-  if (!ctx.reserve(planned_bytes<stem_tensor_scratch<S, T>>(device, batch))) return;
+  if (!ctx.reserve(planned_bytes<tensor_scratch<S, T>>(device, batch))) return;
   arena_scope const scope{ctx.shared()};
-  stem_tensor_scratch<S, T> const scratch{ctx.shared(), device, batch};
-  stem_tensor_forward<S, T, Reader>{ctx.stream(), device, p, saved, scratch, batch}(reader, running, grid);
+  tensor_scratch<S, T> const scratch{ctx.shared(), device, batch};
+  tensor_forward<S, T, Reader>{ctx.stream(), device, p, saved, scratch, batch}(reader, running, grid);
 }
 
 /// The backward on tensor cores, without the gradient of the pictures.
 template <stem_shape S, precision P, class Reader>
-void stem_backward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
-                          stem_parameters<S, float const, space::device> const& p,
-                          stem_saved<S, element<P>> const& saved, element<P> const* dgrid,
-                          stem_parameters<S, float, space::device> const& grad, int batch) {
+void backward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
+                     stem_parameters<S, float const, space::device> const& p, stem_saved<S, element<P>> const& saved,
+                     element<P> const* dgrid, stem_parameters<S, float, space::device> const& grad, int batch) {
   using T = element<P>;
-  if (!ctx.reserve(planned_bytes<stem_tensor_gradients<S, T>>(device, batch))) return;
+  if (!ctx.reserve(planned_bytes<tensor_gradients<S, T>>(device, batch))) return;
   arena_scope const scope{ctx.shared()};
-  stem_tensor_gradients<S, T> const gradients{ctx.shared(), device, batch};
-  stem_tensor_backward<S, T, Reader>{ctx.stream(), device, p, saved, gradients, batch}(reader, dgrid, grad);
+  tensor_gradients<S, T> const gradients{ctx.shared(), device, batch};
+  tensor_backward<S, T, Reader>{ctx.stream(), device, p, saved, gradients, batch}(reader, dgrid, grad);
 }
 
-}  // namespace detail
+}  // namespace detail::stem_train
 
 /// conv 7x7 stride 2, then two conv 3x3, each followed by BatchNorm with the batch's statistics and ReLU, then a
 /// convolution of patch / 2 with that stride. The running statistics move towards the batch's by a tenth.
@@ -102,8 +80,8 @@ void stem_backward_tensor(context<P>& ctx, device_properties const& device, Read
 /// Saves    the raw outputs of the convolutions in stem_number (4.8 MB a picture at Tiny's size in 16 bits), and the
 ///          statistics; BatchNorm with ReLU is computed again in the backward.
 /// Rounds   what convolutions and projection multiply, to stem_number: in bfloat16 to half, so |picture| <= 65504.
-/// Writes   grid, saved (=); running (updated), asynchronously. Tensor cores where stem_tensor_sizes and the device
-///          allow; else products of gathered columns, of at most stem_columns_bytes or one picture at a time.
+/// Writes   grid, saved (=); running (updated), asynchronously. Tensor cores where sizes and device allow; else
+///          products of gathered columns, of at most detail::stem_train::columns_bytes or one picture at a time.
 /// Throws   shape_error if grid's rows are not whole pictures; nothing is written then.
 template <stem_shape S, precision P>
 void stem_forward_train(context<P>& ctx, auto const& picture, stem_parameters<S, float const, space::device> const& p,
@@ -112,15 +90,15 @@ void stem_forward_train(context<P>& ctx, auto const& picture, stem_parameters<S,
                         stem_saved<S, element<P>> const& saved) {
   using namespace detail;
   using T = element<P>;
-  int const batch = stem_train_batch<S>(grid.count);
-  auto const reader = stem_train_reader<S>(picture);
+  int const batch = stem::whole_pictures("stem.grid", grid.count, "tokens", S.tokens());
+  auto const reader = reader_of<stem::geometry<S>>(picture);
   if (batch == 0) return;
-  if constexpr (stem_tensor_sizes<S, T>)
-    if (stem_tensor_fits<S, T>(ctx.device(), grid.data)) {
-      stem_forward_tensor<S>(ctx, ctx.device(), reader, p, running, grid.data, saved, batch);
+  if constexpr (stem_train::tensor_sizes<S, T>)
+    if (stem_train::tensor_fits<S, T>(ctx.device(), grid.data)) {
+      stem_train::forward_tensor<S>(ctx, ctx.device(), reader, p, running, grid.data, saved, batch);
       return;
     }
-  stem_forward_general<S>(ctx, reader, p, running, grid.data, saved, batch);
+  stem_train::forward_general<S>(ctx, reader, p, running, grid.data, saved, batch);
 }
 
 /// The gradient of stem_forward_train.
@@ -136,15 +114,15 @@ void stem_backward(context<P>& ctx, auto const& picture, stem_parameters<S, floa
                    std::type_identity_t<stem_parameters<S, float, space::device>> const& grad, float* dpicture) {
   using namespace detail;
   using T = element<P>;
-  int const batch = stem_train_batch<S>(dgrid.count);
-  auto const reader = stem_train_reader<S>(picture);
+  int const batch = stem::whole_pictures("stem.grid", dgrid.count, "tokens", S.tokens());
+  auto const reader = reader_of<stem::geometry<S>>(picture);
   if (batch == 0) return;
-  if constexpr (stem_tensor_sizes<S, T>)
-    if (dpicture == nullptr && stem_tensor_fits<S, T>(ctx.device(), dgrid.data)) {
-      stem_backward_tensor<S>(ctx, ctx.device(), reader, p, saved, dgrid.data, grad, batch);
+  if constexpr (stem_train::tensor_sizes<S, T>)
+    if (dpicture == nullptr && stem_train::tensor_fits<S, T>(ctx.device(), dgrid.data)) {
+      stem_train::backward_tensor<S>(ctx, ctx.device(), reader, p, saved, dgrid.data, grad, batch);
       return;
     }
-  stem_backward_general<S>(ctx, reader, p, saved, dgrid.data, grad, dpicture, batch);
+  stem_train::backward_general<S>(ctx, reader, p, saved, dgrid.data, grad, dpicture, batch);
 }
 
 }  // namespace dm2::cuda

@@ -42,8 +42,8 @@ struct general_case {
       return {conv.template as_block<3 * A.width(), 1, A.d_conv>(), bias.template as_block<3 * A.width()>()};
   }
   void forward() {
-    cuda::detail::attention_core_general<A>(ctx, qkv.template as_rows<3 * A.width()>(), parameters(),
-                                            y.template as_rows<A.width()>(), host.length);
+    cuda::detail::attention_core::launch_general<A>(ctx, qkv.template as_rows<3 * A.width()>(), parameters(),
+                                                    y.template as_rows<A.width()>(), host.length);
   }
   /// A rounding of q and k moves each score by some of its size, before exp.
   void check() {

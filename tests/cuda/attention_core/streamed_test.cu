@@ -87,13 +87,13 @@ struct streamed_case {
   bool forward() { return forward(qkv.data(), host.length); }
   bool backward() { return backward(qkv.data(), host.length); }
   bool forward(T const* from, int length) {
-    return cuda::detail::attention_core_streamed<A>(ctx, {from, batch_rows(length)}, parameters(),
-                                                    {y.data(), batch_rows(length)}, length);
+    return cuda::detail::attention_core::try_streamed<A>(ctx, {from, batch_rows(length)}, parameters(),
+                                                         {y.data(), batch_rows(length)}, length);
   }
   bool backward(T const* from, int length) {
-    return cuda::detail::attention_core_backward_streamed<A>(ctx, {from, batch_rows(length)}, parameters(),
-                                                             {dy.data(), batch_rows(length)},
-                                                             {dqkv.data(), batch_rows(length)}, gradients(), length);
+    return cuda::detail::attention_core::try_backward_streamed<A>(
+        ctx, {from, batch_rows(length)}, parameters(), {dy.data(), batch_rows(length)},
+        {dqkv.data(), batch_rows(length)}, gradients(), length);
   }
   [[nodiscard]] std::size_t batch_rows(int length) const { return std::size_t(host.batch) * std::size_t(length); }
   /// A rounding of q and k moves each score by some of its size, before exp; that of a weight and its slope's rounding
@@ -276,12 +276,12 @@ TEST_CASE("cuda attention_core streamed: activations that do not start at 16 byt
 
 TEST_CASE("cuda attention_core: the shapes that only the general form has code for, in 16 bits") {
   using T = __nv_bfloat16;
-  constexpr auto streams = [](attention_shape s) { return cuda::detail::attention_streams<T>(s); };
+  constexpr auto streams = [](attention_shape s) { return cuda::detail::attention_core::streams<T>(s); };
   for (int head = 8; head <= 128; head += 8)
     for (int taps = 0; taps <= 4; ++taps) CHECK(streams({1, head, head, taps}));
   CHECK(!streams({1, 20, 8, 4}));   // heads of 40 bytes: no pieces of 16
   CHECK(!streams({1, 136, 8, 4}));  // more outputs than a warp's registers hold
   CHECK(!streams({1, 32, 12, 4}));  // groups of four channels would be half turned
   CHECK(!streams({1, 32, 16, 5}));  // taps beyond a thread's registers
-  CHECK(!cuda::detail::attention_streams<float>({1, 32, 16, 4}));
+  CHECK(!cuda::detail::attention_core::streams<float>({1, 32, 16, 4}));
 }

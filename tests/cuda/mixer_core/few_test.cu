@@ -23,20 +23,21 @@ struct few_mixer : device_mixer<P, M> {
 
   few_mixer(int sequences, int tokens)
       : device_mixer<P, M>{sequences, tokens},
-        convolved{cuda::detail::mixer_core_few_numbers<M>(rows())},
-        squares{rows() * 2 * cuda::detail::mixer_core_traits<T, M>::units} {}
+        convolved{cuda::detail::mixer_core::few_numbers<M>(rows())},
+        squares{rows() * 2 * cuda::detail::mixer_core::traits<T, M>::units} {}
   [[nodiscard]] std::size_t rows() const { return this->in.size() / M.projected(); }
-  [[nodiscard]] cuda::detail::few_mixer_arguments<T> arguments() const {
+  [[nodiscard]] cuda::detail::mixer_core::few_arguments<T> arguments() const {
     int const length = this->host.length;
-    return cuda::detail::mixer_core_few_arguments<M, T>(this->in.data(), this->parameters(), convolved.data(),
-                                                        this->g.data(), squares.data(), int(rows()) / length, length);
+    return cuda::detail::mixer_core::few_arguments_of<M, T>(this->in.data(), this->parameters(), convolved.data(),
+                                                            this->g.data(), squares.data(), int(rows()) / length,
+                                                            length);
   }
-  void run() { cuda::detail::mixer_core_few<M>(this->ctx, arguments(), true); }
-  /// What mixer_core_few leaves to its reader.
+  void run() { cuda::detail::mixer_core::launch_few<M>(this->ctx, arguments(), true); }
+  /// What mixer_core::launch_few leaves to its reader.
   void norm() {
     auto const p = this->parameters();
-    cuda::detail::scale_by_squares<P, M>(this->ctx, this->g.data(), squares.data(), p.forward.norm.data,
-                                         p.backward.norm.data, int(rows()));
+    cuda::detail::mixer_core::scale_by_squares<P, M>(this->ctx, this->g.data(), squares.data(), p.forward.norm.data,
+                                                     p.backward.norm.data, int(rows()));
   }
 };
 
@@ -84,12 +85,12 @@ TEST_CASE_TEMPLATE("cuda mixer_core, few sequences: convolved with the projectio
     f.run();
     auto mixer = f.arguments();
     mixer.zxbcdt = p.y = y.data(), mixer.convolved = convolved.data();
-    cuda::detail::launch_few_input<D, M>(f.ctx, p, mixer);
+    cuda::detail::mixer_core::launch_few_input<D, M>(f.ctx, p, mixer);
     CHECK(y.read() == f.in.read());
     CHECK(convolved.read() == f.convolved.read());
     CHECK((y.margins_untouched() && convolved.margins_untouched()));
     auto const bytes = f.g.read();
-    cuda::detail::mixer_core_few<M>(f.ctx, mixer, false);
+    cuda::detail::mixer_core::launch_few<M>(f.ctx, mixer, false);
     CHECK(f.g.read() == bytes);
   }
 }
@@ -98,12 +99,12 @@ TEST_CASE("cuda mixer_core, few sequences: for one or two of Tiny's on an H100, 
   cuda::device_properties device{cuda::current_device()};
   device.multiprocessors = 132, device.shared_per_sm = 233472;
   using T = __nv_bfloat16;
-  CHECK(cuda::detail::mixer_core_few_fits<T, tiny_mixer>(device, 1, 197));
-  CHECK(cuda::detail::mixer_core_few_fits<T, tiny_mixer>(device, 2, 197));
-  CHECK_FALSE(cuda::detail::mixer_core_few_fits<T, tiny_mixer>(device, 3, 197));
-  CHECK(cuda::detail::mixer_core_few_fits<T, tiny_mixer>(device, 4, 97));
-  CHECK_FALSE(cuda::detail::mixer_core_few_fits<T, tiny_mixer>(device, 5, 1));
-  CHECK(cuda::detail::mixer_core_few_fits<T, small_mixer>(device, 1, 197));
-  CHECK_FALSE(cuda::detail::mixer_core_few_fits<T, tiny_mixer>(device, 1, 225));
-  CHECK_FALSE(cuda::detail::mixer_core_few_fits<float, tiny_mixer>(device, 1, 197));
+  CHECK(cuda::detail::mixer_core::few_fits<T, tiny_mixer>(device, 1, 197));
+  CHECK(cuda::detail::mixer_core::few_fits<T, tiny_mixer>(device, 2, 197));
+  CHECK_FALSE(cuda::detail::mixer_core::few_fits<T, tiny_mixer>(device, 3, 197));
+  CHECK(cuda::detail::mixer_core::few_fits<T, tiny_mixer>(device, 4, 97));
+  CHECK_FALSE(cuda::detail::mixer_core::few_fits<T, tiny_mixer>(device, 5, 1));
+  CHECK(cuda::detail::mixer_core::few_fits<T, small_mixer>(device, 1, 197));
+  CHECK_FALSE(cuda::detail::mixer_core::few_fits<T, tiny_mixer>(device, 1, 225));
+  CHECK_FALSE(cuda::detail::mixer_core::few_fits<float, tiny_mixer>(device, 1, 197));
 }

@@ -42,7 +42,7 @@ struct general_case {
             p[d][4].template as_block<M.heads>(),        p[i][5].template as_block<M.d_inner()>()};
   }
   void forward() {
-    cuda::detail::mixer_core_general<M>(
+    cuda::detail::mixer_core::launch_general<M>(
         ctx, in.template as_rows<M.projected()>(),
         mixer_parameters<M, float const, space::device>{direction(0, 0), direction(1, mixer_case<M>::second_d)},
         g.template as_rows<2 * M.d_inner()>(), host.length);

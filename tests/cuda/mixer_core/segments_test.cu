@@ -46,19 +46,19 @@ struct segments : device_mixer<P, M> {
   }
   /// True where the blocks have normed their rows.
   bool run(bool finish) {
-    using scratch_memory = cuda::detail::mixer_core_scratch<T, M>;
+    using scratch_memory = cuda::detail::mixer_core::scratch<T, M>;
     int const length = this->host.length;
-    cuda::detail::mixer_segment_plan<T, M> const plan{device, sequences, length};
+    cuda::detail::mixer_core::segment_plan<T, M> const plan{device, sequences, length};
     std::size_t const count = this->host.count(), states = plan.states();
     static_cast<void>(this->ctx.reserve(planned_bytes<scratch_memory>(count, length, states)));
     arena_scope const scope{this->ctx.shared()};
     scratch_memory const scratch{this->ctx.shared(), count, length, states};
     auto const p = this->parameters();
-    if (cuda::detail::mixer_core_segments<P, M>(this->ctx, plan, this->in.data(), p, this->g.data(), scratch, sequences,
-                                                length, finish))
+    if (cuda::detail::mixer_core::launch_segments<P, M>(this->ctx, plan, this->in.data(), p, this->g.data(), scratch,
+                                                        sequences, length, finish))
       return true;
-    cuda::detail::scale_by_squares<P, M>(this->ctx, this->g.data(), scratch.squares, p.forward.norm.data,
-                                         p.backward.norm.data, int(count));
+    cuda::detail::mixer_core::scale_by_squares<P, M>(this->ctx, this->g.data(), scratch.squares, p.forward.norm.data,
+                                                     p.backward.norm.data, int(count));
     return false;
   }
   /// With runs of segments in blocks of their own, and then in two blocks, which walk all sequences.
@@ -146,7 +146,7 @@ TEST_CASE(
 TEST_CASE("cuda mixer_core, segments: few long sequences are cut into runs, and many are not") {
   cuda::device_properties device{cuda::current_device()};
   device.multiprocessors = 132, device.shared_per_sm = 233472, device.shared_per_block = 232448;  // an H100's
-  using plan = cuda::detail::mixer_segment_plan<__nv_bfloat16, tiny_mixer>;
+  using plan = cuda::detail::mixer_core::segment_plan<__nv_bfloat16, tiny_mixer>;
   plan const one{device, 1, 4097}, many{device, 64, 577}, more{device, 256, 257};
   CHECK((one.take == 1 && one.runs == 15 && one.run_tokens == 288 && one.blocks == 240));
   CHECK((many.take == 4 && many.runs == 1 && many.blocks == 256));
@@ -170,18 +170,18 @@ TEST_CASE(
   cuda::device_properties device{cuda::current_device()};
   using T = __nv_bfloat16;
   device.shared_per_sm = 233472, device.shared_per_block = 232448;  // an H100's
-  auto const tiles = [&](int length) { return cuda::detail::mixer_segment_tiles<T, tiny_mixer>(device, length); };
+  auto const tiles = [&](int length) { return cuda::detail::mixer_core::segment_tiles<T, tiny_mixer>(device, length); };
   CHECK(tiles(16) == 1);
   CHECK(tiles(129) == 9);
   CHECK(tiles(257) == 9);
   CHECK(tiles(289) == 8);  // three segments, with nine as well
   CHECK(tiles(577) == 8);
-  CHECK(cuda::detail::mixer_segment_tiles<
+  CHECK(cuda::detail::mixer_core::segment_tiles<
             T, mixer_shape{.heads = 4, .headdim = 64, .d_state = 128, .groups = 1, .d_conv = 4}>(device, 257) == 8);
-  CHECK(cuda::detail::mixer_core_whole_fits<T, tiny_mixer>(device, 224));
-  CHECK_FALSE(cuda::detail::mixer_core_whole_fits<T, tiny_mixer>(device, 225));
-  CHECK(cuda::detail::mixer_core_fits<T, tiny_mixer>(device, 100000));
+  CHECK(cuda::detail::mixer_core::whole_fits<T, tiny_mixer>(device, 224));
+  CHECK_FALSE(cuda::detail::mixer_core::whole_fits<T, tiny_mixer>(device, 225));
+  CHECK(cuda::detail::mixer_core::fits<T, tiny_mixer>(device, 100000));
   device.shared_per_sm = 102400, device.shared_per_block = 101376;  // an RTX 4090's
-  CHECK(cuda::detail::mixer_core_segments_fits<T, tiny_mixer>(device));
-  CHECK_FALSE(cuda::detail::mixer_core_whole_fits<T, tiny_mixer>(device, 197));
+  CHECK(cuda::detail::mixer_core::segments_fit<T, tiny_mixer>(device));
+  CHECK_FALSE(cuda::detail::mixer_core::whole_fits<T, tiny_mixer>(device, 197));
 }

@@ -27,16 +27,16 @@ template <class T, int Size, bool Patches>
 void check_form(int pictures) {
   CAPTURE(Size);
   constexpr stem_shape shape{.height = Size, .width = Size, .channels = 3, .hidden = 64, .patch = 16, .dim = 192};
-  using geometry = cuda::detail::stem_geometry<shape>;
+  using geometry = cuda::detail::stem::geometry<shape>;
   std::mt19937 engine{Size};
   std::size_t const n = std::size_t(pictures) * geometry::plane_pixels * geometry::hidden;
   device_array<T> const in{draw(engine, n, 1)}, weights{draw(engine, 9 * 64 * 64, 0.05)};
   device_array<float> const bias{draw(engine, 64, 1)};
   device_array<T> expected{n}, got{n};
   cuda::context<> ctx;
-  cuda::detail::launch_conv3<geometry, cuda::detail::conv3_small, Patches>(
+  cuda::detail::stem::launch_conv3<geometry, cuda::detail::stem::conv3_small, Patches>(
       ctx.stream(), 3, in.data(), weights.data(), bias.data(), expected.data(), pictures, false);
-  bool const launched = cuda::detail::launch_conv3_hopper<geometry, Patches>(
+  bool const launched = cuda::detail::stem::launch_conv3_hopper<geometry, Patches>(
       ctx.stream(), ctx.device(), in.data(), weights.data(), bias.data(), got.data(), pictures);
   CHECK(launched == (ctx.device().major == 9));
   if (launched) CHECK(relative_error(got.read(), expected.read()) < 1e-4);

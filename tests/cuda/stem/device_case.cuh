@@ -106,8 +106,8 @@ struct device_stem {
     auto device = ctx.device();
     device.shared_per_block = shared_per_block;
     using namespace cuda::detail;
-    run_stem<S>(ctx, device, stem_reader<S>(static_cast<float const*>(planar.data())), weights,
-                grid_sink<dim>{weights.proj_bias, grid.data()}, host.batch);
+    stem::run<S>(ctx, device, reader_of<stem::geometry<S>>(static_cast<float const*>(planar.data())), weights,
+                 stem::grid_sink<dim>{weights.proj_bias, grid.data()}, host.batch);
     return grid.read();
   }
   /// Token rows.

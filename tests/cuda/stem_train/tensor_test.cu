@@ -27,12 +27,12 @@ void run_tensor(F& f, int multiprocessors) {
   device.multiprocessors = multiprocessors;
   using namespace cuda::detail;
   constexpr stem_shape S = F::shape;
-  auto const reader = stem_train_reader<S>(static_cast<float const*>(f.picture.data()));
+  auto const reader = reader_of<stem::geometry<S>>(static_cast<float const*>(f.picture.data()));
   auto const p = f.parameters.template view<float const>();
-  stem_forward_tensor<S>(f.ctx, device, reader, p, f.running(), f.grid.data(), f.saved, f.host.batch);
+  stem_train::forward_tensor<S>(f.ctx, device, reader, p, f.running(), f.grid.data(), f.saved, f.host.batch);
   f.poison_scratch();
-  stem_backward_tensor<S>(f.ctx, device, reader, p, f.saved, static_cast<typename F::T const*>(f.dgrid.data()),
-                          f.gradients.template view<float>(), f.host.batch);
+  stem_train::backward_tensor<S>(f.ctx, device, reader, p, f.saved, static_cast<typename F::T const*>(f.dgrid.data()),
+                                 f.gradients.template view<float>(), f.host.batch);
 }
 
 /// Forward and backward against the oracle in double.
@@ -42,7 +42,7 @@ void check_tensor(int batch, int multiprocessors) {
   constexpr double raw_tolerance = 2 * product_tolerance<stem_precision<F::precision>>;
   CAPTURE(multiprocessors);
   F f{batch};
-  if (!cuda::detail::stem_tensor_fits<F::shape>(f.ctx.device(), f.grid.data())) return;
+  if (!cuda::detail::stem_train::tensor_fits<F::shape>(f.ctx.device(), f.grid.data())) return;
   f.host.forward();
   auto const before = f.gradients.read();
   run_tensor(f, multiprocessors);

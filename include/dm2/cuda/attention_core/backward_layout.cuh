@@ -4,24 +4,25 @@
 
 #include <dm2/cuda/attention_core/inputs.cuh>
 #include <dm2/cuda/attention_core/tensor.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Sizes of the backward kernel: a block takes one head of a sequence of up to 16 Groups tokens, each warp 16 queries,
 /// then 16 keys. Shared memory holds, one after the other, q, k, dy, v [tokens, head_dim] and weights [tokens, 16
 /// near]; the weights of the `far` last groups of keys stay in registers until v is not needed any more, and then take
 /// its place.
 template <attention_shape A, class T, int Groups>
-struct attention_backward_traits : attention_traits<A, T> {
-  using base = attention_traits<A, T>;
+struct backward_traits : traits<A, T> {
+  using base = traits<A, T>;
   static constexpr int groups = Groups, tokens = 16 * Groups, warps = Groups, threads = 32 * Groups;
-  static constexpr int most =
-      (227 << 10) / 2;  ///< elements of shared memory that a block of compute capability 9.0 has
+  static constexpr int most = most_shared_bytes / 2;  ///< elements
   static constexpr int rows = tokens + base::halo;
   static constexpr int arrays = (3 * rows + tokens) * base::pitch;
   static constexpr int near = arrays + tokens * (tokens + 8) <= most || Groups < 8 ? Groups : 8;
@@ -44,7 +45,7 @@ struct attention_backward_traits : attention_traits<A, T> {
 
 /// One launch.
 template <class Tr>
-struct attention_backward_call {
+struct backward_arguments {
   typename Tr::element const* qkv;  ///< [B L, 3 width], 16-byte aligned, as are the others
   typename Tr::element const* dy;   ///< [B L, width]
   typename Tr::element* dqkv;       ///< [B L, 3 width]
@@ -64,12 +65,12 @@ __device__ inline std::uint32_t fresh(std::uint32_t v) { return std::uint32_t(fr
 
 /// The block's head and sequence.
 template <class Tr>
-struct attention_backward_place {
+struct backward_place {
   int channel;       ///< the head's first, of q
   std::size_t row;   ///< the sequence's first
   std::size_t part;  ///< the sequence's number
 
-  __device__ explicit attention_backward_place(int length) {
+  __device__ explicit backward_place(int length) {
     unsigned const block = unsigned(fresh(int(blockIdx.x)));
     channel = int(block % unsigned(Tr::heads)) * Tr::head_dim;
     part = block / unsigned(Tr::heads);
@@ -79,8 +80,8 @@ struct attention_backward_place {
 
 /// Fills q, k, v, convolved and turned, and dy; tokens after the last are zeros. All threads; ends with a barrier.
 template <class Tr>
-__device__ inline void load_inputs(attention_backward_call<Tr> const& call, typename Tr::element* shared) {
-  attention_backward_place<Tr> const at{call.length};
+__device__ inline void load_inputs(backward_arguments<Tr> const& call, typename Tr::element* shared) {
+  backward_place<Tr> const at{call.length};
   int const thread = int(threadIdx.x);
   auto const* const from = call.qkv + at.row * (3 * Tr::width) + at.channel;
   copy_tokens<Tr>(from, shared + Tr::queries, 0, Tr::tokens, call.length, thread, Tr::threads);
@@ -88,13 +89,9 @@ __device__ inline void load_inputs(attention_backward_call<Tr> const& call, type
   copy_tokens<Tr>(from + 2 * Tr::width, shared + Tr::values, 0, Tr::tokens, call.length, thread, Tr::threads);
   commit_copies();
   auto const* const dy = call.dy + at.row * Tr::width + at.channel;
-#pragma unroll 1
-  for (int i = thread; i < Tr::tokens * Tr::units; i += Tr::threads) {
-    int const t = i / Tr::units, piece = i % Tr::units;
-    bool const valid = t < call.length;
-    copy_async(shared_address(shared + Tr::slopes + t * Tr::pitch + 8 * piece),
-               dy + (valid ? std::ptrdiff_t{t} * Tr::width + 8 * piece : 0), valid);
-  }
+  copy_rows<Tr::units * 8, 1>(shared_address(shared + Tr::slopes), Tr::pitch * 2,
+                              row_source<typename Tr::element>{dy, Tr::width, call.length}, 0, Tr::tokens, thread,
+                              Tr::threads);
   commit_copies();
   // Turned units of all runs come first, so that few warps spend time on turning.
   constexpr int turned = 2 * Tr::turned, plain = 3 * Tr::units - turned, runs = Tr::threads / (3 * Tr::units);
@@ -119,4 +116,4 @@ __device__ inline void load_inputs(attention_backward_call<Tr> const& call, type
   __syncthreads();
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

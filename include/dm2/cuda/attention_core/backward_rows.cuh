@@ -7,11 +7,12 @@
 #include <dm2/cuda/attention_core/softmax.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cmath>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Sixteen rows of S or D, rounded, as the accumulators of q k^T lie, which is a left operand's order too.
 template <class Tr>
@@ -28,13 +29,13 @@ __device__ inline std::uint32_t pack_now(float low, float high) {
 /// This lane's place for its two rows of the near keys' and of the far keys' weights.
 template <class Tr>
 __device__ inline std::uint32_t* near_place(typename Tr::element* shared) {
-  int const thread = fresh_thread(), lane = thread % 32, row = thread / 32 * 16 + lane / 4;
-  return reinterpret_cast<std::uint32_t*>(shared + Tr::weights + row * Tr::near_pitch + lane % 4 * 2);
+  int const thread = fresh_thread(), lane = thread % 32, row = thread / 32 * 16 + fragment::row(lane);
+  return reinterpret_cast<std::uint32_t*>(shared + Tr::weights + row * Tr::near_pitch + fragment::column(lane));
 }
 template <class Tr>
 __device__ inline std::uint32_t* far_place(typename Tr::element* shared) {
-  int const thread = fresh_thread(), lane = thread % 32, row = thread / 32 * 16 + lane / 4;
-  return reinterpret_cast<std::uint32_t*>(shared + Tr::values + row * Tr::far_pitch + lane % 4 * 2);
+  int const thread = fresh_thread(), lane = thread % 32, row = thread / 32 * 16 + fragment::row(lane);
+  return reinterpret_cast<std::uint32_t*>(shared + Tr::values + row * Tr::far_pitch + fragment::column(lane));
 }
 /// Register i of group g, in 32-bit words from such a place on.
 __device__ inline constexpr int word_of(int g, int i, int pitch) {
@@ -46,8 +47,8 @@ template <class Tr, int Groups>
 __device__ inline void row_products(typename Tr::element const* left, typename Tr::element const* right,
                                     float (&out)[2 * Groups][4]) {
   int const lane = fresh_thread() % 32;
-  std::uint32_t const rows = shared_address(left + lane % 16 * Tr::pitch + lane / 16 * 8);
-  std::uint32_t const columns = shared_address(right + (lane / 16 * 8 + lane % 8) * Tr::pitch + lane / 8 % 2 * 8);
+  std::uint32_t const rows = shared_address(left) + std::uint32_t(fragment::left_operand(lane, Tr::pitch * 2));
+  std::uint32_t const columns = shared_address(right) + std::uint32_t(fragment::right_operand(lane, Tr::pitch * 2));
 #pragma unroll
   for (int n = 0; n < 2 * Groups; ++n)
 #pragma unroll
@@ -82,10 +83,7 @@ __device__ inline void weigh_rows(float (&s)[2 * Tr::groups][4], int length) {
       top[i / 2] = fmaxf(top[i / 2], s[n][i]);
     }
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 1));
-    top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 2)) * scale;
-  }
+  for (int r = 0; r < 2; ++r) top[r] = max_over_row(top[r]) * scale;
 #pragma unroll
   for (int n = 0; n < 2 * Tr::groups; ++n)
 #pragma unroll
@@ -94,7 +92,7 @@ __device__ inline void weigh_rows(float (&s)[2 * Tr::groups][4], int length) {
       sum[i / 2] += s[n][i];
     }
 #pragma unroll
-  for (int r = 0; r < 2; ++r) sum[r] = 1.f / sum_over_quad(sum[r]);
+  for (int r = 0; r < 2; ++r) sum[r] = 1.f / sum_over_row(sum[r]);
 #pragma unroll
   for (int n = 0; n < 2 * Tr::groups; ++n)
 #pragma unroll
@@ -134,8 +132,8 @@ struct slope_sums {
   /// The mean slope of row r, so far. Divided by the sum of the rounded weights, so that a row of D adds up to zero as
   /// exactly as its weights allow, also where one of them is close to 1.
   __device__ float mean(int r) const {
-    float const sum = sum_over_quad(weight[r]);
-    return sum_over_quad(dot[r]) / (sum > 0.f ? sum : 1.f);
+    float const sum = sum_over_row(weight[r]);
+    return sum_over_row(dot[r]) / (sum > 0.f ? sum : 1.f);
   }
 };
 
@@ -204,4 +202,4 @@ __device__ inline void find_slopes(typename Tr::element* shared,
     }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

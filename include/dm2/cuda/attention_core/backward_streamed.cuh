@@ -18,12 +18,12 @@
 #include <cstddef>
 #include <limits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// What lies between the kernels.
 template <attention_shape A, class T>
 struct streamed_backward_scratch : streamed_scratch<A, T> {
-  using sizes = inputs_backward_traits<streamed_attention_traits<A, T>>;
+  using sizes = inputs_backward_traits<streamed_traits<A, T>>;
   T* d;                            ///< as inputs: their gradients
   softmax_statistics* statistics;  ///< [B, H, L]
   float* sums;                     ///< [parts, taps + 1, 3 H d]
@@ -39,8 +39,9 @@ struct streamed_backward_scratch : streamed_scratch<A, T> {
 template <attention_shape A, class T>
 void streamed_heads_backward(device_properties const& device, cudaStream_t stream, T const* dy,
                              streamed_backward_scratch<A, T> const& s, std::size_t heads, int length) {
-  using traits = streamed_attention_traits<A, T>;
-  streamed_backward_call<traits> call{s.inputs, dy, s.d, s.statistics, length, 0};
+  using traits = streamed_traits<A, T>;
+  streamed_backward_arguments<traits> call{
+      .inputs = s.inputs, .dy = dy, .d = s.d, .statistics = s.statistics, .length = length, .blocks = 0};
   auto const run = [&](char const* name, auto* kernel, int most_warps, std::size_t bytes) {
     token_blocks const plan{device, heads, length, 16, most_warps};
     call.blocks = plan.blocks;
@@ -56,12 +57,12 @@ void streamed_heads_backward(device_properties const& device, cudaStream_t strea
 ///
 /// Scratch  2 * 3 H d elements and 2 H floats a token.
 template <attention_shape A, precision P>
-bool attention_core_backward_streamed(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
-                                      attention_parameters<A, float const, space::device> const& p,
-                                      rows<element<P> const, A.width(), space::device> dy,
-                                      rows<element<P>, 3 * A.width(), space::device> dqkv,
-                                      attention_parameters<A, float, space::device> const& grad, int length) {
-  using traits = streamed_attention_traits<A, element<P>>;
+bool try_backward_streamed(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                           attention_parameters<A, float const, space::device> const& p,
+                           rows<element<P> const, A.width(), space::device> dy,
+                           rows<element<P>, 3 * A.width(), space::device> dqkv,
+                           attention_parameters<A, float, space::device> const& grad, int length) {
+  using traits = streamed_traits<A, element<P>>;
   using sizes = inputs_backward_traits<traits>;
   std::size_t const count = qkv.count / std::size_t(length), heads = count * traits::heads;
   std::size_t const most_blocks = heads * std::size_t((length - 1) / 16 + 1);
@@ -77,12 +78,16 @@ bool attention_core_backward_streamed(context<P>& ctx, rows<element<P> const, 3 
   int const parts = sizes::parts(count, length);
   launch("attention_core_backward: convolution", streamed_inputs_backward_kernel<traits>,
          {dim3(blocks_for(std::size_t{sizes::channels}, 128), unsigned(parts)), sizes::threads}, ctx.stream(),
-         streamed_inputs_backward_call<traits>{qkv.data, s.d, dqkv.data, s.sums, parameters, int(count), length});
+         streamed_inputs_backward_arguments<traits>{.qkv = qkv.data,
+                                                    .d = s.d,
+                                                    .dqkv = dqkv.data,
+                                                    .sums = s.sums,
+                                                    .parameters = parameters,
+                                                    .count = int(count),
+                                                    .length = length});
   if constexpr (A.d_conv != 0)
-    launch("attention_core_backward: sums", attention_sums_kernel<sizes>,
-           {dim3(blocks_for(std::size_t{sizes::sums}, 32)), sizes::threads}, ctx.stream(), s.sums, parts,
-           grad.conv.data, grad.conv_bias.data);
+    add_convolution_sums<sizes>(ctx.stream(), s.sums, parts, grad.conv.data, grad.conv_bias.data);
   return true;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

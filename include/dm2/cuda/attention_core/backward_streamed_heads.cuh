@@ -13,12 +13,13 @@
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// What a query's weights are computed from: exp2(score - norm), with scores times log2(e); and what is subtracted from
 /// its slopes.
@@ -29,7 +30,7 @@ struct alignas(8) softmax_statistics {
 
 /// One launch.
 template <class Tr>
-struct streamed_backward_call {
+struct streamed_backward_arguments {
   typename Tr::element const* inputs;  ///< [B, H, 3, L, d], q, k and v
   typename Tr::element const* dy;      ///< [B L, width], 16-byte aligned
   typename Tr::element* d;             ///< as inputs: their gradients
@@ -47,7 +48,7 @@ struct streamed_backward_place {
   softmax_statistics* statistics;
   int first;  ///< the block's first token
 
-  __device__ explicit streamed_backward_place(streamed_backward_call<Tr> const& call) {
+  __device__ explicit streamed_backward_place(streamed_backward_arguments<Tr> const& call) {
     unsigned const task = blockIdx.x / unsigned(call.blocks), head = task % unsigned(Tr::heads);
     std::size_t const length = unsigned(call.length), one = length * Tr::head_dim, at = task * 3 * one;
     q = call.inputs + at, k = q + one, v = k + one;
@@ -136,10 +137,9 @@ struct running_statistics {
   }
   /// Row r's, of all keys.
   __device__ softmax_statistics finish(int r) const {
-    float highest = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 1));
-    highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+    float const highest = max_over_row(top[r]);
     float const shrink = exp2_fast(top[r] - highest);
-    float const total = sum_over_quad(sum[r] * shrink), weighed = sum_over_quad(dot[r] * shrink);
+    float const total = sum_over_row(sum[r] * shrink), weighed = sum_over_row(dot[r] * shrink);
     return {highest + log2f(total), weighed / total};
   }
 };
@@ -165,7 +165,7 @@ struct query_gradients {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       own[r] = running.finish(r);
-      if (int const t = first + lane / 4 + 8 * r; lane % 4 == 0 && t < length) to[t] = own[r];
+      if (int const t = first + fragment::row(lane, r); fragment::leads_row(lane) && t < length) to[t] = own[r];
     }
   }
   /// The second round: adds what 16 Groups keys give; `rows` is their row address.
@@ -190,7 +190,7 @@ struct query_gradients {
 /// The queries' statistics and gradients. Block: 16 queries a warp.
 template <class Tr>
 __global__ void __launch_bounds__(32 * Tr::queries_warps, Tr::queries_blocks)
-    streamed_queries_backward_kernel(__grid_constant__ streamed_backward_call<Tr> const call) {
+    streamed_queries_backward_kernel(__grid_constant__ streamed_backward_arguments<Tr> const call) {
   using T = typename Tr::element;
   constexpr std::uint32_t values = Tr::tile * Tr::pitch * 2;  // from keys on
   float const root = rsqrtf(float(Tr::head_dim)), scale = log2_e * root;
@@ -246,7 +246,7 @@ struct key_gradients {
       for (int half = 0; half < 2; ++half) {
         int const n = 2 * g + half;
         // norm and mean of columns 2 t and 2 t + 1
-        float4 const s = *reinterpret_cast<float4 const*>(statistics + 8 * n + int(threadIdx.x) % 4 * 2);
+        float4 const s = *reinterpret_cast<float4 const*>(statistics + 8 * n + fragment::column(int(threadIdx.x)));
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
           float const low = exp2_fast(fmaf(score[0][n][2 * r], scale, -s.x));
@@ -264,7 +264,7 @@ struct key_gradients {
 /// The gradients of keys and values. Block: 16 keys a warp.
 template <class Tr>
 __global__ void __launch_bounds__(32 * Tr::keys_warps, 1)
-    streamed_keys_backward_kernel(__grid_constant__ streamed_backward_call<Tr> const call) {
+    streamed_keys_backward_kernel(__grid_constant__ streamed_backward_arguments<Tr> const call) {
   using T = typename Tr::element;
   float const root = rsqrtf(float(Tr::head_dim));
   streamed_backward_place<Tr> const at{call};
@@ -300,4 +300,4 @@ __global__ void __launch_bounds__(32 * Tr::keys_warps, 1)
   write_rows<Tr, Tr::head_dim>(at.dv, keys.dv[0], ones, first, call.length);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

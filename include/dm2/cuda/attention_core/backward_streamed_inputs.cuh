@@ -10,11 +10,11 @@
 #include <cmath>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// One launch.
 template <class Tr>
-struct streamed_inputs_backward_call {
+struct streamed_inputs_backward_arguments {
   typename Tr::element const* qkv;  ///< [B L, 3 width], 16-byte aligned
   typename Tr::element const* d;    ///< [B, H, 3, L, d]
   typename Tr::element* dqkv;       ///< [B L, 3 width], 16-byte aligned
@@ -37,7 +37,7 @@ struct turned_back_run {
   float cosine[4], sine[4], cosine_step[4], sine_step[4];  ///< sines of the second of two are negative
 
   /// d is the sequence's first number; `channel` of 3 width, the run starts at token `token`.
-  __device__ turned_back_run(streamed_inputs_backward_call<Tr> const& call, T const* d, int channel, int token)
+  __device__ turned_back_run(streamed_inputs_backward_arguments<Tr> const& call, T const* d, int channel, int token)
       : length{call.length} {
     constexpr int half = Tr::rotary / 2;
     int const part = channel / Tr::head_dim, in_head = channel % Tr::head_dim;  // of q, k and v, head after head
@@ -97,7 +97,7 @@ struct turned_back_run {
 
 /// f(gradients, place of token 0, first token, end) of each run that this warp takes of a channel.
 template <class Tr, class F>
-__device__ inline void for_runs_back(streamed_inputs_backward_call<Tr> const& call, int channel, F const& f) {
+__device__ inline void for_runs_back(streamed_inputs_backward_arguments<Tr> const& call, int channel, F const& f) {
   using sizes = inputs_backward_traits<Tr>;
   unsigned const runs = unsigned((call.length - 1) / sizes::run + 1);
   for (std::size_t r = blockIdx.y * unsigned(sizes::warps) + threadIdx.x / 32; r < std::size_t(call.count) * runs;
@@ -130,7 +130,7 @@ __device__ inline void add_warps(float4 const (&of_warp)[inputs_backward_traits<
 /// Block: 128 channels, part.
 template <class Tr>
 __global__ void __launch_bounds__(inputs_backward_traits<Tr>::threads, 2)
-    streamed_inputs_backward_kernel(__grid_constant__ streamed_inputs_backward_call<Tr> const call) {
+    streamed_inputs_backward_kernel(__grid_constant__ streamed_inputs_backward_arguments<Tr> const call) {
   using sizes = inputs_backward_traits<Tr>;
   using T = typename Tr::element;
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32, channel = (int(blockIdx.x) * 32 + lane) * 4;
@@ -162,4 +162,4 @@ __global__ void __launch_bounds__(inputs_backward_traits<Tr>::threads, 2)
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

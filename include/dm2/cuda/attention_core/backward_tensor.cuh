@@ -24,13 +24,14 @@
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Sixteen tokens' gradients, rounded.
 template <class Tr>
@@ -39,8 +40,8 @@ struct channel_rows {
 
   /// Writes them to this warp's tokens of an array.
   __device__ void write(typename Tr::element* array) const {
-    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + lane / 4;
-    auto* const to = reinterpret_cast<std::uint32_t*>(array + token * Tr::pitch + lane % 4 * 2);
+    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + fragment::row(lane);
+    auto* const to = reinterpret_cast<std::uint32_t*>(array + token * Tr::pitch + fragment::column(lane));
 #pragma unroll
     for (int n = 0; n < Tr::head_dim / 8; ++n)
 #pragma unroll
@@ -66,13 +67,13 @@ struct channel_sums {
   /// Turns this warp's tokens back.
   __device__ void turn_back(rotary_turns<Tr::pairs> const& rotary) {
     constexpr int half = Tr::rotary / 16;  // fragments of the first halves
-    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + lane / 4;
+    int const thread = fresh_thread(), lane = thread % 32, token = thread / 32 * 16 + fragment::row(lane);
 #pragma unroll
     for (int n = 0; n < half; ++n)
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         // In float, since there are few tokens: the error of 208 * turns <= 34 circles is below 2e-5.
-        float const circles = float(token + i / 2 * 8) * float(rotary.turns[8 * n + lane % 4 * 2 + i % 2]);
+        float const circles = float(token + i / 2 * 8) * float(rotary.turns[8 * n + fragment::column(lane) + i % 2]);
         float sine, cosine;
         __sincosf((circles - rintf(circles)) * 6.283185307f, &sine, &cosine);
         float const a = sum[n][i], b = sum[n + half][i];
@@ -96,7 +97,7 @@ struct channel_sums {
 template <class Tr>
 __device__ inline std::uint32_t rows_address(typename Tr::element const* array) {
   int const lane = fresh_thread() % 32;
-  return shared_address(array + lane % 16 * Tr::pitch + lane / 16 * 8);
+  return shared_address(array) + std::uint32_t(fragment::left_operand(lane, Tr::pitch * 2));
 }
 
 /// The lane's address in this warp's 16 keys of S or D, and the bytes from 16 queries to the next.
@@ -106,7 +107,7 @@ __device__ inline void keys_address(typename Tr::element const* shared, std::uin
   bool const near = group < Tr::near;
   int const pitch = near ? Tr::near_pitch : Tr::far_pitch;
   auto const* const first = shared + (near ? Tr::weights + 16 * group : Tr::values + 16 * (group - Tr::near));
-  address = shared_address(first + (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8);
+  address = shared_address(first) + std::uint32_t(fragment::right_operand(lane, pitch * 2));
   step = unsigned(32 * pitch);
 }
 
@@ -160,24 +161,37 @@ __device__ inline void write_far(typename Tr::element* shared, std::uint32_t con
     for (int i = 0; i < 4; ++i) place[word_of(g, i, Tr::far_pitch)] = from[g][i];
 }
 
+/// S and D of this warp's queries: S to shared memory, D to `d`. Has a barrier, and ends before S is there.
+template <class Tr>
+__device__ inline void score_queries(typename Tr::element* shared, weight_rows<Tr>& d, bool busy, int length) {
+  std::uint32_t far[Tr::far > 0 ? Tr::far : 1][4];
+  if (busy) {
+    find_weights<Tr>(shared, length, far);
+    find_slopes<Tr>(shared, far, d);
+  }
+  __syncthreads();  // v has been read
+  if (busy) write_far<Tr>(shared, far);
+}
+
+/// D of this warp's queries over S.
+template <class Tr>
+__device__ inline void write_slopes(typename Tr::element* shared, weight_rows<Tr> const& d) {
+  std::uint32_t* const near = near_place<Tr>(shared);
+#pragma unroll
+  for (int g = 0; g < Tr::near; ++g)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) near[word_of(g, i, Tr::near_pitch)] = d.part[g][i];
+  write_far<Tr>(shared, d.part + Tr::near);
+}
+
 /// Block: head, then sequence.
 template <class Tr>
-__global__ void __launch_bounds__(Tr::threads, 1)
-    attention_backward_kernel(__grid_constant__ attention_backward_call<Tr> const call) {
+__global__ void __launch_bounds__(Tr::threads, 1) backward_kernel(__grid_constant__ backward_arguments<Tr> const call) {
   auto* const shared = reinterpret_cast<typename Tr::element*>(dynamic_shared());
-  float const scale = rsqrtf(float(Tr::head_dim));
   bool const busy = int(threadIdx.x) / 32 * 16 < call.length;
   load_inputs(call, shared);
   weight_rows<Tr> d;
-  {
-    std::uint32_t far[Tr::far > 0 ? Tr::far : 1][4];
-    if (busy) {
-      find_weights<Tr>(shared, call.length, far);
-      find_slopes<Tr>(shared, far, d);
-    }
-    __syncthreads();  // v has been read
-    if (busy) write_far<Tr>(shared, far);
-  }
+  score_queries<Tr>(shared, d, busy, call.length);
   __syncthreads();  // S is there
   {
     channel_rows<Tr> dv;
@@ -185,18 +199,12 @@ __global__ void __launch_bounds__(Tr::threads, 1)
     __syncthreads();  // S and dy have been read
     if (busy) dv.write(shared + Tr::slopes);
   }
-  if (busy) {
-    std::uint32_t* const near = near_place<Tr>(shared);
-#pragma unroll
-    for (int g = 0; g < Tr::near; ++g)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) near[word_of(g, i, Tr::near_pitch)] = d.part[g][i];
-    write_far<Tr>(shared, d.part + Tr::near);
-  }
+  if (busy) write_slopes<Tr>(shared, d);
   __syncthreads();  // D is there
   {
     channel_rows<Tr> dq, dk;
     if (busy) {
+      float const scale = rsqrtf(float(Tr::head_dim));
       channel_sums<Tr> sums = queries_backward<Tr>(shared, call.length);
       sums.turn_back(call.run.rotary);
       dq = sums.rounded(scale);
@@ -220,21 +228,21 @@ __global__ void __launch_bounds__(Tr::threads, 1)
 /// Whether the kernel for sequences of up to 16 Groups tokens has code for a shape: what the forward's tensor kernel
 /// takes, and whole fragments on either side of what rotary turns.
 template <attention_shape A, class T, int Groups>
-constexpr bool attention_backward_fits() {
-  if constexpr (!attention_fits<T>(A) || A.rotary % 16 != 0)
+constexpr bool backward_fits() {
+  if constexpr (!tensor_fits<T>(A) || A.rotary % 16 != 0)
     return false;
   else
-    return attention_backward_traits<A, T, Groups>::fits;
+    return backward_traits<A, T, Groups>::fits;
 }
 
 /// What lies beside the kernel.
 template <attention_shape A>
-struct fused_backward_scratch {
+struct tensor_backward_scratch {
   float* sums;  ///< [B, taps + 1, 3 H d]
   float* conv;  ///< [3 H d, taps], a copy for where the parameter does not start at 16 bytes
   float* bias;  ///< [3 H d], the same
 
-  fused_backward_scratch(arena& s, std::size_t count)
+  tensor_backward_scratch(arena& s, std::size_t count)
       : sums{s.template take<float>(A.d_conv == 0 ? 0 : count * 3 * A.width() * (A.d_conv + 1))},
         conv{s.template take<float>(std::size_t(3) * A.width() * A.d_conv)},
         bias{s.template take<float>(A.d_conv == 0 ? 0 : std::size_t(3) * A.width())} {}
@@ -242,36 +250,39 @@ struct fused_backward_scratch {
 
 /// False where the length, the device or an activation's address does not allow the kernel, and nothing was launched.
 template <int Groups, attention_shape A, precision P>
-bool attention_core_backward_fused(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
-                                   attention_parameters<A, float const, space::device> const& p,
-                                   rows<element<P> const, A.width(), space::device> dy,
-                                   rows<element<P>, 3 * A.width(), space::device> dqkv,
-                                   attention_parameters<A, float, space::device> const& grad, int length) {
-  if constexpr (!attention_backward_fits<A, element<P>, Groups>()) {
+bool try_backward_tensor(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                         attention_parameters<A, float const, space::device> const& p,
+                         rows<element<P> const, A.width(), space::device> dy,
+                         rows<element<P>, 3 * A.width(), space::device> dqkv,
+                         attention_parameters<A, float, space::device> const& grad, int length) {
+  if constexpr (!backward_fits<A, element<P>, Groups>()) {
     return false;
   } else {
-    using traits = attention_backward_traits<A, element<P>, Groups>;
+    using traits = backward_traits<A, element<P>, Groups>;
     using sizes = inputs_backward_traits<traits>;
     if (length > traits::tokens || ctx.device().shared_per_block < int(traits::bytes) ||
         !vectors_aligned(qkv.data, dy.data, dqkv.data))
       return false;
     std::size_t const count = qkv.count / std::size_t(length);
-    if (!ctx.reserve(planned_bytes<fused_backward_scratch<A>>(count)) || count == 0) return true;
+    if (!ctx.reserve(planned_bytes<tensor_backward_scratch<A>>(count)) || count == 0) return true;
     arena_scope const scope{ctx.shared()};
-    fused_backward_scratch<A> const s{ctx.shared(), count};
+    tensor_backward_scratch<A> const s{ctx.shared(), count};
     static rotary_turns<traits::pairs> const turns = make_rotary_turns<traits>();
     float const* const conv = aligned_parameter(ctx.stream(), p.conv.data, s.conv, p.conv.size);
     float const* const bias = aligned_parameter(ctx.stream(), p.conv_bias.data, s.bias, p.conv_bias.size);
-    attention_backward_call<traits> const call{qkv.data, dy.data, dqkv.data, s.sums, {conv, bias, turns}, length};
-    prefer_shared("attention_core_backward", attention_backward_kernel<traits>);
-    launch("attention_core_backward", attention_backward_kernel<traits>,
+    backward_arguments<traits> const call{.qkv = qkv.data,
+                                          .dy = dy.data,
+                                          .dqkv = dqkv.data,
+                                          .sums = s.sums,
+                                          .run = {conv, bias, turns},
+                                          .length = length};
+    prefer_shared("attention_core_backward", backward_kernel<traits>);
+    launch("attention_core_backward", backward_kernel<traits>,
            {dim3(unsigned(count) * unsigned(traits::heads)), traits::threads, traits::bytes}, ctx.stream(), call);
     if constexpr (A.d_conv != 0)
-      launch("attention_core_backward: sums", attention_sums_kernel<sizes>,
-             {dim3(blocks_for(std::size_t{sizes::sums}, 32)), sizes::threads}, ctx.stream(), s.sums, int(count),
-             grad.conv.data, grad.conv_bias.data);
+      add_convolution_sums<sizes>(ctx.stream(), s.sums, int(count), grad.conv.data, grad.conv_bias.data);
     return true;
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

@@ -7,7 +7,7 @@
 
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Four packed numbers.
 template <class T>
@@ -90,8 +90,8 @@ struct run_back {
 
 /// The sums of the parameters' gradients over all runs, added in their order, to call.sums. All threads.
 template <class Tr>
-__device__ inline void add_runs(attention_backward_call<Tr> const& call, float const* sums) {
-  attention_backward_place<Tr> const at{call.length};
+__device__ inline void add_runs(backward_arguments<Tr> const& call, float const* sums) {
+  backward_place<Tr> const at{call.length};
   constexpr int line = 3 * Tr::head_dim;
   float* const out = call.sums + at.part * ((Tr::taps + 1) * 3 * Tr::width) + at.channel;
 #pragma unroll 1
@@ -107,8 +107,8 @@ __device__ inline void add_runs(attention_backward_call<Tr> const& call, float c
 /// From the gradients of q (where k was), k (where q was) and v (where dy was) to dqkv, and the sums of its parameters'
 /// gradients. All threads, after a barrier.
 template <class Tr>
-__device__ inline void write_inputs(attention_backward_call<Tr> const& call, typename Tr::element* shared) {
-  attention_backward_place<Tr> const at{call.length};
+__device__ inline void write_inputs(backward_arguments<Tr> const& call, typename Tr::element* shared) {
+  backward_place<Tr> const at{call.length};
   constexpr int units = 6 * Tr::units;
   int const thread = fresh_thread(), unit = thread % units, index = thread / units;
   int const which = unit / (2 * Tr::units), in_head = unit % (2 * Tr::units) * 4;
@@ -143,4 +143,4 @@ __device__ inline void write_inputs(attention_backward_call<Tr> const& call, typ
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

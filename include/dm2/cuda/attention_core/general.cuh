@@ -13,17 +13,18 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Sizes of the composed attention. A block takes 64 queries of one head and 64 keys at a time, 4 x 4 scores a thread;
 /// channels pass through shared memory 32 at a time, so that any head size fits.
 template <attention_shape A>
-struct general_attention_traits {
+struct general_traits {
   static constexpr int heads = A.heads, head_dim = A.head_dim, rotary = A.rotary, half = A.rotary / 2;
   static constexpr int width = A.width(), taps = A.d_conv;
   static constexpr int tile = 64, depth = 32, threads = 256;
@@ -63,8 +64,8 @@ __device__ inline float convolved(T const* qkv, int channel, int t, float const*
 /// out = q, k, v [count, 3 width] after convolution and rotation; a thread one number.
 template <class Tr, class T>
 __global__ void __launch_bounds__(Tr::threads)
-    attention_inputs_kernel(T const* qkv, float const* conv, float const* bias, float const* table, T* out,
-                            std::size_t count, int length) {
+    inputs_kernel(T const* qkv, float const* conv, float const* bias, float const* table, T* out, std::size_t count,
+                  int length) {
   std::size_t const at = std::size_t{blockIdx.x} * Tr::threads + threadIdx.x, row = at / (3 * Tr::width);
   if (row >= count) return;
   int const channel = int(at % (3 * Tr::width)), in_head = channel % Tr::head_dim;
@@ -83,67 +84,140 @@ __global__ void __launch_bounds__(Tr::threads)
   out[at] = from_float<T>(value);
 }
 
-/// slab[i][c] = row first + i, channel c0 + c of a head whose first number is `head`; zeros outside.
+/// Tokens of one head: the first one's first channel, and the numbers from token to token.
+template <class T>
+struct head_tokens {
+  T* data;
+  int stride;
+};
+
+/// What a block works on: `tile` tokens of one head of one sequence, the tile fastest; qkv [B L, 3 width].
 template <class Tr, class T>
-__device__ inline void load_slab(T const* head, int first, int length, int c0, float (&slab)[Tr::tile][Tr::depth + 1]) {
+struct head_place {
+  int tile, head;
+  std::size_t first;  ///< the sequence's first row
+  head_tokens<T const> q, k, v;
+
+  __device__ head_place(T const* qkv, int length, int tiles)
+      : tile{int(blockIdx.x % unsigned(tiles)) * Tr::tile},
+        head{int(blockIdx.x / unsigned(tiles) % Tr::heads)},
+        first{std::size_t{blockIdx.x / unsigned(tiles) / Tr::heads} * std::size_t(length)},
+        q{qkv + first * (3 * Tr::width) + head * Tr::head_dim, 3 * Tr::width},
+        k{q.data + Tr::width, q.stride},
+        v{k.data + Tr::width, q.stride} {}
+};
+
+/// A thread's four rows of a tile, row() + i, and its columns column() + 16 j.
+struct tile_thread {
+  __device__ static int row() { return int(threadIdx.x) / 16 * 4; }
+  __device__ static int column() { return int(threadIdx.x) % 16; }
+};
+
+/// What passes through shared memory.
+template <class Tr>
+struct slabs {
+  float a[Tr::tile][Tr::depth + 1], b[Tr::tile][Tr::depth + 1];
+};
+
+/// slab[i][c] = token first + i, channel c0 + c; zeros outside.
+template <class Tr, class T>
+__device__ inline void load_slab(head_tokens<T const> from, int first, int length, int c0,
+                                 float (&slab)[Tr::tile][Tr::depth + 1]) {
   for (int at = int(threadIdx.x); at < Tr::tile * Tr::depth; at += Tr::threads) {
     int const i = at / Tr::depth, c = at % Tr::depth;
     bool const inside = first + i < length && c0 + c < Tr::head_dim;
-    slab[i][c] = inside ? to_float(head[std::size_t(first + i) * (3 * Tr::width) + c0 + c]) : 0.f;
+    slab[i][c] = inside ? to_float(from.data[std::ptrdiff_t{first + i} * from.stride + c0 + c]) : 0.f;
   }
 }
 
-/// The largest, or the sum, of what the 16 threads of a row of the tile hold.
-__device__ inline float max_over_half_warp(float x) {
-#pragma unroll
-  for (int distance = 8; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
-  return x;
-}
-
-/// A thread's queries ty 4 + i, its keys tx + 16 j, its channels slab 32 + tx + 16 j.
-template <class Tr>
-struct attention_tile {
-  int ty, tx;
-  float most[4], total[4];      ///< the running maximum of a query's scores, and the sum of exp(score - most)
-  float out[4][2 * Tr::slabs];  ///< sum of exp(score - most) v
-};
-
-/// scores = q k^T of one tile, in the products' own units.
+/// out[i][j] = the thread's row i of a's tile from `row` on, times its column j of b's from `column` on, over a head's
+/// channels.
 template <class Tr, class T>
-__device__ inline void score_tile(T const* q, T const* k, int query, int key, int length, int ty, int tx,
-                                  float (&a)[Tr::tile][Tr::depth + 1], float (&b)[Tr::tile][Tr::depth + 1],
-                                  float (&scores)[4][4]) {
+__device__ inline void tile_product(head_tokens<T const> a, int row, head_tokens<T const> b, int column, int length,
+                                    slabs<Tr>& s, float (&out)[4][4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) out[i][j] = 0.f;
   for (int slab = 0; slab < Tr::slabs; ++slab) {
     __syncthreads();
-    load_slab<Tr>(q, query, length, slab * Tr::depth, a);
-    load_slab<Tr>(k, key, length, slab * Tr::depth, b);
+    load_slab<Tr>(a, row, length, slab * Tr::depth, s.a);
+    load_slab<Tr>(b, column, length, slab * Tr::depth, s.b);
     __syncthreads();
 #pragma unroll 8
     for (int c = 0; c < Tr::depth; ++c)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
-        for (int j = 0; j < 4; ++j) scores[i][j] = fmaf(a[ty * 4 + i][c], b[tx + 16 * j][c], scores[i][j]);
+        for (int j = 0; j < 4; ++j)
+          out[i][j] = fmaf(s.a[tile_thread::row() + i][c], s.b[tile_thread::column() + 16 * j][c], out[i][j]);
   }
 }
 
+/// out[i][2 n + j] += sum over k of factors[row i][k] rows[first + k], channel 32 n + column + 16 j. Begins and ends
+/// with a barrier.
+template <class Tr, class T>
+__device__ inline void add_product(float const (&factors)[Tr::tile][Tr::tile + 1], head_tokens<T const> rows, int first,
+                                   int length, float (&slab)[Tr::tile][Tr::depth + 1], float (&out)[4][2 * Tr::slabs]) {
+#pragma unroll
+  for (int n = 0; n < Tr::slabs; ++n) {
+    __syncthreads();
+    load_slab<Tr>(rows, first, length, n * Tr::depth, slab);
+    __syncthreads();
+#pragma unroll 8
+    for (int k = 0; k < Tr::tile; ++k)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+          out[i][2 * n + j] =
+              fmaf(factors[tile_thread::row() + i][k], slab[k][tile_thread::column() + 16 * j], out[i][2 * n + j]);
+  }
+  __syncthreads();
+}
+
+/// Writes number(i, c), c as in add_product, to the thread's tokens from `tile` on, those that there are.
+template <class Tr, class T, class Number>
+__device__ inline void write_tokens(head_tokens<T> to, int tile, int length, Number const& number) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+#pragma unroll
+    for (int c = 0; c < 2 * Tr::slabs; ++c) {
+      int const t = tile + tile_thread::row() + i, channel = c / 2 * Tr::depth + tile_thread::column() + 16 * (c % 2);
+      if (t < length && channel < Tr::head_dim)
+        to.data[std::ptrdiff_t{t} * to.stride + channel] = from_float<T>(number(i, c));
+    }
+}
+
+/// The greatest of `most` and a query's scores of a tile's keys, of which there are `keys`: finite, since the first is.
+__device__ inline float greatest_score(float most, float const (&scores)[4], int keys) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    if (tile_thread::column() + 16 * j < keys) most = fmaxf(most, scores[j]);
+  return max_over_half_warp(most);
+}
+
+/// A thread's queries on their way through the keys.
+template <class Tr>
+struct score_rows {
+  float most[4], total[4] = {};      ///< the greatest of a query's scores, and the sum of exp(score - most)
+  float out[4][2 * Tr::slabs] = {};  ///< sum of exp(score - most) v
+};
+
 /// scores to weights exp(score - most) in shared memory; what was summed before is scaled to the new maximum.
 template <class Tr>
-__device__ inline void soften(attention_tile<Tr>& s, float (&scores)[4][4], int keys, float scale,
+__device__ inline void soften(score_rows<Tr>& s, float (&scores)[4][4], int keys, float scale,
                               float (&weights)[Tr::tile][Tr::tile + 1]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    float most = s.most[i];
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      if (s.tx + 16 * j < keys) most = fmaxf(most, scores[i][j]);
-    most = max_over_half_warp(most);  // finite: the tile's first key is inside
+    float const most = greatest_score(s.most[i], scores[i], keys);
     float const shrink = exp2f((s.most[i] - most) * scale);
     float sum = 0;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      float const weight = s.tx + 16 * j < keys ? exp2f((scores[i][j] - most) * scale) : 0.f;
-      weights[s.ty * 4 + i][s.tx + 16 * j] = weight;
+      int const key = tile_thread::column() + 16 * j;
+      float const weight = key < keys ? exp2f((scores[i][j] - most) * scale) : 0.f;
+      weights[tile_thread::row() + i][key] = weight;
       sum += weight;
     }
     s.total[i] = s.total[i] * shrink + sum_over_half_warp(sum);
@@ -153,60 +227,32 @@ __device__ inline void soften(attention_tile<Tr>& s, float (&scores)[4][4], int 
   }
 }
 
-/// out += weights v of one tile.
-template <class Tr, class T>
-__device__ inline void weigh_values(attention_tile<Tr>& s, T const* v, int key, int length,
-                                    float (&slab)[Tr::tile][Tr::depth + 1], float (&weights)[Tr::tile][Tr::tile + 1]) {
-#pragma unroll
-  for (int n = 0; n < Tr::slabs; ++n) {
-    __syncthreads();
-    load_slab<Tr>(v, key, length, n * Tr::depth, slab);
-    __syncthreads();
-#pragma unroll 8
-    for (int k = 0; k < Tr::tile; ++k)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 2; ++j)
-          s.out[i][2 * n + j] = fmaf(weights[s.ty * 4 + i][k], slab[k][s.tx + 16 * j], s.out[i][2 * n + j]);
-  }
-}
-
 /// y = softmax(q k^T / sqrt(d)) v; `scale` is log2(e) / sqrt(d). Block: query tile, head, sequence, the tile fastest.
 template <class Tr, class T>
-__global__ void __launch_bounds__(Tr::threads)
-    attention_general_kernel(T const* qkv, T* y, int length, int tiles, float scale) {
-  __shared__ float a[Tr::tile][Tr::depth + 1], b[Tr::tile][Tr::depth + 1], weights[Tr::tile][Tr::tile + 1];
-  int const query = int(blockIdx.x % unsigned(tiles)) * Tr::tile, head = int(blockIdx.x / unsigned(tiles) % Tr::heads);
-  std::size_t const first = std::size_t{blockIdx.x / unsigned(tiles) / Tr::heads} * std::size_t(length);
-  T const* const q = qkv + first * (3 * Tr::width) + head * Tr::head_dim;
-  attention_tile<Tr> s{int(threadIdx.x) / 16, int(threadIdx.x) % 16, {}, {}, {}};
+__global__ void __launch_bounds__(Tr::threads) general_kernel(T const* qkv, T* y, int length, int tiles, float scale) {
+  __shared__ slabs<Tr> shared;
+  __shared__ float weights[Tr::tile][Tr::tile + 1];
+  head_place<Tr, T> const at{qkv, length, tiles};
+  score_rows<Tr> s;
 #pragma unroll
   for (int i = 0; i < 4; ++i) s.most[i] = -INFINITY;
   for (int key = 0; key < length; key += Tr::tile) {
-    float scores[4][4] = {};
-    score_tile<Tr>(q, q + Tr::width, query, key, length, s.ty, s.tx, a, b, scores);
+    float scores[4][4];
+    tile_product(at.q, at.tile, at.k, key, length, shared, scores);
     soften<Tr>(s, scores, length - key, scale, weights);
-    weigh_values<Tr>(s, q + 2 * Tr::width, key, length, a, weights);
+    add_product<Tr>(weights, at.v, key, length, shared.a, s.out);
   }
-#pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int c = 0; c < 2 * Tr::slabs; ++c) {
-      int const t = query + s.ty * 4 + i, channel = c / 2 * Tr::depth + s.tx + 16 * (c % 2);
-      if (t < length && channel < Tr::head_dim)
-        y[(first + std::size_t(t)) * Tr::width + head * Tr::head_dim + channel] =
-            from_float<T>(s.out[i][c] / s.total[i]);
-    }
+  head_tokens<T> const to{y + at.first * Tr::width + at.head * Tr::head_dim, Tr::width};
+  write_tokens<Tr>(to, at.tile, length, [&](int i, int c) { return s.out[i][c] / s.total[i]; });
 }
 
 /// What lies between the kernels.
 template <attention_shape A, class T>
-struct attention_scratch {
+struct general_scratch {
   T* qkv;        ///< [B L, 3 H d], convolved and turned
   float* table;  ///< [L, rotary]
 
-  attention_scratch(arena& s, std::size_t count, int length)
+  general_scratch(arena& s, std::size_t count, int length)
       : qkv{s.template take<T>(count * 3 * A.width())}, table{s.template take<float>(std::size_t(length) * A.rotary)} {}
 };
 
@@ -217,28 +263,28 @@ struct attention_scratch {
 /// Writes   y (=), which does not overlap qkv. The scores are not stored.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <attention_shape A, precision P>
-void attention_core_general(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
-                            attention_parameters<A, float const, space::device> const& p,
-                            rows<element<P>, A.width(), space::device> y, int length) {
+void launch_general(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                    attention_parameters<A, float const, space::device> const& p,
+                    rows<element<P>, A.width(), space::device> y, int length) {
   using T = element<P>;
-  using traits = general_attention_traits<A>;
+  using traits = general_traits<A>;
   int const count = whole_sequences("attention_core.qkv", qkv.count, length);
   require_extent("attention_core.y rows", y.count, qkv.count);
-  if (!ctx.reserve(planned_bytes<attention_scratch<A, T>>(qkv.count, length)) || count == 0) return;
+  if (!ctx.reserve(planned_bytes<general_scratch<A, T>>(qkv.count, length)) || count == 0) return;
   arena_scope const scope{ctx.shared()};
-  attention_scratch<A, T> const s{ctx.shared(), qkv.count, length};
+  general_scratch<A, T> const s{ctx.shared(), qkv.count, length};
   if constexpr (traits::rotary != 0) {
     launch("attention_core: angles", rotary_table_kernel<traits>,
            {blocks_for(std::size_t(length) * traits::half, 128), 128}, ctx.stream(), s.table, length);
   }
-  launch("attention_core: convolution", attention_inputs_kernel<traits, T>,
+  launch("attention_core: convolution", inputs_kernel<traits, T>,
          {blocks_for(qkv.size(), traits::threads), traits::threads}, ctx.stream(), qkv.data, p.conv.data,
          p.conv_bias.data, s.table, s.qkv, qkv.count, length);
   int const tiles = (length + traits::tile - 1) / traits::tile;
   unsigned const blocks = unsigned(count) * unsigned(traits::heads) * unsigned(tiles);
   float const scale = float(1.4426950408889634 / std::sqrt(double(traits::head_dim)));
-  launch("attention_core", attention_general_kernel<traits, T>, {blocks, traits::threads}, ctx.stream(), s.qkv, y.data,
-         length, tiles, scale);
+  launch("attention_core", general_kernel<traits, T>, {blocks, traits::threads}, ctx.stream(), s.qkv, y.data, length,
+         tiles, scale);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

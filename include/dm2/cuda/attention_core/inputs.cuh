@@ -12,11 +12,11 @@
 #include <cstdint>
 #include <numbers>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
-/// Sizes of the attention kernels, for a shape that attention_fits() or attention_streams() accepts.
+/// Sizes of the attention kernels, for a shape that tensor_fits() or streams() accepts.
 template <attention_shape A, class T>
-struct attention_traits {
+struct traits {
   using element = T;
   static constexpr int heads = A.heads;
   static constexpr int head_dim = A.head_dim;
@@ -232,4 +232,4 @@ struct token_run {
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

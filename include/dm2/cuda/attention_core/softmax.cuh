@@ -8,24 +8,25 @@
 #include <dm2/cuda/attention_core/inputs.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// A lane's address of 16 rows from `rows` on, as load_matrix takes a left operand's.
 template <class Tr>
 __device__ inline std::uint32_t left_address(typename Tr::element const* rows) {
   int const lane = int(threadIdx.x) % 32;
-  return shared_address(rows + lane % 16 * Tr::pitch + lane / 16 * 8);
+  return shared_address(rows) + std::uint32_t(fragment::left_operand(lane, Tr::pitch * 2));
 }
 /// The same of a right operand whose columns the rows are.
 template <class Tr>
 __device__ inline std::uint32_t column_address(typename Tr::element const* rows) {
   int const lane = int(threadIdx.x) % 32;
-  return shared_address(rows + (lane / 16 * 8 + lane % 8) * Tr::pitch + lane / 8 % 2 * 8);
+  return shared_address(rows) + std::uint32_t(fragment::right_operand(lane, Tr::pitch * 2));
 }
 /// The same of a right operand whose rows they are, for load_matrix_transposed.
 template <class Tr>
@@ -83,7 +84,7 @@ __device__ inline void mask_keys(float (&s)[Tiles][Columns][4], int left) {
     for (int n = 0; n < Columns; ++n)
 #pragma unroll
       for (int c = 0; c < 4; ++c)
-        if (8 * n + int(threadIdx.x) % 4 * 2 + c % 2 >= left) s[i][n][c] = -INFINITY;
+        if (8 * n + fragment::column(int(threadIdx.x)) + c % 2 >= left) s[i][n][c] = -INFINITY;
 }
 
 /// Query rows of a warp: of tile i, lane l holds rows l / 4 and l / 4 + 8.
@@ -137,8 +138,7 @@ __device__ inline void attend(std::uint32_t const (&q)[Tiles][Tr::padded / 16][4
       float high = -INFINITY;
 #pragma unroll
       for (int n = 0; n < 2 * Groups; ++n) high = fmaxf(fmaxf(high, s[i][n][2 * r]), s[i][n][2 * r + 1]);
-      high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 1));
-      highest[i][r] = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, 2)) * scale;
+      highest[i][r] = max_over_row(high) * scale;
     }
   state.raise(highest);
 #pragma unroll
@@ -187,22 +187,16 @@ __device__ inline void exchange_tiles(std::uint32_t& a, std::uint32_t& b, int t)
   b = upper ? b : got;
 }
 
-/// The sum over the four lanes that share a row.
-__device__ inline float sum_over_quad(float x) {
-  x += __shfl_xor_sync(0xffffffffu, x, 1);
-  return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
 /// Writes a tile's 16 rows, those below `length`, times its rows' scales, rounded. The first one is row `first` of
 /// `to`, whose rows are Stride numbers apart and start at multiples of 16 bytes.
 template <class Tr, int Stride>
 __device__ inline void write_rows(typename Tr::element* to, float const (&rows)[Tr::padded / 8][4],
                                   float const (&scale)[2], int first, int length) {
   using T = typename Tr::element;
-  int const lane = int(threadIdx.x) % 32, t = lane % 4;
+  int const lane = int(threadIdx.x) % 32, t = fragment::quarter(lane);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    int const row = first + lane / 4 + 8 * r;
+    int const row = first + fragment::row(lane, r);
     T* const at = to + std::ptrdiff_t(row) * Stride;
     constexpr int tiles = Tr::head_dim / 8;
 #pragma unroll
@@ -233,9 +227,9 @@ __device__ inline void write_outputs(typename Tr::element* y, softmax_state<Tr, 
   for (int i = 0; i < Tiles; ++i) {
     float scale[2];
 #pragma unroll
-    for (int r = 0; r < 2; ++r) scale[r] = 1.f / sum_over_quad(state.sum[i][r]);
+    for (int r = 0; r < 2; ++r) scale[r] = 1.f / sum_over_row(state.sum[i][r]);
     write_rows<Tr, Tr::width>(y, state.out[i], scale, first + 16 * i, length);
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

@@ -23,7 +23,7 @@
 #include <cstdint>
 #include <limits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// How the tokens of a head are shared out: `blocks` blocks of `warps` warps, each of which takes `rows` of them.
 struct token_blocks {
@@ -41,7 +41,7 @@ struct token_blocks {
 
 /// One launch.
 template <class Tr>
-struct streamed_call {
+struct streamed_arguments {
   typename Tr::element const* inputs;  ///< [B, H, 3, L, d]
   typename Tr::element* y;             ///< [B L, width], 16-byte aligned
   int length;                          ///< L
@@ -51,7 +51,7 @@ struct streamed_call {
 /// A warp takes Tiles tiles of 16 rows. Block: query rows, head, sequence, the rows fastest.
 template <class Tr, int Tiles>
 __global__ void __launch_bounds__(32 * Tr::warps, 2)
-    attention_streamed_kernel(__grid_constant__ streamed_call<Tr> const call) {
+    streamed_kernel(__grid_constant__ streamed_arguments<Tr> const call) {
   constexpr int rows = 16 * Tiles;
   let_next_start();
   wait_for_previous();
@@ -98,11 +98,11 @@ struct streamed_scratch {
 
 /// Convolves and turns qkv to s.inputs; what it does that with.
 template <attention_shape A, precision P>
-run_parameters<streamed_attention_traits<A, element<P>>> streamed_inputs(
+run_parameters<streamed_traits<A, element<P>>> streamed_inputs(
     context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
     attention_parameters<A, float const, space::device> const& p, streamed_scratch<A, element<P>> const& s,
     int length) {
-  using traits = streamed_attention_traits<A, element<P>>;
+  using traits = streamed_traits<A, element<P>>;
   static rotary_turns<traits::pairs> const turns = make_rotary_turns<traits>();
   float const* const conv = aligned_parameter(ctx.stream(), p.conv.data, s.conv, p.conv.size);
   float const* const bias = aligned_parameter(ctx.stream(), p.conv_bias.data, s.bias, p.conv_bias.size);
@@ -116,23 +116,23 @@ run_parameters<streamed_attention_traits<A, element<P>>> streamed_inputs(
 template <int Tiles, attention_shape A, precision P>
 void streamed_heads(context<P>& ctx, streamed_scratch<A, element<P>> const& s, element<P>* y, std::size_t heads,
                     int length) {
-  using traits = streamed_attention_traits<A, element<P>>;
-  auto* const kernel = attention_streamed_kernel<traits, Tiles>;
+  using traits = streamed_traits<A, element<P>>;
+  auto* const kernel = streamed_kernel<traits, Tiles>;
   token_blocks const plan{ctx.device(), heads, length, 16 * Tiles, traits::warps};
   prefer_shared("attention_core", kernel);
   launch("attention_core", kernel,
          {dim3(unsigned(heads * std::size_t(plan.blocks))), 32 * plan.warps, traits::bytes, ctx.early()}, ctx.stream(),
-         streamed_call<traits>{s.inputs, y, length, plan.blocks});
+         streamed_arguments<traits>{s.inputs, y, length, plan.blocks});
 }
 
 /// False where the device or an activation's address does not allow the streamed kernels, and nothing was launched.
 ///
 /// Scratch  3 H d elements a token.
 template <attention_shape A, precision P>
-bool attention_core_streamed(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
-                             attention_parameters<A, float const, space::device> const& p,
-                             rows<element<P>, A.width(), space::device> y, int length) {
-  using traits = streamed_attention_traits<A, element<P>>;
+bool try_streamed(context<P>& ctx, rows<element<P> const, 3 * A.width(), space::device> qkv,
+                  attention_parameters<A, float const, space::device> const& p,
+                  rows<element<P>, A.width(), space::device> y, int length) {
+  using traits = streamed_traits<A, element<P>>;
   std::size_t const heads = qkv.count / std::size_t(length) * traits::heads;
   std::size_t const tiles = heads * std::size_t((length - 1) / 16 + 1);  // of 16 queries
   if (ctx.device().shared_per_block < int(traits::bytes) || tiles > std::size_t(std::numeric_limits<int>::max()) ||
@@ -150,4 +150,4 @@ bool attention_core_streamed(context<P>& ctx, rows<element<P> const, 3 * A.width
   return true;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

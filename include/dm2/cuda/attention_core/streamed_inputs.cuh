@@ -14,18 +14,19 @@
 #include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <algorithm>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// Sizes of the streamed attention, forward and backward. Keys and values, or queries and dy, pass through shared
 /// memory in two stages of `tile` tokens.
 template <attention_shape A, class T>
-struct streamed_attention_traits : attention_traits<A, T> {
-  using base = attention_traits<A, T>;
+struct streamed_traits : traits<A, T> {
+  using base = traits<A, T>;
   static constexpr int tile = 64;
   static constexpr int stage = 2 * tile * base::pitch;  ///< elements of both arrays
   static constexpr std::size_t bytes = std::size_t{2} * stage * sizeof(T);
@@ -41,12 +42,12 @@ struct streamed_attention_traits : attention_traits<A, T> {
   static constexpr std::size_t keys_bytes = bytes + std::size_t{2} * tile * 8;  ///< with the queries' statistics
   static constexpr int inputs_units = 3 * base::heads * base::units, inputs_threads = 128;
   static_assert(2 * tile >= 16 * std::max({most_tiles * warps, queries_warps, keys_warps}),
-                "dm2::cuda::detail::streamed_attention_traits: a block's own tokens pass through one stage");
+                "dm2::cuda::detail::attention_core::streamed_traits: a block's own tokens pass through one stage");
 };
 
 /// One launch.
 template <class Tr>
-struct streamed_inputs_call {
+struct streamed_inputs_arguments {
   typename Tr::element const* qkv;  ///< [B L, 3 width], 16-byte aligned
   typename Tr::element* inputs;     ///< [B, H, 3, L, d]
   run_parameters<Tr> parameters;
@@ -58,7 +59,7 @@ struct streamed_inputs_call {
 /// A thread: unit, run, sequence, the unit fastest.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::inputs_threads, 4)
-    streamed_inputs_kernel(__grid_constant__ streamed_inputs_call<Tr> const call) {
+    streamed_inputs_kernel(__grid_constant__ streamed_inputs_arguments<Tr> const call) {
   let_next_start();
   wait_for_previous();
   std::size_t const index = std::size_t{blockIdx.x} * Tr::inputs_threads + threadIdx.x;
@@ -80,7 +81,7 @@ __global__ void __launch_bounds__(Tr::inputs_threads, 4)
 /// Fills `inputs` from qkv.
 template <class Tr>
 void launch_streamed_inputs(device_properties const& device, cudaStream_t stream, bool early,
-                            streamed_inputs_call<Tr> call) {
+                            streamed_inputs_arguments<Tr> call) {
   // Short runs read more tokens twice, but fill the device where there is little work.
   std::size_t const threads = call.count * std::size_t(call.length) * Tr::inputs_units;
   for (call.run = 8; call.run < 32 && threads / unsigned(call.run) >= std::size_t(device.multiprocessors) * 1024;)
@@ -95,14 +96,8 @@ void launch_streamed_inputs(device_properties const& device, cudaStream_t stream
 template <class Tr, int Stride>
 __device__ inline void copy_head_tokens(typename Tr::element const* from, typename Tr::element* to, int first, int n,
                                         int length) {
-  constexpr int pieces = Tr::padded / 8;
-#pragma unroll 4
-  for (int i = int(threadIdx.x); i < n * pieces; i += int(blockDim.x)) {
-    int const row = i / pieces, piece = i % pieces, token = first + row;
-    bool const valid = token < length && piece < Tr::units;
-    copy_async(shared_address(to + row * Tr::pitch + 8 * piece),
-               from + (valid ? std::ptrdiff_t{token} * Stride + 8 * piece : 0), valid);
-  }
+  row_source<typename Tr::element> const tokens{from, Stride, length, Tr::units * 8};
+  copy_rows<Tr::padded>(shared_address(to), Tr::pitch * 2, tokens, first, n, int(threadIdx.x), int(blockDim.x));
 }
 
 /// Two arrays of one head's tokens that pass through shared memory tile after tile, the next one while one is read.
@@ -136,4 +131,4 @@ struct token_stream {
   __device__ T* stage(int i) const { return shared + i % 2 * Tr::stage; }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

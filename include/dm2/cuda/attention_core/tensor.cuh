@@ -11,15 +11,16 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::attention_core {
 
 /// One launch.
 template <class Tr>
-struct attention_call {
+struct arguments {
   typename Tr::element const* qkv;  ///< [B L, 3 width], 16-byte aligned
   typename Tr::element* y;          ///< [B L, width], 16-byte aligned
   run_parameters<Tr> run;
@@ -31,7 +32,7 @@ struct attention_call {
 
 /// What a block works on.
 template <class Tr>
-struct attention_place {
+struct place {
   using T = typename Tr::element;
   T const* qkv;      ///< the sequence's first token, the head's first channel of q
   T* y;              ///< the same of y
@@ -40,7 +41,7 @@ struct attention_place {
   T *keys, *values;  ///< in shared memory, first token of the chunk
   T* queries;        ///< this warp's 16 rows
 
-  __device__ attention_place(attention_call<Tr> const& call, int block) {
+  __device__ place(arguments<Tr> const& call, int block) {
     T* const shared = reinterpret_cast<T*>(dynamic_shared());
     int const part = block % call.parts, task = block / call.parts;
     std::size_t const row = std::size_t(task / Tr::heads) * std::size_t(call.length);
@@ -60,19 +61,14 @@ struct attention_place {
 template <class Tr>
 __device__ inline void copy_tokens(typename Tr::element const* from, typename Tr::element* to, int first, int n,
                                    int length, int thread, int threads) {
-  constexpr int pieces = Tr::head_dim / 8;
-#pragma unroll 1
-  for (int i = thread; i < (n + Tr::halo) * pieces; i += threads) {
-    int const row = i / pieces - Tr::halo, piece = i % pieces, token = first + row;
-    bool const valid = token >= 0 && token < length;
-    copy_async(shared_address(to + row * Tr::pitch + 8 * piece),
-               from + (valid ? std::ptrdiff_t(token) * (3 * Tr::width) + 8 * piece : 0), valid);
-  }
+  row_source<typename Tr::element> const tokens{from, 3 * Tr::width, length};
+  copy_rows<Tr::head_dim, 1>(shared_address(to - Tr::halo * Tr::pitch), Tr::pitch * 2, tokens, first - Tr::halo,
+                             n + Tr::halo, thread, threads);
 }
 
 /// Starts copies of this warp's 16 rows from `first` on.
 template <class Tr>
-__device__ inline void start_queries(attention_call<Tr> const& call, attention_place<Tr> const& at, int first) {
+__device__ inline void start_queries(arguments<Tr> const& call, place<Tr> const& at, int first) {
   if (first >= call.length) return;
   copy_tokens<Tr>(at.qkv, at.queries, first, 16, call.length, int(threadIdx.x) % 32, 32);
   commit_copies();
@@ -81,7 +77,7 @@ __device__ inline void start_queries(attention_call<Tr> const& call, attention_p
 /// Fills keys and values with the sequence's n tokens and zeros up to a multiple of 16. All threads; ends with a
 /// barrier.
 template <class Tr>
-__device__ inline void load_keys(attention_call<Tr> const& call, attention_place<Tr> const& at, int n) {
+__device__ inline void load_keys(arguments<Tr> const& call, place<Tr> const& at, int n) {
   int const thread = int(threadIdx.x), padded = (n + 15) / 16 * 16;
   copy_tokens<Tr>(at.qkv + Tr::width, at.keys, 0, padded, call.length, thread, Tr::threads);
   copy_tokens<Tr>(at.qkv + 2 * Tr::width, at.values, 0, padded, call.length, thread, Tr::threads);
@@ -125,7 +121,7 @@ __device__ inline void prepare_queries(run_parameters<Tr> const& parameters, typ
 
 /// This warp's prepared rows as fragments of the left operand.
 template <class Tr>
-__device__ inline void load_queries(attention_call<Tr> const& call, attention_place<Tr> const& at, int first,
+__device__ inline void load_queries(arguments<Tr> const& call, place<Tr> const& at, int first,
                                     std::uint32_t (&q)[Tr::padded / 16][4]) {
   prepare_queries<Tr>(call.run, at.queries, at.channel, first);
   load_rows<Tr>(left_address<Tr>(at.queries), q);
@@ -134,28 +130,27 @@ __device__ inline void load_queries(attention_call<Tr> const& call, attention_pl
 
 /// At two blocks a multiprocessor.
 template <class Tr>
-__global__ void __launch_bounds__(Tr::threads, Tr::blocks)
-    attention_core_kernel(__grid_constant__ attention_call<Tr> const call) {
+__global__ void __launch_bounds__(Tr::threads, Tr::blocks) tensor_kernel(__grid_constant__ arguments<Tr> const call) {
   let_next_start();
   wait_for_previous();
   // Places are computed anew where they are needed: kept, they would take registers that a token_run needs.
   int block = int(blockIdx.x);
-  auto const place = [&] {
+  auto const here = [&] {
     hide(block);
-    return attention_place<Tr>{call, block};
+    return place<Tr>{call, block};
   };
-  int first = 16 * (place().first_tile + int(threadIdx.x) / 32);
-  start_queries(call, place(), first);
-  load_keys(call, place(), call.length);
+  int first = 16 * (here().first_tile + int(threadIdx.x) / 32);
+  start_queries(call, here(), first);
+  load_keys(call, here(), call.length);
 #pragma unroll 1
   for (int round = 0; round < call.rounds && first < call.length; ++round, first += 16 * Tr::warps) {
     std::uint32_t q[1][Tr::padded / 16][4];
-    load_queries(call, place(), first, q[0]);
-    if (round + 1 < call.rounds) start_queries(call, place(), first + 16 * Tr::warps);
+    load_queries(call, here(), first, q[0]);
+    if (round + 1 < call.rounds) start_queries(call, here(), first + 16 * Tr::warps);
     softmax_state<Tr, 1> state;
-    attend_all(q, state, column_address<Tr>(place().keys), row_address<Tr>(place().values), call.length);
-    write_outputs<Tr>(place().y, state, first, call.length);
+    attend_all(q, state, column_address<Tr>(here().keys), row_address<Tr>(here().values), call.length);
+    write_outputs<Tr>(here().y, state, first, call.length);
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::attention_core

@@ -98,6 +98,10 @@ inline int current_device() {
   return device;
 }
 
+/// Shared memory of a block on the devices that have most, those of compute capability 9.0; kernels that would take
+/// more are not built. device_properties::shared_per_block is that of a device.
+inline constexpr int most_shared_bytes = 227 * 1024;
+
 /// Throws error, naming the device and what was built, unless this program has code for it, the current device.
 inline void require_code(device_properties const& p) {
   cudaFuncAttributes attributes{};

@@ -32,24 +32,27 @@ struct head_tiles {
   }
 };
 
-/// best = the largest logit of each class over the tile's tokens but token `middle`, and over what is there already
-/// unless the tile is the first; after the last tile, (best + bias) / 2. scores [pictures, tokens, classes], the tile's
-/// first token is t0. A NaN stays.
-template <class T>
-__global__ void __launch_bounds__(256)
-    best_logits_kernel(T const* scores, T const* bias, T* best, int pictures, int tokens, int classes, int t0,
-                       int middle, bool first, bool last) {
-  std::size_t const at = std::size_t{blockIdx.x} * 256 + threadIdx.x;
-  if (at >= std::size_t(pictures) * std::size_t(classes)) return;
-  std::size_t const picture = at / std::size_t(classes), k = at % std::size_t(classes);
-  T const* const column = scores + picture * std::size_t(tokens) * std::size_t(classes) + k;
-  T most = first ? T(-INFINITY) : best[at];
+/// A tile of pictures' logits: `tokens` of their `length` tokens, from token t0 on.
+struct logit_tile {
+  int pictures, tokens, classes, t0, length;
+};
+
+/// best = the greatest logit of each class over the tile's patches, and over what is there already unless the tile is
+/// the first; after the last tile, (best + bias) / 2. scores [pictures, tokens, classes]. A NaN stays.
+__global__ inline void __launch_bounds__(256)
+    best_logits_kernel(float const* scores, float const* bias, float* best, logit_tile tile) {
+  auto const classes = std::size_t(tile.classes), at = std::size_t{blockIdx.x} * 256 + threadIdx.x;
+  if (at >= std::size_t(tile.pictures) * classes) return;
+  std::size_t const picture = at / classes, k = at % classes;
+  float const* const column = scores + picture * std::size_t(tile.tokens) * classes + k;
+  int const class_token = (tile.length - 1) / 2;
+  float most = tile.t0 == 0 ? -INFINITY : best[at];
 #pragma unroll 8
-  for (int t = 0; t < tokens; ++t) {
-    T const v = column[std::size_t(t) * std::size_t(classes)];
-    if (t0 + t != middle && !(most >= v || most != most)) most = v;
+  for (int t = 0; t < tile.tokens; ++t) {
+    float const v = column[std::size_t(t) * classes];
+    if (tile.t0 + t != class_token && !(most >= v || most != most)) most = v;
   }
-  best[at] = last ? (most + bias[k]) / 2 : most;
+  best[at] = tile.t0 + tile.tokens == tile.length ? (most + bias[k]) / 2 : most;
 }
 
 /// logits = head(class token) + max over patches of aux_head(patch) / 2
@@ -81,9 +84,9 @@ void evaluation_heads_general(context<P>& ctx, std::type_identity_t<rows<element
       gemm<op::plain, op::transposed>(ctx, matrix<T const>{from, std::int64_t(n), D}, as_matrix(p.aux.weight),
                                       matrix<float>{scores, std::int64_t(n), K});
       if (!run) continue;
-      launch("evaluation_heads: maximum", best_logits_kernel<float>, {blocks_for(std::size_t(pictures) * K, 256), 256},
-             ctx.stream(), scores, p.aux.bias.data, logits.data + std::size_t(b) * K, pictures, tokens, K, t,
-             (length - 1) / 2, t == 0, t + tokens == length);
+      launch("evaluation_heads: maximum", best_logits_kernel, {blocks_for(std::size_t(pictures) * K, 256), 256},
+             ctx.stream(), scores, p.aux.bias.data, logits.data + std::size_t(b) * K,
+             logit_tile{.pictures = pictures, .tokens = tokens, .classes = K, .t0 = t, .length = length});
     }
   gemm<op::plain, op::transposed>(ctx, class_tokens(features, batch, length), as_matrix(p.cls.weight),
                                   as_matrix(logits), {logits.data, p.cls.bias.data});

@@ -13,6 +13,8 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cmath>
 #include <cstddef>
@@ -78,15 +80,12 @@ struct place {
   }
 };
 
-/// Starts copies of n rows of D numbers to `to`; row r comes from from(r).
+/// Starts copies of n rows of D numbers to `to`; number c of row r is at from(r, c).
 template <class Tr, class From>
 __device__ inline void copy_head_rows(typename Tr::element* to, int n, From const& from) {
-  constexpr int pieces = Tr::dim / 8;
-#pragma unroll 1
-  for (int i = int(threadIdx.x); i < n * pieces; i += Tr::threads) {
-    int const row = i / pieces, piece = i % pieces;
-    copy_async(shared_address(to + row * Tr::pitch + 8 * piece), from(row) + 8 * piece);
-  }
+  copy_rows<Tr::dim, 1>(
+      shared_address(to), Tr::pitch * 2, [&](int row, int column, bool&) { return from(row, column); }, 0, n,
+      int(threadIdx.x), Tr::threads);
 }
 
 /// This warp's weights of the patches' classifier as fragments of the left operand, by way of the ring. Rows after the
@@ -97,15 +96,15 @@ __device__ inline void load_weights(arguments<Tr> const& call, place<Tr> const& 
   constexpr int capacity = Tr::stages * Tr::rows;  // classes at a time, a multiple of a warp's
   int const lane = int(threadIdx.x) % 32;
   for (int first = 0; first < at.classes; first += capacity) {
-    copy_head_rows<Tr>(at.ring, min(capacity, at.classes - first), [&](int row) {
-      return call.aux + std::ptrdiff_t(min(at.first_class + first + row, Tr::classes - 1)) * Tr::dim;
+    copy_head_rows<Tr>(at.ring, min(capacity, at.classes - first), [&](int row, int column) {
+      return call.aux + std::ptrdiff_t(min(at.first_class + first + row, Tr::classes - 1)) * Tr::dim + column;
     });
     commit_copies();
     wait_copies<0>();
     __syncthreads();
     if (at.warp_class >= first && at.warp_class < first + capacity) {
       std::uint32_t const address =
-          shared_address(at.ring + (at.warp_class - first + lane % 16) * Tr::pitch + lane / 16 * 8);
+          shared_address(at.ring + (at.warp_class - first) * Tr::pitch) + fragment::left_operand(lane, Tr::pitch * 2);
 #pragma unroll
       for (int m = 0; m < Tr::fragments; ++m)
 #pragma unroll
@@ -124,7 +123,7 @@ template <class Tr>
 __device__ inline void class_logits(arguments<Tr> const& call, place<Tr> const& at, int first, int n) {
   using T = typename Tr::element;
   if (at.part != 0) return;
-  int const lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+  int const lane = int(threadIdx.x) % 32, g = fragment::row(lane), t = fragment::quarter(lane);
   auto const read = [](T const* p) { return *reinterpret_cast<uint2 const*>(p); };
   T const* weight[2 * Tr::fragments];
   T const* token[2];
@@ -191,7 +190,7 @@ __device__ inline void take_stage(arguments<Tr> const& call, place<Tr> const& at
                                   float (&best)[Tr::fragments][2]) {
   int const lane = int(threadIdx.x) % 32;
   std::uint32_t address =
-      shared_address(at.ring + (stage * Tr::rows + lane / 16 * 8 + lane % 8) * Tr::pitch + lane / 8 % 2 * 8);
+      shared_address(at.ring + stage * Tr::rows * Tr::pitch) + fragment::right_operand(lane, Tr::pitch * 2);
 #pragma unroll 1
   for (int t = 0; t < tokens; t += 32, ++pair, address += 32 * Tr::pitch * 2) {
     if (pair % call.parts != at.part) continue;
@@ -211,10 +210,8 @@ __device__ inline void write_logits(arguments<Tr> const& call, place<Tr> const& 
   for (int m = 0; m < Tr::fragments; ++m)
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float v = best[m][r];
-      v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
-      v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
-      if (lane % 4 == 0) at.best[thread / 32 * Tr::warp_classes + 16 * m + 8 * r + lane / 4] = v;
+      float const v = max_over_row(best[m][r]);
+      if (fragment::leads_row(lane)) at.best[thread / 32 * Tr::warp_classes + 16 * m + fragment::row(lane, r)] = v;
       best[m][r] = -INFINITY;
     }
   __syncthreads();
@@ -239,10 +236,10 @@ __global__ void __launch_bounds__(Tr::threads, 1) kernel(__grid_constant__ argum
       typename Tr::element const* const from =
           call.features + std::ptrdiff_t(at.first_picture + picture) * call.length * Tr::dim;
       copy_head_rows<Tr>(at.ring + i % Tr::stages * Tr::rows * Tr::pitch,
-                         min(Tr::rows, (call.length - first + 15) / 16 * 16), [&](int row) {
+                         min(Tr::rows, (call.length - first + 15) / 16 * 16), [&](int row, int column) {
                            int const token = first + row;
                            bool const patch = token < call.length && token != (call.length - 1) / 2;
-                           return from + std::ptrdiff_t(patch ? token : call.length - 1) * Tr::dim;
+                           return from + std::ptrdiff_t(patch ? token : call.length - 1) * Tr::dim + column;
                          });
     }
     commit_copies();

@@ -29,11 +29,11 @@ struct inference_plan {
   using T = element<P>;
   std::size_t count;  ///< rows: batch * length
   float* residual;    ///< [count, dim]
-  mixer_core_scratch<T, sizes<C>::mixer> core;
+  mixer_core::scratch<T, sizes<C>::mixer> core;
   T* wide;                 ///< [count, widest_input], what a core reads
   T* inner;                ///< [count, widest_output], what it writes
   T* features;             ///< [count, dim]
-  T* convolved = nullptr;  ///< scratch of mixer_core_few
+  T* convolved = nullptr;  ///< scratch of mixer_core::launch_few
 
   inference_plan(arena& a, int batch)
       : count{std::size_t(batch) * sizes<C>::length},
@@ -42,10 +42,10 @@ struct inference_plan {
         wide{a.take<T>(count * dm2::detail::widest_input<C>)},
         inner{a.take<T>(count * dm2::detail::widest_output<C>)},
         features{a.take<T>(count * C.dim)} {
-    if constexpr (mixer_core_few_possible<T,
-                                          sizes<C>::mixer>)  // for larger batches too: a plan holds every smaller one
-      convolved = a.take<T>(mixer_core_few_numbers<sizes<C>::mixer>(std::size_t(std::min(batch, mixer_core_few_most)) *
-                                                                    sizes<C>::length));
+    if constexpr (mixer_core::few_possible<T,
+                                           sizes<C>::mixer>)  // for larger batches too: a plan holds every smaller one
+      convolved = a.take<T>(mixer_core::few_numbers<sizes<C>::mixer>(
+          std::size_t(std::min(batch, mixer_core::few_most)) * sizes<C>::length));
   }
 };
 
@@ -54,7 +54,7 @@ template <config C, precision P>
 class inference_trunk {
   using mixer = dm2::detail::mixer_block<C>;
   static constexpr mixer_shape shape = sizes<C>::mixer;
-  using core_traits = mixer_core_traits<element<P>, shape>;
+  using core_traits = mixer_core::traits<element<P>, shape>;
   template <class Block>
   static constexpr bool is_mixer = std::is_same_v<Block, mixer>;
 
@@ -96,28 +96,28 @@ class inference_trunk {
   bool core(int layer) {
     if constexpr (is_mixer<Block>) {
       auto p = mixer::core_parameters(net_, layer);
-      if constexpr (mixer_core_few_possible<T, shape>) {
+      if constexpr (mixer_core::few_possible<T, shape>) {
         if (few_sequences()) {
           bool const convolves = !std::exchange(convolved_, false);
-          if (ctx_.reserve(0)) mixer_core_few<shape>(ctx_, few_arguments(layer), convolves);
+          if (ctx_.reserve(0)) mixer_core::launch_few<shape>(ctx_, few_arguments(layer), convolves);
           return true;
         }
       }
       if constexpr (core_traits::possible) {
-        if (mixer_core_fits<T, shape>(ctx_.device(), sizes<C>::length)) {
+        if (mixer_core::fits<T, shape>(ctx_.device(), sizes<C>::length)) {
           p.forward.norm = p.backward.norm = {};  // the output projection has their weights
           int const sequences = int(plan_.count) / sizes<C>::length;
-          auto const states = mixer_core_states<T, shape>(ctx_.device(), sequences, sizes<C>::length);
+          auto const states = mixer_core::state_packets<T, shape>(ctx_.device(), sequences, sizes<C>::length);
           if (!ctx_.reserve(states * sizeof(uint4) + arena::alignment)) return true;
           arena_scope const scope{ctx_.shared()};
           auto scratch = plan_.core;
           scratch.states = ctx_.shared().template take<uint4>(states);
-          return !mixer_core_fused<P, shape>(ctx_, plan_.wide, p, plan_.inner, scratch, sequences, sizes<C>::length,
-                                             !scales_after(layer));
+          return !mixer_core::launch_tensor<P, shape>(ctx_, plan_.wide, p, plan_.inner, scratch, sequences,
+                                                      sizes<C>::length, !scales_after(layer));
         }
       }
       p.forward.norm = p.backward.norm = block<float const, space::device, sizes<C>::d_inner>{weights_.ones};
-      mixer_core<shape>(ctx_, wide<Block>(), p, inner<Block>(), sizes<C>::length);
+      cuda::mixer_core<shape>(ctx_, wide<Block>(), p, inner<Block>(), sizes<C>::length);
     } else {
       Block::core(ctx_, net_, layer, wide<Block>(), inner<Block>());
     }
@@ -127,17 +127,16 @@ class inference_trunk {
   /// Whether the kernel behind a layer's mixer applies the factor of its norm.
   [[nodiscard]] bool scales_after(int layer) const {
     int const next = (C.mlp_dim == 0 ? layer : 2 * layer) + 1;
-    if (next == dm2::detail::block_count<C>) return fused_after_mixer<0>();
+    if (next == dm2::detail::block_count<C>) return scales_behind_mixer<0>();
     bool scales = false;
-    dm2::detail::with_block<C>(next, [&]<class Next>() { scales = fused_after_mixer<Next::wide>(); });
+    dm2::detail::with_block<C>(next, [&]<class Next>() { scales = scales_behind_mixer<Next::wide>(); });
     return scales;
   }
   template <int Wide>
-  [[nodiscard]] bool fused_after_mixer() const {
+  [[nodiscard]] bool scales_behind_mixer() const {
     constexpr int K = mixer::inner, U = core_traits::units;
     if constexpr (shape.groups == 1)  // they have one factor for all channels of a direction
-      return project_add_norm::fused_fits<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) ||
-             project_add_norm::few_row_tiles<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count) != 0;
+      return project_add_norm::take_squares<T, C.dim, K, Wide, U>(ctx_.device(), plan_.count);
     else
       return false;
   }
@@ -214,13 +213,13 @@ class inference_trunk {
             .eps = float(C.eps)};
   }
 
-  /// Whether mixer_core_few is the way to do these sequences.
+  /// Whether mixer_core::launch_few is the way to do these sequences.
   [[nodiscard]] bool few_sequences() const {
-    return mixer_core_few_fits<T, shape>(ctx_.device(), int(plan_.count) / sizes<C>::length, sizes<C>::length);
+    return mixer_core::few_fits<T, shape>(ctx_.device(), int(plan_.count) / sizes<C>::length, sizes<C>::length);
   }
-  [[nodiscard]] few_mixer_arguments<T> few_arguments(int layer) const {
-    return mixer_core_few_arguments(plan_.wide, mixer::core_parameters(net_, layer), plan_.convolved, plan_.inner,
-                                    plan_.core.squares, int(plan_.count) / sizes<C>::length, sizes<C>::length);
+  [[nodiscard]] mixer_core::few_arguments<T> few_arguments(int layer) const {
+    return mixer_core::few_arguments_of(plan_.wide, mixer::core_parameters(net_, layer), plan_.convolved, plan_.inner,
+                                        plan_.core.squares, int(plan_.count) / sizes<C>::length, sizes<C>::length);
   }
   /// From a core of K channels (0: from the tokens), whose halves the squares of U units scale, to the input of layer
   /// `next`, convolved as well, where that is a mixer that takes few sequences; else false.
@@ -234,27 +233,27 @@ class inference_trunk {
       convolved_ = true;
       if (!ctx_.reserve(0)) return true;
       if constexpr (K != 0) project_add_norm::launch_few_add<C.dim, K, U, 1>(ctx_, p);
-      launch_few_input<C.dim, shape>(ctx_, p, few_arguments(next));
+      mixer_core::launch_few_input<C.dim, shape>(ctx_, p, few_arguments(next));
       return true;
     }
     return false;
   }
   template <int K, int U>
-  static constexpr bool few_input_possible = mixer_core_few_possible<T, shape>&&
-      few_input_traits<T, C.dim, shape>::possible&& project_add_norm::few_possible<T, C.dim, K, 0, U, 1>;
+  static constexpr bool few_input_possible = mixer_core::few_possible<T, shape>&&
+      mixer_core::few_input_traits<T, C.dim, shape>::possible&& project_add_norm::few_possible<T, C.dim, K, 0, U, 1>;
 
-  /// The fused kernel behind a mixer that left its norm's factor out; where there is none for these sizes, applies the
+  /// One kernel behind a mixer that left its norm's factor out; where there is none for these sizes, applies the
   /// factor and returns false.
   template <int Wide>
   bool run_scaled(project_add_norm::arguments<T> const& p) {
     constexpr int K = mixer::inner, U = core_traits::units;
     if constexpr (shape.groups == 1) {
-      if (project_add_norm::try_fused<C.dim, K, Wide, U>(ctx_, p)) return true;
-      if (project_add_norm::try_few<C.dim, K, Wide, U>(ctx_, p)) return true;
+      if (project_add_norm::try_kernels<C.dim, K, Wide, U>(ctx_, p)) return true;
     }
     if constexpr (core_traits::possible) {
       if (ctx_.reserve(0))
-        scale_by_squares<P, shape>(ctx_, plan_.inner, plan_.core.squares, nullptr, nullptr, int(plan_.count));
+        mixer_core::scale_by_squares<P, shape>(ctx_, plan_.inner, plan_.core.squares, nullptr, nullptr,
+                                               int(plan_.count));
     }
     return false;
   }

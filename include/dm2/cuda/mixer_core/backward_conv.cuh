@@ -16,7 +16,7 @@
 #include <cstddef>
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 template <class T>
 struct conv_backward_operands {
@@ -24,7 +24,7 @@ struct conv_backward_operands {
   T *dx, *db, *dc;  ///< [2 n, ...] of both directions
   T* dzxbcdt;       ///< [n, projected]: (=), or (+=) where a direction's z has been written
   float* parts;     ///< [gridDim.x, 2, convolved (taps + 1)]: sums for taps, then bias, in the parameters' order
-  mixer_pointers p;
+  direction_pair p;
   std::size_t n;
   int length, sequences;
   int runs;  ///< of a sequence's tokens; block x does run i % runs of sequence i / runs for i = x, x + gridDim.x, ...
@@ -270,7 +270,7 @@ __global__ void __launch_bounds__(Narrow::threads, conv_backward_resident)
 /// heads): a thread goes down rows of one head. parts [gridDim.x, 2, H] get the sums for dt_bias in the parameters'
 /// order.
 template <class Tr, class T>
-__global__ void __launch_bounds__(256) steps_backward_kernel(T const* zxbcdt, float const* ddt, mixer_pointers p,
+__global__ void __launch_bounds__(256) steps_backward_kernel(T const* zxbcdt, float const* ddt, direction_pair p,
                                                              T* dzxbcdt, float* parts, std::size_t n, int length) {
   using a_direction = typename Tr::first;
   using b_direction = typename Tr::second;
@@ -310,4 +310,4 @@ __global__ void __launch_bounds__(256) steps_backward_kernel(T const* zxbcdt, fl
   out[H + arranged<b_direction>(head, H)] = total[1];
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -5,10 +5,11 @@
 
 #include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// 1 / (1 + exp(-x)) to float's rounding.
 __device__ inline float sigmoid(float x) { return __fdividef(1.f, 1.f + __expf(-x)); }
@@ -202,4 +203,4 @@ __global__ void __launch_bounds__(256) gate_channels_kernel(gate_backward_operan
   p.parts[(std::size_t{blockIdx.x} * 2 + direction) * Tr::inner + std::size_t(c)] = sum;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -10,11 +10,11 @@
 
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// Sizes that the kernels around the scan's backward share. V: neighbouring channels that a thread takes.
 template <mixer_shape M, int V>
-struct mixer_backward_traits {
+struct backward_traits {
   using first = direction_traits<M, false>;
   using second = direction_traits<M, true>;
   template <bool Second>
@@ -32,13 +32,13 @@ struct mixer_backward_traits {
 /// What the scans of both directions read, in each direction's order of tokens and channels, and what their backward
 /// writes. n rows of the first direction come before n of the second. For Tiny in bfloat16 6.6 KB a token.
 template <mixer_shape M, class T>
-struct mixer_backward_arrays {
+struct backward_arrays {
   scan_arrays<T> in;
   T* y;  ///< [2 n, d_inner]: y, then dy
   T *dx, *db, *dc;
   float* ddt;
 
-  mixer_backward_arrays(arena& s, std::size_t n) {
+  backward_arrays(arena& s, std::size_t n) {
     constexpr std::size_t inner = M.d_inner(), states = std::size_t(M.groups) * M.d_state;
     in.x = s.take<T>(2 * n * inner), in.b = s.take<T>(2 * n * states), in.c = s.take<T>(2 * n * states);
     in.dt = s.take<float>(2 * n * M.heads);
@@ -57,7 +57,7 @@ __host__ __device__ inline scan_arrays<T> second_rows(scan_arrays<T> const& all,
 }
 
 /// Both directions' parameters.
-struct mixer_pointers {
+struct direction_pair {
   direction_parameters direction[2];
 };
 
@@ -131,7 +131,7 @@ __device__ inline void convolve_run(T const* zxbcdt, direction_parameters const&
 /// of the second, a head's steps of the first, of the second.
 template <class Tr, class T>
 __global__ void __launch_bounds__(Tr::threads)
-    mixer_inputs_kernel(T const* zxbcdt, mixer_pointers p, scan_arrays<T> to, std::size_t n, int length, int runs) {
+    inputs_kernel(T const* zxbcdt, direction_pair p, scan_arrays<T> to, std::size_t n, int length, int runs) {
   using first_direction = typename Tr::first;
   using second_direction = typename Tr::second;
   constexpr int pieces = Tr::convolved / Tr::vector;
@@ -150,4 +150,4 @@ __global__ void __launch_bounds__(Tr::threads)
     write_steps<second_direction>(zxbcdt, p.direction[1], second, item - 2 * pieces - Tr::heads, first, t0, t1, length);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

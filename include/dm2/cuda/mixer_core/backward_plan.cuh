@@ -14,18 +14,18 @@
 #include <algorithm>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// Sequences that one call's kernels do at a time: scratch stays below that of 264 sequences of 197 tokens, 340 MB for
 /// Tiny in bfloat16. Both directions of 264 sequences are four blocks for each of 132 multiprocessors.
-inline int mixer_backward_slice(int sequences, int length) {
+inline int backward_slice(int sequences, int length) {
   return std::clamp(264 * 197 / length, 1, std::max(sequences, 1));
 }
 
 /// What is done with some sequences, decided before memory is taken. The parts in which sums are taken depend on the
 /// sizes alone.
 template <mixer_shape M, class T>
-struct mixer_backward_plan {
+struct backward_plan {
   /// Channels of an access where pointers allow it.
   static constexpr int widest = widest_vector(4, M.d_inner(), M.groups* M.d_state, M.heads, M.d_inner() / M.groups);
   /// Whether ssd's forms on the tensor cores are there.
@@ -33,14 +33,13 @@ struct mixer_backward_plan {
 
   /// Of the gate's rows: what the registers of 132 multiprocessors hold at a time.
   static constexpr std::size_t most_norm_parts =
-      132 * gate_group<mixer_backward_traits<M, widest>>::resident / (M.variant == mixer_variant::published ? 2 : 1);
+      132 * gate_group<backward_traits<M, widest>>::resident / (M.variant == mixer_variant::published ? 2 : 1);
 
   /// Of the convolution's runs of tokens, each done by several blocks: what the registers
   /// of 132 multiprocessors hold at a time.
-  static constexpr int most_conv_parts =
-      std::max(1, conv_backward_resident * 132 /
-                      conv_backward_shares<mixer_backward_traits<M, std::min(widest, 2)>,
-                                           mixer_backward_traits<M, widest>>::blocks);
+  static constexpr int most_conv_parts = std::max(
+      1, conv_backward_resident * 132 /
+             conv_backward_shares<backward_traits<M, std::min(widest, 2)>, backward_traits<M, widest>>::blocks);
 
   int sequences, length;
   std::size_t rows;
@@ -48,7 +47,7 @@ struct mixer_backward_plan {
   int norm_parts, step_parts, conv_parts;
   int runs, run;  ///< into which a sequence's tokens are cut for the convolution's backward, and tokens of a run
 
-  mixer_backward_plan(int sequences_, int length_, device_properties const& device_)
+  backward_plan(int sequences_, int length_, device_properties const& device_)
       : sequences{sequences_},
         length{length_},
         rows{std::size_t(sequences_) * std::size_t(length_)},
@@ -71,7 +70,7 @@ struct mixer_backward_plan {
   }
 
   /// The scans' backward of both directions at once; null operands where only their scratch is asked for.
-  [[nodiscard]] ssd::backward_operands<M, T> operands(mixer_backward_arrays<M, T> const& s, float* a_parts,
+  [[nodiscard]] ssd::backward_operands<M, T> operands(backward_arrays<M, T> const& s, float* a_parts,
                                                       float* d_parts) const {
     constexpr int inner = M.d_inner(), states = M.groups * M.d_state;
     ssd::backward_operands<M, T> p{};
@@ -105,13 +104,13 @@ struct mixer_backward_plan {
 
 /// Scratch of a call, but for that of the scans.
 template <mixer_shape M, class T>
-struct mixer_backward_scratch {
-  mixer_backward_arrays<M, T> arrays;
+struct backward_scratch {
+  backward_arrays<M, T> arrays;
   float2* statistics;                           ///< of the gate in two passes
   float *norm_parts, *step_parts, *conv_parts;  ///< as the kernels' operands say
   float *a_parts, *d_parts;                     ///< [2 sequences, H]
 
-  mixer_backward_scratch(arena& s, mixer_backward_plan<M, T> const& plan) : arrays{s, plan.rows} {
+  backward_scratch(arena& s, backward_plan<M, T> const& plan) : arrays{s, plan.rows} {
     statistics = s.take<float2>(plan.rows * M.groups);
     norm_parts = s.take<float>(std::size_t(plan.norm_parts) * 2 * M.d_inner());
     step_parts = s.take<float>(std::size_t(plan.step_parts) * 2 * M.heads);
@@ -122,20 +121,20 @@ struct mixer_backward_scratch {
 };
 
 template <mixer_shape M, class T>
-std::size_t mixer_backward_plan<M, T>::bytes() const {
+std::size_t backward_plan<M, T>::bytes() const {
   arena none;
-  mixer_backward_arrays<M, T> const empty{none, 0};
+  backward_arrays<M, T> const empty{none, 0};
   std::size_t const back = ssd::backward_scratch(operands(empty, nullptr, nullptr), device);
-  return planned_bytes<mixer_backward_scratch<M, T>>(*this) + std::max(scan_bytes(), back) + arena::alignment;
+  return planned_bytes<backward_scratch<M, T>>(*this) + std::max(scan_bytes(), back) + arena::alignment;
 }
 
 /// y = scan + D x of one direction, in the form that ssd takes.
 template <mixer_shape M, precision P>
 void scan_again(context<P>& ctx, scan_arrays<element<P>> const& in, element<P>* y,
-                mixer_backward_plan<M, element<P>> const& plan) {
+                backward_plan<M, element<P>> const& plan) {
   using T = element<P>;
   arena_scope const scope{ctx.shared()};
-  if constexpr (mixer_backward_plan<M, T>::tensor_scan) {
+  if constexpr (backward_plan<M, T>::tensor_scan) {
     using sizes = ssd::ssd_sizes<M, T>;
     ssd::arguments<T> const args{
         .x = in.x, .b = in.b, .c = in.c, .dt = in.dt, .a = in.a, .d = in.d, .y = y, .length = plan.length};
@@ -158,4 +157,4 @@ void scan_again(context<P>& ctx, scan_arrays<element<P>> const& in, element<P>* 
   ssd_general(ctx, operands, rows<T, M.d_inner(), space::device>{y, plan.rows});
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -3,10 +3,11 @@
 #pragma once
 
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// One parameter of both directions: to[d][i] += factor * the sum over k < count of parts[d][k stride + i].
 struct gradient_sum {
@@ -56,4 +57,4 @@ __global__ void __launch_bounds__(32 * Warps) add_gradient_sums_kernel(gradient_
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

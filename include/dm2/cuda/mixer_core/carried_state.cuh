@@ -7,10 +7,11 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core/tensor.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// What a warp carries from segment to segment, 16 states of all columns of a unit, as the accumulators of a product:
 /// of the 16 columns of each group rows g and g + 8, of the states two times 8. Rounded, they are B fragments as they
@@ -44,8 +45,7 @@ __device__ inline void store_carried(carried_state<Tr> const& s, uint4* to) {
 
 /// Starts the copy of a unit's state to shared memory.
 template <class Tr>
-__device__ inline void stage_carried(int thread, uint4 const* from, mixer_core_layout<Tr> const& lay,
-                                     unsigned char* shared) {
+__device__ inline void stage_carried(int thread, uint4 const* from, layout<Tr> const& lay, unsigned char* shared) {
   std::uint32_t const to = shared_address(shared + lay.state);
 #pragma unroll
   for (int i = 0; i < Tr::unit_vectors; i += Tr::threads)
@@ -57,7 +57,7 @@ __device__ inline void stage_carried(int thread, uint4 const* from, mixer_core_l
 /// Factors of the segment's tokens, rounded, in pairs: dt_j times the decay from j to the end of its block of 64
 /// tokens, and behind them to the segment's end.
 template <class Tr>
-__device__ inline void fill_factors(int thread, mixer_core_layout<Tr> const& lay, float const* cum, float const* ev,
+__device__ inline void fill_factors(int thread, layout<Tr> const& lay, float const* cum, float const* ev,
                                     unsigned char* shared) {
   using T = typename Tr::element;
   if (thread >= lay.tokens / 2) return;
@@ -70,16 +70,14 @@ __device__ inline void fill_factors(int thread, mixer_core_layout<Tr> const& lay
 
 /// s += sum over the segment's tokens of B_j x_j^T, decayed to its end: state tile m.
 template <class Tr>
-__device__ inline void update_carried(carried_state<Tr>& s, int m, mixer_core_layout<Tr> const& lay,
-                                      unsigned char const* shared) {
+__device__ inline void update_carried(carried_state<Tr>& s, int m, layout<Tr> const& lay, unsigned char const* shared) {
   using T = typename Tr::element;
   int const lane = thread_here() % 32;
-  std::uint32_t const x =
-      shared_address(shared) + std::uint32_t(lay.x + (lane % 8 + lane / 16 * 8) * Tr::pitch + lane / 8 % 2 * 16);
+  std::uint32_t const x = shared_address(shared) + std::uint32_t(lay.x + fragment::right_operand(lane, Tr::pitch));
   std::uint32_t const b =
       shared_address(shared) + std::uint32_t(lay.b + state_offset<Tr>(lane % 16, 2 * m + lane / 16));
   std::uint32_t const* const factors =
-      reinterpret_cast<std::uint32_t const*>(shared + lay.factors + 2 * lay.tokens) + lane % 4;
+      reinterpret_cast<std::uint32_t const*>(shared + lay.factors + 2 * lay.tokens) + fragment::quarter(lane);
 #pragma unroll 2
   for (int c = 0; c < lay.tokens / 16; ++c) {
     std::uint32_t v[4];
@@ -100,8 +98,8 @@ __device__ inline void update_carried(carried_state<Tr>& s, int m, mixer_core_la
 /// acc += C times the state that enters, decayed to the segment's start; rows(i) are the fragments of the warp's rows
 /// of C.
 template <class Tr, class Rows>
-__device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], Rows const& rows,
-                                    mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
+__device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], Rows const& rows, layout<Tr> const& lay,
+                                    unsigned char const* shared) {
   uint4 const* const state = reinterpret_cast<uint4 const*>(shared + lay.state) + thread_here() % 32;
 #pragma unroll
   for (int i = 0; i < Tr::state / 16; ++i) {
@@ -114,4 +112,4 @@ __device__ inline void scan_carried(float (&acc)[2 * Tr::column_groups][4], Rows
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -14,77 +14,56 @@
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/mixer_core/fill.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 template <class T>
-struct few_mixer_arguments {
+struct few_arguments {
   T const* zxbcdt;  ///< [B L, projected]
   T* convolved;     ///< [2, B L, conv_dim]: each direction's silu(conv(xBC)), channels in the direction's order
   T* g;             ///< [B L, 2 inner], before its norm
   float* squares;   ///< [B L, 2, units], parts of each row's sum of g^2
-  mixer_direction_pointers direction[2];
+  direction_pointers direction[2];
   int sequences, length;
 };
 
 /// convolved = silu(conv(xBC)) for both directions: a thread four channels of four tokens. The kernel's blocks are all
 /// of that, 128 threads each.
 template <class Tr>
-__global__ void __launch_bounds__(128)
-    few_conv_kernel(__grid_constant__ few_mixer_arguments<typename Tr::element> const p) {
+__global__ void __launch_bounds__(128) few_conv_kernel(__grid_constant__ few_arguments<typename Tr::element> const p) {
   using T = typename Tr::element;
-  constexpr int V = 4, S = 4, before = Tr::taps - 1, groups = Tr::conv_dim / V;
+  constexpr int V = 4, S = 4, groups = Tr::conv_dim / V;
   let_next_start();
   int const task = int(blockIdx.x) * 128 + int(threadIdx.x), runs = (p.length + S - 1) / S;
   int const run = task / groups % runs, sequence = task / groups / runs % p.sequences;
-  int const second = task / groups / runs / p.sequences;
+  int const direction = task / groups / runs / p.sequences, second = min(direction, 1), channel = task % groups * V;
   direction_slices<Tr> const at{second == 1};
-  int const slice = at.channels_reversed ? Tr::heads : Tr::inner, channel = task % groups * V;
-  float weight[Tr::taps][V], bias[V];
-  if (second < 2) {
-    mixer_direction_pointers const& from = p.direction[second];
-#pragma unroll
-    for (int v = 0; v < V; ++v) {  // halved: the sum is the h of silu(2 h) = h tanh(h) + h
-      int const c = at.conv_channel(slice, channel + v);
-      bias[v] = 0.5f * from.conv_bias[c];
-#pragma unroll
-      for (int k = 0; k < Tr::taps; ++k) weight[k][v] = 0.5f * from.conv[c * Tr::taps + k];
-    }
-  }
+  int const slice = at.channels_reversed ? Tr::heads : Tr::inner;
+  channel_taps<Tr> const taps{at, at.conv_channel(slice, channel), 2, p.direction[second]};
   wait_for_previous();
-  if (second >= 2) return;
+  if (direction >= 2) return;
   std::ptrdiff_t const first_row = std::ptrdiff_t(sequence) * p.length;
-  float x[before + S][V];
-#pragma unroll
-  for (int i = 0; i < before + S; ++i) {
-    int const t = run * S + i - before;
-    packed<V> r{};
-    if (t >= 0 && t < p.length)
-      r = *reinterpret_cast<packed<V> const*>(p.zxbcdt + (first_row + at.row(t, p.length)) * Tr::projected + slice +
-                                              channel);
-    float2 const low = unpack<T>(r.word[0]), high = unpack<T>(r.word[1]);
-    x[i][0] = low.x, x[i][1] = low.y, x[i][2] = high.x, x[i][3] = high.y;
-  }
+  T const* const from = p.zxbcdt + first_row * Tr::projected + slice + channel;
   T* const to = p.convolved + (std::ptrdiff_t(second) * p.sequences * p.length + first_row) * Tr::conv_dim + channel;
-#pragma unroll
-  for (int i = 0; i < S; ++i) {
-    int const t = run * S + i;
-    if (t >= p.length) return;
-    float value[V];
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      float h = bias[v];
-#pragma unroll
-      for (int k = 0; k < Tr::taps; ++k) h = fmaf(weight[k][v], x[i + k][v], h);
-      value[v] = fmaf(h, tanh_fast(h), h);
-    }
-    *reinterpret_cast<packed<V>*>(to + at.row(t, p.length) *
-                                           Tr::conv_dim) = {{pack<T>(value[0], value[1]), pack<T>(value[2], value[3])}};
-  }
+  convolve<Tr, S>(
+      taps, run * S, run * S + S,
+      [&](int t) {
+        bool const inside = t >= 0 && t < p.length;
+        return inside ? *reinterpret_cast<packed<V> const*>(from + at.row(t, p.length) * Tr::projected) : packed<V>{};
+      },
+      [&](int t, float const(&v)[V]) {
+        if (t < p.length)
+          *reinterpret_cast<packed<V>*>(to + at.row(t, p.length) *
+                                                 Tr::conv_dim) = {{pack<T>(v[0], v[1]), pack<T>(v[2], v[3])}};
+      });
 }
 
 /// The kernel's constants beside the mixer core's own.
@@ -123,7 +102,7 @@ struct few_scan_place {
   std::ptrdiff_t first_row;  ///< of the sequence
   direction_slices<Tr> at;
 
-  __device__ explicit few_scan_place(few_mixer_arguments<typename Tr::element> const& p)
+  __device__ explicit few_scan_place(few_arguments<typename Tr::element> const& p)
       : unit{int(blockIdx.x)},
         second{int(blockIdx.z) % 2},
         tiles{(p.length + 15) / 16},
@@ -136,19 +115,15 @@ struct few_scan_place {
 /// Starts copies of `Columns` columns of tokens [first, first + count) of the direction's convolved rows, from position
 /// `column` on; zeros from `length` on. The block's workers.
 template <class Tr, int Columns>
-__device__ inline void copy_convolved(few_mixer_arguments<typename Tr::element> const& p,
-                                      few_scan_place<Tr> const& place, int column, int first, int count,
-                                      std::uint32_t to) {
-  constexpr int pieces = Columns / 8;
+__device__ inline void copy_convolved(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
+                                      int column, int first, int count, std::uint32_t to) {
   auto const* const from =
       p.convolved + (std::ptrdiff_t(place.second) * p.sequences * p.length + place.first_row) * Tr::conv_dim + column;
-#pragma unroll 4
-  for (int i = int(threadIdx.x); i < count * pieces; i += few_scan_traits<Tr>::workers) {
-    int const row = i / pieces, piece = i % pieces, t = first + row;
-    bool const valid = t < p.length;
-    copy_async(to + std::uint32_t(row * (Columns * 2 + 16) + piece * 16),
-               from + (valid ? place.at.row(t, p.length) * Tr::conv_dim + piece * 8 : 0), valid);
-  }
+  auto const token = [&](int t, int c, bool& inside) {
+    inside = t < p.length;
+    return from + (inside ? place.at.row(t, p.length) * Tr::conv_dim + c : 0);
+  };
+  copy_rows<Columns>(to, Columns * 2 + 16, token, first, count, int(threadIdx.x), few_scan_traits<Tr>::workers);
 }
 
 /// s[i] = C B^T of the warp's 16 rows and its tile of columns `first` + 7 i, where that is none after the rows' own
@@ -158,8 +133,8 @@ __device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], i
                                   std::uint32_t b) {
   using F = few_scan_traits<Tr>;
   int const lane = int(threadIdx.x) % 32;
-  c += std::uint32_t(lane % 16 * F::state_pitch + lane / 16 * 16);
-  b += std::uint32_t((first * 16 + lane % 8 + lane / 16 * 8) * F::state_pitch + lane / 8 % 2 * 16);
+  c += std::uint32_t(fragment::left_operand(lane, F::state_pitch));
+  b += std::uint32_t(first * 16 * F::state_pitch + fragment::right_operand(lane, F::state_pitch));
 #pragma unroll
   for (int k = 0; k < Tr::state / 16; ++k) {
     std::uint32_t rows[4];
@@ -180,7 +155,7 @@ __device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], i
 template <class Tr>
 __device__ inline void few_decayed(float const (&s)[2][4], int c, int own, float const* cum, int tokens, float skip,
                                    std::uint32_t (&a)[4]) {
-  int const lane = int(threadIdx.x) % 32, row = lane / 4, column = lane % 4 * 2;
+  int const lane = int(threadIdx.x) % 32, row = fragment::row(lane), column = fragment::column(lane);
   float const at_row[2]{cum[own * 16 + row], cum[own * 16 + 8 + row]};
 #pragma unroll
   for (int e = 0; e < 4; ++e) {  // row half e % 2, column half e / 2
@@ -203,7 +178,7 @@ __device__ inline void few_scan(float const (&s)[few_scan_traits<Tr>::each][2][4
   using F = few_scan_traits<Tr>;
   int const lane = int(threadIdx.x) % 32;
   float acc[2 * Tr::column_groups][4] = {};
-  x += std::uint32_t((first * 16 + lane % 16) * F::pitch + lane / 16 * 16);
+  x += std::uint32_t(first * 16 * F::pitch + fragment::left_operand(lane, F::pitch));
 #pragma unroll
   for (int i = 0; i < F::each; ++i) {
     int const c = first + i * F::parts;
@@ -218,7 +193,7 @@ __device__ inline void few_scan(float const (&s)[few_scan_traits<Tr>::each][2][4
       mma<typename Tr::element>(acc[2 * n + 1], a, b[2], b[3]);
     }
   }
-  sums += lane / 4 * F::sum_pitch + lane % 4 * 2;
+  sums += fragment::row(lane) * F::sum_pitch + fragment::column(lane);
 #pragma unroll
   for (int n = 0; n < 2 * Tr::column_groups; ++n)
 #pragma unroll
@@ -235,11 +210,11 @@ struct few_gate {
   packed<4> z[F::quads_each];
 
   /// Row in the batch of the token of quad number i, negative where there is none.
-  static __device__ std::ptrdiff_t row_of(int i, few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place) {
+  static __device__ std::ptrdiff_t row_of(int i, few_arguments<T> const& p, few_scan_place<Tr> const& place) {
     int const t = place.first_tile * 16 + i / F::quads;
     return i < F::rows * F::quads && t < p.length ? place.first_row + place.at.row(t, p.length) : -1;
   }
-  __device__ void load(few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place) {
+  __device__ void load(few_arguments<T> const& p, few_scan_place<Tr> const& place) {
 #pragma unroll
     for (int j = 0; j < F::quads_each; ++j) {
       int const i = int(threadIdx.x) + j * F::workers;
@@ -251,7 +226,7 @@ struct few_gate {
     }
   }
   /// g = y silu(z), and each quad's squares to `squares`.
-  __device__ void write(few_mixer_arguments<T> const& p, few_scan_place<Tr> const& place, float const* sums,
+  __device__ void write(few_arguments<T> const& p, few_scan_place<Tr> const& place, float const* sums,
                         float* squares) const {
 #pragma unroll
     for (int j = 0; j < F::quads_each; ++j) {
@@ -267,7 +242,7 @@ struct few_gate {
         float4 const v = *reinterpret_cast<float4 const*>(from + part * F::rows * F::sum_pitch);
         y.x += v.x, y.y += v.y, y.z += v.z, y.w += v.w;
       }
-      float2 const low = unpack<T>(z[j].word[0]), high = unpack<T>(z[j].word[1]);
+      float2 const low = unpack<T>(z[j].v[0]), high = unpack<T>(z[j].v[1]);
       y.x *= silu_fast(low.x), y.y *= silu_fast(low.y), y.z *= silu_fast(high.x), y.w *= silu_fast(high.y);
       squares[i] = y.x * y.x + y.y * y.y + y.z * y.z + y.w * y.w;
       *reinterpret_cast<packed<4>*>(p.g + (2 * row + place.second) * Tr::inner + place.unit * Tr::columns +
@@ -276,10 +251,35 @@ struct few_gate {
   }
 };
 
+/// Starts copies of B, and of the rows' C, then of x, to shared memory; the block's workers.
+template <class Tr>
+__device__ inline void few_copy_operands(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
+                                         few_scan_layout<Tr> const& lay, std::uint32_t shared) {
+  int const begin = place.at.channels_reversed ? Tr::heads : Tr::inner;
+  copy_convolved<Tr, Tr::state>(p, place, place.at.b() - begin, 0, lay.tokens, shared);
+  copy_convolved<Tr, Tr::state>(p, place, place.at.c() - begin, place.first_tile * 16, few_scan_traits<Tr>::rows,
+                                shared + std::uint32_t(lay.c));
+  commit_copies();
+  copy_convolved<Tr, Tr::columns>(p, place, place.at.x() - begin + place.unit * Tr::columns, 0, lay.tokens,
+                                  shared + std::uint32_t(lay.x));
+  commit_copies();
+}
+
+/// The sums of each row's squares, from its quads'. The block's first threads.
+template <class Tr>
+__device__ inline void few_write_squares(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
+                                         float const* squares) {
+  using F = few_scan_traits<Tr>;
+  if (int(threadIdx.x) >= F::rows) return;
+  std::ptrdiff_t const row = few_gate<Tr>::row_of(int(threadIdx.x) * F::quads, p, place);
+  float const sum = sum_of_units<F::quads>(squares + int(threadIdx.x) * F::quads);
+  if (row >= 0) p.squares[(2 * row + place.second) * Tr::units + place.unit] = sum;
+}
+
 /// Grid (units, row groups, 2 sequences).
 template <class Tr>
 __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
-    few_scan_kernel(__grid_constant__ few_mixer_arguments<typename Tr::element> const p) {
+    few_scan_kernel(__grid_constant__ few_arguments<typename Tr::element> const p) {
   using F = few_scan_traits<Tr>;
   let_next_start();
   unsigned char* const shared = dynamic_shared();
@@ -289,7 +289,7 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
   float* const cum = reinterpret_cast<float*>(shared + lay.cum);
   float* const sums = reinterpret_cast<float*>(shared);
   float* const squares = reinterpret_cast<float*>(shared + lay.squares);
-  mixer_direction_pointers const& parameters = p.direction[place.second];
+  direction_pointers const& parameters = p.direction[place.second];
   int const head = place.at.head(place.unit / Tr::per_head);
   float const rate = -expf(parameters.a_log[head]) * log2_e, bias = parameters.dt_bias[head];
   float const skip = parameters.d[head];
@@ -299,14 +299,7 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
   float s[F::each][2][4] = {};
   if (warp < F::warps) {
     std::uint32_t const at = shared_address(shared);
-    int const begin = place.at.channels_reversed ? Tr::heads : Tr::inner;
-    copy_convolved<Tr, Tr::state>(p, place, place.at.b() - begin, 0, lay.tokens, at);
-    copy_convolved<Tr, Tr::state>(p, place, place.at.c() - begin, place.first_tile * 16, F::rows,
-                                  at + std::uint32_t(lay.c));
-    commit_copies();
-    copy_convolved<Tr, Tr::columns>(p, place, place.at.x() - begin + place.unit * Tr::columns, 0, lay.tokens,
-                                    at + std::uint32_t(lay.x));
-    commit_copies();
+    few_copy_operands(p, place, lay, at);
     gate.load(p, place);
     wait_copies<1>();
     barrier<F::workers>(0);
@@ -323,32 +316,26 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
   __syncthreads();
   if (warp < F::warps) gate.write(p, place, sums, squares);
   __syncthreads();
-  if (int(threadIdx.x) < F::rows) {
-    std::ptrdiff_t const row = few_gate<Tr>::row_of(int(threadIdx.x) * F::quads, p, place);
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < F::quads; ++i) sum += squares[int(threadIdx.x) * F::quads + i];
-    if (row >= 0) p.squares[(2 * row + place.second) * Tr::units + place.unit] = sum;
-  }
+  few_write_squares(p, place, squares);
 }
 
 /// Whether there are kernels for these sizes.
 template <class T, mixer_shape M>
-inline constexpr bool mixer_core_few_possible = mixer_core_traits<T, M>::possible && !mixer_core_traits<T, M>::padded &&
-                                                M.groups == 1 && M.d_inner() % 8 == 0 && M.heads % 8 == 0;
+inline constexpr bool few_possible =
+    traits<T, M>::possible && !traits<T, M>::padded && M.groups == 1 && M.d_inner() % 8 == 0 && M.heads % 8 == 0;
 
 /// Most sequences that they are for, on any device: memory for more is not planned.
-inline constexpr int mixer_core_few_most = 4;
+inline constexpr int few_most = 4;
 
 /// Whether they are the way to do so many sequences of this length on this device: no more than two blocks a
 /// multiprocessor.
 template <class T, mixer_shape M>
-bool mixer_core_few_fits(device_properties const& device, int sequences, int length) {
-  if constexpr (mixer_core_few_possible<T, M>) {
-    using Tr = mixer_core_traits<T, M>;
+bool few_fits(device_properties const& device, int sequences, int length) {
+  if constexpr (few_possible<T, M>) {
+    using Tr = traits<T, M>;
     int const tiles = (length + 15) / 16,
               groups = (tiles + few_scan_traits<Tr>::row_tiles - 1) / few_scan_traits<Tr>::row_tiles;
-    return sequences <= mixer_core_few_most && tiles <= Tr::most_tiles &&
+    return sequences <= few_most && tiles <= Tr::most_tiles &&
            Tr::units * groups * 2 * sequences <= 2 * device.multiprocessors &&
            2 * (few_scan_layout<Tr>{tiles}.bytes + 1024) <= device.shared_per_sm;
   } else {
@@ -358,26 +345,28 @@ bool mixer_core_few_fits(device_properties const& device, int sequences, int len
 
 /// Numbers of scratch memory that the kernels need.
 template <mixer_shape M>
-constexpr std::size_t mixer_core_few_numbers(std::size_t rows) {
+constexpr std::size_t few_numbers(std::size_t rows) {
   return 2 * rows * M.conv_dim();
 }
 
-/// The kernels' arguments. `convolved` is scratch, mixer_core_few_numbers() of them.
+/// The kernels' arguments. `convolved` is scratch, few_numbers() of them.
 template <mixer_shape M, class T>
-few_mixer_arguments<T> mixer_core_few_arguments(T const* zxbcdt,
-                                                mixer_parameters<M, float const, space::device> const& p, T* convolved,
-                                                T* g, float* squares, int sequences, int length) {
-  auto const pointers = [](mixer_direction<M, float const, space::device> const& d) {
-    return mixer_direction_pointers{d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
-  };
-  return {zxbcdt, convolved, g, squares, {pointers(p.forward), pointers(p.backward)}, sequences, length};
+few_arguments<T> few_arguments_of(T const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
+                                  T* convolved, T* g, float* squares, int sequences, int length) {
+  return {.zxbcdt = zxbcdt,
+          .convolved = convolved,
+          .g = g,
+          .squares = squares,
+          .direction = {pointers_of(p.forward), pointers_of(p.backward)},
+          .sequences = sequences,
+          .length = length};
 }
 
-/// g before its norm, and squares [rows, 2, units], which sum up to a row's g^2, as mixer_core_fused leaves them.
-/// mixer_core_few_fits() must hold; `convolves`: p.convolved has still to be made.
+/// g before its norm, and squares [rows, 2, units], which sum up to a row's g^2, as launch_tensor leaves them.
+/// few_fits() must hold; `convolves`: p.convolved has still to be made.
 template <mixer_shape M, precision P>
-void mixer_core_few(context<P>& ctx, few_mixer_arguments<element<P>> const& p, bool convolves) {
-  using Tr = mixer_core_traits<element<P>, M>;
+void launch_few(context<P>& ctx, few_arguments<element<P>> const& p, bool convolves) {
+  using Tr = traits<element<P>, M>;
   using F = few_scan_traits<Tr>;
   int const tasks = 2 * p.sequences * ((p.length + 3) / 4) * (Tr::conv_dim / 4);
   if (convolves)
@@ -389,4 +378,4 @@ void mixer_core_few(context<P>& ctx, few_mixer_arguments<element<P>> const& p, b
          {grid, F::threads, std::size_t(few_scan_layout<Tr>{tiles}.bytes), ctx.early()}, ctx.stream(), p);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -11,17 +11,18 @@
 #include <dm2/cuda/mixer_core/few.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
 #include <dm2/cuda/project_add_norm/few.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// The kernel's constants for D channels of the residual stream. A block projects 16 rows and convolves the last ones:
 /// the first `before` are those that the convolution looks back to.
 template <class T, int D, mixer_shape M>
 struct few_input_traits {
   using element = T;
-  using mixer = mixer_core_traits<T, M>;
+  using mixer = traits<T, M>;
   using project = project_add_norm::few_project_traits<T, D, mixer::projected, 1>;
   static constexpr int dim = D, before = mixer::taps - 1, rows = 16 - before;
   static constexpr int tile_pitch = 20;  ///< floats of a row of a warp's 16 columns
@@ -38,21 +39,21 @@ struct few_input_column {
       index;  ///< index: the column's place among the direction's convolved channels, negative where it has none
   float weight[M::taps], bias;
 
-  __device__ few_input_column(few_mixer_arguments<typename Tr::element> const& p, int position)
+  __device__ few_input_column(few_arguments<typename Tr::element> const& p, int position)
       : second{int(threadIdx.x) % 32 / 16} {
     direction_slices<M> const at{second == 1};
     int const slice = second == 1 ? M::heads : M::inner;
     index = position - slice;
     if (index >= M::conv_dim) index = -1;
     int const channel = at.conv_channel(slice, max(index, 0));
-    mixer_direction_pointers const& from = p.direction[second];
+    direction_pointers const& from = p.direction[second];
     bias = 0.5f * from.conv_bias[channel];  // halved: the sum is the h of silu(2 h) = h tanh(h) + h
 #pragma unroll
     for (int k = 0; k < M::taps; ++k) weight[k] = 0.5f * from.conv[channel * M::taps + k];
   }
 
   /// `tile`: this column in the block's 16 rows, the first of which is row `first` of the batch.
-  __device__ void convolve(few_mixer_arguments<typename Tr::element> const& p, float const* tile, int first) const {
+  __device__ void convolve(few_arguments<typename Tr::element> const& p, float const* tile, int first) const {
     if (index < 0) return;
     float x[16];
 #pragma unroll
@@ -77,7 +78,7 @@ struct few_input_column {
 template <class Tr>
 __global__ void __launch_bounds__(Tr::project::threads)
     few_input_kernel(__grid_constant__ project_add_norm::arguments<typename Tr::element> const p,
-                     __grid_constant__ few_mixer_arguments<typename Tr::element> const mixer) {
+                     __grid_constant__ few_arguments<typename Tr::element> const mixer) {
   using T = typename Tr::element;
   using P = typename Tr::project;
   let_next_start();
@@ -95,11 +96,12 @@ __global__ void __launch_bounds__(Tr::project::threads)
   float* const tile = reinterpret_cast<float*>(normed + P::bytes) + warp * 16 * Tr::tile_pitch;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    int const i = 8 * half + lane / 4, row = first + i, at = column + lane % 4 * 4;
+    int const i = fragment::row(lane, half), row = first + i, at = column + fragment::column<4>(lane);
     if (i >= Tr::before && row < p.count && at < P::wide)
       *reinterpret_cast<uint2*>(p.y + std::ptrdiff_t(row) * P::wide + at) = y[0][half];
     float2 const low = unpack<T>(y[0][half].x), high = unpack<T>(y[0][half].y);  // as others read them
-    *reinterpret_cast<float4*>(tile + i * Tr::tile_pitch + lane % 4 * 4) = make_float4(low.x, low.y, high.x, high.y);
+    *reinterpret_cast<float4*>(tile + i * Tr::tile_pitch + fragment::column<4>(lane)) =
+        make_float4(low.x, low.y, high.x, high.y);
   }
   __syncwarp();
   convolution.convolve(mixer, tile + lane % 16, first);
@@ -108,7 +110,7 @@ __global__ void __launch_bounds__(Tr::project::threads)
 /// Launches the kernel.
 template <int D, mixer_shape M, precision P>
 void launch_few_input(context<P>& ctx, project_add_norm::arguments<element<P>> const& p,
-                      few_mixer_arguments<element<P>> const& mixer) {
+                      few_arguments<element<P>> const& mixer) {
   using Tr = few_input_traits<element<P>, D, M>;
   using Project = typename Tr::project;
   dim3 const grid((Project::wide - 1) / Project::columns + 1, unsigned((p.count - 1) / Tr::rows + 1));
@@ -116,4 +118,4 @@ void launch_few_input(context<P>& ctx, project_add_norm::arguments<element<P>> c
          ctx.stream(), p, mixer);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -1,6 +1,6 @@
 /// @file
-/// What the fused mixer core puts into shared memory: convolved x, B and C, decays, and the scores of every pair of
-/// tokens.
+/// What the mixer core on tensor cores puts into shared memory: convolved x, B and C, decays, and the scores of every
+/// pair of tokens.
 #pragma once
 
 #include <dm2/cuda/element.cuh>
@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// One thread's part of a convolution: two pairs of channels, `gap` apart, with halved taps and bias, so that the sum
 /// is the h of silu(2 h) = h tanh(h) + h.
@@ -20,15 +20,14 @@ template <class Tr>
 struct channel_taps {
   float weight[Tr::taps][4], bias[4];
 
-  __device__ channel_taps(direction_slices<Tr> const& at, int first_channel, int gap,
-                          mixer_direction_pointers const& p) {
+  __device__ channel_taps(direction_slices<Tr> const& at, int first_channel, int gap, direction_pointers const& p) {
 #pragma unroll
     for (int v = 0; v < 4; ++v) {
       int const offset = v < 2 ? v : gap + v - 2;
       int channel = at.channels_reversed ? first_channel - offset : first_channel + offset;
       if constexpr (Tr::padded) channel = min(max(channel, 0), Tr::conv_dim - 1);
       bias[v] = 0.5f * p.conv_bias[channel];
-      if constexpr (Tr::taps == 4) {  // in one access: mixer_core_aligned()
+      if constexpr (Tr::taps == 4) {  // in one access: aligned()
         float4 const w = *reinterpret_cast<float4 const*>(p.conv + channel * 4);
         weight[0][v] = 0.5f * w.x, weight[1][v] = 0.5f * w.y, weight[2][v] = 0.5f * w.z, weight[3][v] = 0.5f * w.w;
       } else {
@@ -50,7 +49,7 @@ __device__ inline void convolve(channel_taps<Tr> const& c, int t0, int t1, Load 
   auto const take = [&](packed<V> const& from, float(&to)[V]) {
 #pragma unroll
     for (int v = 0; v < V; v += 2) {
-      float2 const pair = unpack<T>(from.word[v / 2]);
+      float2 const pair = unpack<T>(from.v[v / 2]);
       to[v] = pair.x, to[v + 1] = pair.y;
     }
   };
@@ -102,8 +101,8 @@ __device__ inline int state_offset(int t, int chunk) {
 /// B and C of a group, of the tokens from `start` on, to shared memory.
 template <class Tr>
 __device__ inline void fill_state(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                  mixer_direction_pointers const& p, mixer_core_layout<Tr> const& lay, int group,
-                                  int start, int length, unsigned char* shared) {
+                                  direction_pointers const& p, layout<Tr> const& lay, int group, int start, int length,
+                                  unsigned char* shared) {
   constexpr int V = 4, S = Tr::carries ? 8 : 4, quads = 2 * Tr::state / V, runs = Tr::threads / quads;
   int const quad = int(threadIdx.x) % quads, run = int(threadIdx.x) / quads;
   if (run >= runs) return;
@@ -126,23 +125,42 @@ __device__ inline void fill_state(typename Tr::element const* sequence, directio
       });
 }
 
-/// Decays of the heads [first, last], a head a warp, in the order of their `rank`, to decays [heads, 2, tokens]. They
-/// go to global memory: shared memory has place for those of two heads.
+/// Neighbouring heads.
+struct head_range {
+  int first, last;
+};
+
+/// Decays of the heads, one a warp, in the order of their `rank`, to decays [heads, 2, tokens]. They go to global
+/// memory: shared memory has place for those of two heads.
 template <class Tr>
 __device__ inline void fill_decays(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                   mixer_direction_pointers const& p, int rank, int first, int last, int start,
-                                   int length, int tokens, float* decays) {
-  for (int head = first + rank; head <= last; head += Tr::warps) {
+                                   direction_pointers const& p, int rank, head_range heads, int start, int length,
+                                   int tokens, float* decays) {
+  for (int head = heads.first + rank; head <= heads.last; head += Tr::warps) {
     int const h = at.head(head);
     head_decays<Tr>(sequence + at.dt() + head, at, -expf(p.a_log[h]) * log2_e, p.dt_bias[h], start, length, tokens,
-                    decays + (head - first) * 2 * tokens);
+                    decays + (head - heads.first) * 2 * tokens);
   }
+}
+
+/// The fragments of 16 rows of C.
+template <class Tr>
+using state_rows = std::uint32_t[Tr::state / 16][4];
+
+/// C's rows of tile r.
+template <class Tr>
+__device__ inline void load_state_rows(state_rows<Tr>& c, int r, layout<Tr> const& lay, unsigned char const* shared) {
+  int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < Tr::state / 16; ++i)
+    load_matrix(
+        c[i], shared_address(shared) + std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
 }
 
 /// S = C B^T for the 16 tokens of tile r and every earlier one, as fragments: tile (r, c) at (r (r + 1) / 2 + c) 512
 /// bytes. `a` holds the warp's rows of C.
 template <class Tr>
-__device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][4], int r, mixer_core_layout<Tr> const& lay,
+__device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][4], int r, layout<Tr> const& lay,
                                    unsigned char* shared) {
   using T = typename Tr::element;
   int const lane = int(threadIdx.x) % 32;
@@ -168,8 +186,8 @@ __device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][4], 
 /// of x before the sequence and from `length` on are zeros.
 template <class Tr>
 __device__ inline void stage_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
-                                  mixer_core_layout<Tr> const& lay, int unit, int start, int length,
-                                  float const* decays, unsigned char* shared) {
+                                  layout<Tr> const& lay, int unit, int start, int length, float const* decays,
+                                  unsigned char* shared) {
   constexpr int wide = Tr::vector == 8 ? 8 : 4, pieces = Tr::width / wide, step = Tr::threads / pieces;
   int const thread = thread_here(), piece = thread % pieces, row = thread / pieces;
   if (row < step) {
@@ -206,8 +224,7 @@ struct unit_columns {
 /// x and, unless a state is carried, X' of one unit to shared memory. `taps` are those of this thread's columns.
 template <class Tr>
 __device__ inline void fill_unit(int thread, unit_columns<Tr> const& own, channel_taps<Tr> const& taps,
-                                 mixer_core_layout<Tr> const& lay, float const* cum, float const* ev,
-                                 unsigned char* shared) {
+                                 layout<Tr> const& lay, float const* cum, float const* ev, unsigned char* shared) {
   using T = typename Tr::element;
   constexpr int runs = Tr::threads / (Tr::columns / 4);
   int const run = thread / (Tr::columns / 4);
@@ -235,4 +252,4 @@ __device__ inline void fill_unit(int thread, unit_columns<Tr> const& own, channe
       });
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -14,11 +14,13 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/squares.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// One direction of the mixer. The second of the published variant reads all channels in reverse; with its parameters
 /// reversed instead, it is an ordinary direction over the mirrored slices [dt | C | B | x | z]. Tokens are counted in
@@ -145,7 +147,7 @@ __global__ void __launch_bounds__(Tr::threads)
     sum = fmaf(v, v, sum);
     if constexpr (Tr::keep) kept[j] = v;
   }
-  float const scale = 1.f / sqrtf(sum_over_warp(sum) / float(Tr::group) + 1e-5f);
+  float const scale = 1.f / sqrtf(sum_over_warp(sum) / float(Tr::group) + mixer_norm_eps);
 #pragma unroll(Tr::keep ? Tr::kept : 1)
   for (int j = 0; j < Tr::kept; ++j) {
     int const i = j * 32 + lane;
@@ -182,19 +184,24 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
   using traits = direction_traits<M, Second>;
   constexpr int inner = traits::inner, states = traits::states;
   std::size_t const n = zxbcdt.count;
-  direction_parameters const raw{p.conv.data, p.conv_bias.data, p.dt_bias.data, p.a_log.data, p.d.data, p.norm.data};
+  direction_parameters const raw{.conv = p.conv.data,
+                                 .conv_bias = p.conv_bias.data,
+                                 .dt_bias = p.dt_bias.data,
+                                 .a_log = p.a_log.data,
+                                 .d = p.d.data,
+                                 .norm = p.norm.data};
   int const parts = (length + traits::tokens - 1) / traits::tokens;
   dim3 const grid(unsigned(n / std::size_t(length)) * unsigned(parts),
                   blocks_for(traits::convolved + traits::heads, traits::threads));
   launch("mixer_core: convolution", scan_inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt.data,
          raw, s.in, length, parts);
-  ssd_input<M, T> const operands{rows<T const, inner, space::device>{s.in.x, n},
-                                 rows<float const, M.heads, space::device>{s.in.dt, n},
-                                 block<float const, space::device, M.heads>{s.in.a},
-                                 rows<T const, states, space::device>{s.in.b, n},
-                                 rows<T const, states, space::device>{s.in.c, n},
-                                 block<float const, space::device, M.heads>{s.in.d},
-                                 length};
+  ssd_input<M, T> const operands{.x = {s.in.x, n},
+                                 .dt = {s.in.dt, n},
+                                 .a = block<float const, space::device, M.heads>{s.in.a},
+                                 .b = {s.in.b, n},
+                                 .c = {s.in.c, n},
+                                 .d = block<float const, space::device, M.heads>{s.in.d},
+                                 .length = length};
   ssd_general(ctx, operands, rows<T, inner, space::device>{s.y, n});
   launch("mixer_core: gate and norm", gate_and_norm_kernel<traits, T>,
          {blocks_for(n * traits::groups, traits::warps), traits::threads}, ctx.stream(), s.y, zxbcdt.data, p.norm.data,
@@ -212,9 +219,9 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
 /// Writes   g (=), which does not overlap zxbcdt.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <mixer_shape M, precision P>
-void mixer_core_general(context<P>& ctx, rows<element<P> const, M.projected(), space::device> zxbcdt,
-                        mixer_parameters<M, float const, space::device> const& p,
-                        rows<element<P>, 2 * M.d_inner(), space::device> g, int length) {
+void launch_general(context<P>& ctx, rows<element<P> const, M.projected(), space::device> zxbcdt,
+                    mixer_parameters<M, float const, space::device> const& p,
+                    rows<element<P>, 2 * M.d_inner(), space::device> g, int length) {
   static_cast<void>(whole_sequences("mixer_core.zxbcdt", zxbcdt.count, length));
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
   if (!ctx.reserve(planned_bytes<direction_scratch<M, element<P>>>(zxbcdt.count)) || zxbcdt.count == 0) return;
@@ -224,4 +231,4 @@ void mixer_core_general(context<P>& ctx, rows<element<P> const, M.projected(), s
   run_direction<true, M>(ctx, zxbcdt, p.backward, g, length, scratch);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

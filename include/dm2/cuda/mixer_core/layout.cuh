@@ -3,19 +3,22 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
+#include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// Every constant of the kernel. A unit is the part of a head that a block works on at a time: `width` of its channels,
 /// which the products take as `columns`; nothing reads what those behind the width come to.
 template <class T, mixer_shape M>
-struct mixer_core_traits {
+struct traits {
   using element = T;
   static constexpr int heads = M.heads, headdim = M.headdim, state = M.d_state, taps = M.d_conv, groups = M.groups;
   static constexpr int inner = M.heads * M.headdim, conv_dim = inner + 2 * M.groups * M.d_state;
@@ -48,10 +51,10 @@ struct mixer_core_traits {
 /// the state and factors of the tokens instead of scaled x; its C goes to registers, and 16 rows of it to `rows` where
 /// there are more tiles than warps, before scores and x take its place.
 template <class Tr>
-struct mixer_core_layout {
+struct layout {
   int tokens, scores, c, b, x, scaled, raw, state, vectors, factors, rows, bytes;
 
-  __host__ __device__ explicit mixer_core_layout(int n) {
+  __host__ __device__ explicit layout(int n) {
     tokens = 16 * n;
     int const triangle = n * (n + 1) / 2 * 512, all_rows = tokens * Tr::state_bytes;
     scores = 0;
@@ -80,31 +83,41 @@ struct mixer_core_layout {
 };
 
 /// One direction's parameters, as the kernel reads them.
-struct mixer_direction_pointers {
+struct direction_pointers {
   float const *conv, *conv_bias, *dt_bias, *a_log, *d;
 };
 
+/// One direction's parameters as the kernels read them.
+template <mixer_shape M>
+direction_pointers pointers_of(mixer_direction<M, float const, space::device> const& d) {
+  return {.conv = d.conv.data,
+          .conv_bias = d.conv_bias.data,
+          .dt_bias = d.dt_bias.data,
+          .a_log = d.a_log.data,
+          .d = d.d.data};
+}
+
 template <class T>
-struct mixer_core_arguments {
+struct arguments {
   T const* zxbcdt;  ///< [B L, projected]
   T* g;             ///< [B L, 2 inner]
   float* squares;   ///< [B L, 2, units], parts of each row's sum of g^2
   float* decays;    ///< [B, 2, H, 2, tokens], what fill_decays() makes
-  mixer_direction_pointers direction[2];
+  direction_pointers direction[2];
   int length, units_per_block;
   float const* norm[2];  ///< weights of the directions' norms; null for ones
   bool finish;           ///< whether a block, which has made all units of its group's rows, norms them
 };
 
-/// Memory of a call of a fused kernel beside its operands.
+/// Memory of a call on tensor cores beside its operands.
 template <class T, mixer_shape M>
-struct mixer_core_scratch {
-  using traits = mixer_core_traits<T, M>;
+struct scratch {
+  using traits = mixer_core::traits<T, M>;
   float* squares;  ///< [rows, 2, units]
-  float* decays;   ///< as in mixer_core_arguments
-  uint4* states;   ///< what mixer_core_states() says; the network's plan leaves them to the scratch of each call
+  float* decays;   ///< as in arguments
+  uint4* states;   ///< what state_packets() says; the network's plan leaves them to the scratch of each call
 
-  mixer_core_scratch(arena& a, std::size_t rows, int length, std::size_t carried = 0) {
+  scratch(arena& a, std::size_t rows, int length, std::size_t carried = 0) {
     std::size_t const sequences = rows / std::size_t(length);
     squares = a.take<float>(rows * 2 * traits::units);
     decays = a.take<float>(sequences * 2 * traits::heads * 2 * std::size_t((length + 15) / 16 * 16));
@@ -122,6 +135,7 @@ struct direction_slices {
 
   __device__ explicit direction_slices(bool second)
       : channels_reversed{second && Tr::reverse_channels}, tokens_reversed{second && !Tr::reverse_channels} {}
+  [[nodiscard]] __device__ bool second() const { return channels_reversed || tokens_reversed; }
   // Computed where they are used: kept for the kernel's whole time, they would take registers that it does not have.
   [[nodiscard]] __device__ int z() const { return channels_reversed ? H + 2 * N + I : 0; }
   [[nodiscard]] __device__ int x() const { return channels_reversed ? H + 2 * N : I; }
@@ -145,11 +159,9 @@ __device__ inline int thread_here() {
   return thread & 1023;  // not negative: cheaper to divide
 }
 
-/// V consecutive 16-bit numbers in registers.
+/// V consecutive 16-bit numbers in registers, two in each.
 template <int V>
-struct alignas(2 * V) packed {
-  std::uint32_t word[V / 2];
-};
+using packed = packet<std::uint32_t, V / 2>;
 
 /// One warp: the decays of a head over `tokens` tokens from `start` on. cum[t] = log2 of the decay from there to t, t
 /// counted from there; behind them ev[t] = cum[t] - log2(dt_t), so that exp2(cum[i] - ev[j]) = dt_j exp(c_i - c_j).
@@ -175,12 +187,7 @@ __device__ inline void head_decays(typename Tr::element const* raw, direction_sl
     sum[r] = step[r] * rate;
   }
 #pragma unroll
-  for (int o = 1; o < 32; o <<= 1)
-#pragma unroll
-    for (int r = 0; r < rounds; ++r) {
-      float const other = __shfl_up_sync(~0u, sum[r], o);
-      if (lane >= o) sum[r] += other;
-    }
+  for (int r = 0; r < rounds; ++r) sum[r] = sum_up_to_lane(sum[r], lane);
   float before = 0;
 #pragma unroll
   for (int r = 0; r < rounds; ++r) {
@@ -191,4 +198,4 @@ __device__ inline void head_decays(typename Tr::element const* raw, direction_sl
   }
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

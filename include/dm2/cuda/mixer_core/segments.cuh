@@ -1,5 +1,5 @@
 /// @file
-/// The fused mixer core for any length, the state carried between segments.
+/// The mixer core on tensor cores for any length: the state is carried between segments.
 ///
 /// A block walks the segments of one direction of one sequence for some units of a group. Inside a segment of at most
 /// 144 tokens everything is as in the kernel for short sequences (tensor.cuh), with two products more:
@@ -27,12 +27,12 @@
 #include <cstdint>
 #include <new>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
 /// The constants of the kernel for segments.
 template <class T, mixer_shape M>
-struct mixer_segment_traits : mixer_core_traits<T, M> {
-  using base = mixer_core_traits<T, M>;
+struct segment_traits : traits<T, M> {
+  using base = traits<T, M>;
   static constexpr bool carries = true;
   static constexpr int warps = 8, threads = 32 * warps, most_tiles = warps + 1;  ///< the last warp takes two
   static constexpr int state_tiles = base::state / 16;
@@ -41,8 +41,8 @@ struct mixer_segment_traits : mixer_core_traits<T, M> {
 };
 
 template <class T>
-struct mixer_segment_arguments {
-  mixer_core_arguments<T> core;
+struct segment_arguments {
+  arguments<T> core;
   uint4* memory;  ///< [gridDim.x, block_vectors]: a block's states [units_per_block, unit_vectors], its decays
   int sequences, segment_tiles, block_vectors;
   int runs, run_tokens;  ///< of a sequence; whole segments
@@ -54,17 +54,17 @@ struct mixer_segment_arguments {
 /// makes. It lies in shared memory: in registers, beside the rows of C, the compiler would spill it, and the cache that
 /// spilled numbers go through is what shared memory leaves, too small for them.
 template <class Tr, bool Output>
-struct mixer_segment {
+struct segment {
   using T = typename Tr::element;
-  using arguments = mixer_segment_arguments<T>;
+  using arguments = segment_arguments<T>;
   static constexpr int bytes = 128;  ///< of shared memory that it has
-  mixer_core_layout<Tr> lay;
+  layout<Tr> lay;
   int tiles;                    ///< of 16 tokens
   int second, begin, end;       ///< direction and units
   int run, first, stop, start;  ///< tokens: of the run, and the segment's first
   unsigned index;               ///< direction + 2 sequence
 
-  __device__ mixer_segment(arguments const& p, unsigned work, int segment) : lay{0} {
+  __device__ segment(arguments const& p, unsigned work, int segment) : lay{0} {
     unsigned const sets = unsigned(Tr::units / p.core.units_per_block), runs = unsigned(p.runs - (Output ? 0 : 1));
     begin = int(work % sets) * p.core.units_per_block, end = begin + p.core.units_per_block;
     second = int(work / sets % 2), run = int(work / sets / 2 % runs);
@@ -72,7 +72,7 @@ struct mixer_segment {
     first = run * p.run_tokens, stop = min(first + p.run_tokens, p.core.length);
     start = first + segment * 16 * p.segment_tiles;
     tiles = min(p.segment_tiles, (stop - start + 15) / 16);
-    lay = mixer_core_layout<Tr>{tiles};
+    lay = layout<Tr>{tiles};
   }
   [[nodiscard]] __device__ direction_slices<Tr> at() const { return direction_slices<Tr>{second == 1}; }
   [[nodiscard]] __device__ int group() const { return Tr::groups == 1 ? 0 : begin / Tr::group_units; }
@@ -108,31 +108,17 @@ struct mixer_segment {
   [[nodiscard]] __device__ bool leaves() const { return !Output || start + lay.tokens < stop; }
 };
 
-/// The fragments of 16 rows of C.
-template <class Tr>
-using state_rows = std::uint32_t[Tr::state / 16][4];
-
-template <class Tr>
-__device__ inline void load_rows(state_rows<Tr>& c, int r, mixer_core_layout<Tr> const& lay,
-                                 unsigned char const* shared) {
-  int const lane = int(threadIdx.x) % 32;
-#pragma unroll
-  for (int i = 0; i < Tr::state / 16; ++i)
-    load_matrix(
-        c[i], shared_address(shared) + std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * i + lane / 16)));
-}
-
 /// The scores of the segment, and `c`, the warp's rows of C; a second tile's stay in shared memory.
 template <class Tr>
-__device__ inline void score_segment(mixer_segment<Tr, true> const& k, unsigned char* shared, state_rows<Tr>& c) {
+__device__ inline void score_segment(segment<Tr, true> const& k, unsigned char* shared, state_rows<Tr>& c) {
   int const r = k.row_tile();
   uint4* const other = reinterpret_cast<uint4*>(shared + k.lay.rows) + threadIdx.x % 32;
   if (k.has_two()) {
-    load_rows<Tr>(c, 0, k.lay, shared);
+    load_state_rows<Tr>(c, 0, k.lay, shared);
 #pragma unroll
     for (int i = 0; i < Tr::state / 16; ++i) other[i * 32] = {c[i][0], c[i][1], c[i][2], c[i][3]};
   }
-  if (r >= 0) load_rows<Tr>(c, r, k.lay, shared);
+  if (r >= 0) load_state_rows<Tr>(c, r, k.lay, shared);
   __syncthreads();
   if (r >= 0) fill_scores<Tr>(c, r, k.lay, shared);
   if (k.has_two()) {
@@ -148,39 +134,39 @@ __device__ inline void score_segment(mixer_segment<Tr, true> const& k, unsigned 
 
 /// B and the scores of the segment's tokens to shared memory, their decays to memory.
 template <class Tr, bool Output>
-__device__ inline void prepare_segment(mixer_segment_arguments<typename Tr::element> const& p,
-                                       mixer_segment<Tr, Output> const& k, unsigned char* shared, state_rows<Tr>& c) {
-  mixer_direction_pointers const& parameters = p.core.direction[k.second];
+__device__ inline void prepare_segment(segment_arguments<typename Tr::element> const& p, segment<Tr, Output> const& k,
+                                       unsigned char* shared, state_rows<Tr>& c) {
+  direction_pointers const& parameters = p.core.direction[k.second];
   fill_state<Tr>(k.sequence(p), k.at(), parameters, k.lay, k.group(), k.start, p.core.length, shared);
   if constexpr (Output) {
     __syncthreads();
     score_segment(k, shared, c);
   }
   int const rank = Tr::warps - 1 - int(threadIdx.x) / 32;  // the shortest rows' warps make the decays meanwhile
-  fill_decays<Tr>(k.sequence(p), k.at(), parameters, rank, k.begin / Tr::per_head, (k.end - 1) / Tr::per_head, k.start,
-                  p.core.length, k.lay.tokens, k.decays(p, k.begin));
+  fill_decays<Tr>(k.sequence(p), k.at(), parameters, rank, {k.begin / Tr::per_head, (k.end - 1) / Tr::per_head},
+                  k.start, p.core.length, k.lay.tokens, k.decays(p, k.begin));
   __syncthreads();
 }
 
 /// y of the 16 tokens of tile r of a unit, gated.
 template <class Tr, class Rows>
-__device__ inline void scan_rows(mixer_segment_arguments<typename Tr::element> const& p,
-                                 mixer_segment<Tr, true> const& k, unsigned char const* shared, int unit, int r,
-                                 Rows const& rows, float const* cum, float (&sums)[2]) {
+__device__ inline void scan_rows(segment_arguments<typename Tr::element> const& p, segment<Tr, true> const& k,
+                                 unsigned char const* shared, int unit, int r, Rows const& rows, float const* cum,
+                                 float (&sums)[2]) {
   gate_rows<Tr> const gate{k.start / 16 + r, k.at(), unit, k.sequence(p), p.core.length};  // comes during the products
   float acc[2 * Tr::column_groups][4] = {};
   if (k.enters()) scan_carried<Tr>(acc, rows, k.lay, shared);
   unit_operands<Tr> const in{r, k.lay, shared};
   scan_before<Tr>(acc, r / 4, in, cum, shared + k.lay.factors);
   scan_own<Tr>(acc, r, in, cum, cum + k.lay.tokens, p.core.direction[k.second].d[k.at().head(unit / Tr::per_head)]);
-  gate.write(acc, k.start / 16 + r, k.at(), k.second, unit, k.first_row(p), p.core, sums);
+  gate.write(acc, k.start / 16 + r, k.at(), unit, k.first_row(p), p.core, sums);
 }
 
 /// y of the warp's tokens of a unit, gated.
 template <class Tr>
-__device__ inline void scan_tokens(mixer_segment_arguments<typename Tr::element> const& p,
-                                   mixer_segment<Tr, true> const& k, unsigned char const* shared, int unit,
-                                   state_rows<Tr> const& c, float const* cum, float (&sums)[2][2]) {
+__device__ inline void scan_tokens(segment_arguments<typename Tr::element> const& p, segment<Tr, true> const& k,
+                                   unsigned char const* shared, int unit, state_rows<Tr> const& c, float const* cum,
+                                   float (&sums)[2][2]) {
   if (int const r = k.row_tile(); r >= 0)
     scan_rows<Tr>(
         p, k, shared, unit, r,
@@ -197,9 +183,8 @@ __device__ inline void scan_tokens(mixer_segment_arguments<typename Tr::element>
 
 /// The warp's tile of a unit's state, from the segment's start to its end.
 template <class Tr, bool Output>
-__device__ inline void carry_state(mixer_segment_arguments<typename Tr::element> const& p,
-                                   mixer_segment<Tr, Output> const& k, unsigned char const* shared, int unit,
-                                   float const* cum) {
+__device__ inline void carry_state(segment_arguments<typename Tr::element> const& p, segment<Tr, Output> const& k,
+                                   unsigned char const* shared, int unit, float const* cum) {
   int const tile = k.state_tile();
   if (tile >= Tr::state_tiles || !k.leaves()) return;
   float const total = cum[k.lay.tokens - 1];
@@ -216,11 +201,11 @@ __device__ inline void carry_state(mixer_segment_arguments<typename Tr::element>
 
 /// What norms the segment's rows, or the rows normed; `vectors` is free shared memory once all warps are here.
 template <class Tr>
-__device__ inline void norm_segment(mixer_segment_arguments<typename Tr::element> const& p,
-                                    mixer_segment<Tr, true> const& k, float (&sums)[2][2], float* vectors) {
+__device__ inline void norm_segment(segment_arguments<typename Tr::element> const& p, segment<Tr, true> const& k,
+                                    float (&sums)[2][2], float* vectors) {
   bool const finish = p.core.finish;
   auto const write = [&](float(&own)[2], int r) {
-    write_sums<Tr>(own, k.start / 16 + r, k.at(), k.second, k.begin, k.end, k.first_row(p), p.core, k.start,
+    write_sums<Tr>(own, k.start / 16 + r, k.at(), k.begin, k.end, k.first_row(p), p.core, k.start,
                    finish ? vectors : nullptr);
   };
   if (finish) __syncthreads();
@@ -228,14 +213,14 @@ __device__ inline void norm_segment(mixer_segment_arguments<typename Tr::element
   if (k.has_two()) write(sums[1], 0);
   if (!finish) return;
   __syncthreads();
-  finish_rows<Tr>(p.core, k.at(), k.first_row(p), k.second, k.group(), k.start,
-                  min(k.lay.tokens, p.core.length - k.start), vectors);
+  finish_rows<Tr>(p.core, k.at(), k.first_row(p), k.group(), k.start, min(k.lay.tokens, p.core.length - k.start),
+                  vectors);
 }
 
 /// All units of the segment.
 template <class Tr, bool Output>
-__device__ inline void run_segment(mixer_segment_arguments<typename Tr::element> const& p,
-                                   mixer_segment<Tr, Output> const& k, unsigned char* shared) {
+__device__ inline void run_segment(segment_arguments<typename Tr::element> const& p, segment<Tr, Output> const& k,
+                                   unsigned char* shared) {
   state_rows<Tr> c;
   prepare_segment(p, k, shared, c);
   auto const stage = [&](int unit) {
@@ -269,8 +254,8 @@ __device__ inline void run_segment(mixer_segment_arguments<typename Tr::element>
 /// the last leave of a state from zero.
 template <class Tr, bool Output>
 __global__ void __launch_bounds__(Tr::threads, 2)
-    mixer_segments_kernel(__grid_constant__ mixer_segment_arguments<typename Tr::element> const p) {
-  using segment_type = mixer_segment<Tr, Output>;
+    segments_kernel(__grid_constant__ segment_arguments<typename Tr::element> const p) {
+  using segment_type = segment<Tr, Output>;
   static_assert(sizeof(segment_type) <= segment_type::bytes);
   unsigned char* const shared = dynamic_shared();
   segment_type* const k = reinterpret_cast<segment_type*>(shared);
@@ -292,7 +277,7 @@ __global__ void __launch_bounds__(Tr::threads, 2)
 /// From what each run leaves of a state from zero, the state that each begins with, in place. Thread: eight numbers of
 /// a unit's state.
 template <class Tr>
-__global__ void __launch_bounds__(32) mixer_runs_kernel(uint4* ends, float const* totals, int runs) {
+__global__ void __launch_bounds__(32) runs_kernel(uint4* ends, float const* totals, int runs) {
   using T = typename Tr::element;
   uint4* const at =
       ends + std::size_t(blockIdx.y) * std::size_t(runs) * Tr::unit_vectors + blockIdx.x * 32 + threadIdx.x;
@@ -316,8 +301,8 @@ __global__ void __launch_bounds__(32) mixer_runs_kernel(uint4* ends, float const
 
 /// Shared memory of a block whose segments have n tiles of 16 tokens.
 template <class Tr>
-int mixer_segment_bytes(int n) {
-  return mixer_segment<Tr, true>::bytes + mixer_core_layout<Tr>{n}.bytes;
+int segment_bytes(int n) {
+  return segment<Tr, true>::bytes + layout<Tr>{n}.bytes;
 }
 
 /// Tiles of 16 tokens that a segment of sequences of `length` tokens has on this device: few enough for two blocks a
@@ -325,12 +310,12 @@ int mixer_segment_bytes(int n) {
 /// a segment. The last segment is what is left: sharing the tiles out evenly would leave warps idle in every segment. 0
 /// where there is no such kernel.
 template <class T, mixer_shape M>
-int mixer_segment_tiles(device_properties const& device, int length) {
-  using Tr = mixer_segment_traits<T, M>;
+int segment_tiles(device_properties const& device, int length) {
+  using Tr = segment_traits<T, M>;
   if (!Tr::possible) return 0;
   auto const most = [](auto const& holds) {
     int n = Tr::most_tiles;
-    while (n > 0 && !holds(mixer_segment_bytes<Tr>(n))) --n;
+    while (n > 0 && !holds(segment_bytes<Tr>(n))) --n;
     return n;
   };
   int const one = most([&](int bytes) { return bytes <= device.shared_per_block; });
@@ -342,15 +327,15 @@ int mixer_segment_tiles(device_properties const& device, int length) {
 
 /// Whether the kernel does sequences of any length on this device.
 template <class T, mixer_shape M>
-bool mixer_core_segments_fits(device_properties const& device) {
-  return mixer_segment_tiles<T, M>(device, 1) != 0;
+bool segments_fit(device_properties const& device) {
+  return segment_tiles<T, M>(device, 1) != 0;
 }
 
 /// How the kernels are launched for so many sequences of one length. Runs cost a second pass over B and x, so that a
 /// device at least half full is left with whole sequences.
 template <class T, mixer_shape M>
-struct mixer_segment_plan {
-  using traits = mixer_segment_traits<T, M>;
+struct segment_plan {
+  using traits = segment_traits<T, M>;
   int take;              ///< units a block
   int tiles, bytes;      ///< of a segment, and of its shared memory
   int runs, run_tokens;  ///< of a sequence
@@ -359,10 +344,10 @@ struct mixer_segment_plan {
   int block_vectors;     ///< of scratch of a block, 16 bytes each
   std::size_t ends;      ///< states between runs
 
-  mixer_segment_plan(device_properties const& device, int sequences, int length)
+  segment_plan(device_properties const& device, int sequences, int length)
       : take{units_per_block(traits::group_units, sequences * traits::groups, device.multiprocessors)},
-        tiles{mixer_segment_tiles<T, M>(device, length)},
-        bytes{mixer_segment_bytes<traits>(tiles)} {
+        tiles{segment_tiles<T, M>(device, length)},
+        bytes{segment_bytes<traits>(tiles)} {
     int const slots = (2 * (bytes + 1024) <= device.shared_per_sm ? 2 : 1) * device.multiprocessors;
     int const whole = traits::units / take * 2 * sequences, segments = (length + 16 * tiles - 1) / (16 * tiles);
     int const wanted = whole == 0 || 2 * whole > slots ? 1 : std::min(segments, slots / whole);
@@ -378,17 +363,17 @@ struct mixer_segment_plan {
   }
 };
 
-/// Sequences in segments: see mixer_core_fused(). mixer_core_segments_fits() must hold; scratch.states has room for the
+/// Sequences in segments: see launch_tensor(). segments_fit() must hold; scratch.states has room for the
 /// plan's, which is made for these sizes.
 template <precision P, mixer_shape M>
-bool mixer_core_segments(context<P>& ctx, mixer_segment_plan<element<P>, M> const& plan, element<P> const* zxbcdt,
-                         mixer_parameters<M, float const, space::device> const& p, element<P>* g,
-                         mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
-  using Tr = mixer_segment_traits<element<P>, M>;
+bool launch_segments(context<P>& ctx, segment_plan<element<P>, M> const& plan, element<P> const* zxbcdt,
+                     mixer_parameters<M, float const, space::device> const& p, element<P>* g,
+                     scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  using Tr = segment_traits<element<P>, M>;
   uint4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
   float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);
-  mixer_segment_arguments<element<P>> const arguments{
-      .core = mixer_core_arguments_of<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
+  segment_arguments<element<P>> const arguments{
+      .core = arguments_of<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
       .memory = scratch.states,
       .sequences = sequences,
       .segment_tiles = plan.tiles,
@@ -402,42 +387,40 @@ bool mixer_core_segments(context<P>& ctx, mixer_segment_plan<element<P>, M> cons
     launch("mixer_core: segments", kernel, {blocks, Tr::threads, std::size_t(plan.bytes)}, ctx.stream(), arguments);
   };
   if (plan.runs > 1) {
-    walk(mixer_segments_kernel<Tr, false>,
-         std::min(plan.blocks, plan.walks / unsigned(plan.runs) * unsigned(plan.runs - 1)));
-    launch("mixer_core: states of runs", mixer_runs_kernel<Tr>,
+    walk(segments_kernel<Tr, false>, std::min(plan.blocks, plan.walks / unsigned(plan.runs) * unsigned(plan.runs - 1)));
+    launch("mixer_core: states of runs", runs_kernel<Tr>,
            {dim3(Tr::unit_vectors / 32, unsigned(2 * Tr::units * sequences)), 32}, ctx.stream(), ends, totals,
            plan.runs);
   }
-  walk(mixer_segments_kernel<Tr, true>, plan.blocks);
+  walk(segments_kernel<Tr, true>, plan.blocks);
   return arguments.core.finish;
 }
 
-/// Whether there is a fused kernel for sequences of this length on this device.
+/// Whether there is a tensor-core kernel for sequences of this length on this device.
 template <class T, mixer_shape M>
-bool mixer_core_fits(device_properties const& device, int length) {
-  return mixer_core_whole_fits<T, M>(device, length) || mixer_core_segments_fits<T, M>(device);
+bool fits(device_properties const& device, int length) {
+  return whole_fits<T, M>(device, length) || segments_fit<T, M>(device);
 }
 
-/// 16 bytes each, of scratch that the fused kernels for these sizes carry states in: for Tiny 12 KB a head and block,
+/// 16 bytes each, of scratch that the kernels for these sizes carry states in: for Tiny 12 KB a head and block,
 /// 27 MB on 132 multiprocessors; none for sequences in one segment.
 template <class T, mixer_shape M>
-std::size_t mixer_core_states(device_properties const& device, int sequences, int length) {
-  if (mixer_core_whole_fits<T, M>(device, length)) return 0;
-  return mixer_segment_plan<T, M>{device, sequences, length}.states();
+std::size_t state_packets(device_properties const& device, int sequences, int length) {
+  if (whole_fits<T, M>(device, length)) return 0;
+  return segment_plan<T, M>{device, sequences, length}.states();
 }
 
 /// With `finish`, where a block makes whole rows of a group, g as mixer_core has it, with the norms' weights unless
 /// they are views of nothing; true then. Else g before its norm, and scratch.squares, which sum up to the g^2 of a
-/// row's group: g / sqrt(their sum / group + 1e-5) norm is what the output projection reads. mixer_core_fits() and
-/// mixer_core_aligned() must hold, and scratch.states have mixer_core_states().
+/// row's group: g / sqrt(their sum / group + 1e-5) norm is what the output projection reads. fits() and
+/// aligned() must hold, and scratch.states have state_packets().
 template <precision P, mixer_shape M>
-bool mixer_core_fused(context<P>& ctx, element<P> const* zxbcdt,
-                      mixer_parameters<M, float const, space::device> const& p, element<P>* g,
-                      mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
-  if (mixer_core_whole_fits<element<P>, M>(ctx.device(), length))
-    return mixer_core_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
-  mixer_segment_plan<element<P>, M> const plan{ctx.device(), sequences, length};
-  return mixer_core_segments<P, M>(ctx, plan, zxbcdt, p, g, scratch, sequences, length, finish);
+bool launch_tensor(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
+                   element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  if (whole_fits<element<P>, M>(ctx.device(), length))
+    return launch_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  segment_plan<element<P>, M> const plan{ctx.device(), sequences, length};
+  return launch_segments<P, M>(ctx, plan, zxbcdt, p, g, scratch, sequences, length, finish);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

@@ -24,14 +24,16 @@
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core/fill.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::mixer_core {
 
-// The fused mixer core's scan: the scores of 16 tokens, decayed, times x, on the tensor cores.
+// The scan: the scores of 16 tokens, decayed, times x, on the tensor cores.
 
 /// What a warp needs to multiply its tile's row of S with x or X'.
 template <class Tr>
@@ -41,10 +43,10 @@ struct unit_operands {
   unsigned char const* scores;  ///< the warp's row of tiles, this lane's part
   std::uint32_t x, scaled;      ///< this lane's place in the first tile
 
-  __device__ unit_operands(int r, mixer_core_layout<Tr> const& lay, unsigned char const* shared) {
+  __device__ unit_operands(int r, layout<Tr> const& lay, unsigned char const* shared) {
     int const lane = thread_here() % 32;
     scores = shared + lay.scores + r * (r + 1) / 2 * 512 + lane * 16;
-    std::uint32_t const matrix = shared_address(shared) + std::uint32_t((lane % 16) * Tr::pitch + lane / 16 * 16);
+    std::uint32_t const matrix = shared_address(shared) + std::uint32_t(fragment::left_operand(lane, Tr::pitch));
     x = matrix + std::uint32_t(lay.x);
     scaled = matrix + std::uint32_t(lay.scaled);
   }
@@ -119,7 +121,7 @@ template <class Tr>
 __device__ inline void scan_own(float (&acc)[2 * Tr::column_groups][4], int r, unit_operands<Tr> const& in,
                                 float const* cum, float const* ev, float skip) {
   using T = typename Tr::element;
-  int const lane = thread_here() % 32, row = lane / 4, column = lane % 4 * 2, own = r / 4;
+  int const lane = thread_here() % 32, row = fragment::row(lane), column = fragment::column(lane), own = r / 4;
   float const low = cum[r * 16 + row], high = cum[r * 16 + 8 + row];
   if (Tr::carries || own > 0) {
     float const start = own > 0 ? cum[own * 64 - 1] : 0.f, f[2]{exp2_fast(low - start), exp2_fast(high - start)};
@@ -156,7 +158,7 @@ __device__ inline void scan_own(float (&acc)[2 * Tr::column_groups][4], int r, u
   in.multiply_tile(acc, a, in.x, r);
 }
 
-// The fused mixer core's results: gate, squares, and the norm where a block has made whole rows.
+// The results: gate, squares, and the norm where a block has made whole rows.
 
 /// One unit's gate and result for the 16 tokens of the sequence's tile r. Word n of a row belongs to the n-th eight
 /// columns of the accumulators.
@@ -166,9 +168,11 @@ struct gate_rows {
   static constexpr int words = 2 * Tr::column_groups, wide = 4 * Tr::wide_groups;
   std::uint32_t z[2][words];
 
-  [[nodiscard]] __device__ static int token(int r, int half, int lane) { return r * 16 + half * 8 + lane / 4; }
+  [[nodiscard]] __device__ static int token(int r, int half, int lane) { return r * 16 + fragment::row(lane, half); }
   /// The unit's column at which this lane's words from n on begin.
-  [[nodiscard]] __device__ static int column(int n, int lane) { return n * 8 + lane % 4 * (n < wide ? 8 : 4); }
+  [[nodiscard]] __device__ static int column(int n, int lane) {
+    return n * 8 + fragment::quarter(lane) * (n < wide ? 8 : 4);
+  }
   /// Whether this lane's words from n on, a whole access, are channels.
   [[nodiscard]] __device__ static bool real(int n, int lane) { return !Tr::padded || column(n, lane) < Tr::width; }
 
@@ -193,8 +197,8 @@ struct gate_rows {
     }
   }
   /// g = y silu(z); the squares of this lane's part of each row are added to `sums`.
-  __device__ void write(float const (&acc)[words][4], int r, direction_slices<Tr> const& at, int second, int unit,
-                        std::size_t first_row, mixer_core_arguments<T> const& p, float (&sums)[2]) const {
+  __device__ void write(float const (&acc)[words][4], int r, direction_slices<Tr> const& at, int unit,
+                        std::size_t first_row, arguments<T> const& p, float (&sums)[2]) const {
     int const lane = thread_here() % 32;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -208,7 +212,7 @@ struct gate_rows {
       }
       int const t = token(r, half, lane);
       if (t >= p.length) continue;
-      std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
+      std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(at.second());
       T* const g = p.g + row * Tr::inner + unit * Tr::width;
 #pragma unroll
       for (int n = 0; n < wide; n += 4)
@@ -225,22 +229,20 @@ struct gate_rows {
 /// their first place in `squares`, zeros to the others; or, where `scales` is not null, what norms the rows to scales
 /// [tokens], the first of which is of token `start`.
 template <class Tr>
-__device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int second, int begin,
-                                  int end, std::size_t first_row, mixer_core_arguments<typename Tr::element> const& p,
-                                  int start, float* scales) {
-  int const lane = int(threadIdx.x) % 32, part = lane % 4;
+__device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int begin, int end,
+                                  std::size_t first_row, arguments<typename Tr::element> const& p, int start,
+                                  float* scales) {
+  int const lane = int(threadIdx.x) % 32, part = fragment::quarter(lane);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    float sum = sums[half];
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
+    float const sum = sum_over_row(sums[half]);
     int const t = gate_rows<Tr>::token(r, half, lane);
     if (t >= p.length) continue;
     if (scales != nullptr) {
-      if (part == 0) scales[t - start] = rsqrtf(sum * (1.f / Tr::group) + 1e-5f);
+      if (part == 0) scales[t - start] = factor_of_squares<Tr::group>(sum);
       continue;
     }
-    std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(second);
+    std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(at.second());
     for (int u = begin + part; u < end; u += 4) p.squares[row * Tr::units + std::size_t(u)] = u == begin ? sum : 0.f;
   }
 }
@@ -262,8 +264,8 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
   }
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
-    float2 const v = unpack<T>(x.word[k]);
-    x.word[k] = pack<T>(v.x * w[2 * k], v.y * w[2 * k + 1]);
+    float2 const v = unpack<T>(x.v[k]);
+    x.v[k] = pack<T>(v.x * w[2 * k], v.y * w[2 * k + 1]);
   }
   return x;
 }
@@ -271,14 +273,13 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
 /// Norms a group's channels of `count` tokens from `start` on, which the block has made and which the caches still
 /// hold; `scales` [count] is shared memory, in the order of the direction's tokens.
 template <class Tr>
-__device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
-                                   std::size_t first_row, int second, int group, int start, int count,
-                                   float const* scales) {
+__device__ inline void finish_rows(arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
+                                   std::size_t first_row, int group, int start, int count, float const* scales) {
   constexpr int pieces = Tr::group / 8, pitch = 2 * Tr::inner / 8, ahead = 4;
-  bool const reversed = second == 1 && Tr::reverse_channels;
+  bool const reversed = at.channels_reversed;
   int const top = at.tokens_reversed ? p.length - start - count : start;  // of the rows, in memory's order
   packed<8>* const g =
-      reinterpret_cast<packed<8>*>(p.g + (2 * (first_row + std::size_t(top)) + std::size_t(second)) * Tr::inner) +
+      reinterpret_cast<packed<8>*>(p.g + (2 * (first_row + std::size_t(top)) + std::size_t(at.second())) * Tr::inner) +
       group * pieces;
 #pragma unroll 1
   for (int first = int(threadIdx.x); first < count * pieces; first += ahead * Tr::threads) {
@@ -292,7 +293,7 @@ __device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> co
     for (int a = 0; a < ahead; ++a) {
       int const i = first + a * Tr::threads;
       if (i < count * pieces)
-        g[i / pieces * pitch + i % pieces] = scaled<Tr>(x[a], scales[at.row(i / pieces, count)], p.norm[second],
+        g[i / pieces * pitch + i % pieces] = scaled<Tr>(x[a], scales[at.row(i / pieces, count)], p.norm[at.second()],
                                                         (group * pieces + i % pieces) * 8, reversed);
     }
   }
@@ -302,86 +303,104 @@ __device__ inline void finish_rows(mixer_core_arguments<typename Tr::element> co
 /// warps in the other order, since a scheduler has every fourth warp.
 __device__ inline int tile_of_warp(int warp, int tiles) { return warp / 4 == 1 ? tiles - 12 + warp : tiles - 1 - warp; }
 
+/// What a block does: units [begin, end) of one direction of one sequence.
+template <class Tr>
+struct whole_place {
+  using T = typename Tr::element;
+  direction_slices<Tr> at;
+  layout<Tr> lay;
+  int tiles, tile;  ///< of 16 tokens: how many, and the warp's, negative where it has none
+  int begin, end, group;
+  std::size_t first_row;
+  T const* sequence;
+  float* decays;  ///< of all heads
+
+  __device__ explicit whole_place(arguments<T> const& p)
+      : at{blockIdx.y == 1},
+        lay{(p.length + 15) / 16},
+        tiles{(p.length + 15) / 16},
+        tile{tile_of_warp(int(threadIdx.x) / 32, tiles)},
+        begin{int(blockIdx.x) * p.units_per_block},
+        end{begin + p.units_per_block},
+        group{Tr::groups == 1 ? 0 : begin / Tr::group_units},
+        first_row{std::size_t(blockIdx.z) * std::size_t(p.length)},
+        sequence{p.zxbcdt + first_row * Tr::projected},
+        decays{p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens)} {}
+  [[nodiscard]] __device__ float* decays_of(int unit) const { return decays + unit / Tr::per_head * 2 * lay.tokens; }
+};
+
+/// The scores of the sequence to shared memory, its decays to memory.
+template <class Tr>
+__device__ inline void prepare_whole(arguments<typename Tr::element> const& p, whole_place<Tr> const& k,
+                                     direction_pointers const& parameters, unsigned char* shared) {
+  fill_state<Tr>(k.sequence, k.at, parameters, k.lay, k.group, 0, p.length, shared);
+  __syncthreads();
+  state_rows<Tr> c;
+  if (k.tile >= 0) load_state_rows<Tr>(c, k.tile, k.lay, shared);
+  __syncthreads();
+  if (k.tile >= 0) fill_scores<Tr>(c, k.tile, k.lay, shared);
+  int const rank = k.tile + Tr::warps - k.tiles;  // the shortest rows' warps make the decays meanwhile
+  fill_decays<Tr>(k.sequence, k.at, parameters, rank, {k.begin / Tr::per_head, (k.end - 1) / Tr::per_head}, 0, p.length,
+                  k.lay.tokens, k.decays_of(k.begin));
+  __syncthreads();
+}
+
 /// Grid (unit sets of all groups, 2, sequences).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
-    mixer_core_kernel(__grid_constant__ mixer_core_arguments<typename Tr::element> const p) {
-  using T = typename Tr::element;
+    tensor_kernel(__grid_constant__ arguments<typename Tr::element> const p) {
   unsigned char* const shared = dynamic_shared();
-  int const lane = int(threadIdx.x) % 32, second = int(blockIdx.y), tiles = (p.length + 15) / 16;
-  int const r = tile_of_warp(int(threadIdx.x) / 32, tiles);
-  std::size_t const first_row = std::size_t(blockIdx.z) * std::size_t(p.length);
-  T const* const sequence = p.zxbcdt + first_row * Tr::projected;
-  direction_slices<Tr> const at{second == 1};
-  mixer_direction_pointers const& parameters = p.direction[second];
-  mixer_core_layout<Tr> const lay{tiles};
-  float* const vectors = reinterpret_cast<float*>(shared + lay.vectors);
-  float* const decays = p.decays + (blockIdx.z * std::size_t{2} + blockIdx.y) * std::size_t(Tr::heads * 2 * lay.tokens);
-  int const begin = int(blockIdx.x) * p.units_per_block, end = begin + p.units_per_block;
-  auto const head_decays_of = [&](int unit) { return decays + unit / Tr::per_head * 2 * lay.tokens; };
-  int const group = Tr::groups == 1 ? 0 : begin / Tr::group_units;
-
-  fill_state<Tr>(sequence, at, parameters, lay, group, 0, p.length, shared);
-  __syncthreads();
-  std::uint32_t a[Tr::state / 16][4];
-  if (r >= 0) {
-#pragma unroll
-    for (int k = 0; k < Tr::state / 16; ++k)
-      load_matrix(a[k], shared_address(shared) +
-                            std::uint32_t(lay.c + state_offset<Tr>(r * 16 + lane % 16, 2 * k + lane / 16)));
-  }
-  __syncthreads();
-  if (r >= 0) fill_scores<Tr>(a, r, lay, shared);
-  int const rank = r + Tr::warps - tiles;  // the shortest rows' warps make the decays meanwhile
-  fill_decays<Tr>(sequence, at, parameters, rank, begin / Tr::per_head, (end - 1) / Tr::per_head, 0, p.length,
-                  lay.tokens, head_decays_of(begin));
-  __syncthreads();
-
-  stage_unit<Tr>(sequence, at, lay, begin, 0, p.length, head_decays_of(begin), shared);
-
+  whole_place<Tr> const k{p};
+  direction_pointers const& parameters = p.direction[blockIdx.y];
+  float* const vectors = reinterpret_cast<float*>(shared + k.lay.vectors);
+  prepare_whole(p, k, parameters, shared);
+  auto const stage = [&](int unit) {
+    stage_unit<Tr>(k.sequence, k.at, k.lay, unit, 0, p.length, k.decays_of(unit), shared);
+  };
+  stage(k.begin);
   float sums[2] = {};
 #pragma unroll 1
-  for (int unit = begin; unit < end; ++unit) {
-    float const* const cum = vectors + unit % 2 * 2 * lay.tokens;
-    float const* const ev = cum + lay.tokens;
+  for (int unit = k.begin; unit < k.end; ++unit) {
+    float const* const cum = vectors + unit % 2 * 2 * k.lay.tokens;
+    float const* const ev = cum + k.lay.tokens;
     // Loaded before the barrier, so that the wait for them is the wait for the others.
     int const thread = thread_here();
     unit_columns<Tr> const own{thread};
-    channel_taps<Tr> const taps{at, at.conv_channel(at.x(), unit * Tr::width + own.first), own.gap, parameters};
+    channel_taps<Tr> const taps{k.at, k.at.conv_channel(k.at.x(), unit * Tr::width + own.first), own.gap, parameters};
     wait_copies<0>();
     __syncthreads();
-    fill_unit<Tr>(thread, own, taps, lay, cum, ev, shared);
+    fill_unit<Tr>(thread, own, taps, k.lay, cum, ev, shared);
     __syncthreads();
-    if (unit + 1 < end) stage_unit<Tr>(sequence, at, lay, unit + 1, 0, p.length, head_decays_of(unit + 1), shared);
-    if (r >= 0) {
+    if (unit + 1 < k.end) stage(unit + 1);
+    if (k.tile >= 0) {
       float acc[2 * Tr::column_groups][4] = {};
-      unit_operands<Tr> const in{r, lay, shared};
-      scan_before<Tr>(acc, r / 4, in, cum, nullptr);
-      scan_own<Tr>(acc, r, in, cum, ev, parameters.d[at.head(unit / Tr::per_head)]);
-      gate_rows<Tr> const gate{r, at, unit, sequence, p.length};
-      gate.write(acc, r, at, second, unit, first_row, p, sums);
+      unit_operands<Tr> const in{k.tile, k.lay, shared};
+      scan_before<Tr>(acc, k.tile / 4, in, cum, nullptr);
+      scan_own<Tr>(acc, k.tile, in, cum, ev, parameters.d[k.at.head(unit / Tr::per_head)]);
+      gate_rows<Tr> const gate{k.tile, k.at, unit, k.sequence, p.length};
+      gate.write(acc, k.tile, k.at, unit, k.first_row, p, sums);
     }
   }
   if (p.finish) __syncthreads();  // the decays' place is free
-  if (r >= 0) write_sums<Tr>(sums, r, at, second, begin, end, first_row, p, 0, p.finish ? vectors : nullptr);
+  if (k.tile >= 0) write_sums<Tr>(sums, k.tile, k.at, k.begin, k.end, k.first_row, p, 0, p.finish ? vectors : nullptr);
   if (p.finish) {
     __syncthreads();
-    finish_rows<Tr>(p, at, first_row, second, group, 0, p.length, vectors);
+    finish_rows<Tr>(p, k.at, k.first_row, k.group, 0, p.length, vectors);
   }
 }
 
 /// Whether the kernel does sequences of this length on this device.
 template <class T, mixer_shape M>
-bool mixer_core_whole_fits(device_properties const& device, int length) {
-  using Tr = mixer_core_traits<T, M>;
+bool whole_fits(device_properties const& device, int length) {
+  using Tr = traits<T, M>;
   int const tiles = (length + 15) / 16;
-  return Tr::possible && tiles <= Tr::most_tiles && mixer_core_layout<Tr>{tiles}.bytes <= device.shared_per_block;
+  return Tr::possible && tiles <= Tr::most_tiles && layout<Tr>{tiles}.bytes <= device.shared_per_block;
 }
 
 /// Whether taps and norms can be read four numbers at a time. A model's can: every tensor of a state starts at 256
 /// bytes.
 template <mixer_shape M>
-bool mixer_core_aligned(mixer_parameters<M, float const, space::device> const& p) {
+bool aligned(mixer_parameters<M, float const, space::device> const& p) {
   return packets_at<4>(p.forward.conv.data) && packets_at<4>(p.backward.conv.data) &&
          packets_at<4>(p.forward.norm.data) && packets_at<4>(p.backward.norm.data);
 }
@@ -394,42 +413,33 @@ inline int units_per_block(int units, int sequences, int multiprocessors) {
   return take;
 }
 
-/// One direction's parameters as the kernels read them.
-template <mixer_shape M>
-mixer_direction_pointers mixer_core_pointers(mixer_direction<M, float const, space::device> const& d) {
-  return {d.conv.data, d.conv_bias.data, d.dt_bias.data, d.a_log.data, d.d.data};
-}
-
 /// The kernels' arguments; `take` units a block.
 template <precision P, mixer_shape M>
-mixer_core_arguments<element<P>> mixer_core_arguments_of(element<P> const* zxbcdt,
-                                                         mixer_parameters<M, float const, space::device> const& p,
-                                                         element<P>* g,
-                                                         mixer_core_scratch<element<P>, M> const& scratch, int length,
-                                                         int take, bool finish) {
-  return {zxbcdt,
-          g,
-          scratch.squares,
-          scratch.decays,
-          {mixer_core_pointers(p.forward), mixer_core_pointers(p.backward)},
-          length,
-          take,
-          {p.forward.norm.data, p.backward.norm.data},
-          finish && take == mixer_core_traits<element<P>, M>::group_units};
+arguments<element<P>> arguments_of(element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
+                                   element<P>* g, scratch<element<P>, M> const& scratch, int length, int take,
+                                   bool finish) {
+  return {.zxbcdt = zxbcdt,
+          .g = g,
+          .squares = scratch.squares,
+          .decays = scratch.decays,
+          .direction = {pointers_of(p.forward), pointers_of(p.backward)},
+          .length = length,
+          .units_per_block = take,
+          .norm = {p.forward.norm.data, p.backward.norm.data},
+          .finish = finish && take == traits<element<P>, M>::group_units};
 }
 
-/// Sequences in one segment: see mixer_core_fused(). mixer_core_whole_fits() must hold.
+/// Sequences in one segment: see launch_tensor(). whole_fits() must hold.
 template <precision P, mixer_shape M>
-bool mixer_core_whole(context<P>& ctx, element<P> const* zxbcdt,
-                      mixer_parameters<M, float const, space::device> const& p, element<P>* g,
-                      mixer_core_scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
-  using Tr = mixer_core_traits<element<P>, M>;
+bool launch_whole(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
+                  element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  using Tr = traits<element<P>, M>;
   int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
-  auto const arguments = mixer_core_arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish);
-  int const bytes = mixer_core_layout<Tr>{(length + 15) / 16}.bytes;
+  auto const arguments = arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish);
+  int const bytes = layout<Tr>{(length + 15) / 16}.bytes;
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
-  launch("mixer_core", mixer_core_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
+  launch("mixer_core", tensor_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
   return arguments.finish;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::mixer_core

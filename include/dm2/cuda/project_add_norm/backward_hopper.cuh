@@ -16,6 +16,7 @@
 #include <dm2/cuda/project_add_norm/hopper.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/tile/partial_sums.cuh>
+#include <dm2/cuda/tile/ring.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -134,10 +135,9 @@ __global__ void __launch_bounds__(Tr::threads, 1)
     backward_hopper_kernel(__grid_constant__ backward_hopper_arguments<typename Tr::element> const p) {
   if constexpr (hopper_code) {
     __shared__ std::uint64_t barriers[2 * Tr::stages];
-    unsigned char* const shared = dynamic_shared();
-    unsigned char* const memory = shared + (Tr::alignment - shared_address(shared) % Tr::alignment) % Tr::alignment;
+    unsigned char* const memory = align_shared<Tr::alignment>(dynamic_shared());
     stage_ring<Tr> const ring{shared_address(memory), shared_address(barriers)};
-    init_ring(ring);
+    ring.init();
     int const warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
     if (warp / 4 == Tr::groups) {
       release_registers<Tr::copier_registers>();

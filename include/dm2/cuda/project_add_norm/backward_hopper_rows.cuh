@@ -5,12 +5,15 @@
 /// how they are written.
 #pragma once
 
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/hopper_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/ring.cuh>
 
 #include <algorithm>
 #include <cstdint>
@@ -47,7 +50,7 @@ struct backward_hopper_traits {
 
   static constexpr int staging_bytes = 16 * 128;  ///< of a warp: 64 columns of 16 bits or 32 floats, on their way out
   static constexpr int sums_bytes = 4 * Groups * D * int(sizeof(float));  ///< the norm's gradient, of each warp's rows
-  static constexpr int alignment = 1024, limit = 232448 - 256;
+  static constexpr int alignment = 1024, limit = most_shared_bytes - 256;
   static constexpr int stages = (limit - alignment - 4 * Groups * staging_bytes - sums_bytes) / stage_bytes;
   static constexpr int bytes = alignment + stages * stage_bytes + 4 * Groups * staging_bytes + sums_bytes;
 
@@ -69,39 +72,32 @@ struct backward_hopper_arguments {
 template <class Tr>
 __device__ inline void copy_backward_hopper(backward_hopper_arguments<typename Tr::element> const& p,
                                             stage_ring<Tr> ring) {
-  auto const claim = [&](int bytes) {
-    wait_phase(ring.read(), ring.round ^ 1);
-    arrive_expecting(ring.filled(), bytes);
-  };
-  auto const copy = [&](int place, tensor_map const& map, int row, int column) {
-    load_box(ring.bytes() + std::uint32_t(place), map, row, column, ring.filled());
-  };
   int const tiles = (p.plain.count + Tr::rows - 1) / Tr::rows;
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
     int const first = tile * Tr::rows;
     for (int step = 0; step < Tr::steps; ++step, ring.advance()) {
-      claim(Tr::stage_bytes);
-      copy(0, p.dy, first, step * Tr::depth);
+      ring.claim(Tr::stage_bytes);
+      ring.copy(0, p.dy, first, step * Tr::depth);
       for (int i = 0; i < Tr::dim / 64; ++i)
-        copy(Tr::rows * 128 + i * Tr::weight_bytes, p.in, step * Tr::depth, i * 64);
+        ring.copy(Tr::rows * 128 + i * Tr::weight_bytes, p.in, step * Tr::depth, i * 64);
     }
     for (int box = 0; box < Tr::boxes; box += Tr::boxes_at_once, ring.advance()) {
-      claim(Tr::boxes_at_once * Tr::box_bytes);
-      for (int i = 0; i < Tr::boxes_at_once; ++i) copy(i * Tr::box_bytes, p.residual, first, (box + i) * 32);
+      ring.claim(Tr::boxes_at_once * Tr::box_bytes);
+      for (int i = 0; i < Tr::boxes_at_once; ++i) ring.copy(i * Tr::box_bytes, p.residual, first, (box + i) * 32);
     }
     for (int box = 0; box < Tr::boxes; box += Tr::columns_at_once, ring.advance()) {
-      claim(Tr::boxes_at_once * Tr::box_bytes);
+      ring.claim(Tr::boxes_at_once * Tr::box_bytes);
       for (int i = 0; i < Tr::columns_at_once; ++i) {
-        copy(i * Tr::last_boxes * Tr::box_bytes, p.gradient, first, (box + i) * 32);
-        if constexpr (!Tr::keep) copy((i * 2 + 1) * Tr::box_bytes, p.residual, first, (box + i) * 32);
+        ring.copy(i * Tr::last_boxes * Tr::box_bytes, p.gradient, first, (box + i) * 32);
+        if constexpr (!Tr::keep) ring.copy((i * 2 + 1) * Tr::box_bytes, p.residual, first, (box + i) * 32);
       }
     }
     for (int j = 0; j < Tr::chunks; j += Tr::chunks_at_once, ring.advance()) {
       int const here = min(Tr::chunks_at_once, Tr::chunks - j);
-      claim(here * Tr::chunk_bytes);
+      ring.claim(here * Tr::chunk_bytes);
       for (int i = 0; i < here; ++i)
         for (int part = 0; part < Tr::parts; ++part)
-          copy(i * Tr::chunk_bytes + part * 192 * 128, p.out, part * 192, (j + i) * Tr::chunk);
+          ring.copy(i * Tr::chunk_bytes + part * 192 * 128, p.out, part * 192, (j + i) * Tr::chunk);
     }
   }
 }
@@ -116,18 +112,19 @@ struct backward_hopper_place {
   float* sums;             ///< the warp's, of the norm's gradient: those that a lane makes, box after box
   int first;               ///< row
 
-  [[nodiscard]] __device__ int row() const { return first + lane / 4; }
-  [[nodiscard]] __device__ int column() const { return lane % 4 * 2; }
+  [[nodiscard]] __device__ int row() const { return first + fragment::row(lane); }
+  [[nodiscard]] __device__ int column() const { return fragment::column(lane); }
   /// The warp's rows of a box that stands `place` bytes into the ring's stage.
   [[nodiscard]] __device__ unsigned char const* rows_of(stage_ring<Tr> const& ring, int place) const {
     return memory + ring.stage * Tr::stage_bytes + place + (group * 64 + warp * 16) * 128;
   }
   /// Bytes to a thread's pair of floats in tile i of 8 columns, swizzled, and of 16-bit numbers.
   [[nodiscard]] __device__ int pair(int i, int half) const {
-    return (lane / 4 + half * 8) * 128 + ((i * 2 + lane % 4 / 2) ^ (lane / 4)) * 16 + lane % 2 * 8;
+    return fragment::row(lane, half) * 128 + ((i * 2 + fragment::quarter(lane) / 2) ^ fragment::row(lane)) * 16 +
+           lane % 2 * 8;
   }
   [[nodiscard]] __device__ int short_pair(int i, int half) const {
-    return (lane / 4 + half * 8) * 128 + (i ^ (lane / 4)) * 16 + lane % 4 * 4;
+    return fragment::row(lane, half) * 128 + (i ^ fragment::row(lane)) * 16 + fragment::column(lane) * 2;
   }
   /// Waits until the staging may be written; and starts the copy of what has been.
   __device__ void open_staging() const {
@@ -165,15 +162,9 @@ struct kept_rows {
 /// that are t more than a multiple of 4.
 template <class Tr>
 __device__ __forceinline__ void add_box_sums(float (&v)[8], int box, backward_hopper_place<Tr> const& at) {
-#pragma unroll
-  for (int n = 4; n >= 1; n /= 2) {
-    bool const upper = (at.lane & 4 * n) != 0;
-#pragma unroll
-    for (int j = 0; j < n; ++j) {
-      float const other = __shfl_xor_sync(~0u, upper ? v[j] : v[j + n], 4 * n);
-      v[j] = (upper ? v[j + n] : v[j]) + other;
-    }
-  }
+  exchange_halves<4, 16>(v, at.lane);
+  exchange_halves<2, 8>(v, at.lane);
+  exchange_halves<1, 4>(v, at.lane);
   at.sums[box * 32 + at.lane] += v[0];
 }
 
@@ -218,9 +209,7 @@ __device__ __forceinline__ void sum_normed(float (&means)[2], kept_rows<Tr>& kep
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    sums[half] += __shfl_xor_sync(~0u, sums[half], 1);
-    sums[half] += __shfl_xor_sync(~0u, sums[half], 2);
-    means[half] = sums[half] * (1.f / Tr::dim);
+    means[half] = sum_over_row(sums[half]) * (1.f / Tr::dim);
   }
 }
 

@@ -10,6 +10,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/tile.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -62,16 +63,10 @@ struct backward_tensor_layout {
   }
 };
 
-/// Where a thread's numbers of a tile of results stand.
+/// A thread's place, and the first of its pair of columns.
 template <class Tr>
-struct backward_tensor_place {
-  int lane = int(threadIdx.x) % 32, wm = int(threadIdx.x) / 32 / Tr::warps_n, wn = int(threadIdx.x) / 32 % Tr::warps_n;
-  int first = int(blockIdx.x) * Tr::rows;                    ///< the block's first row
-  int column = wn * (Tr::dim / Tr::warps_n) + lane % 4 * 2;  ///< of the pair in the first tile of 8 columns
-
-  [[nodiscard]] __device__ int row(int m, int half) const {
-    return (wm * Tr::row_tiles + m) * 16 + half * 8 + lane / 4;
-  }
+struct backward_tensor_place : tile_place<Tr> {
+  int column = this->wn * (Tr::dim / Tr::warps_n) + fragment::column(this->lane);  ///< of the first tile of 8 columns
 };
 
 /// acc [M 16, G 16] += a w over Steps times 16 rows of w, which lie as in memory, `pitch` bytes apart.
@@ -80,11 +75,6 @@ __device__ inline void multiply_down(float (&acc)[M][2 * G][4], Operand&& a, std
   multiply_ahead<T, M, G, Steps>(acc, a, [&](std::uint32_t(&b)[4], int k, int n) {
     load_matrix_transposed(b, w + std::uint32_t(k * 16 * pitch + n * 32));
   });
-}
-
-/// Lane l's part of a fragment's address in weights that lie as in memory: row l % 16, column 8 (l / 16).
-__device__ inline std::uint32_t down_lane(int lane, int pitch) {
-  return std::uint32_t(lane % 16 * pitch + lane / 16 * 16);
 }
 
 /// Of pairs of neighbouring numbers in two neighbouring tiles of 8 columns, lane t of four with columns 2 t of each:
@@ -138,10 +128,9 @@ __device__ inline void normed_gradient(float (&acc)[Tr::row_tiles][2 * Tr::dim_g
   };
 #pragma unroll
   for (int s = 0; s < Tr::stages - 1; ++s) load(s);
-  std::uint32_t const a_lane =
-      std::uint32_t((place.wm * Tr::row_tiles * 16 + place.lane % 16) * Tr::depth_pitch + place.lane / 16 * 16);
-  std::uint32_t const w_lane =
-      std::uint32_t(Tr::rows * Tr::depth_pitch + place.wn * Tr::dim) + down_lane(place.lane, Tr::dim_pitch);
+  std::uint32_t const a_lane = place.left(Tr::depth_pitch);
+  std::uint32_t const w_lane = std::uint32_t(Tr::rows * Tr::depth_pitch + place.wn * Tr::dim) +
+                               fragment::left_operand(place.lane, Tr::dim_pitch);
   for (int step = 0; step < Tr::steps; ++step) {
     wait_copies<Tr::stages - 2>();
     __syncthreads();
@@ -174,17 +163,14 @@ __device__ inline void norm_sums(float const (&acc)[Tr::row_tiles][2 * Tr::dim_g
       columns[n][0] += low, columns[n][1] += high;
       sum = fmaf(low, w.x, fmaf(high, w.y, sum));
     }
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    if (place.lane % 4 == 0) at.row_sums[place.wn * Tr::rows + row] = sum;
+    sum = sum_over_row(sum);
+    if (fragment::leads_row(place.lane)) at.row_sums[place.wn * Tr::rows + row] = sum;
   });
 #pragma unroll
   for (int n = 0; n < 2 * Tr::dim_groups; ++n)
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      float sum = columns[n][i];
-#pragma unroll
-      for (int distance = 4; distance < 32; distance *= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+      float const sum = sum_over_column(columns[n][i]);
       if (place.lane < 4) at.column_sums[place.wm * Tr::dim + place.column + n * 8 + i] = sum;
     }
 }
@@ -242,15 +228,13 @@ __device__ inline void inner_gradient(backward_arguments<typename Tr::element> c
   using T = typename Tr::element;
   constexpr int M = Tr::row_tiles, G = Tr::chunk_groups, depth = Tr::dim / 16;
   backward_tensor_place<Tr> const place;
-  std::uint32_t const a_at =
-      shared_address(at.rounded) +
-      std::uint32_t((place.wm * M * 16 + place.lane % 16) * Tr::dim_pitch + place.lane / 16 * 16);
+  std::uint32_t const a_at = shared_address(at.rounded) + place.left(Tr::dim_pitch);
   std::uint32_t kept[depth][M][4];
 #pragma unroll
   for (int k = 0; k < depth; ++k)
 #pragma unroll
     for (int m = 0; m < M; ++m) load_matrix(kept[k][m], a_at + std::uint32_t(m * 16 * Tr::dim_pitch + k * 32));
-  std::uint32_t const w_lane = std::uint32_t(place.wn * G * 32) + down_lane(place.lane, Tr::chunk_pitch);
+  std::uint32_t const w_lane = std::uint32_t(place.wn * G * 32) + fragment::left_operand(place.lane, Tr::chunk_pitch);
   for (int j = 0; j < Tr::chunks; ++j) {
     wait_copies<1>();
     __syncthreads();
@@ -261,7 +245,7 @@ __device__ inline void inner_gradient(backward_arguments<typename Tr::element> c
         acc, [&](int k) -> std::uint32_t const(&)[M][4] { return kept[k]; }, at.slot(j) + w_lane, Tr::chunk_pitch);
     for_each_row<M>([&](int m, int half) {
       int const row = place.first + place.row(m, half);
-      T* const to = p.dg + std::size_t(row) * Tr::inner + j * Tr::chunk + place.wn * G * 16 + place.lane % 4 * 4;
+      T* const to = p.dg + std::size_t(row) * Tr::inner + j * Tr::chunk + place.tile_place<Tr>::column(G);
 #pragma unroll
       for (int n = 0; n < G; ++n) {
         uint2 const v = four_neighbours(pack<T>(acc[m][2 * n][half * 2], acc[m][2 * n][half * 2 + 1]),

@@ -19,7 +19,10 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/rms_norm.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/squares.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 
@@ -53,7 +56,7 @@ struct few_add_traits {
 template <class T>
 __device__ inline uint4 row_piece(T const* matrix, int row, int width, int step) {
   int const lane = int(threadIdx.x) % 32;
-  return *reinterpret_cast<uint4 const*>(matrix + std::ptrdiff_t(row) * width + step * 32 + lane % 4 * 8);
+  return *reinterpret_cast<uint4 const*>(matrix + std::ptrdiff_t(row) * width + step * 32 + fragment::column<8>(lane));
 }
 
 /// c += a b over 32 columns, a from a lane's pieces of rows g and g + 8.
@@ -105,10 +108,7 @@ struct few_addends {
   /// Each half's factor of the block's rows, 1 / root mean square, to rho [rows, 2]. A barrier must follow.
   __device__ void write_factors(float* rho) const {
     if (Tr::units == 0 || int(threadIdx.x) >= 2 * Tr::rows) return;
-    float sum = 0;
-#pragma unroll
-    for (int u = 0; u < Tr::units; ++u) sum += squares[u];
-    rho[threadIdx.x] = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
+    rho[threadIdx.x] = factor_of_squares<Tr::inner / 2>(sum_of_units<Tr::units>(squares));
   }
 };
 
@@ -137,7 +137,7 @@ __device__ inline float4 few_sum(float const* parts, float const* rho, int i, fl
 template <class Tr>
 __device__ inline void few_multiply(arguments<typename Tr::element> const& p, int first, int step, int steps,
                                     uint4 const (&w)[Tr::each][Tr::tiles], float* part) {
-  int const lane = int(threadIdx.x) % 32, g = lane / 4;
+  int const lane = int(threadIdx.x) % 32, g = fragment::row(lane);
   uint4 upper[Tr::row_tiles][Tr::each], lower[Tr::row_tiles][Tr::each];
 #pragma unroll
   for (int m = 0; m < Tr::row_tiles; ++m)
@@ -147,7 +147,7 @@ __device__ inline void few_multiply(arguments<typename Tr::element> const& p, in
       upper[m][i] = row_piece(p.g, min(row, p.count - 1), Tr::inner, at);
       lower[m][i] = row_piece(p.g, min(row + 8, p.count - 1), Tr::inner, at);
     }
-  part += g * Tr::pitch + lane % 4 * 2;
+  part += g * Tr::pitch + fragment::column(lane);
 #pragma unroll
   for (int m = 0; m < Tr::row_tiles; ++m, part += 16 * Tr::pitch) {
     float acc[Tr::tiles][4] = {};
@@ -180,8 +180,8 @@ __global__ void __launch_bounds__(Tr::threads)
   for (int i = 0; i < Tr::each; ++i)
 #pragma unroll
     for (int n = 0; n < Tr::tiles; ++n)
-      w[i][n] =
-          i < steps ? row_piece(p.out, addends.column + 8 * n + lane / 4, Tr::inner, step + i) : uint4{0, 0, 0, 0};
+      w[i][n] = i < steps ? row_piece(p.out, addends.column + 8 * n + fragment::row(lane), Tr::inner, step + i)
+                          : uint4{0, 0, 0, 0};
   addends.load_bias(p.out_bias);
   wait_for_previous();
   addends.load(p);
@@ -258,7 +258,7 @@ struct few_project_weights {
   float4 norm[Tr::quads], bias[Tr::pairs];
 
   __device__ few_project_weights(arguments<typename Tr::element> const& p, int column) {
-    int const lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    int const lane = int(threadIdx.x) % 32, g = fragment::row(lane), t = fragment::quarter(lane);
 #pragma unroll
     for (int n = 0; n < 2 * Tr::pairs; ++n)
 #pragma unroll
@@ -284,7 +284,7 @@ __device__ inline void few_project_tile(uint2 (&y)[Tr::pairs][2], few_project_we
   using T = typename Tr::element;
   int const lane = int(threadIdx.x) % 32;
   float acc[2 * Tr::pairs][Tr::chains][4] = {};
-  unsigned char const* const from = normed + lane / 4 * Tr::pitch + lane % 4 * 16;
+  unsigned char const* const from = normed + fragment::row(lane) * Tr::pitch + fragment::quarter(lane) * 16;
 #pragma unroll
   for (int k = 0; k < Tr::steps; ++k) {
     uint4 const upper = *reinterpret_cast<uint4 const*>(from + k * 64);
@@ -327,7 +327,7 @@ __global__ void __launch_bounds__(Tr::threads)
     for (int pair = 0; pair < Tr::pairs; ++pair)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        int const row = first + 16 * m + 8 * half + lane / 4, at = column + 16 * pair + lane % 4 * 4;
+        int const row = first + 16 * m + fragment::row(lane, half), at = column + 16 * pair + fragment::column<4>(lane);
         if (row < p.count && at < Tr::wide)
           *reinterpret_cast<uint2*>(p.y + std::ptrdiff_t(row) * Tr::wide + at) = y[pair][half];
       }

@@ -13,6 +13,7 @@
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm/hopper_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -33,7 +34,7 @@ __device__ __forceinline__ void second_product(std::uint32_t const (&a)[Tr::dim 
                                                hopper_arguments<typename Tr::element> const& p, stage_ring<Tr>& ring,
                                                hopper_place<Tr> const& at) {
   using T = typename Tr::element;
-  int const t = at.lane % 4;
+  int const t = fragment::quarter(at.lane);
   for (int j = 0; j < Tr::chunks; ++j) {
     float y[36];
     ring.wait();
@@ -77,8 +78,8 @@ __device__ __forceinline__ void store_normed(std::uint32_t const (&a)[Tr::dim / 
 #pragma unroll
     for (int i = 0; i < Tr::chunk / 4; ++i) {
       int const n = i / 2, row = at.local() + i % 2 * 8;
-      *reinterpret_cast<std::uint32_t*>(at.staging + row * (Tr::chunk * 2) + (n ^ row % 8) * 16 + at.lane % 4 * 4) =
-          a[j * 4 + n / 2][n % 2 * 2 + i % 2];
+      *reinterpret_cast<std::uint32_t*>(at.staging + row * (Tr::chunk * 2) + (n ^ row % 8) * 16 +
+                                        fragment::column(at.lane) * 2) = a[j * 4 + n / 2][n % 2 * 2 + i % 2];
     }
     fence_copies();
     at.meet();
@@ -106,30 +107,16 @@ __device__ __forceinline__ void multiply_hopper(hopper_arguments<typename Tr::el
   if (at.leads()) wait_stores<0>();
 }
 
-/// Two barriers for each stage: all copies have landed, and all warps have read.
-template <class Tr>
-__device__ inline void init_ring(stage_ring<Tr> const& ring) {
-  if (threadIdx.x == 0) {
-    for (int s = 0; s < Tr::stages; ++s) {
-      init_phases(ring.barriers + std::uint32_t(s * 16), 1);
-      init_phases(ring.barriers + std::uint32_t(s * 16 + 8), 4 * Tr::groups);
-    }
-    publish_phases();
-  }
-  __syncthreads();
-}
-
 /// Grid: as many blocks as there are multiprocessors, or tiles if they are fewer.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 1)
     hopper_kernel(__grid_constant__ hopper_arguments<typename Tr::element> const p) {
   if constexpr (hopper_code) {
     __shared__ std::uint64_t barriers[2 * Tr::stages];
-    unsigned char* const shared = dynamic_shared();
-    unsigned char* const memory = shared + (Tr::alignment - shared_address(shared) % Tr::alignment) % Tr::alignment;
+    unsigned char* const memory = align_shared<Tr::alignment>(dynamic_shared());
     stage_ring<Tr> const ring{shared_address(memory), shared_address(barriers)};
     let_next_start();
-    init_ring(ring);
+    ring.init();
     int const warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
     if (warp / 4 == Tr::groups) {
       release_registers<Tr::copier_registers>();

@@ -5,11 +5,15 @@
 /// leave the normed rows in registers.
 #pragma once
 
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/ring.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -45,7 +49,7 @@ struct hopper_traits {
   static constexpr int box_stages = (boxes + boxes_at_once - 1) / boxes_at_once;
   static constexpr int chunk_bytes = N == 0 ? 0 : chunk * D * 2;
   static constexpr int staging_bytes = 64 * chunk * 2;  ///< y's chunk on its way out, of a warpgroup
-  static constexpr int alignment = 1024, limit = 232448 - 256;
+  static constexpr int alignment = 1024, limit = most_shared_bytes - 256;
   static constexpr int stages = (limit - alignment - groups * staging_bytes) / stage_bytes;
   static constexpr int bytes = alignment + stages * stage_bytes + groups * staging_bytes;
 
@@ -62,59 +66,29 @@ struct hopper_arguments {
   arguments<T> plain;
 };
 
-/// Where a block is in its stages, which it goes round and round: everybody in the same order.
-template <class Tr>
-struct stage_ring {
-  std::uint32_t memory, barriers;  ///< shared addresses
-  int stage = 0;
-  unsigned round = 0;
-
-  [[nodiscard]] __device__ std::uint32_t bytes() const { return memory + std::uint32_t(stage * Tr::stage_bytes); }
-  /// Ends when the stage is filled, and when it is read.
-  [[nodiscard]] __device__ std::uint32_t filled() const { return barriers + std::uint32_t(stage * 16); }
-  [[nodiscard]] __device__ std::uint32_t read() const { return filled() + 8; }
-  __device__ void advance() {
-    if (++stage == Tr::stages) stage = 0, round ^= 1;
-  }
-  /// Waits until the copies into the stage have landed.
-  __device__ void wait() const { wait_phase(filled(), round); }
-  /// The warp does not read the stage any more.
-  __device__ void release(int lane) const {
-    __syncwarp();
-    if (lane == 0) arrive(read());
-  }
-};
-
 /// One thread: fills stage after stage, in the order in which the others read them.
 template <class Tr>
 __device__ inline void copy_hopper(hopper_arguments<typename Tr::element> const& p, stage_ring<Tr> ring) {
-  auto const claim = [&](int bytes) {
-    wait_phase(ring.read(), ring.round ^ 1);
-    arrive_expecting(ring.filled(), bytes);
-  };
   int const tiles = (p.plain.count + Tr::rows - 1) / Tr::rows;
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
     int const first = tile * Tr::rows;
     for (int step = 0; step < Tr::steps; ++step, ring.advance()) {
-      claim(Tr::stage_bytes);
-      load_box(ring.bytes(), p.g, first, step * Tr::depth, ring.filled());
+      ring.claim(Tr::stage_bytes);
+      ring.copy(0, p.g, first, step * Tr::depth);
       for (int part = 0; part < Tr::parts; ++part)
-        load_box(ring.bytes() + std::uint32_t((Tr::rows + part * 192) * 128), p.out, part * 192, step * Tr::depth,
-                 ring.filled());
+        ring.copy((Tr::rows + part * 192) * 128, p.out, part * 192, step * Tr::depth);
     }
     for (int box = 0; box < Tr::boxes; box += Tr::boxes_at_once, ring.advance()) {
       int const here = min(Tr::boxes_at_once, Tr::boxes - box);
-      claim(here * Tr::groups * Tr::box_bytes);
+      ring.claim(here * Tr::groups * Tr::box_bytes);
       for (int i = 0; i < here * Tr::groups; ++i)
-        load_box(ring.bytes() + std::uint32_t(i * Tr::box_bytes), p.before, first + i % Tr::groups * 64,
-                 (box + i / Tr::groups) * 32, ring.filled());
+        ring.copy(i * Tr::box_bytes, p.before, first + i % Tr::groups * 64, (box + i / Tr::groups) * 32);
     }
     if constexpr (Tr::wide != 0)
       for (int j = 0; j < Tr::chunks; ++j, ring.advance()) {
-        claim(Tr::chunk_bytes);
+        ring.claim(Tr::chunk_bytes);
         for (int k = 0; k < Tr::dim / Tr::depth; ++k)
-          load_box(ring.bytes() + std::uint32_t(k * Tr::chunk * 128), p.in, j * Tr::chunk, k * Tr::depth,
-                   ring.filled());
+          ring.copy(k * Tr::chunk * 128, p.in, j * Tr::chunk, k * Tr::depth);
       }
   }
 }
@@ -128,7 +102,7 @@ struct hopper_place {
   int first;               ///< row
 
   /// The first row of the thread's two, 8 apart, in its warpgroup; and in the matrices.
-  [[nodiscard]] __device__ int local() const { return warp * 16 + lane / 4; }
+  [[nodiscard]] __device__ int local() const { return warp * 16 + fragment::row(lane); }
   [[nodiscard]] __device__ int row() const { return first + local(); }
   [[nodiscard]] __device__ bool leads() const { return warp == 0 && lane == 0; }
   /// Waits for the warpgroup.
@@ -172,16 +146,12 @@ __device__ __forceinline__ void first_steps(float (&acc)[Tr::parts][96], stage_r
 template <class Tr>
 __device__ inline void read_factors(float (&factors)[2][2], arguments<typename Tr::element> const& p,
                                     hopper_place<Tr> const& at) {
-  int const row = at.row() + at.lane % 4 / 2 * 8;
-  float sum = 0;
-  if (row < p.count)
-    for (int u = 0; u < Tr::units; ++u)
-      sum += p.squares[(std::size_t(row) * 2 + std::size_t(at.lane % 2)) * Tr::units + std::size_t(u)];
-  float const mine = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
+  int const row = at.row() + fragment::quarter(at.lane) / 2 * 8;
+  float const mine = factor_of_direction<Tr::inner / 2, Tr::units>(p.squares, row, at.lane % 2, p.count);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    float const first = __shfl_sync(~0u, mine, at.lane / 4 * 4 + i * 2);
-    factors[1][i] = __shfl_sync(~0u, mine, at.lane / 4 * 4 + i * 2 + 1);
+    float const first = __shfl_sync(~0u, mine, fragment::row(at.lane) * 4 + i * 2);
+    factors[1][i] = __shfl_sync(~0u, mine, fragment::row(at.lane) * 4 + i * 2 + 1);
     factors[0][i] = __fdividef(first, factors[1][i]);
   }
 }
@@ -216,7 +186,8 @@ __device__ __forceinline__ void add_columns(float (&acc)[Tr::parts][96], float (
   float2* place[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    int const row = at.local() + i % 2 * 8, piece = ((tile + i / 2) % 4 * 2 + at.lane % 4 / 2) ^ (row % 8);
+    int const row = at.local() + i % 2 * 8,
+              piece = ((tile + i / 2) % 4 * 2 + fragment::quarter(at.lane) / 2) ^ (row % 8);
     place[i] = reinterpret_cast<float2*>(box + row * 128 + piece * 16 + at.lane % 2 * 8);
     x[i] = *place[i];
   }
@@ -234,7 +205,7 @@ template <class Tr>
 __device__ __forceinline__ void add_out_bias(float (&acc)[Tr::parts][96], float const* bias, int lane) {
 #pragma unroll
   for (int i = 0; i < Tr::dim / 4; ++i) {
-    float2 const b = *reinterpret_cast<float2 const*>(bias + i / 2 * 8 + lane % 4 * 2);
+    float2 const b = *reinterpret_cast<float2 const*>(bias + i / 2 * 8 + fragment::column(lane));
     float* const v = &acc[i / 48][i % 48 * 2];
     v[0] += b.x, v[1] += b.y;
   }
@@ -288,17 +259,15 @@ __device__ __forceinline__ void add_residual(float (&acc)[Tr::parts][96], float 
 /// a = the rows of acc normed, rounded: an operand of products.
 template <class Tr>
 __device__ __forceinline__ void norm_rows(std::uint32_t (&a)[Tr::dim / 16][4], float const (&acc)[Tr::parts][96],
-                                          float (&sums)[2], arguments<typename Tr::element> const& p,
+                                          float const (&sums)[2], arguments<typename Tr::element> const& p,
                                           hopper_place<Tr> const& at) {
   using T = typename Tr::element;
   float rstd[2];
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    sums[half] += __shfl_xor_sync(~0u, sums[half], 1);
-    sums[half] += __shfl_xor_sync(~0u, sums[half], 2);
-    rstd[half] = rsqrtf(sums[half] * (1.f / Tr::dim) + p.eps);
+    rstd[half] = rsqrtf(sum_over_row(sums[half]) * (1.f / Tr::dim) + p.eps);
     int const row = at.row() + half * 8;
-    if (p.rstd != nullptr && row < p.count && at.lane % 4 == 0) p.rstd[row] = rstd[half];
+    if (p.rstd != nullptr && row < p.count && fragment::leads_row(at.lane)) p.rstd[row] = rstd[half];
   }
 #pragma unroll
   for (int n = 0; n < Tr::dim / 16; ++n) {
@@ -307,7 +276,7 @@ __device__ __forceinline__ void norm_rows(std::uint32_t (&a)[Tr::dim / 16][4], f
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       float const* const v = &acc[k / 12][k % 12 * 8 + i * 4];
-      float2 const w = *reinterpret_cast<float2 const*>(p.norm + k * 16 + i * 8 + at.lane % 4 * 2);
+      float2 const w = *reinterpret_cast<float2 const*>(p.norm + k * 16 + i * 8 + fragment::column(at.lane));
       a[k][i * 2] = pack<T>(v[0] * rstd[0] * w.x, v[1] * rstd[0] * w.y);
       a[k][i * 2 + 1] = pack<T>(v[2] * rstd[1] * w.x, v[3] * rstd[1] * w.y);
     }

@@ -10,6 +10,8 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/project_add_norm/arguments.cuh>
 #include <dm2/cuda/project_add_norm/tile.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/squares.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -86,13 +88,12 @@ template <class Tr>
 __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
                                      arguments<typename Tr::element> const& p, tensor_layout<Tr> const& at) {
   using T = typename Tr::element;
-  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
+  tile_place<Tr> const place;
   auto const load = [&](int step) {
     if (step < Tr::steps) {
       std::uint32_t const to = at.stages + std::uint32_t(step % Tr::stages * Tr::stage_bytes);
-      copy_rows<Tr::depth, Tr::depth_pitch, Tr::rows, Tr::inner, Tr::threads, false>(to, p.g + step * Tr::depth, first,
-                                                                                     p.count);
+      copy_rows<Tr::depth, Tr::depth_pitch, Tr::rows, Tr::inner, Tr::threads, false>(to, p.g + step * Tr::depth,
+                                                                                     place.first, p.count);
       copy_rows<Tr::depth, Tr::depth_pitch, Tr::dim, Tr::inner, Tr::threads, true>(
           to + std::uint32_t(Tr::rows * Tr::depth_pitch), p.out + step * Tr::depth, 0, Tr::dim);
     } else if (step == Tr::steps) {
@@ -103,18 +104,11 @@ __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_gro
 #pragma unroll
   for (int s = 0; s < Tr::stages - 1; ++s) load(s);
   if constexpr (Tr::units != 0) {
-    for (int i = int(threadIdx.x); i < 2 * Tr::rows; i += Tr::threads) {
-      int const row = first + i / 2;
-      float sum = 0;
-      if (row < p.count)
-        for (int u = 0; u < Tr::units; ++u)
-          sum += p.squares[(std::size_t(row) * 2 + std::size_t(i % 2)) * Tr::units + u];
-      at.rho[i] = rsqrtf(sum * (2.f / Tr::inner) + 1e-5f);
-    }
+    for (int i = int(threadIdx.x); i < 2 * Tr::rows; i += Tr::threads)
+      at.rho[i] = factor_of_direction<Tr::inner / 2, Tr::units>(p.squares, place.first + i / 2, i % 2, p.count);
   }
-  std::uint32_t const a_lane = std::uint32_t((wm * Tr::row_tiles * 16 + lane % 16) * Tr::depth_pitch + lane / 16 * 16);
-  std::uint32_t const w_lane = std::uint32_t(
-      (Tr::rows + wn * Tr::dim_groups * 16 + lane % 8 + lane / 16 * 8) * Tr::depth_pitch + lane / 8 % 2 * 16);
+  std::uint32_t const a_lane = place.left(Tr::depth_pitch);
+  std::uint32_t const w_lane = std::uint32_t(Tr::rows * Tr::depth_pitch) + place.right(Tr::dim_groups, Tr::depth_pitch);
   for (int step = 0; step < Tr::steps; ++step) {
     wait_copies<Tr::stages - 2>();
     __syncthreads();
@@ -122,7 +116,7 @@ __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_gro
     if constexpr (Tr::units != 0) {
       if (step == Tr::steps / 2)
         for_each_row<Tr::row_tiles>([&](int m, int half) {
-          float const* const rho = at.rho + 2 * ((wm * Tr::row_tiles + m) * 16 + half * 8 + lane / 4);
+          float const* const rho = at.rho + 2 * place.row(m, half);
           float const ratio = rho[0] / rho[1];
 #pragma unroll
           for (int n = 0; n < 2 * Tr::dim_groups; ++n) acc[m][n][half * 2] *= ratio, acc[m][n][half * 2 + 1] *= ratio;
@@ -134,21 +128,17 @@ __device__ inline void first_product(float (&acc)[Tr::row_tiles][2 * Tr::dim_gro
   }
 }
 
-/// acc becomes the new residual rows, which are written, and then their normed form, which goes to shared memory or,
-/// where nothing follows, to y.
+/// acc becomes the new residual rows, which are written; of each row the sum of the squares of a warp's columns goes to
+/// at.sums.
 template <class Tr>
-__device__ inline void add_and_norm(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
+__device__ inline void add_residual(float (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
                                     arguments<typename Tr::element> const& p, tensor_layout<Tr> const& at,
-                                    unsigned char* shared) {
-  using T = typename Tr::element;
-  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
-  int const column = wn * Tr::dim_groups * 16 + lane % 4 * 4;
-  auto const local = [&](int m, int half) { return (wm * Tr::row_tiles + m) * 16 + half * 8 + lane / 4; };
+                                    tile_place<Tr> const& place) {
+  int const column = place.column(Tr::dim_groups);
   for_each_row<Tr::row_tiles>([&](int m, int half) {
-    int const row = local(m, half);
-    bool const inside = first + row < p.count;
-    std::size_t const at_row = std::size_t(first + row) * Tr::dim;
+    int const row = place.row(m, half);
+    bool const inside = place.first + row < p.count;
+    std::size_t const at_row = std::size_t(place.first + row) * Tr::dim;
     float const scale = Tr::units == 0 ? 1.f : at.rho[2 * row + 1];
     float sum = 0;
 #pragma unroll
@@ -169,53 +159,78 @@ __device__ inline void add_and_norm(float (&acc)[Tr::row_tiles][2 * Tr::dim_grou
       low[half * 2] = v.x, low[half * 2 + 1] = v.y, high[half * 2] = v.z, high[half * 2 + 1] = v.w;
       sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    if (lane % 4 == 0) at.sums[wn * Tr::rows + row] = sum;
+    sum = sum_over_row(sum);
+    if (fragment::leads_row(place.lane)) at.sums[place.wn * Tr::rows + row] = sum;
   });
-  __syncthreads();
-  unsigned char* const normed = shared + Tr::region_bytes + Tr::slot_bytes;
+}
+
+/// acc's rows, normed, to shared memory, or, where nothing follows, to y.
+template <class Tr>
+__device__ inline void norm_rows(float const (&acc)[Tr::row_tiles][2 * Tr::dim_groups][4],
+                                 arguments<typename Tr::element> const& p, tensor_layout<Tr> const& at,
+                                 tile_place<Tr> const& place, unsigned char* normed) {
+  using T = typename Tr::element;
+  int const column = place.column(Tr::dim_groups);
   for_each_row<Tr::row_tiles>([&](int m, int half) {
-    int const row = local(m, half);
+    int const row = place.row(m, half);
     float sum = 0;
 #pragma unroll
     for (int w = 0; w < Tr::warps_n; ++w) sum += at.sums[w * Tr::rows + row];
     float const rstd = rsqrtf(sum * (1.f / Tr::dim) + p.eps);
-    bool const inside = first + row < p.count;
-    if (p.rstd != nullptr && inside && wn == 0 && lane % 4 == 0) p.rstd[first + row] = rstd;
+    bool const inside = place.first + row < p.count;
+    if (p.rstd != nullptr && inside && place.wn == 0 && fragment::leads_row(place.lane))
+      p.rstd[place.first + row] = rstd;
 #pragma unroll
     for (int n = 0; n < Tr::dim_groups; ++n) {
+      float const(&low)[4] = acc[m][2 * n];
+      float const(&high)[4] = acc[m][2 * n + 1];
       float4 const w = *reinterpret_cast<float4 const*>(p.norm + column + n * 16);
-      uint2 const v{pack<T>(acc[m][2 * n][half * 2] * rstd * w.x, acc[m][2 * n][half * 2 + 1] * rstd * w.y),
-                    pack<T>(acc[m][2 * n + 1][half * 2] * rstd * w.z, acc[m][2 * n + 1][half * 2 + 1] * rstd * w.w)};
+      uint2 const v{pack<T>(low[half * 2] * rstd * w.x, low[half * 2 + 1] * rstd * w.y),
+                    pack<T>(high[half * 2] * rstd * w.z, high[half * 2 + 1] * rstd * w.w)};
       if constexpr (Tr::wide != 0) {
         *reinterpret_cast<uint2*>(normed + row * Tr::dim_pitch + (column + n * 16) * 2) = v;
       } else {
-        if (inside) *reinterpret_cast<uint2*>(p.y + std::size_t(first + row) * Tr::dim + column + n * 16) = v;
+        if (inside) *reinterpret_cast<uint2*>(p.y + std::size_t(place.first + row) * Tr::dim + column + n * 16) = v;
       }
+    }
+  });
+}
+
+/// A chunk of y's columns from `first` on: acc + bias, rounded.
+template <class Tr>
+__device__ inline void write_chunk(float const (&acc)[Tr::row_tiles][2 * Tr::chunk_groups][4],
+                                   arguments<typename Tr::element> const& p, tile_place<Tr> const& place, int first) {
+  using T = typename Tr::element;
+  for_each_row<Tr::row_tiles>([&](int m, int half) {
+    int const row = place.first + place.row(m, half);
+    if (row >= p.count) return;
+#pragma unroll
+    for (int n = 0; n < Tr::chunk_groups; ++n) {
+      int const column = first + place.column(Tr::chunk_groups) + n * 16;
+      if (column >= Tr::wide) continue;
+      float4 b{0, 0, 0, 0};
+      if (p.in_bias != nullptr) b = *reinterpret_cast<float4 const*>(p.in_bias + column);
+      *reinterpret_cast<uint2*>(p.y + std::size_t(row) * Tr::wide + column) =
+          uint2{pack<T>(acc[m][2 * n][half * 2] + b.x, acc[m][2 * n][half * 2 + 1] + b.y),
+                pack<T>(acc[m][2 * n + 1][half * 2] + b.z, acc[m][2 * n + 1][half * 2 + 1] + b.w)};
     }
   });
 }
 
 /// y = normed in^T + bias, chunk after chunk of y's columns. Chunks 0 and 1 are under way.
 template <class Tr>
-__device__ inline void second_product(arguments<typename Tr::element> const& p, tensor_layout<Tr> const& at) {
+__device__ inline void second_product(arguments<typename Tr::element> const& p, tensor_layout<Tr> const& at,
+                                      tile_place<Tr> const& place) {
   using T = typename Tr::element;
   constexpr int M = Tr::row_tiles, G = Tr::chunk_groups, depth = Tr::dim / 16;
-  int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  int const wm = warp / Tr::warps_n, wn = warp % Tr::warps_n, first = int(blockIdx.x) * Tr::rows;
-  std::uint32_t const a_at = at.normed + std::uint32_t((wm * M * 16 + lane % 16) * Tr::dim_pitch + lane / 16 * 16);
-  std::uint32_t const w_lane =
-      std::uint32_t((wn * G * 16 + lane % 8 + lane / 16 * 8) * Tr::dim_pitch + lane / 8 % 2 * 16);
-  auto const load_normed = [&](std::uint32_t(&a)[M][4], int k) {
-#pragma unroll
-    for (int m = 0; m < M; ++m) load_matrix(a[m], a_at + std::uint32_t(m * 16 * Tr::dim_pitch + k * 32));
-  };
+  std::uint32_t const a_at = at.normed + place.left(Tr::dim_pitch), w_lane = place.right(G, Tr::dim_pitch);
   std::uint32_t kept[Tr::keep_normed ? depth : 1][M][4];
   if constexpr (Tr::keep_normed) {
     __syncthreads();
 #pragma unroll
-    for (int k = 0; k < depth; ++k) load_normed(kept[k], k);
+    for (int k = 0; k < depth; ++k)
+#pragma unroll
+      for (int m = 0; m < M; ++m) load_matrix(kept[k][m], a_at + std::uint32_t(m * 16 * Tr::dim_pitch + k * 32));
   }
   for (int j = 0; j < Tr::chunks; ++j) {
     wait_copies<1>();
@@ -229,20 +244,7 @@ __device__ inline void second_product(arguments<typename Tr::element> const& p, 
           acc, [&](int k) -> std::uint32_t const(&)[M][4] { return kept[k]; }, w, Tr::dim_pitch);
     else
       multiply_steps<T, M, G, depth>(acc, streamed_rows<M, depth>{a_at, Tr::dim_pitch}, w, Tr::dim_pitch);
-    for_each_row<M>([&](int m, int half) {
-      int const row = first + (wm * M + m) * 16 + half * 8 + lane / 4;
-      if (row >= p.count) return;
-#pragma unroll
-      for (int n = 0; n < G; ++n) {
-        int const column = j * Tr::chunk + (wn * G + n) * 16 + lane % 4 * 4;
-        if (column >= Tr::wide) continue;
-        float4 b{0, 0, 0, 0};
-        if (p.in_bias != nullptr) b = *reinterpret_cast<float4 const*>(p.in_bias + column);
-        *reinterpret_cast<uint2*>(p.y + std::size_t(row) * Tr::wide + column) =
-            uint2{pack<T>(acc[m][2 * n][half * 2] + b.x, acc[m][2 * n][half * 2 + 1] + b.y),
-                  pack<T>(acc[m][2 * n + 1][half * 2] + b.z, acc[m][2 * n + 1][half * 2 + 1] + b.w)};
-      }
-    });
+    write_chunk<Tr>(acc, p, place, j * Tr::chunk);
   }
 }
 
@@ -262,8 +264,11 @@ __global__ void __launch_bounds__(Tr::threads)
   }
   load_chunk<Tr>(p, at, 1);
   commit_copies();
-  add_and_norm<Tr>(acc, p, at, shared);
-  if constexpr (Tr::wide != 0) second_product<Tr>(p, at);
+  tile_place<Tr> const place;
+  add_residual<Tr>(acc, p, at, place);
+  __syncthreads();
+  norm_rows<Tr>(acc, p, at, place, shared + Tr::region_bytes + Tr::slot_bytes);
+  if constexpr (Tr::wide != 0) second_product<Tr>(p, at, place);
 }
 
 }  // namespace dm2::cuda::detail::project_add_norm

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -79,6 +80,28 @@ struct streamed_rows {
   __device__ void load(int k) {
 #pragma unroll
     for (int m = 0; m < M; ++m) load_matrix(a[k % 2][m], from + std::uint32_t(m * 16 * pitch + k * 32));
+  }
+};
+
+/// Where a thread's numbers of the block's rows stand: Tr's warps_m times row_tiles tiles of 16 rows, warps_n warps
+/// across. Traits have `rows`, `row_tiles` and `warps_n`.
+template <class Tr>
+struct tile_place {
+  int lane = int(threadIdx.x) % 32, wm = int(threadIdx.x) / 32 / Tr::warps_n, wn = int(threadIdx.x) / 32 % Tr::warps_n;
+  int first = int(blockIdx.x) * Tr::rows;  ///< the block's first row
+
+  /// In the block: of tile m of the warp's.
+  [[nodiscard]] __device__ int row(int m, int half) const {
+    return (wm * Tr::row_tiles + m) * 16 + fragment::row(lane, half);
+  }
+  /// The first of four neighbouring columns in the warp's groups of 16, `groups` of them.
+  [[nodiscard]] __device__ int column(int groups) const { return wn * groups * 16 + fragment::column<4>(lane); }
+  /// Bytes to the lane's part of the warp's rows as a left operand, and of its groups as a right one's columns.
+  [[nodiscard]] __device__ std::uint32_t left(int pitch) const {
+    return std::uint32_t(wm * Tr::row_tiles * 16 * pitch + fragment::left_operand(lane, pitch));
+  }
+  [[nodiscard]] __device__ std::uint32_t right(int groups, int pitch) const {
+    return std::uint32_t(wn * groups * 16 * pitch + fragment::right_operand(lane, pitch));
   }
 };
 

@@ -135,60 +135,82 @@ __device__ inline float state_at(float const* state, int n, int channel) {
   return n < P::sizes::state && channel < P::sizes::headdim ? state[std::size_t(n) * P::sizes::headdim + channel] : 0.f;
 }
 
-/// dC = dG B + sum over heads of exp(sum_i) dy_i h^T, dB = dG^T C + sum over heads of dt_j exp(end - sum_j) x_j dh^T,
-/// dG the sum of the heads' parts. Block (chunk and sequence, group and 64 of its states, dB or dC).
+/// What a block of chunk_group_kernel works on: 64 states of a group, from n0 on, of dB or dC.
+template <class P>
+struct chunk_group_place {
+  static constexpr int per_group = P::sizes::per_group, tiles = (P::sizes::state + block_side - 1) / block_side;
+  chunk_place at;
+  int group, n0;
+  bool of_b;
+  std::size_t place;  ///< of the group's first head
+
+  __device__ chunk_group_place(P const& p, int first, int chunks)
+      : at{p, first, chunks},
+        group{int(blockIdx.y) / tiles},
+        n0{int(blockIdx.y) % tiles * block_side},
+        of_b{blockIdx.z == 0},
+        place{at.place + std::size_t(group * per_group)} {}
+};
+
+/// sum = dG B or dG^T C, dG the sum of the heads' parts.
+template <class P>
+__device__ inline void multiply_scores(block_tile& sum, block_stage& stage, P const& p, float const* scores,
+                                       chunk_group_place<P> const& k) {
+  chunk_operands<P> const all{p, k.at, k.group * k.per_group};
+  auto const score = [&](int i, int j) {
+    float v = 0;
+    for (int h = 0; h < k.per_group; ++h)
+      v += scores[(k.place + std::size_t(h)) * (backward_chunk * backward_chunk) + std::size_t(i * backward_chunk + j)];
+    return v;
+  };
+  if (k.of_b)
+    block_product<false, false>(
+        sum, stage, backward_chunk, [&](int j, int i) { return score(i, j); },
+        [&](int n, int i) { return all.c_at(i, k.n0 + n); });
+  else
+    block_product<true, false>(
+        sum, stage, backward_chunk, [&](int i, int j) { return score(i, j); },
+        [&](int n, int j) { return all.b_at(j, k.n0 + n); });
+}
+
+/// sum += what one head's state gives: the one that enters to dC, the gradient of the one that leaves to dB.
+template <class P>
+__device__ inline void add_head_state(block_tile& sum, block_stage& stage, chunk_operands<P> const& in,
+                                      chunk_decays const& decays, float const* state, chunk_group_place<P> const& k) {
+  auto const state_of = [&](int n, int c) { return state_at<P>(state, k.n0 + n, c); };
+  if (k.of_b)
+    block_product<true, true>(
+        sum, stage, P::sizes::headdim, [&](int j, int c) { return decays.in[j] * in.x_at(j, c); }, state_of);
+  else
+    block_product<true, true>(
+        sum, stage, P::sizes::headdim, [&](int i, int c) { return decays.out[i] * in.dy_at(i, c); }, state_of);
+}
+
+/// dC = dG B + sum over heads of exp(sum_i) dy_i h^T, dB = dG^T C + sum over heads of dt_j exp(end - sum_j) x_j dh^T.
+/// Block (chunk and sequence, group and 64 of its states, dB or dC).
 template <class P>
 __global__ void __launch_bounds__(block_threads, 2) chunk_group_kernel(P p, backward_chunks s, int first, int chunks) {
   __shared__ block_stage stage;
   __shared__ chunk_decays decays;
-  constexpr int per_group = P::sizes::per_group, tiles = (P::sizes::state + block_side - 1) / block_side;
-  constexpr int square = backward_chunk * backward_chunk;
   constexpr std::size_t size = std::size_t(P::sizes::state) * P::sizes::headdim;
-  chunk_place const at{p, first, chunks};
-  int const group = int(blockIdx.y) / tiles, n0 = int(blockIdx.y) % tiles * block_side;
-  bool const of_b = blockIdx.z == 0;
-  std::size_t const place = at.place + std::size_t(group * per_group);
-  chunk_operands<P> const all{p, at, group * per_group};
+  chunk_group_place<P> const k{p, first, chunks};
   block_tile sum;
-  auto const score = [&](int i, int j) {
-    float v = 0;
-    for (int h = 0; h < per_group; ++h)
-      v += s.scores[(place + std::size_t(h)) * square + std::size_t(i * backward_chunk + j)];
-    return v;
-  };
-  if (of_b)
-    block_product<false, false>(
-        sum, stage, backward_chunk, [&](int j, int i) { return score(i, j); },
-        [&](int n, int i) { return all.c_at(i, n0 + n); });
-  else
-    block_product<true, false>(
-        sum, stage, backward_chunk, [&](int i, int j) { return score(i, j); },
-        [&](int n, int j) { return all.b_at(j, n0 + n); });
-  if (of_b ? !at.last() : at.chunk > 0)
-    for (int h = 0; h < per_group; ++h) {
-      int const head = group * per_group + h;
-      decays.fill(p, at, head);
-      chunk_operands<P> const in{p, at, head};
-      float const* const state = (of_b ? s.dstates : s.states) + (place + std::size_t(h)) * size;
-      auto const state_of = [&](int n, int k) { return state_at<P>(state, n0 + n, k); };
-      if (of_b)
-        block_product<true, true>(
-            sum, stage, P::sizes::headdim, [&](int j, int k) { return decays.in[j] * in.x_at(j, k); }, state_of);
-      else
-        block_product<true, true>(
-            sum, stage, P::sizes::headdim, [&](int i, int k) { return decays.out[i] * in.dy_at(i, k); }, state_of);
+  multiply_scores(sum, stage, p, s.scores, k);
+  if (k.of_b ? !k.at.last() : k.at.chunk > 0)
+    for (int h = 0; h < k.per_group; ++h) {
+      int const head = k.group * k.per_group + h;
+      decays.fill(p, k.at, head);
+      chunk_operands<P> const in{p, k.at, head};
+      add_head_state(sum, stage, in, decays, (k.of_b ? s.dstates : s.states) + (k.place + std::size_t(h)) * size, k);
     }
-  typename P::element* const to = of_b ? p.db : p.dc;
-  int const stride = of_b ? p.db_stride : p.dc_stride;
-#pragma unroll
-  for (int r = 0; r < 4; ++r)
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      int const t = block_tile::row() + r, n = n0 + block_tile::column() + c;
-      if (t < at.tokens && n < P::sizes::state)
-        to[(at.row + std::size_t(t)) * std::size_t(stride) + group * P::sizes::state + n] =
-            from_float<typename P::element>(sum.v[r][c]);
-    }
+  typename P::element* const to = k.of_b ? p.db : p.dc;
+  int const stride = k.of_b ? p.db_stride : p.dc_stride;
+  sum.each([&](int t, int j, float v) {
+    int const n = k.n0 + j;
+    if (t < k.at.tokens && n < P::sizes::state)
+      to[(k.at.row + std::size_t(t)) * std::size_t(stride) + k.group * P::sizes::state + n] =
+          from_float<typename P::element>(v);
+  });
 }
 
 /// A sequence's sums for A and D from its chunks', da and d_skip [sequences, chunks, H], in order. Thread: one head of

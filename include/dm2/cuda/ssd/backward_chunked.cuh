@@ -33,7 +33,9 @@
 #include <dm2/cuda/ssd/backward_chunk.cuh>
 #include <dm2/cuda/ssd/backward_chunked_teams.cuh>
 #include <dm2/cuda/ssd/backward_chunked_walk.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -96,7 +98,8 @@ __device__ inline void finish_states(backward_chunk_block<Tr> const& k, chunk_su
   for (int n = 0; n < Tr::state / 8; ++n)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      *reinterpret_cast<std::uint32_t*>(rows + ((k.lane >> 2) + half * 8) * Tr::row_pitch + n * 16 + (k.lane & 3) * 4) =
+      *reinterpret_cast<std::uint32_t*>(rows + fragment::row(unsigned(k.lane), half) * Tr::row_pitch + n * 16 +
+                                        fragment::column(unsigned(k.lane)) * 2) =
           pack<T>(total[0][n][2 * half], total[0][n][2 * half + 1]);
   int const stride = k.second ? k.p.db_stride : k.p.dc_stride;
   write_rows<Tr::state>(rows,
@@ -172,8 +175,8 @@ __device__ inline void second_team(backward_chunk_block<Tr>& k, backward_chunk_s
 /// while a unit is computed; its states, while the second team finishes the unit.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident)
-    ssd_backward_chunked_kernel(typename Tr::operands const p, backward_chunk_layout<Tr> const at,
-                                backward_chunk_scratch const s, int first) {
+    backward_chunked_kernel(typename Tr::operands const p, backward_chunk_layout<Tr> const at,
+                            backward_chunk_scratch const s, int first) {
   backward_chunk_block<Tr> k{p, at, dynamic_shared(), first};
   begin_chunk(k, s);
   chunk_sums_of_states<Tr> total = {};
@@ -260,14 +263,14 @@ struct backward_chunked {
   static void launch_slice(operands const& p, backward_chunk_scratch const& s, int first, int count, int chunks,
                            device_properties const& device, cudaStream_t stream) {
     if (chunks > 1) {
-      auto const kernel = ssd_backward_walk_kernel<walk>;
+      auto const kernel = backward_walk_kernel<walk>;
       prefer_shared("ssd_backward: states of chunks", kernel);
       detail::launch("ssd_backward: states of chunks", kernel,
                      {dim3(unsigned(count) * units, 2), walk::threads, std::size_t(walk::bytes)}, stream, p, s, first,
                      chunks);
     }
     layout const at = plan(device);
-    auto const kernel = ssd_backward_chunked_kernel<traits>;
+    auto const kernel = backward_chunked_kernel<traits>;
     prefer_shared("ssd_backward: chunks", kernel);
     detail::launch("ssd_backward: chunks", kernel,
                    {dim3(unsigned(chunks * M.groups), unsigned(count)), traits::threads, std::size_t(at.bytes)}, stream,

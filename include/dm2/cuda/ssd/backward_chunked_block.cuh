@@ -8,6 +8,8 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd/backward_operands.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -148,10 +150,10 @@ struct backward_chunk_block {
     return reinterpret_cast<float2*>(shared + at.totals)[warp * sizes::per_group + unit / Tr::slices];
   }
   [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
-    return std::uint32_t((lane & 15) * pitch + (lane >> 4) * 16);
+    return std::uint32_t(fragment::left_operand(unsigned(lane), pitch));
   }
   [[nodiscard]] __device__ std::uint32_t column_operand(int pitch) const {
-    return std::uint32_t(((lane >> 4) * 8 + (lane & 7)) * pitch + (lane >> 3 & 1) * 16);
+    return std::uint32_t(fragment::right_operand(unsigned(lane), pitch));
   }
 };
 
@@ -207,12 +209,7 @@ __device__ inline void scan_vectors(backward_chunk_block<Tr> const& k, int unit)
   float2* const c = reinterpret_cast<float2*>(to.c) + k.lane;
   float const rate = k.p.a[k.parameter(unit)] * log2_e;
   float const low = fmaxf(dt.x * rate, -160.f), both = low + fmaxf(dt.y * rate, -160.f);  // as in the forward scan
-  float sum = both;
-#pragma unroll
-  for (int o = 1; o < 32; o *= 2) {
-    float const lower = __shfl_up_sync(~0u, sum, o);
-    if (k.lane >= o) sum += lower;
-  }
+  float const sum = sum_up_to_lane(both, k.lane);
   float before = __shfl_up_sync(~0u, sum, 1);
   if (k.lane == 0) before = 0;
   float const end = __shfl_sync(~0u, sum, k.lane | 7);

@@ -7,7 +7,9 @@
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd/backward_chunked_block.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -155,7 +157,7 @@ template <class Tr>
 __device__ inline void add_state_columns(backward_chunk_block<Tr> const& k, int unit, float left, std::uint32_t state,
                                          chunk_sums_of_states<Tr>& db) {
   using T = typename Tr::element;
-  int const t0 = k.warp * 16, g = k.lane >> 2;
+  int const t0 = k.warp * 16, g = fragment::row(unsigned(k.lane));
   float const* const rest = k.vectors(unit).rest_step + t0 + g;
   float const factor[2] = {left * rest[0], left * rest[8]};
   std::uint32_t x[Tr::steps][4];
@@ -215,7 +217,7 @@ __device__ inline void unit_columns(backward_chunk_block<Tr> const& k, int unit,
 template <class Tr>
 __device__ inline float finish_dx(backward_chunk_block<Tr> const& k, int unit, float (&u)[1][Tr::slice / 8][4]) {
   using T = typename Tr::element;
-  int const g = k.lane >> 2, t = k.lane & 3, t0 = k.warp * 16;
+  int const g = fragment::row(unsigned(k.lane)), t = fragment::quarter(unsigned(k.lane)), t0 = k.warp * 16;
   auto const v = k.vectors(unit);
   std::uint32_t const dy = shared_address(k.dy(unit)) + k.row_operand(Tr::pitch);
   auto const multiply = [&](int i) {
@@ -273,11 +275,7 @@ __device__ inline float finish_da(backward_chunk_block<Tr> const& k, float after
 #pragma unroll
     for (int j = 0; j + 1 < Tr::tiles; ++j) sum += j < k.warp ? rows[j * 16 + 15 - place] : 0.f;
   }
-#pragma unroll
-  for (int o = 1; o < 16; o *= 2) {
-    float const before = __shfl_up_sync(~0u, sum, o);
-    if (place >= o) sum += before;
-  }
+  sum = sum_up_to_lane<16>(sum, place);
   float const from = __shfl_sync(~0u, sum, 15 - place);  // of tokens i >= t
   float before = __shfl_sync(~0u, sum, 15 + place);      // of tokens j < t
   if (place == 0) before = 0;

@@ -7,6 +7,7 @@
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/ssd/backward_chunked_block.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -120,10 +121,10 @@ __device__ inline void add_chunk(backward_walk<Tr> const& k, int step, walk_regi
   for (int m = 0; m < Tr::steps; ++m)
 #pragma unroll
     for (int j = 0; j < Tr::owned; ++j) scale_rows(state[m][j], whole, whole);
-  std::uint32_t const rows = shared_address(k.staged(step)) +
-                             std::uint32_t(((k.lane >> 4) * 8 + (k.lane & 7)) * Tr::pitch + (k.lane >> 3 & 1) * 16);
+  std::uint32_t const rows =
+      shared_address(k.staged(step)) + std::uint32_t(fragment::right_operand(unsigned(k.lane), Tr::pitch));
   std::uint32_t const columns =
-      shared_address(k.staged_columns(step)) + std::uint32_t((k.lane & 15) * Tr::row_pitch + (k.lane >> 4) * 16);
+      shared_address(k.staged_columns(step)) + std::uint32_t(fragment::left_operand(unsigned(k.lane), Tr::row_pitch));
 #pragma unroll
   for (int t = 0; t < Tr::tiles; ++t) {
     std::uint32_t a[Tr::steps][4];
@@ -144,7 +145,7 @@ __device__ inline void add_chunk(backward_walk<Tr> const& k, int step, walk_regi
 /// All steps of a walk. Block (unit and sequence, 0: states, 1: their gradients).
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident)
-    ssd_backward_walk_kernel(typename Tr::operands p, backward_chunk_scratch s, int first, int chunks) {
+    backward_walk_kernel(typename Tr::operands p, backward_chunk_scratch s, int first, int chunks) {
   backward_walk<Tr> const k{p, dynamic_shared(), first, chunks};
   walk_registers<Tr> state = {};
   bool const scanner = k.warp == 0;

@@ -23,6 +23,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/ssd/backward_chunk.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -55,14 +56,10 @@ __global__ void __launch_bounds__(block_threads) chunk_states_kernel(P p, backwa
         block_product<false, false>(
             sum, stage, backward_chunk, [&](int i, int t) { return in.b_at(t, n0 + i); },
             [&](int i, int t) { return decays.in[t] * in.x_at(t, c0 + i); });
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          int const n = n0 + block_tile::row() + i, channel = c0 + block_tile::column() + j;
-          if (n < P::sizes::state && channel < P::sizes::headdim)
-            to[std::size_t(n) * P::sizes::headdim + channel] = sum.v[i][j];
-        }
+      sum.each([&](int i, int j, float v) {
+        int const n = n0 + i, channel = c0 + j;
+        if (n < P::sizes::state && channel < P::sizes::headdim) to[std::size_t(n) * P::sizes::headdim + channel] = v;
+      });
     }
 }
 
@@ -125,12 +122,7 @@ __device__ inline void rectangle_sums(float (&square)[backward_chunk][backward_c
   __syncthreads();
   for (int i = warp; i < backward_chunk; i += 8) {
     float const low = square[i][2 * lane], high = low + square[i][2 * lane + 1];
-    float sum = high;
-#pragma unroll
-    for (int o = 1; o < 32; o *= 2) {
-      float const lower = __shfl_up_sync(0xffffffffu, sum, o);
-      if (lane >= o) sum += lower;
-    }
+    float const sum = sum_up_to_lane(high, lane);
     float const before = __shfl_up_sync(0xffffffffu, sum, 1);
     square[i][2 * lane] = lane == 0 ? low : before + low;
     square[i][2 * lane + 1] = sum;
@@ -169,49 +161,30 @@ __device__ inline void score_chunk(chunk_operands<P> const& in, chunk_decays con
       g.v[r][c] *= e;
     }
   rectangle_sums(square, to);
-#pragma unroll
-  for (int r = 0; r < 4; ++r)
-#pragma unroll
-    for (int c = 0; c < 4; ++c) square[block_tile::row() + r][block_tile::column() + c] = g.v[r][c];
+  g.each([&](int i, int j, float v) { square[i][j] = v; });
 }
 
-/// U, with all that reads it, and what the entering state gives: dx, and the sums later, earlier, x_u and skip.
-/// `state` and `dstate` are null where nothing enters and nothing leaves.
+/// A head's channels in a chunk: U, with all that reads it, and what the entering state gives.
+///
+/// dx, and a thread's part of the sums of its rows. `state` and `dstate` are null where nothing enters or leaves.
 template <class P>
-__device__ inline void channels_of_chunk(chunk_operands<P> const& in, chunk_decays const& decays, block_stage& stage,
-                                         float (&square)[backward_chunk][backward_chunk + 1], float const* state,
-                                         float const* dstate, float skip, typename P::element* dx, int stride,
-                                         chunk_sums& sums) {
+struct chunk_channels {
+  chunk_operands<P> const& in;
+  chunk_decays const& decays;
+  block_stage& stage;
+  float const (&square)[backward_chunk][backward_chunk + 1];
+  float const *state, *dstate;
   float later[4] = {}, earlier[4] = {}, x_u[4] = {}, dy_x[4] = {};
-  for (int c0 = 0; c0 < P::sizes::headdim; c0 += block_side) {
-    int const row = block_tile::row(), channel = c0 + block_tile::column();
-    if (state != nullptr) {
-      block_tile before;
-      block_product<true, false>(
-          before, stage, P::sizes::state, [&](int i, int n) { return in.c_at(i, n); },
-          [&](int i, int n) { return state_at<P>(state, n, c0 + i); });
-#pragma unroll
-      for (int r = 0; r < 4; ++r)
-#pragma unroll
-        for (int c = 0; c < 4; ++c)
-          later[r] = fmaf(decays.out[row + r] * in.dy_at(row + r, channel + c), before.v[r][c], later[r]);
-    }
+
+  /// 64 channels from c0 on; dx is at the chunk's first row.
+  __device__ void run(int c0, float skip, typename P::element* dx, int stride) {
+    if (state != nullptr) add_entering(c0);
     block_tile u;
-    if (dstate != nullptr) {
-      block_product<true, false>(
-          u, stage, P::sizes::state, [&](int j, int n) { return in.b_at(j, n); },
-          [&](int i, int n) { return state_at<P>(dstate, n, c0 + i); });
-#pragma unroll
-      for (int r = 0; r < 4; ++r)
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          earlier[r] = fmaf(decays.in[row + r] * in.x_at(row + r, channel + c), u.v[r][c], earlier[r]);
-          u.v[r][c] *= decays.left[row + r];
-        }
-    }
+    if (dstate != nullptr) add_leaving(c0, u);
     block_product<false, false>(
         u, stage, backward_chunk, [&](int j, int i) { return square[i][j]; },
         [&](int c, int i) { return in.dy_at(i, c0 + c); });
+    int const row = block_tile::row(), channel = c0 + block_tile::column();
 #pragma unroll
     for (int r = 0; r < 4; ++r)
 #pragma unroll
@@ -224,15 +197,45 @@ __device__ inline void channels_of_chunk(chunk_operands<P> const& in, chunk_deca
               from_float<typename P::element>(fmaf(skip, dy, decays.step[row + r] * u.v[r][c]));
       }
   }
+  /// The sums over channels.
+  __device__ void write(chunk_sums& sums) const {
 #pragma unroll
-  for (int r = 0; r < 4; ++r) {
-    float const a = sum_over_half_warp(later[r]), b = sum_over_half_warp(earlier[r]), c = sum_over_half_warp(x_u[r]),
-                d = sum_over_half_warp(dy_x[r]);
-    if (threadIdx.x % 16 != 0) continue;
-    int const t = block_tile::row() + r;
-    sums.later[t] = a, sums.earlier[t] = b, sums.x_u[t] = c, sums.skip[t] = d;
+    for (int r = 0; r < 4; ++r) {
+      float const a = sum_over_half_warp(later[r]), b = sum_over_half_warp(earlier[r]), c = sum_over_half_warp(x_u[r]),
+                  d = sum_over_half_warp(dy_x[r]);
+      if (threadIdx.x % 16 != 0) continue;
+      int const t = block_tile::row() + r;
+      sums.later[t] = a, sums.earlier[t] = b, sums.x_u[t] = c, sums.skip[t] = d;
+    }
   }
-}
+
+ private:
+  __device__ void add_entering(int c0) {
+    int const row = block_tile::row(), channel = c0 + block_tile::column();
+    block_tile before;
+    block_product<true, false>(
+        before, stage, P::sizes::state, [&](int i, int n) { return in.c_at(i, n); },
+        [&](int i, int n) { return state_at<P>(state, n, c0 + i); });
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+        later[r] = fmaf(decays.out[row + r] * in.dy_at(row + r, channel + c), before.v[r][c], later[r]);
+  }
+  __device__ void add_leaving(int c0, block_tile& u) {
+    int const row = block_tile::row(), channel = c0 + block_tile::column();
+    block_product<true, false>(
+        u, stage, P::sizes::state, [&](int j, int n) { return in.b_at(j, n); },
+        [&](int i, int n) { return state_at<P>(dstate, n, c0 + i); });
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        earlier[r] = fmaf(decays.in[row + r] * in.x_at(row + r, channel + c), u.v[r][c], earlier[r]);
+        u.v[r][c] *= decays.left[row + r];
+      }
+  }
+};
 
 /// Block (chunk and sequence, head).
 template <class P>
@@ -250,8 +253,12 @@ __global__ void __launch_bounds__(block_threads, 2) chunk_head_kernel(P p, backw
   decays.fill(p, at, head);
   chunk_operands<P> const in{p, at, head};
   score_chunk(in, decays, stage, square, sums.rectangle, s.scores + place * (backward_chunk * backward_chunk));
-  channels_of_chunk(in, decays, stage, square, state, dstate, p.d[set + std::size_t(head)],
-                    p.dx + at.row * std::size_t(p.dx_stride) + head * P::sizes::headdim, p.dx_stride, sums);
+  chunk_channels<P> channels{
+      .in = in, .decays = decays, .stage = stage, .square = square, .state = state, .dstate = dstate};
+  for (int c0 = 0; c0 < P::sizes::headdim; c0 += block_side)
+    channels.run(c0, p.d[set + std::size_t(head)], p.dx + at.row * std::size_t(p.dx_stride) + head * P::sizes::headdim,
+                 p.dx_stride);
+  channels.write(sums);
   float through = 0;
   if (state != nullptr && dstate != nullptr)
     for (std::size_t i = threadIdx.x; i < size; i += block_threads) through = fmaf(state[i], dstate[i], through);

@@ -32,6 +32,7 @@
 #include <dm2/cuda/ssd/backward_quadratic_columns.cuh>
 #include <dm2/cuda/ssd/backward_quadratic_tokens.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 
@@ -41,12 +42,12 @@ namespace dm2::cuda::detail::ssd {
 template <class Tr>
 __device__ inline void copy_b(backward_quadratic_block<Tr> const& k, copying_threads threads, int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  copy_rows<Tr::part>(k, threads, k.p.b + column, k.p.b_stride, k.part(part));
+  copy_columns<Tr::part>(k, threads, k.p.b + column, k.p.b_stride, k.part(part));
 }
 template <class Tr>
 __device__ inline void copy_c(backward_quadratic_block<Tr> const& k, copying_threads threads, int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  copy_rows<Tr::part>(k, threads, k.p.c + column, k.p.c_stride, k.part(part) + k.at.half_bytes());
+  copy_columns<Tr::part>(k, threads, k.p.c + column, k.p.c_stride, k.part(part) + k.at.half_bytes());
 }
 
 /// f(part, its B, its C in shared memory) for every part. The copies of the first at.buffers() have been started, a
@@ -115,7 +116,8 @@ template <class Tr>
 __device__ inline void write_part(backward_quadratic_block<Tr> const& k, float const (&acc)[Tr::part / 8][4],
                                   typename Tr::element* to, int stride, int part) {
   unsigned char* const patch = k.shared + k.at.patches + k.warp * k.at.patch_bytes;
-  unsigned char* const own = patch + (k.lane >> 2) * Tr::part_pitch + (k.lane & 3) * 4;
+  unsigned char* const own =
+      patch + fragment::row(unsigned(k.lane)) * Tr::part_pitch + fragment::column(unsigned(k.lane)) * 2;
   __syncwarp();
 #pragma unroll
   for (int n = 0; n < Tr::part / 8; ++n)
@@ -167,20 +169,25 @@ __device__ inline void meet() {
   barrier<Tr::threads>(14);
 }
 
+/// Every thread starts its copies of a unit's operands where there is room for one unit's only.
+template <class Tr>
+__device__ inline void copy_single(backward_quadratic_block<Tr> const& k, int unit) {
+  if (k.at.stages == 2 || unit == Tr::units) return;
+  copy_unit(k, all_threads<Tr>(), unit);
+  commit_copies();
+}
+
 /// The free warps' loop, beside the others' unit_columns: operands of the next unit, or the first part of B; its
-/// decays; the tokens of the unit before. Where there is room for one unit's operands only, copies and tokens wait for
-/// the others, and the others for them.
+/// decays; the tokens of the unit before. Where there is room for one unit's operands only, the tokens of the unit
+/// itself, while the next one's operands come.
 template <class Tr>
 __device__ inline void units_beside(backward_quadratic_block<Tr> k) {
   int const warps = k.at.free_warps();
   copying_threads const threads{k.free_warp() * 32 + k.lane, warps * 32};
-  auto const finish = [&](int unit) {
-    finish_tokens(k, unit, {k.free_warp(), warps}, [&] { barrier(Tr::most_tiles / 2, warps * 32); });
-  };
+  copy_single(k, 0);
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     bool const scanner = k.warp == Tr::warps - 1 && unit + 1 < Tr::units;
-    if (k.at.stages == 1) copy_unit(k, threads, unit), commit_copies();
     wait_copies<0>();
     meet<Tr>();  // the unit's operands and decays are there, those of the unit before are done with
     lane_steps steps;
@@ -190,9 +197,12 @@ __device__ inline void units_beside(backward_quadratic_block<Tr> k) {
     commit_copies();
     if (scanner) scan_vectors(k, unit + 1, steps);
     if (k.at.stages == 1) meet<Tr>();
+    copy_single(k, unit + 1);
     int const done = unit - (k.at.stages - 1);
-    if (done >= 0 && done + 1 < Tr::units) finish(done);
+    if (done >= 0 && done + 1 < Tr::units)
+      finish_tokens(k, done, {k.free_warp(), warps}, [&] { barrier(Tr::most_tiles / 2, warps * 32); });
   }
+  if (k.at.stages == 2) meet<Tr>();
 }
 
 /// The others' loop. dG goes to the scores' place.
@@ -200,6 +210,7 @@ template <class Tr>
 __device__ inline void units_of_tiles(backward_quadratic_block<Tr> k) {
   tile_sums<Tr> gradient;
   gradient.clear();
+  copy_single(k, 0);
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     wait_copies<0>();
@@ -207,6 +218,7 @@ __device__ inline void units_of_tiles(backward_quadratic_block<Tr> k) {
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
     unit_columns(k, unit, gradient);
     if (k.at.stages == 1) meet<Tr>();
+    copy_single(k, unit + 1);
   }
   if (k.at.stages == 2) meet<Tr>();
   store_tiles(k, gradient);
@@ -220,12 +232,10 @@ __global__ void __launch_bounds__(Tr::threads, 1)
   backward_quadratic_block<Tr> const k{p, at, dynamic_shared()};
   score_tiles(k);
   if (k.warp == Tr::warps - 1) scan_vectors(k, 0, load_lane_steps(k, 0));
-  if (k.free_warp() >= 0) {
+  if (k.free_warp() >= 0)
     units_beside(k);
-    if (at.stages == 2) meet<Tr>();
-  } else {
+  else
     units_of_tiles(k);
-  }
   auto const copy = [&](int part, bool with_b) {
     if (with_b) copy_b(k, all_threads<Tr>(), part);
     copy_c(k, all_threads<Tr>(), part);
@@ -253,12 +263,12 @@ struct backward_quadratic {
   /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16.
   static constexpr bool possible = is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
-  /// At most 208 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
+  /// At most 240 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
   /// 197 tokens 211 KB, or 165 KB with one unit's operands at a time.
   static bool fits(backward_operands<M, T> const& p, device_properties const& device) {
     if constexpr (possible)
-      return p.length <= traits::most_tiles * 16 && p.aligned() &&
-             backward_quadratic_plan<traits>(p.length, device).bytes <= device.shared_per_block;
+      return p.length <= long_traits::most_tiles * 16 && p.aligned() &&
+             backward_quadratic_plan<long_traits>(p.length, device).bytes <= device.shared_per_block;
     else
       return false;
   }
@@ -269,13 +279,22 @@ struct backward_quadratic {
   static void launch(backward_operands<M, T> const& p, std::byte*, device_properties const& device,
                      cudaStream_t stream) {
     if (p.sequences == 0) return;
-    auto const plan = backward_quadratic_plan<traits>(p.length, device);
-    detail::launch("ssd_backward_quadratic", backward_quadratic_kernel<traits>,
-                   {dim3(unsigned(p.sequences * M.groups)), traits::threads, std::size_t(plan.bytes)}, stream, p, plan);
+    if (p.length <= short_traits::most_tiles * 16)
+      enqueue<short_traits>(p, device, stream);
+    else
+      enqueue<long_traits>(p, device, stream);
   }
 
  private:
-  using traits = backward_quadratic_traits<M, T, 6>;
+  using short_traits = backward_quadratic_traits<M, T, 6>;  ///< for 13 tiles
+  using long_traits = backward_quadratic_traits<M, T, 7>;   ///< for 15
+
+  template <class Tr>
+  static void enqueue(backward_operands<M, T> const& p, device_properties const& device, cudaStream_t stream) {
+    auto const plan = backward_quadratic_plan<Tr>(p.length, device);
+    detail::launch("ssd_backward_quadratic", backward_quadratic_kernel<Tr>,
+                   {dim3(unsigned(p.sequences * M.groups)), Tr::threads, std::size_t(plan.bytes)}, stream, p, plan);
+  }
 };
 
 }  // namespace dm2::cuda::detail::ssd

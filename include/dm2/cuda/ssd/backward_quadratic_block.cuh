@@ -8,6 +8,7 @@
 #include <dm2/cuda/ssd/backward_operands.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -172,11 +173,11 @@ struct backward_quadratic_block {
   }
   /// Where a lane reads ldmatrix's row of an A operand [16, 16], or of a transposed B operand.
   [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
-    return std::uint32_t((lane & 15) * pitch + (lane >> 4) * 16);
+    return std::uint32_t(fragment::left_operand(unsigned(lane), pitch));
   }
   /// Where a lane reads ldmatrix's row of a B operand whose columns are rows in memory.
   [[nodiscard]] __device__ std::uint32_t column_operand(int pitch) const {
-    return std::uint32_t(((lane >> 4) * 8 + (lane & 7)) * pitch + (lane >> 3 & 1) * 16);
+    return std::uint32_t(fragment::right_operand(unsigned(lane), pitch));
   }
 };
 
@@ -191,8 +192,8 @@ __device__ inline copying_threads all_threads() {
 
 /// Starts the threads' copies of `Width` columns of the sequence; zeros behind its end.
 template <int Width, class Tr>
-__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, copying_threads threads,
-                                 typename Tr::element const* from, int stride, unsigned char* to) {
+__device__ inline void copy_columns(backward_quadratic_block<Tr> const& k, copying_threads threads,
+                                    typename Tr::element const* from, int stride, unsigned char* to) {
   constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
   hide(threads.own);
   int const each = threads.count / pieces, column = threads.own % pieces * 8, rows = k.at.rows();
@@ -210,8 +211,8 @@ __device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, copying_
 /// Starts the copy of a unit's operands.
 template <class Tr>
 __device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, copying_threads threads, int unit) {
-  copy_rows<Tr::slice>(k, threads, k.p.x + k.column(unit), k.p.x_stride, k.x(unit));
-  copy_rows<Tr::slice>(k, threads, k.p.dy + k.column(unit), k.p.dy_stride, k.dy(unit));
+  copy_columns<Tr::slice>(k, threads, k.p.x + k.column(unit), k.p.x_stride, k.x(unit));
+  copy_columns<Tr::slice>(k, threads, k.p.dy + k.column(unit), k.p.dy_stride, k.dy(unit));
 }
 
 /// A lane's dt of a unit: of tokens lane, lane + 32 ...

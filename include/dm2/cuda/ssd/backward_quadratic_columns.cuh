@@ -8,7 +8,8 @@
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd/backward_quadratic_block.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
-#include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -88,7 +89,7 @@ struct unit_place {
   __device__ unit_place(backward_quadratic_block<Tr> const& k, int unit)
       : rows{shared_address(k.dy(unit)) + k.column_operand(Tr::pitch)},
         across{shared_address(k.dy(unit)) + k.row_operand(Tr::pitch)},
-        c{int(reinterpret_cast<unsigned char*>(k.vectors(unit).c) - k.shared) + (k.lane & 3) * 8},
+        c{int(reinterpret_cast<unsigned char*>(k.vectors(unit).c) - k.shared) + fragment::column(unsigned(k.lane)) * 4},
         scores{k.lane * 16},
         parts{int(reinterpret_cast<unsigned char*>(k.row_parts(unit, 0, 0)) - k.shared) + k.lane * 8} {}
 };
@@ -104,7 +105,7 @@ struct column_walk {
 
   __device__ void start(backward_quadratic_block<Tr> const& k, int unit, int column) {
     auto const v = k.vectors(unit);
-    int const token = column * 16 + (k.lane >> 2);
+    int const token = column * 16 + fragment::row(unsigned(k.lane));
     load_rows(x, shared_address(k.x(unit) + column * 16 * Tr::pitch) + k.row_operand(Tr::pitch));
     rest_step[0] = v.rest_step[token], rest_step[1] = v.rest_step[token + 8];
     end = v.c[column * 16 + 15];
@@ -189,7 +190,7 @@ struct column_walk {
 /// of 8 bits.
 __device__ inline float4 column_rectangle_parts(float2 const (&gamma)[3], int lane) {
   using T = __nv_bfloat16;
-  int const g = lane >> 2, t = lane & 3;
+  int const g = fragment::row(unsigned(lane)), t = fragment::quarter(unsigned(lane));
   std::uint32_t const ones = pack<T>(1, 1), from = pack<T>(2 * t >= g ? 1.f : 0.f, 2 * t + 1 >= g ? 1.f : 0.f);
   float r[2][4] = {};
   float2 left[3] = {gamma[0], gamma[1], gamma[2]};
@@ -224,7 +225,7 @@ template <class Tr>
 __device__ inline diagonal_parts end_column(backward_quadratic_block<Tr> const& k, int unit, int column,
                                             column_walk<Tr>& down, float (&gradient)[2][4]) {
   using T = typename Tr::element;
-  int const g = k.lane >> 2, t = k.lane & 3, t0 = column * 16;
+  int const g = fragment::row(unsigned(k.lane)), t = fragment::quarter(unsigned(k.lane)), t0 = column * 16;
   auto const v = k.vectors(unit);
   std::uint32_t const dy = shared_address(k.dy(unit) + t0 * Tr::pitch);
   float w[2][4] = {};
@@ -266,7 +267,7 @@ __device__ inline diagonal_parts end_column(backward_quadratic_block<Tr> const& 
 template <class Tr>
 __device__ inline void store_sums(backward_quadratic_block<Tr> const& k, int unit, int column,
                                   diagonal_parts const& parts, float const (&later)[2]) {
-  int const t = k.lane & 3, token = column * 16 + (t & 1) * 8 + (k.lane >> 2);
+  int const t = fragment::quarter(unsigned(k.lane)), token = column * 16 + fragment::row(unsigned(k.lane), t & 1);
   auto const v = k.vectors(unit);
   auto const to = k.sums(unit);
   float const inside[4] = {parts.inside.x, parts.inside.y, parts.inside.z, parts.inside.w};
@@ -293,7 +294,8 @@ __device__ inline void write_dx(backward_quadratic_block<Tr> const& k, int unit,
   for (int n = 0; n < Tr::slice / 8; ++n)
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      *reinterpret_cast<std::uint32_t*>(x + ((k.lane >> 2) + half * 8) * Tr::pitch + n * 16 + (k.lane & 3) * 4) =
+      *reinterpret_cast<std::uint32_t*>(x + fragment::row(unsigned(k.lane), half) * Tr::pitch + n * 16 +
+                                        fragment::column(unsigned(k.lane)) * 2) =
           pack<typename Tr::element>(dx[n][2 * half], dx[n][2 * half + 1]);
   write_rows<Tr::slice>(x, k.p.dx + k.row(t0) * std::size_t(k.p.dx_stride) + k.column(unit), k.p.dx_stride,
                         k.p.length - t0, k.lane);

@@ -7,7 +7,8 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd/backward_quadratic_block.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
-#include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 

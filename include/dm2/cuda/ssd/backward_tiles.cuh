@@ -9,6 +9,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -51,24 +52,6 @@ __device__ inline void store_tile(unsigned char* tile, float const (&v)[2][4], i
         pack<T>(v[m >> 1][2 * (m & 1)], v[m >> 1][2 * (m & 1) + 1]);
 }
 
-/// Sums of N numbers over the lanes that differ in log2(N) bits of their number, the highest of them `Bit`. Each lane
-/// gets one of the sums: the one that those bits say, the highest first. N - 1 exchanges.
-template <int N, int Bit>
-__device__ inline float fold(float const (&v)[N], int lane) {
-  if constexpr (N == 1) {
-    return v[0];
-  } else {
-    float half[N / 2];
-    bool const upper = (lane & Bit) != 0;
-#pragma unroll
-    for (int i = 0; i < N / 2; ++i) {
-      float const given = upper ? v[i] : v[i + N / 2], kept = upper ? v[i + N / 2] : v[i];
-      half[i] = kept + __shfl_xor_sync(~0u, given, Bit);
-    }
-    return fold<N / 2, Bit / 2>(half, lane);
-  }
-}
-
 /// Operands of a tile's rows.
 template <class Tr>
 struct tile_rows {
@@ -79,7 +62,7 @@ struct tile_rows {
   __device__ void load(Block const& k, int unit, int row) {
     load_rows(dy, shared_address(k.dy(unit) + row * 16 * Tr::pitch) + k.row_operand(Tr::pitch));
     auto const v = k.vectors(unit);
-    c[0] = v.c[row * 16 + (k.lane >> 2)], c[1] = v.c[row * 16 + (k.lane >> 2) + 8];
+    c[0] = v.c[row * 16 + fragment::row(unsigned(k.lane))], c[1] = v.c[row * 16 + fragment::row(unsigned(k.lane)) + 8];
   }
 };
 
@@ -89,7 +72,7 @@ template <class Block, class Tr>
 __device__ inline float2 tile_below(Block const& k, int unit, tile_place const& at, tile_rows<Tr> const& rows,
                                     float (&gradient)[2][4]) {
   using T = typename Tr::element;
-  int const t = k.lane & 3;
+  int const t = fragment::quarter(unsigned(k.lane));
   auto const v = k.vectors(unit);
   float w[2][4] = {};
   multiply_rows<T>(w, rows.dy, shared_address(k.x(unit) + at.column * 16 * Tr::pitch) + k.column_operand(Tr::pitch));
@@ -119,8 +102,8 @@ __device__ inline float2 tile_below(Block const& k, int unit, tile_place const& 
 /// The sums over rows of `Tiles` tiles, one or two, from their lanes' parts.
 template <int Tiles, class Block>
 __device__ inline void store_row_sums(Block const& k, int index, float2 first, float2 second) {
-  float* const to = reinterpret_cast<float*>(k.shared + k.at.row_sums) + index * 16 + (k.lane >> 2);
-  int const t = k.lane & 3;
+  float* const to = reinterpret_cast<float*>(k.shared + k.at.row_sums) + index * 16 + fragment::row(unsigned(k.lane));
+  int const t = fragment::quarter(unsigned(k.lane));
   if constexpr (Tiles == 2) {
     float const v[4] = {first.x, first.y, second.x, second.y};
     to[8 * t] = fold<4, 2>(v, k.lane);
@@ -137,7 +120,7 @@ __device__ inline void store_row_sums(Block const& k, int index, float2 first, f
 /// for the t of its four columns. The sums over j are a product with a triangle of ones, Gamma in two parts of 8 bits.
 __device__ inline float4 rectangle_parts(float2 const (&gamma)[3], int lane) {
   using T = __nv_bfloat16;
-  int const g = lane >> 2, t = lane & 3;
+  int const g = fragment::row(unsigned(lane)), t = fragment::quarter(unsigned(lane));
   std::uint32_t const ones = pack<T>(1, 1), below = pack<T>(2 * t < g ? 1.f : 0.f, 2 * t + 1 < g ? 1.f : 0.f);
   float r[2][4] = {};
   float2 left[3] = {gamma[0], gamma[1], gamma[2]};
@@ -166,7 +149,7 @@ template <class Block>
 __device__ inline float tile_on_diagonal(Block const& k, int unit, float (&gradient)[2][4]) {
   using Tr = typename Block::traits;
   using T = typename Tr::element;
-  int const g = k.lane >> 2, t = k.lane & 3, t0 = k.warp * 16;
+  int const g = fragment::row(unsigned(k.lane)), t = fragment::quarter(unsigned(k.lane)), t0 = k.warp * 16;
   auto const v = k.vectors(unit);
   tile_rows<Tr> rows;
   rows.load(k, unit, k.warp);
@@ -205,7 +188,7 @@ __device__ inline float tile_on_diagonal(Block const& k, int unit, float (&gradi
       sums.x, output[0].x + output[1].x, sums.y, output[0].y + output[1].y, sums.z, output[2].x, sums.w, output[2].y};
   float const sum = fold<8, 16>(parts, k.lane);
   int const column = (k.lane >> 4) * 8 + 2 * t + (k.lane >> 3 & 1);
-  reinterpret_cast<float*>(k.shared + k.at.own_sums)[(k.lane >> 2 & 1) * k.at.rows() + t0 + column] = sum;
+  reinterpret_cast<float*>(k.shared + k.at.own_sums)[(g & 1) * k.at.rows() + t0 + column] = sum;
   return skip;
 }
 

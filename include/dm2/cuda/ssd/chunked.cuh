@@ -17,6 +17,8 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -65,7 +67,7 @@ struct chunked_traits {
   /// Blocks that a multiprocessor of so much shared memory holds, at most 512 threads of 128 registers.
   static constexpr int resident(int shared) { return std::clamp(shared / (bytes + 1024), 1, 512 / threads); }
   static_assert(unit_bytes % 16 == 0 && unit_begin % 16 == 0,
-                "dm2::cuda::detail::chunked_traits: units must begin at multiples of 16 bytes");
+                "dm2::cuda::detail::ssd::chunked_traits: units must begin at multiples of 16 bytes");
 };
 
 /// One block's place in the work, seen from one of its threads.
@@ -129,24 +131,18 @@ __device__ inline void scan_chunk(chunked_block<Tr> const& k, int chunk, float2 
 /// Starts the copy of a chunk's x of the unit, zeros behind the sequence.
 template <class Tr>
 __device__ inline void copy_x(chunked_block<Tr> const& k, int chunk) {
-  for (int i = k.thread; i < ssd_tile * Tr::pieces; i += Tr::team_threads) {
-    int const token = chunk * ssd_tile + i / Tr::pieces;
-    bool const valid = token < k.p.length;
-    copy_async(shared_address(k.own + Tr::staged + i * 16),
-               k.p.x + std::size_t(valid ? token : 0) * Tr::sizes::inner + k.u.column + i % Tr::pieces * 8, valid);
-  }
+  row_source<typename Tr::element> const tokens{k.p.x + k.u.column, Tr::sizes::inner, k.p.length};
+  copy_tile<Tr::pieces * 8, ssd_tile, Tr::team_threads, 2>(shared_address(k.own + Tr::staged), Tr::pieces * 16, tokens,
+                                                           chunk * ssd_tile, k.thread);
 }
 
 /// Starts the copy of a chunk of B or C, zeros behind the sequence.
 template <class Tr>
-__device__ inline void copy_rows(chunked_block<Tr> const& k, typename Tr::element const* from, int chunk, int to) {
-  constexpr int pieces = Tr::sizes::d_state / 8;
-  for (int i = int(threadIdx.x); i < ssd_tile * pieces; i += Tr::threads) {
-    int const row = i / pieces, piece = i % pieces, token = chunk * ssd_tile + row;
-    bool const valid = token < k.p.length;
-    copy_async(shared_address(k.shared + to + row * Tr::row_pitch + piece * 16),
-               from + std::size_t(valid ? token : 0) * Tr::sizes::state_width + piece * 8, valid);
-  }
+__device__ inline void copy_state_rows(chunked_block<Tr> const& k, typename Tr::element const* from, int chunk,
+                                       int to) {
+  row_source<typename Tr::element> const tokens{from, Tr::sizes::state_width, k.p.length};
+  copy_tile<Tr::sizes::d_state, ssd_tile, Tr::threads, 2>(shared_address(k.shared + to), Tr::row_pitch, tokens,
+                                                          chunk * ssd_tile, int(threadIdx.x));
 }
 
 /// From staged x the two operands: x, and x times what is left of it at the chunk's end. A thread reads what it copied
@@ -169,9 +165,8 @@ template <class Tr>
 __device__ inline void score(chunked_block<Tr> const& k, int chunk) {
   using T = typename Tr::element;
   int const rows = min(4, (k.p.length - chunk * ssd_tile + 15) / 16);
-  std::uint32_t const c = shared_address(k.shared + Tr::c) + (k.lane & 15) * Tr::row_pitch + (k.lane >> 4) * 16;
-  std::uint32_t const b =
-      shared_address(k.shared + Tr::b) + ((k.lane & 7) + (k.lane >> 4) * 8) * Tr::row_pitch + (k.lane >> 3 & 1) * 16;
+  std::uint32_t const c = shared_address(k.shared + Tr::c) + fragment::left_operand(unsigned(k.lane), Tr::row_pitch);
+  std::uint32_t const b = shared_address(k.shared + Tr::b) + fragment::right_operand(unsigned(k.lane), Tr::row_pitch);
   for (int i = k.warp; i < rows * (rows + 1) / 2; i += Tr::threads / 32) {
     int const r = i < 1 ? 0 : i < 3 ? 1 : i < 6 ? 2 : 3, col = i - r * (r + 1) / 2;
     float s[2][4] = {};
@@ -192,15 +187,15 @@ __device__ inline void score(chunked_block<Tr> const& k, int chunk) {
 template <class Tr>
 __device__ inline void write_chunk(chunked_block<Tr> const& k, int chunk, bool carries) {
   using T = typename Tr::element;
-  int const g = k.lane >> 2, token = chunk * ssd_tile + k.row * 16 + g;
+  int const g = fragment::row(unsigned(k.lane)), token = chunk * ssd_tile + k.row * 16 + g;
   if (token - g >= k.p.length) return;
   float2 const* const decay = k.decay(chunk);
   float const low = decay[k.row * 16 + g].x, high = decay[k.row * 16 + g + 8].x;
   float acc[1][Tr::slice / 8][4] = {};
   std::uint32_t a[1][4];
   if (carries) {
-    std::uint32_t const c =
-        shared_address(k.shared + Tr::c) + (k.row * 16 + (k.lane & 15)) * Tr::row_pitch + (k.lane >> 4) * 16;
+    std::uint32_t const c = shared_address(k.shared + Tr::c) + k.row * 16 * Tr::row_pitch +
+                            fragment::left_operand(unsigned(k.lane), Tr::row_pitch);
 #pragma unroll 2
     for (int d = 0; d < Tr::depth; ++d) {
       load_matrix(a[0], c + d * 32);
@@ -214,7 +209,7 @@ __device__ inline void write_chunk(chunked_block<Tr> const& k, int chunk, bool c
     }
     scale_rows(acc[0], exp2_fast(low), exp2_fast(high));
   }
-  std::uint32_t const x = shared_address(k.own + Tr::x) + (k.lane & 15) * Tr::pitch + (k.lane >> 4) * 16;
+  std::uint32_t const x = shared_address(k.own + Tr::x) + fragment::left_operand(unsigned(k.lane), Tr::pitch);
   for (int col = 0; col <= k.row; ++col) {
     load_fragment(a[0], k.shared + Tr::scores + (k.row * (k.row + 1) / 2 + col) * fragment_bytes, k.lane);
     decay_fragment<T>(a[0], low, high, decay + col * 16, k.lane, col == k.row);
@@ -291,9 +286,8 @@ __device__ inline void update_state(chunked_block<Tr> const& k, int chunk, state
   float const left = exp2_fast(k.decay(chunk)[ssd_tile - 1].x);
 #pragma unroll
   for (int m = 0; m < Tr::row_tiles; ++m) scale_rows(state[m], left, left);
-  std::uint32_t const x =
-      shared_address(k.own + Tr::scaled) + ((k.lane & 7) + (k.lane >> 4) * 8) * Tr::pitch + (k.lane >> 3 & 1) * 16;
-  std::uint32_t const b = shared_address(k.shared + Tr::b) + (k.lane & 15) * Tr::row_pitch + (k.lane >> 4) * 16;
+  std::uint32_t const x = shared_address(k.own + Tr::scaled) + fragment::right_operand(unsigned(k.lane), Tr::pitch);
+  std::uint32_t const b = shared_address(k.shared + Tr::b) + fragment::left_operand(unsigned(k.lane), Tr::row_pitch);
 #pragma unroll
   for (int t = 0; t < ssd_tile / 16; ++t) {
     std::uint32_t a[Tr::row_tiles][4];
@@ -314,11 +308,19 @@ __device__ inline void update_state(chunked_block<Tr> const& k, int chunk, state
   }
 }
 
+/// Starts the copies of the first chunk.
+template <bool Output, class Tr>
+__device__ inline void start_chunk(chunked_block<Tr> const& k) {
+  copy_x(k, k.first), commit_copies();
+  copy_state_rows(k, k.p.b, k.first, Tr::b), commit_copies();
+  if (Output) copy_state_rows(k, k.p.c, k.first, Tr::c), commit_copies();
+}
+
 /// The walk. Output: y, from the state that `runs` has for this run. Else the state after the run, from zero.
 /// Block: unit block + unit blocks (group + G (run + runs sequence)).
 template <class Tr, bool Output>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
-    ssd_chunked_kernel(arguments<typename Tr::element> p, chunk_runs<typename Tr::element> runs) {
+    chunked_kernel(arguments<typename Tr::element> p, chunk_runs<typename Tr::element> runs) {
   chunked_block<Tr> const k{p, runs, dynamic_shared()};
   if (!Output && k.run + 1 == runs.count) return;  // no run begins with the state after the last
   float state[Tr::row_tiles][Tr::state_tiles][4];
@@ -327,14 +329,10 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
     load_state(k, runs, state);
   else
     clear_state<Tr>(state);
-
-  float2 steps = k.steps(k.first);
   float const rate = k.p.a[k.u.head] * log2_e;
-  if (k.scans) scan_chunk(k, k.first, steps, rate);
-  steps = k.steps(k.first + 1);
-  copy_x(k, k.first), commit_copies();
-  copy_rows(k, k.p.b, k.first, Tr::b), commit_copies();
-  if (Output) copy_rows(k, k.p.c, k.first, Tr::c), commit_copies();
+  if (k.scans) scan_chunk(k, k.first, k.steps(k.first), rate);
+  float2 steps = k.steps(k.first + 1);
+  start_chunk<Output>(k);
   float total = 0;
   __syncthreads();
 
@@ -354,13 +352,13 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
     if (!Output || more) update_state(k, chunk, state);
     if (!Output) total += k.decay(chunk)[ssd_tile - 1].x;
     __syncthreads();  // B is done with
-    if (more) copy_rows(k, k.p.b, chunk + 1, Tr::b);
+    if (more) copy_state_rows(k, k.p.b, chunk + 1, Tr::b);
     commit_copies();
     if (more && k.scans) scan_chunk(k, chunk + 1, steps, rate);
     steps = k.steps(chunk + 2);
     if (Output) write_chunk(k, chunk, carries);
     __syncthreads();  // C, the scores, x and the state's fragments are done with, the next decays are there
-    if (Output && more) copy_rows(k, k.p.c, chunk + 1, Tr::c);
+    if (Output && more) copy_state_rows(k, k.p.c, chunk + 1, Tr::c);
     if (Output) commit_copies();
   }
   if (!Output && k.active) store_state(k, runs, state, total);
@@ -368,7 +366,7 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
 
 /// From each run's state from zero the state at each run's start, in place. Thread: four numbers of a unit's state.
 template <class Tr>
-__global__ void __launch_bounds__(128) ssd_runs_kernel(chunk_runs<typename Tr::element> runs) {
+__global__ void __launch_bounds__(128) runs_kernel(chunk_runs<typename Tr::element> runs) {
   constexpr int ahead = 8;  // loads in flight
   auto const unit = std::size_t(blockIdx.y);
   float4* const at = runs.states + unit * std::size_t(runs.count) * Tr::state_vectors + blockIdx.x * 128 + threadIdx.x;
@@ -420,8 +418,8 @@ chunk_runs<typename Tr::element> take_runs(arena& scratch, chunked_plan const& p
 template <class Tr, bool Output>
 void launch_walk(arguments<typename Tr::element> const& p, chunk_runs<typename Tr::element> const& runs,
                  unsigned blocks, cudaStream_t stream) {
-  prefer_shared("ssd: chunks", ssd_chunked_kernel<Tr, Output>);
-  launch("ssd: chunks", ssd_chunked_kernel<Tr, Output>, {blocks, Tr::threads, std::size_t(Tr::bytes)}, stream, p, runs);
+  prefer_shared("ssd: chunks", chunked_kernel<Tr, Output>);
+  launch("ssd: chunks", chunked_kernel<Tr, Output>, {blocks, Tr::threads, std::size_t(Tr::bytes)}, stream, p, runs);
 }
 
 /// The scan of `sequences` sequences, its scratch in `runs`.
@@ -432,7 +430,7 @@ void launch_chunked(arguments<typename Tr::element> const& p, chunk_runs<typenam
   if (plan.runs > 1) {
     launch_walk<Tr, false>(p, runs, blocks, stream);
     unsigned const units = unsigned(sequences) * unsigned(Tr::sizes::groups * Tr::unit::count);
-    launch("ssd: states of runs", ssd_runs_kernel<Tr>, {dim3(Tr::state_vectors / 128, units), 128}, stream, runs);
+    launch("ssd: states of runs", runs_kernel<Tr>, {dim3(Tr::state_vectors / 128, units), 128}, stream, runs);
   }
   launch_walk<Tr, true>(p, runs, blocks, stream);
 }

@@ -10,6 +10,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -90,9 +91,7 @@ __device__ inline float advance_scan(float (&h)[Tr::packets][4], scan_stage<Tr> 
       sum = fmaf(c.v[i], h[j][i], sum);
     }
   }
-#pragma unroll
-  for (int distance = Tr::lanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
-  return sum;
+  return sum_over_lanes<Tr::lanes>(sum);
 }
 
 template <class Tr, class T>
@@ -103,8 +102,11 @@ __global__ void __launch_bounds__(Tr::threads)
   std::size_t const row = std::size_t{blockIdx.x / (Tr::slices * Tr::heads)} * std::size_t(length);
   int const first = slice * Tr::channels, channels = min(Tr::channels, Tr::width - first), group = head / Tr::per_group;
   std::size_t const column = std::size_t(head * Tr::width + first);
-  scan_source<T> const from{x + row * Tr::inner + column, b + row * Tr::states + group * Tr::state,
-                            c + row * Tr::states + group * Tr::state, dt + row * Tr::heads + head, a[head]};
+  scan_source<T> const from{.x = x + row * Tr::inner + column,
+                            .b = b + row * Tr::states + group * Tr::state,
+                            .c = c + row * Tr::states + group * Tr::state,
+                            .dt = dt + row * Tr::heads + head,
+                            .a = a[head]};
   int const lane = int(threadIdx.x) % Tr::lanes, channel = int(threadIdx.x) / Tr::lanes;
   bool const active = channel < channels;
   float const skip = d[head];

@@ -15,6 +15,8 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 
@@ -104,11 +106,11 @@ __device__ inline void load_c(quadratic_block<Tr> const& k, int first, uint4 (&c
   for (int m = 0; m < Tr::row_tiles; ++m)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      int const row = (2 * k.pair + first + m) * 16 + (k.lane >> 2) + 8 * half;
+      int const row = (2 * k.pair + first + m) * 16 + fragment::row(unsigned(k.lane), half);
       auto const* const from = k.p.c + std::size_t(max(row, 0)) * Tr::sizes::state_width;
 #pragma unroll
       for (int s = 0; s < Tr::state / 32; ++s) {
-        int const column = s * 32 + (k.lane & 3) * 8;
+        int const column = s * 32 + fragment::column<8>(unsigned(k.lane));
         bool const valid = k.pair >= 0 && row < k.p.length && column < Tr::sizes::d_state;
         c[m][half][s] = valid ? __ldg(reinterpret_cast<uint4 const*>(from + column)) : uint4{0, 0, 0, 0};
       }
@@ -120,7 +122,7 @@ template <class Tr>
 __device__ inline void score(quadratic_block<Tr> const& k, int first,
                              uint4 const (&c)[Tr::row_tiles][2][Tr::state / 32], unsigned char* shared) {
   using T = typename Tr::element;
-  int const g = k.lane >> 2, t = k.lane & 3, row0 = 2 * k.pair + first;
+  int const g = fragment::row(unsigned(k.lane)), t = fragment::quarter(unsigned(k.lane)), row0 = 2 * k.pair + first;
   int const last = min(row0 + Tr::row_tiles, k.at.tiles) - 1;
   for (int col = 0; col <= last; ++col) {
     float s[Tr::row_tiles][2][4] = {};
@@ -148,12 +150,25 @@ __device__ inline void score(quadratic_block<Tr> const& k, int first,
   }
 }
 
+/// All scores to shared memory. All threads; ends with a barrier.
+template <class Tr>
+__device__ inline void score_all(quadratic_block<Tr> const& k, unsigned char* shared) {
+  copy_b(k, shared);
+  uint4 c[Tr::row_tiles][2][Tr::state / 32];
+  load_c(k, 0, c);
+  wait_copies<0>();
+  __syncthreads();
+  if (k.pair >= 0) score(k, 0, c, shared);
+  if (Tr::row_tiles == 1 && k.pair >= 0) load_c(k, 1, c), score(k, 1, c, shared);
+  __syncthreads();
+}
+
 /// Starts the copy of a unit's x.
 template <class Tr>
 __device__ inline void copy_x(quadratic_block<Tr> const& k, int column, unsigned char* shared) {
-  for (int i = int(threadIdx.x); i < k.p.length * Tr::chunks; i += Tr::threads)
-    copy_async(shared_address(shared + k.at.staged + i * 16),
-               k.p.x + std::size_t(i / Tr::chunks) * Tr::sizes::inner + column + i % Tr::chunks * 8);
+  auto const token = [&](int t, int c, bool&) { return k.p.x + std::size_t(t) * Tr::sizes::inner + column + c; };
+  copy_rows<Tr::chunks * 8>(shared_address(shared + k.at.staged), Tr::chunks * 16, token, 0, k.p.length,
+                            int(threadIdx.x), Tr::threads);
 }
 
 /// From staged x the two operands. A thread reads what it copied itself.
@@ -200,11 +215,11 @@ template <class Tr>
 __device__ inline void multiply(quadratic_block<Tr> const& k, float2 const* decay, float skip, int column,
                                 unsigned char* shared) {
   using T = typename Tr::element;
-  int const g = k.lane >> 2, q = k.pair, own = q >> 1;     // own: the tile of 64 that the rows are in
+  int const g = fragment::row(unsigned(k.lane)), q = k.pair, own = q >> 1;  // own: the tile of 64 that the rows are in
   int const r0 = 2 * q, r1 = min(r0 + 1, k.at.tiles - 1);  // a missing second tile repeats the first, unused
   unsigned char const* const rows[2] = {shared + r0 * (r0 + 1) / 2 * fragment_bytes,
                                         shared + r1 * (r1 + 1) / 2 * fragment_bytes};
-  std::uint32_t const lane_at = std::uint32_t((k.lane & 15) * Tr::pitch + (k.lane >> 4) * 16);
+  std::uint32_t const lane_at = std::uint32_t(fragment::left_operand(unsigned(k.lane), Tr::pitch));
   std::uint32_t const x = shared_address(shared + k.at.x) + lane_at;
   float acc[2][Tr::slice / 8][4] = {};
   std::uint32_t a[2][4];
@@ -239,20 +254,11 @@ __device__ inline void multiply(quadratic_block<Tr> const& k, float2 const* deca
 /// Block: part + parts (group + G sequence), `units` units a part.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 2)
-    ssd_quadratic_kernel(arguments<typename Tr::element> p, int parts, int units) {
+    quadratic_kernel(arguments<typename Tr::element> p, int parts, int units) {
   unsigned char* const ssd_shared = dynamic_shared();
   int const part = int(blockIdx.x) % parts, place = int(blockIdx.x) / parts, group = place % Tr::sizes::groups;
   quadratic_block<Tr> const k{p, place / Tr::sizes::groups, group};
-  {
-    copy_b(k, ssd_shared);
-    uint4 c[Tr::row_tiles][2][Tr::state / 32];
-    load_c(k, 0, c);
-    wait_copies<0>();
-    __syncthreads();
-    if (k.pair >= 0) score(k, 0, c, ssd_shared);
-    if (Tr::row_tiles == 1 && k.pair >= 0) load_c(k, 1, c), score(k, 1, c, ssd_shared);
-    __syncthreads();
-  }
+  score_all(k, ssd_shared);
   int const first = part * units, last = min(first + units, Tr::unit::count);
   int const scanned = k.warp - 4;  // the tile of 64 whose decays this warp computes
   float2 steps{0, 0};
@@ -314,8 +320,8 @@ void launch_quadratic(arguments<typename Tr::element> const& p, int sequences, d
   int const wanted = quadratic_parts(Tr::unit::count, places, device.multiprocessors);
   int const units = (Tr::unit::count + wanted - 1) / wanted, parts = (Tr::unit::count + units - 1) / units;
   int const bytes = quadratic_layout<Tr>{p.length}.bytes;
-  prefer_shared("ssd: quadratic form", ssd_quadratic_kernel<Tr>);
-  launch("ssd: quadratic form", ssd_quadratic_kernel<Tr>,
+  prefer_shared("ssd: quadratic form", quadratic_kernel<Tr>);
+  launch("ssd: quadratic form", quadratic_kernel<Tr>,
          {unsigned(places) * unsigned(parts), Tr::threads, std::size_t(bytes)}, stream, p, parts, units);
 }
 

@@ -11,6 +11,8 @@
 
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -70,12 +72,7 @@ __device__ inline float2 load_steps(float const* dt, int head, int t, int length
 /// digits of later steps.
 __device__ inline void scan_decays(float2 dt, float rate, int lane, float4* decay, float2* weight) {
   float const first = fmaxf(dt.x * rate, -160.f), both = first + fmaxf(dt.y * rate, -160.f);
-  float sum = both;
-#pragma unroll
-  for (int o = 1; o < 32; o *= 2) {
-    float const lower = __shfl_up_sync(~0u, sum, o);
-    if (lane >= o) sum += lower;
-  }
+  float const sum = sum_up_to_lane(both, lane);
   float const total = __shfl_sync(~0u, sum, 31);
   float before = __shfl_up_sync(~0u, sum, 1);
   if (lane == 0) before = 0;
@@ -108,7 +105,7 @@ __device__ inline void load_fragment(std::uint32_t (&a)[4], unsigned char const*
 template <class T>
 __device__ inline void decay_fragment(std::uint32_t (&a)[4], float c_low, float c_high, float2 const* decay, int lane,
                                       bool diagonal) {
-  int const g = lane >> 2, t = lane & 3;
+  int const g = fragment::row(unsigned(lane)), t = fragment::quarter(unsigned(lane));
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float4 const e = *reinterpret_cast<float4 const*>(decay + 8 * half + 2 * t);
@@ -153,7 +150,7 @@ __device__ inline void scale_rows(float (&acc)[N][4], float low, float high) {
 /// reordered, `y` its first column in global memory.
 template <class T, int Half, int N>
 __device__ inline void write_row(float const (&acc)[N][4], unsigned char const* x, float skip, T* y, int lane) {
-  int const t = lane & 3;
+  int const t = fragment::quarter(unsigned(lane));
 #pragma unroll
   for (int n = 0; n < N / 2; ++n) {
     float2 const low = unpack<T>(*reinterpret_cast<std::uint32_t const*>(x + n * 32 + t * 4));

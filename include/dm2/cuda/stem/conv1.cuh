@@ -14,11 +14,12 @@
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/stem/plane.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 /// The sizes of a block: a tile of 8 x 16 pixels, a warp 4 rows of it.
 template <class G>
@@ -32,7 +33,7 @@ struct conv1_block {
   static constexpr int row_bytes = picture_width * 8, weight_bytes = 7 * 32 * 2 * G::hidden;
   static constexpr int pixels = picture_height * picture_width;
   static constexpr int shared_bytes = weight_bytes + picture_height * row_bytes;
-  static_assert(row_bytes % 16 == 0 && weight_bytes % 128 == 0, "dm2::cuda::detail::conv1_block: aligned rows");
+  static_assert(row_bytes % 16 == 0 && weight_bytes % 128 == 0, "dm2::cuda::detail::stem::conv1_block: aligned rows");
 };
 
 /// A thread's pixels of a tile: pixels thread, thread + threads, ... of picture_height x picture_width.
@@ -89,15 +90,15 @@ __device__ inline void convolve1(typename conv1_block<G>::sums& s, std::uint32_t
 /// blocks. The pixels of the next tile are on their way while other blocks of the multiprocessor multiply.
 template <class G, class T, class Reader>
 __global__ void __launch_bounds__(conv1_block<G>::threads, conv1_block<G>::resident)
-    stem_conv1_kernel(Reader picture, T const* __restrict__ weights, float const* __restrict__ bias,
-                      T* __restrict__ out, int tiles) {
+    conv1_kernel(Reader picture, T const* __restrict__ weights, float const* __restrict__ bias, T* __restrict__ out,
+                 int tiles) {
   using block = conv1_block<G>;
   using sums = typename block::sums;
   let_next_start();
   unsigned char* const stem_shared = dynamic_shared();
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   int const row = warp / block::warps_across * block::rows, across = warp % block::warps_across;
-  int const channel = across * sums::channels + lane % 4 * 2 * sums::columns;
+  int const channel = across * sums::channels + fragment::column(lane) * sums::columns;
   uint4 const* const fragments = reinterpret_cast<uint4 const*>(stem_shared) + across * sums::columns / 2 * 32 + lane;
   std::uint32_t const shared = shared_address(stem_shared);
 
@@ -123,7 +124,7 @@ template <class G, class T, class Reader>
 void launch_conv1(cudaStream_t stream, int multiprocessors, Reader const& picture, T const* weights, float const* bias,
                   T* out, int pictures) {
   using block = conv1_block<G>;
-  auto* const kernel = stem_conv1_kernel<G, T, Reader>;
+  auto* const kernel = conv1_kernel<G, T, Reader>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   char const* const name = "stem: 7 x 7 convolution";
   launch_shape shape{1, block::threads, block::shared_bytes};
@@ -131,4 +132,4 @@ void launch_conv1(cudaStream_t stream, int multiprocessors, Reader const& pictur
   launch(name, kernel, shape, stream, picture, weights, bias, out, tiles);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

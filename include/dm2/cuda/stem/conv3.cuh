@@ -13,11 +13,12 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/stem/plane.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 /// How a block divides its work.
 struct conv3_form {
@@ -43,7 +44,8 @@ struct conv3_block {
   static constexpr int pixel_bytes = 2 * hidden, row_bytes = halo_width * pixel_bytes;
   static constexpr int buffer_bytes = halo_height * row_bytes, weight_bytes = 9 * hidden * pixel_bytes;
   static constexpr int shared_bytes = weight_bytes + groups * buffers * buffer_bytes;
-  static_assert(buffer_bytes % 128 == 0 && weight_bytes % 128 == 0, "dm2::cuda::detail::conv3_block: swizzled rows");
+  static_assert(buffer_bytes % 128 == 0 && weight_bytes % 128 == 0,
+                "dm2::cuda::detail::stem::conv3_block: swizzled rows");
 
   // The 16-byte pieces of a pixel trade places by its column, so that 8 neighbours' equal pieces lie in different
   // banks.
@@ -97,8 +99,8 @@ __device__ inline void convolve3(typename Block::sums& s, std::uint32_t tile, ui
 /// Blocks  any number; tile t goes to group t / blocks of block t % blocks, then round again.
 template <class Block, class T, bool Patches>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_conv3_kernel(T const* __restrict__ in, T const* __restrict__ weights, float const* __restrict__ bias,
-                      T* __restrict__ out, int tiles) {
+    conv3_kernel(T const* __restrict__ in, T const* __restrict__ weights, float const* __restrict__ bias,
+                 T* __restrict__ out, int tiles) {
   using sums = typename Block::sums;
   using tile_type = typename Block::tile;
   let_next_start();
@@ -106,7 +108,7 @@ __global__ void __launch_bounds__(Block::threads, 1)
   int const group = int(threadIdx.x) / Block::group_threads, thread = int(threadIdx.x) % Block::group_threads;
   int const warp = thread / 32, lane = thread % 32;
   int const row = warp / Block::warps_across * Block::rows, across = warp % Block::warps_across;
-  int const channel = across * sums::channels + lane % 4 * 2 * sums::columns;
+  int const channel = across * sums::channels + fragment::column(lane) * sums::columns;
   uint4 const* const fragments = reinterpret_cast<uint4 const*>(stem_shared) + across * sums::columns / 2 * 32 + lane;
   std::uint32_t const shared = shared_address(stem_shared);
   std::uint32_t buffer = shared + unsigned(Block::weight_bytes + group * Block::buffers * Block::buffer_bytes);
@@ -146,7 +148,7 @@ template <class G, conv3_form F, bool Patches, class T>
 void launch_conv3(cudaStream_t stream, int multiprocessors, T const* in, T const* weights, float const* bias, T* out,
                   int pictures, bool early) {
   using block = conv3_block<G, F>;
-  auto* const kernel = stem_conv3_kernel<block, T, Patches>;
+  auto* const kernel = conv3_kernel<block, T, Patches>;
   int const tiles = pictures * block::tile::across * block::tile::down;
   char const* const name = "stem: 3 x 3 convolution";
   launch_shape shape{1, block::threads, block::shared_bytes, early};
@@ -154,4 +156,4 @@ void launch_conv3(cudaStream_t stream, int multiprocessors, T const* in, T const
   launch(name, kernel, shape, stream, in, weights, bias, out, tiles);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

@@ -14,12 +14,13 @@
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
 #include <dm2/cuda/stem/plane.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 /// Three warpgroups, each with two buffers, around the weights of 64 channels.
 template <class G>
@@ -47,12 +48,25 @@ struct hopper_plane_sums {
       for (int i = 0; i < 16; ++i) s.c[r][i / 4][i % 4] = c[r][across * 16 + i];
     return s;
   }
+  /// The bias of the lane's channels.
   template <class G>
-  __device__ __forceinline__ void set_half(int across, plane_sums<G::hidden, 2> const& s) {
+  __device__ __forceinline__ void start(float const* bias, int lane) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r)
+    for (int across = 0; across < 2; ++across) {
+      plane_sums<G::hidden, 2> s;
+      s.start(bias + across * 32 + fragment::column<8>(lane));
 #pragma unroll
-      for (int i = 0; i < 16; ++i) c[r][across * 16 + i] = s.c[r][i / 4][i % 4];
+      for (int r = 0; r < 2; ++r)
+#pragma unroll
+        for (int i = 0; i < 16; ++i) c[r][across * 16 + i] = s.c[r][i / 4][i % 4];
+    }
+  }
+  /// store_plane of all channels.
+  template <class G, bool Patches, class T>
+  __device__ __forceinline__ void store(T* out, int b, int y, int x, int lane) const {
+#pragma unroll
+    for (int across = 0; across < 2; ++across)
+      store_plane<G, Patches>(half<G>(across), out, b, y, x, across * 32 + fragment::column<8>(lane));
   }
 };
 
@@ -61,14 +75,15 @@ template <class Block>
 __device__ inline void spread_weights(unsigned char* to, void const* weights) {
   uint4 const* const from = static_cast<uint4 const*>(weights);
   for (int i = int(threadIdx.x); i < Block::weight_bytes / 16; i += Block::threads) {
-    int const lane = i % 32, column = i / 32 % 4 * 16 + lane / 4, k = i / 128 / 3 % 4,
+    int const lane = i % 32, column = i / 32 % 4 * 16 + fragment::row(lane), k = i / 128 / 3 % 4,
               tap = i / 128 / 12 * 3 + i / 128 % 3;
     uint4 const v = from[i];
     std::uint32_t const word[4]{v.x, v.y, v.z, v.w};  // columns from 0 and 8, of each channels from 0 and 8
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
       int const n = column + w / 2 * 8, piece = (2 * k + w % 2) ^ (n % 8);
-      *reinterpret_cast<std::uint32_t*>(to + tap * Block::tap_bytes + n * 128 + piece * 16 + lane % 4 * 4) = word[w];
+      *reinterpret_cast<std::uint32_t*>(to + tap * Block::tap_bytes + n * 128 + piece * 16 +
+                                        fragment::column(lane) * 2) = word[w];
     }
   }
 }
@@ -109,11 +124,11 @@ __device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint
   hold(s.c[0]), hold(s.c[1]);
 }
 
-/// out = relu(conv3x3(in) + bias), as stem_conv3_kernel.
+/// out = relu(conv3x3(in) + bias), as conv3_kernel.
 template <class Block, class T, bool Patches>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_conv3_hopper_kernel(T const* __restrict__ in, T const* __restrict__ weights, float const* __restrict__ bias,
-                             T* __restrict__ out, int tiles) {
+    conv3_hopper_kernel(T const* __restrict__ in, T const* __restrict__ weights, float const* __restrict__ bias,
+                        T* __restrict__ out, int tiles) {
   if constexpr (hopper_code) {
     using G = typename Block::geometry;
     using tile_type = typename Block::tile;
@@ -143,16 +158,9 @@ __global__ void __launch_bounds__(Block::threads, 1)
       commit_copies();
       tile_type const tile{t};
       hopper_plane_sums s;
-#pragma unroll
-      for (int across = 0; across < 2; ++across) {
-        plane_sums<G::hidden, 2> start_of;
-        start_of.start(bias_of + across * 32 + lane % 4 * 8);
-        s.set_half<G>(across, start_of);
-      }
+      s.start<G>(bias_of, lane);
       convolve3_hopper<Block, T>(s, buffer + unsigned(row * Block::row_bytes), shared);
-#pragma unroll
-      for (int across = 0; across < 2; ++across)
-        store_plane<G, Patches>(s.half<G>(across), out, tile.b, tile.y + row, tile.x, across * 32 + lane % 4 * 8);
+      s.store<G, Patches>(out, tile.b, tile.y + row, tile.x, lane);
       wait_copies<0>();
       barrier<128>(group);
       std::uint32_t const next = other;
@@ -167,7 +175,7 @@ bool launch_conv3_hopper(cudaStream_t stream, device_properties const& device, T
                          float const* bias, T* out, int pictures) {
   using block = conv3_hopper_block<G>;
   if constexpr (block::possible && is_half<T>) {
-    auto* const kernel = stem_conv3_hopper_kernel<block, T, Patches>;
+    auto* const kernel = conv3_hopper_kernel<block, T, Patches>;
     char const* const name = "stem: 3 x 3 convolution";
     int const tiles = pictures * block::tile::across * block::tile::down;
     if (device.major != 9 || block::shared_bytes + 1024 > device.shared_per_block || !has_hopper_code(name, kernel))
@@ -179,4 +187,4 @@ bool launch_conv3_hopper(cudaStream_t stream, device_properties const& device, T
   return false;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

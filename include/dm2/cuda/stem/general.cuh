@@ -14,7 +14,7 @@
 
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 /// Inputs of the first convolution: pixel (2 y - 3 + tap row, 2 x - 3 + tap column) of a picture, rounded to T as
 /// other inputs are.
@@ -88,7 +88,7 @@ struct plane_sink {
 /// sink(row, column) = sum over taps and channels of source times weights, Layout saying where those are.
 template <class Layout, int N, class T, class Source, class Sink>
 __global__ void __launch_bounds__(128)
-    stem_general_kernel(__grid_constant__ Source const source, T const* __restrict__ weights, Sink sink, int rows) {
+    general_kernel(__grid_constant__ Source const source, T const* __restrict__ weights, Sink sink, int rows) {
   constexpr int groups = (N + 3) / 4;
   std::ptrdiff_t const i = std::ptrdiff_t{blockIdx.x} * 128 + threadIdx.x;
   int const column = int(i % groups) * 4;
@@ -125,8 +125,8 @@ __global__ void __launch_bounds__(128)
 template <class Layout, int N, class T, class Source, class Sink>
 void launch_general(cudaStream_t stream, Source const& source, T const* weights, Sink const& sink, int rows) {
   std::size_t const threads = (std::size_t(rows) + 3) / 4 * ((N + 3) / 4);
-  launch("stem: product without tensor cores", stem_general_kernel<Layout, N, T, Source, Sink>,
+  launch("stem: product without tensor cores", general_kernel<Layout, N, T, Source, Sink>,
          {unsigned((threads + 127) / 128), 128}, stream, source, weights, sink, rows);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

@@ -6,23 +6,33 @@
 /// warp reads 512 consecutive bytes without a bank conflict, and every address is one register and a constant.
 #pragma once
 
+#include <dm2/core/error.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/element.cuh>
 
 #include <cstddef>
+#include <string>
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 /// A stem's sizes. A plane is what the convolutions write: half the picture's height and width, `hidden` channels.
 template <stem_shape S>
-struct stem_geometry {
+struct geometry {
   static constexpr int height = S.height, width = S.width, channels = S.channels, hidden = S.hidden, dim = S.dim;
   static constexpr int plane_height = S.half_height(), plane_width = S.half_width();
   static constexpr int plane_pixels = plane_height * plane_width;
   static constexpr int side = S.patch / 2, grid_width = S.grid_width(), tokens = S.tokens();
   static constexpr int depth = side * side * hidden;  ///< numbers of a patch, what the projection sums over
 };
+
+/// Pictures in that many rows of `each`; throws shape_error unless they are whole.
+inline int whole_pictures(char const* rows, std::size_t count, char const* what, int each) {
+  if (count % std::size_t(each) != 0)
+    throw shape_error{std::string{rows} + ": got " + std::to_string(count) + " rows, expected a multiple of the " +
+                      what + " " + std::to_string(each)};
+  return int(count / std::size_t(each));
+}
 
 /// [Taps, Inner, N], output channels fastest: for the general kernels.
 template <int Taps, int Inner, int N>
@@ -86,8 +96,8 @@ struct project_layout {
 
 /// Which layouts the weights of a stem have for elements of T.
 template <stem_shape S, class T>
-struct stem_layouts {
-  using geometry = stem_geometry<S>;
+struct layouts {
+  using geometry = stem::geometry<S>;
   /// Whether the tensor kernels take its convolutions: 16-channel steps, and accumulators and weights that fit.
   static constexpr bool tensor_planes = is_half<T> && S.hidden % 16 == 0 && S.hidden <= 128 && S.channels <= 4;
   /// Whether the tensor kernel takes its projection: steps of 64 inputs, and 8 columns.
@@ -100,4 +110,4 @@ struct stem_layouts {
                          plain_layout<geometry::side * geometry::side, S.hidden, S.dim>>;
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

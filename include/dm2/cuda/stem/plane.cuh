@@ -6,11 +6,13 @@
 
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/stem/layout.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
+#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 /// Pixel (y, x) of picture b in memory, in units of `hidden` numbers: [B, H, W], or patch after patch, so that the
 /// projection's operand is a plain matrix.
@@ -70,35 +72,40 @@ struct plane_sums {
   }
 };
 
+/// f(r, half, column) for each of the lane's pixels that is inside the plane: in row y + r of `Rows`, half by half of
+/// 16 columns from x on.
+template <class G, int Rows, class F>
+__device__ __forceinline__ void for_own_pixels(int y, int x, F const& f) {
+  int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+  for (int r = 0; r < Rows; ++r)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int const column = x + fragment::row(lane, half);
+      if (y + r < G::plane_height && column < G::plane_width) f(r, half, column);
+    }
+}
+
 /// relu of the sums to rows [y, y + Rows), columns [x, x + 16) of picture b, where they are inside the plane. `channel`
 /// is this lane's first.
 template <class G, bool Patches, class T, int Rows>
 __device__ inline void store_plane(plane_sums<G::hidden, Rows> const& s, T* out, int b, int y, int x, int channel) {
   constexpr int columns = warp_columns<G::hidden>;
-  int const g = int(threadIdx.x) % 32 / 4;
+  for_own_pixels<G, Rows>(y, x, [&](int r, int half, int column) {
+    packet<std::uint32_t, columns> p;
 #pragma unroll
-  for (int r = 0; r < Rows; ++r)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int const column = x + g + 8 * half;
-      if (y + r >= G::plane_height || column >= G::plane_width) continue;
-      T* const to = out + plane_position<G, Patches>(b, y + r, column) * G::hidden + channel;
-      std::uint32_t v[columns];
-#pragma unroll
-      for (int n = 0; n < columns; ++n) v[n] = pack_relu<T>(s.c[r][n][2 * half], s.c[r][n][2 * half + 1]);
-      if constexpr (columns == 4)
-        *reinterpret_cast<uint4*>(to) = make_uint4(v[0], v[1], v[2], v[3]);
-      else
-        *reinterpret_cast<uint2*>(to) = make_uint2(v[0], v[1]);
-    }
+    for (int n = 0; n < columns; ++n) p.v[n] = pack_relu<T>(s.c[r][n][2 * half], s.c[r][n][2 * half + 1]);
+    T* const to = out + plane_position<G, Patches>(b, y + r, column) * G::hidden + channel;
+    store_packet(reinterpret_cast<std::uint32_t*>(to), p);
+  });
 }
 
 /// Starts the copy of `Bytes` bytes of weights to shared memory by a block of Threads.
 template <int Bytes, int Threads>
 __device__ inline void copy_weights(std::uint32_t to, void const* from) {
-  static_assert(Bytes % 16 == 0, "dm2::cuda::detail::copy_weights: whole 16 bytes");
+  static_assert(Bytes % 16 == 0, "dm2::cuda::detail::stem::copy_weights: whole 16 bytes");
   for (int i = int(threadIdx.x) * 16; i < Bytes; i += Threads * 16)
     copy_async(to + unsigned(i), static_cast<char const*>(from) + i);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

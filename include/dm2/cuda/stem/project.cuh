@@ -12,12 +12,13 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem {
 
 // Where the projection's sums go: the patch grid, token rows, or parts of a sum that was split.
 //
@@ -158,11 +159,31 @@ struct inputs_as_they_are {
   __device__ lane start() const { return {}; }
 };
 
+/// A thread's results of a block's tile into the sink; `warp_row` and `warp_tile` are the warp's first row, and its
+/// first tile of 8 columns.
+template <class Block, class Sink>
+__device__ inline void write_results(float const (&c)[Block::row_tiles][Block::column_tiles][4], Sink const& sink,
+                                     int warp_row, int warp_tile, int rows) {
+  int const lane = int(threadIdx.x) % 32;
+#pragma unroll
+  for (int m = 0; m < Block::row_tiles; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int const row = int(blockIdx.x) * Block::rows + warp_row + 16 * m + fragment::row(lane, half);
+      if (row >= rows) continue;
+#pragma unroll
+      for (int n = 0; n < Block::column_tiles; ++n) {
+        int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + fragment::column(lane);
+        if (column < Block::width) sink(row, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
+      }
+    }
+}
+
 /// Block (i, j, z): rows of tile i, columns of tile j, part z of K, into the sink. A thread prepares the inputs that it
 /// copied before others read them: of its piece, number threadIdx.x % 8 of each row of 128 bytes.
 template <class Block, class T, class Prepare, class Sink>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_project_kernel(T const* __restrict__ a, T const* __restrict__ weights, Prepare inputs, Sink sink, int rows) {
+    project_kernel(T const* __restrict__ a, T const* __restrict__ weights, Prepare inputs, Sink sink, int rows) {
   let_next_start();
   unsigned char* const stem_shared = dynamic_shared();
   std::uint32_t const shared = shared_address(stem_shared);
@@ -200,24 +221,12 @@ __global__ void __launch_bounds__(Block::threads, 1)
     next = slot;
     slot = slot + 1 == Block::stages ? 0 : slot + 1;
   }
-
-#pragma unroll
-  for (int m = 0; m < Block::row_tiles; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int const row = int(blockIdx.x) * Block::rows + warp_row + 16 * m + 8 * half + lane / 4;
-      if (row >= rows) continue;
-#pragma unroll
-      for (int n = 0; n < Block::column_tiles; ++n) {
-        int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + lane % 4 * 2;
-        if (column < Block::width) sink(row, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
-      }
-    }
+  write_results<Block>(c, sink, warp_row, warp_tile, rows);
 }
 
 /// The sum of `count` parts [count, rows, N], in their order, into the sink; a thread two columns.
 template <int N, class Sink>
-__global__ void __launch_bounds__(128) stem_add_parts_kernel(float const* parts, int count, Sink sink, int rows) {
+__global__ void __launch_bounds__(128) add_product_parts_kernel(float const* parts, int count, Sink sink, int rows) {
   let_next_start();
   wait_for_previous();
   int const i = int(blockIdx.x) * 128 + int(threadIdx.x), row = i / (N / 2), column = i % (N / 2) * 2;
@@ -266,14 +275,13 @@ void launch_projection(cudaStream_t stream, project_plan const& plan, T const* a
       dim3(unsigned((rows - 1) / block::rows + 1), unsigned((N - 1) / block::columns + 1), unsigned(plan.splits)),
       block::threads, block::shared_bytes, early};
   if (plan.splits == 1) {
-    launch("stem: projection", stem_project_kernel<block, T, Prepare, Sink>, shape, stream, a, weights, inputs, sink,
-           rows);
+    launch("stem: projection", project_kernel<block, T, Prepare, Sink>, shape, stream, a, weights, inputs, sink, rows);
     return;
   }
-  launch("stem: projection", stem_project_kernel<block, T, Prepare, part_sink<N>>, shape, stream, a, weights, inputs,
+  launch("stem: projection", project_kernel<block, T, Prepare, part_sink<N>>, shape, stream, a, weights, inputs,
          part_sink<N>{parts, rows}, rows);
-  launch("stem: projection, sum of its parts", stem_add_parts_kernel<N, Sink>,
+  launch("stem: projection, sum of its parts", add_product_parts_kernel<N, Sink>,
          {unsigned((rows * (N / 2) - 1) / 128 + 1), 128, 0, early}, stream, parts, plan.splits, sink, rows);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem

@@ -20,7 +20,7 @@ namespace dm2::cuda {
 template <stem_shape S, class T>
 struct stem_weights {
   /// Where each weight lies.
-  using layouts = detail::stem_layouts<S, T>;
+  using layouts = detail::stem::layouts<S, T>;
 
   std::array<T*, 3> conv;      ///< the convolutions, BatchNorm's scale multiplied in
   T* proj;                     ///< the projection
@@ -35,17 +35,17 @@ struct stem_weights {
         proj_bias{a.take<float>(S.dim)} {}
 };
 
-namespace detail {
+namespace detail::stem {
 
 /// BatchNorm with running statistics, or, where weight is null, only a bias.
-struct stem_norm {
+struct fold_norm {
   float const *weight, *bias, *mean, *var;
 };
 
 /// to[Layout(tap, c, n)] = w [N, Inner, Taps] * scale[n] and to_bias[n] = shift[n], of norm(x) = x scale + shift.
 template <class Layout, int Taps, int Inner, int N, class T>
 __global__ void __launch_bounds__(256)
-    fold_stem_kernel(float const* __restrict__ w, stem_norm norm, T* __restrict__ to, float* __restrict__ to_bias) {
+    fold_kernel(float const* __restrict__ w, fold_norm norm, T* __restrict__ to, float* __restrict__ to_bias) {
   constexpr float eps = 1e-5f;  // BatchNorm's
   int const i = int(blockIdx.x) * 256 + int(threadIdx.x);
   if (i >= N * Inner * Taps) return;
@@ -57,12 +57,12 @@ __global__ void __launch_bounds__(256)
 }
 
 template <class Layout, int Taps, int Inner, int N, class T>
-void fold_stem(cudaStream_t stream, float const* w, stem_norm const& norm, T* to, float* to_bias) {
-  launch("prepare_stem", fold_stem_kernel<Layout, Taps, Inner, N, T>, {unsigned((N * Inner * Taps - 1) / 256 + 1), 256},
+void fold(cudaStream_t stream, float const* w, fold_norm const& norm, T* to, float* to_bias) {
+  launch("prepare_stem", fold_kernel<Layout, Taps, Inner, N, T>, {unsigned((N * Inner * Taps - 1) / 256 + 1), 256},
          stream, w, norm, to, to_bias);
 }
 
-}  // namespace detail
+}  // namespace detail::stem
 
 /// Folds the running statistics into the convolutions, in float, rounds to the context's elements, and arranges.
 ///
@@ -72,20 +72,20 @@ template <stem_shape S, precision P>
 void prepare_stem(context<P>& ctx, stem_parameters<S, float const, space::device> const& p,
                   stem_statistics<S, float const, space::device> const& running,
                   stem_weights<S, element<P>> const& weights) {
-  using G = detail::stem_geometry<S>;
-  using layouts = detail::stem_layouts<S, element<P>>;
+  using G = detail::stem::geometry<S>;
+  using layouts = detail::stem::layouts<S, element<P>>;
   auto const norm = [&](std::size_t i) {
-    return detail::stem_norm{p.bn_weight[i].data, p.bn_bias[i].data, running.mean[i].data, running.var[i].data};
+    return detail::stem::fold_norm{p.bn_weight[i].data, p.bn_bias[i].data, running.mean[i].data, running.var[i].data};
   };
   if (!ctx.reserve(0)) return;
   // The first layout has weights that stand for no tap: zeros.
   check(cudaMemsetAsync(weights.conv[0], 0, layouts::conv1::size * sizeof(element<P>), ctx.stream()), "prepare_stem");
-  detail::fold_stem<typename layouts::conv1, 49, S.channels, S.hidden>(ctx.stream(), p.conv1.data, norm(0),
-                                                                       weights.conv[0], weights.bias[0]);
+  detail::stem::fold<typename layouts::conv1, 49, S.channels, S.hidden>(ctx.stream(), p.conv1.data, norm(0),
+                                                                        weights.conv[0], weights.bias[0]);
   for (std::size_t i = 0; i < 2; ++i)
-    detail::fold_stem<typename layouts::conv3, 9, S.hidden, S.hidden>(ctx.stream(), p.conv[i].data, norm(i + 1),
-                                                                      weights.conv[i + 1], weights.bias[i + 1]);
-  detail::fold_stem<typename layouts::project, G::side * G::side, S.hidden, S.dim>(
+    detail::stem::fold<typename layouts::conv3, 9, S.hidden, S.hidden>(ctx.stream(), p.conv[i].data, norm(i + 1),
+                                                                       weights.conv[i + 1], weights.bias[i + 1]);
+  detail::stem::fold<typename layouts::project, G::side * G::side, S.hidden, S.dim>(
       ctx.stream(), p.proj.data, {nullptr, p.proj_bias.data, nullptr, nullptr}, weights.proj, weights.proj_bias);
 }
 

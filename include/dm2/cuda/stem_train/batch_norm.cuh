@@ -9,12 +9,12 @@
 
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
-inline constexpr double stem_norm_eps = 1e-5, stem_norm_momentum = 0.1;
+inline constexpr double norm_eps = 1e-5, norm_momentum = 0.1;
 
 /// BatchNorm after one convolution with the batch's statistics, [hidden] each.
-struct stem_train_norm {
+struct batch_norm {
   float const *weight, *bias, *mean, *rstd;
 
   /// Scale and shift: BatchNorm is x scale + shift.
@@ -25,23 +25,23 @@ struct stem_train_norm {
 };
 
 /// relu(x scale + shift); NaN stays.
-__device__ inline float stem_activate(float x, float2 affine) {
+__device__ inline float activated(float x, float2 affine) {
   float const z = fmaf(x, affine.x, affine.y);
   return z < 0 ? 0.f : z;
 }
 
 /// The gradient with respect to the convolution's output is dz a + x b + c with these numbers: with
 /// x^ = (x - mean) rstd, it is scale (dz - mean(dz) - x^ mean(dz x^)).
-struct stem_norm_slope {
+struct norm_slope {
   float a, b, c;
 };
 
 /// `norm` with the means of dz and dz x^, [2, hidden].
-struct stem_norm_gradient {
-  stem_train_norm norm;
+struct norm_gradient {
+  batch_norm norm;
   float const* means;
 
-  __device__ stem_norm_slope slope(int c, int hidden) const {
+  __device__ norm_slope slope(int c, int hidden) const {
     float const scale = norm.weight[c] * norm.rstd[c];
     float const b = -scale * norm.rstd[c] * means[hidden + c];
     return {scale, b, fmaf(-norm.mean[c], b, -scale * means[c])};
@@ -49,13 +49,13 @@ struct stem_norm_gradient {
 };
 
 /// Threads of the kernels that end a sum.
-inline constexpr int stem_sum_threads = 1024;
+inline constexpr int sum_threads = 1024;
 
 /// sum[k] = the sums of `count` parts [count, 2, width] of number (k, c), in their order: a warp a share of the parts.
-/// To be called by all of stem_sum_threads; warp 0's lanes receive the sums of channel c.
+/// To be called by all of sum_threads; warp 0's lanes receive the sums of channel c.
 template <class U>
-__device__ inline void stem_sum_parts(U const* parts, int count, int width, int c, double (&sum)[2]) {
-  constexpr int warps = stem_sum_threads / 32;
+__device__ inline void sum_parts(U const* parts, int count, int width, int c, double (&sum)[2]) {
+  constexpr int warps = sum_threads / 32;
   __shared__ double shares[2][warps][32];
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   sum[0] = sum[1] = 0;
@@ -72,43 +72,43 @@ __device__ inline void stem_sum_parts(U const* parts, int count, int width, int 
 }
 
 /// Where the statistics of one convolution's output go, [hidden] each.
-struct stem_statistics_out {
+struct statistics_out {
   float *mean, *rstd, *running_mean, *running_var;
 };
 
 /// From parts [count, 2, width] of sum x and sum x^2: mean, 1 / sqrt(variance + eps), and the running statistics, which
 /// move a tenth of the way, the variance divided by pixels - 1 for them.
 template <class U>
-__global__ void __launch_bounds__(stem_sum_threads)
-    stem_statistics_kernel(U const* __restrict__ parts, int count, int width, double pixels, stem_statistics_out out) {
+__global__ void __launch_bounds__(sum_threads)
+    statistics_kernel(U const* __restrict__ parts, int count, int width, double pixels, statistics_out out) {
   int const c = int(blockIdx.x) * 32 + int(threadIdx.x) % 32;
   double sum[2];
-  stem_sum_parts(parts, count, width, c, sum);
+  sum_parts(parts, count, width, c, sum);
   if (threadIdx.x >= 32 || c >= width) return;
   double const mean = sum[0] / pixels, square = sum[1] - sum[0] * mean, spread = square > 0 ? square : square * 0;
   out.mean[c] = float(mean);
-  out.rstd[c] = float(1 / sqrt(spread / pixels + stem_norm_eps));
+  out.rstd[c] = float(1 / sqrt(spread / pixels + norm_eps));
   double const unbiased = spread / (pixels > 1 ? pixels - 1 : 1);
-  out.running_mean[c] += float(stem_norm_momentum * (mean - double(out.running_mean[c])));
-  out.running_var[c] += float(stem_norm_momentum * (unbiased - double(out.running_var[c])));
+  out.running_mean[c] += float(norm_momentum * (mean - double(out.running_mean[c])));
+  out.running_var[c] += float(norm_momentum * (unbiased - double(out.running_var[c])));
 }
 
 template <class U>
 void finish_statistics(cudaStream_t stream, U const* parts, int count, int width, std::ptrdiff_t pixels,
-                       stem_statistics_out const& out) {
-  launch("stem: statistics", stem_statistics_kernel<U>, {unsigned((width + 31) / 32), stem_sum_threads}, stream, parts,
-         count, width, double(pixels), out);
+                       statistics_out const& out) {
+  launch("stem: statistics", statistics_kernel<U>, {unsigned((width + 31) / 32), sum_threads}, stream, parts, count,
+         width, double(pixels), out);
 }
 
 /// From parts [count, 2, width] of sum dz and sum dz x: dbias and dweight += sum dz and sum dz x^, means [2, width] =
 /// their means.
 template <class U>
-__global__ void __launch_bounds__(stem_sum_threads)
-    stem_norm_gradient_kernel(U const* __restrict__ parts, int count, int width, double pixels, stem_train_norm norm,
-                              float* __restrict__ dweight, float* __restrict__ dbias, float* __restrict__ means) {
+__global__ void __launch_bounds__(sum_threads)
+    norm_gradient_kernel(U const* __restrict__ parts, int count, int width, double pixels, batch_norm norm,
+                         float* __restrict__ dweight, float* __restrict__ dbias, float* __restrict__ means) {
   int const c = int(blockIdx.x) * 32 + int(threadIdx.x) % 32;
   double sum[2];
-  stem_sum_parts(parts, count, width, c, sum);
+  sum_parts(parts, count, width, c, sum);
   if (threadIdx.x >= 32 || c >= width) return;
   sum[1] = double(norm.rstd[c]) * (sum[1] - double(norm.mean[c]) * sum[0]);
   dbias[c] += float(sum[0]);
@@ -119,35 +119,35 @@ __global__ void __launch_bounds__(stem_sum_threads)
 
 template <class U>
 void finish_norm_gradient(cudaStream_t stream, U const* parts, int count, int width, std::ptrdiff_t pixels,
-                          stem_train_norm const& norm, float* dweight, float* dbias, float* means) {
-  launch("stem: gradient of BatchNorm", stem_norm_gradient_kernel<U>, {unsigned((width + 31) / 32), stem_sum_threads},
-         stream, parts, count, width, double(pixels), norm, dweight, dbias, means);
+                          batch_norm const& norm, float* dweight, float* dbias, float* means) {
+  launch("stem: gradient of BatchNorm", norm_gradient_kernel<U>, {unsigned((width + 31) / 32), sum_threads}, stream,
+         parts, count, width, double(pixels), norm, dweight, dbias, means);
 }
 
 /// out[c] += the sums of parts [count, 2, width] of numbers (0, c).
 template <class U>
-__global__ void __launch_bounds__(stem_sum_threads)
-    stem_add_sums_kernel(U const* __restrict__ parts, int count, int width, float* __restrict__ out) {
+__global__ void __launch_bounds__(sum_threads)
+    add_sums_kernel(U const* __restrict__ parts, int count, int width, float* __restrict__ out) {
   int const c = int(blockIdx.x) * 32 + int(threadIdx.x) % 32;
   double sum[2];
-  stem_sum_parts(parts, count, width, c, sum);
+  sum_parts(parts, count, width, c, sum);
   if (threadIdx.x < 32 && c < width) out[c] += float(sum[0]);
 }
 
 template <class U>
 void add_sums(cudaStream_t stream, U const* parts, int count, int width, float* out) {
-  launch("stem: gradient of a bias", stem_add_sums_kernel<U>, {unsigned((width + 31) / 32), stem_sum_threads}, stream,
-         parts, count, width, out);
+  launch("stem: gradient of a bias", add_sums_kernel<U>, {unsigned((width + 31) / 32), sum_threads}, stream, parts,
+         count, width, out);
 }
 
 // Sums over rows, in parts: the general forms of the stem's statistics and of its BatchNorm's gradient.
 
 /// Parts of a sum; which rows belong to one depends on their number alone.
-inline constexpr int stem_sum_count = 512;
+inline constexpr int sum_count = 512;
 
 /// x and x^2 of number i, and 0 for the second where there is only one sum.
 template <class T>
-struct stem_moments {
+struct moments {
   T const* x;
 
   __device__ void operator()(std::ptrdiff_t i, int, double (&sum)[2]) const {
@@ -159,10 +159,10 @@ struct stem_moments {
 
 /// dz and dz x of number i, channel c.
 template <class R, class T>
-struct stem_norm_terms {
+struct norm_terms {
   R const* x;
   T const* da;
-  stem_train_norm norm;
+  batch_norm norm;
 
   __device__ void operator()(std::ptrdiff_t i, int c, double (&sum)[2]) const {
     float const in = to_float(x[i]);
@@ -177,7 +177,7 @@ struct stem_norm_terms {
 /// eighth row.
 template <class Terms>
 __global__ void __launch_bounds__(256)
-    stem_sums_kernel(Terms terms, std::ptrdiff_t rows, int width, double* __restrict__ parts) {
+    sums_kernel(Terms terms, std::ptrdiff_t rows, int width, double* __restrict__ parts) {
   __shared__ double eighths[2][8][32];
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32, c = int(blockIdx.y) * 32 + lane;
   std::ptrdiff_t const first = rows * blockIdx.x / gridDim.x, last = rows * (blockIdx.x + 1) / gridDim.x;
@@ -196,31 +196,30 @@ __global__ void __launch_bounds__(256)
 
 template <class Terms>
 void sum_terms(cudaStream_t stream, Terms const& terms, std::ptrdiff_t rows, int width, double* parts) {
-  launch("stem: sums over pixels", stem_sums_kernel<Terms>, {dim3(stem_sum_count, unsigned((width + 31) / 32)), 256},
-         stream, terms, rows, width, parts);
+  launch("stem: sums over pixels", sums_kernel<Terms>, {dim3(sum_count, unsigned((width + 31) / 32)), 256}, stream,
+         terms, rows, width, parts);
 }
 
 /// da = the gradient with respect to the convolution's output, in place. A thread a number.
 template <class R, class T>
-__global__ void __launch_bounds__(256)
-    stem_norm_backward_kernel(R const* __restrict__ x, T* __restrict__ da, stem_norm_gradient gradient, int width,
-                              std::ptrdiff_t size) {
+__global__ void __launch_bounds__(256) norm_backward_kernel(R const* __restrict__ x, T* __restrict__ da,
+                                                            norm_gradient gradient, int width, std::ptrdiff_t size) {
   std::ptrdiff_t const i = std::ptrdiff_t{blockIdx.x} * 256 + threadIdx.x;
   if (i >= size) return;
   int const c = int(i % width);
   float const in = to_float(x[i]);
   float2 const affine = gradient.norm.affine(c);
-  stem_norm_slope const s = gradient.slope(c, width);
+  norm_slope const s = gradient.slope(c, width);
   float const dz = fmaf(in, affine.x, affine.y) > 0 ? to_float(da[i]) : 0.f;
   da[i] = from_float<T>(fmaf(dz, s.a, fmaf(in, s.b, s.c)));
 }
 
 template <class R, class T>
-void norm_backward(cudaStream_t stream, R const* x, T* da, stem_norm_gradient const& gradient, int width,
+void norm_backward(cudaStream_t stream, R const* x, T* da, norm_gradient const& gradient, int width,
                    std::ptrdiff_t pixels) {
   std::ptrdiff_t const size = pixels * width;
-  launch("stem: backward of BatchNorm", stem_norm_backward_kernel<R, T>, {unsigned((size + 255) / 256), 256}, stream, x,
-         da, gradient, width, size);
+  launch("stem: backward of BatchNorm", norm_backward_kernel<R, T>, {unsigned((size + 255) / 256), 256}, stream, x, da,
+         gradient, width, size);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

@@ -17,41 +17,50 @@
 #include <dm2/cuda/stem/conv3_hopper.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
 #include <dm2/cuda/stem_train/tile.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
-
-// The stem's 3 x 3 convolutions in training for a Hopper: conv3.cuh with stem/conv3_hopper.cuh's products.
+namespace dm2::cuda::detail::stem_train {
 
 /// A block as for inference, with tables of what is done to each channel of the source and of the sink.
 template <class G>
-struct train_conv3_hopper_block : conv3_hopper_block<G> {
-  using base = conv3_hopper_block<G>;
+struct conv3_block : stem::conv3_block<G, stem::conv3_wide> {
+  using base = stem::conv3_block<G, stem::conv3_wide>;
+  static constexpr int table_offset = base::shared_bytes;               ///< of the source's table
+  static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;  ///< of the sink's
+  static constexpr int shared_bytes = sink_offset + 2 * 4 * G::hidden;
+  static constexpr int warps_down = base::tile::height / base::rows;
+  static_assert(base::sums::channels == 32, "dm2::cuda::detail::stem_train::conv3_block: a lane has eight channels");
+};
+
+/// The same for a Hopper.
+template <class G>
+struct conv3_hopper_block : stem::conv3_hopper_block<G> {
+  using base = stem::conv3_hopper_block<G>;
   static constexpr int table_offset = base::weight_bytes + base::groups * base::buffers * base::buffer_bytes;
   static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;
   static constexpr int shared_bytes = base::shared_bytes + 2 * 2 * 4 * G::hidden;
   static constexpr int warps_down = base::tile::height / base::rows;
 };
 
-/// As stem_train_conv3_kernel; parts of the sums: a warp of a group each.
-template <class Block, class T, class Source, class Sink>
-__global__ void __launch_bounds__(Block::threads, 1)
-    stem_train_conv3_hopper_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order,
-                                   int tiles) {
-  if constexpr (hopper_code) {
-    using G = typename Block::geometry;
-    using tile_type = typename Block::tile;
-    constexpr int hidden = Block::hidden;
-    __shared__ int first_byte;  // has_hopper_code() finds it
-    unsigned char* const all = dynamic_shared();
-    if (threadIdx.x == 0) first_byte = int(-shared_address(all) % Block::alignment);
-    __syncthreads();
-    unsigned char* const memory = all + first_byte;
-    int const group = __shfl_sync(~0u, int(threadIdx.x) / 128, 0), thread = int(threadIdx.x) % 128;
-    int const warp = thread / 32, row = warp * Block::rows, channel = thread % 4 * 8;
+/// One thread of a group of warps that works through tiles t = group blocks + block, then `step` further on, each in
+/// turn in one of two buffers, with tables of what is done to each channel.
+template <class Block>
+struct tile_walk {
+  using tile_type = typename Block::tile;
+  unsigned char* memory;
+  tile_order order;
+  int tiles, group, thread;
+
+  [[nodiscard]] __device__ tile_type tile_at(int t) const { return tile_type{tile_in_order(order, t, tiles)}; }
+  /// Tiles from the source's halo: place_weights(), and multiply(tile, the buffer's first byte, the sink's table) for
+  /// each. The next tile arrives while one is multiplied.
+  template <class Source, class Sink, class Place, class Multiply>
+  __device__ __forceinline__ void run(Source const& source, Sink const& sink, Place const& place_weights,
+                                      Multiply const& multiply) const {
     std::uint32_t const shared = shared_address(memory);
     int buffer = Block::weight_bytes + group * Block::buffers * Block::buffer_bytes;
     int other = buffer + Block::buffer_bytes;
@@ -59,141 +68,126 @@ __global__ void __launch_bounds__(Block::threads, 1)
     float* const sink_table = reinterpret_cast<float*>(memory + Block::sink_offset);
     int const step = int(gridDim.x) * Block::groups;
     int t = group * int(gridDim.x) + int(blockIdx.x);
-    auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
 
     if (t < tiles) source.load(shared + unsigned(buffer), tile_at(t), thread);
+    place_weights();
     commit_copies();
-    spread_weights<Block>(memory, weights);
-    if (threadIdx.x < hidden) {
+    if (threadIdx.x < Block::hidden) {
       source.fill(table, int(threadIdx.x));
       sink.fill(sink_table, int(threadIdx.x));
     }
-    fence_copies();
     wait_copies<0>();
     __syncthreads();
     if (t < tiles) source.prepare(memory + buffer, table, tile_at(t), thread);
-    barrier<128>(group);
-
-    lane_share own[2];
+    barrier<Block::group_threads>(group);
     for (; t < tiles; t += step) {
       if (t + step < tiles) source.load(shared + unsigned(other), tile_at(t + step), thread);
       commit_copies();
-      tile_type const tile = tile_at(t);
-      hopper_plane_sums s{};
-      convolve3_hopper<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), shared);
-#pragma unroll
-      for (int across = 0; across < 2; ++across) {
-        int const first = across * 32 + channel;
-        auto const in = sink.template read<Block::rows>(tile.b, tile.y + row, tile.x, first);
-        eight_sums more;
-        sink.store(s.half<G>(across), in, sink_table, more, tile.b, tile.y + row, tile.x, first);
-        more.share_out(own[across]);
-      }
+      multiply(tile_at(t), buffer, sink_table);
       wait_copies<0>();
       if (t + step < tiles) source.prepare(memory + other, table, tile_at(t + step), thread);
-      barrier<128>(group);
+      barrier<Block::group_threads>(group);
       int const next = other;
       other = buffer, buffer = next;
     }
-    int const part = (int(blockIdx.x) * Block::groups + group) * Block::warps_down + warp;
-#pragma unroll
-    for (int across = 0; across < 2; ++across)
-      own[across].write(sink.parts + std::ptrdiff_t{part} * 2 * hidden + across * 32 + channel, hidden);
   }
-}
-
-/// A block as for inference, with tables of what is done to each channel of the source and of the sink.
-template <class G>
-struct train_conv3_block : conv3_block<G, conv3_wide> {
-  using base = conv3_block<G, conv3_wide>;
-  static constexpr int table_offset = base::shared_bytes;               ///< of the source's table
-  static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;  ///< of the sink's
-  static constexpr int shared_bytes = sink_offset + 2 * 4 * G::hidden;
-  static constexpr int warps_down = base::tile::height / base::rows;
-  static_assert(base::sums::channels == 32, "dm2::cuda::detail::train_conv3_block: a lane has eight channels");
 };
 
 /// sink = conv3x3(source) for `tiles` tiles of 8 x 16 pixels; any number of blocks. Tile t goes to group t / blocks of
 /// block t % blocks, then round again. Parts of the sums: a warp's row of warps of a group each.
 template <class Block, class T, class Source, class Sink>
 __global__ void __launch_bounds__(Block::threads, 1)
-    stem_train_conv3_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order, int tiles) {
+    conv3_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order, int tiles) {
   using sums = typename Block::sums;
-  using tile_type = typename Block::tile;
-  constexpr int hidden = Block::hidden;
   unsigned char* const memory = dynamic_shared();
   int const group = int(threadIdx.x) / Block::group_threads, thread = int(threadIdx.x) % Block::group_threads;
   int const warp = thread / 32, lane = thread % 32, across = warp % Block::warps_across;
   int const down = warp / Block::warps_across, row = down * Block::rows;
-  int const channel = across * sums::channels + lane % 4 * 8;
+  int const channel = across * sums::channels + fragment::column<8>(lane);
   uint4 const* const fragments = reinterpret_cast<uint4 const*>(memory) + across * sums::columns / 2 * 32 + lane;
   std::uint32_t const shared = shared_address(memory);
-  int buffer = Block::weight_bytes + group * Block::buffers * Block::buffer_bytes;
-  int other = buffer + Block::buffer_bytes;
-  float* const table = reinterpret_cast<float*>(memory + Block::table_offset);
-  float* const sink_table = reinterpret_cast<float*>(memory + Block::sink_offset);
-  int const step = int(gridDim.x) * Block::groups;
-  int t = group * int(gridDim.x) + int(blockIdx.x);
-  auto const tile_at = [=](int n) { return tile_type{tile_in_order(order, n, tiles)}; };
-
-  copy_weights<Block::weight_bytes, Block::threads>(shared, weights);
-  if (t < tiles) source.load(shared + unsigned(buffer), tile_at(t), thread);
-  commit_copies();
-  if (threadIdx.x < hidden) {
-    source.fill(table, int(threadIdx.x));
-    sink.fill(sink_table, int(threadIdx.x));
-  }
-  wait_copies<0>();
-  __syncthreads();
-  if (t < tiles) source.prepare(memory + buffer, table, tile_at(t), thread);
-  barrier<Block::group_threads>(group);
-
+  auto const place_weights = [&] { stem::copy_weights<Block::weight_bytes, Block::threads>(shared, weights); };
   lane_share own;
-  for (; t < tiles; t += step) {
-    if (t + step < tiles) source.load(shared + unsigned(other), tile_at(t + step), thread);
-    commit_copies();
-    tile_type const tile = tile_at(t);
+  auto const multiply = [&](typename Block::tile const& tile, int buffer, float const* table) {
     auto const in = sink.template read<Block::rows>(tile.b, tile.y + row, tile.x, channel);
     sums s{};
-    convolve3<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), fragments);
+    stem::convolve3<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), fragments);
     eight_sums more;
-    sink.store(s, in, sink_table, more, tile.b, tile.y + row, tile.x, channel);
+    sink.store(s, in, table, more, tile.b, tile.y + row, tile.x, channel);
     more.share_out(own);
-    wait_copies<0>();
-    if (t + step < tiles) source.prepare(memory + other, table, tile_at(t + step), thread);
-    barrier<Block::group_threads>(group);
-    int const next = other;
-    other = buffer, buffer = next;
-  }
+  };
+  tile_walk<Block> const walk{.memory = memory, .order = order, .tiles = tiles, .group = group, .thread = thread};
+  walk.run(source, sink, place_weights, multiply);
   int const part = (int(blockIdx.x) * Block::groups + group) * Block::warps_down + down;
-  own.write(sink.parts + std::ptrdiff_t{part} * 2 * hidden + channel, hidden);
+  own.write(sink.parts + std::ptrdiff_t{part} * 2 * Block::hidden + channel, Block::hidden);
 }
 
-/// Parts of sums that launch_train_conv3 writes at most.
+/// As conv3_kernel, with stem/conv3_hopper.cuh's products; parts of the sums: a warp of a group each.
+template <class Block, class T, class Source, class Sink>
+__global__ void __launch_bounds__(Block::threads, 1)
+    conv3_hopper_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order, int tiles) {
+  if constexpr (hopper_code) {
+    using G = typename Block::geometry;
+    __shared__ int first_byte;  // has_hopper_code() finds it
+    unsigned char* const all = dynamic_shared();
+    if (threadIdx.x == 0) first_byte = int(-shared_address(all) % Block::alignment);
+    __syncthreads();
+    unsigned char* const memory = all + first_byte;
+    // From another lane: so the compiler knows that a warp's lanes agree.
+    int const group = __shfl_sync(~0u, int(threadIdx.x) / 128, 0), thread = int(threadIdx.x) % 128;
+    int const warp = thread / 32, row = warp * Block::rows, channel = fragment::column<8>(thread);
+    std::uint32_t const shared = shared_address(memory);
+    auto const place_weights = [&] {
+      stem::spread_weights<Block>(memory, weights);
+      fence_copies();
+    };
+    lane_share own[2];
+    auto const multiply = [&](typename Block::tile const& tile, int buffer, float const* table) {
+      stem::hopper_plane_sums s{};
+      stem::convolve3_hopper<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), shared);
+#pragma unroll
+      for (int across = 0; across < 2; ++across) {
+        int const first = across * 32 + channel;
+        auto const in = sink.template read<Block::rows>(tile.b, tile.y + row, tile.x, first);
+        eight_sums more;
+        sink.store(s.half<G>(across), in, table, more, tile.b, tile.y + row, tile.x, first);
+        more.share_out(own[across]);
+      }
+    };
+    tile_walk<Block> const walk{.memory = memory, .order = order, .tiles = tiles, .group = group, .thread = thread};
+    walk.run(source, sink, place_weights, multiply);
+    int const part = (int(blockIdx.x) * Block::groups + group) * Block::warps_down + warp;
+#pragma unroll
+    for (int across = 0; across < 2; ++across)
+      own[across].write(sink.parts + std::ptrdiff_t{part} * 2 * Block::hidden + across * 32 + channel, Block::hidden);
+  }
+}
+
+/// Parts of sums that launch_conv3 writes at most.
 template <class Block>
-constexpr int train_conv3_parts(int multiprocessors) {
-  using hopper = train_conv3_hopper_block<typename Block::geometry>;
+constexpr int conv3_parts(int multiprocessors) {
+  using hopper = conv3_hopper_block<typename Block::geometry>;
   return multiprocessors * std::max(Block::groups * Block::warps_down, hopper::groups * hopper::warps_down);
 }
 
 /// Launches the kernel for B pictures; returns the number of parts of its sums.
 template <class G, class Block, class T, class Source, class Sink>
-int launch_train_conv3(cudaStream_t stream, int multiprocessors, char const* name, Source const& source,
-                       T const* weights, Sink const& sink, tile_order order, int pictures) {
+int launch_conv3(cudaStream_t stream, int multiprocessors, char const* name, Source const& source, T const* weights,
+                 Sink const& sink, tile_order order, int pictures) {
   int const tiles = pictures * Block::tile::across * Block::tile::down;
   unsigned const blocks = unsigned(std::min(tiles, multiprocessors));
-  using hopper = train_conv3_hopper_block<G>;
+  using hopper = conv3_hopper_block<G>;
   if constexpr (hopper::possible) {
-    auto* const kernel = stem_train_conv3_hopper_kernel<hopper, T, Source, Sink>;
+    auto* const kernel = conv3_hopper_kernel<hopper, T, Source, Sink>;
     if (has_hopper_code(name, kernel)) {
       launch(name, kernel, {blocks, hopper::threads, hopper::shared_bytes}, stream, source, weights, sink, order,
              tiles);
       return int(blocks) * hopper::groups * hopper::warps_down;
     }
   }
-  launch(name, stem_train_conv3_kernel<Block, T, Source, Sink>, {blocks, Block::threads, Block::shared_bytes}, stream,
-         source, weights, sink, order, tiles);
+  launch(name, conv3_kernel<Block, T, Source, Sink>, {blocks, Block::threads, Block::shared_bytes}, stream, source,
+         weights, sink, order, tiles);
   return int(blocks) * Block::groups * Block::warps_down;
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

@@ -8,11 +8,12 @@
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/stem_train/batch_norm.cuh>
 #include <dm2/cuda/stem_train/saved.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// Eight numbers of T.
 template <class T>
@@ -44,7 +45,7 @@ struct eight_activations {
   float scale[8], shift[8];
 
   /// Channel c of `width` into a table [tables, width].
-  static __device__ void fill(float* table, int width, stem_train_norm const& norm, int c) {
+  static __device__ void fill(float* table, int width, batch_norm const& norm, int c) {
     float2 const a = norm.affine(c);
     table[c] = a.x, table[width + c] = a.y;
   }
@@ -53,7 +54,7 @@ struct eight_activations {
     read_eight(table + width + first, shift);
   }
   /// Channels [first, first + 8) of `norm`.
-  __device__ eight_activations(stem_train_norm const& norm, int first) {
+  __device__ eight_activations(batch_norm const& norm, int first) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       float2 const a = norm.affine(first + i);
@@ -78,8 +79,8 @@ struct eight_slopes {
   float a[8], b[8], c[8];
 
   /// Channel c of `width` into a table [tables, width].
-  static __device__ void fill(float* table, int width, stem_norm_gradient const& gradient, int c) {
-    stem_norm_slope const s = gradient.slope(c, width);
+  static __device__ void fill(float* table, int width, norm_gradient const& gradient, int c) {
+    norm_slope const s = gradient.slope(c, width);
     table[c] = s.a, table[width + c] = s.b, table[2 * width + c] = s.c;
   }
   __device__ eight_slopes(float const* table, int width, int first) {
@@ -98,17 +99,6 @@ struct eight_slopes {
   }
 };
 
-/// Lanes at a distance of 2 N exchange halves of v[0, 2 N) and add: v[0, N) are the sums of the half that is left.
-template <int N>
-__device__ inline void exchange_halves(float (&v)[16]) {
-  bool const upper = (int(threadIdx.x) & 2 * N) != 0;
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    float const given = upper ? v[i] : v[N + i], kept = upper ? v[N + i] : v[i];
-    v[i] = kept + __shfl_xor_sync(0xffffffffu, given, 2 * N);
-  }
-}
-
 /// A lane's share of the sums of a warp.
 struct lane_share {
   float sum[2] = {};
@@ -117,7 +107,7 @@ struct lane_share {
   __device__ void write(float* to, int width) const {
     int const lane = int(threadIdx.x) % 32;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) to[lane / 16 * width + lane / 4 % 4 * 2 + i] = sum[i];
+    for (int i = 0; i < 2; ++i) to[lane / 16 * width + fragment::row(lane) % 4 * 2 + i] = sum[i];
   }
 };
 
@@ -126,14 +116,15 @@ struct eight_sums {
   float one[8] = {}, two[8] = {};
 
   /// Adds over those lanes: each of the eight is left with two of the sixteen sums, added to `own`; they are the
-  /// first ones in lanes below 16, the second ones in the others, of channels from 2 (lane / 4 % 4) on.
+  /// first ones in lanes below 16, the second ones in the others, of channels from 2 (g % 4) on, g the lane's row.
   __device__ void share_out(lane_share& own) const {
     float v[16];
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] = one[i], v[8 + i] = two[i];
-    exchange_halves<8>(v);
-    exchange_halves<4>(v);
-    exchange_halves<2>(v);
+    int const lane = int(threadIdx.x) % 32;
+    exchange_halves<8, 16>(v, lane);
+    exchange_halves<4, 8>(v, lane);
+    exchange_halves<2, 4>(v, lane);
     own.sum[0] += v[0], own.sum[1] += v[1];
   }
 };
@@ -167,4 +158,4 @@ struct eight_masks : eight_activations {
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

@@ -27,7 +27,7 @@
 #include <cstddef>
 #include <type_traits>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 // The inputs of the stem's convolutions as matrices: for each output pixel a row of what lies under the kernel.
 
@@ -60,10 +60,10 @@ struct norm_columns {
   static constexpr int kernel = 3, inner = G::hidden, stride = 1, before = 1;
   static constexpr int height = G::plane_height, width = G::plane_width;
   T const* raw;
-  stem_train_norm norm;
+  batch_norm norm;
 
   __device__ float operator()(int b, int y, int x, int c) const {
-    return stem_activate(to_float(raw[plane_position<G, false>(b, y, x) * G::hidden + c]), norm.affine(c));
+    return activated(to_float(raw[stem::plane_position<G, false>(b, y, x) * G::hidden + c]), norm.affine(c));
   }
 };
 
@@ -75,14 +75,14 @@ struct gradient_columns {
   T const* gradient;
 
   __device__ float operator()(int b, int y, int x, int c) const {
-    return to_float(gradient[plane_position<G, Patches>(b, y, x) * G::hidden + c]);
+    return to_float(gradient[stem::plane_position<G, Patches>(b, y, x) * G::hidden + c]);
   }
 };
 
 /// out [pictures * plane pixels, Row]: a row of taps and channels an output pixel, zeros outside the picture and past
 /// the last tap; the rows lie pixel after pixel or patch after patch. A block a pixel after another.
 template <class G, bool Patches, int Row, class Source, class T>
-__global__ void __launch_bounds__(128) stem_columns_kernel(Source source, T* __restrict__ out, int rows) {
+__global__ void __launch_bounds__(128) columns_kernel(Source source, T* __restrict__ out, int rows) {
   for (int row = int(blockIdx.x); row < rows; row += int(gridDim.x)) {
     int2 const at = plane_coordinates<G, Patches>(row % G::plane_pixels);
     for (int k = int(threadIdx.x); k < Row; k += 128) {
@@ -99,30 +99,29 @@ __global__ void __launch_bounds__(128) stem_columns_kernel(Source source, T* __r
 template <class G, bool Patches, int Row, class Source, class T>
 void gather_columns(cudaStream_t stream, Source const& source, T* out, int pictures) {
   int const rows = pictures * G::plane_pixels;
-  launch("stem: columns", stem_columns_kernel<G, Patches, Row, Source, T>, {unsigned(std::min(rows, 1 << 16)), 128},
-         stream, source, out, rows);
+  launch("stem: columns", columns_kernel<G, Patches, Row, Source, T>, {unsigned(std::min(rows, 1 << 16)), 128}, stream,
+         source, out, rows);
 }
 
 /// out = relu(BatchNorm(raw)) as it lies. A thread a number.
 template <class R, class T>
-__global__ void __launch_bounds__(256) stem_activate_kernel(R const* __restrict__ raw, stem_train_norm norm, int width,
-                                                            std::ptrdiff_t size, T* __restrict__ out) {
+__global__ void __launch_bounds__(256)
+    activate_kernel(R const* __restrict__ raw, batch_norm norm, int width, std::ptrdiff_t size, T* __restrict__ out) {
   std::ptrdiff_t const i = std::ptrdiff_t{blockIdx.x} * 256 + threadIdx.x;
-  if (i < size) out[i] = from_float<T>(stem_activate(to_float(raw[i]), norm.affine(int(i % width))));
+  if (i < size) out[i] = from_float<T>(activated(to_float(raw[i]), norm.affine(int(i % width))));
 }
 
 template <class R, class T>
-void activate(cudaStream_t stream, R const* raw, stem_train_norm const& norm, int width, std::ptrdiff_t pixels,
-              T* out) {
-  launch("stem: BatchNorm and ReLU", stem_activate_kernel<R, T>, {blocks_for(std::size_t(pixels * width), 256), 256},
-         stream, raw, norm, width, pixels * width, out);
+void activate(cudaStream_t stream, R const* raw, batch_norm const& norm, int width, std::ptrdiff_t pixels, T* out) {
+  launch("stem: BatchNorm and ReLU", activate_kernel<R, T>, {blocks_for(std::size_t(pixels * width), 256), 256}, stream,
+         raw, norm, width, pixels * width, out);
 }
 
 /// dpicture [pictures, C, H, W] from the gradient of the first convolution's columns [pixels, Row]: the sum over the
 /// taps that read a pixel, in their order. A thread a pixel.
 template <class G, int Row, class T>
 __global__ void __launch_bounds__(256)
-    stem_picture_gradient_kernel(T const* __restrict__ columns, float* __restrict__ dpicture, std::ptrdiff_t size) {
+    picture_gradient_kernel(T const* __restrict__ columns, float* __restrict__ dpicture, std::ptrdiff_t size) {
   std::ptrdiff_t const i = std::ptrdiff_t{blockIdx.x} * 256 + threadIdx.x;
   if (i >= size) return;
   int const x = int(i % G::width), y = int(i / G::width % G::height);
@@ -142,52 +141,52 @@ __global__ void __launch_bounds__(256)
 template <class G, int Row, class T>
 void picture_gradient(cudaStream_t stream, T const* columns, float* dpicture, int pictures) {
   std::ptrdiff_t const size = std::ptrdiff_t{pictures} * G::channels * G::height * G::width;
-  launch("stem: gradient of the pictures", stem_picture_gradient_kernel<G, Row, T>,
+  launch("stem: gradient of the pictures", picture_gradient_kernel<G, Row, T>,
          {blocks_for(std::size_t(size), 256), 256}, stream, columns, dpicture, size);
 }
 
 /// Most bytes of the columns that are gathered at a time; one picture's where those are more.
-inline constexpr std::size_t stem_columns_bytes = std::size_t{256} << 20;
+inline constexpr std::size_t columns_bytes = std::size_t{256} << 20;
 
 /// p + n, and null for null.
 template <class T>
-T* stem_skip(T* p, std::size_t n) {
+T* skip_pictures(T* p, std::size_t n) {
   return p == nullptr ? p : p + n;
 }
 
 /// Scratch of the forward; columns hold the inputs of any of the convolutions for `pictures` pictures. Products read T;
 /// a grid of another type U is written by way of floats.
 template <stem_shape S, class T, class U = T>
-struct stem_general_scratch {
-  using G = stem_geometry<S>;
-  using M = stem_matrices<S>;
+struct general_scratch {
+  using G = stem::geometry<S>;
+  using M = matrices<S>;
   int pictures;            ///< that go together
   std::array<T*, 3> conv;  ///< the convolutions' matrices
   T *proj, *columns;
   float* grid;   ///< [pictures * tokens, dim], or null
-  double* sums;  ///< [stem_sum_count, 2, the most channels]
+  double* sums;  ///< [sum_count, 2, the most channels]
 
-  stem_general_scratch(arena& a, int batch, std::size_t most = stem_columns_bytes) {
+  general_scratch(arena& a, int batch, std::size_t most = columns_bytes) {
     constexpr std::size_t numbers = std::size_t(G::plane_pixels) * M::widest_row;
     pictures = std::clamp(int(most / (numbers * sizeof(T))), 1, std::max(batch, 1));
     for (std::size_t i = 0; i < 3; ++i) conv[i] = a.take<T>(M::size(i));
     proj = a.take<T>(M::project);
     columns = a.take<T>(std::size_t(pictures) * numbers);
     grid = std::is_same_v<T, U> ? nullptr : a.take<float>(std::size_t(pictures) * G::tokens * S.dim);
-    sums = a.take<double>(std::size_t{2} * stem_sum_count * std::size_t(std::max(S.hidden, S.dim)));
+    sums = a.take<double>(std::size_t{2} * sum_count * std::size_t(std::max(S.hidden, S.dim)));
   }
 };
 
 /// What the backward needs beside: 411 MB for 256 pictures of Tiny in 16 bits, and the weights' gradients.
 template <stem_shape S, class T>
-struct stem_general_gradients {
-  using M = stem_matrices<S>;
+struct general_gradients {
+  using M = matrices<S>;
   T* da;                       ///< [B, H / 2, W / 2, hidden], the gradient that is on its way down, as raw lies
   std::array<T*, 2> mirrored;  ///< of the second and third convolution
   std::array<float*, 3> dconv;
   float *dproj, *means;
 
-  stem_general_gradients(arena& a, int batch) {
+  general_gradients(arena& a, int batch) {
     da = a.take<T>(std::size_t(batch) * stem_saved<S, T>::plane);
     for (T*& m : mirrored) m = a.take<T>(M::conv3);
     for (std::size_t i = 0; i < 3; ++i) dconv[i] = a.take<float>(M::size(i));
@@ -198,25 +197,25 @@ struct stem_general_gradients {
 
 /// BatchNorm after convolution `stage`.
 template <stem_shape S, class T>
-stem_train_norm stem_norm_of(stem_parameters<S, float const, space::device> const& p, stem_saved<S, T> const& saved,
-                             std::size_t stage) {
+batch_norm norm_of(stem_parameters<S, float const, space::device> const& p, stem_saved<S, T> const& saved,
+                   std::size_t stage) {
   return {p.bn_weight[stage].data, p.bn_bias[stage].data, saved.mean[stage], saved.rstd[stage]};
 }
 
 /// The forward of `batch` pictures; multiplies numbers of stem_number. Where the context plans, only the products are
 /// looked up.
 template <stem_shape S, precision P, class Reader>
-class stem_general_forward {
+class general_forward {
   using T = element<P>;
   using number = stem_number<T>;
-  using scratch_type = stem_general_scratch<S, number, T>;
-  using G = stem_geometry<S>;
-  using M = stem_matrices<S>;
+  using scratch_type = general_scratch<S, number, T>;
+  using G = stem::geometry<S>;
+  using M = matrices<S>;
   static constexpr std::size_t plane = stem_saved<S, T>::plane;
 
  public:
-  stem_general_forward(context<P>& ctx, stem_parameters<S, float const, space::device> const& p,
-                       stem_saved<S, T> const& saved, scratch_type const& scratch, int batch, bool run)
+  general_forward(context<P>& ctx, stem_parameters<S, float const, space::device> const& p,
+                  stem_saved<S, T> const& saved, scratch_type const& scratch, int batch, bool run)
       : ctx_{ctx}, p_{p}, saved_{saved}, s_{scratch}, batch_{batch}, run_{run} {}
 
   void operator()(Reader const& picture, stem_statistics<S, float, space::device> const& running, T* grid) const {
@@ -234,7 +233,7 @@ class stem_general_forward {
 
  private:
   void arrange() const {
-    constexpr auto order = stem_order::forward;
+    constexpr auto order = order::forward;
     arrange_weights<order, S.hidden, S.channels, 49>(ctx_.stream(), p_.conv1.data, s_.conv[0], M::conv1);
     for (std::size_t i = 0; i < 2; ++i)
       arrange_weights<order, S.hidden, S.hidden, 9>(ctx_.stream(), p_.conv[i].data, s_.conv[i + 1], M::conv3);
@@ -243,8 +242,7 @@ class stem_general_forward {
   template <bool Patches>
   void gather(std::size_t from, int b, int n) const {
     gather_columns<G, Patches, M::conv3_row>(
-        ctx_.stream(),
-        norm_columns<G, number>{saved_.raw[from] + std::size_t(b) * plane, stem_norm_of<S>(p_, saved_, from)},
+        ctx_.stream(), norm_columns<G, number>{saved_.raw[from] + std::size_t(b) * plane, norm_of<S>(p_, saved_, from)},
         s_.columns, n);
   }
   template <std::size_t Stage, bool Patches, class Gather>
@@ -256,14 +254,14 @@ class stem_general_forward {
       gemm<op::plain, op::transposed>(
           ctx_, matrix<number const>{s_.columns, rows, M::row(Stage)},
           matrix<number const>{s_.conv[Stage], S.hidden, M::row(Stage)},
-          matrix<number>{stem_skip(saved_.raw[Stage], std::size_t(b) * plane), rows, S.hidden});
+          matrix<number>{skip_pictures(saved_.raw[Stage], std::size_t(b) * plane), rows, S.hidden});
     }
   }
   void finish(std::size_t stage, stem_statistics<S, float, space::device> const& running) const {
     if (!run_) return;
     std::ptrdiff_t const pixels = std::ptrdiff_t{batch_} * G::plane_pixels;
-    sum_terms(ctx_.stream(), stem_moments<number>{saved_.raw[stage]}, pixels, S.hidden, s_.sums);
-    finish_statistics(ctx_.stream(), s_.sums, stem_sum_count, S.hidden, pixels,
+    sum_terms(ctx_.stream(), moments<number>{saved_.raw[stage]}, pixels, S.hidden, s_.sums);
+    finish_statistics(ctx_.stream(), s_.sums, sum_count, S.hidden, pixels,
                       {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data});
   }
   void project(T* grid) const {
@@ -271,10 +269,10 @@ class stem_general_forward {
       int const n = std::min(s_.pictures, batch_ - b);
       std::int64_t const rows = std::int64_t{n} * G::tokens;
       if (run_)
-        activate(ctx_.stream(), saved_.raw[2] + std::size_t(b) * plane, stem_norm_of<S>(p_, saved_, 2), S.hidden,
+        activate(ctx_.stream(), saved_.raw[2] + std::size_t(b) * plane, norm_of<S>(p_, saved_, 2), S.hidden,
                  std::ptrdiff_t{n} * G::plane_pixels, s_.columns);
       matrix<number const> const patches{s_.columns, rows, M::depth}, weights{s_.proj, S.dim, M::depth, M::project_row};
-      T* const to = stem_skip(grid, std::size_t(b) * G::tokens * S.dim);
+      T* const to = skip_pictures(grid, std::size_t(b) * G::tokens * S.dim);
       if constexpr (std::is_same_v<T, number>) {
         gemm<op::plain, op::transposed>(ctx_, patches, weights, matrix<T>{to, rows, S.dim},
                                         {nullptr, p_.proj_bias.data});
@@ -298,19 +296,18 @@ class stem_general_forward {
 
 /// The backward of `batch` pictures. Where the context plans, only the products are looked up.
 template <stem_shape S, precision P, class Reader>
-class stem_general_backward {
+class general_backward {
   using T = element<P>;
   using number = stem_number<T>;
-  using G = stem_geometry<S>;
-  using M = stem_matrices<S>;
+  using G = stem::geometry<S>;
+  using M = matrices<S>;
   using parameters = stem_parameters<S, float const, space::device>;
   using gradients = stem_parameters<S, float, space::device>;
   static constexpr std::size_t plane = stem_saved<S, T>::plane;
 
  public:
-  stem_general_backward(context<P>& ctx, parameters const& p, stem_saved<S, T> const& saved,
-                        stem_general_scratch<S, T> const& scratch, stem_general_gradients<S, T> const& gradients,
-                        int batch, bool run)
+  general_backward(context<P>& ctx, parameters const& p, stem_saved<S, T> const& saved,
+                   general_scratch<S, T> const& scratch, general_gradients<S, T> const& gradients, int batch, bool run)
       : ctx_{ctx}, p_{p}, saved_{saved}, s_{scratch}, d_{gradients}, batch_{batch}, run_{run} {}
 
   void operator()(Reader const& picture, T const* dgrid, gradients const& grad, float* dpicture) const {
@@ -332,18 +329,16 @@ class stem_general_backward {
 
  private:
   void arrange() const {
-    arrange_weights<stem_order::forward, S.hidden, S.channels, 49>(ctx_.stream(), p_.conv1.data, s_.conv[0], M::conv1);
+    arrange_weights<order::forward, S.hidden, S.channels, 49>(ctx_.stream(), p_.conv1.data, s_.conv[0], M::conv1);
     for (std::size_t i = 0; i < 2; ++i)
-      arrange_weights<stem_order::mirrored, S.hidden, S.hidden, 9>(ctx_.stream(), p_.conv[i].data, d_.mirrored[i],
-                                                                   M::conv3);
-    arrange_weights<stem_order::forward, S.dim, S.hidden, M::side * M::side>(ctx_.stream(), p_.proj.data, s_.proj,
-                                                                             M::project);
+      arrange_weights<order::mirrored, S.hidden, S.hidden, 9>(ctx_.stream(), p_.conv[i].data, d_.mirrored[i], M::conv3);
+    arrange_weights<order::forward, S.dim, S.hidden, M::side * M::side>(ctx_.stream(), p_.proj.data, s_.proj,
+                                                                        M::project);
   }
   template <bool Patches>
   void gather(std::size_t from, int b, int n) const {
     gather_columns<G, Patches, M::conv3_row>(
-        ctx_.stream(),
-        norm_columns<G, number>{saved_.raw[from] + std::size_t(b) * plane, stem_norm_of<S>(p_, saved_, from)},
+        ctx_.stream(), norm_columns<G, number>{saved_.raw[from] + std::size_t(b) * plane, norm_of<S>(p_, saved_, from)},
         s_.columns, n);
   }
   /// dproj += dgrid^T patches, and d_.da = dgrid proj.
@@ -351,9 +346,9 @@ class stem_general_backward {
     for (int b = 0; b < batch_; b += s_.pictures) {
       int const n = std::min(s_.pictures, batch_ - b);
       std::int64_t const rows = std::int64_t{n} * G::tokens;
-      matrix<T const> const dy{stem_skip(dgrid, std::size_t(b) * G::tokens * S.dim), rows, S.dim};
+      matrix<T const> const dy{skip_pictures(dgrid, std::size_t(b) * G::tokens * S.dim), rows, S.dim};
       if (run_)
-        activate(ctx_.stream(), saved_.raw[2] + std::size_t(b) * plane, stem_norm_of<S>(p_, saved_, 2), S.hidden,
+        activate(ctx_.stream(), saved_.raw[2] + std::size_t(b) * plane, norm_of<S>(p_, saved_, 2), S.hidden,
                  std::ptrdiff_t{n} * G::plane_pixels, s_.columns);
       gemm<op::transposed, op::plain>(ctx_, dy, matrix<T const>{s_.columns, rows, M::depth},
                                       matrix<float>{d_.dproj, S.dim, M::depth, M::project_row},
@@ -367,9 +362,9 @@ class stem_general_backward {
   void norm(gradients const& grad) const {
     if (!run_) return;
     std::ptrdiff_t const pixels = std::ptrdiff_t{batch_} * G::plane_pixels;
-    stem_train_norm const n = stem_norm_of<S>(p_, saved_, Stage);
-    sum_terms(ctx_.stream(), stem_norm_terms<number, T>{saved_.raw[Stage], d_.da, n}, pixels, S.hidden, s_.sums);
-    finish_norm_gradient(ctx_.stream(), s_.sums, stem_sum_count, S.hidden, pixels, n, grad.bn_weight[Stage].data,
+    batch_norm const n = norm_of<S>(p_, saved_, Stage);
+    sum_terms(ctx_.stream(), norm_terms<number, T>{saved_.raw[Stage], d_.da, n}, pixels, S.hidden, s_.sums);
+    finish_norm_gradient(ctx_.stream(), s_.sums, sum_count, S.hidden, pixels, n, grad.bn_weight[Stage].data,
                          grad.bn_bias[Stage].data, d_.means);
     norm_backward(ctx_.stream(), saved_.raw[Stage], d_.da, {n, d_.means}, S.hidden, pixels);
   }
@@ -413,17 +408,17 @@ class stem_general_backward {
     for (std::size_t i = 0; i < 2; ++i)
       add_gradient<S.hidden, S.hidden, 9>(ctx_.stream(), d_.dconv[i + 1], grad.conv[i].data);
     add_gradient<S.dim, S.hidden, M::side * M::side>(ctx_.stream(), d_.dproj, grad.proj.data);
-    sum_terms(ctx_.stream(), stem_moments<T>{dgrid}, std::ptrdiff_t{batch_} * G::tokens, S.dim, s_.sums);
-    add_sums(ctx_.stream(), s_.sums, stem_sum_count, S.dim, grad.proj_bias.data);
+    sum_terms(ctx_.stream(), moments<T>{dgrid}, std::ptrdiff_t{batch_} * G::tokens, S.dim, s_.sums);
+    add_sums(ctx_.stream(), s_.sums, sum_count, S.dim, grad.proj_bias.data);
   }
 
   context<P>& ctx_;
   parameters const& p_;
   stem_saved<S, T> const& saved_;
-  stem_general_scratch<S, T> const& s_;
-  stem_general_gradients<S, T> const& d_;
+  general_scratch<S, T> const& s_;
+  general_gradients<S, T> const& d_;
   int batch_;
   bool run_;
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

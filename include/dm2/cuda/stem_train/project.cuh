@@ -8,17 +8,19 @@
 #include <dm2/cuda/stem/layout.cuh>
 #include <dm2/cuda/stem/project.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// The forward's inputs are raw outputs, patch after patch: BatchNorm and ReLU are applied in shared memory. A step of
 /// 64 inputs is a pixel of 64 channels.
 struct activated_inputs {
-  stem_train_norm norm;
+  batch_norm norm;
 
   /// A thread's eight channels.
   struct lane {
@@ -49,12 +51,12 @@ struct element_grid_sink {
   }
 };
 
-/// [D, tap, channel], the channels in the order of fragment_column: the gradient's second factor.
+/// [D, tap, channel], the channels in the order of stem::fragment_column: the gradient's second factor.
 template <int Taps, int Hidden, int D>
 struct project_gradient_layout {
   static constexpr std::size_t size = std::size_t(D) * Taps * Hidden;
   static __host__ __device__ constexpr int index(int tap, int channel, int out) {
-    return (out * Taps + tap) * Hidden + fragment_column<Hidden>(channel);
+    return (out * Taps + tap) * Hidden + stem::fragment_column<Hidden>(channel);
   }
 };
 
@@ -70,21 +72,9 @@ struct project_input_block {
   static constexpr int shared_bytes = table_offset + 2 * 4 * 64;
   static constexpr int resident = shared_bytes <= 113 * 1024 ? 2 : 1;
   static constexpr int column_blocks = (depth + columns - 1) / columns;
-  static_assert(G::hidden == 64 && dim % 8 == 0, "dm2::cuda::detail::project_input_block: 64 channels, even rows");
+  static_assert(G::hidden == 64 && dim % 8 == 0,
+                "dm2::cuda::detail::stem_train::project_input_block: 64 channels, even rows");
 };
-
-/// Starts the copy of rows [first, first + Rows) of a matrix [count, Width], zeros past its end and past its width.
-template <int Rows, int Width, int Wanted, int RowBytes, int Threads, class T>
-__device__ inline void load_rows(std::uint32_t to, T const* from, int first, int count, int stride) {
-  constexpr int pieces = Wanted / 8;
-#pragma unroll 4
-  for (int i = int(threadIdx.x); i < Rows * pieces; i += Threads) {
-    int const row = i / pieces, piece = i % pieces;
-    bool const inside = first + row < count && piece * 8 < Width;
-    T const* const at = from + std::ptrdiff_t{first + row} * stride + piece * 8;
-    copy_async(to + unsigned(row * RowBytes + piece * 16), inside ? at : from, inside);
-  }
-}
 
 /// What the kernel reads and writes.
 template <class G, class T>
@@ -92,7 +82,7 @@ struct project_input_operands {
   T const* dgrid;             ///< [rows, D]
   T const* weights;           ///< in project_gradient_layout
   stem_number<T> const* raw;  ///< [rows, depth], the third convolution's output
-  stem_train_norm norm;       ///< of it
+  batch_norm norm;            ///< of it
   T* dz;                      ///< [rows, depth]
   float* parts;               ///< [parts, 2, hidden]
 };
@@ -101,12 +91,8 @@ struct project_input_operands {
 template <class G, class T>
 __device__ inline void load_project_weights(std::uint32_t to, T const* weights, int first) {
   using block = project_input_block<G>;
-  for (int i = int(threadIdx.x); i < block::inner * 16; i += block::threads) {
-    int const d = i / 16, piece = i % 16;
-    bool const inside = d < block::dim && first + piece * 8 < block::depth;
-    T const* const at = weights + std::ptrdiff_t{d} * block::depth + first + piece * 8;
-    copy_async(to + unsigned(d * block::weight_row_bytes + piece * 16), inside ? at : weights, inside);
-  }
+  row_source<T> const rows{weights + first, block::depth, block::dim, block::depth - first};
+  copy_rows<128>(to, block::weight_row_bytes, rows, 0, block::inner, int(threadIdx.x), block::threads);
 }
 
 /// A warp's sums: 32 patches, 32 of their numbers. A lane has eight channels of patches 8 i from its first one on.
@@ -146,11 +132,24 @@ struct project_input_sums {
   }
 };
 
+/// A lane's eight numbers of patches 8 i from its first one on, `left` of them; zeros behind.
+template <class Block>
+struct patch_rows {
+  uint4 v[4];
+
+  template <class T>
+  __device__ patch_rows(T const* from, int left) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      v[i] = 8 * i < left ? *reinterpret_cast<uint4 const*>(from + std::ptrdiff_t{8 * i} * Block::depth) : uint4{};
+  }
+};
+
 /// part [2, 64] = the sums of a block's 8 warps, in their order; even warps have the channels below 32. To be called by
 /// all threads, `staged` being shared memory that nothing else uses.
 __device__ inline void add_warps(lane_share const& own, float* staged, float* part) {
   int const thread = int(threadIdx.x), lane = thread % 32;
-  own.write(staged + thread / 32 * 64 + lane % 4 * 8, 32);
+  own.write(staged + thread / 32 * 64 + fragment::column<8>(lane), 32);
   __syncthreads();
   if (thread >= 128) return;
   int const sum = thread / 64, c = thread % 64;
@@ -163,18 +162,18 @@ __device__ inline void add_warps(lane_share const& own, float* staged, float* pa
 /// row tiles).
 template <class G, class T>
 __global__ void __launch_bounds__(project_input_block<G>::threads, project_input_block<G>::resident)
-    stem_train_project_input_kernel(project_input_operands<G, T> o, int rows) {
+    project_input_kernel(project_input_operands<G, T> o, int rows) {
   using block = project_input_block<G>;
   unsigned char* const memory = dynamic_shared();
   std::uint32_t const shared = shared_address(memory), tile = shared + unsigned(block::weight_bytes);
   float* const table = reinterpret_cast<float*>(memory + block::table_offset);
   int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   int const first_row = warp / 4 * 32, pixel = int(blockIdx.x) * 2 + warp % 4 / 2;
-  int const tiles = (rows - 1) / block::rows + 1, channel = warp % 2 * 32 + lane % 4 * 8;
+  int const tiles = (rows - 1) / block::rows + 1, channel = warp % 2 * 32 + fragment::column<8>(lane);
   bool const there = block::depth % block::columns == 0 || pixel * 64 < block::depth;
   auto const load = [&](int t) {
-    load_rows<block::rows, block::dim, block::inner, block::row_bytes, block::threads>(tile, o.dgrid, t * block::rows,
-                                                                                       rows, block::dim);
+    copy_rows<block::inner>(tile, block::row_bytes, row_source<T>{o.dgrid, block::dim, rows, block::dim},
+                            t * block::rows, block::rows, int(threadIdx.x), block::threads);
   };
 
   load_project_weights<G>(shared, o.weights, int(blockIdx.x) * block::columns);
@@ -186,17 +185,14 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
 
   lane_share own;
   eight_masks const eight{table, 64, channel};
-  std::uint32_t const a_at = tile + unsigned((first_row + lane % 16) * block::row_bytes + lane / 16 * 16);
+  std::uint32_t const a_at =
+      tile + unsigned(first_row * block::row_bytes + fragment::left_operand(lane, block::row_bytes));
   std::uint32_t const b_at =
       shared + unsigned((lane / 8 % 2 * 8 + lane % 8) * block::weight_row_bytes + (warp % 4 * 4 + lane / 16) * 16);
   for (; t < tiles; t += int(gridDim.y)) {
-    int const row = t * block::rows + first_row + lane / 4, left = there ? rows - row : 0;
+    int const row = t * block::rows + first_row + fragment::row(lane), left = there ? rows - row : 0;
     std::ptrdiff_t const at = std::ptrdiff_t{row} * block::depth + pixel * 64 + channel;
-    uint4 raw[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-      raw[i] = 8 * i < left ? *reinterpret_cast<uint4 const*>(o.raw + at + std::ptrdiff_t{8 * i} * block::depth)
-                            : make_uint4(0, 0, 0, 0);
+    patch_rows<block> const raw{o.raw + at, left};
     wait_copies<0>();
     __syncthreads();
     project_input_sums<G, T> sums;
@@ -204,7 +200,7 @@ __global__ void __launch_bounds__(project_input_block<G>::threads, project_input
     __syncthreads();
     if (t + int(gridDim.y) < tiles) load(t + int(gridDim.y));
     commit_copies();
-    sums.store(o.dz + at, left, raw, eight, own);
+    sums.store(o.dz + at, left, raw.v, eight, own);
   }
   wait_copies<0>();
   __syncthreads();
@@ -225,10 +221,10 @@ int launch_project_input(cudaStream_t stream, int multiprocessors, project_input
   using block = project_input_block<G>;
   unsigned const shares = unsigned(project_input_shares<G>(multiprocessors, rows));
   char const* const name = "stem: gradient of the patches";
-  prefer_shared(name, stem_train_project_input_kernel<G, T>);
-  launch(name, stem_train_project_input_kernel<G, T>,
-         {dim3(block::column_blocks, shares), block::threads, block::shared_bytes}, stream, operands, rows);
+  prefer_shared(name, project_input_kernel<G, T>);
+  launch(name, project_input_kernel<G, T>, {dim3(block::column_blocks, shares), block::threads, block::shared_bytes},
+         stream, operands, rows);
   return block::column_blocks * int(shares);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

@@ -10,12 +10,14 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
 #include <dm2/cuda/stem_train/weights.cuh>
+#include <dm2/cuda/tile/copy_rows.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// A block of 4 x 2 warps, each of 48 rows and a pixel; 64 patches a step, three steps in shared memory. Rows are an
 /// odd number of 16 bytes.
@@ -25,7 +27,8 @@ struct project_weights_block {
   static constexpr int a_row_bytes = rows * 2 + 16, b_row_bytes = columns * 2 + 16, a_bytes = step * a_row_bytes;
   static constexpr int stage_bytes = a_bytes + step * b_row_bytes, shared_bytes = stages * stage_bytes;
   static constexpr int row_blocks = (dim + rows - 1) / rows, column_blocks = (depth + columns - 1) / columns;
-  static_assert(G::hidden == 64 && dim % 8 == 0, "dm2::cuda::detail::project_weights_block: 64 channels, even rows");
+  static_assert(G::hidden == 64 && dim % 8 == 0,
+                "dm2::cuda::detail::stem_train::project_weights_block: 64 channels, even rows");
 };
 
 /// Starts the copy of patches [first, first + step), zeros past the last one: their gradients, 192 of them from `row`
@@ -34,20 +37,11 @@ template <class G, class T>
 __device__ inline void load_patches(std::uint32_t to, T const* dgrid, stem_number<T> const* raw, int first, int last,
                                     int row, int column) {
   using block = project_weights_block<G>;
-#pragma unroll
-  for (int j = 0; j < block::step * block::rows / 8 / block::threads; ++j) {
-    int const i = int(threadIdx.x) + j * block::threads, patch = i / (block::rows / 8), piece = i % (block::rows / 8);
-    bool const inside = first + patch < last && row + piece * 8 < block::dim;
-    T const* const from = dgrid + std::ptrdiff_t{first + patch} * block::dim + row + piece * 8;
-    copy_async(to + unsigned(patch * block::a_row_bytes + piece * 16), inside ? from : dgrid, inside);
-  }
-#pragma unroll
-  for (int j = 0; j < block::step * 16 / block::threads; ++j) {
-    int const i = int(threadIdx.x) + j * block::threads, patch = i / 16, piece = i % 16;
-    bool const inside = first + patch < last && column + piece * 8 < block::depth;
-    stem_number<T> const* const from = raw + std::ptrdiff_t{first + patch} * block::depth + column + piece * 8;
-    copy_async(to + unsigned(block::a_bytes + patch * block::b_row_bytes + piece * 16), inside ? from : raw, inside);
-  }
+  row_source<T> const gradients{dgrid + row, block::dim, last, block::dim - row};
+  copy_tile<block::rows, block::step, block::threads>(to, block::a_row_bytes, gradients, first, int(threadIdx.x));
+  row_source<stem_number<T>> const patches{raw + column, block::depth, last, block::depth - column};
+  copy_tile<128, block::step, block::threads>(to + unsigned(block::a_bytes), block::b_row_bytes, patches, first,
+                                              int(threadIdx.x));
 }
 
 /// BatchNorm and ReLU of a step's raw outputs, in the pieces that this thread copied.
@@ -91,12 +85,12 @@ struct project_weights_sums {
     for (int m = 0; m < 3; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        int const d = row + 16 * m + 8 * half + lane / 4;
+        int const d = row + 16 * m + fragment::row(lane, half);
         if (d >= block::dim || column >= block::depth) continue;
 #pragma unroll
         for (int n = 0; n < 8; ++n)
-          *reinterpret_cast<float2*>(part + std::ptrdiff_t{d} * block::depth + column + n * 8 + lane % 4 * 2) =
-              make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]);
+          *reinterpret_cast<float2*>(part + std::ptrdiff_t{d} * block::depth + column + n * 8 +
+                                     fragment::column(lane)) = make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]);
       }
   }
 };
@@ -104,8 +98,8 @@ struct project_weights_sums {
 /// parts [gridDim.z, D, depth]. Block (128 columns, 192 rows, share of the patches).
 template <class G, class T>
 __global__ void __launch_bounds__(256, 1)
-    stem_train_project_weights_kernel(T const* __restrict__ dgrid, stem_number<T> const* __restrict__ raw,
-                                      stem_train_norm norm, int patches, float* __restrict__ parts) {
+    project_weights_kernel(T const* __restrict__ dgrid, stem_number<T> const* __restrict__ raw, batch_norm norm,
+                           int patches, float* __restrict__ parts) {
   using block = project_weights_block<G>;
   unsigned char* const memory = dynamic_shared();
   std::uint32_t const shared = shared_address(memory);
@@ -165,13 +159,13 @@ int project_weights_shares(int multiprocessors, int patches) {
 /// Scratch  parts: shares * D * depth floats.
 template <class G, class T>
 void launch_project_weights(cudaStream_t stream, int multiprocessors, T const* dgrid, stem_number<T> const* raw,
-                            stem_train_norm const& norm, int patches, float* parts, float* dproj) {
+                            batch_norm const& norm, int patches, float* parts, float* dproj) {
   using block = project_weights_block<G>;
   int const shares = project_weights_shares<G>(multiprocessors, patches);
-  launch("stem: gradient of the projection's weights", stem_train_project_weights_kernel<G, T>,
+  launch("stem: gradient of the projection's weights", project_weights_kernel<G, T>,
          {dim3(block::column_blocks, block::row_blocks, unsigned(shares)), block::threads, block::shared_bytes}, stream,
          dgrid, raw, norm, patches, parts);
   reduce_parts<project_weights_place<G>>(stream, parts, shares, block::dim * block::depth, dproj);
 }
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

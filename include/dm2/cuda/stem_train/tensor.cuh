@@ -24,16 +24,16 @@
 #include <array>
 #include <cstddef>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// The kernels of a stem of shape S in elements of T.
 template <stem_shape S, class T>
-struct stem_tensor_kernels {
-  using G = stem_geometry<S>;
-  using layouts = stem_layouts<S, T>;
-  using conv3 = train_conv3_block<G>;
-  using weights3 = train_weights_block<G>;
-  using weights1 = train_conv1_weights_block<G>;
+struct tensor_kernels {
+  using G = stem::geometry<S>;
+  using layouts = stem::layouts<S, T>;
+  using conv3 = conv3_block<G>;
+  using weights3 = conv3_weights_block<G>;
+  using weights1 = conv1_weights_block<G>;
   using project_input = project_input_block<G>;
   using project_weights = project_weights_block<G>;
   using input_layout = project_gradient_layout<G::side * G::side, S.hidden, S.dim>;
@@ -43,82 +43,81 @@ struct stem_tensor_kernels {
 
 /// Whether the tensor kernels take the stem's sizes: 64 channels, as Tiny's and Small's has.
 template <stem_shape S, class T>
-inline constexpr bool stem_tensor_sizes =
-    is_half<T>&& S.hidden == 64 && S.channels <= 4 && S.dim % 8 == 0 && S.dim <= 384;
+inline constexpr bool tensor_sizes = is_half<T>&& S.hidden == 64 && S.channels <= 4 && S.dim % 8 == 0 && S.dim <= 384;
 
 /// Whether they run: their shared memory is there (compute capability 9.0), and `grid` starts at 16 bytes.
 template <stem_shape S, class T>
-bool stem_tensor_fits(device_properties const& device, T const* grid) {
-  if constexpr (stem_tensor_sizes<S, T>)
-    return stem_tensor_kernels<S, T>::shared_bytes <= device.shared_per_block && packets_at<8>(grid);
+bool tensor_fits(device_properties const& device, T const* grid) {
+  if constexpr (tensor_sizes<S, T>)
+    return tensor_kernels<S, T>::shared_bytes <= device.shared_per_block && packets_at<8>(grid);
   else
     return false;
 }
 
 /// Scratch of the forward.
 template <stem_shape S, class T>
-struct stem_tensor_scratch {
-  using kernels = stem_tensor_kernels<S, T>;
+struct tensor_scratch {
+  using kernels = tensor_kernels<S, T>;
   using layouts = typename kernels::layouts;
-  using G = stem_geometry<S>;
+  using G = stem::geometry<S>;
   using number = stem_number<T>;
   std::array<number*, 3> conv;
   number* proj;
   float* sums;   ///< parts of the statistics
   float* parts;  ///< parts of the projection
 
-  stem_tensor_scratch(arena& a, device_properties const& device, int batch) {
+  tensor_scratch(arena& a, device_properties const& device, int batch) {
     conv = {a.take<number>(layouts::conv1::size), a.take<number>(layouts::conv3::size),
             a.take<number>(layouts::conv3::size)};
     proj = a.take<number>(layouts::project::size);
-    int const most = std::max(train_conv1_parts<G>(device.multiprocessors),
-                              train_conv3_parts<typename kernels::conv3>(device.multiprocessors));
+    int const most =
+        std::max(conv1_parts<G>(device.multiprocessors), conv3_parts<typename kernels::conv3>(device.multiprocessors));
     sums = a.take<float>(std::size_t(most) * 2 * S.hidden);
-    parts = a.take<float>(plan_projection<G::depth, S.dim>(device, batch * G::tokens).parts);
+    parts = a.take<float>(stem::plan_projection<G::depth, S.dim>(device, batch * G::tokens).parts);
   }
 };
 
 /// Scratch of the backward: the gradients of two planes, 822 MB for 256 pictures of Tiny.
 template <stem_shape S, class T>
-struct stem_tensor_gradients {
-  using kernels = stem_tensor_kernels<S, T>;
+struct tensor_gradients {
+  using kernels = tensor_kernels<S, T>;
   using layouts = typename kernels::layouts;
-  using G = stem_geometry<S>;
+  using G = stem::geometry<S>;
   std::array<T*, 2> dz;        ///< [B, H / 2, W / 2, hidden], of BatchNorm's outputs
   std::array<T*, 2> mirrored;  ///< the second and third convolution
   T* proj;
   float *sums, *means, *parts;
   double* bias_sums;
 
-  stem_tensor_gradients(arena& a, device_properties const& device, int batch) {
+  tensor_gradients(arena& a, device_properties const& device, int batch) {
     int const sms = device.multiprocessors, rows = batch * G::tokens;
     for (T*& p : dz) p = a.take<T>(std::size_t(batch) * stem_saved<S, T>::plane);
     for (T*& p : mirrored) p = a.take<T>(layouts::conv3::size);
     proj = a.take<T>(kernels::input_layout::size);
     int const most = std::max(project_input_shares<G>(sms, rows) * kernels::project_input::column_blocks,
-                              train_conv3_parts<typename kernels::conv3>(sms));
+                              conv3_parts<typename kernels::conv3>(sms));
     sums = a.take<float>(std::size_t(most) * 2 * S.hidden);
     means = a.take<float>(std::size_t{2} * S.hidden);
     parts = a.take<float>(std::max({std::size_t(sms) * kernels::weights3::sums,
                                     std::size_t(2) * std::size_t(sms) * kernels::weights1::sums,
                                     std::size_t(project_weights_shares<G>(sms, rows)) * S.dim * G::depth}));
-    bias_sums = a.take<double>(std::size_t{2} * stem_sum_count * S.dim);
+    bias_sums = a.take<double>(std::size_t{2} * sum_count * S.dim);
   }
 };
 
 /// The forward of `batch` pictures; multiplies numbers of stem_number<T>.
 template <stem_shape S, class T, class Reader>
-class stem_tensor_forward {
+class tensor_forward {
   using number = stem_number<T>;
-  using kernels = stem_tensor_kernels<S, T>;
+  using kernels = tensor_kernels<S, T>;
   using layouts = typename kernels::layouts;
-  using G = stem_geometry<S>;
+  using G = stem::geometry<S>;
   using parameters = stem_parameters<S, float const, space::device>;
   using statistics = stem_statistics<S, float, space::device>;
 
  public:
-  stem_tensor_forward(cudaStream_t stream, device_properties const& device, parameters const& p,
-                      stem_saved<S, T> const& saved, stem_tensor_scratch<S, T> const& scratch, int batch)
+  tensor_forward(cudaStream_t stream, device_properties const& device, parameters const& p,
+                 stem_saved<S, T> const& saved, tensor_scratch<S, T> const& scratch, int batch)
       : stream_{stream}, device_{device}, p_{p}, saved_{saved}, s_{scratch}, batch_{batch} {}
 
   /// All steps.
@@ -141,32 +140,33 @@ class stem_tensor_forward {
   }
   void first(Reader const& picture, statistics const& running) const {
     int const parts =
-        launch_train_conv1<G>(stream_, device_.multiprocessors, picture, s_.conv[0],
-                              raw_sink<G, false, number>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
+        launch_conv1<G>(stream_, device_.multiprocessors, picture, s_.conv[0],
+                        raw_sink<G, false, number>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
     finish(0, parts, running);
   }
   template <bool Patches>
   void inner(std::size_t stage, tile_order order, statistics const& running) const {
     using block = typename kernels::conv3;
-    int const parts = launch_train_conv3<G, block>(
-        stream_, device_.multiprocessors, "stem: 3 x 3 convolution with statistics",
-        activated_halo<block, number>{saved_.raw[stage - 1], stem_norm_of<S>(p_, saved_, stage - 1)}, s_.conv[stage],
-        raw_sink<G, Patches, number>{saved_.raw[stage], s_.sums}, order, batch_);
+    int const parts =
+        launch_conv3<G, block>(stream_, device_.multiprocessors, "stem: 3 x 3 convolution with statistics",
+                               activated_halo<block, number>{saved_.raw[stage - 1], norm_of<S>(p_, saved_, stage - 1)},
+                               s_.conv[stage], raw_sink<G, Patches, number>{saved_.raw[stage], s_.sums}, order, batch_);
     finish(stage, parts, running);
   }
   void project(T* grid) const {
     constexpr int K = G::depth, N = S.dim;
     int const rows = batch_ * G::tokens;
-    project_plan const plan = plan_projection<K, N>(device_, rows);
-    auto const with = [&]<project_form F>() {
-      launch_projection<K, N, F>(stream_, plan, static_cast<number const*>(saved_.raw[2]),
-                                 static_cast<number const*>(s_.proj), element_grid_sink<N, T>{p_.proj_bias.data, grid},
-                                 rows, s_.parts, activated_inputs{stem_norm_of<S>(p_, saved_, 2)});
+    stem::project_plan const plan = stem::plan_projection<K, N>(device_, rows);
+    auto const with = [&]<stem::project_form F>() {
+      stem::launch_projection<K, N, F>(stream_, plan, static_cast<number const*>(saved_.raw[2]),
+                                       static_cast<number const*>(s_.proj),
+                                       element_grid_sink<N, T>{p_.proj_bias.data, grid}, rows, s_.parts,
+                                       activated_inputs{norm_of<S>(p_, saved_, 2)});
     };
     if (plan.many)
-      with.template operator()<project_many<N>>();
+      with.template operator()<stem::project_many<N>>();
     else
-      with.template operator()<project_few>();
+      with.template operator()<stem::project_few>();
   }
 
  private:
@@ -179,7 +179,7 @@ class stem_tensor_forward {
   device_properties const& device_;
   parameters const& p_;
   stem_saved<S, T> const& saved_;
-  stem_tensor_scratch<S, T> const& s_;
+  tensor_scratch<S, T> const& s_;
   int batch_;
 };
 
@@ -193,16 +193,16 @@ class stem_tensor_forward {
 
 /// The backward of `batch` pictures, but for the gradient of the pictures.
 template <stem_shape S, class T, class Reader>
-class stem_tensor_backward {
-  using kernels = stem_tensor_kernels<S, T>;
+class tensor_backward {
+  using kernels = tensor_kernels<S, T>;
   using layouts = typename kernels::layouts;
-  using G = stem_geometry<S>;
+  using G = stem::geometry<S>;
   using parameters = stem_parameters<S, float const, space::device>;
   using gradients = stem_parameters<S, float, space::device>;
 
  public:
-  stem_tensor_backward(cudaStream_t stream, device_properties const& device, parameters const& p,
-                       stem_saved<S, T> const& saved, stem_tensor_gradients<S, T> const& gradients, int batch)
+  tensor_backward(cudaStream_t stream, device_properties const& device, parameters const& p,
+                  stem_saved<S, T> const& saved, tensor_gradients<S, T> const& gradients, int batch)
       : stream_{stream}, device_{device}, p_{p}, saved_{saved}, d_{gradients}, batch_{batch} {}
 
   /// All steps.
@@ -228,59 +228,65 @@ class stem_tensor_backward {
   /// The projection's weights and bias.
   void project_weights(T const* dgrid, gradients const& grad) const {
     int const rows = batch_ * G::tokens;
-    launch_project_weights<G>(stream_, device_.multiprocessors, dgrid, saved_.raw[2], stem_norm_of<S>(p_, saved_, 2),
-                              rows, d_.parts, grad.proj.data);
-    sum_terms(stream_, stem_moments<T>{dgrid}, rows, S.dim, d_.bias_sums);
-    add_sums(stream_, d_.bias_sums, stem_sum_count, S.dim, grad.proj_bias.data);
+    launch_project_weights<G>(stream_, device_.multiprocessors, dgrid, saved_.raw[2], norm_of<S>(p_, saved_, 2), rows,
+                              d_.parts, grad.proj.data);
+    sum_terms(stream_, moments<T>{dgrid}, rows, S.dim, d_.bias_sums);
+    add_sums(stream_, d_.bias_sums, sum_count, S.dim, grad.proj_bias.data);
   }
   /// dz of the third BatchNorm, to d_.dz[0].
   void project_input(T const* dgrid, gradients const& grad) const {
-    int const parts = launch_project_input<G>(
-        stream_, device_.multiprocessors,
-        project_input_operands<G, T>{dgrid, d_.proj, saved_.raw[2], stem_norm_of<S>(p_, saved_, 2), d_.dz[0], d_.sums},
-        batch_ * G::tokens);
+    int const parts = launch_project_input<G>(stream_, device_.multiprocessors,
+                                              project_input_operands<G, T>{.dgrid = dgrid,
+                                                                           .weights = d_.proj,
+                                                                           .raw = saved_.raw[2],
+                                                                           .norm = norm_of<S>(p_, saved_, 2),
+                                                                           .dz = d_.dz[0],
+                                                                           .parts = d_.sums},
+                                              batch_ * G::tokens);
     finish(2, parts, grad);
   }
   /// Convolution Stage: the gradient of its weights, and dz becomes that of its output. Patches: how dz and raw lie.
   template <std::size_t Stage, bool Patches>
   void weights(T* dz, gradients const& grad) const {
-    launch_train_weights(stream_, device_.multiprocessors,
-                         train_weights_source<G, Patches, T>{saved_.raw[Stage - 1], saved_.raw[Stage], dz,
-                                                             stem_norm_of<S>(p_, saved_, Stage - 1), gradient(Stage)},
+    launch_conv3_weights(stream_, device_.multiprocessors,
+                         conv3_weights_source<G, Patches, T>{.before = saved_.raw[Stage - 1],
+                                                             .raw = saved_.raw[Stage],
+                                                             .dz = dz,
+                                                             .norm = norm_of<S>(p_, saved_, Stage - 1),
+                                                             .gradient = gradient(Stage)},
                          tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
   }
   /// From the gradient of its output to dz of the BatchNorm before it.
   template <std::size_t Stage, bool Patches>
   void input(T const* gradient, T* before, gradients const& grad) const {
     using block = typename kernels::conv3;
-    int const parts = launch_train_conv3<G, block>(
+    int const parts = launch_conv3<G, block>(
         stream_, device_.multiprocessors, "stem: gradient of a 3 x 3 convolution's input",
         copied_halo<block, Patches, T>{gradient}, d_.mirrored[Stage - 1],
-        masked_sink<G, T>{saved_.raw[Stage - 1], stem_norm_of<S>(p_, saved_, Stage - 1), before, d_.sums},
+        masked_sink<G, T>{saved_.raw[Stage - 1], norm_of<S>(p_, saved_, Stage - 1), before, d_.sums},
         tile_order::upwards, batch_);
     finish(Stage - 1, parts, grad);
   }
   void first_weights(Reader const& picture, gradients const& grad) const {
-    launch_train_conv1_weights<G>(stream_, device_.multiprocessors, picture, static_cast<T const*>(d_.dz[0]),
-                                  saved_.raw[0], gradient(0), tile_order::downwards, batch_, d_.parts, grad.conv1.data);
+    conv1_weights_source<Reader, T> const source{
+        .picture = picture, .dz = d_.dz[0], .raw = saved_.raw[0], .gradient = gradient(0)};
+    launch_conv1_weights<G>(stream_, device_.multiprocessors, source, tile_order::downwards, batch_, d_.parts,
+                            grad.conv1.data);
   }
 
  private:
-  [[nodiscard]] stem_norm_gradient gradient(std::size_t stage) const {
-    return {stem_norm_of<S>(p_, saved_, stage), d_.means};
-  }
+  [[nodiscard]] norm_gradient gradient(std::size_t stage) const { return {norm_of<S>(p_, saved_, stage), d_.means}; }
   void finish(std::size_t stage, int parts, gradients const& grad) const {
     finish_norm_gradient(stream_, d_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
-                         stem_norm_of<S>(p_, saved_, stage), grad.bn_weight[stage].data, grad.bn_bias[stage].data,
-                         d_.means);
+                         norm_of<S>(p_, saved_, stage), grad.bn_weight[stage].data, grad.bn_bias[stage].data, d_.means);
   }
 
   cudaStream_t stream_;
   device_properties const& device_;
   parameters const& p_;
   stem_saved<S, T> const& saved_;
-  stem_tensor_gradients<S, T> const& d_;
+  tensor_gradients<S, T> const& d_;
   int batch_;
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-namespace dm2::cuda::detail {
+namespace dm2::cuda::detail::stem_train {
 
 /// Which end a kernel starts from. Each starts where the one before it ended: what that wrote last is still in L2.
 enum class tile_order : bool { upwards, downwards };
@@ -55,11 +55,11 @@ struct activated_halo {
   using tile_type = typename Block::tile;
   static constexpr int hidden = Block::hidden;
   T const* raw;
-  stem_train_norm norm;
+  batch_norm norm;
 
   __device__ void fill(float* table, int c) const { eight_activations::fill(table, hidden, norm, c); }
   __device__ void load(std::uint32_t to, tile_type const& tile, int thread) const {
-    load_halo<Block>(to, raw, tile, thread);
+    stem::load_halo<Block>(to, raw, tile, thread);
   }
   __device__ void prepare(unsigned char* at, float const* table, tile_type const& tile, int thread) const {
     eight_activations const eight{table, hidden, thread % Block::pieces * 8};
@@ -76,7 +76,7 @@ struct copied_halo {
 
   __device__ void fill(float*, int) const {}
   __device__ void load(std::uint32_t to, tile_type const& tile, int thread) const {
-    load_halo<Block, Patches>(to, gradient, tile, thread);
+    stem::load_halo<Block, Patches>(to, gradient, tile, thread);
   }
   __device__ void prepare(unsigned char*, float const*, tile_type const&, int) const {}
 };
@@ -103,18 +103,12 @@ struct raw_sink {
   template <class Sums>
   __device__ void store(Sums const& s, inputs const&, float const*, eight_sums& sums, int b, int y, int x,
                         int channel) const {
-    int const g = int(threadIdx.x) % 32 / 4;
-#pragma unroll
-    for (int r = 0; r < Sums::rows; ++r)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int const column = x + g + 8 * half;
-        if (y + r >= G::plane_height || column >= G::plane_width) continue;
-        float v[8];
-        lane_sums(s, r, half, v);
-        *reinterpret_cast<uint4*>(raw + plane_position<G, Patches>(b, y + r, column) * G::hidden + channel) =
-            round_and_sum<T>(v, sums);
-      }
+    stem::for_own_pixels<G, Sums::rows>(y, x, [&](int r, int half, int column) {
+      float v[8];
+      lane_sums(s, r, half, v);
+      *reinterpret_cast<uint4*>(raw + stem::plane_position<G, Patches>(b, y + r, column) * G::hidden + channel) =
+          round_and_sum<T>(v, sums);
+    });
   }
 };
 
@@ -122,7 +116,7 @@ struct raw_sink {
 template <class G, class T>
 struct masked_sink {
   stem_number<T> const* raw;
-  stem_train_norm norm;
+  batch_norm norm;
   T* dz;
   float* parts;  ///< [parts, 2, hidden]
 
@@ -134,38 +128,24 @@ struct masked_sink {
   __device__ void fill(float* table, int c) const { eight_masks::fill(table, G::hidden, norm, c); }
   template <int Rows>
   __device__ inputs<Rows> read(int b, int y, int x, int channel) const {
-    inputs<Rows> in;
-    int const g = int(threadIdx.x) % 32 / 4;
-#pragma unroll
-    for (int r = 0; r < Rows; ++r)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int const column = x + g + 8 * half;
-        bool const inside = y + r < G::plane_height && column < G::plane_width;
-        in.raw[r][half] = make_uint4(0, 0, 0, 0);
-        if (inside)
-          in.raw[r][half] =
-              *reinterpret_cast<uint4 const*>(raw + plane_position<G, false>(b, y + r, column) * G::hidden + channel);
-      }
+    inputs<Rows> in{};
+    stem::for_own_pixels<G, Rows>(y, x, [&](int r, int half, int column) {
+      in.raw[r][half] =
+          *reinterpret_cast<uint4 const*>(raw + stem::plane_position<G, false>(b, y + r, column) * G::hidden + channel);
+    });
     return in;
   }
   template <class Sums>
   __device__ void store(Sums const& s, inputs<Sums::rows> const& in, float const* table, eight_sums& sums, int b, int y,
                         int x, int channel) const {
-    int const g = int(threadIdx.x) % 32 / 4;
     eight_masks const eight{table, G::hidden, channel};
-#pragma unroll
-    for (int r = 0; r < Sums::rows; ++r)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        int const column = x + g + 8 * half;
-        if (y + r >= G::plane_height || column >= G::plane_width) continue;
-        float v[8];
-        lane_sums(s, r, half, v);
-        *reinterpret_cast<uint4*>(dz + plane_position<G, false>(b, y + r, column) * G::hidden + channel) =
-            eight.apply<T>(v, in.raw[r][half], sums);
-      }
+    stem::for_own_pixels<G, Sums::rows>(y, x, [&](int r, int half, int column) {
+      float v[8];
+      lane_sums(s, r, half, v);
+      *reinterpret_cast<uint4*>(dz + stem::plane_position<G, false>(b, y + r, column) * G::hidden + channel) =
+          eight.apply<T>(v, in.raw[r][half], sums);
+    });
   }
 };
 
-}  // namespace dm2::cuda::detail
+}  // namespace dm2::cuda::detail::stem_train

@@ -28,11 +28,19 @@ struct block_tile {
 
   __device__ static int row() { return int(threadIdx.x) / 16 * 4; }
   __device__ static int column() { return int(threadIdx.x) % 16 * 4; }
+  /// f(row, column, number) for each of them.
+  template <class F>
+  __device__ void each(F const& f) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) f(row() + r, column() + c, v[r][c]);
+  }
 };
 
 /// Along: neighbouring k are neighbours in memory, else neighbouring i are.
-template <bool Along, class F>
-__device__ inline void stage_slab(float (&to)[block_slab][block_side + 4], int k0, int depth, F const& operand) {
+template <bool Along, class Depth, class F>
+__device__ inline void stage_slab(float (&to)[block_slab][block_side + 4], Depth k0, Depth depth, F const& operand) {
 #pragma unroll
   for (int j = 0; j < block_side * block_slab / block_threads; ++j) {
     int const e = j * block_threads + int(threadIdx.x);
@@ -43,9 +51,9 @@ __device__ inline void stage_slab(float (&to)[block_slab][block_side + 4], int k
 
 /// c += a b over k < depth. Every thread of the block calls it; it begins with a barrier where depth > 0, so that what
 /// the operands read may have been written just before.
-template <bool AlongA, bool AlongB, class A, class B>
-__device__ inline void block_product(block_tile& c, block_stage& s, int depth, A const& a, B const& b) {
-  for (int k0 = 0; k0 < depth; k0 += block_slab) {
+template <bool AlongA, bool AlongB, class Depth, class A, class B>
+__device__ inline void block_product(block_tile& c, block_stage& s, Depth depth, A const& a, B const& b) {
+  for (Depth k0 = 0; k0 < depth; k0 += block_slab) {
     __syncthreads();
     stage_slab<AlongA>(s.a, k0, depth, a);
     stage_slab<AlongB>(s.b, k0, depth, b);

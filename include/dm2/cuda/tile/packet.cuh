@@ -1,5 +1,5 @@
 /// @file
-/// Neighbouring numbers in one access, and sums over a warp.
+/// Neighbouring numbers in one access.
 #pragma once
 
 #include <dm2/cuda/element.cuh>
@@ -31,20 +31,6 @@ __device__ inline void store_packet(T* to, packet<T, N> const& x) {
 template <int N, class T>
 bool packets_at(T const* p) {
   return reinterpret_cast<std::uintptr_t>(p) % (sizeof(T) * N) == 0;
-}
-
-/// The sum of every lane's number, in every lane, always in the same order.
-__device__ inline float sum_over_warp(float x) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
-  return x;
-}
-
-/// The same over each half of the warp.
-__device__ inline float sum_over_half_warp(float x) {
-#pragma unroll
-  for (int distance = 8; distance > 0; distance /= 2) x += __shfl_xor_sync(0xffffffffu, x, distance);
-  return x;
 }
 
 /// Blocks of `per_block` pieces of work.

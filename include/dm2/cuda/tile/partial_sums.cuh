@@ -8,6 +8,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <algorithm>
 #include <cstddef>
@@ -19,27 +20,55 @@ namespace dm2::cuda::detail {
 /// depend on its size.
 inline constexpr int most_parts = 528;
 
-/// to[c] += the sum of parts [count, width] over its rows. A block takes 32 columns: warp w adds rows w, w + 32, ...,
-/// then a warp a column's 32 sums.
-template <class T>
-__global__ void __launch_bounds__(1024) add_parts_kernel(T const* __restrict__ parts, int count, int width, T* to) {
-  __shared__ T sums[32][33];
+/// out(c, the sum of parts [count, width] over its rows), for each column c. A block takes 32 columns: warp w adds rows
+/// w, w + Warps, ..., and then the warps' sums are added.
+template <int Warps, class Out>
+__global__ void __launch_bounds__(32 * Warps)
+    add_parts_kernel(float const* __restrict__ parts, int count, int width, Out out) {
+  __shared__ float sums[Warps][33];
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   int const column = int(blockIdx.x) * 32 + lane;
-  T sum = 0;
+  float sum = 0;
   if (column < width) {
 #pragma unroll 8
-    for (int k = warp; k < count; k += 32) sum += parts[std::size_t(k) * std::size_t(width) + std::size_t(column)];
+    for (int k = warp; k < count; k += Warps) sum += parts[std::size_t(k) * std::size_t(width) + std::size_t(column)];
+  }
+  if constexpr (Warps == 1) {
+    if (column < width) out(column, sum);
+    return;
   }
   sums[warp][lane] = sum;
   __syncthreads();
-  sum = sum_over_warp(sums[lane][warp]);
-  int const own = int(blockIdx.x) * 32 + warp;
-  if (lane == 0 && own < width) to[own] += sum;
+  if constexpr (Warps == 32) {  // a warp a column
+    sum = sum_over_warp(sums[lane][warp]);
+    int const own = int(blockIdx.x) * 32 + warp;
+    if (lane == 0 && own < width) out(own, sum);
+  } else {
+    if (warp != 0 || column >= width) return;
+    sum = 0;
+#pragma unroll
+    for (int w = 0; w < Warps; ++w) sum += sums[w][lane];
+    out(column, sum);
+  }
 }
 
+/// Launches it. Few warps for many columns, 32 of them for many parts of few columns.
+template <int Warps, class Out>
+void add_parts_to(char const* name, cudaStream_t stream, float const* parts, int count, int width, Out const& out) {
+  launch(name, add_parts_kernel<Warps, Out>, {blocks_for(std::size_t(width), 32), 32 * Warps}, stream, parts, count,
+         width, out);
+}
+
+/// What adds a sum to number c.
+struct sum_adder {
+  float* to;
+
+  __device__ void operator()(int c, float sum) const { to[c] += sum; }
+};
+
+/// to[c] += the sum of parts [count, width] over its rows.
 inline void add_parts(char const* name, cudaStream_t stream, float const* parts, int count, int width, float* to) {
-  launch(name, add_parts_kernel<float>, {blocks_for(std::size_t(width), 32), 1024}, stream, parts, count, width, to);
+  add_parts_to<32>(name, stream, parts, count, width, sum_adder{to});
 }
 
 /// Sums of the columns of a matrix: a lane takes N neighbouring columns, a block 32 lanes of them and 8 rows at a time.

@@ -11,6 +11,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 #include <dm2/cuda/token_label_loss/target.cuh>
 
 #include <cmath>
@@ -22,39 +23,6 @@ namespace dm2::cuda::detail::token_label_loss {
 
 // The cross entropy of one row of logits against its target, and the gradient in the logits' place: by a warp, or by a
 // block.
-
-/// N numbers as they lie in memory, two of 16 bits in a register.
-template <class T, int N>
-struct number_packet {
-  using word = std::conditional_t<is_half<T> && N % 2 == 0, std::uint32_t, T>;
-  static constexpr int words = int(N * sizeof(T) / sizeof(word));
-  packet<word, words> p;
-
-  __device__ void read(T const* from) { p = load_packet<words>(reinterpret_cast<word const*>(from)); }
-  __device__ void values(float (&x)[N]) const {
-#pragma unroll
-    for (int i = 0; i < words; ++i) {
-      if constexpr (words == N) {
-        x[i] = to_float(p.v[i]);
-      } else {
-        float2 const two = unpack<T>(p.v[i]);
-        x[2 * i] = two.x;
-        x[2 * i + 1] = two.y;
-      }
-    }
-  }
-  __device__ static void write(float const (&x)[N], T* to) {
-    packet<word, words> out;
-#pragma unroll
-    for (int i = 0; i < words; ++i) {
-      if constexpr (words == N)
-        out.v[i] = from_float<T>(x[i]);
-      else
-        out.v[i] = pack<T>(x[2 * i], x[2 * i + 1]);
-    }
-    store_packet<words>(reinterpret_cast<word*>(to), out);
-  }
-};
 
 /// N numbers of a target, of which `at` is a multiple.
 template <int N>
@@ -72,7 +40,7 @@ __device__ inline void read_target(float const* at, float (&x)[N]) {
 template <class Tr>
 struct warp_logits {
   using T = typename Tr::element;
-  using numbers = number_packet<T, Tr::packet>;
+  using numbers = vector_numbers<T, Tr::packet>;
   T const* row;
   numbers kept[Tr::keep ? Tr::packets : 1];
 
@@ -82,7 +50,7 @@ struct warp_logits {
     if constexpr (Tr::keep) {
 #pragma unroll
       for (int j = 0; j < Tr::packets; ++j)
-        if (whole(j) || column(j) < Tr::classes) kept[j].read(row + column(j));
+        if (whole(j) || column(j) < Tr::classes) kept[j] = numbers::load(row + column(j));
     }
   }
   /// visit(values, first column) for each packet of this lane.
@@ -93,11 +61,9 @@ struct warp_logits {
       if (whole(j) || column(j) < Tr::classes) {
         float x[Tr::packet];
         if constexpr (Tr::keep) {
-          kept[j].values(x);
+          kept[j].get(x);
         } else {
-          numbers n;
-          n.read(row + column(j));
-          n.values(x);
+          numbers::load(row + column(j)).get(x);
         }
         visit(x, column(j));
       }
@@ -135,7 +101,7 @@ __device__ inline float warp_row(warp_logits<Tr> const& logits, formed_row const
       dot = fmaf(target[i], l[i] - top, dot);
       d[i] = fmaf(share, exp2_fast(fmaf(l[i], log2_e, again)), -weight * target[i]);
     }
-    number_packet<typename Tr::element, n>::write(d, grad + c);
+    vector_numbers<typename Tr::element, n>::store(grad + c, d);
   });
   return t.mass * logf(sum) - sum_over_warp(dot);
 }

@@ -14,6 +14,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/label_maps.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cmath>
 #include <cstddef>
@@ -107,13 +108,6 @@ inline constexpr int loss_threads = 256, loss_warps = loss_threads / 32;
 /// What no score has been added to: a zero that additions leave, and that none of them gives.
 inline constexpr float untouched = -0.0f;
 __device__ inline bool is_untouched(float x) { return __float_as_uint(x) == 0x80000000u; }
-
-/// Always in the same order, in every lane.
-__device__ inline float max_over_warp(float x) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, distance));
-  return x;
-}
 
 /// The warps' sums or maxima in order, in every thread; `parts` [loss_warps] is shared.
 template <class Warp, class Join>

@@ -165,9 +165,12 @@ class training_rule {
     auto const* const lines = reinterpret_cast<std::uint16_t const*>(lines_.data());
     measure_gradients(net_.ctx(), net_.gradients(), lines, extent, options_.clip_norm, s.measure,
                       finite_check{s.guard, &s.scalars->step, 0}, scale_);
-    update_buffers<element<P>> const buffers{net_.state(), net_.gradients(),
-                                             first(),      options_.kind == optimizer_kind::adamw ? second() : nullptr,
-                                             average(),    is_half<element<P>> ? net_.copies() : nullptr};
+    update_buffers<element<P>> const buffers{.weights = net_.state(),
+                                             .gradients = net_.gradients(),
+                                             .first = first(),
+                                             .second = options_.kind == optimizer_kind::adamw ? second() : nullptr,
+                                             .average = average(),
+                                             .rounded = is_half<element<P>> ? net_.copies() : nullptr};
     optimizer_step(net_.ctx(), options_, buffers, lines, extent, s.scalars, s.measure, s.guard, true);
   }
 
