@@ -6,7 +6,7 @@
 /// dw_k = sum_t dp_t raw_{t - (K - 1) + k}, db = sum dp; p is computed again from raw. A thread goes down the tokens of
 /// some channels, with the last tokens' raw and dp in registers and the next ones' loads under way, and does both
 /// directions on the way: a direction that reads the tokens in reverse is a convolution with its taps in reverse that
-/// looks forwards, so that at token s its result is that of s - (K - 1), which is also the token whose draw is complete.
+/// looks forwards, so that at token s its result is that of s - (K - 1). That is also the token whose draw is complete.
 #pragma once
 
 #include <dm2/cuda/mixer_core/backward_gate.cuh>
@@ -245,8 +245,8 @@ struct conv_backward_shares {
   static_assert(alone <= Narrow::convolved && alone % Wide::vector == 0 && a >= b);
 };
 
-/// Block (part of the runs, some warps' channels). In the published variant the second direction's channels begin before
-/// the first's, and where only one convolves, the other's z has written.
+/// Block (part of the runs, some warps' channels). In the published variant the second direction's channels begin
+/// before the first's, and where only one convolves, the other's z has written.
 template <class Narrow, class Wide, class T>
 __global__ void __launch_bounds__(Narrow::threads, conv_backward_resident)
     conv_backward_kernel(conv_backward_operands<T> p) {

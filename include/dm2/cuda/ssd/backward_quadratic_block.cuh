@@ -8,7 +8,6 @@
 #include <dm2/cuda/ssd/backward_operands.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
-#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -171,13 +170,13 @@ struct backward_quadratic_block {
     return reinterpret_cast<float2*>(shared + at.row_parts) +
            ((at.stages == 2 ? unit & 1 : 0) * tiles_below(at.tiles) + tiles_below(i) + j) * 32;
   }
-  /// Where a lane reads ldmatrix's row of an A operand [16, 16], or of a transposed B operand.
+  /// fragment::left_operand and right_operand. Theirs, through unsigned numbers, take registers that the columns do not
+  /// have: 250 us for Tiny's 512 sequences, these 243.
   [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
-    return std::uint32_t(fragment::left_operand(unsigned(lane), pitch));
+    return std::uint32_t((lane & 15) * pitch + (lane >> 4) * 16);
   }
-  /// Where a lane reads ldmatrix's row of a B operand whose columns are rows in memory.
   [[nodiscard]] __device__ std::uint32_t column_operand(int pitch) const {
-    return std::uint32_t(fragment::right_operand(unsigned(lane), pitch));
+    return std::uint32_t(((lane >> 4) * 8 + (lane & 7)) * pitch + (lane >> 3 & 1) * 16);
   }
 };
 

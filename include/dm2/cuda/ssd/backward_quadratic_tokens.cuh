@@ -62,8 +62,8 @@ __device__ inline float sum_around(backward_quadratic_block<Tr> const& k, int wa
   return sum;
 }
 
-/// da of lane's token: sums over rectangles of Gamma_ij, i >= t > j, inside the token's tile, in its rows with all tiles
-/// before, in its columns with all tiles after, and `around`. Half a warp has a tile.
+/// da of lane's token: sums over rectangles of Gamma_ij, i >= t > j, inside the token's tile, in its rows with all
+/// tiles before, in its columns with all tiles after, and `around`. Half a warp has a tile.
 template <class Tr>
 __device__ inline float da_of_token(backward_quadratic_block<Tr> const& k, int unit, int token, float around) {
   auto const from = k.sums(unit);
