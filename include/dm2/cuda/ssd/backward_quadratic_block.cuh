@@ -200,7 +200,7 @@ __device__ inline void copy_columns(backward_quadratic_block<Tr> const& k, copyi
   if (row >= each) return;
   from += k.row(row) * std::size_t(stride) + column;
   std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + column * 2);
-#pragma unroll 2
+#pragma unroll 4
   for (; row < rows; row += each) {
     copy_async(at, from, row < k.p.length);
     from += each * stride, at += each * pitch;

@@ -23,6 +23,7 @@ __device__ inline void add_row(backward_quadratic_block<Tr> const& k, int unit, 
   constexpr int batch = 4, most = Tr::most_tiles - 1;
 #pragma unroll
   for (int first = 0; first < most; first += batch) {
+    if (first >= tile) break;
     float2 part[batch];  // loads first, without a branch between them
 #pragma unroll
     for (int j = 0; j < batch; ++j) part[j] = first + j < tile ? parts[(first + j) * 32] : float2{0, 0};
