@@ -290,6 +290,7 @@ __device__ inline void write_dx(backward_quadratic_block<Tr> const& k, int unit,
                                 float const (&dx)[Tr::slice / 8][4]) {
   int const t0 = column * 16;
   unsigned char* const x = k.x(unit) + t0 * Tr::pitch;
+  __syncwarp();  // every lane has its fragments of x
 #pragma unroll
   for (int n = 0; n < Tr::slice / 8; ++n)
 #pragma unroll
