@@ -27,7 +27,7 @@ struct options {
   fs::path input, output, names;
   std::string model;
   weights_flags weights;
-  bool list = false, metadata = false, force = false;
+  bool list = false, metadata = false, verify = false, force = false;
 };
 
 constexpr char const* footer =
@@ -39,7 +39,7 @@ not finite, is noted on stderr and does not change the exit code.
 
 Exit codes:
   0  done
-  1  the list or the metadata could not be printed
+  1  the list or the metadata could not be printed, or --verify found no checksums to compare
   2  the command line makes no sense, or OUTPUT exists and --force was not given
   3  a file could not be read or written, or is refused
 
@@ -52,6 +52,7 @@ void add_options(CLI::App& app, options& o) {
   app.add_option("OUTPUT", o.output, "The safetensors file to write")->type_name("");
   app.add_flag("-l,--list", o.list, "Print every tensor's name, type and shape, and their total");
   app.add_flag("--metadata", o.metadata, "Print the file's metadata and hyper-parameters as JSON");
+  app.add_flag("--verify", o.verify, "Read all of a training checkpoint and compare each tensor's checksum");
   add_weights_flags(app, o.weights);
   app.add_option("-m,--model", o.model,
                  "Say that it is this model (" + joined(model_names()) + "), and check that it is")
@@ -62,7 +63,8 @@ void add_options(CLI::App& app, options& o) {
 }
 
 void check(options const& o) {
-  if (o.output.empty() && !o.list && !o.metadata) throw usage_error{"nothing to do: give OUTPUT, --list or --metadata"};
+  if (o.output.empty() && !o.list && !o.metadata && !o.verify)
+    throw usage_error{"nothing to do: give OUTPUT, --list, --metadata or --verify"};
   if (o.output.empty() && !o.names.empty()) throw usage_error{"--names needs an OUTPUT to store them in"};
   if (o.output.empty() && !o.model.empty()) throw usage_error{"--model needs an OUTPUT to store the configuration in"};
   std::error_code ignored;
@@ -83,6 +85,18 @@ void check_replaced(options const& o, dm2::tensor_file const& file) {
                       "name"};
 }
 
+/// Compares every tensor of the file with its checksum; false where it states none. Throws file_error where one
+/// differs.
+bool verified(options const& o, dm2::tensor_file const& file) {
+  bool const stated = file.format() == dm2::file_format::safetensors && dm2::verify_checkpoint(o.input);
+  std::string const name = printable(o.input.string());
+  if (stated)
+    std::cout << name << ": every tensor has the checksum with which it was written\n";
+  else
+    std::cerr << "convert: note: " << name << ": states no checksums, so that nothing can be compared\n";
+  return stated;
+}
+
 int convert(options const& o) {
   check(o);
   dm2::tensor_file const file{o.input, o.weights.chosen()};
@@ -91,9 +105,11 @@ int convert(options const& o) {
   print_notices("convert", file, not_finite_lines(file.tensors()));
   if (o.list) print_tensors(std::cout, file);
   if (o.metadata) print_metadata(std::cout, file);
-  if (o.output.empty()) return exit_ok;
+  bool const whole = !o.verify || verified(o, file);
+  if (o.output.empty()) return whole ? exit_ok : exit_incomplete;
+  for (dm2::stored_tensor const& t : file.tensors()) dm2::require_checksum(t, file.path());
   dm2::write_safetensors(o.output, file.tensors(), metadata_to_write(file, o.model, o.names));
-  return exit_ok;
+  return whole ? exit_ok : exit_incomplete;
 }
 
 }  // namespace

@@ -19,11 +19,12 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <span>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -39,6 +40,8 @@ struct options {
   weights_flags from;
   bool json = false;
   int max_bad = 100;
+  std::uint64_t max_pixels = dm2::max_sample_pixels;
+  int max_scans = dm2::max_sample_scans;
   device_flags device;
 };
 
@@ -80,6 +83,10 @@ void add_options(CLI::App& app, options& o) {
       ->check(number_from(1, 1 << 20));
   app.add_option("--max-bad", o.max_bad, "Unreadable pictures after which to give up (100)")
       ->check(number_from(0, 1'000'000'000));
+  app.add_option("--max-pixels", o.max_pixels, "Pixels of a picture above which it counts as unreadable (33554432)")
+      ->check(number_from(1, 1'000'000'000));
+  app.add_option("--max-scans", o.max_scans, "Scans of a JPEG above which it counts as unreadable (64)")
+      ->check(number_from(1, 1'000'000));
 }
 
 /// The order in which folders are numbered for a file without class names. Says so where it matters and nobody has
@@ -109,7 +116,7 @@ dm2::dataset open_pictures(options const& o, dm2::tensor_file const& file, std::
 }
 
 void write_per_class(fs::path const& path, dm2::dataset const& set, std::span<dm2::evaluation const> results) {
-  std::ofstream out{path};
+  std::ostringstream out;
   out << "class,name,samples,top1,top5,loss\n";
   for (std::size_t c = 0; c < results.size(); ++c) {
     std::string name = without_controls(set.class_names()[c]);
@@ -121,7 +128,10 @@ void write_per_class(fs::path const& path, dm2::dataset const& set, std::span<dm
       out << ',' << shortest(float(100 * results[c].accuracy())) << ',' << shortest(float(100 * results[c].accuracy5()))
           << ',' << shortest(float(results[c].loss())) << '\n';
   }
-  if (!out.flush()) throw dm2::file_error{path, "cannot be written"};
+  std::string const text = out.str();
+  dm2::atomic_file file{path};
+  file.write(std::as_bytes(std::span{text}));
+  file.commit();
 }
 
 /// Counts over the set, as they come.
@@ -206,7 +216,8 @@ int evaluate(options const& o) {
   counts found{set, std::size_t(o.max_bad), std::vector<dm2::evaluation>(net->classes())};
   run_speed const speed =
       run_pictures(*net, entries, batch, device.workers,
-                   [&](picture_batch const& b, batch_results const& results) { found.add(b, results); });
+                   [&](picture_batch const& b, batch_results const& results) { found.add(b, results); },
+                   {.max_pixels = o.max_pixels, .max_scans = o.max_scans});
   found.progress.clear();
   dm2::evaluation total;
   for (dm2::evaluation const& one : found.classes) total += one;

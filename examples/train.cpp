@@ -5,18 +5,23 @@
 #include "support/devices.hpp"
 #include "support/gpu_trainer.hpp"
 #include "support/models.hpp"
+#include "support/processes.hpp"
 #include "support/resumed_flags.hpp"
 #include "support/run_request.hpp"
+#include "support/start_processes.hpp"
 #include "support/stop_signal.hpp"
 #include "support/training_flags.hpp"
 #include "support/training_folder.hpp"
 #include "support/training_run.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 namespace {
 
@@ -37,6 +42,9 @@ with --overwrite, which checks every input first and keeps the old run until the
 SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end a run after the present step, with a checkpoint; a second
 SIGINT or SIGTERM ends it at once. Where the output cannot be written any more, the run goes on without it.
 
+With --processes N, or started by mpirun or srun, several processes share the micro-batches of each step. The bytes of a
+run do not depend on their number, if --threads is the same.
+
 Exit codes:
   0  the last epoch is done, or the one that --stop-after names
   1  --check found something wrong; nothing was trained
@@ -45,6 +53,7 @@ Exit codes:
      only the output could not be written
   4  training diverged: a loss or gradient is not finite
   5  stopped by a signal, with a checkpoint if a step was done
+  6  another process of the run did not answer; --resume auto goes on, on any number of processes
 
 Examples:
   train imagenet --token-label-data label_top5_train_nfnet -b 64 --grad-accum-steps 16
@@ -63,7 +72,7 @@ void require_inputs_outside(CLI::App& app, training_flags const& f, training_fol
 
 /// Settles whether the run begins anew or goes on, and with what. Nothing of an old run is touched.
 run_request settle(CLI::App& app, training_flags& flags, training_folder& folder, std::optional<resume_point> from,
-                   resumed_flags resumed) {
+                   resumed_flags resumed, dm2::communicator& processes) {
   if (flags.resume == "auto") {
     from = folder.newest(flags.overwrite);
     if (from) resumed = take_stored_flags(app, *from);
@@ -74,23 +83,49 @@ run_request settle(CLI::App& app, training_flags& flags, training_folder& folder
   }
   if (from && app.count("--pretrained") > 0)
     std::cerr << "train: --pretrained changes nothing: the run goes on with its checkpoint\n";
-  return {flags, arguments_json(app), folder, std::move(from), std::move(resumed)};
+  share_text(processes, from ? from->file.string() : "");
+  return {flags, arguments_json(app), folder, std::move(from), std::move(resumed), processes};
 }
 
-int train(CLI::App& app, training_flags& flags) {
+/// The same on a process that is not the first, which settles it and tells what the run goes on with.
+run_request follow(CLI::App& app, training_flags& flags, training_folder& folder, std::optional<resume_point> from,
+                   resumed_flags resumed, dm2::communicator& processes) {
+  std::string const file = share_text(processes, "");
+  if (flags.resume == "auto" && !file.empty()) {
+    from = named_checkpoint(file);
+    resumed = take_stored_flags(app, *from);
+  }
+  return {flags, arguments_json(app), folder, std::move(from), std::move(resumed), processes};
+}
+
+/// Processors that are left to each of the processes of this machine, where the flag leaves their number open.
+int share_of_processors(int asked, process_place const& place) {
+  if (asked != 0 || place.local_size == 1) return asked;
+  return std::max(1, int(std::thread::hardware_concurrency()) / place.local_size);
+}
+
+int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
   if (app.count("--pretrained") > 0 && flags.initial.empty())
     throw usage_error{"--pretrained needs a FILE: nothing is downloaded; README.md says where weights are"};
   chosen_device const device = choose_device({flags.device, flags.precision, flags.threads, flags.workers, {}});
-  flags.workers = device.workers;
-  watch_stop_signals();
+  processes.connect(device.gpu);
+  flags.workers = share_of_processors(device.workers, processes.place());
+  flags.threads = share_of_processors(flags.threads, processes.place());
   std::optional<resume_point> from;
   resumed_flags resumed;
   if (!flags.resume.empty() && flags.resume != "auto") {
     from = named_checkpoint(flags.resume);
     resumed = take_stored_flags(app, *from);
   }
-  training_folder folder{flags.output / (flags.experiment.empty() ? flags.model : flags.experiment), flags.history};
-  run_request request = settle(app, flags, folder, std::move(from), std::move(resumed));
+  fs::path const root = flags.output / (flags.experiment.empty() ? flags.model : flags.experiment);
+  std::optional<training_folder> folder;
+  if (processes.first())
+    folder.emplace(root, flags.history);
+  else
+    folder.emplace(training_folder::seen_by_another{}, root, flags.history);
+  run_request request = processes.first()
+                            ? settle(app, flags, *folder, std::move(from), std::move(resumed), processes.get())
+                            : follow(app, flags, *folder, std::move(from), std::move(resumed), processes.get());
   if (device.gpu) {
     request.flags.precision = device.precision;
     return train_on_gpu(request);
@@ -102,6 +137,26 @@ int train(CLI::App& app, training_flags& flags) {
   return code;
 }
 
+int train(CLI::App& app, training_flags& flags, std::vector<std::string> const& words) {
+  watch_stop_signals();
+  int const started = started_as().size;
+  if (!flags.gpus.empty() && flags.processes > 1) throw usage_error{"--gpus and --processes exclude each other"};
+  if (!flags.gpus.empty() && started == 1)
+    return start_on_gpus(gpu_list(flags.gpus), flags.restarts, flags.deadline + 15, words);
+  if (flags.processes > 1 && started == 1) return start_by_mpirun(flags.processes, flags.restarts, words);
+  if (flags.processes > 1 && flags.processes != started)
+    throw usage_error{"--processes " + std::to_string(flags.processes) + ": there are " + std::to_string(started) +
+                      " already"};
+  run_processes processes{flags.deadline};
+  quiet_output const quiet{!processes.first()};
+  try {
+    return train_here(app, flags, processes);
+  } catch (usage_error const&) {
+    if (processes.first()) throw;
+    return exit_usage;  // the first process says it
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -110,5 +165,5 @@ int main(int argc, char** argv) {
   training_flags flags;
   add_training_flags(app, flags);
   return run_program(
-      app, argc, argv, [&] { return train(app, flags); }, exit_model);
+      app, argc, argv, [&] { return train(app, flags, command_to_repeat(argc, argv)); }, exit_model);
 }

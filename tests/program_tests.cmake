@@ -9,7 +9,7 @@ foreach(way find_package fetch_content)
   set_tests_properties(consumer.${way} PROPERTIES TIMEOUT 600 LABELS consumer ENVIRONMENT "${dm2_test_environment}")
 endforeach()
 # README's programs with every compiler that is here: g++ at -O3 for a processor with AVX-512, where version 12 warns of its
-# own intrinsics; clang, whose warnings do not depend on the optimiser, for this processor without it.
+# own intrinsics; clang, whose warnings do not depend on the optimizer, for this processor without it.
 foreach(compiler g++-12 g++-13 g++-14 clang++-14 clang++-15 clang++-16)
   find_program(DM2_${compiler} ${compiler})
   mark_as_advanced(DM2_${compiler})
@@ -65,6 +65,10 @@ foreach(folder cpu model data)
                          ENVIRONMENT "${dm2_test_environment}")
   endif()
 endforeach()
+if(TARGET dm2_result_hashes)
+  add_test(NAME bench.result_hashes COMMAND dm2_result_hashes)
+  set_tests_properties(bench.result_hashes PROPERTIES TIMEOUT 300 LABELS bench ENVIRONMENT "${dm2_test_environment}")
+endif()
 
 # Undocumented public names are errors. Doxygen before 1.9 has no such switch.
 find_package(Doxygen 1.9 QUIET)

@@ -54,9 +54,10 @@ struct case_of {
     }
     void operator()(cpu::context<T>& ctx) {
       linear_parameters<T, dim, inner> const dout{block<T, space::host, dim, inner>{dmerged.data()}, {}};
-      cpu::project_add_norm_project_backward(ctx, {f.g.data(), f.count}, f.out, f.point(), f.next(),
-                                             {dy.data(), f.count}, {dresidual.data(), f.count}, {dg.data(), f.count},
-                                             dout, mixer::in(network_view<L, T>{grad.data()}, 0));
+      cpu::project_add_norm_project_backward(ctx, core_projection<T const, dim, inner>{{f.g.data(), f.count}, f.out},
+                                             f.point(), f.next(), {dy.data(), f.count}, {dresidual.data(), f.count},
+                                             core_projection<T, dim, inner>{{dg.data(), f.count}, dout},
+                                             mixer::in(network_view<L, T>{grad.data()}, 0));
     }
     [[nodiscard]] std::vector<std::span<T const>> results() const {
       return {dresidual.span(), dg.span(), dmerged.span(), grad.span()};

@@ -75,8 +75,8 @@ struct heads {
 
     void operator()(cpu::context<T>& ctx) {
       using block_h = block<T, space::host, M.heads>;
-      cpu::ssd_gradient<M, T> const grad{{dx.data(), f.n}, {ddt.data(), f.n}, block_h{da.data()},
-                                         {db.data(), f.n}, {dc.data(), f.n},  block_h{dd.data()}};
+      ssd_gradient<M, T> const grad{{dx.data(), f.n}, {ddt.data(), f.n}, block_h{da.data()},
+                                    {db.data(), f.n}, {dc.data(), f.n},  block_h{dd.data()}};
       cpu::ssd_backward(ctx, f.input(), rows<T const, M.d_inner()>{dy.data(), f.n}, grad);
     }
     [[nodiscard]] std::vector<std::span<T const>> results() const {

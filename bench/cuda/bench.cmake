@@ -1,11 +1,18 @@
 # Programs of their own: times come from the device's clock. dm2_cuda_bench is all of them.
 add_custom_target(dm2_cuda_bench)
-foreach(name model lengths operations training stem_train)
+foreach(name model lengths operations training kernels)
   add_executable(dm2_cuda_${name}_bench cuda/${name}_bench.cu)
   target_link_libraries(dm2_cuda_${name}_bench PRIVATE dm2_cuda_own)
   target_include_directories(dm2_cuda_${name}_bench PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests)
   add_dependencies(dm2_cuda_bench dm2_cuda_${name}_bench)
 endforeach()
+
+if(DM2_HAS_NCCL)
+  add_executable(dm2_cuda_processes_bench cuda/processes_bench.cu)
+  target_link_libraries(dm2_cuda_processes_bench PRIVATE dm2_cuda_own dm2::nccl)
+  target_include_directories(dm2_cuda_processes_bench PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests)
+  add_dependencies(dm2_cuda_bench dm2_cuda_processes_bench)
+endif()
 
 # Each network of the cliff benchmark is a translation unit, since a compiler takes minutes for one.
 file(STRINGS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/cliff/cases.hpp lines REGEX "^    {\"")

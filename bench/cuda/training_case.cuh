@@ -19,8 +19,8 @@ namespace dm2::bench {
 
 /// Random pictures, labels and label maps of 18 x 18 points.
 template <config C>
-batch random_batch(int count) {
-  std::mt19937 engine{7};
+batch random_batch(int count, unsigned seed = 7) {
+  std::mt19937 engine{seed};
   std::normal_distribution<float> normal;
   std::uniform_int_distribution<int> label{0, C.classes - 1};
   batch b;
@@ -46,6 +46,7 @@ struct training {
   static constexpr int accumulate = 4;
   static constexpr std::size_t extent = state_extent<C>;
   cuda::training_network<C, P> net;
+  cuda::training_rounds<C, P> rounds;
   cuda::training_rule<C, P> rule;
   cuda::training_input in;
   cuda::token_loss_options options;
@@ -53,7 +54,8 @@ struct training {
 
   explicit training(int count)
       : net{count},
-        rule{net, optimizer_options{}, accumulate, 1},
+        rounds{net, one_process(), accumulate},
+        rule{net, rounds, optimizer_options{}, accumulate, 1},
         in{count,
            std::size_t(sizes<C>::pixels),
            {sizes<C>::stem.grid_height(), sizes<C>::stem.grid_width(), 0.1, crop_convention::published}} {
@@ -72,13 +74,19 @@ struct training {
   void forward() { net.forward(in.pictures(), in.box()); }
   void loss() { net.loss(in.maps(), in.box(), rule.sums(), options); }
   void backward() { net.backward(in.pictures(), in.box(), nullptr); }
-  void micro_batch() { forward(), loss(), backward(); }
+  void micro_batch() {
+    rounds.before_forward();
+    forward();
+    rounds.after_forward();
+    loss();
+    backward();
+  }
   /// A whole step from `work`, a micro-batch's graph; waits for the result of the one before.
   void step(cuda::graph const& work) {
     rule.begin(++steps);
     for (std::size_t i = 0; i < accumulate; ++i) {
       work.launch(net.stream().get());
-      rule.keep_loss(i);
+      rule.finish_round(1, i);
     }
     rule.step(steps, 1e-4, 0.9999);
     if (steps > 1) static_cast<void>(rule.ready(true)), check(rule.read(accumulate));

@@ -2,6 +2,7 @@
 /// What the example programs have in common towards the shell: exit codes, checks, the frame of main.
 #pragma once
 
+#include <dm2/comm/communicator.hpp>
 #include <dm2/core/error.hpp>
 #include <dm2/core/version.hpp>
 
@@ -32,7 +33,8 @@ enum exit_code : int {
   exit_ok = 0,
   exit_incomplete = 1,  ///< some inputs failed, the others were done
   exit_usage = 2,       ///< the command line makes no sense
-  exit_model = 3        ///< the model or weights file is unreadable, damaged, or not what was asked for
+  exit_model = 3,       ///< the model or weights file is unreadable, damaged, or not what was asked for
+  exit_process = 6      ///< another process of the run did not answer
 };
 
 /// A command line that makes no sense, beyond what CLI11 finds.
@@ -109,6 +111,9 @@ int guarded(CLI::App& app, Body const& body) {
   } catch (std::length_error const&) {
     std::cerr << app.get_name() << ": there is not enough memory for this\n";
     return exit_model;
+  } catch (process_error const& problem) {
+    std::cerr << app.get_name() << ": " << printable(problem.what(), true) << std::endl;
+    std::_Exit(exit_process);  // what is under way to the lost process would be waited for
   } catch (std::exception const& problem) {
     std::cerr << app.get_name() << ": " << first_lines(printable(problem.what(), true), 12) << '\n';
     return exit_model;

@@ -2,9 +2,13 @@
 /// Training on a GPU, for the example programs. The definitions are in examples/cuda, which only nvcc compiles.
 #pragma once
 
+#include <dm2/comm/communicator.hpp>
+
 #include "gpu_classifier.hpp"
+#include "process_place.hpp"
 #include "run_request.hpp"
 
+#include <memory>
 #include <stdexcept>
 
 namespace dm2::example {
@@ -14,9 +18,18 @@ namespace dm2::example {
 /// As training_run::run, of the model that the flags name, on the current GPU.
 int train_on_gpu(run_request const& request);
 
+/// Takes this process's GPU, and connects it to the others by NCCL. `host`, where it is not null, connects them
+/// already. Null where the messages have to go by `host`. Throws process_error, cuda::error.
+[[nodiscard]] std::unique_ptr<communicator> connect_gpus(process_place const& place, communicator* host,
+                                                         double deadline);
+
 #else
 
 inline int train_on_gpu(run_request const&) { throw std::runtime_error{gpu_problem()}; }
+
+[[nodiscard]] inline std::unique_ptr<communicator> connect_gpus(process_place const&, communicator*, double) {
+  throw std::runtime_error{gpu_problem()};
+}
 
 #endif
 

@@ -17,7 +17,9 @@ namespace dm2::example {
 /// `pattern` with the picture's name, less its extension, and `suffix` for each {}.
 [[nodiscard]] inline std::filesystem::path fill_pattern(std::string pattern, std::filesystem::path const& picture,
                                                         std::string const& suffix) {
-  std::string const stem = picture.stem().string() + suffix;
+  std::string name = picture.stem().string();
+  if (name == "." || name == "..") name.assign(name.size(), '_');  // of "..png", "...png": they would name folders
+  std::string const stem = name + suffix;
   for (std::size_t at = 0; (at = pattern.find("{}", at)) != std::string::npos; at += stem.size())
     pattern.replace(at, 2, stem);
   return pattern;

@@ -86,7 +86,8 @@ struct run_speed {
 
 /// Reads entries into `to`, as the model wants them, with `workers` threads (0: one a processor).
 [[nodiscard]] inline picture_batch read_pictures(std::size_t first, std::span<picture_entry const> entries,
-                                                 image_extent crop, int workers, std::span<std::uint8_t> to) {
+                                                 image_extent crop, int workers, decode_options const& decoding,
+                                                 std::span<std::uint8_t> to) {
   picture_batch out{first, {entries.begin(), entries.end()}, 0};
   std::size_t const each = 3 * std::size_t(crop.height) * std::size_t(crop.width);
   auto const place = [&](std::size_t i) { return to.begin() + std::ptrdiff_t(i * each); };
@@ -94,7 +95,7 @@ struct run_speed {
     picture_entry& entry = out.entries[i];
     if (!entry.error.empty()) return;
     try {
-      picture const p = evaluation_transform(read_image(entry.path), crop);
+      picture const p = evaluation_transform(read_image(entry.path, decoding), crop);
       std::copy(p.pixels.begin(), p.pixels.end(), place(i));
     } catch (std::exception const& problem) {
       entry.error = reason(entry.path, problem);
@@ -111,10 +112,12 @@ struct run_speed {
 /// Runs the model over the entries in batches of up to `batch`, in their order, and calls
 /// use(picture_batch const&, batch_results const&) after each, with results of the good ones.
 ///
+/// `decoding` are the limits that pictures are held against.
+///
 /// Three batches are in hand: one whose results are used, one that is computed, one that is read.
 template <class Use>
-run_speed run_pictures(classifier& net, std::span<picture_entry const> entries, int batch, int workers,
-                       Use const& use) {
+run_speed run_pictures(classifier& net, std::span<picture_entry const> entries, int batch, int workers, Use const& use,
+                       decode_options const& decoding = {}) {
   using clock = std::chrono::steady_clock;
   auto const begin = clock::now();
   run_speed speed;
@@ -123,8 +126,8 @@ run_speed run_pictures(classifier& net, std::span<picture_entry const> entries, 
     std::size_t const first = next;
     auto const own = entries.subspan(first, std::min(std::size_t(batch), entries.size() - first));
     next += own.size();
-    return std::async(std::launch::async, [first, own, crop = net.crop(), workers, to = net.staging()] {
-      return read_pictures(first, own, crop, workers, to);
+    return std::async(std::launch::async, [first, own, crop = net.crop(), workers, &decoding, to = net.staging()] {
+      return read_pictures(first, own, crop, workers, decoding, to);
     });
   };
   std::optional<picture_batch> computed;

@@ -2,6 +2,8 @@
 /// What a training run is asked for, once every question of the command line is settled.
 #pragma once
 
+#include <dm2/comm/communicator.hpp>
+
 #include <nlohmann/json.hpp>
 
 #include "resumed_flags.hpp"
@@ -19,6 +21,7 @@ struct run_request {
   training_folder& folder;
   std::optional<resume_point> from;  ///< the checkpoint that the run goes on with
   resumed_flags resumed;             ///< what of its flags was taken over
+  communicator& processes;           ///< of the run; outlives it
 };
 
 }  // namespace dm2::example

@@ -95,7 +95,7 @@ inline std::filesystem::path const& existing_folder(std::filesystem::path const&
 
 /// Reads some of the set's samples. Throws file_error where none of the pictures can be read, or none of the label
 /// maps: the folder is then not what it was taken for.
-inline void require_readable_samples(dataset const& set) {
+inline void require_readable_samples(dataset const& set, decode_options const& decoding) {
   std::size_t const looked_at = std::min<std::size_t>(set.size(), 16);
   auto const read_some = [&](auto const& read) -> std::optional<file_error> {
     std::optional<file_error> first;
@@ -107,7 +107,7 @@ inline void require_readable_samples(dataset const& set) {
       }
     return first;
   };
-  if (auto const problem = read_some([&](std::size_t i) { (void)read_image(set.image(i)); }))
+  if (auto const problem = read_some([&](std::size_t i) { (void)read_image(set.image(i), decoding); }))
     throw file_error{set.root(), "no picture can be read; " + std::string{problem->what()}};
   if (!set.has_label_maps()) return;
   if (auto const problem = read_some([&](std::size_t i) { (void)read_label_map(set.label_map(i), set.classes()); }))
@@ -157,10 +157,12 @@ struct training_data {
 
 /// Looks at every sample of a set, unless a signal ends it, and prints what is wrong, on stderr; returns whether
 /// nothing is.
-[[nodiscard]] inline bool print_check(char const* name, dataset const& set, int threads) {
+[[nodiscard]] inline bool print_check(char const* name, dataset const& set, int threads,
+                                      decode_options const& decoding) {
   progress_bar bar{set.size()};
   check_options options;
   options.threads = threads;
+  options.decoding = decoding;
   options.progress = [&](std::size_t done) {
     bar.show(done);
     return !stop_requested;

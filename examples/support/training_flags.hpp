@@ -4,6 +4,7 @@
 
 #include <dm2/data/augment/augmentation.hpp>
 #include <dm2/data/dataset.hpp>
+#include <dm2/data/decode/options.hpp>
 #include <dm2/train/optimizer.hpp>
 #include <dm2/train/schedule.hpp>
 #include <dm2/train/token_label_target.hpp>
@@ -39,11 +40,11 @@ struct training_flags {
   std::string experiment;
   std::string device = "auto", precision;
   class_order order = class_order::natural;
-  bool overwrite = false, check = false, token_labels = false, fresh_optimiser = false, amp = false;
+  bool overwrite = false, check = false, token_labels = false, fresh_optimizer = false, amp = false;
 
   int batch = 256, accumulate = 4, validation_batch = 0;
   dm2::schedule rates{};
-  optimizer_options optimiser{};
+  optimizer_options optimizer{};
   std::optional<double> ema_decay;  ///< what is not given follows the number of steps
   bool ema = true, ema_warm_up = false;
 
@@ -59,8 +60,14 @@ struct training_flags {
   std::uint64_t seed = 0;
   std::optional<int> workers;  ///< what is not given is chosen with the device
   int threads = 0, max_bad = 100;
+  std::uint64_t max_pixels = max_sample_pixels;
+  int max_scans = max_sample_scans;
   int history = 2, checkpoint_steps = 0, stop_after = 0;
   int log_interval = 50, image_interval = 5, images = 8;
+
+  int processes = 0, restarts = 0;
+  std::string gpus;
+  double deadline = 30;
 };
 
 namespace detail {
@@ -139,6 +146,12 @@ inline void add_data(CLI::App& app, training_flags& f) {
   app.add_option("--max-bad", f.max_bad, "Bad pictures that are skipped before training gives up")
       ->check(number_from(0, 1'000'000'000))
       ->group(group);
+  app.add_option("--max-pixels", f.max_pixels, "Pixels of a picture above which it is bad")
+      ->check(number_from(1, 1'000'000'000))
+      ->group(group);
+  app.add_option("--max-scans", f.max_scans, "Scans of a JPEG above which it is bad")
+      ->check(number_from(1, 1'000'000))
+      ->group(group);
 }
 
 inline void add_model(CLI::App& app, training_flags& f) {
@@ -158,16 +171,16 @@ inline void add_model(CLI::App& app, training_flags& f) {
                  "given are the checkpoint's")
       ->type_name("FILE|auto")
       ->group(group);
-  app.add_flag("--no-resume-opt", f.fresh_optimiser,
-               "Resume weights, averages and place in the schedule, with an optimiser that begins anew")
+  app.add_flag("--no-resume-opt", f.fresh_optimizer,
+               "Resume weights, averages and place in the schedule, with an optimizer that begins anew")
       ->group(group);
   app.add_option("--num-classes", f.classes, "Check that the model has as many classes")->group(group);
   app.add_option("--img-size", f.image, "Check that the model takes pictures of this size")->group(group);
   app.add_option("--token-label-size", f.label_size, "Check that the model has so many patches a side")->group(group);
 }
 
-inline void add_optimisation(CLI::App& app, training_flags& f) {
-  std::string const group = "Optimisation";
+inline void add_optimizer(CLI::App& app, training_flags& f) {
+  std::string const group = "Optimizer";
   app.add_option("-b,--batch-size", f.batch, "Pictures of a micro-batch")->check(number_from(1, 1 << 20))->group(group);
   app.add_option("--grad-accum-steps", f.accumulate, "Micro-batches a step")
       ->check(number_from(1, 1 << 20))
@@ -176,8 +189,8 @@ inline void add_optimisation(CLI::App& app, training_flags& f) {
       ->check(number_from(0, 1 << 20))
       ->group(group);
   app.add_option("--epochs", f.rates.epochs, "Epochs of the schedule")->check(number_from(1, 1'000'000))->group(group);
-  add_choice<optimizer_kind>(app, "--opt", f.optimiser.kind,
-                             {{"lion", optimizer_kind::lion}, {"adamw", optimizer_kind::adamw}}, "Optimiser")
+  add_choice<optimizer_kind>(app, "--opt", f.optimizer.kind,
+                             {{"lion", optimizer_kind::lion}, {"adamw", optimizer_kind::adamw}}, "Optimizer")
       ->group(group);
   app.add_option("--lr", f.rates.base, "Learning rate after the warm-up")->check(at_least_zero())->group(group);
   app.add_option("--sched", "Schedule after the warm-up")
@@ -192,15 +205,15 @@ inline void add_optimisation(CLI::App& app, training_flags& f) {
       ->check(at_least_zero())
       ->group(group);
   app.add_option("--min-lr", f.rates.floor, "Learning rate at the end")->check(at_least_zero())->group(group);
-  app.add_option("--weight-decay,--wd", f.optimiser.weight_decay, "Decay of every parameter")
+  app.add_option("--weight-decay,--wd", f.optimizer.weight_decay, "Decay of every parameter")
       ->check(at_least_zero())
       ->group(group);
-  add_pair(app, "--opt-betas", f.betas, "Betas of the optimiser")->check(below_one())->group(group);
-  app.add_option("--opt-eps", f.optimiser.eps, "Epsilon of AdamW")->check(above_zero())->group(group);
-  app.add_option("--clip-grad,--clip-grad-norm", f.optimiser.clip_norm, "Clip gradients to this norm (0: not)")
+  add_pair(app, "--opt-betas", f.betas, "Betas of the optimizer")->check(below_one())->group(group);
+  app.add_option("--opt-eps", f.optimizer.eps, "Epsilon of AdamW")->check(above_zero())->group(group);
+  app.add_option("--clip-grad,--clip-grad-norm", f.optimizer.clip_norm, "Clip gradients to this norm (0: not)")
       ->check(at_least_zero())
       ->group(group);
-  app.add_flag("--shared-pairs", f.optimiser.shared_pairs,
+  app.add_flag("--shared-pairs", f.optimizer.shared_pairs,
                "Step dt_bias with dt_bias_b, and A_log with A_log_b, as one memory: the published run's accident")
       ->group(group);
   app.add_option("--model-ema-decay", f.ema_decay,
@@ -279,15 +292,36 @@ inline void add_run(CLI::App& app, training_flags& f) {
   app.add_option("--images", f.images, "Validation pictures in them")->check(number_from(1, 1000))->group(group);
 }
 
+inline void add_processes(CLI::App& app, training_flags& f) {
+  std::string const group = "Several processes";
+  app.add_option("--processes", f.processes,
+                 "Start so many of this program by mpirun; they share each step's micro-batches (1)")
+      ->check(number_from(1, 1'000'000))
+      ->group(group);
+  app.add_option("--gpus", f.gpus, "Start one process for each of these GPUs of this machine, as 0-3 or 0,2")
+      ->type_name("LIST")
+      ->group(group);
+  app.add_option("--restarts", f.restarts,
+                 "With --processes or --gpus: starts anew after a process was lost, from the last checkpoint")
+      ->check(number_from(0, 1'000'000))
+      ->group(group);
+  app.add_option("--deadline", f.deadline,
+                 "Seconds after which a process that does not answer is taken for lost, beyond four times the longest "
+                 "micro-batch")
+      ->check(between(1, 1e6, "1 to 1000000"))
+      ->group(group);
+}
+
 }  // namespace detail
 
 inline void add_training_flags(CLI::App& app, training_flags& f) {
   app.option_defaults()->always_capture_default()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   detail::add_data(app, f);
   detail::add_model(app, f);
-  detail::add_optimisation(app, f);
+  detail::add_optimizer(app, f);
   detail::add_augmentation(app, f);
   detail::add_run(app, f);
+  detail::add_processes(app, f);
   app.set_config("-c,--config", "", "Flags from a TOML or INI file; those of the command line count more")
       ->type_name("FILE");
   app.allow_config_extras(CLI::config_extras_mode::error);
@@ -332,8 +366,14 @@ namespace detail {
                                              "stop-after",
                                              "amp",
                                              "threads",
+                                             "processes",
+                                             "gpus",
+                                             "restarts",
+                                             "deadline",
                                              "device",
                                              "precision",
+                                             "max-pixels",
+                                             "max-scans",
                                              "log-interval",
                                              "image-interval",
                                              "images",

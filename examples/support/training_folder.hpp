@@ -53,10 +53,21 @@ template <class F>
   return out;
 }
 
-/// The checkpoint that --resume FILE names. Throws file_error where it cannot be read, with those beside it that can.
+/// Reads the whole of a checkpoint and holds it against its checksums; says so where it has none, as older ones.
+/// Throws file_error where it is damaged.
+inline void require_undamaged(std::filesystem::path const& file) {
+  if (!verify_checkpoint(file))
+    std::cerr << "train: note: " << printable(file.string())
+              << " was written without checksums: whether it is damaged cannot be told\n";
+}
+
+/// The checkpoint that --resume FILE names. Throws file_error where it cannot be read or is damaged, with those beside
+/// it that can be gone on with.
 [[nodiscard]] inline resume_point named_checkpoint(std::filesystem::path const& file) {
   try {
-    return {file, read_checkpoint_head(file)};
+    resume_point named{file, read_checkpoint_head(file)};
+    require_undamaged(file);
+    return named;
   } catch (file_error const& problem) {
     std::string text = std::string{problem.what()}.substr(problem.path().string().size() + 2);
     std::filesystem::path const folder = file.has_parent_path() ? file.parent_path() : ".";
@@ -64,7 +75,14 @@ template <class F>
     std::error_code ignored;
     if (std::filesystem::is_directory(folder, ignored)) beside = run_folder{folder}.checkpoints();
     std::string found;
-    for (resume_point const& one : readable_checkpoints(beside, [](auto const&) {})) found += "\n  " + one.text();
+    for (resume_point const& one : readable_checkpoints(beside, [](auto const&) {})) {
+      if (std::filesystem::equivalent(one.file, file, ignored)) continue;
+      try {
+        (void)verify_checkpoint(one.file);
+        found += "\n  " + one.text();
+      } catch (file_error const&) {  // damaged as well
+      }
+    }
     throw file_error{file, text + (found.empty() ? "" : "\nThere are, and can be read:" + found)};
   }
 }
@@ -89,6 +107,10 @@ class training_folder {
       throw;
     }
   }
+  /// As another process of the run sees the folder: the first one has it, and alone makes, locks and changes it.
+  struct seen_by_another {};
+  training_folder(seen_by_another, std::filesystem::path const& root, int history)
+      : files_{run_folder::seen(root, history)}, written_{true} {}
   training_folder(training_folder const&) = delete;
   training_folder& operator=(training_folder const&) = delete;
   ~training_folder() {
@@ -103,16 +125,23 @@ class training_folder {
   /// The checkpoints.
   [[nodiscard]] run_folder const& files() const noexcept { return files_; }
 
-  /// The checkpoint that is furthest on, of those that can be read; says which are passed over. Nothing where the
-  /// folder holds nothing of a run.
+  /// The checkpoint that is furthest on, of those that can be read and are whole; says which are passed over. Nothing
+  /// where the folder holds nothing of a run.
   ///
   /// Throws file_error where it holds something, and no checkpoint that can be read, unless `overwrite` is set.
   [[nodiscard]] std::optional<resume_point> newest(bool overwrite) const {
     auto const trace = files_.trace();
-    auto found = readable_checkpoints(files_.checkpoints(), [](file_error const& problem) {
+    auto const pass_over = [](file_error const& problem) {
       std::cerr << "train: passed over " << printable(problem.what()) << '\n';
-    });
-    if (!found.empty()) return std::move(found.front());
+    };
+    for (resume_point& one : readable_checkpoints(files_.checkpoints(), pass_over)) {
+      try {
+        require_undamaged(one.file);
+        return std::move(one);
+      } catch (file_error const& problem) {
+        pass_over(problem);
+      }
+    }
     if (trace.empty() || overwrite) return std::nullopt;
     throw file_error{files_.root(), "holds a run (" + trace.filename().string() +
                                         ") but no checkpoint that can be read; --overwrite begins anew, --experiment "

@@ -114,7 +114,14 @@ class training_log {
     }
     std::snprintf(part.data(), part.size(), "  lr %.1e  %.*f img/s  data %.0f %%  ", e.rate, speed < 100 ? 1 : 0, speed,
                   100 * waiting);
-    return text + part.data() + duration_text(e.seconds) + (e.best ? "  best" : "");
+    text += part.data();
+    if (e.exchanged.bytes > 0) {
+      double const share = e.seconds > 0 ? e.exchanged.seconds / e.seconds : 0;
+      std::snprintf(part.data(), part.size(), "exchange %.0f %%  slowest process %d +%.0f %%  ", 100 * share, e.slowest,
+                    100 * e.lead);
+      text += part.data();
+    }
+    return text + duration_text(e.seconds) + (e.best ? "  best" : "");
   }
 
   int epochs_, accumulate_, interval_;

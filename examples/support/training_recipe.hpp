@@ -17,7 +17,7 @@ namespace dm2::example {
 /// How long a run is.
 struct run_length {
   std::size_t batches = 0;  ///< micro-batches of an epoch
-  std::int64_t steps = 0;   ///< optimiser steps of the whole schedule
+  std::int64_t steps = 0;   ///< optimizer steps of the whole schedule
 
   run_length(std::size_t batches_an_epoch, int accumulate, int epochs)
       : batches{batches_an_epoch},

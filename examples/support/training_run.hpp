@@ -56,7 +56,7 @@ void require_flags(training_flags const& f) {
   require_flag("--img-size", f.image, C.image.width);
   require_flag("--token-label-size", f.label_size, C.image.height / C.patch);
   if (f.token_labels && f.labels.empty()) throw usage_error{"--token-label needs --token-label-data"};
-  if (f.fresh_optimiser && f.resume.empty()) throw usage_error{"--no-resume-opt needs --resume"};
+  if (f.fresh_optimizer && f.resume.empty()) throw usage_error{"--no-resume-opt needs --resume"};
 }
 
 /// Throws file_error where a checkpoint's classes are not the data's.
@@ -87,7 +87,8 @@ class training_run {
         arguments_(request.arguments),  // braces would make a list of it
         known_{from_ ? read_class_names(tensor_file{from_->file}) : std::vector<std::string>{}},
         data_{(detail::require_flags<C>(flags_), flags_), C.classes, known_},
-        folder_{request.folder} {}
+        folder_{request.folder},
+        processes_{request.processes} {}
 
   /// Trains; returns an exit code. Throws what the parts throw. Every input is read and held against the others before
   /// anything of the folder is changed.
@@ -104,10 +105,12 @@ class training_run {
     network net{validation_batch(), make_context()};
     initialise(net, flags_.seed);
     if (!from_ && !flags_.initial.empty()) start_from(net, flags_.initial);
-    trainer<C, Context> driver{net, driver_options(), training, validation ? &*validation : nullptr, folder_.files()};
+    trainer<C, Context> driver{
+        net, driver_options(), training, validation ? &*validation : nullptr, folder_.files(), processes_};
     if (from_) go_on(driver);
     if (stop_requested) return exit_stopped;
     make_room();
+    if (processes_.rank() != 0) return follow(driver);
     training_log log{folder_.files().root(), flags_.rates.epochs, flags_.accumulate,
                      flags_.log_interval,    driver.epoch(),      driver.steps()};
     log.text("configuration", "    " + arguments_.dump());
@@ -133,8 +136,8 @@ class training_run {
       return Context{};
   }
   [[nodiscard]] bool check_data() const {
-    bool const training = print_check("training", data_.training, *flags_.workers);
-    return (!data_.validation || print_check("validation", *data_.validation, *flags_.workers)) && training;
+    bool const training = print_check("training", data_.training, *flags_.workers, decoding());
+    return (!data_.validation || print_check("validation", *data_.validation, *flags_.workers, decoding())) && training;
   }
   /// Throws where a set cannot be what it was taken for, or fills no batch.
   void check_inputs() const {
@@ -142,8 +145,8 @@ class training_run {
     if (std::size_t(flags_.batch) > data_.training.size())
       throw usage_error{"--batch-size " + std::to_string(flags_.batch) + " is more than the " +
                         grouped(data_.training.size()) + " pictures of " + data_.training.root().string()};
-    require_readable_samples(data_.training);
-    if (data_.validation) require_readable_samples(*data_.validation);
+    require_readable_samples(data_.training, decoding());
+    if (data_.validation) require_readable_samples(*data_.validation, decoding());
   }
   /// Chooses what follows from the run's length, and says what the run will be and what is odd about it.
   void settle_recipe(std::size_t batches) {
@@ -164,10 +167,10 @@ class training_run {
   }
   template <class Driver>
   void go_on(Driver& driver) {
-    resume_report const report = driver.resume(from_->file, !flags_.fresh_optimiser);
+    resume_report const report = driver.resume(from_->file, !flags_.fresh_optimizer);
     std::cout << "resumed    " << printable(from_->file.string()) << " in epoch " << driver.epoch() + 1 << " after "
               << grouped(std::size_t(driver.steps())) << " steps"
-              << (flags_.fresh_optimiser ? ", the optimiser anew\n" : "\n");
+              << (flags_.fresh_optimizer ? ", the optimizer anew\n" : "\n");
     print_resumed_flags(resumed_);
     if (!report.best_left_out.empty()) std::cout << "best       begins anew: " << report.best_left_out << '\n';
     if (report.other_pictures)
@@ -176,6 +179,7 @@ class training_run {
   }
   /// From here on the folder is this run's.
   void make_room() {
+    if (processes_.rank() != 0) return;
     if (!folder_.goes_on_with(from_))
       folder_.begin(flags_.overwrite);
     else if (flags_.resume != "auto")
@@ -184,13 +188,20 @@ class training_run {
   [[nodiscard]] int validation_batch() const {
     return flags_.validation_batch > 0 ? flags_.validation_batch : flags_.batch;
   }
+  [[nodiscard]] decode_options decoding() const {
+    return {.max_pixels = flags_.max_pixels, .max_scans = flags_.max_scans};
+  }
   [[nodiscard]] loader_options training_options() const {
     return {.mode = loading::training,
             .image = image,
             .batch = flags_.batch,
             .threads = *flags_.workers,
             .seed = flags_.seed,
+            .rank = processes_.rank(),
+            .world = processes_.size(),
+            .group = flags_.accumulate,
             .max_bad = std::size_t(flags_.max_bad),
+            .decoding = decoding(),
             .report = [this](file_error const& problem) { complain(problem); }};
   }
   [[nodiscard]] loader_options validation_options() const {
@@ -198,6 +209,7 @@ class training_run {
     o.mode = loading::evaluation;
     o.batch = validation_batch();
     o.label_maps = false;
+    o.group = 0;
     return o;
   }
   void complain(file_error const& problem) const {
@@ -210,8 +222,8 @@ class training_run {
     o.batch = flags_.batch;
     o.accumulate = flags_.accumulate;
     o.rates = flags_.rates;
-    o.optimiser = flags_.optimiser;
-    std::tie(o.optimiser.beta1, o.optimiser.beta2) = flags_.betas;
+    o.optimizer = flags_.optimizer;
+    std::tie(o.optimizer.beta1, o.optimizer.beta2) = flags_.betas;
     o.ema_decay = flags_.ema ? *flags_.ema_decay : 0;
     o.ema_warm_up = flags_.ema_warm_up;
     o.smoothing = flags_.smoothing;
@@ -279,8 +291,8 @@ class training_run {
               << " epochs\n"
               << "rate       " << short_number(f.rates.base) << " after " << f.rates.warmup << " epochs from "
               << short_number(f.rates.start) << ", cosine to " << short_number(f.rates.floor) << "; "
-              << (f.optimiser.kind == optimizer_kind::lion ? "Lion" : "AdamW") << ", weight decay "
-              << short_number(f.optimiser.weight_decay) << ", "
+              << (f.optimizer.kind == optimizer_kind::lion ? "Lion" : "AdamW") << ", weight decay "
+              << short_number(f.optimizer.weight_decay) << ", "
               << (f.ema ? "averages " + short_number(*f.ema_decay) : "no averages") << '\n'
               << "memory     "
               << byte_size(planned_bytes<dm2::detail::training_plan<C, Context>>(f.batch) +
@@ -290,6 +302,15 @@ class training_run {
     (void)output_written("train");
   }
 
+  /// On a process that is not the first, which says it all.
+  template <class Driver>
+  static int follow(Driver& driver) {
+    try {
+      return driver.run() ? int{exit_ok} : int{exit_stopped};
+    } catch (divergence_error const&) {
+      return exit_diverged;
+    }
+  }
   template <class Driver>
   int finish(Driver& driver, training_log& log) {
     try {
@@ -322,6 +343,7 @@ class training_run {
   std::vector<std::string> known_;  ///< the checkpoint's class names
   training_data data_;
   training_folder& folder_;
+  communicator& processes_;
   training_log* log_ = nullptr;
   std::function<void(epoch_report const&)> draw_;
 };

@@ -4,6 +4,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/checkpoint.hpp>
+#include <dm2/io/checksums.hpp>
 #include <dm2/io/class_names.hpp>
 #include <dm2/io/finite.hpp>
 #include <dm2/io/tensor_file.hpp>
@@ -72,8 +73,8 @@ inline void print_notices(std::string_view program, tensor_file const& file, std
 
 /// Prints the file's notices and those of its being the model `name`.
 ///
-/// Throws file_error that names the tensors which the model reads and that are not finite: nothing that it says would
-/// mean anything.
+/// Throws file_error where a tensor is not what its checksum is of, or that names the tensors which the model reads and
+/// that are not finite: nothing that it says would mean anything.
 inline void require_sound_weights(std::string_view program, std::string_view name, tensor_file const& file) {
   print_notices(program, file, file.notices());
   for_each_model([&]<config C>(char const* known) {
@@ -83,6 +84,7 @@ inline void require_sound_weights(std::string_view program, std::string_view nam
     if (!fit.differences.empty()) return;  // load says them
     print_notices(program, file, fit.notices);
     std::string text;
+    for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
     for (std::size_t i = 0; i < table.size(); ++i)
       if (std::string const line = not_finite_text(*fit.match.entries[i]); line.empty())
         continue;

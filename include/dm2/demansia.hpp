@@ -9,6 +9,7 @@
 #include <dm2/the_compilation_ends_here>  // as in core/compiler.hpp
 #endif
 
+#include <dm2/comm/communicator.hpp>
 #include <dm2/cpu/operations.hpp>
 #include <dm2/data/check_dataset.hpp>
 #include <dm2/data/classify.hpp>

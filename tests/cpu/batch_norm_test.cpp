@@ -53,12 +53,14 @@ struct batch_case {
     statistics();
     dm2::cpu::detail::affine_relu(x.data(), pixels, channels, affine, y.data());
   }
+  [[nodiscard]] double* means() { return scratch.data() + dm2::cpu::detail::gradient_parts * 2 * channels; }
+  [[nodiscard]] dm2::cpu::detail::batch_norm_point<double> point() const {
+    return {x.data(), channels, affine, mean.data(), rstd.data()};
+  }
   void backward() {
-    double* const means = scratch.data() + dm2::cpu::detail::gradient_parts * 2 * channels;
-    dm2::cpu::detail::batch_norm_sums(ctx, x.data(), dy.data(), pixels, channels, affine, mean.data(), rstd.data(),
-                                      scratch.data(), means, dweight.data(), dbias.data());
-    dm2::cpu::detail::batch_norm_input_gradient(x.data(), dy.data(), pixels, channels, affine, mean.data(), rstd.data(),
-                                                means, dx.data());
+    dm2::cpu::detail::batch_norm_sums(ctx, point(), dy.data(), pixels, scratch.data(), means(), dweight.data(),
+                                      dbias.data());
+    dm2::cpu::detail::batch_norm_input_gradient(point(), dy.data(), pixels, means(), dx.data());
   }
   [[nodiscard]] double at(std::ptrdiff_t i, int c) const { return x[std::size_t(i * channels + c)]; }
 };
@@ -136,9 +138,7 @@ TEST_CASE("batch_norm: parameter gradients accumulate, and the input's may repla
     CHECK(g.dweight[c] == 2 * f.dweight[c]);
     CHECK(g.dbias[c] == 2 * f.dbias[c]);
   }
-  double const* const means = f.scratch.data() + dm2::cpu::detail::gradient_parts * 2 * channels;
-  dm2::cpu::detail::batch_norm_input_gradient(f.x.data(), f.dy.data(), 17, channels, f.affine, f.mean.data(),
-                                              f.rstd.data(), means, f.dy.data());
+  dm2::cpu::detail::batch_norm_input_gradient(f.point(), f.dy.data(), 17, f.means(), f.dy.data());
   CHECK(f.dy == f.dx);
 }
 

@@ -30,7 +30,7 @@ auto norm_view(V& norm, V& weight, V& bias) {
   return norm_projection<T, N, D>{as_block<D>(norm), {as_block<N, D>(weight), as_block<N>(bias)}};
 }
 
-struct between_case {
+struct project_add_norm_case {
   std::size_t count;
   cpu::context<double> ctx;
   random_source random{107};
@@ -38,7 +38,7 @@ struct between_case {
   std::vector<double> after, rstd, y, end;
   std::vector<double> dg, dbefore, dout_w, dout_b, dnorm, din_w, din_b;
 
-  explicit between_case(std::size_t rows_in, int threads = 1)
+  explicit project_add_norm_case(std::size_t rows_in, int threads = 1)
       : count{rows_in},
         ctx{threads},
         g{random.normal(count * K)},
@@ -66,14 +66,15 @@ struct between_case {
   norm_point<double, D> point() { return {as_rows<D>(after), rstd.data()}; }
   auto out() const { return linear_view(out_w, out_b); }
   auto in() const { return norm_view(norm, in_w, in_b); }
+  core_projection<double const, D, K> from() const { return {as_rows<K>(g), out()}; }
+  core_projection<double, D, K> gradient() { return {as_rows<K>(dg), linear_view(dout_w, dout_b)}; }
 
   void forward() {
     cpu::project_add_norm_project(ctx, as_rows<K>(g), out(), as_rows<D>(before), point(), in(), eps, as_rows<N>(y));
   }
   void backward() {
     dbefore = dafter;
-    cpu::project_add_norm_project_backward(ctx, as_rows<K>(g), out(), point(), in(), as_rows<N>(dy),
-                                           as_rows<D>(dbefore), as_rows<K>(dg), linear_view(dout_w, dout_b),
+    cpu::project_add_norm_project_backward(ctx, from(), point(), in(), as_rows<N>(dy), as_rows<D>(dbefore), gradient(),
                                            norm_view(dnorm, din_w, din_b));
   }
   void forward_end() {
@@ -81,9 +82,8 @@ struct between_case {
                           as_rows<D>(end));
   }
   void backward_end() {
-    cpu::project_add_norm_backward(ctx, as_rows<K>(g), out(), point(), as_block<D>(std::as_const(norm)),
-                                   as_rows<D>(dend), as_rows<D>(dbefore), as_rows<K>(dg), linear_view(dout_w, dout_b),
-                                   as_block<D>(dnorm));
+    cpu::project_add_norm_backward(ctx, from(), point(), as_block<D>(std::as_const(norm)), as_rows<D>(dend),
+                                   as_rows<D>(dbefore), gradient(), as_block<D>(dnorm));
   }
   [[nodiscard]] std::vector<double> sum() const {
     auto x = naive::linear(g, out_w, out_b, K, D);
@@ -96,7 +96,7 @@ struct between_case {
 
 TEST_CASE("project_add_norm_project: is projection, addition, norm and projection, one after another") {
   for (std::size_t const count : {1u, 7u, 17u, 197u}) {
-    between_case f{count, 2};
+    project_add_norm_case f{count, 2};
     f.forward();
     CHECK(relative_error(f.after, f.sum()) < 1e-14);
     CHECK(relative_error(f.y, naive::linear(naive::rms_norm(f.sum(), f.norm, eps), f.in_w, f.in_b, D, N)) < 1e-13);
@@ -108,7 +108,7 @@ TEST_CASE("project_add_norm_project: is projection, addition, norm and projectio
 }
 
 TEST_CASE("project_add_norm_project: biases that are views of nothing are left out") {
-  between_case f{7};
+  project_add_norm_case f{7};
   linear_parameters<double const, D, K> out{as_block<D, K>(std::as_const(f.out_w)), {}};
   norm_projection<double const, N, D> in = f.in();
   in.in.bias = {};
@@ -118,7 +118,7 @@ TEST_CASE("project_add_norm_project: biases that are views of nothing are left o
 }
 
 TEST_CASE("project_add_norm_project: the residual may be updated in place") {
-  between_case f{17}, g{17};
+  project_add_norm_case f{17}, g{17};
   f.forward();
   g.after = g.before;
   cpu::project_add_norm_project(g.ctx, as_rows<K>(g.g), g.out(), as_rows<D>(g.after), g.point(), g.in(), eps,
@@ -128,7 +128,7 @@ TEST_CASE("project_add_norm_project: the residual may be updated in place") {
 }
 
 TEST_CASE("norm_project: is the norm and the projection, and its gradients match central differences") {
-  between_case f{17};
+  project_add_norm_case f{17};
   f.after = f.before;
   auto const forward = [&] {
     cpu::norm_project(f.ctx, f.point(), f.in(), eps, as_rows<N>(f.y));
@@ -148,7 +148,7 @@ TEST_CASE("norm_project: is the norm and the projection, and its gradients match
 TEST_CASE("project_add_norm_project: gradients match central differences") {
   for (std::size_t const count : {1u, 7u, 17u, 197u}) {
     CAPTURE(count);
-    between_case f{count, 2};
+    project_add_norm_case f{count, 2};
     auto const loss = [&] {
       f.forward();
       return dot(f.y, f.dy) + dot(f.after, f.dafter);
@@ -168,7 +168,7 @@ TEST_CASE("project_add_norm_project: gradients match central differences") {
 TEST_CASE("project_add_norm: gradients match central differences, and what was in the residual's is overwritten") {
   for (std::size_t const count : {1u, 7u, 17u, 197u}) {
     CAPTURE(count);
-    between_case f{count, 2};
+    project_add_norm_case f{count, 2};
     f.dbefore = poisoned(f.dbefore.size());
     auto const loss = [&] {
       f.forward_end();
@@ -185,7 +185,7 @@ TEST_CASE("project_add_norm: gradients match central differences, and what was i
 }
 
 TEST_CASE("project_add_norm_project: parameter gradients accumulate") {
-  between_case f{17}, g{17};
+  project_add_norm_case f{17}, g{17};
   f.forward();
   f.backward();
   g.forward();
@@ -204,7 +204,7 @@ TEST_CASE("project_add_norm_project: parameter gradients accumulate") {
 }
 
 TEST_CASE("project_add_norm: row counts that differ are refused by name") {
-  between_case f{4};
+  project_add_norm_case f{4};
   f.before.resize(3 * D);
   CHECK(shape_message([&] { f.forward(); }) == "project_add.before rows: got 3, expected 4");
   f.before.resize(4 * D);

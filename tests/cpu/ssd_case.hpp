@@ -51,8 +51,8 @@ struct ssd_case {
   void forward(cpu::scan_form form = cpu::scan_form::automatic) { cpu::ssd(ctx, input(), as_rows<width>(y), form); }
   void backward() {
     cpu::ssd_backward(ctx, input(), as_rows<width>(dy),
-                      cpu::ssd_gradient<M, T>{as_rows<width>(dx), as_rows<M.heads>(ddt), as_block<M.heads>(da),
-                                              as_rows<state>(db), as_rows<state>(dc), as_block<M.heads>(dd)});
+                      ssd_gradient<M, T>{as_rows<width>(dx), as_rows<M.heads>(ddt), as_block<M.heads>(da),
+                                         as_rows<state>(db), as_rows<state>(dc), as_block<M.heads>(dd)});
   }
 };
 

@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "cpu/attention_case.hpp"
+#include "cuda/attention_core/case.cuh"
 #include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 
@@ -16,61 +16,23 @@ using cuda::precision;
 
 namespace {
 
-/// An attention_case whose numbers the device can hold, and their copies there.
 template <precision P, attention_shape A>
-struct backward_case {
-  using T = cuda::element<P>;
-  static constexpr int width = A.width(), taps = A.d_conv;
-  attention_case<A> host;
-  cuda::context<P> ctx;
-  device_array<T> qkv, dy, dqkv;
-  device_array<float> conv, bias, dconv, dbias;
+struct backward_case : device_attention<P, A> {
+  using base = device_attention<P, A>;
+  using base::base;
+  using base::host, base::ctx, base::qkv, base::dy, base::dqkv, base::conv, base::bias, base::width, base::taps;
 
-  /// Of numbers of deviation `scale`; the gradients start at multiples of 1/4.
-  backward_case(int sequences, int tokens, double scale = 1) : host{sequences, tokens, 2} {
-    for (double& v : host.qkv) v *= scale;
-    host.qkv = rounded<T>(host.qkv);
-    host.dy = rounded<T>(host.dy);
-    host.conv = rounded<float>(host.conv);
-    host.bias = rounded<float>(host.bias);
-    for (std::size_t i = 0; i < host.dconv.size(); ++i) host.dconv[i] = double(i % 7) / 4;
-    for (std::size_t i = 0; i < host.dbias.size(); ++i) host.dbias[i] = double(i % 5) / 4;
-    upload();
-  }
-  void upload() {
-    qkv = device_array<T>{host.qkv};
-    dy = device_array<T>{host.dy};
-    dqkv = device_array<T>{host.dqkv.size()};
-    conv = device_array<float>{host.conv};
-    bias = device_array<float>{host.bias};
-    dconv = device_array<float>{host.dconv};
-    dbias = device_array<float>{host.dbias};
-  }
   void backward() {
     attention_parameters<A, float const, space::device> p{};
-    attention_parameters<A, float, space::device> grad{};
-    if constexpr (taps != 0) {
-      p = {conv.template as_block<3 * width, 1, taps>(), bias.template as_block<3 * width>()};
-      grad = {dconv.template as_block<3 * width, 1, taps>(), dbias.template as_block<3 * width>()};
-    }
+    if constexpr (taps != 0) p = {conv.template as_block<3 * width, 1, taps>(), bias.template as_block<3 * width>()};
     cuda::attention_core_backward(ctx, qkv.template as_rows<3 * width>(), p, dy.template as_rows<width>(),
-                                  dqkv.template as_rows<3 * width>(), grad, host.length);
+                                  dqkv.template as_rows<3 * width>(), this->gradients(), host.length);
   }
-  /// A rounding of q and k moves each score by some of its size, before exp; that of a weight and its slope's rounding
-  /// pass to dq and dk; their rounding passes to the convolution's sums.
-  void check(double tolerance = 4 * product_tolerance<P>) {
+  void check(double allowed = base::tolerance) {
     CAPTURE(host.length);
     CAPTURE(A.head_dim);
     backward();
-    host.backward();
-    CHECK(relative_error(dqkv.read(), host.dqkv) < tolerance);
-    CHECK(dqkv.margins_untouched());
-    if constexpr (taps != 0) {
-      CHECK(relative_error(dconv.read(), host.dconv) < tolerance);
-      CHECK(relative_error(dbias.read(), host.dbias) < tolerance);
-      CHECK(dconv.margins_untouched());
-      CHECK(dbias.margins_untouched());
-    }
+    this->check_gradients(allowed);
   }
 };
 

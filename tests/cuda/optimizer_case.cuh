@@ -10,6 +10,7 @@
 
 #include "cuda/support/device_array.cuh"
 #include "cuda/token_label_loss/label_map_case.cuh"
+#include "support/configurations.hpp"
 #include "support/random.hpp"
 
 #include <algorithm>
@@ -20,19 +21,6 @@
 
 namespace dm2::test {
 
-/// Every kind of entry; its two mixers have pairs of one line.
-inline constexpr config little{.image = {8, 8},
-                               .patch = 4,
-                               .stem_width = 3,
-                               .depth = 3,
-                               .dim = 6,
-                               .classes = 4,
-                               .headdim = 3,
-                               .d_state = 4,
-                               .attn_layers = layers(1),
-                               .attn_heads = 1,
-                               .attn_head_dim = 4,
-                               .attn_rotary = 2};
 /// Its pairs are of two lines.
 inline constexpr config many_heads{.image = {8, 8},
                                    .patch = 4,
@@ -120,8 +108,8 @@ struct device_run {
   }
   /// Enqueues a step with the scalars that are set.
   void run(double scale = 1) {
-    cuda::measure_gradients(ctx, gradients.data(), lines.data(), n, rule.clip_norm, measure.data(),
-                            {guard.data(), &scalars.data()->step, 0}, scale);
+    cuda::measure_gradients(ctx, gradients.data(), lines.data(), n,
+                            {rule.clip_norm, scale, {guard.data(), &scalars.data()->step, 0}}, measure.data());
     cuda::update_buffers<E> const buffers{weights.data(), gradients.data(), first.data(),
                                           second.data(),  average.data(),   rounded.data()};
     cuda::optimizer_step(ctx, rule, buffers, lines.data(), n, scalars.data(), measure.data(), guard.data(), clear);

@@ -24,10 +24,9 @@ void check_end(std::size_t count) {
   f.forward_end();
   f.dresidual_out = device_array<float>{count * F::D};
   f.backward_end();
-  cpu::project_add_norm_backward(f.host, as_rows<F::K>(std::as_const(f.g)), f.out.there(), f.point_there(),
-                                 as_block<F::D>(std::as_const(f.norm)), as_rows<F::D>(std::as_const(f.dend)),
-                                 as_rows<F::D>(f.dresidual), as_rows<F::K>(f.dg), f.out.gradient_there(),
-                                 as_block<F::D>(f.dnorm));
+  cpu::project_add_norm_backward(f.host, f.from_there(), f.point_there(), as_block<F::D>(std::as_const(f.norm)),
+                                 as_rows<F::D>(std::as_const(f.dend)), as_rows<F::D>(f.dresidual),
+                                 f.from_gradient_there(), as_block<F::D>(f.dnorm));
   f.check(5e-6);  // nothing is rounded on the way there
   f.out.check(tolerance<F::P>);
   CHECK(relative_error(f.dg_out.read(), f.dg) < tolerance<F::P>);
@@ -108,9 +107,9 @@ TEST_CASE("project_add_norm_backward: row counts that differ are refused by name
   auto const start = [](half_case& f) { f.backward_start(); };
   using T = __nv_bfloat16;
   CHECK(refused([](half_case& f) { f.g_in = device_array<T>{3 * 96}; }, run) ==
-        "project_add_norm_project_backward.g rows: got 3, expected 4");
+        "project_add_norm_project_backward.from.core rows: got 3, expected 4");
   CHECK(refused([](half_case& f) { f.dg_out = device_array<T>{3 * 96}; }, run) ==
-        "project_add_norm_project_backward.dg rows: got 3, expected 4");
+        "project_add_norm_project_backward.grad.core rows: got 3, expected 4");
   CHECK(refused([](half_case& f) { f.dy_in = device_array<T>{3 * 40}; }, start) ==
         "norm_project_backward.dy rows: got 3, expected 4");
   CHECK(refused([](half_case& f) { f.dresidual_out = device_array<float>{5 * 64}; }, start) ==

@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "cpu/ssd_case.hpp"
+#include "cuda/ssd/case.cuh"
 #include "cuda/support/device_array.cuh"
 #include "support/compare.hpp"
 #include "support/views.hpp"
@@ -19,12 +19,7 @@ using namespace dm2::test;
 
 namespace {
 
-constexpr mixer_shape tiny{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
-constexpr mixer_shape small{.heads = 8, .headdim = 96, .d_state = 128, .groups = 1, .d_conv = 4};
-constexpr mixer_shape square{.heads = 4, .headdim = 64, .d_state = 64, .groups = 2, .d_conv = 4};
-constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 1, .d_conv = 4};
-/// More states and more channels than a block's product has columns.
-constexpr mixer_shape large{.heads = 1, .headdim = 70, .d_state = 131, .groups = 1, .d_conv = 4};
+using scan_shapes::large, scan_shapes::least, scan_shapes::small, scan_shapes::square, scan_shapes::tiny;
 
 template <mixer_shape M, class T>
 struct scan_of {
@@ -37,39 +32,22 @@ using context = cuda::context<>;
 
 /// A batch on the device with its gradients, and the same in double from the rounded numbers.
 template <class Case>
-struct device_scan {
+struct device_scan : scan_operands<Case::shape, typename Case::element> {
+  using base = scan_operands<Case::shape, typename Case::element>;
   static constexpr mixer_shape M = Case::shape;
-  static constexpr int width = M.d_inner(), state = M.groups * M.d_state;
   using T = typename Case::element;
+  using base::host, base::input, base::width, base::state;
   static constexpr double tolerance = cuda::is_half<T> ? rounding_tolerance<T> : 1e-5;
-  ssd_case<M> host;
-  device_array<T> x, b, c, dy, dx, db, dc;
-  device_array<float> dt, a, d, ddt, da, dd;
+  device_array<T> dy{host.dy}, dx, db, dc;
+  device_array<float> ddt, da, dd;
 
-  explicit device_scan(ssd_case<M> f) : host{std::move(f)} {
-    host.x = rounded<T>(host.x), host.b = rounded<T>(host.b), host.c = rounded<T>(host.c);
-    host.dy = rounded<T>(host.dy);
-    host.dt = rounded<float>(host.dt), host.a = rounded<float>(host.a), host.d = rounded<float>(host.d);
-    x = device_array<T>{host.x}, b = device_array<T>{host.b}, c = device_array<T>{host.c};
-    dy = device_array<T>{host.dy};
-    dt = device_array<float>{host.dt}, a = device_array<float>{host.a}, d = device_array<float>{host.d};
-    poison();
-  }
+  explicit device_scan(ssd_case<M> f) : base{std::move(f)} { poison(); }
   device_scan(int batch, int length) : device_scan(random_ssd<M>(batch, length)) {}
 
   void poison() {
     dx = device_array<T>{host.x.size()}, db = device_array<T>{host.b.size()}, dc = device_array<T>{host.c.size()};
     ddt = device_array<float>{host.dt.size()};
     da = device_array<float>{std::vector<double>(M.heads)}, dd = device_array<float>{std::vector<double>(M.heads)};
-  }
-  [[nodiscard]] cuda::ssd_input<M, T> input() const {
-    return {x.template as_rows<width>(),
-            dt.template as_rows<M.heads>(),
-            a.template as_block<M.heads>(),
-            b.template as_rows<state>(),
-            c.template as_rows<state>(),
-            d.template as_block<M.heads>(),
-            host.length};
   }
   [[nodiscard]] cuda::ssd_gradient<M, T> gradient() const {
     return {dx.template as_rows<width>(), ddt.template as_rows<M.heads>(), da.template as_block<M.heads>(),

@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "cpu/ssd_case.hpp"
+#include "cuda/ssd/case.cuh"
 #include "cuda/support/device_array.cuh"
 #include "support/compare.hpp"
 #include "support/views.hpp"
@@ -17,13 +17,8 @@ using namespace dm2::test;
 
 namespace {
 
-constexpr mixer_shape tiny{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
-constexpr mixer_shape small{.heads = 8, .headdim = 96, .d_state = 128, .groups = 1, .d_conv = 4};
-constexpr mixer_shape square{.heads = 4, .headdim = 64, .d_state = 64, .groups = 2, .d_conv = 4};
+using scan_shapes::least, scan_shapes::lone, scan_shapes::small, scan_shapes::square, scan_shapes::tiny;
 constexpr mixer_shape widest{.heads = 2, .headdim = 128, .d_state = 256, .groups = 1, .d_conv = 4};
-constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 1, .d_conv = 4};
-/// One head a group, so that a block has no second unit, and an odd number of 16s in both sizes.
-constexpr mixer_shape lone{.heads = 2, .headdim = 48, .d_state = 48, .groups = 2, .d_conv = 4};
 
 template <mixer_shape M, class T>
 struct scan_of {
@@ -36,31 +31,16 @@ using context = cuda::context<>;
 
 /// A batch on the device, and the same in double from the rounded numbers.
 template <class Case>
-struct device_scan {
+struct device_scan : scan_operands<Case::shape, typename Case::element> {
+  using base = scan_operands<Case::shape, typename Case::element>;
   static constexpr mixer_shape M = Case::shape;
   using T = typename Case::element;
-  ssd_case<M> host;
-  device_array<T> x, b, c, y;
-  device_array<float> dt, a, d;
+  using base::host, base::input;
+  device_array<T> y{host.x.size()};
 
-  explicit device_scan(ssd_case<M> f) : host{std::move(f)} {
-    host.x = rounded<T>(host.x), host.b = rounded<T>(host.b), host.c = rounded<T>(host.c);
-    host.dt = rounded<float>(host.dt), host.a = rounded<float>(host.a), host.d = rounded<float>(host.d);
-    x = device_array<T>{host.x}, b = device_array<T>{host.b}, c = device_array<T>{host.c};
-    dt = device_array<float>{host.dt}, a = device_array<float>{host.a}, d = device_array<float>{host.d};
-    y = device_array<T>{host.x.size()};
-  }
+  explicit device_scan(ssd_case<M> f) : base{std::move(f)} {}
   device_scan(int batch, int length) : device_scan(random_ssd<M>(batch, length)) {}
 
-  [[nodiscard]] cuda::ssd_input<M, T> input() const {
-    return {x.template as_rows<M.d_inner()>(),
-            dt.template as_rows<M.heads>(),
-            a.template as_block<M.heads>(),
-            b.template as_rows<M.groups * M.d_state>(),
-            c.template as_rows<M.groups * M.d_state>(),
-            d.template as_block<M.heads>(),
-            host.length};
-  }
   void forward(context& ctx, scan_form form = scan_form::automatic) {
     y = device_array<T>{host.x.size()};
     cuda::check(cudaDeviceSynchronize(), "operands");  // the scan's stream need not wait for the copies' one

@@ -3,7 +3,7 @@
 
 #include "cuda/support/precisions.cuh"
 #include "cuda/training_pass/case.cuh"
-#include "model/golden_configs.hpp"
+#include "support/configurations.hpp"
 
 #include <algorithm>
 #include <stdexcept>

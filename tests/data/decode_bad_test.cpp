@@ -69,7 +69,7 @@ TEST_CASE("bad files: each is refused with its path and the reason, in memory bo
     } catch (file_error const& e) {
       message = e.what();
     }
-    CHECK(counter.bytes() <= 16 * size + 16384);  // the constant: decoder state and messages
+    CHECK(counter.bytes() <= 17 * size + 16384);  // the constant: decoder state and messages
     CHECK(message.starts_with(path));
     CHECK(contains(message, one.reason));
   }
@@ -203,4 +203,76 @@ TEST_CASE("bad files: a picture that memory has no room for is named, with its s
     CHECK(why.starts_with(std::string{name} + ": memory ran out ("));
     CHECK(why.ends_with(size));
   }
+}
+
+namespace {
+
+/// A JPEG's segment: FF, its code, its length, its content.
+std::string segment(int code, std::string const& content) {
+  std::size_t const length = content.size() + 2;
+  return std::string{'\xff', char(code), char(length >> 8), char(length & 255)} + content;
+}
+std::vector<std::byte> as_bytes(std::string const& text) {
+  auto const* const first = reinterpret_cast<std::byte const*>(text.data());
+  return {first, first + text.size()};
+}
+
+/// An 8 x 8 grey JPEG made of the named segments.
+std::vector<std::byte> tiny_jpeg(bool quantisation, bool direct, bool alternating, int scans = 1, int frame = 0xc0,
+                                 char tables = 0) {
+  std::string const one_code = std::string{1} + std::string(15, '\0') + std::string(1, '\0');
+  std::string file = "\xff\xd8";
+  if (quantisation) file += segment(0xdb, std::string(1, '\0') + std::string(64, '\1'));
+  if (direct) file += segment(0xc4, std::string(1, '\0') + one_code);
+  if (alternating) file += segment(0xc4, "\x10" + one_code);
+  file += segment(frame, std::string{8, 0, 8, 0, 8, 1, 1, 0x11, 0});
+  for (int i = 0; i < scans; ++i) file += segment(0xda, std::string{1, 1, tables, 0, 63, 0}) + std::string(4, '\0');
+  return as_bytes(file + "\xff\xd9");
+}
+
+}  // namespace
+
+#ifdef DM2_TEST_STB
+TEST_CASE("stb_image: a JPEG whose scan names a table that is not there is refused before it is decoded") {
+  auto const why = [](std::vector<std::byte> const& file) {
+    return refusal([](auto f, auto const& n) { return decode_stb(f, n); }, file, "tiny.jpg");
+  };
+  CHECK(why(tiny_jpeg(true, true, true)) == "");
+  CHECK(contains(why(tiny_jpeg(false, true, true)), "quantisation table 0 is named and not there"));
+  CHECK(contains(why(tiny_jpeg(true, false, true)), "Huffman table 0 is named by a scan and not there"));
+  CHECK(contains(why(tiny_jpeg(true, true, false)), "Huffman table 0 is named by a scan and not there"));
+  CHECK(contains(why(tiny_jpeg(true, true, true, 1, 0xc0, 0x10)), "Huffman table 1 is named"));
+  CHECK(contains(why(tiny_jpeg(true, true, true, 1, 0xc0, 0x01)), "Huffman table 1 is named"));
+  CHECK(contains(why(tiny_jpeg(true, true, true, 1, 0xc0, 0x40)), "Huffman table 4 is named"));
+  CHECK(contains(why(tiny_jpeg(true, true, true, 501)), "more than 500 scans"));
+  CHECK(contains(why(as_bytes("\xff\xd8" + segment(0xda, std::string{1, 1, 0, 0, 63, 0}) + "\xff\xd9")),
+                 "a scan begins before the frame"));
+}
+
+TEST_CASE("stb_image: a PNG whose chunk passes the file's end, or that unpacks to too much, takes no memory for it") {
+  auto const why = [](std::vector<std::byte> const& file) {
+    return refusal([](auto f, auto const& n) { return decode_stb(f, n); }, file, "claims.png");
+  };
+  auto png = file_bytes(golden_image("rgb.png"));
+  CHECK(why(png) == "");
+  put_u32(png, 33, 0x54494441);  // the length of the chunk after the header
+  CHECK(contains(why(png), "a chunk passes its end"));
+  auto bomb = file_bytes(golden_image("rgb.png"));
+  put_u32(bomb, 16, 5);  // pixels of many rows under a header of one
+  put_u32(bomb, 20, 1);
+  CHECK(contains(why(bomb), "more than the header announces"));
+  auto apple = file_bytes(golden_image("rgb.png"));
+  std::string const chunk = std::string{0, 0, 0, 0} + "CgBI" + std::string(4, '\0');
+  auto const extra = as_bytes(chunk);
+  apple.insert(apple.begin() + 33, extra.begin(), extra.end());
+  CHECK(contains(why(apple), "CgBI"));
+}
+#endif
+
+TEST_CASE("limits: max_scans is held by every decoder") {
+  auto const progressive = file_bytes(golden_image("progressive.jpg"));
+  CHECK_NOTHROW((void)decode_image(progressive, "p.jpg", {.max_scans = 10}));
+  CHECK(contains(
+      refusal([](auto f, auto const& n) { return decode_image(f, n, {.max_scans = 4}); }, progressive, "p.jpg"),
+      "more than 4 scans"));
 }

@@ -1,5 +1,6 @@
 /// @file
 /// The loader when samples cannot be read, threads fail, or nobody takes its batches.
+#include <dm2/data/encode_png.hpp>
 #include <dm2/data/loader.hpp>
 
 #include <doctest/doctest.h>
@@ -244,4 +245,47 @@ TEST_CASE("loader: time that next() waits is counted, time that the caller takes
   CHECK(settled(done, 12) == 12);  // 0.3 s later everything is there
   (void)from.next();
   CHECK(from.seconds_waiting() < waited + 0.15);
+}
+
+TEST_CASE(
+    "loader: a picture over the loader's limit of pixels is a bad sample, and is read where the limit is raised") {
+  picture_set const files{6};
+  dataset const set = files.plain();
+  auto const order = epoch_permutation(6, 0, 1);
+  picture const large = gradient(40, 50);
+  std::vector<std::byte> const png = encode_png(large);
+  write_file(set.image(order[2]), {reinterpret_cast<char const*>(png.data()), png.size()});
+  loader_options o = small(6, 2);
+  CHECK(o.decoding.max_pixels == max_sample_pixels);
+  CHECK(o.decoding.max_pixels * 5 < decode_options{}.max_pixels);
+  o.decoding.max_pixels = 1999;
+  CHECK(read_epoch(set, o).reported == std::vector{set.image(order[2]).filename().string()});
+  o.decoding.max_pixels = 2000;
+  CHECK(read_epoch(set, o).reported.empty());
+}
+
+TEST_CASE("loader: pictures that another program cuts in place while they are read are bad samples, not the end") {
+  picture_set const files{12};
+  dataset const set = files.plain();
+  loader_options o = small(4, 3);
+  o.max_bad = 12;
+  std::atomic<bool> done{false};
+  std::thread writer{[&] {
+    for (std::size_t i = 0; !done; i = (i + 1) % set.size()) {
+      std::error_code ignored;
+      auto const size = std::filesystem::file_size(set.image(i), ignored);
+      std::filesystem::resize_file(set.image(i), size / 2, ignored);
+      std::filesystem::resize_file(set.image(i), size, ignored);
+    }
+  }};
+  loader from{set, o, copy_corner};
+  for (std::uint32_t epoch = 0; epoch < 20; ++epoch) try {
+      from.start(epoch);
+      while (from.next() != nullptr) {
+      }
+    } catch (file_error const&) {  // all of them are bad by now
+    }
+  done = true;
+  writer.join();
+  CHECK(from.bad() > 0);
 }

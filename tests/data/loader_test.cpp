@@ -181,28 +181,33 @@ TEST_CASE("loader: evaluation keeps the order of the files, every one once, with
   CHECK(evaluate.next() == nullptr);
 }
 
-TEST_CASE("loader: processes share an epoch's batches as one process with their whole batch would") {
+TEST_CASE("loader: processes read the batches that one process reads, in turn, beginning anew with each group") {
   picture_set const files{23};
   dataset const set = files.plain();
-  for (auto mode : {loading::training, loading::evaluation}) {
-    loader_options o = small(6, 2);
-    o.mode = mode;
-    loader whole{set, o, noisy};
-    auto const want = order(whole, 2);
-    std::vector<std::vector<std::size_t>> parts;
-    std::size_t batches = 0;
-    for (o.rank = 0, o.world = 3, o.batch = 2; o.rank < 3; ++o.rank) {
-      loader part{set, o, noisy};
-      batches += part.batches();
-      parts.push_back(order(part, 2));
-    }
-    CHECK(batches == (mode == loading::training ? 9 : 12));
-    std::vector<std::size_t> joined;  // batches of two, by turns
-    for (std::size_t at = 0; joined.size() < want.size(); at += 2)
-      for (auto const& part : parts)
-        for (std::size_t i = at; i < std::min(at + 2, part.size()); ++i) joined.push_back(part[i]);
-    CHECK(joined == want);
-  }
+  for (auto mode : {loading::training, loading::evaluation})
+    for (int const group : {0, 4, 5, 1})
+      for (int const world : {1, 2, 3, 5}) {
+        CAPTURE(group);
+        CAPTURE(world);
+        loader_options o = small(2, 2);
+        o.mode = mode;
+        loader whole{set, o, noisy};
+        auto const want = order(whole, 2);
+        o.group = group;
+        o.world = world;
+        std::vector<std::size_t> joined(want.size(), want.size());
+        for (o.rank = 0; o.rank < world; ++o.rank) {
+          loader part{set, o, noisy};
+          CHECK(part.batches() == whole.batches());
+          part.start(2, 1);
+          while (batch const* const b = part.next()) {
+            CHECK(int(group == 0 ? b->number : b->number % std::size_t(group)) % world == o.rank);
+            std::copy(b->samples.begin(), b->samples.end(), joined.begin() + std::ptrdiff_t(2 * b->number));
+          }
+        }
+        CHECK(std::equal(want.begin() + 2, want.end(), joined.begin() + 2));  // all but the batch before the first
+        CHECK(joined[0] == want.size());
+      }
 }
 
 TEST_CASE("loader: options out of range and a set smaller than a batch are refused") {
@@ -216,7 +221,8 @@ TEST_CASE("loader: options out of range and a set smaller than a batch are refus
   refused([](loader_options& o) { o.batch = 0; });
   refused([](loader_options& o) { o.batch = 6; });
   refused([](loader_options& o) { o.prefetch = 0; });
-  refused([](loader_options& o) { o.world = 2; });
+  refused([](loader_options& o) { o.world = 0; });
+  refused([](loader_options& o) { o.group = -1; });
   refused([](loader_options& o) { o.rank = 1; });
   refused([](loader_options& o) { o.rank = -1; });
   refused([](loader_options& o) { o.image.width = 0; });

@@ -122,3 +122,9 @@ TEST_CASE("heat map files: a name is given once, and the pattern's braces are fi
   CHECK_THROWS_AS((void)heatmap_files("{}.jpg", pictures), usage_error);
   CHECK_THROWS_AS((void)heatmap_files("c/{}.png", pictures), usage_error);
 }
+
+TEST_CASE("heat map files: no name of a picture leads out of the folder") {
+  std::vector<std::filesystem::path> const pictures{"a/...png", "a/..png", "b/...png"};
+  auto const files = heatmap_files("x/{}/map.png", pictures);
+  CHECK(files == std::vector<std::filesystem::path>{"x/__/map.png", "x/_/map.png", "x/__-2/map.png"});
+}

@@ -70,6 +70,22 @@ TEST_CASE("train: --resume auto takes the checkpoint that is furthest on of thos
   }
 }
 
+TEST_CASE("train: a run that ended before its last checkpoint gets it from another one of the same place") {
+  picture_folder const here;
+  CHECK(here.train({}).code == 0);
+  auto const before = files_of(here.folder / "runs/micro");
+  for (char const* lost : {"last.safetensors", "epoch-0002.safetensors"}) {
+    CAPTURE(lost);
+    fs::remove(here.run("last.safetensors"));
+    fs::copy_file(here.run("epoch-0002.safetensors"), here.run("mine.safetensors"));
+    fs::remove(here.run(lost));
+    CHECK(here.train({"--resume", "auto"}).code == 0);
+    CHECK(read_raw(here.run("last.safetensors")) == before.at("last.safetensors"));
+    CHECK(read_raw(here.run("epoch-0002.safetensors")) == before.at("epoch-0002.safetensors"));
+    fs::remove(here.run("mine.safetensors"));
+  }
+}
+
 TEST_CASE("train: a checkpoint that cannot be read names those beside it that can") {
   picture_folder const here;
   CHECK(here.train({}).code == 0);
@@ -89,6 +105,37 @@ TEST_CASE("train: a checkpoint that cannot be read names those beside it that ca
   CHECK(none.code == 3);
   CHECK(contains(none.err, "no checkpoint that can be read"));
   CHECK(here.train({"--resume", "auto", "--overwrite"}).code == 0);
+}
+
+TEST_CASE("train: one flipped bit in the last checkpoint is found, whatever the tensor, and nothing is replaced") {
+  picture_folder const here;
+  CHECK(here.train({}).code == 0);
+  std::string const whole = read_raw(here.run("last.safetensors"));
+  for (std::size_t const from_end : {std::size_t{1}, whole.size() / 4, whole.size() / 2, 3 * whole.size() / 4}) {
+    CAPTURE(from_end);
+    std::string flipped = whole;
+    flipped[whole.size() - from_end] ^= 1;
+    write_raw(here.run("last.safetensors"), flipped);
+    auto const named = here.train({"--epochs", "4", "--resume", "runs/micro/last.safetensors"});
+    CHECK(named.code == 3);
+    CHECK(contains(named.err, "train: runs/micro/last.safetensors: is damaged: tensor '"));
+    CHECK(contains(named.err, "\n  runs/micro/best.safetensors"));
+    CHECK(contains(named.err, "\n  runs/micro/epoch-0001.safetensors (goes on in epoch 2)"));
+    CHECK(read_raw(here.run("last.safetensors")) == flipped);
+    CHECK(run_program(DM2_CONVERT, {"runs/micro/last.safetensors", "--verify"}, here.folder.path()).code == 3);
+  }
+  auto const automatic = here.train({"--epochs", "4", "--resume", "auto"});
+  CHECK(automatic.code == 0);
+  CHECK(contains(automatic.err, "passed over runs/micro/last.safetensors: is damaged"));
+  auto const verified = run_program(DM2_CONVERT, {"runs/micro/last.safetensors", "--verify"}, here.folder.path());
+  CHECK(verified.code == 0);
+  CHECK(contains(verified.out, "every tensor has the checksum"));
+}
+
+TEST_CASE("convert: --verify says of a file without checksums that there are none, and returns 1") {
+  auto const got = run_program(DM2_CONVERT, {DM2_QUICK_WEIGHTS, "--verify"});
+  CHECK(got.code == 1);
+  CHECK(contains(got.err, "states no checksums"));
 }
 
 TEST_CASE("train: what is no training checkpoint is called that, whatever its format") {

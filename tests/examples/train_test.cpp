@@ -55,16 +55,16 @@ TEST_CASE("train: a run in two parts has the checkpoints of one in one part") {
     CHECK(read_raw(here.folder / "runs/whole" / name) == read_raw(here.folder / "runs/parts" / name));
 }
 
-TEST_CASE("train: --no-resume-opt goes on with the weights and the place, and may change the optimiser") {
+TEST_CASE("train: --no-resume-opt goes on with the weights and the place, and may change the optimizer") {
   picture_folder const here;
   CHECK(here.train({"--no-resume-opt"}).code == 2);
   CHECK(here.train({"--stop-after", "1"}).code == 0);
   auto const refused = here.train({"--resume", "auto", "--opt", "adamw"});
   CHECK(refused.code == 3);
-  CHECK(contains(refused.err, "was written with the optimiser \"lion\", not adamw"));
+  CHECK(contains(refused.err, "was written with the optimizer \"lion\", not adamw"));
   auto const run = here.train({"--resume", "auto", "--opt", "adamw", "--no-resume-opt", "--log-interval", "1"});
   CHECK(run.code == 0);
-  CHECK(contains(run.out, "in epoch 2 after 2 steps, the optimiser anew"));
+  CHECK(contains(run.out, "in epoch 2 after 2 steps, the optimizer anew"));
   CHECK(lines_of(read_raw(here.folder / "runs/micro/steps.csv")).back().starts_with("4,"));
   auto const metadata = dm2::tensor_file{here.folder / "runs/micro/last.safetensors"}.metadata();
   auto const progress = nlohmann::json::parse(metadata.at("training"));

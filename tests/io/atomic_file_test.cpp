@@ -5,11 +5,13 @@
 #include <doctest/doctest.h>
 
 #include <csignal>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <vector>
 
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 using namespace dm2::test;
 
@@ -100,4 +102,42 @@ TEST_CASE("atomic_file: follows a link, and refuses folders, devices and missing
   CHECK_THROWS_AS(dm2::atomic_file{"/dev/null"}, dm2::file_error);
   CHECK_THROWS_AS(dm2::atomic_file{folder / "none/f"}, dm2::file_error);
   CHECK(folder.files() == 2);
+}
+
+TEST_CASE("atomic_file: the mode of a file that is replaced is kept, whatever the umask") {
+  scratch_folder const folder;
+  using std::filesystem::perms;
+  ::mode_t const before = ::umask(022);
+  for (perms const mode : {perms{0600}, perms{0640}, perms{0666}, perms{0444}, perms{0755}}) {
+    CAPTURE(int(mode));
+    write_raw(folder / "f", "old");
+    std::filesystem::permissions(folder / "f", mode);
+    dm2::atomic_file file{folder / "f"};
+    file.write(bytes("new"));
+    file.commit();
+    CHECK(std::filesystem::status(folder / "f").permissions() == mode);
+    CHECK(read_raw(folder / "f") == "new");
+  }
+  dm2::atomic_file fresh{folder / "g"};
+  fresh.commit();
+  CHECK(std::filesystem::status(folder / "g").permissions() == perms{0644});
+  ::umask(before);
+}
+
+TEST_CASE("atomic_file: a link that leads to no file is followed, and a ring of links is refused") {
+  scratch_folder const folder;
+  std::filesystem::create_directory(folder / "sub");
+  std::filesystem::create_symlink("sub/second", folder / "first");
+  std::filesystem::create_symlink("real", folder / "sub/second");
+  {
+    dm2::atomic_file file{folder / "first"};
+    CHECK(file.target() == folder / "sub/real");
+    file.write(bytes("new"));
+    file.commit();
+  }
+  CHECK(std::filesystem::is_symlink(folder / "first"));
+  CHECK(std::filesystem::is_symlink(folder / "sub/second"));
+  CHECK(read_raw(folder / "first") == "new");
+  std::filesystem::create_symlink("ring", folder / "ring");
+  CHECK_THROWS_AS(dm2::atomic_file{folder / "ring"}, dm2::file_error);
 }

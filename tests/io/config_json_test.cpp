@@ -2,6 +2,7 @@
 #include <dm2/io/tensor_file.hpp>
 
 #include "io/scratch.hpp"
+#include "support/configurations.hpp"
 
 #include <doctest/doctest.h>
 
@@ -39,16 +40,6 @@ nlohmann::json hyper() { return dm2::tensor_file{golden("lightning/epoch=0-step=
 TEST_CASE("config json: the golden files' configurations, key by key and in order") {
   dm2::tensor_file const file{golden("lightning/logits.safetensors")};
   auto const text = file.metadata().at("config");
-  constexpr dm2::config micro{.image = {64, 64},
-                              .depth = 4,
-                              .dim = 32,
-                              .classes = 10,
-                              .headdim = 16,
-                              .d_state = 16,
-                              .attn_layers = dm2::layers(2),
-                              .attn_heads = 2,
-                              .attn_head_dim = 24,
-                              .attn_rotary = 16};
   CHECK(dm2::to_json(micro) == nlohmann::ordered_json::parse(text));
   CHECK(dm2::config_differences(micro, nlohmann::json::parse(text)).empty());
   CHECK(dm2::config_differences(micro, dm2::config_of_hyper_parameters(hyper())).empty());

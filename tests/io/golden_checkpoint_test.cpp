@@ -5,6 +5,7 @@
 
 #include "io/refusal.hpp"
 #include "io/scratch.hpp"
+#include "support/configurations.hpp"
 
 #include <doctest/doctest.h>
 
@@ -17,16 +18,6 @@ using dm2::weights;
 using namespace dm2::test;
 
 namespace {
-constexpr dm2::config micro{.image = {64, 64},
-                            .depth = 4,
-                            .dim = 32,
-                            .classes = 10,
-                            .headdim = 16,
-                            .d_state = 16,
-                            .attn_layers = dm2::layers(2),
-                            .attn_heads = 2,
-                            .attn_head_dim = 24,
-                            .attn_rotary = 16};
 using model = dm2::model<micro, dm2::cpu::context<double>>;
 
 /// |got - want| / |want|, infinite where any number is NaN.

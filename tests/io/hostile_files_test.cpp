@@ -8,7 +8,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <ctime>
 #include <random>
 #include <string>
 #include <utility>
@@ -75,6 +77,58 @@ std::vector<good_file> good_files() {
           {"checkpoint", small_checkpoint()},
           {"zip.pt", read_raw(golden("token_labels/zip.pt"))},
           {"legacy.pt", read_raw(golden("token_labels/legacy.pt"))}};
+}
+
+/// `unit`, `count` times.
+std::string repeated(std::string const& unit, std::size_t count) {
+  std::string out;
+  out.reserve(unit.size() * count);
+  for (std::size_t i = 0; i < count; ++i) out += unit;
+  return out;
+}
+
+/// A three-letter key, the i-th, and the value that the memo has under 1.
+std::string shared_entry(std::size_t i) {
+  std::string const key{char('a' + i % 26), char('a' + i / 26 % 26), char('a' + i / 676 % 26)};
+  return "\x8c\x03" + key + "h\1";
+}
+
+/// Files of about `size` bytes in which many values share one that is as large as they are together.
+std::vector<good_file> files_that_share(std::size_t size) {
+  std::string shared;
+  for (std::size_t i = 0; shared.size() < size / 2; ++i) shared += shared_entry(i);
+  std::size_t const count = size / 14;
+  std::string entries, averages;
+  for (std::size_t i = 0; i < count; ++i) {
+    entries += shared_entry(i);
+    averages +=
+        "\x8c\x06"
+        "ema" +
+        shared_entry(i).substr(2);
+  }
+  std::string const long_text = text(std::string(size / 2, 'x')), plain_dict = "}q\1(" + text("k") + "N" + "u0";
+  std::string const big_dict = "}q\1(" + repeated(text("step") + "K\1", size / 24) + "u0";
+  auto const weights = text("state_dict") + two_weights;
+  auto const checkpoint = [&](std::string const& rest) {
+    return make_torch_zip("}(" + weights + rest + "u", two_storages);
+  };
+  std::string const module = std::string(size / 2, 'm');
+  return {
+      {"callbacks that share a dict", checkpoint(text("callbacks") + big_dict + "}(" + entries + "u")},
+      {"averages that share a dict", checkpoint(text("x") + big_dict + "N" + averages)},
+      {"hyper_parameters that share a text",
+       checkpoint(text("hyper_parameters") + long_text + "q\1" + "0}(" + entries + "u")},
+      {"keys that share a text", checkpoint(text("x") + long_text + "q\1" + "0}(" + repeated("h\1N", count) + "u")},
+      {"averages of one refused class", checkpoint(text("ema") + "c" + module + "\nC\nq\1" + "0}(" + averages + "u")},
+      {"weights that share a dict", checkpoint(text("x") + big_dict + "}(" + entries + "u")},
+      {"a state dict of shared plain values",
+       make_torch_zip("}(" + text("state_dict") + "}(" + text("a") + big_dict + "N" + entries + "uu", {})},
+      {"tensors that share a storage",
+       make_torch_zip(tensor("ByteStorage", "0", std::int64_t(size / 2), 0, {std::int64_t(size / 2)}, {1}) + "q\1" +
+                          "0}(" + entries + "u",
+                      {std::string(size / 2, 'x')})},
+      {"a name of many components",
+       make_torch_zip("}(" + text(repeated("a.", size / 4)) + tensor("ByteStorage", "0", 1, 0, {}, {}) + "u", {"x"})}};
 }
 }  // namespace
 
@@ -148,11 +202,14 @@ TEST_CASE("hostile files: long runs of opcodes take memory in proportion") {
     (void)readable(folder / "f", make_torch_zip("(" + body + "t", {}));
     (void)readable(folder / "f", make_torch_zip("}(X\20\0\0\0hyper_parameters"s + "]q\1(" + body + "eu", {}));
   }
-  // one tensor of the highest rank under 17,576 names (those after them repeat: cut there)
+  // one tensor of the highest rank under 17,576 names (those after them repeat: cut there), and 50,000 times in a list
   std::vector<std::int64_t> const ones(16, 1);
-  CHECK(readable(folder / "f", make_torch_zip(tensor("ByteStorage", "0", 1, 0, ones, ones) + "q\1" + "0}(" +
-                                                  names.substr(0, 7 * 17'576) + "u",
-                                              {"x"})));
+  CHECK_FALSE(readable(folder / "f", make_torch_zip(tensor("ByteStorage", "0", 1, 0, ones, ones) + "q\1" + "0](" +
+                                                        repeated("h\1", 50'000) + "e",
+                                                    {"x"})));
+  CHECK_FALSE(readable(folder / "f", make_torch_zip(tensor("ByteStorage", "0", 1, 0, ones, ones) + "q\1" + "0}(" +
+                                                        names.substr(0, 7 * 17'576) + "u",
+                                                    {"x"})));
 }
 
 TEST_CASE("hostile files: headers and shared values that promise much take memory in proportion") {
@@ -175,4 +232,62 @@ TEST_CASE("hostile files: headers and shared values that promise much take memor
   CHECK_FALSE(readable(folder / "f", make_torch_zip("}(" + text("hyper_parameters") + doubling + "u", {})));
   CHECK_FALSE(
       readable(folder / "f", make_torch_zip(tensor("ByteStorage", "0", 1, 0, {std::int64_t{1} << 40}, {0}), {"x"})));
+}
+
+TEST_CASE("hostile files: time grows with the size of a file, however much its values share") {
+  scratch_folder const folder;
+  auto const seconds = [&](std::string const& bytes) {
+    double best = 1e9;
+    for (int i = 0; i < 3; ++i) {
+      std::clock_t const begin = std::clock();  // the processor's time: other programs take none of it
+      (void)readable(folder / "f", bytes);
+      best = std::min(best, double(std::clock() - begin) / CLOCKS_PER_SEC);
+    }
+    return best;
+  };
+  std::vector<good_file> const small = files_that_share(100'000), large = files_that_share(800'000);
+  for (std::size_t i = 0; i < small.size(); ++i) {
+    CAPTURE(std::string{small[i].name});
+    double const one = seconds(small[i].bytes), eight = seconds(large[i].bytes);
+    // square growth would be 64 times; the constant is for what a cold cache adds
+    CHECK(eight < 24 * one + 0.05);
+    CHECK(one < 0.5);
+  }
+}
+
+TEST_CASE("hostile files: no exception of a library leaves without the file's name") {
+  scratch_folder const folder;
+  for (std::string const& global : {"cos\nsy\xFFst\n"s, "c\xFF\n\xFF\n"s,
+                                    "ctorch\ndevi\xFF"
+                                    "ce\n"s}) {
+    auto const hyper = text("hyper_parameters") + dict(text("depth") + global + text("b\xFF") + "K\1");
+    CHECK(readable(folder / "f", make_torch_zip("}(" + text("state_dict") + two_weights + hyper + "u", two_storages)));
+    CHECK_FALSE(readable(folder / "f", make_torch_zip("}(" + hyper + "u", {})));
+  }
+}
+
+TEST_CASE("hostile files: metadata of deeply nested JSON are refused by their key") {
+  scratch_folder const folder;
+  auto const file = [&](std::size_t depth) {
+    std::string const nested = repeated("[", depth) + repeated("]", depth);
+    std::string const header = R"({"__metadata__":{"config":"{\"depth\":)" + nested +
+                               R"(}"},"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})";
+    write_raw(folder / "f", raw<std::uint64_t>(header.size()) + header);
+    return folder / "f";
+  };
+  CHECK_NOTHROW(dm2::tensor_file{file(60)});
+  for (std::size_t const depth : {std::size_t{64}, std::size_t{1000}, std::size_t{100'000}})
+    CHECK_THROWS_WITH_AS(dm2::tensor_file{file(depth)}, doctest::Contains("'config' is JSON nested more than 64 deep"),
+                         dm2::file_error);
+}
+
+TEST_CASE("hostile files: JSON of many keys takes time by their number, ordered or not") {
+  std::string text = "{";
+  for (int i = 0; i < 60'000; ++i) text += (i == 0 ? "\"f" : ",\"f") + std::to_string(i) + "\":1";
+  text += "}";
+  std::clock_t const begin = std::clock();
+  CHECK(dm2::detail::parse_json(text).size() == 60'000);
+  CHECK(dm2::detail::parse_json<nlohmann::ordered_json>(text).is_discarded());
+  CHECK(double(std::clock() - begin) / CLOCKS_PER_SEC < 1);
+  CHECK(dm2::detail::parse_json<nlohmann::ordered_json>(R"({"b":1,"a":2})").dump() == R"({"b":1,"a":2})");
 }

@@ -48,3 +48,22 @@ TEST_CASE("mapped_file: refuses what is missing or no regular file, and names it
                        dm2::file_error);
   if (std::filesystem::exists("/dev/zero")) CHECK_THROWS_AS(dm2::mapped_file{"/dev/zero"}, dm2::file_error);
 }
+
+TEST_CASE("mapped_file: a file that is read keeps its bytes when another program cuts it in place") {
+  scratch_folder const folder;
+  std::string const whole(100'000, 'x');
+  write_raw(folder / "f", whole);
+  dm2::mapped_file const file{folder / "f"};
+  std::filesystem::resize_file(folder / "f", 10);
+  CHECK(content(file) == whole);
+}
+
+TEST_CASE("mapped_file: beyond the size up to which it is read a file is mapped, and gives the same bytes") {
+  scratch_folder const folder;
+  write_raw(folder / "f", std::string(5000, 'y'));
+  for (std::size_t const most : {std::size_t{0}, std::size_t{4999}, std::size_t{5000}}) {
+    dm2::mapped_file first{folder / "f", most};
+    dm2::mapped_file const second{std::move(first)};
+    CHECK(content(second) == std::string(5000, 'y'));
+  }
+}

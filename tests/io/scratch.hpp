@@ -2,6 +2,7 @@
 /// Raw files for tests of file formats.
 #pragma once
 
+#include "support/raw_bytes.hpp"
 #include "support/scratch_folder.hpp"
 
 #include <doctest/doctest.h>
@@ -28,12 +29,6 @@ inline std::string read_raw(std::filesystem::path const& path) {
   std::ifstream in{path, std::ios::binary};
   REQUIRE(in.good());
   return {std::istreambuf_iterator<char>{in}, {}};
-}
-
-/// The bytes of a number, little-endian.
-template <class T>
-std::string raw(T value) {
-  return {reinterpret_cast<char const*>(&value), sizeof value};
 }
 
 /// A file of the golden folder.

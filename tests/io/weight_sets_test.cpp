@@ -263,8 +263,8 @@ TEST_CASE("training checkpoints: the mark counts where it parses and both sets a
     dm2::write_safetensors(folder / "f", tensors, {{"training", mark}});
     return folder / "f";
   };
-  for (std::string const& mark : {std::string{"lr 0.1"}, std::string{"{}"},
-                                  std::string{R"({"epoch":"one","optimizer":1})"}, std::string(100'000, '['), ours}) {
+  for (std::string const& mark :
+       {std::string{"lr 0.1"}, std::string{"{}"}, std::string{R"({"epoch":"one","optimizer":1})"}, ours}) {
     dm2::tensor_file const file{write({t("a"), t("b")}, mark)};
     CHECK(file.tensors().size() == 2);
     CHECK_FALSE(file.averaged());

@@ -5,8 +5,8 @@
 #include <dm2/train/initialise.hpp>
 #include <dm2/train/optimizer.hpp>
 
+#include "support/configurations.hpp"
 #include "support/random.hpp"
-#include "train/small_config.hpp"
 
 #include <doctest/doctest.h>
 

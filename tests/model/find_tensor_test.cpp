@@ -4,8 +4,8 @@
 #include <dm2/train/ema.hpp>
 #include <dm2/train/optimizer.hpp>
 
+#include "support/configurations.hpp"
 #include "support/random.hpp"
-#include "train/small_config.hpp"
 
 #include <doctest/doctest.h>
 

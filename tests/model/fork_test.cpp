@@ -3,9 +3,9 @@
 #include <dm2/model/model.hpp>
 #include <dm2/train/initialise.hpp>
 
+#include "support/configurations.hpp"
 #include "support/forked.hpp"
 #include "support/random.hpp"
-#include "train/small_config.hpp"
 
 #include <doctest/doctest.h>
 

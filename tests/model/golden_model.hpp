@@ -4,7 +4,7 @@
 
 #include <dm2/model/training_pass.hpp>
 
-#include "model/golden_configs.hpp"
+#include "support/configurations.hpp"
 #include "support/golden.hpp"
 
 #include <string>

@@ -2,7 +2,7 @@
 
 #include <doctest/doctest.h>
 
-#include "model/golden_configs.hpp"
+#include "support/configurations.hpp"
 #include "support/golden.hpp"
 
 #include <set>

@@ -134,3 +134,18 @@ TEST_CASE("read_csv: a row of another length is refused by its line, a last one 
   write_raw(folder / "a.csv", "");
   CHECK(contains(refusal(folder / "a.csv", [&] { (void)read_csv(folder / "a.csv"); }), "no header"));
 }
+
+TEST_CASE("csv log: a link under its name is refused, and what it leads to is left alone") {
+  scratch_folder const folder;
+  write_raw(folder / "mine.txt", "something else");
+  for (char const* target : {"mine.txt", "not_there"}) {
+    CAPTURE(target);
+    std::filesystem::remove(folder / "steps.csv");
+    std::filesystem::create_symlink(target, folder / "steps.csv");
+    CHECK_THROWS_WITH_AS((csv_log{folder / "steps.csv", "step", {"loss"}}), doctest::Contains("is a link"), file_error);
+    CHECK_THROWS_WITH_AS((append_file{folder / "steps.csv", append_file::mode::extend}), doctest::Contains("is a link"),
+                         file_error);
+  }
+  CHECK(read_raw(folder / "mine.txt") == "something else");
+  CHECK_FALSE(std::filesystem::exists(folder / "not_there"));
+}

@@ -6,7 +6,7 @@
 
 #include "io/refusal.hpp"
 #include "io/scratch.hpp"
-#include "train/small_config.hpp"
+#include "support/configurations.hpp"
 
 #include <doctest/doctest.h>
 
@@ -188,18 +188,11 @@ TEST_CASE("load_pretrained: the same model is loaded whole") {
 
 TEST_CASE("load_pretrained: anything else that differs is refused by name, and the model stays as it is") {
   scratch_folder const folder;
-  constexpr config wider{.image = {16, 16},
-                         .patch = 8,
-                         .stem_width = 4,
-                         .depth = 2,
-                         .dim = 16,
-                         .classes = 3,
-                         .headdim = 8,
-                         .d_state = 4,
-                         .attn_layers = layers(1),
-                         .attn_heads = 1,
-                         .attn_head_dim = 8,
-                         .attn_rotary = 4};
+  constexpr config wider = [] {
+    config c = small_config;
+    c.dim = 16;
+    return c;
+  }();
   model<wider> source;
   save(source, folder / "m.safetensors");
   model<small_config> net;

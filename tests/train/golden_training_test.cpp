@@ -16,13 +16,7 @@ using namespace dm2::test;
 
 namespace {
 
-constexpr config slim = [] {
-  config c = bidirectional;
-  c.variant = mixer_variant::published;
-  return c;
-}();
-
-/// A golden run of optimiser steps, each of two accumulated micro-batches.
+/// A golden run of optimizer steps, each of two accumulated micro-batches.
 template <config C, class T>
 struct golden_run {
   using scalar = T;
@@ -33,7 +27,7 @@ struct golden_run {
   model<C, backend> net{1, backend{2}};
   int steps = published ? 4 : 3, batch = published ? 4 : 2;
   training_pass<C, backend> pass{net, batch};
-  optimizer<C, backend> optimiser{optimizer_options{.shared_pairs = published}};
+  optimizer<C, backend> rule{optimizer_options{.shared_pairs = published}};
   std::vector<double> losses, expected;
 
   golden_run() { load_parameters(net, file, "init/"); }
@@ -62,7 +56,7 @@ struct golden_run {
       CHECK(rates.rate(s) == doctest::Approx(file.get(tag + "/lr").front()).epsilon(1e-12));
       pass.clear_gradients();
       for (int m = 0; m < 2; ++m) micro_batch(tag + "/micro" + std::to_string(m));
-      optimiser.step(net, pass.gradients(), rates.rate(s));
+      rule.step(net, pass.gradients(), rates.rate(s));
       average.step(net);
     }
   }
@@ -87,7 +81,7 @@ TEST_CASE_TEMPLATE("training: a whole run ends with the reference's parameters, 
     CHECK(relative_error(part(r.net.state()), r.file.get("final/" + name)) < 1e-7);
     CHECK(relative_error(part(average.state()), r.file.get("ema/" + name)) < 1e-7);
     if (e.kind != entry_kind::statistic)
-      CHECK(relative_error(part(r.optimiser.momentum()), r.file.get("momentum/" + name)) < 1e-7);
+      CHECK(relative_error(part(r.rule.momentum()), r.file.get("momentum/" + name)) < 1e-7);
   }
 }
 

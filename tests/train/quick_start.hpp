@@ -50,7 +50,7 @@ inline nlohmann::json read_recipe(std::string const& path) {
 /// What examples/recipes/shapes.toml says, in the library's terms.
 struct quick_start {
   step_options step;
-  optimizer_options optimiser;
+  optimizer_options optimizer;
   schedule rates;
   double decay = 0;
   augmentation augment;
@@ -65,7 +65,7 @@ struct quick_start {
     REQUIRE((r.at("token-label-crop") == "aligned" && r.at("mix-token") == false && r.at("model-ema-warmup") == true));
     step = {int(number("batch-size")), int(number("grad-accum-steps")), number("smoothing"), crop_convention::aligned};
     REQUIRE(step.accumulate == 1);
-    optimiser = {.kind = optimizer_kind::adamw,
+    optimizer = {.kind = optimizer_kind::adamw,
                  .weight_decay = number("weight-decay"),
                  .beta1 = r.at("opt-betas").at(0),
                  .beta2 = r.at("opt-betas").at(1),
@@ -137,15 +137,16 @@ std::vector<double> quick_losses(quick_start const& q, std::span<batch const> ba
   model<C, Context> net{1, one_thread<Context>()};
   initialise(net, q.seed);
   disturb(net.state());
-  optimizer<C, Context> optimiser{q.optimiser};
+  optimizer<C, Context> rule{q.optimizer};
   ema<C, Context> average{net, q.decay, true};
-  step_engine<C, Context> engine{net, optimiser, average, q.step};
+  step_engine<C, Context> engine{net, rule, average, q.step};
   std::vector<double> losses;
   auto const collect = [&](bool wait) {
     while (auto const r = engine.next_result(wait)) losses.push_back(r->losses.front());
   };
   for (std::size_t s = 0; s < batches.size(); ++s) {
-    engine.micro_batch(batches[s], {}, 1, {0, std::int64_t(s), s});
+    engine.micro_batch(batches[s], {}, 1);
+    engine.finish_round(1, {0, std::int64_t(s), s});
     engine.finish_step(q.rates.rate(0));
     collect(false);
   }

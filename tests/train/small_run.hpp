@@ -2,6 +2,7 @@
 /// A whole training run of the small configuration on generated pictures.
 #pragma once
 
+#include <dm2/comm/communicator.hpp>
 #include <dm2/cpu/context.hpp>
 #include <dm2/data/dataset.hpp>
 #include <dm2/data/loader.hpp>
@@ -13,7 +14,7 @@
 
 #include "data/picture_set.hpp"
 #include "io/scratch.hpp"
-#include "train/small_config.hpp"
+#include "support/configurations.hpp"
 
 #include <filesystem>
 #include <functional>
@@ -80,15 +81,28 @@ struct small_run {
   using network = model<small_config, context>;
 
   small_run(dataset const& set, trainer_options o, run_folder folder = {}, int loader_threads = 1,
-            sample_transform transform = small_transform())
+            sample_transform transform = small_transform(), communicator& processes = one_process())
       : net{4, small_context<context>()},
         training{set,
-                 {.image = {16, 16}, .batch = o.batch, .threads = loader_threads, .prefetch = 2, .seed = o.seed},
+                 {.image = {16, 16},
+                  .batch = o.batch,
+                  .threads = loader_threads,
+                  .prefetch = 2,
+                  .seed = o.seed,
+                  .rank = processes.rank(),
+                  .world = processes.size(),
+                  .group = o.accumulate},
                  std::move(transform)},
         validation{set,
-                   {.mode = loading::evaluation, .image = {16, 16}, .batch = 5, .threads = 1, .label_maps = false},
+                   {.mode = loading::evaluation,
+                    .image = {16, 16},
+                    .batch = 5,
+                    .threads = 1,
+                    .rank = processes.rank(),
+                    .world = processes.size(),
+                    .label_maps = false},
                    evaluation_sample_transform({16, 16}, {18, 18})},
-        driver{(initialise(net, o.seed), net), o, training, &validation, std::move(folder)} {}
+        driver{(initialise(net, o.seed), net), o, training, &validation, std::move(folder), processes} {}
 
   network net;
   loader training, validation;

@@ -29,7 +29,7 @@ struct both_forms {
     for (std::size_t b = 0; b < samples; ++b) {
       label_map<double> const map{std::span{maps}.subspan(b * one, one), 18, 18};
       crop_fraction const crop{crops[4 * b], crops[4 * b + 1], crops[4 * b + 2], crops[4 * b + 3]};
-      token_label_target(map, crop, int(labels[b]), classes, side, side, 0.1, crop_convention::aligned,
+      token_label_target(map, crop, int(labels[b]), {classes, side, side}, 0.1, crop_convention::aligned,
                          std::span{scores}, std::span{dense}.subspan(b * target, target));
       sparse.add(map, crop, int(labels[b]), side, side, crop_convention::aligned);
     }

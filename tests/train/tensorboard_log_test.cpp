@@ -1,7 +1,7 @@
 /// @file
 /// Event files, taken apart by hand; tensorboard_check.py reads them with TensorBoard's own reader.
 #include <dm2/data/decode.hpp>
-#include <dm2/train/log/crc32c.hpp>
+#include <dm2/io/crc32c.hpp>
 #include <dm2/train/log/protobuf_writer.hpp>
 #include <dm2/train/log/tensorboard_log.hpp>
 

@@ -58,7 +58,7 @@ TEST_CASE("token_label_target: equals the reference in both crop conventions") {
       for (std::size_t b = 0; b < labels.size(); ++b) {
         label_map<double> const map{std::span{maps}.subspan(b * map_size, map_size), c.height, c.width};
         token_label_target(map, {crops[4 * b], crops[4 * b + 1], crops[4 * b + 2], crops[4 * b + 3]}, int(labels[b]),
-                           c.classes, c.size, c.size, 0.1, convention, std::span{scores},
+                           {c.classes, c.size, c.size}, 0.1, convention, std::span{scores},
                            std::span{got}.subspan(b * one, one));
       }
       auto const want = g.get(name + (convention == crop_convention::published ? "/published" : "/aligned"));
@@ -85,7 +85,7 @@ TEST_CASE(
   auto const data = flat_map(6, 5, 2.0, 3);
   label_map<double> const map{std::span{data}, 6, 5};
   std::vector<double> scores(7), target(std::size_t(2 + 3 * 2) * 7);
-  token_label_target(map, {0.2, 0.3, 0.4, 0.5}, 3, 7, 3, 2, 0.1, crop_convention::aligned, std::span{scores},
+  token_label_target(map, {0.2, 0.3, 0.4, 0.5}, 3, {7, 3, 2}, 0.1, crop_convention::aligned, std::span{scores},
                      std::span{target});
   double const z = std::exp(2.0) + 6, on = 0.9 + 0.1 / 7, off = 0.1 / 7;
   for (std::size_t row = 1; row < 8; ++row)
@@ -98,7 +98,7 @@ TEST_CASE("token_label_target: a rectangular grid sums to the same mass in every
   auto const maps = g.get("tall/top5");
   label_map<double> const map{std::span{maps}.first(maps.size() / 6), 12, 9};
   std::vector<double> scores(8), target(std::size_t(2 + 4 * 7) * 8);
-  token_label_target(map, {0, 0.1, 0.9, 0.6}, 2, 8, 4, 7, 0.1, crop_convention::published, std::span{scores},
+  token_label_target(map, {0, 0.1, 0.9, 0.6}, 2, {8, 4, 7}, 0.1, crop_convention::published, std::span{scores},
                      std::span{target});
   for (std::size_t row = 0; row < 30; ++row) {
     double const mass = std::accumulate(&target[row * 8], &target[row * 8] + 8, 0.0);
@@ -110,7 +110,7 @@ TEST_CASE("token_label_target: wrong sizes and classes out of range are named, a
   auto data = flat_map(4, 4, 1.0, 0);
   std::vector<double> scores(7), target(std::size_t(2 + 4) * 7, -1.0);
   auto const call = [&](int label, int height) {
-    token_label_target(label_map<double>{std::span<double const>{data}, height, 4}, {}, label, 7, 2, 2, 0.1,
+    token_label_target(label_map<double>{std::span<double const>{data}, height, 4}, {}, label, {7, 2, 2}, 0.1,
                        crop_convention::aligned, std::span{scores}, std::span{target});
   };
   CHECK_THROWS_WITH_AS(call(0, 5), "token_label_target.map: got 160, expected 200", shape_error);

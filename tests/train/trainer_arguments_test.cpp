@@ -85,12 +85,12 @@ TEST_CASE("trainer: options out of range are refused by name") {
   CHECK(with([](auto& o) { o.rates.warmup = -1; }).find("schedule: warmup is -1") != std::string::npos);
   CHECK(with([](auto& o) { o.ema_decay = 1; }) == "ema: decay is 1, expected at least 0 and below 1");
   CHECK(with([&](auto& o) { o.ema_decay = nan; }).find("ema: decay is nan") != std::string::npos);
-  CHECK(with([](auto& o) { o.optimiser.beta1 = 1; }) == "optimizer: beta1 is 1, expected at least 0 and below 1");
-  CHECK(with([](auto& o) { o.optimiser.beta2 = -0.1; }).find("beta2 is -0.1") != std::string::npos);
-  CHECK(with([](auto& o) { o.optimiser.weight_decay = -1; }).find("weight_decay is -1") != std::string::npos);
-  CHECK(with([&](auto& o) { o.optimiser.clip_norm = nan; }).find("clip_norm is nan") != std::string::npos);
-  CHECK(with([](auto& o) { o.optimiser.eps = 0; }).empty());  // Lion has none
-  CHECK(with([](auto& o) { o.optimiser = {.kind = optimizer_kind::adamw, .eps = 0}; }) ==
+  CHECK(with([](auto& o) { o.optimizer.beta1 = 1; }) == "optimizer: beta1 is 1, expected at least 0 and below 1");
+  CHECK(with([](auto& o) { o.optimizer.beta2 = -0.1; }).find("beta2 is -0.1") != std::string::npos);
+  CHECK(with([](auto& o) { o.optimizer.weight_decay = -1; }).find("weight_decay is -1") != std::string::npos);
+  CHECK(with([&](auto& o) { o.optimizer.clip_norm = nan; }).find("clip_norm is nan") != std::string::npos);
+  CHECK(with([](auto& o) { o.optimizer.eps = 0; }).empty());  // Lion has none
+  CHECK(with([](auto& o) { o.optimizer = {.kind = optimizer_kind::adamw, .eps = 0}; }) ==
         "optimizer: eps is 0, expected a number above 0");
 }
 
@@ -104,16 +104,17 @@ TEST_CASE("step_engine: a batch whose lists disagree with its size is refused") 
   batch b;
   b.height = b.width = 16;
   b.resize(2, false);
-  engine.micro_batch(b, {}, 1, {});
+  engine.micro_batch(b, {}, 1);
+  engine.finish_round(1, {});
   batch few = b, one = b, wrong = b, cut = b;
   few.labels.resize(1);
   one.resize(1, false);
   wrong.labels[1] = 3;
   cut.pictures.resize(7);
-  CHECK_THROWS_WITH_AS(engine.micro_batch(few, {}, 1, {}), "batch.labels: got 1, expected 2", shape_error);
-  CHECK_THROWS_WITH_AS(engine.micro_batch(one, {}, 1, {}), "batch.size: got 1, expected 2", shape_error);
-  CHECK_THROWS_WITH_AS(engine.micro_batch(wrong, {}, 1, {}), "sparse_targets.label: got class 3, expected 0..2",
+  CHECK_THROWS_WITH_AS(engine.micro_batch(few, {}, 1), "batch.labels: got 1, expected 2", shape_error);
+  CHECK_THROWS_WITH_AS(engine.micro_batch(one, {}, 1), "batch.size: got 1, expected 2", shape_error);
+  CHECK_THROWS_WITH_AS(engine.micro_batch(wrong, {}, 1), "sparse_targets.label: got class 3, expected 0..2",
                        shape_error);
-  CHECK_THROWS_AS(engine.micro_batch(cut, {}, 1, {}), shape_error);
+  CHECK_THROWS_AS(engine.micro_batch(cut, {}, 1), shape_error);
   engine.finish_step(0.1);
 }

@@ -81,8 +81,8 @@ TEST_CASE("trainer: the loader's threads change no byte, the seed does") {
 
 TEST_CASE("trainer: AdamW with clipping and warm-up of the averages resumes to the same bytes too") {
   trainer_options o = small_options();
-  o.optimiser.kind = optimizer_kind::adamw;
-  o.optimiser.clip_norm = 0.5;
+  o.optimizer.kind = optimizer_kind::adamw;
+  o.optimizer.clip_norm = 0.5;
   o.ema_warm_up = true;
   auto const want = uninterrupted(o);
   scratch_folder const folder;

@@ -1,5 +1,5 @@
 /// @file
-/// What dm2 asks of a compiler: C++20, and numbers that are not finite.
+/// Requirements on the compiler: C++20, and numbers that are not finite.
 #pragma once
 
 #if __cplusplus < 202002L

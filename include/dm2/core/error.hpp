@@ -5,6 +5,7 @@
 #include <dm2/core/compiler.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <sstream>
 #include <stdexcept>
@@ -17,8 +18,8 @@ struct shape_error : std::invalid_argument {
   using std::invalid_argument::invalid_argument;
 };
 
-/// A file could not be read or written, or does not hold what its format or the caller asks for.
-/// what() begins with the path.
+/// A file could not be read or written, or its contents are not as its format or the caller demands. what() begins with
+/// the path.
 class file_error : public std::runtime_error {
  public:
   /// what() becomes "path: reason".
@@ -38,12 +39,19 @@ inline void require_extent(char const* tensor, std::size_t got, std::size_t want
     throw shape_error{std::string{tensor} + ": got " + std::to_string(got) + ", expected " + std::to_string(want)};
 }
 
+/// How often `each` rows go into `count` rows; throws shape_error naming the tensor and both numbers unless that is a
+/// whole number. `what` names the rows that belong together; `size`, where given, is how the message writes `each`.
+inline int require_whole(char const* tensor, std::size_t count, char const* what, std::int64_t each,
+                         std::string const& size = {}) {
+  if (each < 1 || count % std::size_t(each) != 0)
+    throw shape_error{std::string{tensor} + ": got " + std::to_string(count) + " rows, expected a multiple of the " +
+                      what + " " + (size.empty() ? std::to_string(each) : size)};
+  return int(count / std::size_t(each));
+}
+
 /// Sequences of `length` rows in `count` rows; throws shape_error naming the tensor unless they are whole.
 inline int whole_sequences(char const* tensor, std::size_t count, int length) {
-  if (length < 1 || count % std::size_t(length) != 0)
-    throw shape_error{std::string{tensor} + ": got " + std::to_string(count) +
-                      " rows, expected a multiple of the length " + std::to_string(length)};
-  return int(count / std::size_t(length));
+  return require_whole(tensor, count, "length", length);
 }
 
 /// Throws shape_error naming `what` and both numbers unless label is one of 0 .. classes - 1.

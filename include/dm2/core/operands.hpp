@@ -1,5 +1,5 @@
 /// @file
-/// What operations take: parameters grouped by operation, shared by every backend.
+/// Operands: parameters grouped by operation, shared by every backend.
 ///
 /// Each group is a set of views; with element type `T const` they are parameters, with `T` gradients to add to.
 #pragma once
@@ -13,6 +13,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace dm2 {
 
@@ -27,6 +28,14 @@ struct linear_parameters {
   block<T, S, N> bias;       ///< [N], or a view of nothing
 };
 
+/// A core's rows and the output projection that reads them, or their gradients. T and W as in linear_parameters, E is
+/// the rows' type.
+template <class T, int D, int K, space S = space::host, class E = T, class W = T>
+struct core_projection {
+  rows<E, K, S> core;                    ///< [R, K]
+  linear_parameters<T, D, K, S, W> out;  ///< to the D channels of the residual stream
+};
+
 /// A norm and the projection that reads it, or their gradients.
 template <class T, int N, int K, space S = space::host, class W = T>
 struct norm_projection {
@@ -34,7 +43,7 @@ struct norm_projection {
   linear_parameters<T, N, K, S, W> in;  ///< reads the normed rows
 };
 
-/// The state of the residual stream where a norm reads it: what its backward needs.
+/// The residual stream where a norm reads it, as the norm's backward needs it.
 template <class T, int D, space S = space::host>
 struct norm_point {
   rows<T, D, S> residual;  ///< [R, D], after the addition
@@ -59,7 +68,7 @@ struct stem_statistics {
   std::array<block<T, M, S.hidden>, 3> var;   ///< unbiased, as PyTorch keeps it
 };
 
-/// What stem_forward_train leaves for stem_backward, beside the picture: the convolutions' raw outputs and the batch's
+/// The stem's activations that its backward reads, beside the picture: the convolutions' raw outputs and the batch's
 /// statistics. 9.6 MB a picture at Tiny's size in float.
 template <stem_shape S, class T>
 struct stem_saved {
@@ -104,7 +113,7 @@ struct attention_parameters {
   block<T, S, 3 * A.width()> conv_bias;      ///< [3 H d]
 };
 
-/// The arguments of a scan over a batch of sequences: T is what x, B and C are stored as, F are steps, rates and skips.
+/// The arguments of a scan over a batch of sequences: T is the type of x, B and C, F that of steps, rates and skips.
 template <mixer_shape M, class T, space S = space::host, class F = T>
 struct ssd_input {
   rows<T const, M.d_inner(), S> x;           ///< [B L, H P]
@@ -125,6 +134,17 @@ struct ssd_input {
   }
 };
 
+/// Gradients of a scan over a batch of sequences; T and F as in ssd_input.
+template <mixer_shape M, class T, space S = space::host, class F = T>
+struct ssd_gradient {
+  rows<T, M.d_inner(), S> x;           ///< (=)
+  rows<F, M.heads, S> dt;              ///< (=)
+  block<F, S, M.heads> a;              ///< (+=)
+  rows<T, M.groups * M.d_state, S> b;  ///< (=)
+  rows<T, M.groups * M.d_state, S> c;  ///< (=)
+  block<F, S, M.heads> d;              ///< (+=)
+};
+
 /// Both classifiers' parameters, or their gradients.
 template <class T, int K, int D, space S = space::host, class W = T>
 struct head_parameters {
@@ -143,6 +163,19 @@ struct mix_box {
   [[nodiscard]] constexpr int area() const { return std::max(0, row1 - row0) * std::max(0, col1 - col0); }
 };
 
+/// Pictures in that many rows of a grid of height x width patches.
+///
+/// Throws shape_error, in mix_tokens' name, unless they are whole and the box lies in the grid.
+inline int require_mix_box(std::size_t grid_rows, int height, int width, mix_box box) {
+  std::string const size = std::to_string(height) + " x " + std::to_string(width);
+  int const pictures = require_whole("mix_tokens.grid", grid_rows, "patches", std::int64_t{height} * width, size);
+  if (box.row0 < 0 || box.row1 > height || box.col0 < 0 || box.col1 > width)
+    throw shape_error{"mix_tokens.box: got rows [" + std::to_string(box.row0) + ", " + std::to_string(box.row1) +
+                      "), columns [" + std::to_string(box.col0) + ", " + std::to_string(box.col1) +
+                      "), expected it inside " + size};
+  return pictures;
+}
+
 /// Rows of a target that are one number everywhere but at a few classes: row r is base[r], plus extra[i] at class
 /// index[i] for begin[r] <= i < begin[r + 1].
 template <class T>
@@ -150,7 +183,7 @@ struct sparse_rows {
   T const* base;               ///< [count]
   std::uint32_t const* begin;  ///< [count + 1]
   std::uint32_t const* index;  ///< [begin[count]], classes
-  T const* extra;              ///< [begin[count]], what each of them has above the base
+  T const* extra;              ///< [begin[count]], added to the base
   std::size_t count;           ///< rows
 };
 

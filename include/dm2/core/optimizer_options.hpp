@@ -4,6 +4,8 @@
 
 #include <dm2/core/compiler.hpp>
 
+#include <cstddef>
+
 namespace dm2 {
 
 /// The rule that moves the parameters.
@@ -23,6 +25,16 @@ struct optimizer_options {
   /// In the published run `dt_bias` and `dt_bias_b` of a mixer are one memory, and so are `A_log` and `A_log_b`: each
   /// step moves it twice, first with the one's gradient and momentum, then with the other's.
   bool shared_pairs = false;
+};
+
+/// Consecutive parameters, their gradients and moments, which an optimizer's step moves together.
+template <class T>
+struct optimizer_run {
+  T* weights;         ///< [size]
+  T const* gradient;  ///< [size]
+  T* first;           ///< [size], Lion's momentum or AdamW's first moment
+  T* second;          ///< [size], AdamW's second moment; unused by Lion
+  std::size_t size;   ///< numbers
 };
 
 }  // namespace dm2

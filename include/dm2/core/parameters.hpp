@@ -1,5 +1,5 @@
 /// @file
-/// Parameter tables: what a layer's parameters are called, their shapes, and where they lie in one flat buffer.
+/// Parameter tables: names, shapes and places of a layer's parameters in one flat buffer.
 #pragma once
 
 #include <dm2/core/view.hpp>
@@ -14,7 +14,7 @@
 
 namespace dm2 {
 
-/// What an entry of the state is.
+/// The kinds of entries of a state.
 enum class entry_kind : std::uint8_t {
   parameter,  ///< trained: gradient, momentum and average exist
   unused,     ///< a parameter that nothing reads and no gradient reaches: saved and averaged, never moved
@@ -27,7 +27,7 @@ struct parameter_info {
   std::string_view name;                    ///< relative to the layer, for example "mixer.in_proj.weight"
   std::array<int, 4> shape{1, 1, 1, 1};     ///< the first `rank` extents count, the others are 1
   int rank = 0;                             ///< 0 for a scalar
-  entry_kind kind = entry_kind::parameter;  ///< what becomes of it in training
+  entry_kind kind = entry_kind::parameter;  ///< decides how training treats it
 
   constexpr parameter_info() = default;
   /// A row of that name and shape; at most four extents.
@@ -57,7 +57,7 @@ struct parameter_entry {
   int rank = 0;                          ///< 0 for a scalar
   std::size_t offset = 0;  ///< elements from the start of the flat buffer; for a counter, its index among the counters
   std::size_t size = 0;    ///< elements
-  entry_kind kind = entry_kind::parameter;  ///< what becomes of it in training
+  entry_kind kind = entry_kind::parameter;  ///< decides how training treats it
 };
 
 /// Elements that a layer takes in the flat buffer.

@@ -1,5 +1,5 @@
 /// @file
-/// Random numbers as a function of what they are for.
+/// Random numbers as a function of their purpose.
 #pragma once
 
 #include <dm2/core/compiler.hpp>
@@ -23,8 +23,8 @@ constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> count
   return counter;
 }
 
-/// A sequence of random numbers that depends on the seed and on two numbers that say what it is for, such as the epoch
-/// and the sample's index, and on nothing else.
+/// A sequence of random numbers, a function of the seed and of two numbers alone. The two name its purpose, such as the
+/// epoch and the sample's index.
 class random_stream {
  public:
   /// Begins the sequence that belongs to (seed, a, b); it has 2^34 different numbers of 32 bits.

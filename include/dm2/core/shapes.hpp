@@ -14,9 +14,9 @@ struct image_extent {
   friend bool operator==(image_extent const&, image_extent const&) = default;
 };
 
-/// What the second direction of the Mamba-2 mixer is.
+/// The second direction of the Mamba-2 mixer.
 enum class mixer_variant : unsigned char {
-  published,  ///< channels reversed, tokens not; its skip term reads `D` (what the published weights were trained with)
+  published,     ///< channels reversed, tokens not; its skip term reads `D` (as the published weights were trained)
   bidirectional  ///< tokens reversed; its skip term reads `D_b`
 };
 
@@ -27,7 +27,7 @@ struct mixer_shape {
   int d_state;                                       ///< N
   int groups;                                        ///< G: heads h with equal h / (H / G) share B and C
   int d_conv;                                        ///< K, taps of the causal convolution
-  mixer_variant variant = mixer_variant::published;  ///< what the second direction reverses
+  mixer_variant variant = mixer_variant::published;  ///< which the second direction is
 
   /// H P, channels of x, z and y.
   [[nodiscard]] constexpr int d_inner() const { return heads * headdim; }

@@ -86,7 +86,7 @@ void add_attention_sums(T const* sums, attention_parameters<A, T> const& grad) {
 
 }  // namespace detail
 
-/// The gradient of attention_core; its inside is computed again from qkv.
+/// The gradient of attention_core. Intermediate results are computed again from qkv.
 ///
 /// Shapes   as attention_core; dy [B L, H d]; dqkv [B L, 3 H d].
 /// Writes   dqkv (=); grad (+=).

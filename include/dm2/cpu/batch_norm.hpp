@@ -13,7 +13,7 @@ namespace dm2::cpu::detail {
 
 inline constexpr double batch_norm_eps = 1e-5, batch_norm_momentum = 0.1;
 
-/// y = relu(x scale + shift) is what BatchNorm and ReLU amount to once the statistics are known.
+/// BatchNorm and ReLU with known statistics: y = relu(x scale + shift).
 template <class T>
 struct channel_affine {
   T *scale, *shift;
@@ -51,8 +51,9 @@ void sum_pixels(context<T>& ctx, std::ptrdiff_t pixels, int channels, double* pa
   add_parts(parts, gradient_parts, channels, sum);
 }
 
-/// mean and 1 / sqrt(variance + eps) of x [pixels, channels], and running <- running + 0.1 (batch - running), with the
-/// variance divided by pixels - 1 for the running one, as PyTorch keeps it. Two passes, in double.
+/// mean and rstd = 1 / sqrt(variance + eps) of x [pixels, channels]; running <- running + 0.1 (batch - running).
+///
+/// The running variance is divided by pixels - 1, as PyTorch keeps it. Two passes, in double.
 ///
 /// Scratch  parts: (gradient_parts + 2) * channels doubles.
 template <class T>
@@ -76,20 +77,35 @@ void batch_statistics(context<T>& ctx, T const* x, std::ptrdiff_t pixels, int ch
   }
 }
 
+/// A BatchNorm that a backward goes through: its input and the batch's statistics.
+template <class T>
+struct batch_norm_point {
+  T const* x;                ///< [pixels, channels]
+  int channels;              ///< of x
+  channel_affine<T> affine;  ///< its output is relu(x scale + shift)
+  T const* mean;             ///< [channels], of the batch
+  T const* rstd;             ///< [channels], 1 / sqrt(variance + eps)
+
+  /// The same with the pixels from `first` on.
+  [[nodiscard]] batch_norm_point from(std::ptrdiff_t first) const {
+    return {x + first * channels, channels, affine, mean, rstd};
+  }
+};
+
 /// With x^ = (x - mean) rstd and dz = da where the output is positive:
 ///     dbias += sum dz,  dweight += sum dz x^,  dx = weight rstd (dz - mean(dz) - x^ mean(dz x^))
 /// This is its first half: dbias and dweight, and the two means.
 ///
 /// Scratch  parts: (gradient_parts + 1) * 2 * channels doubles; the means are left in means [2, channels].
 template <class T>
-void batch_norm_sums(context<T>& ctx, T const* x, T const* da, std::ptrdiff_t pixels, int channels,
-                     channel_affine<T> const& a, T const* mean, T const* rstd, double* parts, double* means, T* dweight,
-                     T* dbias) {
+void batch_norm_sums(context<T>& ctx, batch_norm_point<T> const& p, T const* da, std::ptrdiff_t pixels, double* parts,
+                     double* means, T* dweight, T* dbias) {
+  int const channels = p.channels;
   // The factor is a product: half of the branches that a choice compiles to are mispredicted, which takes seven times
   // as long.
   sum_pixels(ctx, pixels, 2 * channels, parts, means, [=](std::ptrdiff_t i, double* sum) {
-    T const *const in = x + i * channels, *const grad = da + i * channels, *const scale = a.scale,
-                   *const shift = a.shift;
+    T const *const in = p.x + i * channels, *const grad = da + i * channels, *const scale = p.affine.scale,
+                   *const shift = p.affine.shift, *const mean = p.mean, *const rstd = p.rstd;
     for (int c = 0; c < channels; ++c) {
       double const dz = double(T(in[c] * scale[c] + shift[c] > 0) * grad[c]);
       sum[c] += dz;
@@ -105,12 +121,13 @@ void batch_norm_sums(context<T>& ctx, T const* x, T const* da, std::ptrdiff_t pi
 
 /// The second half: dx for `pixels` consecutive pixels. dx may be da.
 template <class T>
-void batch_norm_input_gradient(T const* x, T const* da, std::ptrdiff_t pixels, int channels, channel_affine<T> const& a,
-                               T const* mean, T const* rstd, double const* means, T* dx) {
+void batch_norm_input_gradient(batch_norm_point<T> p, T const* da, std::ptrdiff_t pixels, double const* means, T* dx) {
+  int const channels = p.channels;
+  channel_affine<T> const a = p.affine;
   for (std::ptrdiff_t i = 0; i < pixels; ++i)
     for (int c = 0; c < channels; ++c) {
-      T const in = x[i * channels + c], dz = in * a.scale[c] + a.shift[c] > 0 ? da[i * channels + c] : T(0);
-      dx[i * channels + c] = a.scale[c] * (dz - T(means[c]) - (in - mean[c]) * rstd[c] * T(means[channels + c]));
+      T const in = p.x[i * channels + c], dz = in * a.scale[c] + a.shift[c] > 0 ? da[i * channels + c] : T(0);
+      dx[i * channels + c] = a.scale[c] * (dz - T(means[c]) - (in - p.mean[c]) * p.rstd[c] * T(means[channels + c]));
     }
 }
 

@@ -1,5 +1,5 @@
 /// @file
-/// What every CPU operation runs with: a floating type, a number of threads, scratch memory.
+/// The context of every CPU operation: a floating type, a number of threads, scratch memory.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -41,12 +41,12 @@ class context {
  public:
   using scalar = T;   ///< the type of every number
   using element = T;  ///< the type of activations between operations
-  /// What the stem's training forward leaves for its backward.
+  /// The stem's activations that its backward reads.
   template <stem_shape S>
   using stem_saved = dm2::stem_saved<S, T>;
   /// Whether the loss takes the patches' logits as the mixed tokens left them: here they are mixed back first.
   static constexpr bool loss_takes_mixed = false;
-  using buffer = host_memory;                   ///< what owns memory of this backend
+  using buffer = host_memory;                   ///< owns memory of this backend
   static constexpr space memory = space::host;  ///< where views of this backend point
 
   /// 0 threads or less take OpenMP's default.

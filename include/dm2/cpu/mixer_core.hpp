@@ -68,7 +68,20 @@ struct arranged_direction {
   }
 };
 
-/// What one direction of one sequence computes on the way, kept in scratch.
+/// Both directions, as they are walked.
+template <mixer_shape M, class T>
+struct arranged_mixer {
+  direction_layout<M> layouts[2]{direction_layout<M>{false}, direction_layout<M>{true}};
+  arranged_direction<M, T> directions[2];
+
+  explicit arranged_mixer(arena& s) : directions{arranged_direction<M, T>{s}, arranged_direction<M, T>{s}} {}
+  arranged_mixer(arena& s, mixer_parameters<M, T const> const& p) : arranged_mixer{s} {
+    directions[0].fill(p.forward, false);
+    directions[1].fill(p.backward, layouts[1].reverse_channels);
+  }
+};
+
+/// Intermediate results of one direction of one sequence, in scratch memory.
 template <mixer_shape M, class T>
 struct direction_scratch {
   T* conv;  ///< [L, conv_dim], before SiLU
@@ -127,7 +140,7 @@ void gate_and_norm(T const* y, sequence<T const> z, T const* norm, sequence<T> g
 
 }  // namespace detail
 
-/// From the input projection to what the output projections read, for both directions of the mixer.
+/// The mixer between its input and output projections, both directions.
 ///
 /// Direction d of sequence b: u = silu(conv(xBC)), y = scan(u) + D x, g = RMSNorm(y silu(z)) norm.
 ///
@@ -144,24 +157,20 @@ void mixer_core(context<T>& ctx, std::type_identity_t<rows<T const, M.projected(
   int const count = whole_sequences("mixer_core.zxbcdt", zxbcdt.count, length);
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
   bool const chunked = use_chunks(M, length, scan_form::automatic);
-  if (!ctx.reserve(2 * planned_bytes<arranged_direction<M, T>>(),
+  if (!ctx.reserve(planned_bytes<arranged_mixer<M, T>>(),
                    planned_bytes<direction_scratch<M, T>>(length) + planned_bytes<scan_scratch<M, T>>(length, chunked)))
     return;
   arena_scope const scope{ctx.shared()};
-  arranged_direction<M, T> const arranged[2]{arranged_direction<M, T>{ctx.shared()},
-                                             arranged_direction<M, T>{ctx.shared()}};
-  direction_layout<M> const layouts[2]{direction_layout<M>{false}, direction_layout<M>{true}};
-  arranged[0].fill(p.forward, false);
-  arranged[1].fill(p.backward, layouts[1].reverse_channels);
+  arranged_mixer<M, T> const arranged{ctx.shared(), p};
   ctx.for_each(2 * count, [&](int task, arena& scratch) {
     int const second = task % 2;
     std::ptrdiff_t const row = std::ptrdiff_t{task / 2} * length;
-    direction_layout<M> const& at = layouts[second];
+    direction_layout<M> const& at = arranged.layouts[second];
     direction_scratch<M, T> const s{scratch, length};
     auto const in = walk(zxbcdt.data + row * M.projected(), M.projected(), length, at.reverse_tokens);
-    direction_forward(in, at, arranged[second], s, scratch);
+    direction_forward(in, at, arranged.directions[second], s, scratch);
     gate_and_norm<M>(
-        s.y, in.from(at.z), arranged[second].norm,
+        s.y, in.from(at.z), arranged.directions[second].norm,
         walk(g.data + row * 2 * M.d_inner() + second * M.d_inner(), 2 * M.d_inner(), length, at.reverse_tokens));
   });
 }

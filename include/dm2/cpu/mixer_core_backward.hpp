@@ -102,7 +102,7 @@ void add_arranged(T const* sum, T const* a, bool reversed, mixer_direction<M, T>
 
 }  // namespace detail
 
-/// The gradient of mixer_core; its inside is computed again from zxbcdt.
+/// The gradient of mixer_core. Intermediate results are computed again from zxbcdt.
 ///
 /// Shapes   as mixer_core; dg [B L, 2 d_inner]; dzxbcdt [B L, projected].
 /// Writes   dzxbcdt (=); grad (+=). In the published variant grad.backward.d is the first direction's d.
@@ -118,18 +118,14 @@ void mixer_core_backward(context<T>& ctx, std::type_identity_t<rows<T const, M.p
   require_extent("mixer_core_backward.dg rows", dg.count, zxbcdt.count);
   require_extent("mixer_core_backward.dzxbcdt rows", dzxbcdt.count, zxbcdt.count);
   bool const chunked = use_chunks(M, length, scan_form::automatic);
-  if (!ctx.reserve(
-          2 * planned_bytes<arranged_direction<M, T>>() + 2 * gradient_parts * size * sizeof(T) + arena::alignment,
-          planned_bytes<direction_scratch<M, T>>(length) + planned_bytes<direction_backward_scratch<M, T>>(length) +
-              std::max(planned_bytes<scan_scratch<M, T>>(length, chunked),
-                       planned_bytes<scan_backward_scratch<M, T>>(length))))
+  if (!ctx.reserve(planned_bytes<arranged_mixer<M, T>>() + 2 * gradient_parts * size * sizeof(T) + arena::alignment,
+                   planned_bytes<direction_scratch<M, T>>(length) +
+                       planned_bytes<direction_backward_scratch<M, T>>(length) +
+                       std::max(planned_bytes<scan_scratch<M, T>>(length, chunked),
+                                planned_bytes<scan_backward_scratch<M, T>>(length))))
     return;
   arena_scope const scope{ctx.shared()};
-  arranged_direction<M, T> const arranged[2]{arranged_direction<M, T>{ctx.shared()},
-                                             arranged_direction<M, T>{ctx.shared()}};
-  direction_layout<M> const layouts[2]{direction_layout<M>{false}, direction_layout<M>{true}};
-  arranged[0].fill(p.forward, false);
-  arranged[1].fill(p.backward, layouts[1].reverse_channels);
+  arranged_mixer<M, T> const arranged{ctx.shared(), p};
   T* const sums = ctx.shared().template take<T>(std::size_t(2 * gradient_parts) * size);
   ctx.for_each(gradient_parts, [&](int k, arena& scratch) {
     T* const sum = sums + 2 * k * size;
@@ -138,19 +134,19 @@ void mixer_core_backward(context<T>& ctx, std::type_identity_t<rows<T const, M.p
       std::ptrdiff_t const row = std::ptrdiff_t{i} * length;
       array(dzxbcdt.data + row * M.projected(), std::ptrdiff_t{length} * M.projected()).setZero();
       for (int second = 0; second < 2; ++second) {
-        direction_layout<M> const& at = layouts[second];
+        direction_layout<M> const& at = arranged.layouts[second];
         auto const tokens = [&](auto* first, int width, int channel) {
           return walk(first + row * width + channel, width, length, at.reverse_tokens);
         };
-        direction_backward(tokens(zxbcdt.data, M.projected(), 0), at, arranged[second],
+        direction_backward(tokens(zxbcdt.data, M.projected(), 0), at, arranged.directions[second],
                            tokens(dg.data, 2 * M.d_inner(), second * M.d_inner()),
                            tokens(dzxbcdt.data, M.projected(), 0), sum + second * size, scratch);
       }
     }
   });
   for (int k = 1; k < gradient_parts; ++k) array(sums, 2 * size) += array(sums + 2 * k * size, 2 * size);
-  add_arranged(sums, arranged[0].a, false, grad.forward);
-  add_arranged(sums + size, arranged[1].a, layouts[1].reverse_channels, grad.backward);
+  add_arranged(sums, arranged.directions[0].a, false, grad.forward);
+  add_arranged(sums + size, arranged.directions[1].a, arranged.layouts[1].reverse_channels, grad.backward);
 }
 
 }  // namespace dm2::cpu

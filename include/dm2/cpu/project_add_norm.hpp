@@ -77,7 +77,7 @@ void project_add(context<T>& ctx, std::type_identity_t<rows<T const, K>> g, line
 
 /// point.residual = before + g out^T + bias, then y = RMSNorm(point.residual) in^T + bias.
 ///
-/// Shapes   g [R, K], what a core wrote; before [R, D]; y [R, N], what the next core reads.
+/// Shapes   g [R, K], a core's output; before [R, D]; y [R, N], the next core's input.
 /// Writes   point, y (=). point.residual may be `before`.
 /// Throws   shape_error if the row counts differ.
 template <class T, int D, int K, int N>
@@ -89,21 +89,20 @@ void project_add_norm_project(context<T>& ctx, std::type_identity_t<rows<T const
   norm_project(ctx, point, p, eps, y);
 }
 
-/// The gradient of project_add_norm_project.
+/// The gradient of project_add_norm_project, of from.core and from.out.
 ///
 /// Shapes   dy [R, N]; dresidual [R, D]: on entry the gradient of point.residual from everything after, on return
-///          that of `before`; dg [R, K].
-/// Writes   dresidual (updated); dg (=); dout, dp (+=).
+///          that of `before`.
+/// Writes   dresidual (updated); grad.core (=); grad.out, dp (+=).
 /// Throws   shape_error if the row counts differ.
 template <class T, int D, int K, int N>
-void project_add_norm_project_backward(context<T>& ctx, std::type_identity_t<rows<T const, K>> g,
-                                       linear_parameters<T const, D, K> const& out, norm_point<T, D> point,
-                                       norm_projection<T const, N, D> const& p,
+void project_add_norm_project_backward(context<T>& ctx, core_projection<T const, D, K> const& from,
+                                       norm_point<T, D> point, norm_projection<T const, N, D> const& p,
                                        std::type_identity_t<rows<T const, N>> dy,
-                                       std::type_identity_t<rows<T, D>> dresidual, std::type_identity_t<rows<T, K>> dg,
-                                       linear_parameters<T, D, K> const& dout, norm_projection<T, N, D> const& dp) {
+                                       std::type_identity_t<rows<T, D>> dresidual, core_projection<T, D, K> const& grad,
+                                       norm_projection<T, N, D> const& dp) {
   norm_project_backward(ctx, point, p, dy, dresidual, dp);
-  linear_backward(ctx, g, out.weight, dresidual, dg, dout.weight, dout.bias);
+  linear_backward(ctx, from.core, from.out.weight, dresidual, grad.core, grad.out.weight, grad.out.bias);
 }
 
 /// The end of the trunk: point.residual = before + g out^T + bias, then y = RMSNorm(point.residual).
@@ -120,20 +119,19 @@ void project_add_norm(context<T>& ctx, std::type_identity_t<rows<T const, K>> g,
   rms_norm(ctx, point.residual, norm, eps, y, point.rstd);
 }
 
-/// The gradient of project_add_norm.
+/// The gradient of project_add_norm, of from.core and from.out.
 ///
-/// Shapes   dy [R, D]; dresidual [R, D]; dg [R, K].
-/// Writes   dresidual (=), the gradient of `before`; dg (=); dout, dnorm (+=).
+/// Shapes   dy [R, D]; dresidual [R, D].
+/// Writes   dresidual (=), the gradient of `before`; grad.core (=); grad.out, dnorm (+=).
 /// Throws   shape_error if the row counts differ.
 template <class T, int D, int K>
-void project_add_norm_backward(context<T>& ctx, std::type_identity_t<rows<T const, K>> g,
-                               linear_parameters<T const, D, K> const& out, norm_point<T, D> point,
+void project_add_norm_backward(context<T>& ctx, core_projection<T const, D, K> const& from, norm_point<T, D> point,
                                block<T const, space::host, D> norm, std::type_identity_t<rows<T const, D>> dy,
-                               std::type_identity_t<rows<T, D>> dresidual, std::type_identity_t<rows<T, K>> dg,
-                               linear_parameters<T, D, K> const& dout, block<T, space::host, D> dnorm) {
+                               std::type_identity_t<rows<T, D>> dresidual, core_projection<T, D, K> const& grad,
+                               block<T, space::host, D> dnorm) {
   clear(ctx, dresidual.data, dresidual.size());
   rms_norm_backward(ctx, point.residual, norm, point.rstd, dy, dresidual, dnorm);
-  linear_backward(ctx, g, out.weight, dresidual, dg, dout.weight, dout.bias);
+  linear_backward(ctx, from.core, from.out.weight, dresidual, grad.core, grad.out.weight, grad.out.bias);
 }
 
 }  // namespace dm2::cpu

@@ -16,6 +16,9 @@
 #include <dm2/cpu/ssd.hpp>
 
 namespace dm2::cpu {
+
+using dm2::ssd_gradient;
+
 namespace detail {
 
 /// Gradients of one sequence. All are overwritten, except a and skip (+=).
@@ -81,7 +84,7 @@ void rectangle_sums(T const* gamma, int n, T* da) {
   }
 }
 
-/// What passes through the states: dB, dC, U and da (=), for one tile of one group; moves dstate to the
+/// The gradients that pass through the states: dB, dC, U and da (=), for one tile of one group; moves dstate to the
 /// tile's start.
 template <mixer_shape M, class T>
 void scan_state_backward(scan_input<T> const& in, sequence<T const> dy, scan_gradient<T> const& d, int t0, int group,
@@ -129,7 +132,7 @@ void scan_state_backward(scan_input<T> const& in, sequence<T const> dy, scan_gra
   gemm<op::transposed, op::plain, true, T>(c, r, dstate);
 }
 
-/// What stays inside the tile, for one head: adds to U, da and dscores.
+/// The gradients that stay inside a tile, for one head: adds to U, da and dscores.
 template <mixer_shape M, class T>
 void scan_head_backward(scan_input<T> const& in, sequence<T const> dy, int t0, int h, T* u,
                         scan_backward_scratch<M, T> const& s) {
@@ -154,15 +157,17 @@ void scan_head_backward(scan_input<T> const& in, sequence<T const> dy, int t0, i
 }
 
 /// dx, d dt, dA and dD from U and da, for one head of one tile.
-template <class T>
-void finish_head(scan_input<T> const& in, sequence<T const> dy, T const* a, T const* skip, T const* da, T const* u,
-                 std::ptrdiff_t stride, int t0, int n, int h, int headdim, scan_gradient<T> const& d) {
-  int const length = in.x.length;
+template <mixer_shape M, class T>
+void finish_head(scan_input<T> const& in, T const* a, T const* skip, sequence<T const> dy, int t0, int h, T const* u,
+                 scan_backward_scratch<M, T> const& s, scan_gradient<T> const& d) {
+  constexpr int P = M.headdim, width = M.d_inner() / M.groups;
+  int const length = in.x.length, n = std::min(scan_tile, length - t0);
+  T const* const da = s.da + h * scan_tile;
   for (int t = 0; t < n; ++t) {
-    auto const x = array(in.x[t0 + t] + h * headdim, headdim), g = array(dy[t0 + t] + h * headdim, headdim);
-    auto const ut = array(u + t * stride, headdim);
+    auto const x = array(in.x[t0 + t] + h * P, P), g = array(dy[t0 + t] + h * P, P);
+    auto const ut = array(u + t * width, P);
     T const dt = in.dt[h * length + t0 + t];
-    array(d.x[t0 + t] + h * headdim, headdim) = skip[h] * g + dt * ut;
+    array(d.x[t0 + t] + h * P, P) = skip[h] * g + dt * ut;
     d.dt[h * length + t0 + t] = (x * ut).sum() + a[h] * da[t];
     d.a[h] += dt * da[t];
     d.skip[h] += (g * x).sum();
@@ -175,7 +180,7 @@ void finish_head(scan_input<T> const& in, sequence<T const> dy, T const* a, T co
 template <mixer_shape M, class T>
 void scan_backward(scan_input<T> const& in, T const* a, T const* skip, sequence<T const> dy, scan_gradient<T> const& d,
                    arena& scratch) {
-  constexpr int P = M.headdim, N = M.d_state, per_group = M.heads / M.groups, width = per_group * P;
+  constexpr int P = M.headdim, N = M.d_state, per_group = M.heads / M.groups;
   int const length = in.x.length;
   arena_scope const scope{scratch};
   scan_backward_scratch<M, T> const s{scratch, length};
@@ -191,7 +196,7 @@ void scan_backward(scan_input<T> const& in, T const* a, T const* skip, sequence<
       for (int k = 0; k < per_group; ++k) {
         int const h = g * per_group + k;
         scan_head_backward<M>(in, dy, t0, h, s.u + k * P, s);
-        finish_head(in, dy, a, skip, s.da + h * scan_tile, s.u + k * P, width, t0, n, h, P, d);
+        finish_head<M>(in, a, skip, dy, t0, h, s.u + k * P, s, d);
       }
       gemm<op::plain, op::plain, true, T>({s.dscores, n, n}, b, {d.c[t0] + g * N, n, N, d.c.stride});
       gemm<op::transposed, op::plain, true, T>({s.dscores, n, n}, c, {d.b[t0] + g * N, n, N, d.b.stride});
@@ -199,20 +204,6 @@ void scan_backward(scan_input<T> const& in, T const* a, T const* skip, sequence<
   }
 }
 
-}  // namespace detail
-
-/// Gradients of ssd over a batch of sequences.
-template <mixer_shape M, class T, space S = space::host>
-struct ssd_gradient {
-  rows<T, M.d_inner(), S> x;           ///< (=)
-  rows<T, M.heads, S> dt;              ///< (=)
-  block<T, S, M.heads> a;              ///< (+=)
-  rows<T, M.groups * M.d_state, S> b;  ///< (=)
-  rows<T, M.groups * M.d_state, S> c;  ///< (=)
-  block<T, S, M.heads> d;              ///< (+=)
-};
-
-namespace detail {
 template <mixer_shape M, class T>
 struct ssd_backward_scratch : ssd_scratch<M, T> {
   T* ddt;

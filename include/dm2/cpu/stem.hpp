@@ -148,10 +148,7 @@ std::size_t stem_band_bytes() {
 /// Pictures in a grid of that many rows; throws shape_error unless they are whole.
 template <stem_shape S>
 int stem_batch(std::size_t grid_rows) {
-  if (grid_rows % std::size_t(S.tokens()) != 0)
-    throw shape_error{"stem.grid: got " + std::to_string(grid_rows) + " rows, expected a multiple of the tokens " +
-                      std::to_string(S.tokens())};
-  return int(grid_rows / std::size_t(S.tokens()));
+  return require_whole("stem.grid", grid_rows, "tokens", S.tokens());
 }
 
 }  // namespace detail

@@ -17,13 +17,14 @@ template <stem_shape S, class T>
 struct stem_train_scratch {
   arranged_stem<S, T> weights;
   channel_affine<T> affine[3];
-  double* sums;
+  double *sums, *means;  ///< parts of BatchNorm's sums; the two means that its backward leaves
   T* patches;
 
   explicit stem_train_scratch(arena& a)
       : weights{a},
         affine{channel_affine<T>{a, S.hidden}, channel_affine<T>{a, S.hidden}, channel_affine<T>{a, S.hidden}} {
     sums = a.take<double>(std::size_t(gradient_parts + 1) * 2 * S.hidden);
+    means = sums + gradient_parts * 2 * S.hidden;
     patches = a.take<T>(std::size_t(stem_pixels<S>) * S.hidden);
   }
 };
@@ -141,22 +142,28 @@ void blocks_to_picture_row(T const* blocks, int y, T* picture) {
             blocks[std::ptrdiff_t{x / 2} * 4 * S.channels + (dy * 2 + x % 2) * S.channels + c];
 }
 
+/// The BatchNorm after convolution `stage`.
+template <stem_shape S, class T>
+batch_norm_point<T> stage_norm(stem_saved<S, T> const& saved, stem_train_scratch<S, T> const& s, std::size_t stage) {
+  return {saved.raw[stage], S.hidden, s.affine[stage], saved.mean[stage], saved.rstd[stage]};
+}
+
 /// Convolution `stage` of picture b: its kernel's gradient to `dconv`, its input's over t.da or to dpicture.
 template <stem_shape S, class T>
 void stage_backward(T const* picture, stem_saved<S, T> const& saved, stem_train_scratch<S, T> const& s,
-                    stem_backward_scratch<S, T> const& t, double const* means, std::size_t stage, std::ptrdiff_t b,
-                    T* dconv, T* dpicture, arena& scratch) {
+                    stem_backward_scratch<S, T> const& t, std::size_t stage, std::ptrdiff_t b, T* dconv, T* dpicture,
+                    arena& scratch) {
   plane const p = stem_plane<S>(int(stage)), q{p.height, p.width, S.hidden, p.kernel, p.kernel - 1 - p.before};
   constexpr std::ptrdiff_t line = std::ptrdiff_t{S.half_width()} * S.hidden;
   arena_scope const scope{scratch};
   stem_planes<S, T> const planes{scratch};
   T* const da = t.da + b * stem_pixels<S> * S.hidden;
-  T const* const raw = saved.raw[stage] + b * stem_pixels<S> * S.hidden;
+  batch_norm_point<T> const norm = stage_norm(saved, s, stage).from(b * stem_pixels<S>);
   stage_input<S>(picture, saved, s.affine, stage, b, planes.in);
   clear_border(q, planes.grad);
   for (int y = 0; y < p.height; ++y)
-    batch_norm_input_gradient(raw + y * line, da + y * line, p.width, S.hidden, s.affine[stage], saved.mean[stage],
-                              saved.rstd[stage], means, planes.grad + q.at(y, 0));
+    batch_norm_input_gradient(norm.from(std::ptrdiff_t{y} * p.width), da + y * line, p.width, s.means,
+                              planes.grad + q.at(y, 0));
   conv2d_weight_gradient(p, planes.in, q, planes.grad, dconv);
   if (stage == 0 && dpicture == nullptr) return;
   conv2d(q, planes.grad, t.mirrored[stage], p.channels, scratch, [&](int y, T const* row) {
@@ -194,15 +201,14 @@ void stem_backward(context<T>& ctx, T const* picture, stem_parameters<S, T const
   }
   project_patches_backward(ctx, saved, s, dgrid, batch, t, grad);
   for (std::size_t stage = 3; stage-- > 0;) {
-    double* const means = s.sums + gradient_parts * 2 * S.hidden;
-    batch_norm_sums(ctx, saved.raw[stage], t.da, batch * stem_pixels<S>, S.hidden, s.affine[stage], saved.mean[stage],
-                    saved.rstd[stage], s.sums, means, grad.bn_weight[stage].data, grad.bn_bias[stage].data);
+    batch_norm_sums(ctx, stage_norm(saved, s, stage), t.da, batch * stem_pixels<S>, s.sums, s.means,
+                    grad.bn_weight[stage].data, grad.bn_bias[stage].data);
     std::size_t const size = stage == 0 ? arranged_stem<S, T>::first_size : arranged_stem<S, T>::inner_size;
     ctx.for_each(gradient_parts, [&](int k, arena& scratch) {
       T* const dconv = t.dconv + std::size_t(k) * size;
       std::fill_n(dconv, size, T(0));
       for (int b = k; b < batch; b += gradient_parts)
-        stage_backward(picture, saved, s, t, means, stage, b, dconv, dpicture, scratch);
+        stage_backward(picture, saved, s, t, stage, b, dconv, dpicture, scratch);
     });
     for (std::size_t k = 1; k < gradient_parts; ++k)
       array(t.dconv, std::ptrdiff_t(size)) += array(t.dconv + k * size, std::ptrdiff_t(size));

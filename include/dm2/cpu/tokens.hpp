@@ -70,22 +70,14 @@ void assemble_tokens_backward(context<T>& ctx, std::type_identity_t<rows<T const
 /// Throws   shape_error if grid's rows are not whole pictures or the box leaves the grid; nothing is written then.
 template <class T, int C>
 void mix_tokens(context<T>& ctx, rows<T, C> grid, int height, int width, mix_box box) {
-  std::size_t const tokens = std::size_t(height) * std::size_t(width);
-  if (tokens == 0 || grid.count % tokens != 0)
-    throw shape_error{"mix_tokens.grid: got " + std::to_string(grid.count) +
-                      " rows, expected a multiple of the patches " + std::to_string(height) + " x " +
-                      std::to_string(width)};
-  if (box.row0 < 0 || box.row1 > height || box.col0 < 0 || box.col1 > width)
-    throw shape_error{"mix_tokens.box: got rows [" + std::to_string(box.row0) + ", " + std::to_string(box.row1) +
-                      "), columns [" + std::to_string(box.col0) + ", " + std::to_string(box.col1) +
-                      "), expected it inside " + std::to_string(height) + " x " + std::to_string(width)};
+  int const batch = require_mix_box(grid.count, height, width, box);
   if (box.area() == 0) return;
-  int const batch = int(grid.count / tokens);
+  std::ptrdiff_t const tokens = std::ptrdiff_t{height} * width;
   ctx.for_each(batch / 2, [&](int b, arena&) {
     for (int r = box.row0; r < box.row1; ++r) {
       std::ptrdiff_t const first = std::ptrdiff_t{r} * width + box.col0, n = std::ptrdiff_t{box.col1 - box.col0} * C;
-      T* const one = grid.data + (b * std::ptrdiff_t(tokens) + first) * C;
-      std::swap_ranges(one, one + n, grid.data + ((batch - 1 - b) * std::ptrdiff_t(tokens) + first) * C);
+      T* const one = grid.data + (b * tokens + first) * C;
+      std::swap_ranges(one, one + n, grid.data + ((batch - 1 - b) * tokens + first) * C);
     }
   });
 }

@@ -14,6 +14,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cmath>
 #include <cstddef>
@@ -42,8 +43,59 @@ struct gradient_measure {
 namespace detail {
 
 /// Blocks of the sum, on every device, so that it does not depend on the device's size: eight for each of an H100's 132
-/// multiprocessors.
-inline constexpr int norm_blocks = 1056, norm_threads = 256;
+/// multiprocessors. A block sums consecutive lines, half a warp one after the other.
+inline constexpr int norm_blocks = 1056, norm_threads = 256, norm_teams = norm_threads / 16;
+
+/// The squares of a line's numbers, in each of the sixteen lanes. In double, since a float's square is out of float's
+/// range for a good part of floats.
+__device__ inline double squares_of_line(float const* line, int lane) {
+  packet<float, 4> const v = load_packet<4>(line + 4 * lane);
+  double sum = 0;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) sum += double(v.v[k]) * double(v.v[k]);
+  return sum_over_lanes<16>(sum);
+}
+
+/// sums [lines]: the squares of each moved line, 0 of the others.
+template <class T>
+__global__ void __launch_bounds__(norm_threads)
+    line_squares_kernel(T const* x, std::uint16_t const* kinds, std::uint32_t lines, double* sums) {
+  int const lane = int(threadIdx.x % 16);
+  std::uint32_t const line = blockIdx.x * norm_teams + threadIdx.x / 16;
+  bool const inside = line < lines;  // the other half of the warp may be
+  double const sum = squares_of_line(x + std::size_t{inside ? line : lines - 1} * update_line::size, lane);
+  if (lane == 0 && inside) sums[line] = kinds[line] == update_line::still ? 0 : sum;
+}
+
+/// parts [norm_blocks]: the squares of the moved lines of each block, from x, or from `sums` where they are known: the
+/// same parts to the last bit. Blocks begin with the last lines: the optimizer, which begins with the first, finds
+/// those in the cache.
+template <class T>
+__global__ void __launch_bounds__(norm_threads)
+    squares_kernel(T const* x, double const* sums, std::uint16_t const* kinds, std::uint32_t lines, double* parts) {
+  __shared__ double teams[norm_teams];
+  std::uint32_t const block = norm_blocks - 1 - blockIdx.x;
+  int const lane = int(threadIdx.x % 16), team = int(threadIdx.x / 16);
+  auto const first_of = [&](std::uint32_t b) { return std::uint32_t(std::uint64_t{lines} * b / norm_blocks); };
+  double sum = 0;
+  // All lanes of a warp go through the loop together: they exchange numbers in it.
+  for (std::uint32_t at = first_of(block); at < first_of(block + 1); at += norm_teams) {
+    std::uint32_t const line = at + std::uint32_t(team);
+    bool const inside = line < first_of(block + 1);
+    double square = 0;
+    if (sums != nullptr)
+      square = inside ? sums[line] : 0;
+    else
+      square = squares_of_line(x + std::size_t{inside ? line : at} * update_line::size, lane);
+    if (inside && kinds[line] != update_line::still) sum += square;
+  }
+  if (lane == 0) teams[team] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  double total = 0;
+  for (double const part : teams) total += part;
+  parts[block] = total;
+}
 
 /// The sum over the block, in thread 0; `tree` [norm_threads] is shared.
 __device__ inline double sum_of_threads(double x, double* tree) {
@@ -54,29 +106,6 @@ __device__ inline double sum_of_threads(double x, double* tree) {
     if (thread < half) tree[thread] += tree[thread + half];
   }
   return tree[0];
-}
-
-/// The squares of the moved lines' numbers, from the last number to the first: the optimizer, which begins at the
-/// first, finds those in the cache. In double, since a float's square is out of float's range for a good part of
-/// floats.
-template <class T>
-__global__ void __launch_bounds__(norm_threads)
-    squares_kernel(T const* __restrict__ x, std::uint16_t const* __restrict__ lines, std::uint32_t packets,
-                   double* parts) {
-  constexpr std::uint32_t line = update_line::size / 4, stride = norm_blocks * norm_threads;
-  __shared__ double tree[norm_threads];
-  double sum = 0;
-#pragma unroll 2
-  for (std::uint32_t i = blockIdx.x * norm_threads + threadIdx.x; i < packets; i += stride) {
-    std::uint32_t const at = packets - 1 - i;
-    packet<T, 4> const v = load_packet<4>(x + std::size_t{at} * 4);
-    double four = 0;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) four += double(v.v[k]) * double(v.v[k]);
-    sum += lines[at / line] == update_line::still ? 0 : four;
-  }
-  sum = sum_of_threads(sum, tree);
-  if (threadIdx.x == 0) parts[blockIdx.x] = sum;
 }
 
 template <class T>
@@ -102,6 +131,30 @@ inline std::uint32_t whole_lines(char const* name, std::size_t n) {
 
 }  // namespace detail
 
+/// What is measured of gradients, and where it goes.
+struct measure_options {
+  double limit = 0;      ///< the norm that longer gradients are scaled down to; 0 leaves them alone
+  double scale = 1;      ///< undoes what the losses were multiplied by beyond the mean over micro-batches
+  finite_check check{};  ///< told of a norm that is not finite
+};
+
+namespace detail {
+
+/// measure_gradients from x, or from the lines' `sums`.
+template <precision P>
+void measure_lines(context<P>& ctx, float const* x, double const* sums, std::uint16_t const* kinds, std::uint32_t lines,
+                   measure_options const& o, gradient_measure* measure) {
+  if (!ctx.reserve(norm_blocks * sizeof(double) + arena::alignment)) return;
+  arena_scope const scope{ctx.shared()};
+  double* const parts = ctx.shared().template take<double>(norm_blocks);
+  launch("measure_gradients", squares_kernel<float>, {norm_blocks, norm_threads}, ctx.stream(), x, sums, kinds, lines,
+         parts);
+  launch("measure_gradients", norm_kernel<double>, {1, norm_threads}, ctx.stream(), parts, o.scale, o.limit, measure,
+         o.check);
+}
+
+}  // namespace detail
+
 /// measure = the norm of scale times the gradients, and the factor for the optimizer; a norm that is not finite, as it
 /// is with any gradient that is not, is reported.
 ///
@@ -109,19 +162,34 @@ inline std::uint32_t whole_lines(char const* name, std::size_t n) {
 ///          out; n a multiple of 64; measure and check's: on the device.
 /// Writes   measure (=).
 /// Throws   shape_error if n is no multiple of 64.
-/// Limits   `limit` is the norm that longer gradients are scaled down to; 0 leaves them alone. `scale` undoes what the
-///          losses were multiplied by beyond the mean over micro-batches.
 template <precision P>
-void measure_gradients(context<P>& ctx, float const* gradients, std::uint16_t const* lines, std::size_t n, double limit,
-                       gradient_measure* measure, finite_check const& check = {}, double scale = 1) {
-  std::uint32_t const packets = detail::whole_lines("measure_gradients.n modulo 64", n);
-  if (!ctx.reserve(detail::norm_blocks * sizeof(double) + arena::alignment)) return;
-  arena_scope const scope{ctx.shared()};
-  double* const parts = ctx.shared().template take<double>(detail::norm_blocks);
-  detail::launch("measure_gradients", detail::squares_kernel<float>, {detail::norm_blocks, detail::norm_threads},
-                 ctx.stream(), gradients, lines, packets, parts);
-  detail::launch("measure_gradients", detail::norm_kernel<double>, {1, detail::norm_threads}, ctx.stream(), parts,
-                 scale, limit, measure, check);
+void measure_gradients(context<P>& ctx, float const* gradients, std::uint16_t const* lines, std::size_t n,
+                       measure_options const& options, gradient_measure* measure) {
+  std::uint32_t const count = detail::whole_lines("measure_gradients.n modulo 64", n) / (update_line::size / 4);
+  detail::measure_lines(ctx, gradients, nullptr, lines, count, options, measure);
+}
+
+/// The first half of measure_gradients, where several processes have a part of the gradients each: the squares of each
+/// moved line.
+///
+/// Shapes   gradients [n], lines [n / 64]; sums [n / 64] (=). Throws shape_error if n is no multiple of 64.
+template <precision P>
+void measure_line_squares(context<P>& ctx, float const* gradients, std::uint16_t const* lines, std::size_t n,
+                          double* sums) {
+  std::uint32_t const count = detail::whole_lines("measure_line_squares.n modulo 64", n) / (update_line::size / 4);
+  if (!ctx.reserve(0) || n == 0) return;
+  detail::launch("measure_line_squares", detail::line_squares_kernel<float>,
+                 {detail::blocks_for(count, detail::norm_teams), detail::norm_threads}, ctx.stream(), gradients, lines,
+                 count, sums);
+}
+
+/// The second half: measure from all lines' sums [n / 64], as measure_gradients has it from the gradients themselves,
+/// to the last bit.
+template <precision P>
+void measure_from_lines(context<P>& ctx, double const* sums, std::uint16_t const* lines, std::size_t n,
+                        measure_options const& options, gradient_measure* measure) {
+  std::uint32_t const count = detail::whole_lines("measure_from_lines.n modulo 64", n) / (update_line::size / 4);
+  detail::measure_lines(ctx, nullptr, sums, lines, count, options, measure);
 }
 
 /// What changes from step to step: made on the host in double, read from device memory, so that one graph replays.

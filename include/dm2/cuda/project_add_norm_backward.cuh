@@ -128,28 +128,27 @@ void norm_project_backward(context<P>& ctx, norm_point<float, D, space::device> 
 
 /// The gradient of project_add_norm_project.
 ///
-/// Shapes   g, dg [R, K]; dy [R, N]; dresidual [R, D]: on entry the gradient of point.residual from everything after,
-///          on return that of `before`.
-/// Writes   dresidual (updated); dg (=); dout, dp (+=). Nothing overlaps.
+/// Shapes   from.core, grad.core [R, K]; dy [R, N]; dresidual [R, D]: on entry the gradient of point.residual from
+///          everything after, on return that of `before`.
+/// Writes   dresidual (updated); grad.core (=); grad.out, dp (+=). Nothing overlaps.
 /// Stream   the context's; no synchronisation. The activations' gradients by one kernel for 16-bit numbers where there
 ///          are rows enough, by products through cuBLASLt otherwise; the kernel does not round dnormed.
 /// Throws   shape_error if the row counts differ; nothing is written then.
 template <precision P, int D, int K, int N>
 void project_add_norm_project_backward(
-    context<P>& ctx, std::type_identity_t<rows<element<P> const, K, space::device>> g,
-    linear_parameters<float const, D, K, space::device, element<P> const> const& out,
+    context<P>& ctx, core_projection<float const, D, K, space::device, element<P> const, element<P> const> const& from,
     norm_point<float, D, space::device> point,
     norm_projection<float const, N, D, space::device, element<P> const> const& p,
     std::type_identity_t<rows<element<P> const, N, space::device>> dy,
     std::type_identity_t<rows<float, D, space::device>> dresidual,
-    std::type_identity_t<rows<element<P>, K, space::device>> dg,
-    linear_parameters<float, D, K, space::device> const& dout, norm_projection<float, N, D, space::device> const& dp,
+    core_projection<float, D, K, space::device, element<P>> const& grad,
+    norm_projection<float, N, D, space::device> const& dp,
     project_add_norm_backward_form choice = project_add_norm_backward_form::automatic) {
   using T = element<P>;
-  require_extent("project_add_norm_project_backward.g rows", g.count, point.residual.count);
+  require_extent("project_add_norm_project_backward.from.core rows", from.core.count, point.residual.count);
   require_extent("norm_project_backward.dy rows", dy.count, point.residual.count);
   require_extent("norm_project_backward.dresidual rows", dresidual.count, point.residual.count);
-  require_extent("project_add_norm_project_backward.dg rows", dg.count, point.residual.count);
+  require_extent("project_add_norm_project_backward.grad.core rows", grad.core.count, point.residual.count);
   bool const run = ctx.reserve(detail::project_add_norm::backward_scratch<T, D, N>(dy.count, true, true));
   if (dy.count == 0) return;
   arena_scope const scope{ctx.shared()};
@@ -162,41 +161,39 @@ void project_add_norm_project_backward(
                                                                   .dresidual = dresidual.data,
                                                                   .normed = s.normed.data,
                                                                   .rounded = s.rounded.data,
-                                                                  .out = out.weight.data,
-                                                                  .dg = dg.data,
+                                                                  .out = from.out.weight.data,
+                                                                  .dg = grad.core.data,
                                                                   .count = int(dy.count)};
   if (auto const kernel = detail::project_add_norm::backward_kernel_for<D, K, N>(ctx.device(), choice, arguments)) {
     if (run) kernel(ctx.stream(), ctx.shared(), ctx.device(), arguments, dp.norm.data);
   } else {
     detail::project_add_norm::norm_project_data_gradient(ctx, s, point, p, dy, dresidual, dp.norm);
     gemm<op::plain, op::plain>(ctx, detail::project_add_norm::residual_operand(s, dresidual),
-                               detail::as_matrix(out.weight), detail::as_matrix(dg));
+                               detail::as_matrix(from.out.weight), detail::as_matrix(grad.core));
   }
   detail::project_add_norm::norm_project_weight_gradients(ctx, s, dy, dp.in);
-  detail::project_add_norm::project_add_weight_gradients(ctx, s, g, dresidual, dout);
+  detail::project_add_norm::project_add_weight_gradients(ctx, s, from.core, dresidual, grad.out);
 }
 
 /// The gradient of project_add_norm.
 ///
-/// Shapes   g, dg [R, K]; dy, dresidual [R, D].
-/// Writes   dresidual (=), the gradient of `before`; dg (=); dout, dnorm (+=). Nothing overlaps.
+/// Shapes   from.core, grad.core [R, K]; dy, dresidual [R, D].
+/// Writes   dresidual (=), the gradient of `before`; grad.core (=); grad.out, dnorm (+=). Nothing overlaps.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the row counts differ; nothing is written then.
 template <precision P, int D, int K>
-void project_add_norm_backward(context<P>& ctx, std::type_identity_t<rows<element<P> const, K, space::device>> g,
-                               linear_parameters<float const, D, K, space::device, element<P> const> const& out,
-                               norm_point<float, D, space::device> point,
-                               std::type_identity_t<block<float const, space::device, D>> norm,
-                               std::type_identity_t<rows<element<P> const, D, space::device>> dy,
-                               std::type_identity_t<rows<float, D, space::device>> dresidual,
-                               std::type_identity_t<rows<element<P>, K, space::device>> dg,
-                               linear_parameters<float, D, K, space::device> const& dout,
-                               std::type_identity_t<block<float, space::device, D>> dnorm) {
+void project_add_norm_backward(
+    context<P>& ctx, core_projection<float const, D, K, space::device, element<P> const, element<P> const> const& from,
+    norm_point<float, D, space::device> point, std::type_identity_t<block<float const, space::device, D>> norm,
+    std::type_identity_t<rows<element<P> const, D, space::device>> dy,
+    std::type_identity_t<rows<float, D, space::device>> dresidual,
+    core_projection<float, D, K, space::device, element<P>> const& grad,
+    std::type_identity_t<block<float, space::device, D>> dnorm) {
   using T = element<P>;
-  require_extent("project_add_norm_backward.g rows", g.count, point.residual.count);
+  require_extent("project_add_norm_backward.from.core rows", from.core.count, point.residual.count);
   require_extent("project_add_norm_backward.dy rows", dy.count, point.residual.count);
   require_extent("project_add_norm_backward.dresidual rows", dresidual.count, point.residual.count);
-  require_extent("project_add_norm_backward.dg rows", dg.count, point.residual.count);
+  require_extent("project_add_norm_backward.grad.core rows", grad.core.count, point.residual.count);
   bool const run = ctx.reserve(detail::project_add_norm::backward_scratch<T, D, 0>(dy.count, false, true));
   if (dy.count == 0) return;
   arena_scope const scope{ctx.shared()};
@@ -212,8 +209,8 @@ void project_add_norm_backward(context<P>& ctx, std::type_identity_t<rows<elemen
     detail::norm_gradient<D, false>(ctx.stream(), ctx.shared(), call, dnorm.data);
   }
   gemm<op::plain, op::plain>(ctx, detail::project_add_norm::residual_operand(s, dresidual),
-                             detail::as_matrix(out.weight), detail::as_matrix(dg));
-  detail::project_add_norm::project_add_weight_gradients(ctx, s, g, dresidual, dout);
+                             detail::as_matrix(from.out.weight), detail::as_matrix(grad.core));
+  detail::project_add_norm::project_add_weight_gradients(ctx, s, from.core, dresidual, grad.out);
 }
 
 }  // namespace dm2::cuda

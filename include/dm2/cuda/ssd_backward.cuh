@@ -24,16 +24,9 @@
 
 namespace dm2::cuda {
 
-/// Gradients of ssd over a batch of sequences. T as in ssd_input; those of dt, A and D are float.
+/// Gradients of ssd; T as in ssd_input, those of dt, A and D are float.
 template <mixer_shape M, class T>
-struct ssd_gradient {
-  rows<T, M.d_inner(), space::device> x;           ///< (=)
-  rows<float, M.heads, space::device> dt;          ///< (=)
-  block<float, space::device, M.heads> a;          ///< (+=)
-  rows<T, M.groups * M.d_state, space::device> b;  ///< (=)
-  rows<T, M.groups * M.d_state, space::device> c;  ///< (=)
-  block<float, space::device, M.heads> d;          ///< (+=)
-};
+using ssd_gradient = dm2::ssd_gradient<M, T, space::device, float>;
 
 namespace detail::ssd {
 

@@ -170,7 +170,7 @@ void run(context<P>& ctx, device_properties const& device, Reader const& picture
 template <stem_shape S, precision P>
 void stem_forward(context<P>& ctx, auto const& picture, stem_weights<S, element<P>> const& weights,
                   std::type_identity_t<rows<float, S.dim, space::device>> grid) {
-  int const batch = detail::stem::whole_pictures("stem.grid", grid.count, "tokens", S.tokens());
+  int const batch = require_whole("stem.grid", grid.count, "tokens", S.tokens());
   detail::stem::run<S>(ctx, ctx.device(), detail::reader_of<detail::stem::geometry<S>>(picture), weights,
                        detail::stem::grid_sink<S.dim>{weights.proj_bias, grid.data}, batch);
 }
@@ -186,8 +186,7 @@ void stem_tokens(context<P>& ctx, auto const& picture, stem_weights<S, element<P
                  std::type_identity_t<block<float const, space::device, 1, 1, S.dim>> cls,
                  std::type_identity_t<block<float const, space::device, 1, S.tokens() + 1, S.dim>> pos,
                  std::type_identity_t<rows<float, S.dim, space::device>> x) {
-  int const batch =
-      detail::stem::whole_pictures("stem_tokens.x", x.count, "tokens and the class token", S.tokens() + 1);
+  int const batch = require_whole("stem_tokens.x", x.count, "tokens and the class token", S.tokens() + 1);
   detail::stem::run<S>(ctx, ctx.device(), detail::reader_of<detail::stem::geometry<S>>(picture), weights,
                        detail::stem::token_sink<S.dim, S.tokens()>{weights.proj_bias, cls.data, pos.data, x.data},
                        batch);

@@ -90,7 +90,7 @@ void stem_forward_train(context<P>& ctx, auto const& picture, stem_parameters<S,
                         stem_saved<S, element<P>> const& saved) {
   using namespace detail;
   using T = element<P>;
-  int const batch = stem::whole_pictures("stem.grid", grid.count, "tokens", S.tokens());
+  int const batch = require_whole("stem.grid", grid.count, "tokens", S.tokens());
   auto const reader = reader_of<stem::geometry<S>>(picture);
   if (batch == 0) return;
   if constexpr (stem_train::tensor_sizes<S, T>)
@@ -114,7 +114,7 @@ void stem_backward(context<P>& ctx, auto const& picture, stem_parameters<S, floa
                    std::type_identity_t<stem_parameters<S, float, space::device>> const& grad, float* dpicture) {
   using namespace detail;
   using T = element<P>;
-  int const batch = stem::whole_pictures("stem.grid", dgrid.count, "tokens", S.tokens());
+  int const batch = require_whole("stem.grid", dgrid.count, "tokens", S.tokens());
   auto const reader = reader_of<stem::geometry<S>>(picture);
   if (batch == 0) return;
   if constexpr (stem_train::tensor_sizes<S, T>)

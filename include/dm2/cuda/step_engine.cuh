@@ -9,6 +9,7 @@
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/training/input.cuh>
 #include <dm2/cuda/training/network.cuh>
+#include <dm2/cuda/training/rounds.cuh>
 #include <dm2/cuda/training/rule.cuh>
 #include <dm2/train/step_engine.hpp>
 
@@ -20,6 +21,7 @@
 #include <optional>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -28,7 +30,7 @@ namespace dm2 {
 /// As the CPU's, with weights, gradients, momenta and average on the device.
 ///
 /// A micro-batch is copied to the device while the one before it is computed, and is one CUDA graph there; the
-/// optimiser's step is another. Calls return before their work is done. A step's result is fetched while the next one
+/// optimizer's step is another. Calls return before their work is done. A step's result is fetched while the next one
 /// runs, so that what is not finite is thrown a step late; the weights stay as they were before that step.
 template <config C, cuda::precision P>
 class step_engine<C, cuda::context<P>> {
@@ -40,14 +42,17 @@ class step_engine<C, cuda::context<P>> {
   /// 5e-6, and the smallest normal half is 6e-5.
   static constexpr double loss_scale = P == cuda::precision::fp16 ? 32768 : 1;
 
-  /// Takes all memory on the current device and copies the caller's state there.
-  step_engine(model<C, context>& net, optimizer<C, context>& optimiser, ema<C, context>& average,
-              step_options const& options)
+  /// Takes all memory on the current device and copies the caller's state there. The processes
+  /// exchange through device memory, where their communicator can (device_messages).
+  step_engine(model<C, context>& net, optimizer<C, context>& rule, ema<C, context>& average,
+              step_options const& options, communicator& processes = one_process())
       : net_{net},
-        optimiser_{optimiser},
+        optimizer_{rule},
         average_{average},
         network_{options.batch},
-        rule_{network_, optimiser.options(), options.accumulate, 1 / loss_scale},
+        processes_{processes},
+        rounds_{network_, processes, options.accumulate},
+        rule_{network_, rounds_, rule.options(), options.accumulate, 1 / loss_scale},
         targets_{sizes<C>::stem.grid_height(), sizes<C>::stem.grid_width(), options.smoothing, options.crops},
         inputs_{{cuda::training_input{options.batch, net.pixels, targets_},
                  cuda::training_input{options.batch, net.pixels, targets_}}} {
@@ -58,7 +63,7 @@ class step_engine<C, cuda::context<P>> {
 
   /// Enqueues a micro-batch; b may go when the call returns. At most options.accumulate may make a step. Throws
   /// shape_error as the CPU's.
-  void micro_batch(batch const& b, mix_box box, double scale, step_place at) {
+  void micro_batch(batch const& b, mix_box box, double scale) {
     detail::require_batch(b, network_.batch(), C.image);
     detail::require_in_grid<C>(box);
     for (int const label : b.labels) require_class("step_engine.micro_batch.labels", label, net_.classes);
@@ -68,47 +73,59 @@ class step_engine<C, cuda::context<P>> {
     in.upload(copies_.get());
     cudaStream_t const s = network_.stream().get();
     in.make_wait(s);
-    if (places_.empty()) rule_.begin(optimiser_.steps() + 1);
+    if (places_.empty()) rule_.begin(optimizer_.steps() + 1);
     compute(slot, scale * loss_scale);
     in.release(s);
-    rule_.keep_loss(places_.size());
-    places_.push_back(at);
+  }
+  /// Enqueues the end of a round of `count` micro-batches, the first of them at `first`. Throws process_error.
+  /// `stop`: whether this process was asked to stop; a later step's result says it of them all.
+  void finish_round(int count, step_place first, bool stop = false) {
+    if (places_.empty() && processes_.rank() >= count) rule_.begin(optimizer_.steps() + 1);
+    rule_.finish_round(count, places_.size(), stop);
+    for (int r = 0; r < count; ++r, ++first.batch) places_.push_back(first);
   }
 
   /// Enqueues the end of the step.
   void finish_step(double rate) {
     if (places_.empty()) throw std::logic_error{"dm2::step_engine: a step without a micro-batch"};
-    optimiser_.set_steps(optimiser_.steps() + 1);
-    rule_.step(optimiser_.steps(), rate, average_.next_decay());
+    optimizer_.set_steps(optimizer_.steps() + 1);
+    rule_.step(optimizer_.steps(), rate, average_.next_decay());
     for (std::int64_t& n : net_.counters()) n += std::int64_t(places_.size());
     unread_.push_back(std::exchange(places_, {}));
   }
 
   /// As the CPU's; waits where as many steps are under way as may be.
   [[nodiscard]] std::optional<step_result> next_result(bool wait) {
-    if (unread_.empty() || !rule_.ready(wait || unread_.size() == rule_.depth)) return std::nullopt;
+    bool const full = unread_.size() == rule_.depth;
+    // Of several processes none may look earlier than the others: what it finds may end the run.
+    if (unread_.empty() || (!wait && !full && !rounds_.alone()) || !rule_.ready(wait || full)) return std::nullopt;
     auto const places = std::move(unread_.front());
     unread_.pop_front();
     auto const outcome = rule_.read(places.size());
     for (std::size_t i = 0; i < places.size(); ++i)
-      if (!std::isfinite(outcome.losses[i])) throw non_finite{"loss", places[i]};
+      if (!std::isfinite(outcome.losses[i]))
+        throw non_finite{"loss", places[i], int(i % std::size_t(processes_.size()))};
     if (outcome.bad != cuda::bad_number::none) throw non_finite{"gradient", places.back()};
-    return step_result{outcome.losses, outcome.gradient_norm};
+    return step_result{outcome.losses, outcome.gradient_norm, outcome.stop};
   }
 
-  /// Copies the state, the momenta and the average to the caller's, when all steps are done.
+  /// Copies the state, the momenta and the average to the caller's, when all steps are done, on every process. Throws
+  /// process_error.
   void pull() {
+    rounds_.share("momentum", rule_.first());
+    rounds_.share("second moment", rule_.second());
+    rounds_.share("average", rule_.average());
     download(network_.state(), net_.state());
-    download(rule_.first(), optimiser_.momentum());
-    download(rule_.second(), optimiser_.second_moment());
+    download(rule_.first(), optimizer_.momentum());
+    download(rule_.second(), optimizer_.second_moment());
     download(rule_.average(), average_.state());
     network_.stream().synchronize();
   }
   /// Copies them to the device.
   void push() {
     upload(std::as_const(net_).state(), network_.state());
-    upload(optimiser_.momentum(), rule_.first());
-    upload(optimiser_.second_moment(), rule_.second());
+    upload(optimizer_.momentum(), rule_.first());
+    upload(optimizer_.second_moment(), rule_.second());
     upload(std::as_const(average_).state(), rule_.average());
     network_.round_copies();
     network_.stream().synchronize();
@@ -126,7 +143,7 @@ class step_engine<C, cuda::context<P>> {
   }
   /// Bytes on the device.
   [[nodiscard]] std::size_t bytes() const {
-    return network_.bytes() + rule_.bytes_held() + inputs_[0].bytes() + inputs_[1].bytes();
+    return network_.bytes() + rounds_.bytes() + rule_.bytes_held() + inputs_[0].bytes() + inputs_[1].bytes();
   }
 
  private:
@@ -142,7 +159,9 @@ class step_engine<C, cuda::context<P>> {
     cuda::token_loss_options options;
     options.scale = scale;
     options.check = rule_.check_of();
+    rounds_.before_forward();
     network_.forward(in.pictures(), in.box());
+    rounds_.after_forward();
     network_.loss(in.maps(), in.box(), rule_.sums(), options);
     network_.backward(in.pictures(), in.box(), nullptr);
   }
@@ -168,9 +187,11 @@ class step_engine<C, cuda::context<P>> {
   void download(float const* from, std::span<float> to) { copy(network_.ctx(), from, to.size(), to.data()); }
 
   model<C, context>& net_;
-  optimizer<C, context>& optimiser_;
+  optimizer<C, context>& optimizer_;
   ema<C, context>& average_;
   cuda::training_network<C, P> network_;
+  communicator& processes_;
+  cuda::training_rounds<C, P> rounds_;
   cuda::training_rule<C, P> rule_;
   cuda::target_options targets_;
   std::array<cuda::training_input, 2> inputs_;

@@ -12,7 +12,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <string>
 #include <type_traits>
 
 namespace dm2::cuda {
@@ -150,15 +149,6 @@ void launch_mix_tokens(cudaStream_t stream, T* grid, int batch, int height, int 
          grid, batch, width, channels, box);
 }
 
-/// Pictures in a grid; throws shape_error unless they are whole.
-inline int mixed_pictures(std::size_t count, int height, int width) {
-  std::size_t const tokens = std::size_t(height) * std::size_t(width);
-  if (tokens == 0 || count % tokens != 0)
-    throw shape_error{"mix_tokens.grid: got " + std::to_string(count) + " rows, expected a multiple of the patches " +
-                      std::to_string(height) + " x " + std::to_string(width)};
-  return int(count / tokens);
-}
-
 }  // namespace detail
 
 /// MixToken (Jiang et al. 2021, arXiv 2104.10858): inside the box, sample b and its partner B - 1 - b change places.
@@ -171,7 +161,7 @@ inline int mixed_pictures(std::size_t count, int height, int width) {
 /// Throws   shape_error if grid's rows are not whole pictures; nothing is written then.
 template <precision P, class T, int C>
 void mix_tokens(context<P>& ctx, rows<T, C, space::device> grid, int height, int width, mix_box const* box) {
-  int const batch = detail::mixed_pictures(grid.count, height, width);
+  int const batch = require_mix_box(grid.count, height, width, {});
   if (!ctx.reserve(0) || batch < 2) return;
   detail::launch_mix_tokens<int(16 / sizeof(T))>(ctx.stream(), grid.data, batch, height, width, C,
                                                  detail::stored_box{box});
@@ -182,11 +172,7 @@ void mix_tokens(context<P>& ctx, rows<T, C, space::device> grid, int height, int
 /// Throws   shape_error if grid's rows are not whole pictures or the box leaves the grid; nothing is written then.
 template <precision P, class T, int C>
 void mix_tokens(context<P>& ctx, rows<T, C, space::device> grid, int height, int width, mix_box box) {
-  int const batch = detail::mixed_pictures(grid.count, height, width);
-  if (box.row0 < 0 || box.row1 > height || box.col0 < 0 || box.col1 > width)
-    throw shape_error{"mix_tokens.box: got rows [" + std::to_string(box.row0) + ", " + std::to_string(box.row1) +
-                      "), columns [" + std::to_string(box.col0) + ", " + std::to_string(box.col1) +
-                      "), expected it inside " + std::to_string(height) + " x " + std::to_string(width)};
+  int const batch = require_mix_box(grid.count, height, width, box);
   if (!ctx.reserve(0) || batch < 2 || box.area() == 0) return;
   detail::launch_mix_tokens<int(16 / sizeof(T))>(ctx.stream(), grid.data, batch, height, width, C,
                                                  detail::given_box{box});

@@ -56,8 +56,7 @@ struct batch {
 
 namespace detail {
 
-/// Throws shape_error unless every list of b has `count` entries, of pictures of `size`, or no entries where it may
-/// have none.
+/// Throws shape_error unless b has `count` samples, of pictures of `size`. Label maps and crops may be absent.
 inline void require_batch(batch const& b, int count, image_extent size) {
   std::size_t const n = std::size_t(count);
   require_extent("batch.size", std::size_t(std::max(b.size, 0)), n);

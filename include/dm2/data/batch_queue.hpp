@@ -26,7 +26,7 @@ struct sample_failure {
   file_error problem;
 };
 
-/// A batch that is being filled, and what went wrong with it. Places are filled by different threads.
+/// A batch that is being filled, and its errors. Places are filled by different threads.
 struct batch_slot {
   batch content;
   std::vector<std::vector<sample_failure>> failures;  ///< [size]
@@ -78,18 +78,20 @@ class batch_queue {
     {
       std::lock_guard const lock{mutex_};
       prepare_ = std::move(prepare);
-      wanted_ = filling_ = first;
+      wanted_ = filling_ = end_ = first;
       for (std::size_t b = first; b < end && b < first + slots_.size(); ++b) clear(b);
       end_ = end;
     }
     work_.notify_all();
   }
 
-  /// Gives back the slot of the call before, and waits for the next one; null after the last. Throws what fill threw.
+  /// Gives back the slot of the call before, and waits for the next one; null after the last. Throws the exceptions of
+  /// fill and prepare, at every call until stop().
   batch_slot* next() {
     require_threads();
     std::unique_lock lock{mutex_};
-    give_back();
+    if (!error_) give_back();
+    if (error_) std::rethrow_exception(error_);
     if (wanted_ == end_) return nullptr;
     batch_slot& slot = slot_of(wanted_);
     auto const begin = std::chrono::steady_clock::now();
@@ -127,7 +129,11 @@ class batch_queue {
     if (!held_) return;
     held_ = false;
     std::size_t const b = wanted_++ + slots_.size();
-    if (b < end_) clear(b);
+    try {
+      if (b < end_) clear(b);
+    } catch (...) {
+      error_ = std::current_exception();  // the slot is of no use, and has_work() offers none any more
+    }
     work_.notify_all();
   }
 

@@ -1,5 +1,5 @@
 /// @file
-/// Finds what is wrong with a set of pictures before training starts.
+/// Finds faults in a set of pictures before training starts.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -28,12 +28,13 @@ struct check_options {
   int threads = 0;           ///< 0 for one a processor
   std::size_t listed = 100;  ///< problems that are listed; all are counted
   bool decode = true;  ///< decode every picture, 5 ms of one processor for 500 x 375; else look at its first bytes
-  decode_options decoding{};  ///< what counts as a good picture: the limits that training will read with
+  /// The limits that training will read with; a picture beyond them is a fault.
+  decode_options decoding{.max_pixels = max_sample_pixels, .max_scans = max_sample_scans};
   /// Called with the number of samples seen so far every 64 samples or fewer, by one thread at a time; false stops.
   std::function<bool(std::size_t)> progress{};
 };
 
-/// What check found.
+/// Faults that check found.
 struct check_report {
   std::size_t samples = 0;         ///< that were looked at: all of them unless progress stopped it
   std::size_t problems = 0;        ///< that were found
@@ -79,7 +80,7 @@ inline void check_picture(std::filesystem::path const& path, check_options const
     (void)read_image(path, options.decoding);
     return;
   }
-  mapped_file const file{path};
+  mapped_file const file{path, most_picture_bytes};
   if (sniff_format(file.bytes()) == picture_format::unknown) throw file_error{path, describe_unknown(file.bytes())};
 }
 

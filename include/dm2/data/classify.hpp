@@ -71,7 +71,7 @@ template <std::floating_point T>
   return out;
 }
 
-/// What a model of configuration C takes: the picture after the evaluation transform for C's image size, normalised
+/// The input of a model of configuration C: the picture after the evaluation transform for C's image size, normalised
 /// with ImageNet's statistics.
 ///
 /// Shapes   p [any, any, 3] bytes; out [3, C.image.height, C.image.width].

@@ -53,7 +53,7 @@ inline constexpr char const* class_order_key = "class_order";
   return names;
 }
 
-/// What a dataset is made of, beside its folder.
+/// A dataset's choices, beside its folder.
 struct dataset_options {
   std::filesystem::path label_maps{};        ///< folder of label maps; empty for none
   std::vector<std::string> classes{};        ///< class names in the order of their numbers; empty: the folders decide
@@ -165,8 +165,8 @@ class dataset {
       if (samples_of(c) == 0) names.push_back(classes_[std::size_t(c)]);
     return names;
   }
-  /// A number that two sets share where they have the same class names in the same order and, for each class, the same
-  /// names of pictures, whatever folder they are in (FNV-1a). The pictures' contents do not count.
+  /// A hash of the class names, in order, and of each class's names of pictures (FNV-1a). Neither the folder nor the
+  /// pictures' contents count.
   [[nodiscard]] std::uint64_t fingerprint() const noexcept {
     std::uint64_t hash = 0xCBF29CE484222325u;
     auto const add = [&](std::string_view text) {

@@ -29,7 +29,11 @@
 namespace dm2 {
 namespace detail {
 
-/// What is said of a file of no known format.
+/// Picture files up to this size are read, not mapped: one that another program rewrites meanwhile is a bad picture,
+/// and not the end of the program.
+inline constexpr std::size_t most_picture_bytes = std::size_t{1} << 30;
+
+/// The message for a file of no known format.
 [[nodiscard]] inline std::string describe_unknown(std::span<std::byte const> file) {
   return file.empty() ? "is empty" : "is neither a JPEG nor a PNG picture" + described(file);
 }
@@ -58,7 +62,7 @@ namespace detail {
 
 }  // namespace detail
 
-/// Decodes a JPEG or PNG that is in memory; `name` is what messages call it.
+/// Decodes a JPEG or PNG in memory; messages call it `name`.
 ///
 /// With libjpeg-turbo and libpng the bytes are those of Pillow's Image.open(...).convert("RGB"); see decode_jpeg,
 /// decode_png and decode_stb for what each accepts.
@@ -76,11 +80,11 @@ namespace detail {
   }
 }
 
-/// Reads a picture file. What it is follows from its content, not from its name.
+/// Reads a picture file. Its format follows from its content, not from its name.
 ///
 /// Throws  file_error as decode_image does, and if the file cannot be read.
 [[nodiscard]] inline picture read_image(std::filesystem::path const& path, decode_options const& options = {}) {
-  mapped_file const file{path};
+  mapped_file const file{path, detail::most_picture_bytes};
   return decode_image(file.bytes(), path, options);
 }
 

@@ -34,25 +34,37 @@ inline constexpr std::uint64_t shuffle_key = std::numeric_limits<std::uint64_t>:
   return order;
 }
 
-/// How an epoch of `samples` is cut into batches of `batch` for process `rank` of `world`. Its batch b is the epoch's
-/// batch b world + rank, so the processes' b-th batches together are one batch of a single process with batch world.
+/// How an epoch of `samples` is cut into batches of `batch`, and which of them process `rank` of `world` reads.
+///
+/// The cut does not depend on the processes, so an epoch is the same on any number of them. They take the batches in
+/// turn, beginning anew with process 0 every `group` batches: a group is an optimizer step's micro-batches.
 struct epoch_batches {
   std::size_t samples = 0;  ///< of the epoch, over all processes
-  std::size_t batch = 1;    ///< samples of one process's batch, at least 1
+  std::size_t batch = 1;    ///< samples of a batch, at least 1
   std::size_t rank = 0;     ///< this process, below world
   std::size_t world = 1;    ///< processes that share the epoch, at least 1
-  bool drop_last = true;    ///< leave out samples that fill no batch on every process; else the last batch is smaller
+  bool drop_last = true;    ///< leave out samples that fill no batch; else the last batch is smaller
+  std::size_t group = 0;    ///< batches after which process 0 is next again; 0 for never
 
-  /// Batches of this process.
+  /// Batches of the epoch, over all processes.
   [[nodiscard]] constexpr std::size_t count() const noexcept {
-    if (drop_last) return samples / (batch * world);
-    std::size_t const total = (samples + batch - 1) / batch;
-    return total > rank ? (total - rank + world - 1) / world : 0;
+    return drop_last ? samples / batch : (samples + batch - 1) / batch;
+  }
+  /// The process that reads batch b.
+  [[nodiscard]] constexpr std::size_t owner(std::size_t b) const noexcept {
+    return (group == 0 ? b : b % group) % world;
   }
   /// The first place, in the epoch's order, of batch b < count().
-  [[nodiscard]] constexpr std::size_t first(std::size_t b) const noexcept { return (b * world + rank) * batch; }
+  [[nodiscard]] constexpr std::size_t first(std::size_t b) const noexcept { return b * batch; }
   /// Samples in batch b < count().
   [[nodiscard]] constexpr std::size_t size(std::size_t b) const noexcept { return std::min(batch, samples - first(b)); }
+  /// The batches from `from` on that this process reads, ascending.
+  [[nodiscard]] std::vector<std::size_t> own(std::size_t from) const {
+    std::vector<std::size_t> out;
+    for (std::size_t b = from; b < count(); ++b)
+      if (owner(b) == rank) out.push_back(b);
+    return out;
+  }
 };
 
 }  // namespace dm2

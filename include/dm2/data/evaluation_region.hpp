@@ -1,5 +1,5 @@
 /// @file
-/// Which part of a picture the evaluation transform keeps: for drawing what a model sees where.
+/// The part of a picture that the evaluation transform keeps, for heat maps.
 #pragma once
 
 #include <dm2/core/error.hpp>

@@ -27,7 +27,7 @@
 namespace dm2 {
 namespace detail {
 
-/// What a transform says of its size; throws std::invalid_argument where there is none.
+/// The size that a transform writes; throws std::invalid_argument where there is none.
 [[nodiscard]] inline std::optional<image_extent> size_written(sample_transform const& transform) {
   if (!transform) throw std::invalid_argument{"loader: no transform"};
   return transform.writes();
@@ -62,12 +62,11 @@ class loader {
         options_{detail::checked(std::move(options), detail::size_written(transform))},
         transform_{std::move(transform)},
         cut_{set.size(), std::size_t(options_.batch), std::size_t(options_.rank), std::size_t(options_.world),
-             options_.mode == loading::training} {
+             options_.mode == loading::training, std::size_t(options_.group)} {
     if (set.size() == 0) throw std::invalid_argument{"loader: the set has no sample"};
     if (options_.mode == loading::training && cut_.count() == 0)
       throw std::invalid_argument{"loader: " + std::to_string(set.size()) + " samples fill no batch of " +
-                                  std::to_string(options_.batch) + " on " + std::to_string(options_.world) +
-                                  " processes"};
+                                  std::to_string(options_.batch)};
     if (options_.label_map_classes == 0) options_.label_map_classes = set.classes();
     queue_.reset(new detail::batch_queue{options_.prefetch + 1, worker_count(options_.threads),
                                          [this](detail::batch_slot& slot, int place) { load(slot, place); }});
@@ -83,14 +82,15 @@ class loader {
   [[nodiscard]] bool has_label_maps() const { return options_.label_maps && set_->has_label_maps(); }
   /// The samples.
   [[nodiscard]] dataset const& set() const noexcept { return *set_; }
-  /// Batches of an epoch on this process.
+  /// Batches of an epoch, over all processes. Some may be other processes' to read (epoch_batches).
   [[nodiscard]] std::size_t batches() const noexcept { return cut_.count(); }
   /// Seconds that next() has waited for data since the loader was made.
   [[nodiscard]] double seconds_waiting() const { return queue_->seconds_waiting(); }
   /// Different bad samples so far.
   [[nodiscard]] std::size_t bad() const noexcept { return bad_.size(); }
 
-  /// Begins an epoch at its batch `first`, and reading ahead. Drops what is left of the epoch before.
+  /// Begins an epoch at its batch `first`, counted over all processes, and reading ahead. Drops the rest of the epoch
+  /// before.
   ///
   /// Throws std::out_of_range if first > batches().
   void start(std::uint32_t epoch, std::size_t first = 0) {
@@ -100,15 +100,17 @@ class loader {
     queue_->stop();
     epoch_ = epoch;
     if (options_.mode == loading::training) order_ = epoch_permutation(set_->size(), options_.seed, epoch);
-    queue_->start(first, batches(), [this](detail::batch_slot& slot) {
+    own_ = cut_.own(first);
+    queue_->start(0, own_.size(), [this](detail::batch_slot& slot) {
+      slot.content.number = own_[slot.content.number];
       slot.content.height = options_.image.height;
       slot.content.width = options_.image.width;
       slot.content.resize(int(cut_.size(slot.content.number)), has_label_maps());
     });
   }
 
-  /// The epoch's next batch, valid until the next call of anything else here than the queries; null after the last one
-  /// and before start. In evaluation a batch whose samples are all bad is passed over.
+  /// The epoch's next batch that this process reads, valid until the next call of anything else here than the queries;
+  /// null after the last one and before start. In evaluation a batch whose samples are all bad is passed over.
   ///
   /// Throws  file_error naming the last bad file, with the count, once there are more bad samples than max_bad or no
   ///         sample is good, then at every call; whatever else a thread threw.
@@ -203,6 +205,7 @@ class loader {
   epoch_batches cut_;
   std::uint32_t epoch_ = 0;
   std::vector<std::uint32_t> order_;  ///< training only
+  std::vector<std::size_t> own_;      ///< numbers of the batches that this process reads
   std::set<std::size_t> bad_;
   std::optional<file_error> last_bad_, fatal_;
   std::unique_ptr<detail::batch_queue, detail::batch_queue::release> queue_;  ///< last: its threads use the rest

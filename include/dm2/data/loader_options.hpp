@@ -15,7 +15,7 @@
 
 namespace dm2 {
 
-/// What an epoch is.
+/// The kinds of epochs.
 enum class loading : unsigned char {
   training,   ///< shuffled, samples that fill no batch left out, a bad sample's place taken by another
   evaluation  ///< in the order of the set, the last batch smaller, bad samples left out
@@ -23,18 +23,20 @@ enum class loading : unsigned char {
 
 /// How a loader loads.
 struct loader_options {
-  loading mode = loading::training;  ///< order of the samples, and what happens to bad and surplus ones
-  image_extent image{};              ///< that the transform writes; 0 x 0 for what it says itself
-  int batch = 1;                     ///< samples of a batch, on this process
+  loading mode = loading::training;  ///< decides the samples' order, and the treatment of bad and surplus ones
+  image_extent image{};              ///< that the transform writes; 0 x 0 for its own
+  int batch = 1;                     ///< samples of a batch
   int threads = 0;                   ///< that read and transform; 0 for one a processor
   int prefetch = 3;                  ///< batches held ready beyond the one that the caller has; at least 1
   std::uint64_t seed = 0;            ///< of shuffling and of every draw of the transform
   int rank = 0;                      ///< this process, below world (epoch_batches)
   int world = 1;                     ///< processes that share each epoch
+  int group = 0;                     ///< batches after which process 0 is next again, a step's; 0 for never
   bool label_maps = true;            ///< read label maps where the set has them
   int label_map_classes = 0;         ///< classes that label maps may name; 0 for the set's own
   std::size_t max_bad = 100;         ///< different bad samples after which next() throws
-  decode_options decoding{};         ///< limits that pictures are held against; those beyond them count as bad
+  /// Limits that pictures are held against; those beyond them count as bad.
+  decode_options decoding{.max_pixels = max_sample_pixels, .max_scans = max_sample_scans};
   std::function<void(file_error const&)> report{};  ///< told once of each bad sample, by the thread that calls next()
 };
 
@@ -56,6 +58,7 @@ namespace detail {
   require_option(o.prefetch >= 1 && o.prefetch <= 1 << 20, "loader: prefetch", o.prefetch, "1 to 1048576");
   require_option(o.world >= 1, "loader: world", o.world, "at least 1");
   require_option(o.rank >= 0 && o.rank < o.world, "loader: rank", o.rank, "at least 0 and below world");
+  require_option(o.group >= 0, "loader: group", o.group, "at least 1, or 0 for none");
   require_option(o.image.height >= 1, "loader: image.height", o.image.height, "at least 1");
   require_option(o.image.width >= 1, "loader: image.width", o.image.width, "at least 1");
   require_option(o.label_map_classes >= 0, "loader: label_map_classes", o.label_map_classes,

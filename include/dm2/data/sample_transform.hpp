@@ -1,5 +1,5 @@
 /// @file
-/// What a loader does with each picture.
+/// The transform that a loader applies to each picture.
 #pragma once
 
 #include <dm2/core/label_map.hpp>
@@ -41,7 +41,7 @@ class sample_transform {
   crop_fraction operator()(picture p, label_map_data* map, random_stream& stream, std::span<float> out) const {
     return apply_(std::move(p), map, stream, out);
   }
-  /// The size of what it writes; nothing where it writes any.
+  /// The size of its pictures; nothing where it writes any size.
   [[nodiscard]] std::optional<image_extent> writes() const noexcept { return writes_; }
 
  private:
@@ -49,7 +49,7 @@ class sample_transform {
   function apply_;
 };
 
-/// evaluation_transform and normalise. Label maps are not carried along: what is returned is the whole of the map.
+/// evaluation_transform and normalise. Label maps are not cropped: the crop returned is the whole map.
 /// Throws shape_error where an extent is smaller than 1.
 [[nodiscard]] inline sample_transform evaluation_sample_transform(image_extent crop, image_extent resize,
                                                                   normalisation const& n = imagenet_normalisation) {

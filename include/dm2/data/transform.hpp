@@ -79,7 +79,7 @@ struct centred {
   return evaluation_transform(p, image_extent{size, size}, image_extent{resize, resize});
 }
 
-/// What is subtracted from, and then divides, each channel of a picture scaled to [0, 1].
+/// Mean and deviation of each channel of a picture scaled to [0, 1], which normalise subtracts and divides by.
 struct normalisation {
   std::array<float, 3> mean;  ///< of red, green and blue, on the scale of 0 to 1
   std::array<float, 3> std;   ///< standard deviation of each, on the same scale; not 0

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/io/synced_folder.hpp>
 
 #include <atomic>
 #include <cstddef>
@@ -26,12 +27,12 @@
 
 namespace dm2 {
 
-/// Writes a file under a temporary name in the target's folder and renames it over the target in commit(), after the
-/// bytes have reached the disk. Until then, and after any failure, whatever stood under the target's name stands there
-/// unchanged, and the destructor removes the temporary file.
+/// Writes a file under a temporary name, and renames it over the target in commit(). The bytes have reached the disk by
+/// then. Until then, and after any failure, the target stays as it was, and the destructor removes the temporary file,
+/// which is in the target's folder.
 ///
-/// A target that is a symbolic link is followed. A target that exists and is not a regular file (a folder, a device)
-/// is refused.
+/// The mode of a file that is replaced is kept. A target that is a symbolic link is followed, and its file replaced, or
+/// made where the link leads to none. A target that exists and is not a regular file (a folder, a device) is refused.
 ///
 /// Throws file_error (naming the target) from every member where the system refuses.
 class atomic_file {
@@ -39,10 +40,7 @@ class atomic_file {
   /// Creates the temporary file, empty, beside the target; the target is not touched yet.
   explicit atomic_file(std::filesystem::path target) : target_{std::move(target)} {
     std::error_code none;
-    if (std::filesystem::is_symlink(target_, none)) {
-      auto const real = std::filesystem::canonical(target_, none);
-      if (!none) target_ = real;
-    }
+    follow_links();
     if (std::filesystem::exists(target_, none) && !std::filesystem::is_regular_file(target_, none))
       throw file_error{target_, "exists and is not a regular file: not written"};
     temporary_ = target_;
@@ -71,28 +69,31 @@ class atomic_file {
     }
   }
 
-  /// Syncs the bytes, renames the file to its final name and syncs the folder. Call once, last.
+  /// Syncs the bytes, renames the file to its final name and syncs the folder. Call once, last. Where the folder cannot
+  /// be synced, the new file stands under its name, and may be gone after a loss of power.
   void commit() {
-    if (::fsync(fd_) != 0) fail("cannot be synced", errno);
+    while (::fsync(fd_) != 0)
+      if (errno != EINTR) fail("cannot be synced", errno);
     int const fd = std::exchange(fd_, -1);
-    if (::close(fd) != 0) fail("cannot be closed", errno);
+    if (::close(fd) != 0 && errno != EINTR) fail("cannot be closed", errno);
     if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail("cannot be renamed into place", errno);
     committed_ = true;
-    auto const folder = target_.has_parent_path() ? target_.parent_path() : std::filesystem::path{"."};
-    int const parent = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
-    if (parent < 0) return;  // a folder that may be written but not read: the file is there, only not yet synced
-    ::fsync(parent);         // some file systems refuse this on folders; the rename stands either way
-    ::close(parent);
+    detail::sync_folder(target_.parent_path(), target_);
   }
 
  private:
   void open() {
-    fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    struct ::stat replaced {};
+    bool const there = ::stat(target_.c_str(), &replaced) == 0;
+    ::mode_t const mode = there ? replaced.st_mode & 07777 : 0666;
+    do fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode & 0777);
+    while (fd_ < 0 && errno == EINTR);
     if (fd_ < 0) {
       int const problem = errno;
       committed_ = true;  // nothing of ours to remove
       fail("cannot be created", problem);
     }
+    if (there) ::fchmod(fd_, mode);  // what the umask took; a file system without modes keeps its own
   }
   void close() noexcept {
     if (fd_ >= 0) ::close(fd_);
@@ -128,6 +129,16 @@ class atomic_file {
   }
   std::ofstream out_;
 #endif
+
+  /// target_ becomes what its links lead to, whether that is there or not.
+  void follow_links() {
+    std::error_code problem;
+    for (int links = 0; std::filesystem::is_symlink(target_, problem); ++links) {
+      auto const to = std::filesystem::read_symlink(target_, problem);
+      if (problem || links == 40) throw file_error{target_, "is a link that cannot be followed: not written"};
+      target_ = to.is_absolute() ? to : target_.parent_path() / to;
+    }
+  }
 
   /// Differs between threads, programs and machines that write into one shared folder.
   static std::string unique_suffix() {

@@ -4,6 +4,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/core/parameters.hpp>
+#include <dm2/io/checksums.hpp>
 #include <dm2/io/finite.hpp>
 #include <dm2/io/model_match.hpp>
 #include <dm2/io/safetensors_write.hpp>
@@ -28,7 +29,7 @@
 
 namespace dm2 {
 
-/// What load and save need of a model: its configuration, its table, and the two buffers that the table points into.
+/// A model that load and save take: it has a configuration, a table, and the two buffers that the table points into.
 template <class M>
 concept checkpoint_model = requires(M& net, M const& fixed) {
   { M::configuration } -> std::convertible_to<config const&>;
@@ -44,7 +45,7 @@ namespace detail {
 struct model_fit {
   model_match match;
   std::vector<std::string> differences;  ///< a line each; none: the file holds the model
-  std::vector<std::string> notices;      ///< what was not compared, or is in the file beside the model, a line each
+  std::vector<std::string> notices;      ///< parts not compared, or in the file beside the model, a line each
 };
 
 /// Everything in which the tensors of the entries are not the table's, a line each.
@@ -96,7 +97,7 @@ inline model_fit fit_model(config const& program, std::span<parameter_entry cons
   return out;
 }
 
-/// What is said of a file that is not the model: how many differences, where most of them come from, and the first few.
+/// The message for a file that is not the model: how many differences, where most of them come from, and the first few.
 inline std::string misfit_text(std::span<parameter_entry const> table, tensor_file const& file,
                                model_match const& match, std::vector<std::string> const& differences) {
   constexpr std::size_t most = 8;
@@ -108,21 +109,42 @@ inline std::string misfit_text(std::span<parameter_entry const> table, tensor_fi
   return text;
 }
 
+/// A table's entry as a tensor to write, under its name with `prefix` before it: a view of its part of `values`.
 template <class T>
-inline constexpr dtype dtype_of = std::is_same_v<T, double> ? dtype::f64 : dtype::f32;
+stored_tensor entry_tensor(std::string_view prefix, parameter_entry const& entry, std::span<T const> values) {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, std::int64_t>,
+                "dm2::detail::entry_tensor: float, double or a counter's integers");
+  stored_tensor t;
+  t.name = std::string{prefix} + std::string{entry.name};
+  t.type = std::is_same_v<T, std::int64_t> ? dtype::i64 : std::is_same_v<T, double> ? dtype::f64 : dtype::f32;
+  t.shape.assign(entry.shape.begin(), entry.shape.begin() + entry.rank);
+  t.strides = contiguous_strides(t.shape);
+  t.data = std::as_bytes(values.subspan(entry.offset, entry.size)).data();
+  return t;
+}
+
+/// Appends a model's entries as tensors to write: its state's, and its counters'.
+template <class T>
+void add_entry_tensors(std::vector<stored_tensor>& to, std::string_view prefix, std::span<parameter_entry const> table,
+                       std::span<T const> state, std::span<std::int64_t const> counters) {
+  for (parameter_entry const& entry : table)
+    to.push_back(entry.kind == entry_kind::counter ? entry_tensor(prefix, entry, counters)
+                                                   : entry_tensor(prefix, entry, state));
+}
 
 }  // namespace detail
 
 /// Fills the model's parameters, statistics and counters from an opened file, converting from whatever floating type it
-/// holds. Returns what a caller may want to say, a line each: tensors of the file that are no part of the model, and
+/// holds. Returns notices, a line each: tensors of the file that are no part of the model, and
 /// entries with numbers that are not finite (in the file, or in the model's type). None is the usual case.
 ///
-/// The file has to hold the table's names, in any order. What stands before most of them ("model.", "module.") is
-/// ignored, and so is what torch.compile puts between ("_orig_mod."); two names that mean one entry are an error. The
+/// The file has to hold the table's names, in any order. A prefix of most of them ("model.", "module.") is
+/// ignored, and so is torch.compile's component ("_orig_mod."); two names that mean one entry are an error. The
 /// configuration in the metadata (key "config") or in a Lightning checkpoint's hyper_parameters, where there is one,
 /// has to be the model's; what there cannot be read as one is not compared, and a line of the result says so.
 ///
 /// Throws file_error that says how many differences there are and lists the first; checkpoint_differences has them all.
+/// Throws it also where the file states checksums and a tensor's bytes have another.
 /// The model is unchanged then.
 template <checkpoint_model M>
 std::vector<std::string> load(M& net, tensor_file const& file) {
@@ -130,6 +152,7 @@ std::vector<std::string> load(M& net, tensor_file const& file) {
   detail::model_fit fit = detail::fit_model(M::configuration, table, file);
   if (!fit.differences.empty())
     throw file_error{file.path(), detail::misfit_text(table, file, fit.match, fit.differences)};
+  for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
   auto const state = net.state();
   using scalar = std::remove_cvref_t<decltype(state[0])>;
   auto const counters = std::span<std::int64_t>{net.counters()};
@@ -167,21 +190,10 @@ void save(M const& net, std::filesystem::path const& path, std::map<std::string,
   metadata["config"] = to_json(M::configuration).dump();
   metadata["format"] = "pt";
   auto const state = net.state();
-  auto const counters = std::span<std::int64_t const>{net.counters()};
   using value = std::remove_cvref_t<decltype(state[0])>;
-  static_assert(std::is_same_v<value, float> || std::is_same_v<value, double>, "dm2::save: float or double");
   std::vector<stored_tensor> tensors;
-  for (parameter_entry const& entry : std::span<parameter_entry const>{net.table()}) {
-    stored_tensor t;
-    t.name = entry.name;
-    t.shape.assign(entry.shape.begin(), entry.shape.begin() + entry.rank);
-    t.strides = detail::contiguous_strides(t.shape);
-    bool const counter = entry.kind == entry_kind::counter;
-    t.type = counter ? dtype::i64 : detail::dtype_of<value>;
-    t.data = counter ? std::as_bytes(counters.subspan(entry.offset, 1)).data()
-                     : std::as_bytes(state.subspan(entry.offset, entry.size)).data();
-    tensors.push_back(std::move(t));
-  }
+  detail::add_entry_tensors(tensors, "", std::span<parameter_entry const>{net.table()}, std::span<value const>{state},
+                            net.counters());
   write_safetensors(path, tensors, metadata);
 }
 

@@ -12,8 +12,8 @@
 
 namespace dm2 {
 
-/// Everything in which a file is not a model of configuration C, a line each, of which load says the
-/// first. Empty where it fits.
+/// All differences between a file and a model of configuration C, a line each. load says the first. Empty where the
+/// file fits.
 template <config C>
 [[nodiscard]] std::vector<std::string> checkpoint_differences(tensor_file const& file) {
   return detail::fit_model(C, parameter_table<C>, file).differences;

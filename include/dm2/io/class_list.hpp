@@ -64,7 +64,7 @@ inline bool has_control_character(std::string_view text) noexcept {
 ///          or more than a million lines; where the file cannot be read.
 [[nodiscard]] inline std::vector<std::string> read_class_list(std::filesystem::path const& path) {
   constexpr std::size_t most = 1'000'000, longest = 1000;
-  mapped_file const file{path};
+  mapped_file const file{path, std::size_t{1} << 30};
   std::string_view const text = detail::as_text(file.bytes());
   // before a line is stored: 16 bytes each, and lines may be empty
   if (text.size() > most * longest || std::size_t(std::count(text.begin(), text.end(), '\n')) > most)

@@ -1,5 +1,5 @@
 /// @file
-/// A model's configuration as JSON, and what a file says about its model held against it.
+/// A model's configuration as JSON, and its comparison with a file's.
 #pragma once
 
 #include <dm2/model/config.hpp>
@@ -157,8 +157,8 @@ inline nlohmann::json one_of_pair(nlohmann::json const& value) {
   return out;
 }
 
-/// One line for each field of `file` (a whole configuration or a part of one) that is not what the program was compiled
-/// with: "depth: 4 in the file, 24 in the program".
+/// A line for each field of `file` that differs from the program's: "depth: 4 in the file, 24 in the program". The file
+/// may have a part of the fields.
 [[nodiscard]] inline std::vector<std::string> config_differences(config const& program, nlohmann::json const& file) {
   if (!file.is_object()) return {"the configuration in the file is not a JSON object"};
   std::vector<std::string> out;

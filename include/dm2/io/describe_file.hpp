@@ -1,5 +1,5 @@
 /// @file
-/// What a file of no expected format is, by its first bytes: for messages.
+/// Guesses the format of an unexpected file by its first bytes, for messages.
 #pragma once
 
 #include <dm2/io/bytes.hpp>
@@ -14,7 +14,7 @@
 
 namespace dm2::detail {
 
-/// A format by what stands at some place of its files.
+/// A format, and the bytes at some place of its files.
 struct file_signature {
   std::size_t at;
   std::string_view bytes, name;

@@ -27,8 +27,10 @@ namespace detail {
 
 }  // namespace detail
 
-/// What is not finite in a tensor when it is read as T: "'head.weight': 2 of 1,344 numbers are not finite, the first
-/// nan at [0, 3]". Empty where every number is. A double that is too large for a float is not finite as one.
+/// Describes the numbers of a tensor that are not finite when read as T.
+///
+/// "'head.weight': 2 of 1,344 numbers are not finite, the first nan at [0, 3]". Empty where every number is.
+/// A double that is too large for a float is not finite as one.
 template <std::floating_point T = float>
 [[nodiscard]] std::string not_finite_text(stored_tensor const& t) {
   if (!is_floating(t.type)) return {};

@@ -33,7 +33,7 @@ struct torch_content {
   nlohmann::json hyper_parameters;     ///< Lightning's `hyper_parameters`; null where there are none.
   bool lightning = false;              ///< Whether it is a Lightning checkpoint.
   bool averaged = false;               ///< Whether the tensors are the running averages.
-  std::vector<std::string> notices;    ///< What was left out or could not be understood, a line each.
+  std::vector<std::string> notices;    ///< Parts left out or not understood, a line each.
 };
 
 namespace detail {
@@ -175,7 +175,7 @@ class torch_content_reader {
   /// A list of averages under the weights' names. It has one tensor an entry (integer entries too, as the published
   /// callback writes it), or one a floating-point entry, or one a parameter; the weights' own complete it.
   [[nodiscard]] matched_averages in_order(std::vector<stored_tensor> const& raw, pickle_value list,
-                                          std::string const& where) const {
+                                          std::string const& where) {
     std::string const name = where.substr(where.find_last_of('/') + 1);
     auto const all = [](stored_tensor const&) { return true; };
     auto const floating = [](stored_tensor const& t) { return is_floating(t.type); };
@@ -191,13 +191,13 @@ class torch_content_reader {
   }
   template <class Of>
   [[nodiscard]] matched_averages in_order(std::vector<stored_tensor> const& raw, pickle_value list,
-                                          std::string const& name, Of const& of) const {
+                                          std::string const& name, Of const& of) {
     matched_averages out;
     out.tensors = raw;
     std::size_t next = 0;
     for (stored_tensor& t : out.tensors) {
       if (!of(t)) continue;
-      stored_tensor average = file_.tensor(list[next++], t.name);
+      stored_tensor average = take(list[next++], t.name);
       if (average.shape != t.shape || is_floating(average.type) != is_floating(t.type)) {
         out.problem = name + ": '" + t.name + "' has shape " + shape_text(average.shape) + " of " +
                       std::string{name_of(average.type)} + ", the state dict " + shape_text(t.shape) + " of " +
@@ -211,8 +211,17 @@ class torch_content_reader {
 
   // --- dicts of tensors
 
+  /// The tensor of a value. Throws file_error where the file names far more tensors than it has room for: a reference
+  /// to a tensor takes two bytes, and what is made of it 400.
+  [[nodiscard]] stored_tensor take(pickle_value v, std::string name) {
+    if (++taken_ > 1000 + file_.pickle_size() / 16)
+      fail("names more than " + std::to_string(taken_ - 1) + " tensors, too many for a pickle of " +
+           std::to_string(file_.pickle_size()) + " bytes");
+    return file_.tensor(v, std::move(name));
+  }
+
   /// The weights: under the first of state_dict_keys that has tensors, else the only dict of tensors in the file's
-  /// dict, or in one of its dicts, that is neither an optimiser's nor called after averages.
+  /// dict, or in one of its dicts, that is neither an optimizer's nor called after averages.
   [[nodiscard]] std::optional<averages_source> find_primary(pickle_value root) const {
     if (auto const state = root.find("state_dict")) return averages_source{"state_dict", *state, {}, {}};
     for (std::string_view const key : state_dict_keys)
@@ -241,7 +250,7 @@ class torch_content_reader {
     }
   }
 
-  /// Why a dict without tensors offers none: what it holds instead.
+  /// Why a dict without tensors offers none: its contents.
   [[nodiscard]] static std::string no_tensors_text(pickle_value root) {
     std::string text = "holds no tensor";
     bool object = false;
@@ -269,14 +278,15 @@ class torch_content_reader {
         if (out_.notices.size() < 100) out_.notices.push_back(aside_text(key, value, what));
         continue;
       }
-      if (!key.as_text() || !is_utf8(key.raw())) fail(std::string{what} + " has " + key.describe() + " as a name");
+      if (!key.as_text() || key.raw().size() > max_tensor_name || !is_utf8(key.raw()))
+        fail(std::string{what} + " has " + key.describe() + " as a name");
       if (!seen.insert(key.raw()).second) fail(std::string{what} + " names '" + std::string{key.raw()} + "' twice");
       if (auto const elements = torch_file::foreign_elements(value); elements && dict.size() > 1) {
         out_.notices.push_back("'" + std::string{short_key(key)} + "' has elements of " + *elements +
                                ", and is left out");
         continue;
       }
-      out.push_back(file_.tensor(value, std::string{key.raw()}));
+      out.push_back(take(value, std::string{key.raw()}));
     }
     if (out.empty()) fail(std::string{what} + " holds no tensor");
     return out;
@@ -300,12 +310,12 @@ class torch_content_reader {
   }
 
   /// One tensor ("tensor"), or a tuple or list of them ("0", "1", ...).
-  std::vector<stored_tensor> plain(pickle_value root) const {
+  std::vector<stored_tensor> plain(pickle_value root) {
     std::vector<stored_tensor> out;
     if (torch_file::is_tensor(root))
-      out.push_back(file_.tensor(root, "tensor"));
+      out.push_back(take(root, "tensor"));
     else if (root.is_sequence())
-      for (std::size_t i = 0; i < root.size(); ++i) out.push_back(file_.tensor(root[i], std::to_string(i)));
+      for (std::size_t i = 0; i < root.size(); ++i) out.push_back(take(root[i], std::to_string(i)));
     else
       fail("holds " + root.describe() + ", not tensors");
     return out;
@@ -314,6 +324,7 @@ class torch_content_reader {
   torch_file const& file_;
   torch_content out_;
   std::unordered_set<std::uint32_t> seen_;
+  std::size_t taken_ = 0;  // tensors
 };
 
 }  // namespace detail

@@ -24,7 +24,7 @@ namespace dm2::detail {
 struct model_match {
   std::vector<stored_tensor const*> entries;  ///< one for each row of the table; null where the file has none
   std::vector<stored_tensor const*> surplus;  ///< those that are no entry, in the file's order
-  std::string prefix;                         ///< what stands before most names: "model."
+  std::string prefix;                         ///< before most names: "model."
   std::vector<std::string> twice;             ///< a line for each entry that two names mean
   std::size_t found = 0;                      ///< entries that are there
 };
@@ -113,7 +113,7 @@ class model_matcher {
   model_match out_;
 };
 
-/// What kind of network the names are known from, other than DeMansia 2; empty where none is.
+/// The kind of network that the names are known from, other than DeMansia 2; empty where none is.
 [[nodiscard]] inline std::string_view foreign_network(std::span<stored_tensor const> tensors) {
   using row = std::pair<std::string_view, std::string_view>;
   static constexpr std::array<row, 18> known{
@@ -173,7 +173,7 @@ struct network_sizes {
   }
 };
 
-/// What most of a misfit comes from, in a line; empty where that is not known.
+/// The cause of most of a misfit, in a line; empty where it is not known.
 [[nodiscard]] inline std::string misfit_cause(std::span<parameter_entry const> table,
                                               std::span<stored_tensor const> tensors, model_match const& match) {
   if (!match.twice.empty()) return match.twice.front();

@@ -5,6 +5,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/bytes.hpp>
+#include <dm2/io/json_text.hpp>
 #include <dm2/io/tensor.hpp>
 
 #include <nlohmann/json.hpp>
@@ -26,7 +27,7 @@ namespace dm2 {
 /// The longest header that the format's reference accepts, in bytes.
 inline constexpr std::uint64_t max_safetensors_header = 100'000'000;
 
-/// What a safetensors file holds; the tensors are views of its bytes.
+/// A safetensors file's contents; the tensors are views of its bytes.
 struct safetensors_content {
   std::vector<stored_tensor> tensors;           ///< In the header's order.
   std::map<std::string, std::string> metadata;  ///< `__metadata__`; empty where there is none.
@@ -94,6 +95,9 @@ class safetensors_header {
 
   bool key(int depth, std::string const& text) {
     if (depth == 1) {
+      if (text.size() > max_tensor_name)
+        fail("a name of " + std::to_string(text.size()) + " bytes is over the limit of " +
+             std::to_string(max_tensor_name));
       name_ = text;
       if (!seen_.insert(text).second) fail("the header names '" + text + "' twice");
       fields_.clear();
@@ -109,6 +113,8 @@ class safetensors_header {
   void take_metadata(nlohmann::json const& object) {
     for (auto const& [name, value] : object.items()) {
       if (!value.is_string()) fail("metadata '" + name + "' is not a string");
+      if (is_deep_json_text(value.get_ref<std::string const&>()))
+        fail("metadata '" + name + "' is JSON nested more than " + std::to_string(max_json_depth) + " deep");
       content_.metadata.emplace(name, value.get_ref<std::string const&>());
     }
   }
@@ -195,11 +201,7 @@ class safetensors_header {
     throw file_error{path, "safetensors: the header is not valid JSON: a NUL byte at byte " + std::to_string(nul + 8)};
   detail::safetensors_header header{path, bytes.subspan(8 + static_cast<std::size_t>(length))};
   try {
-    // by reference: the parser copies its callback
-    nlohmann::json const parsed = nlohmann::json::parse(
-        text.begin(), text.end(), [&header](int depth, nlohmann::json::parse_event_t event, nlohmann::json& value) {
-          return header(depth, event, value);
-        });
+    nlohmann::json const parsed = detail::parse_json_events(text, header);
     if (!parsed.is_object()) throw file_error{path, "safetensors: the header is not a JSON object"};
   } catch (nlohmann::json::exception const& problem) {
     throw file_error{path, std::string{"safetensors: the header is not valid JSON: "} + problem.what()};

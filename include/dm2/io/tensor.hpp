@@ -66,6 +66,10 @@ inline constexpr std::array<dtype_row, 13> dtype_rows{{{"F64", 8},
 /// allocate, and no image model comes near.
 inline constexpr std::size_t max_stored_rank = 16;
 
+/// The longest name of a tensor that readers accept, in bytes. Names are cut into components and looked up again and
+/// again: time would grow with the square of their length.
+inline constexpr std::size_t max_tensor_name = 1000;
+
 /// One tensor inside an open file: element (i, j, ...) is at data + (i*strides[0] + j*strides[1] + ...) *
 /// size_of(type). Whoever made it has checked that every element lies inside the file; data need not be aligned.
 struct stored_tensor {
@@ -74,6 +78,8 @@ struct stored_tensor {
   std::vector<std::int64_t> shape;    ///< Extents; empty for a single number.
   std::vector<std::int64_t> strides;  ///< In elements, one an axis, not negative.
   std::byte const* data = nullptr;    ///< The first element; belongs to the file.
+  /// The CRC-32C of the elements in row-major order, where the file states one. Nobody has compared it yet.
+  std::optional<std::uint32_t> checksum{};
 
   /// Number of elements.
   [[nodiscard]] std::size_t size() const noexcept {
@@ -124,7 +130,7 @@ namespace detail {
   std::vector<std::int64_t> strides(shape.size(), 0);
   // with a zero extent no stride is ever used, and the product of the others may be anything
   if (element_count(shape) == std::uint64_t{0}) return strides;
-  std::int64_t next = 1;
+  std::int64_t next = 1;  // no overflow: the product is 2^60 at most
   for (std::size_t axis = shape.size(); axis-- > 0;) {
     strides[axis] = next;
     next *= shape[axis];

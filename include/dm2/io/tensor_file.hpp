@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/io/checksums.hpp>
 #include <dm2/io/describe_file.hpp>
 #include <dm2/io/json_text.hpp>
 #include <dm2/io/lightning.hpp>
@@ -16,6 +17,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <iterator>
 #include <map>
@@ -50,21 +52,22 @@ enum class file_format { safetensors, torch_zip, torch_legacy, lightning };
 
 /// The metadata key that marks dm2's own training checkpoints.
 inline constexpr char const* training_key = "training";
-/// What the names of a training checkpoint's weights, as the optimizer left them, begin with.
+/// Prefix of a training checkpoint's weights, as the optimizer left them.
 inline constexpr std::string_view raw_prefix = "raw/";
-/// What the names of the weights' running averages in a training checkpoint begin with.
+/// Prefix of the weights' running averages in a training checkpoint.
 inline constexpr std::string_view ema_prefix = "ema/";
 
-/// A file's tensors and what it says about them. The format is told by the content, not by the name. The file stays
-/// mapped as long as this lives, and so do the tensors, which are views of it. Move-only.
+/// A file's tensors and metadata. The format is told by the content, not by the name. The file stays mapped as long as
+/// this lives; the tensors are views of it. Move-only.
 ///
 /// Throws file_error naming the file, the tensor and the reason for whatever is damaged, refused or unknown. Memory
-/// taken is bounded by a small multiple of the file's header or pickle, whatever sizes it claims.
+/// taken is bounded by a small multiple of the file's header or pickle (docs/reliability.md has it), time by the file's
+/// length, whatever it claims.
 class tensor_file {
  public:
-  /// `which` chooses between a checkpoint's weights and their running averages, in a torch or Lightning checkpoint, in
-  /// dm2's own training checkpoints, whose optimizer state is left out, and in any file whose names tell two sets
-  /// apart. weights::ema on a file that holds no averages is an error, and so is a file without any tensor.
+  /// Opens a file. `which` chooses between weights and their running averages. Torch and Lightning checkpoints may hold
+  /// both, dm2's training checkpoints do (their optimizer's state is left out), and so does any file whose names tell
+  /// two sets apart. weights::ema on a file that holds no averages is an error, and so is a file without any tensor.
   explicit tensor_file(std::filesystem::path const& path, weights which = weights::automatic) : file_{path} {
     try {
       read(which);
@@ -85,13 +88,15 @@ class tensor_file {
   [[nodiscard]] bool averaged() const noexcept { return averaged_; }
   /// Whether it is one of dm2's own training checkpoints, of which one set of weights is offered.
   [[nodiscard]] bool is_training_checkpoint() const noexcept { return training_; }
+  /// Whether the file states a checksum of each tensor: who reads a tensor's elements calls require_checksum first.
+  [[nodiscard]] bool has_checksums() const noexcept { return checksums_; }
   /// In the file's order.
   [[nodiscard]] std::span<stored_tensor const> tensors() const noexcept { return tensors_; }
-  /// A safetensors file's metadata; empty for other formats.
+  /// A safetensors file's metadata, less the checksums; empty for other formats.
   [[nodiscard]] std::map<std::string, std::string> const& metadata() const noexcept { return metadata_; }
   /// A Lightning checkpoint's `hyper_parameters`; null for other formats.
   [[nodiscard]] nlohmann::json const& hyper_parameters() const noexcept { return hyper_parameters_; }
-  /// What of the file was left out, or could not be understood and did not have to be, a line each.
+  /// Parts of the file that were left out or not understood, a line each.
   [[nodiscard]] std::span<std::string const> notices() const noexcept { return notices_; }
 
   /// The tensor of that name, or null.
@@ -119,7 +124,18 @@ class tensor_file {
       throw file_error{path(),
                        "is none of safetensors, torch file and Lightning checkpoint" + detail::described(bytes)};
     if (tensors_.empty()) throw file_error{path(), "holds no tensor"};
+    require_plausible_size();
     index();
+  }
+  /// A torch file may name one storage many times. Whoever reads every tensor, or writes them, would take time and
+  /// space that the file's size does not justify: 16 times it are more than sets of weights that share anything come
+  /// to.
+  void require_plausible_size() const {
+    std::uint64_t named = 0;
+    for (stored_tensor const& t : tensors_) named += std::uint64_t{t.size()} * size_of(t.type);
+    if (named / 16 > file_.bytes().size())
+      throw file_error{path(), "names tensors of " + std::to_string(named) +
+                                   " bytes in all, over 16 times the file's " + std::to_string(file_.bytes().size())};
   }
   void read_torch(weights which) {
     torch_file const torch{file_.bytes(), file_.path()};
@@ -138,6 +154,8 @@ class tensor_file {
       throw file_error{path(), "holds no tensor that can be read: " + content.left_out.front()};
     tensors_ = std::move(content.tensors);
     metadata_ = std::move(content.metadata);
+    checksums_ = detail::take_checksums(tensors_, metadata_, path());
+    metadata_.erase(checksums_key);  // of the file's names, which are not those that are offered
     training_ = marks_training_checkpoint();
     if (training_)
       choose_training_weights(which);
@@ -207,7 +225,7 @@ class tensor_file {
 
   mapped_file file_;
   file_format format_ = file_format::safetensors;
-  bool averaged_ = false, training_ = false;
+  bool averaged_ = false, training_ = false, checksums_ = false;
   std::vector<stored_tensor> tensors_;
   std::vector<std::size_t> by_name_;
   std::map<std::string, std::string> metadata_;

@@ -1,5 +1,5 @@
 /// @file
-/// Names of tensors as paths: what wrappers put into them, and which speak of averages.
+/// Names of tensors as paths: wrappers' components, and words for averages.
 #pragma once
 
 #include <algorithm>
@@ -29,7 +29,7 @@ template <std::size_t N>
   return is_one_of(component, words);
 }
 
-/// Whether a component is what programs call the one network inside another object.
+/// Whether programs call the one network inside another object by that component.
 [[nodiscard]] constexpr bool is_container(std::string_view component) noexcept {
   constexpr std::array<std::string_view, 9> words{"module",     "model",        "net", "network",        "backbone",
                                                   "base_model", "online_model", "raw", "_forward_module"};
@@ -75,12 +75,12 @@ template <std::size_t N>
   return false;
 }
 
-/// Whether a checkpoint's key is that of an optimiser's state, a schedule's, or a run's.
+/// Whether a checkpoint's key is that of an optimizer's state, a schedule's, or a run's.
 [[nodiscard]] constexpr bool is_other_state(std::string_view key) noexcept {
   return key.find("optim") != key.npos || key.find("sched") != key.npos || key == "loops" || key == "hyper_parameters";
 }
 
-/// What follows the word for averages and an underscore in a component: "head_weight" for "ema_head_weight", as MMCV
+/// The rest of a component after the word for averages and an underscore: "head_weight" for "ema_head_weight", as MMCV
 /// names its buffers. Empty where there is no such word.
 [[nodiscard]] constexpr std::string_view after_underscore(std::string_view component) noexcept {
   std::size_t const end = component.find('_');
@@ -102,7 +102,7 @@ template <std::size_t N>
   }
 }
 
-/// What follows the word for averages that the name has among its first components, containers only before it; empty
+/// The rest of a name after the word for averages among its first components, containers only before it; empty
 /// where it has none: "head.weight" for "model.model_ema.head.weight", "" for "layers.0.ema.weight".
 [[nodiscard]] constexpr std::string_view after_average(std::string_view name) noexcept {
   for (std::string_view rest = name; !rest.empty();) {

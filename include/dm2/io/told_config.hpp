@@ -1,5 +1,5 @@
 /// @file
-/// What a file says of its model's configuration, as far as it can be understood.
+/// The configuration that a file tells of its model, as far as it is understood.
 #pragma once
 
 #include <dm2/io/config_json.hpp>
@@ -38,7 +38,7 @@ namespace dm2::detail {
   return all || (text.contains("depth") && text.contains("dim") && text.contains("variant"));
 }
 
-/// What a file tells of its configuration, under this library's names; an empty object where it tells nothing. What is
+/// The fields of a file's configuration, under this library's names; an empty object where it tells none. What is
 /// there and cannot be understood is a line of `notices`.
 [[nodiscard]] inline nlohmann::json told_config(tensor_file const& file, std::vector<std::string>& notices) {
   nlohmann::json told = nlohmann::json::object();

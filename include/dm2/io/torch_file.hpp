@@ -35,7 +35,7 @@ namespace dm2 {
   return bytes.size() >= 2 && bytes[0] == std::byte{0x80} && bytes[1] >= std::byte{2} && bytes[1] <= std::byte{5};
 }
 
-/// What torch.save wrote, read in place: the tree of values, and its tensors as views.
+/// A file of torch.save, read in place: the tree of values, and its tensors as views.
 ///
 /// Throws file_error, from the constructor for a damaged file, a big-endian one, or one whose top value is an object of
 /// a refused global; from tensor() where a view does not fit its storage.
@@ -174,8 +174,8 @@ class torch_file {
     return {type, count, *bytes};
   }
 
-  /// Checks that every element of the view lies in the storage, and that there are not more of them than it has (a
-  /// stride of 0 could name 2^60 elements in a file of 1 KB), and points t there.
+  /// Points t into its storage, after checking that every element lies there. There may not be more elements than the
+  /// storage has: a stride of 0 could name 2^60 of them in a file of 1 KB.
   void place(stored_tensor& t, std::uint64_t offset, storage const& s) const {
     auto const count = detail::element_count(t.shape);
     bool fits = count && *count <= s.count && offset <= s.count;
@@ -220,6 +220,7 @@ class torch_file {
       if (!entry.name.ends_with(suffix)) continue;
       if (document_) fail("zip: more than one entry is called data.pkl");
       prefix_ = entry.name.substr(0, entry.name.size() - suffix.size());
+      if (prefix_.size() > 1000) fail("zip: the folder of data.pkl has a name of over 1000 bytes");  // copied each time
       document_ = std::make_unique<pickle_document>(read_pickle(entry.bytes, path_));
       pickle_size_ = entry.bytes.size();
     }

@@ -57,7 +57,7 @@ struct pickle_text {
   }
 };
 
-/// torch._utils._rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()): what unpickling calls.
+/// torch._utils._rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()), which unpickling calls.
 [[nodiscard]] inline std::string tensor_pickle(stored_tensor const& t) {
   pickle_text p;
   p.global("torch._utils", "_rebuild_tensor_v2");

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -18,7 +19,7 @@ namespace dm2 {
 
 /// Which of a file's weights to read.
 ///
-/// A file may hold two sets: the weights as the optimiser left them, and their running averages, which validation is
+/// A file may hold two sets: the weights as the optimizer left them, and their running averages, which validation is
 /// run on. docs/files.md lists where averages are looked for.
 enum class weights {
   automatic,  ///< the averages where the file holds them, else the weights
@@ -96,18 +97,16 @@ class average_matcher {
            std::string{name_of(average.type)} + ", the weights have " + shape_text(weight.shape) + " of " +
            std::string{name_of(weight.type)};
   }
-  /// What lacks an average and is neither an integer, nor BatchNorm's, nor of another part of the program than those
-  /// that have one.
+  /// Weights that lack an average, though others of their part of the program have one; integers and BatchNorm's do not
+  /// count.
   [[nodiscard]] std::string hole(std::vector<bool> const& covered, std::vector<std::string>& notices) const {
     auto const part = [](std::string_view name) { return take_component(name); };
-    std::vector<std::string_view> parts;
+    std::unordered_set<std::string_view> parts;
     for (std::size_t i = 0; i < raw_.size(); ++i)
-      if (covered[i] && std::find(parts.begin(), parts.end(), part(raw_[i].name)) == parts.end())
-        parts.push_back(part(raw_[i].name));
+      if (covered[i]) parts.insert(part(raw_[i].name));
     for (std::size_t i = 0; i < raw_.size(); ++i) {
       if (covered[i] || !is_floating(raw_[i].type) || is_batch_statistic(raw_[i].name)) continue;
-      if (std::find(parts.begin(), parts.end(), part(raw_[i].name)) != parts.end())
-        return "there is none of '" + raw_[i].name + "'";
+      if (parts.contains(part(raw_[i].name))) return "there is none of '" + raw_[i].name + "'";
       notices.push_back("'" + raw_[i].name + "' has no average: it is taken from the weights");
     }
     return {};
@@ -122,7 +121,7 @@ class average_matcher {
 struct weight_sets {
   std::vector<stored_tensor> raw;       ///< empty where only averages are there
   std::vector<stored_tensor> averages;  ///< under the weights' names where there are weights; empty: there are none
-  std::string where;                    ///< what the averages' names begin with
+  std::string where;                    ///< prefix of the averages' names
   std::string problem;                  ///< why what the names call averages cannot be used; empty where it can
   std::vector<std::string> notices;
 };

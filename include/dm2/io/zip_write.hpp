@@ -99,7 +99,7 @@ class zip_builder {
   static void text(std::vector<std::byte>& to, std::string_view characters) {
     for (char c : characters) to.push_back(std::byte(c));
   }
-  /// What the two headers of an entry have in common. The time is 1980-01-01, so that equal contents are equal files.
+  /// The part that an entry's two headers share. The time is 1980-01-01, so that equal contents are equal files.
   static void describe(std::vector<std::byte>& to, std::uint32_t sum, std::uint32_t size, std::string_view name,
                        std::size_t extra) {
     number(to, std::uint16_t{20});      // version of the format

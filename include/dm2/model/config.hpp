@@ -56,7 +56,7 @@ struct config {
   int attn_rotary = 48;                    ///< channels of a head with rotary position embedding; 0 for none
   int attn_d_conv = 4;                     ///< taps of the attention's causal convolution; 0 leaves it out
   double eps = 1e-5;                       ///< of the RMS norms on the residual stream
-  mixer_variant variant = mixer_variant::published;  ///< what the mixer's second direction is
+  mixer_variant variant = mixer_variant::published;  ///< the mixer's second direction
 };
 
 /// DeMansia 2 Tiny: 9,514,032 parameters.
@@ -106,11 +106,11 @@ struct sizes {
   static_assert(C.attn_d_conv >= 0, "dm2::config: attn_d_conv must be 0 (no convolution) or more");
   static_assert(C.eps > 0, "dm2::config: eps must be positive");
 
-  /// What the mixer's operations take.
+  /// The mixer's sizes, as its operations take them.
   static constexpr mixer_shape mixer{C.expand * C.dim / C.headdim, C.headdim, C.d_state, C.groups, C.d_conv, C.variant};
-  /// What the attention's operations take.
+  /// The attention's sizes, as its operations take them.
   static constexpr attention_shape attention{C.attn_heads, C.attn_head_dim, C.attn_rotary, C.attn_d_conv};
-  /// What the stem's operations take.
+  /// The stem's sizes, as its operations take them.
   static constexpr stem_shape stem{C.image.height, C.image.width, C.channels, C.stem_width, C.patch, C.dim};
 
   static constexpr int heads = mixer.heads;             ///< of the mixer

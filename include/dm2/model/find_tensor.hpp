@@ -77,7 +77,7 @@ template <class T>
 
 namespace detail {
 
-/// The same among gradients, which only what is trained has.
+/// The same among gradients, which only trained parameters have.
 template <class T>
 [[nodiscard]] named_tensor<T> find_gradient(std::span<parameter_entry const> table, std::span<T> gradients,
                                             std::string_view name) {

@@ -146,7 +146,7 @@ class model {
     detail::forward_heads(context_, std::as_const(*this).view(), plan, logits_view(logits.data(), batch));
   }
 
-  /// What the heads read: every token after the last norm, the class token at sizes<C>::class_token.
+  /// Features, which the heads read: every token after the last norm, the class token at sizes<C>::class_token.
   ///
   /// Shapes   pictures [B, channels, height, width]; features [B, length, dim].
   /// Writes   features (=).
@@ -159,7 +159,7 @@ class model {
     std::copy_n(plan.trunk.features, features.size(), features.data());
   }
 
-  /// Both heads' logits, the patches' one by one: what the model sees where.
+  /// Both heads' logits, the patches' one by one.
   ///
   /// Shapes   pictures [B, channels, height, width]; cls [B, classes]; patches [B, grid height, grid width, classes].
   /// Writes   cls, patches (=).

@@ -80,7 +80,7 @@ class training_pass {
     class_taken_ = patches_taken_ = false;
   }
 
-  /// The token-labeling loss of what forward left; puts its gradients where the logits were.
+  /// The token-labeling loss of forward's logits; puts its gradients in their place.
   ///
   /// Shapes   target [batch, 2 + tokens, classes]: a sample's ground truth (not used), class target, patch targets.
   /// Writes   the logits, with the gradients of `scale` times the loss.
@@ -149,7 +149,7 @@ class training_pass {
   using buffer = typename Context::buffer;
   using logits = rows<scalar, C.classes, memory_space>;
   using const_logits = rows<scalar const, C.classes, memory_space>;
-  /// What was called last.
+  /// The last call.
   enum class stage : unsigned char { begun, forward, loss };
 
   static int checked(int batch) {

@@ -22,7 +22,7 @@ struct trunk_activations {
   std::size_t count;                    ///< rows: batch * length
   std::array<T*, blocks + 1> residual;  ///< [count, dim] before each block, and after the last
   std::array<T*, blocks + 1> rstd;      ///< [count], of the norm that reads it
-  std::array<E*, blocks> wide, inner;   ///< what each core reads and writes
+  std::array<E*, blocks> wide, inner;   ///< each core's input and output
   E* merged;                            ///< [dim, 2 d_inner], a mixer's output projection
   E* features;                          ///< [count, dim], after the last norm
 
@@ -108,19 +108,19 @@ void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activat
   for (int k = last; k >= 0; --k)
     with_block<C>(k, [&]<class Block>() {
       int const layer = block_layer<C>(k);
-      auto const g = a.template inner_of<Block, S>(k);
       auto const after = a.template point<S>(k + 1);
-      auto const out = Block::out(ctx, net, layer, a.merged);
-      auto const dout = Block::out_gradient(ctx, grad, layer, d.merged);
       rows<E, Block::inner, S> const dg{d.inner, a.count};
+      core_projection<T const, C.dim, Block::inner, S, E const, E const> const from{
+          a.template inner_of<Block, S>(k), Block::out(ctx, net, layer, a.merged)};
+      core_projection<T, C.dim, Block::inner, S, E> const dfrom{dg, Block::out_gradient(ctx, grad, layer, d.merged)};
       if (k == last)
-        project_add_norm_backward(ctx, g, out, after, get<final_layer<C>::norm>(net.final()), dfeatures, dresidual, dg,
-                                  dout, get<final_layer<C>::norm>(grad.final()));
+        project_add_norm_backward(ctx, from, after, get<final_layer<C>::norm>(net.final()), dfeatures, dresidual, dfrom,
+                                  get<final_layer<C>::norm>(grad.final()));
       else
         with_block<C>(k + 1, [&]<class Next>() {
           int const next = block_layer<C>(k + 1);
-          project_add_norm_project_backward(ctx, g, out, after, operand(ctx, Next::in(net, next)),
-                                            rows<E, Next::wide, S>{d.wide, a.count}, dresidual, dg, dout,
+          project_add_norm_project_backward(ctx, from, after, operand(ctx, Next::in(net, next)),
+                                            rows<E, Next::wide, S>{d.wide, a.count}, dresidual, dfrom,
                                             Next::in(grad, next));
         });
       Block::finish_out_gradient(ctx, grad, layer, d.merged);

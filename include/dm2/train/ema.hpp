@@ -5,6 +5,7 @@
 #include <dm2/core/error.hpp>
 #include <dm2/model/model.hpp>
 #include <dm2/model/parameter_table.hpp>
+#include <dm2/train/state_slices.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -35,16 +36,16 @@ class ema {
     steps_ = 0;
   }
 
-  /// average <- average - (1 - decay) (average - state), after an optimiser step. A decay of 0 makes the average the
-  /// state, to the last bit.
-  void step(model<C, Context>& net) {
-    scalar const* const present = std::as_const(net).state().data();
-    static_cast<void>(state());
+  /// average <- average - (1 - decay) (average - state), after an optimizer step. A decay of 0 makes the average the
+  /// state, to the last bit. Of the slice `own` alone, where there are several processes.
+  void step(model<C, Context>& net, state_slice own = whole_state<C>) {
+    scalar const* const present = std::as_const(net).state().data() + own.first;
+    scalar* const average = state().data() + own.first;
     double const decay = next_decay();
     if (decay > 0)
-      ema_step(net.state_ctx(), state().data(), present, state_extent<C>, decay);
+      ema_step(net.state_ctx(), average, present, own.size(), decay);
     else
-      copy(net.state_ctx(), present, state_extent<C>, state().data());
+      copy(net.state_ctx(), present, own.size(), average);
   }
 
   /// Counts a step, and returns the part of the average that it keeps.

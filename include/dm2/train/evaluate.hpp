@@ -2,6 +2,7 @@
 /// Accuracy over a set of labelled pictures.
 #pragma once
 
+#include <dm2/comm/communicator.hpp>
 #include <dm2/core/error.hpp>
 #include <dm2/data/loader.hpp>
 #include <dm2/model/config.hpp>
@@ -14,6 +15,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace dm2 {
@@ -68,8 +70,8 @@ struct evaluation {
 
 namespace detail {
 
-/// Throws unless the pictures, classes and mode of the loader that a message calls `name` are those that a model of
-/// configuration C is used with: shape_error for sizes, std::invalid_argument for the mode.
+/// Throws unless a loader fits a model of configuration C: shape_error for the pictures' size and the classes,
+/// std::invalid_argument for the mode. Messages call the loader `name`.
 template <config C>
 void require_loader(std::string const& name, loader const& from, loading mode) {
   static_assert(C.channels == 3, "dm2::loader: config.channels must be 3, its pictures are RGB");
@@ -90,31 +92,80 @@ void require_loader(std::string const& name, loader const& from, loading mode) {
                       " classes, the model has " + std::to_string(C.classes)};
 }
 
+/// Throws std::invalid_argument unless a loader reads what process processes.rank() is to read. `group` is as in
+/// loader_options.
+inline void require_dealing(std::string const& name, loader const& from, communicator const& processes, int group) {
+  loader_options const& o = from.options();
+  if (o.world != processes.size() || o.rank != processes.rank())
+    throw std::invalid_argument{name + " reads for process " + std::to_string(o.rank) + " of " +
+                                std::to_string(o.world) + ", this one is " + std::to_string(processes.rank()) + " of " +
+                                std::to_string(processes.size())};
+  if (o.world > 1 && o.group != group)
+    throw std::invalid_argument{name + " has groups of " + std::to_string(o.group) + " batches, expected " +
+                                std::to_string(group)};
+}
+
+/// A batch's counts, and its place in the set.
+struct batch_evaluation {
+  std::size_t number = 0;
+  evaluation counts;
+};
+
+/// Every process's counts, added in the order of the batches, so that the sums do not depend on who counted them.
+/// `most`: the most batches of a process.
+inline evaluation add_batches(std::vector<batch_evaluation> own, std::size_t most, communicator& processes) {
+  std::size_t const world = std::size_t(processes.size());
+  own.insert(own.begin(), {own.size(), {}});  // the first says how many follow
+  own.resize(most + 1);
+  std::vector<batch_evaluation> all(own.size() * world);
+  processes.gather("evaluation", std::span<batch_evaluation const>{own}, std::span{all});
+  std::vector<batch_evaluation> batches;
+  for (std::size_t r = 0; r < world; ++r) {
+    auto const first = all.begin() + std::ptrdiff_t(r * own.size());
+    batches.insert(batches.end(), first + 1, first + 1 + std::ptrdiff_t(std::min(first->number, most)));
+  }
+  std::sort(batches.begin(), batches.end(), [](auto const& a, auto const& b) { return a.number < b.number; });
+  evaluation sum;
+  for (batch_evaluation const& b : batches) sum += b.counts;
+  return sum;
+}
+
 }  // namespace detail
 
-/// Top-1, top-5 and loss of a model over a loader's samples.
+/// Top-1, top-5 and loss of a model over a loader's samples; with several processes, over those of all of them, each of
+/// which has a loader with its rank. Sums go over the samples of a batch, then over the batches in order: they do not
+/// depend on the number of processes.
 ///
-/// `watch`, where given, is called with the samples done after each batch; false stops, and what is counted so far is
-/// returned.
-/// Throws   std::invalid_argument for a loader that is not in evaluation mode, shape_error for one whose pictures or
-///          number of classes are not the model's; what loader::next throws.
+/// `watch`, where given, is called with the samples that this process has done after each batch; false stops, and what
+/// is counted so far is returned.
+/// Throws   std::invalid_argument for a loader that is not in evaluation mode, or whose rank and number of processes
+/// are
+///          others; shape_error for one whose pictures or number of classes are not the model's; what loader::next
+///          throws; process_error.
 template <config C, class Context>
-evaluation evaluate(model<C, Context>& net, loader& samples, std::function<bool(std::size_t)> const& watch = {}) {
+evaluation evaluate(model<C, Context>& net, loader& samples, std::function<bool(std::size_t)> const& watch = {},
+                    communicator& processes = one_process()) {
   using scalar = typename Context::scalar;
   detail::require_loader<C>("evaluate: the loader", samples, loading::evaluation);
-  evaluation result;
+  detail::require_dealing("evaluate: the loader", samples, processes, 0);
+  std::vector<detail::batch_evaluation> done;
   std::vector<scalar> pictures, logits;
+  std::size_t count = 0;
+  bool whole = true;
   samples.start(0);
-  while (batch const* b = samples.next()) {
+  while (batch const* b = whole ? samples.next() : nullptr) {
     pictures.assign(b->pictures.begin(), b->pictures.end());
     logits.resize(std::size_t(b->size) * net.classes);
     net.forward(pictures, logits);
+    detail::batch_evaluation& result = done.emplace_back(detail::batch_evaluation{b->number, {}});
     for (int i = 0; i < b->size; ++i)
-      result.add(std::span<scalar const>{logits}.subspan(std::size_t(i) * net.classes, net.classes),
-                 b->labels[std::size_t(i)]);
-    if (watch && !watch(result.samples)) break;
+      result.counts.add(std::span<scalar const>{logits}.subspan(std::size_t(i) * net.classes, net.classes),
+                        b->labels[std::size_t(i)]);
+    count += result.counts.samples;
+    whole = !watch || watch(count);
   }
-  return result;
+  std::size_t const world = std::size_t(processes.size());
+  return detail::add_batches(std::move(done), (samples.batches() + world - 1) / world, processes);
 }
 
 }  // namespace dm2

@@ -28,13 +28,13 @@
 
 namespace dm2 {
 
-/// What load_pretrained did with each entry of the model, by name.
+/// How load_pretrained treated each entry of the model, by name.
 struct pretrained_report {
   std::size_t loaded = 0;                  ///< entries taken as they are
   std::vector<std::string> reinitialised;  ///< entries of heads for other classes, which keep the model's own values
   std::vector<std::string> resized;        ///< the position embedding, where the patch grids differ
   std::vector<std::string> left_out;       ///< tensors of the file that are no entry of the model
-  std::vector<std::string> notices;        ///< what the file says and could not be understood, a line each
+  std::vector<std::string> notices;        ///< parts of the file that were not understood, a line each
 };
 
 namespace detail {
@@ -91,7 +91,7 @@ void resize_position_embedding(std::span<T const> from, image_extent old, std::s
 
 namespace detail {
 
-/// The patch grid of a position embedding of `patches`: what the file's picture and patch size say, or the square.
+/// The patch grid of a position embedding of `patches`: by the file's picture and patch size, or the square.
 /// Nothing where neither fits.
 [[nodiscard]] inline std::optional<image_extent> stored_grid(nlohmann::json const& told, std::int64_t patches) {
   try {
@@ -107,7 +107,7 @@ namespace detail {
   return image_extent{int(side), int(side)};
 }
 
-/// What becomes of one entry.
+/// The treatment of one entry.
 enum class pretrained_use : unsigned char { load, keep, resize };
 
 /// Finds a use for each entry of the table, and adds a line to `wrong` for each that has none.
@@ -151,7 +151,7 @@ std::vector<pretrained_use> pretrained_uses(model_match const& match, nlohmann::
 /// initialise first: heads whose number of classes differs keep the values that they have. The position embedding is
 /// resized where the patch grids differ (resize_position_embedding), the file's grid being what its configuration says,
 /// else a square. Every other entry of the model has to be in the file, in the same shape, and the configurations must
-/// not differ in anything else; surplus tensors are left out. What stands before the names is ignored, as by load.
+/// not differ in anything else; surplus tensors are left out. A prefix of the names is ignored, as by load.
 ///
 /// Throws file_error that says how many differences there are and lists the first, or names the first tensor with a
 /// number that is not finite; the model is unchanged then.
@@ -166,6 +166,8 @@ pretrained_report load_pretrained(M& net, tensor_file const& file) {
   std::optional<image_extent> grid;
   auto const uses = detail::pretrained_uses<C>(match, detail::told_config(file, report.notices), table, grid, wrong);
   if (!wrong.empty()) throw file_error{file.path(), detail::misfit_text(table, file, match, wrong)};
+  for (stored_tensor const* const t : match.entries)
+    if (t != nullptr) require_checksum(*t, file.path());
   for (stored_tensor const* const t : match.entries)
     if (std::string const text = t == nullptr ? "" : not_finite_text(*t); !text.empty())
       throw file_error{file.path(), "cannot be trained further: " + text};

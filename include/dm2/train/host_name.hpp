@@ -1,5 +1,5 @@
 /// @file
-/// The machine's name, for what several machines write into one folder.
+/// The machine's name, for files that several machines write into one folder.
 #pragma once
 
 #include <array>

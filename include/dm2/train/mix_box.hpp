@@ -11,9 +11,10 @@
 
 namespace dm2 {
 
-/// The box about (row, col) whose sides are sqrt(1 - lam) of the grid's, truncated to whole patches, and which is
-/// clipped to the grid (Yun et al. 2019, CutMix, arXiv 1905.04899, on patches). Throws std::invalid_argument unless lam
-/// is 0 to 1 and the grid has a patch.
+/// The box about (row, col) with sides sqrt(1 - lam) times the grid's.
+///
+/// The sides are truncated to whole patches, the box is clipped to the grid (Yun et al. 2019, CutMix, arXiv 1905.04899,
+/// on patches). Throws std::invalid_argument unless lam is 0 to 1 and the grid has a patch.
 [[nodiscard]] inline mix_box mix_box_at(int height, int width, double lam, int row, int col) {
   detail::require_option(height >= 1, "mix_box: the grid's height", height, "at least 1");
   detail::require_option(width >= 1, "mix_box: the grid's width", width, "at least 1");

@@ -2,12 +2,15 @@
 /// Lion and AdamW over a model's flat buffers.
 #pragma once
 
+#include <dm2/comm/communicator.hpp>
 #include <dm2/core/error.hpp>
 #include <dm2/core/optimizer_options.hpp>
 #include <dm2/core/parameters.hpp>
 #include <dm2/model/model.hpp>
 #include <dm2/model/parameter_table.hpp>
+#include <dm2/train/state_slices.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -15,6 +18,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace dm2 {
 
@@ -40,10 +44,6 @@ namespace detail {
 struct update_run {
   std::size_t offset = 0, size = 0;
 };
-
-/// Whether an entry is the first of a pair that the published run keeps in one memory; its partner is the next entry.
-constexpr bool opens_pair(std::string_view name) { return name.ends_with(".dt_bias") || name.ends_with(".A_log"); }
-constexpr bool closes_pair(std::string_view name) { return name.ends_with(".dt_bias_b") || name.ends_with(".A_log_b"); }
 
 /// Runs of trained parameters, as long as possible, without the pairs where those are left out. Padding inside a run is
 /// zero in every buffer and stays zero.
@@ -90,19 +90,28 @@ class optimizer {
   ///
   /// Returns  the gradients' norm over the trained parameters, before clipping, where clipping is on; else 0.
   /// Throws   shape_error if the size is another, std::invalid_argument for a rate below 0 or none at all,
-  ///          std::logic_error if the optimiser or the model was moved from; nothing is changed then.
+  ///          std::logic_error if the optimizer or the model was moved from; nothing is changed then.
   double step(model<C, Context>& net, std::span<scalar> gradients, double lr) {
-    require_extent("optimizer.step.gradients", gradients.size(), state_extent<C>);
+    return step(net, gradients, lr, whole_state<C>, one_process());
+  }
+  /// The same of one slice, with its gradients [own.size()]: every process of `processes` calls it with its own, and
+  /// gets the same norm. The other slices of weights and momenta stay as they are. Throws process_error, too.
+  double step(model<C, Context>& net, std::span<scalar> gradients, double lr, state_slice own,
+              communicator& processes) {
+    require_extent("optimizer.step.gradients", gradients.size(), own.size());
     detail::require_option(lr >= 0 && lr < HUGE_VAL, "optimizer.step: lr", lr, "a number of at least 0");
     detail::require_memory(first_.size() != 0, "dm2::optimizer");
     static_cast<void>(net.state());
-    double const norm = options_.clip_norm > 0 ? clip(net.state_ctx(), gradients) : 0;
+    double const norm = options_.clip_norm > 0 ? clip(net.state_ctx(), gradients, own, processes) : 0;
     ++steps_;
     auto const move = [&](std::size_t offset, std::size_t size) {
-      update(net.state_ctx(), net.state().data() + offset, gradients.data() + offset, offset, size, lr);
+      std::size_t const first = std::max(offset, own.first), end = std::min(offset + size, own.end);
+      if (first < end)
+        update(net.state_ctx(), net.state().data() + first, gradients.data() + (first - own.first), first, end - first,
+               lr);
     };
     for (std::size_t i = 0; i < runs_.count; ++i) move(runs_.runs[i].offset, runs_.runs[i].size);
-    if (options_.shared_pairs) move_pairs(net, move);
+    if (options_.shared_pairs) move_pairs(net, own, move);
     return norm;
   }
 
@@ -123,30 +132,36 @@ class optimizer {
 
   static std::span<scalar> view(buffer& b) { return {reinterpret_cast<scalar*>(b.data()), b.size() / sizeof(scalar)}; }
 
-  double clip(state_context& ctx, std::span<scalar> gradients) {
+  /// Squares are added tensor by tensor, in the table's order: a tensor is in one slice, so that the sum does not
+  /// depend on how many slices there are.
+  double clip(state_context& ctx, std::span<scalar> gradients, state_slice own, communicator& processes) {
+    auto const& table = parameter_table<C>;
+    std::vector<double> squares(table.size());
+    for (std::size_t i = 0; i < table.size(); ++i)
+      if (table[i].kind == entry_kind::parameter && own.holds(table[i]))
+        squares[i] = sum_of_squares(ctx, gradients.data() + (table[i].offset - own.first), table[i].size);
+    std::vector<double> all(squares.size() * std::size_t(processes.size()));
+    processes.gather("gradient norm", std::span<double const>{squares}, std::span{all});
     double square = 0;
-    detail::update_runs<C> const all{false};
-    for (std::size_t i = 0; i < all.count; ++i)
-      square += sum_of_squares(ctx, gradients.data() + all.runs[i].offset, all.runs[i].size);
+    for (std::size_t i = 0; i < table.size(); ++i)
+      for (std::size_t at = i; at < all.size(); at += table.size()) square += all[at];  // all but the owner's are 0
     double const norm = std::sqrt(square), factor = options_.clip_norm / (norm + 1e-6);
     if (factor < 1) scale(ctx, gradients.data(), gradients.size(), factor);
     return norm;
   }
 
   void update(state_context& ctx, scalar* p, scalar const* g, std::size_t offset, std::size_t size, double lr) {
-    scalar* const m = momentum().data() + offset;
-    if (options_.kind == optimizer_kind::lion)
-      lion_step(ctx, p, g, m, size, lr, options_.weight_decay, options_.beta1, options_.beta2);
-    else
-      adamw_step(ctx, p, g, m, second_moment().data() + offset, size, lr, options_.weight_decay, options_.beta1,
-                 options_.beta2, options_.eps, double(steps_));
+    optimizer_run<scalar> run{p, g, momentum().data() + offset, nullptr, size};
+    if (options_.kind == optimizer_kind::lion) return lion_step(ctx, run, options_, lr);
+    run.second = second_moment().data() + offset;
+    adamw_step(ctx, run, options_, lr, steps_);
   }
 
   template <class Move>
-  void move_pairs(model<C, Context>& net, Move const& move) {
+  void move_pairs(model<C, Context>& net, state_slice own, Move const& move) {
     for (std::size_t i = 0; i + 1 < parameter_table<C>.size(); ++i) {
       parameter_entry const &a = parameter_table<C>[i], &b = parameter_table<C>[i + 1];
-      if (!detail::opens_pair(a.name)) continue;
+      if (!detail::opens_pair(a.name) || !own.holds(a)) continue;
       auto const share = [&](parameter_entry const& from, parameter_entry const& to) {
         copy(net.state_ctx(), net.state().data() + from.offset, from.size, net.state().data() + to.offset);
       };

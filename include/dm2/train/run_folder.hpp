@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/io/synced_folder.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -55,11 +56,17 @@ class run_folder {
   /// No checkpoints at all.
   run_folder() = default;
   /// Makes the folder. `history`: how many epochs' checkpoints are kept beside the last and the best.
-  /// Throws file_error if it cannot be made.
+  /// Folders that are new are on the disk then. Throws file_error if they cannot be made.
   explicit run_folder(std::filesystem::path root, int history = 0) : root_{std::move(root)}, history_{history} {
-    std::error_code problem;
-    std::filesystem::create_directories(root_, problem);
-    if (problem) throw file_error{root_, "cannot be made: " + problem.message()};
+    detail::make_synced_folders(root_);
+  }
+
+  /// The same paths of a folder that another process makes; nothing is made here.
+  [[nodiscard]] static run_folder seen(std::filesystem::path root, int history) {
+    run_folder out;
+    out.root_ = std::move(root);
+    out.history_ = history;
+    return out;
   }
 
   /// The folder; empty without one.
@@ -103,7 +110,7 @@ class run_folder {
     });
   }
 
-  /// Removes what a kill left of checkpoints that were being written. Only where no other process writes into the
+  /// Removes parts of checkpoints that a kill left behind. Only where no other process writes into the
   /// folder.
   void remove_unfinished() const {
     remove_where([](std::string const& name) {

@@ -82,7 +82,7 @@ class run_lock {
     ::close(fd_);
     fd_ = -1;
   }
-  /// What the process that has the lock wrote into it.
+  /// The lock's text, written by the process that has it.
   [[nodiscard]] std::string holder() const {
     std::array<char, 400> text;
     ::ssize_t const size = ::pread(fd_, text.data(), text.size(), 0);

@@ -14,8 +14,9 @@
 
 namespace dm2 {
 
-/// Moves the files of a folder's run aside, into a hidden folder in it, until the new run has a checkpoint. A process
-/// that is killed at any moment leaves what recover() puts right. Files that no run writes stay where they are.
+/// Moves a run's files aside until a new run in the folder has a checkpoint. They wait in a hidden folder inside it.
+/// Where a process is killed, at any moment, recover() puts things right. Files that no run writes stay where they
+/// are.
 ///
 /// The moves are renames inside one folder, so they need no space and lose nothing half-way: files go to .replacing one
 /// by one, and the whole of it is then renamed to .replaced.
@@ -26,7 +27,7 @@ class run_replacement {
   /// For the run in this folder, which exists; nothing is moved yet.
   explicit run_replacement(run_folder folder) : folder_{std::move(folder)} {}
 
-  /// Settles what a process left that ended in between; returns whether the old run was brought back.
+  /// Settles a replacement that a process left unfinished; returns whether the old run was brought back.
   bool recover() {
     std::error_code ignored;
     if (std::filesystem::exists(moving(), ignored)) return bring_back(), true;
@@ -51,7 +52,7 @@ class run_replacement {
     }
   }
 
-  /// Removes what the new run wrote, and brings the old one back. Does nothing where none is aside.
+  /// Removes the new run's files, and brings the old run back. Does nothing where none is aside.
   void put_back() {
     std::error_code ignored;
     if (!std::filesystem::exists(aside(), ignored)) return;

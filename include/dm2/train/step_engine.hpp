@@ -1,14 +1,18 @@
 /// @file
-/// How the training loop's steps are computed: micro-batches, optimiser, average. A backend with memory of its own
+/// How the training loop's steps are computed: micro-batches, optimizer, average. A backend with memory of its own
 /// specialises it.
 #pragma once
 
+#include <dm2/comm/communicator.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/data/batch.hpp>
 #include <dm2/model/training_pass.hpp>
 #include <dm2/train/ema.hpp>
+#include <dm2/train/gradient_sum.hpp>
 #include <dm2/train/optimizer.hpp>
+#include <dm2/train/running_statistics.hpp>
 #include <dm2/train/sparse_target.hpp>
+#include <dm2/train/state_slices.hpp>
 #include <dm2/train/token_label_target.hpp>
 
 #include <cmath>
@@ -22,7 +26,7 @@
 
 namespace dm2 {
 
-/// What a step engine is made for.
+/// A step engine's sizes and targets.
 struct step_options {
   int batch = 256;                                     ///< samples of a micro-batch
   int accumulate = 4;                                  ///< the most micro-batches of a step
@@ -33,7 +37,7 @@ struct step_options {
 /// Where in a run a micro-batch stands.
 struct step_place {
   int epoch = 0;          ///< from 0
-  std::int64_t step = 0;  ///< optimiser steps before it
+  std::int64_t step = 0;  ///< optimizer steps before it
   std::size_t batch = 0;  ///< micro-batches of the epoch before it
 };
 
@@ -41,17 +45,23 @@ struct step_place {
 struct non_finite {
   char const* what;  ///< "loss" or "gradient"
   step_place at;     ///< the micro-batch
+  int process = 0;   ///< that computed it
 };
 
-/// What a step amounted to.
+/// A step's losses and gradient norm.
 struct step_result {
   std::vector<double> losses;  ///< of each micro-batch
   double gradient_norm = 0;    ///< before clipping; 0 where clipping is off
+  bool stop = false;           ///< a process was asked to stop
 };
 
 /// The steps of a run, on the host: each is done when its call returns.
 ///
-/// Model, optimiser and average are the caller's and outlive the engine. A backend that keeps copies of them elsewhere
+/// Several processes compute a step together: a round of micro-batches at a time, of which process r has the round's
+/// number r. Losses, statistics and gradients are added in the order of the micro-batches, so that the bytes of a run
+/// do not depend on the number of processes. Each process moves its slice of the state, and gives it to the others.
+///
+/// Model, optimizer and average are the caller's and outlive the engine. A backend that keeps copies of them elsewhere
 /// brings theirs up to date in pull(), and takes over theirs in push().
 template <config C, class Context>
 class step_engine {
@@ -60,40 +70,74 @@ class step_engine {
   using scalar = typename Context::scalar;
 
   /// Takes all its memory.
-  step_engine(model<C, Context>& net, optimizer<C, Context>& optimiser, ema<C, Context>& average, step_options options)
+  step_engine(model<C, Context>& net, optimizer<C, Context>& rule, ema<C, Context>& average, step_options options,
+              communicator& processes = one_process())
       : net_{net},
-        optimiser_{optimiser},
+        optimizer_{rule},
         average_{average},
         options_{options},
+        processes_{processes},
         pass_{net, options.batch},
-        targets_{C.classes, options.smoothing} {}
+        targets_{C.classes, options.smoothing},
+        sum_{processes, cut_state<C>(processes.size()), options.accumulate} {}
   step_engine(step_engine const&) = delete;
   step_engine& operator=(step_engine const&) = delete;
 
-  /// Adds the gradients of `scale` times the batch's loss to those of the step's earlier micro-batches.
+  /// Computes the gradients of `scale` times the batch's loss: this process's part of a round.
   ///
   /// Shapes   b.size is the options' batch; box lies in the patch grid.
-  /// Throws   shape_error if a size disagrees or a class is out of range; non_finite if the loss or a gradient is not;
-  ///          a backend whose work goes on behind the call throws it from a later one.
-  void micro_batch(batch const& b, mix_box box, double scale, step_place at) {
+  /// Throws   shape_error if a size disagrees or a class is out of range.
+  void micro_batch(batch const& b, mix_box box, double scale) {
     detail::require_batch(b, options_.batch, C.image);
-    if (result_.losses.empty()) pass_.clear_gradients();
+    pass_.clear_gradients();
     pictures_.assign(b.pictures.begin(), b.pictures.end());
     fill_targets(b);
+    statistics_.begin(net_.state());
     pass_.forward(pictures_, box);
-    double const loss = pass_.loss(targets_.rows(), scale);
-    if (!std::isfinite(loss)) throw non_finite{"loss", at};
+    statistics_.end(net_.state(), std::span{report_}.subspan(3));
+    report_[0] = pass_.loss(targets_.rows(), scale);
+    report_[1] = double(std::isfinite(report_[0]) ? finding::none : finding::loss);
+    if (report_[1] != 0) return;
     pass_.backward();
     if (!std::isfinite(sum_of_squares(net_.ctx(), gradients().data(), gradients().size())))
-      throw non_finite{"gradient", at};
-    result_.losses.push_back(loss);
+      report_[1] = double(finding::gradient);
   }
 
-  /// Ends a step: the optimiser moves the weights, the average follows. Throws std::logic_error without a micro-batch.
+  /// Adds up a round of `count` micro-batches, of which this process has computed its own, where it has one. `first` is
+  /// the place of the first. `stop`: whether this process was asked to stop; the step's result says it of them all.
+  ///
+  /// Throws   non_finite, on every process, if a loss or a gradient is not; a backend whose work goes on behind the
+  /// call
+  ///          throws it from a later one. process_error.
+  void finish_round(int count, step_place first, bool stop = false) {
+    report_[2] = stop ? 1 : 0;
+    std::vector<double> all(report_.size() * std::size_t(processes_.size()));
+    processes_.gather("losses", std::span<double const>{report_}, std::span{all});
+    auto const of = [&](int r) { return std::span{all}.subspan(std::size_t(r) * report_.size(), report_.size()); };
+    for (int r = 0; r < count; ++r)
+      if (of(r)[1] != 0) {
+        step_place at = first;
+        at.batch += std::size_t(r);
+        throw non_finite{of(r)[1] == double(finding::loss) ? "loss" : "gradient", at, r};
+      }
+    for (int r = 0; r < processes_.size(); ++r) result_.stop = result_.stop || of(r)[2] != 0;
+    if (result_.losses.empty()) sum_.begin();
+    for (int r = 0; r < count; ++r) {
+      result_.losses.push_back(of(r)[0]);
+      statistics_.move(net_.state(), of(r).subspan(3));
+    }
+    // the forward has counted this process's own
+    for (std::int64_t& n : net_.counters()) n += count - (processes_.rank() < count ? 1 : 0);
+    sum_.add_round(pass_.gradients(), count);
+  }
+
+  /// Ends a step: the optimizer moves the weights, the average follows. Throws std::logic_error without a micro-batch,
+  /// process_error.
   void finish_step(double rate) {
     if (result_.losses.empty()) throw std::logic_error{"dm2::step_engine: a step without a micro-batch"};
-    result_.gradient_norm = optimiser_.step(net_, pass_.gradients(), rate);
-    average_.step(net_);
+    result_.gradient_norm = optimizer_.step(net_, sum_.sum(), rate, sum_.own(), processes_);
+    average_.step(net_, sum_.own());
+    sum_.share("weights", net_.state());
     done_ = std::exchange(result_, {});
   }
 
@@ -104,13 +148,17 @@ class step_engine {
     return std::exchange(done_, std::nullopt);
   }
 
-  /// Brings the caller's model, optimiser and average up to date.
-  void pull() {}
-  /// Takes over what the caller has put into them.
+  /// Brings the caller's model, optimizer and average up to date, on every process. Throws process_error.
+  void pull() {
+    sum_.share("momentum", optimizer_.momentum());
+    sum_.share("second moment", optimizer_.second_moment());
+    sum_.share("average", average_.state());
+  }
+  /// Takes over the caller's model, optimizer and average.
   void push() {}
   /// The pictures of the latest micro-batch.
   [[nodiscard]] std::span<scalar const> pictures() const { return pictures_; }
-  /// Gradients of the present step, on the host.
+  /// Gradients of the latest micro-batch, on the host.
   [[nodiscard]] std::span<scalar const> gradients() { return pass_.gradients(); }
 
  private:
@@ -126,13 +174,20 @@ class step_engine {
     }
   }
 
+  /// What a micro-batch's numbers are.
+  enum class finding : unsigned char { none, loss, gradient };
+
   model<C, Context>& net_;
-  optimizer<C, Context>& optimiser_;
+  optimizer<C, Context>& optimizer_;
   ema<C, Context>& average_;
   step_options options_;
+  communicator& processes_;
   training_pass<C, Context> pass_;
   sparse_targets<scalar> targets_;
   std::vector<scalar> pictures_;
+  gradient_sum<scalar> sum_;
+  running_statistics<C, scalar> statistics_;
+  std::vector<double> report_ = std::vector<double>(3 + statistic_count<C>);  ///< loss, finding, stop, statistics
   step_result result_;
   std::optional<step_result> done_;
 };

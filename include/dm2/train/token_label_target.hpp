@@ -15,7 +15,7 @@
 
 namespace dm2 {
 
-/// What the smoothed one-hot target has at the right class and elsewhere: 1 - s + s / classes, and s / classes.
+/// A smoothed one-hot target's values at the right class and elsewhere: 1 - s + s / classes, and s / classes.
 struct label_smoothing {
   double on;   ///< at the right class
   double off;  ///< at every other class
@@ -140,18 +140,26 @@ void check_label_map(label_map<T> const& map, int label, int classes) {
 
 }  // namespace detail
 
+/// Sizes of a dense target.
+struct target_shape {
+  int classes = 0;  ///< of the model
+  int rows = 0;     ///< of patches
+  int cols = 0;     ///< patches a row
+};
+
 /// The target of one sample from its label map: RoIAlign of the crop on the map for the whole and for each patch,
 /// softmax over the classes (absent ones count as score 0), smoothed.
 ///
-/// Shapes   target [2 + rows * cols, classes]: the smoothed ground truth, the class token's target, each patch's;
-///          scores: scratch for `classes` numbers.
+/// Shapes   target [2 + rows cols, classes], of `shape`: the smoothed ground truth, the class token's target, each
+///          patch's; scores: scratch for `classes` numbers.
 /// Writes   target (=).
 /// Throws   shape_error if a size disagrees, the grid has no patch or a class index is out of range,
 ///          std::invalid_argument where the smoothing is not 0 to 1; nothing is written then.
 /// Source   Jiang et al. 2021 (arXiv 2104.10858); Yun et al. 2021 (arXiv 2101.05022) for the crop.
 template <class M, std::floating_point T>
-void token_label_target(label_map<M> const& map, crop_fraction crop, int label, int classes, int rows, int cols,
-                        double smoothing, crop_convention convention, std::span<double> scores, std::span<T> target) {
+void token_label_target(label_map<M> const& map, crop_fraction crop, int label, target_shape shape, double smoothing,
+                        crop_convention convention, std::span<double> scores, std::span<T> target) {
+  auto const [classes, rows, cols] = shape;
   detail::check_label_map(map, label, classes);
   detail::require_grid("token_label_target", rows, cols);
   std::size_t const width = std::size_t(classes);

@@ -2,6 +2,7 @@
 /// The training loop: epochs of accumulated steps, averages, validation, checkpoints, resumption.
 #pragma once
 
+#include <dm2/comm/communicator.hpp>
 #include <dm2/core/error.hpp>
 #include <dm2/core/random.hpp>
 #include <dm2/data/loader.hpp>
@@ -21,14 +22,19 @@
 #include <chrono>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <deque>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
+#include <vector>
 
 namespace dm2 {
 
@@ -38,22 +44,25 @@ struct divergence_error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// What one epoch amounted to.
+/// An epoch's results.
 struct epoch_report {
   int epoch = 0;          ///< from 0
-  std::int64_t step = 0;  ///< optimiser steps so far
+  std::int64_t step = 0;  ///< optimizer steps so far
   double rate = 0;        ///< learning rate
   double train_loss = 0;  ///< mean over the epoch's micro-batches
   evaluation validation;  ///< of the averaged weights; no samples without a validation set
   bool best = false;      ///< validation accuracy, or without a validation set the loss, is the run's best so far
   double seconds = 0;     ///< that the epoch's training took, validation left out
   double waiting = 0;     ///< seconds of those spent waiting for data
+  traffic exchanged{};    ///< between the processes, by process 0
+  int slowest = 0;        ///< the process that worked longest, its waiting for data included
+  double lead = 0;        ///< seconds of its work over the processes' mean, less 1
 };
 
-/// What one optimiser step amounted to.
+/// An optimizer step's results.
 struct step_report {
   int epoch = 0;             ///< from 0
-  std::int64_t step = 0;     ///< optimiser steps so far, this one included
+  std::int64_t step = 0;     ///< optimizer steps so far, this one included
   std::size_t batch = 0;     ///< micro-batches done in the epoch
   std::size_t batches = 0;   ///< micro-batches of the whole epoch
   double rate = 0;           ///< learning rate
@@ -68,7 +77,7 @@ struct trainer_options {
   int batch = 256;                                     ///< samples of a micro-batch
   int accumulate = 4;                                  ///< micro-batches a step; each one's loss is divided by this
   schedule rates{};                                    ///< learning rate of each epoch, and how many epochs
-  optimizer_options optimiser{};                       ///< the rule that moves the weights
+  optimizer_options optimizer{};                       ///< the rule that moves the weights
   double ema_decay = 0.9999;                           ///< part of the weights' average that a step keeps
   bool ema_warm_up = false;                            ///< start with a smaller decay (ema)
   double smoothing = 0.1;                              ///< of the targets: 0 for none, 1 for uniform (label_smoothing)
@@ -78,14 +87,14 @@ struct trainer_options {
   int stop_after = 0;                 ///< end after this many epochs, for a part of a longer schedule; 0 for all
   std::int64_t checkpoint_steps = 0;  ///< write the last checkpoint every so many steps too; 0 after epochs only
   std::map<std::string, std::string> metadata{};        ///< added to every checkpoint
-  std::function<void(step_report const&)> on_step{};    ///< after each optimiser step, by the thread in run()
+  std::function<void(step_report const&)> on_step{};    ///< after each optimizer step, by the thread in run()
   std::function<void(epoch_report const&)> on_epoch{};  ///< after the epoch's validation, before its checkpoint
   std::function<void(std::filesystem::path const&)> on_checkpoint{};  ///< after each checkpoint that is on the disk
   std::atomic<bool> const* stop =
       nullptr;  ///< set from a signal handler: the run ends after the present step, with a checkpoint
 };
 
-/// In what a resumed run differs from the one that wrote its checkpoint.
+/// Differences between a resumed run and the one that wrote its checkpoint.
 struct resume_report {
   /// Why the best epoch so far does not count any more: it was told by another measure (accuracy, or without a
   /// validation set the loss), or on other pictures. Empty where it counts, and where there was none.
@@ -95,8 +104,12 @@ struct resume_report {
 
 /// Trains a model over a loader.
 ///
-/// A run's numbers are a function of the options, the data and the number of compute threads. A resumed run goes on
-/// with the bytes that an uninterrupted one would have had, from whatever checkpoint.
+/// A run's numbers are a function of the options, the data and the number of compute threads, which is each process's
+/// where there are several: not of the number of processes. A resumed run goes on with the bytes that an uninterrupted
+/// one would have had, from whatever checkpoint, on any number of processes.
+///
+/// Several processes each make a model, loaders with their rank and a trainer, with the same options, and call the same
+/// things in the same order. Process 0 writes the checkpoints, and has the reports.
 template <config C, class Context>
 class trainer {
  public:
@@ -104,30 +117,37 @@ class trainer {
   using scalar = typename Context::scalar;
 
   /// The model holds the parameters to start with. `validation` may be null. The referenced objects outlive the
-  /// trainer.
+  /// trainer. The training loader's groups are the options' accumulated micro-batches.
   ///
-  /// Throws std::invalid_argument, with both values, if an option is out of range, or a loader has another batch or
-  /// mode than the trainer, or (as shape_error) other pictures or classes than the model.
-  trainer(model<C, Context>& net, trainer_options options, loader& training, loader* validation, run_folder folder)
+  /// Throws std::invalid_argument, with both values, if an option is out of range, or a loader has another batch, mode,
+  /// rank or group than the trainer, or (as shape_error) other pictures or classes than the model; or if there are more
+  /// processes than micro-batches in a step.
+  trainer(model<C, Context>& net, trainer_options options, loader& training, loader* validation, run_folder folder,
+          communicator& processes = one_process())
       : net_{net},
-        options_{checked(std::move(options), training, validation)},
+        processes_{processes},
+        options_{checked(std::move(options), training, validation, processes)},
         training_{training},
         validation_{validation},
         folder_{std::move(folder)},
-        optimiser_{options_.optimiser},
+        optimizer_{options_.optimizer},
         average_{net, options_.ema_decay, options_.ema_warm_up},
-        engine_{net, optimiser_, average_, {options_.batch, options_.accumulate, options_.smoothing, options_.crops}} {}
+        engine_{net,
+                optimizer_,
+                average_,
+                {options_.batch, options_.accumulate, options_.smoothing, options_.crops},
+                processes} {}
 
   trainer(trainer const&) = delete;
   trainer& operator=(trainer const&) = delete;
 
-  /// Goes on from a training checkpoint; without `with_optimizer` with the momenta that the optimiser has, which are
+  /// Goes on from a training checkpoint; without `with_optimizer` with the momenta that the optimizer has, which are
   /// zero at first. Throws file_error as resume_training does, and if it was written with another batch, accumulation,
   /// seed or number of batches an epoch; nothing is changed then.
   resume_report resume(std::filesystem::path const& path, bool with_optimizer = true) {
     nlohmann::json const progress = read_checkpoint_head(path).progress;
     place const at = checked_place(progress, path);
-    resume_training(path, net_, average_, optimiser_, with_optimizer);
+    resume_training(path, net_, average_, optimizer_, with_optimizer);
     engine_.push();
     epoch_ = at.epoch;
     next_batch_ = at.next_batch;
@@ -135,6 +155,8 @@ class trainer {
     earlier_steps_ = at.earlier_steps + (with_optimizer ? 0 : at.optimizer_steps);
     best_ = at.best;
     best_epoch_ = at.best_epoch;
+    std::error_code ignored;
+    from_elsewhere_ = !std::filesystem::equivalent(path, folder_.last(), ignored);
     resume_report report;
     if (best_epoch_ >= 0) report.best_left_out = incomparable(progress);
     if (!report.best_left_out.empty()) best_ = 0, best_epoch_ = -1;
@@ -145,13 +167,14 @@ class trainer {
   /// Trains to the last epoch, or until options.stop is set, which ends a validation too; returns whether it came to
   /// the end.
   ///
-  /// Throws divergence_error, what the loaders throw, and file_error where a checkpoint cannot be written; the last one
-  /// that was written is whole then.
+  /// Throws divergence_error, the loaders' exceptions, and file_error where a checkpoint cannot be written; the last
+  /// one written is whole then.
   bool run() {
     int const end =
         options_.stop_after > 0 ? std::min(options_.stop_after, options_.rates.epochs) : options_.rates.epochs;
     try {
-      for (; epoch_ < end; ++epoch_)
+      if (epoch_ >= end) complete_folder();
+      while (epoch_ < end)
         if (stopping() || !train_epoch() || !finish_epoch()) return false;
     } catch (non_finite const& n) {
       diverged(n);
@@ -161,8 +184,8 @@ class trainer {
 
   /// The epoch that run() goes on in, from 0.
   [[nodiscard]] int epoch() const { return epoch_; }
-  /// Optimiser steps so far.
-  [[nodiscard]] std::int64_t steps() const { return earlier_steps_ + optimiser_.steps(); }
+  /// Optimizer steps so far.
+  [[nodiscard]] std::int64_t steps() const { return earlier_steps_ + optimizer_.steps(); }
   /// The best epoch's validation accuracy, 0 to 1, or without a validation set its negated training loss; 0 before
   /// there is one.
   [[nodiscard]] double best() const { return best_; }
@@ -174,7 +197,8 @@ class trainer {
  private:
   using clock = std::chrono::steady_clock;
 
-  static trainer_options checked(trainer_options o, loader const& training, loader const* validation) {
+  static trainer_options checked(trainer_options o, loader const& training, loader const* validation,
+                                 communicator const& processes) {
     using detail::require_option;
     require_option(o.batch >= 1, "trainer: batch", o.batch, "at least 1");
     require_option(o.accumulate >= 1, "trainer: accumulate", o.accumulate, "at least 1");
@@ -186,8 +210,14 @@ class trainer {
     if (training.options().batch != o.batch)
       throw shape_error{"trainer: the options say batches of " + std::to_string(o.batch) +
                         ", the training loader gives " + std::to_string(training.options().batch)};
-    if (validation != nullptr)
+    detail::require_dealing("trainer: the training loader", training, processes, o.accumulate);
+    if (processes.size() > o.accumulate)
+      throw std::invalid_argument{"trainer: " + std::to_string(processes.size()) + " processes share steps of " +
+                                  std::to_string(o.accumulate) + " micro-batches: at most one process a micro-batch"};
+    if (validation != nullptr) {
       detail::require_loader<C>("trainer: the validation loader", *validation, loading::evaluation);
+      detail::require_dealing("trainer: the validation loader", *validation, processes, 0);
+    }
     return o;
   }
   /// Where a checkpoint says that its run was.
@@ -234,12 +264,20 @@ class trainer {
   [[nodiscard]] static nlohmann::json fingerprint(loader const* samples) {
     return samples == nullptr ? nlohmann::json{} : nlohmann::json(samples->set().fingerprint());
   }
-  [[nodiscard]] bool stopping() const { return options_.stop != nullptr && options_.stop->load(); }
+  [[nodiscard]] bool stop_asked() const { return options_.stop != nullptr && options_.stop->load(); }
+  /// Whether a process was asked to stop: the same answer for all, which all ask for at the same place.
+  [[nodiscard]] bool stopping() {
+    char const own = stop_asked() ? 1 : 0;
+    std::vector<char> all(std::size_t(processes_.size()));
+    processes_.gather("stop", std::span<char const>{&own, 1}, std::span{all});
+    return std::find(all.begin(), all.end(), 1) != all.end();
+  }
 
   /// Every step from next_batch_ on; false if it was stopped, with a checkpoint.
   bool train_epoch() {
     auto const begin = clock::now();
     double const waited = training_.seconds_waiting();
+    traffic const sent = processes_.sent();
     rate_ = options_.rates.rate(epoch_);
     training_.start(std::uint32_t(epoch_), next_batch_);
     while (next_batch_ < training_.batches()) {
@@ -247,19 +285,41 @@ class trainer {
       report_steps(false);
       bool const last = next_batch_ == training_.batches();
       if (last) break;
-      if (stopping()) return save(folder_.last()), false;
+      // Several processes learn it with a step's result: then all of them stop after the same one.
+      if (processes_.size() == 1 ? stop_asked() : stop_seen_) return save(folder_.last()), false;
       if (options_.checkpoint_steps > 0 && steps() % options_.checkpoint_steps == 0) save(folder_.last());
     }
     report_steps(true);
-    seconds_ = std::chrono::duration<double>(clock::now() - begin).count();
-    waiting_ = training_.seconds_waiting() - waited;
+    epoch_seconds_ = std::chrono::duration<double>(clock::now() - begin).count();
+    epoch_waiting_ = training_.seconds_waiting() - waited;
+    epoch_traffic_ = {processes_.sent().bytes - sent.bytes, processes_.sent().seconds - sent.seconds};
     return true;
   }
+  /// What of an epoch's report is about its time. All processes call it.
+  void report_times(epoch_report& report) {
+    report.seconds = epoch_seconds_;
+    report.waiting = epoch_waiting_;
+    report.exchanged = epoch_traffic_;
+    double const work = epoch_seconds_ - epoch_traffic_.seconds;
+    std::vector<double> all(std::size_t(processes_.size()));
+    processes_.gather("seconds", std::span<double const>{&work, 1}, std::span{all});
+    auto const most = std::max_element(all.begin(), all.end());
+    double const mean = std::accumulate(all.begin(), all.end(), 0.0) / double(all.size());
+    report.slowest = int(most - all.begin());
+    report.lead = mean > 0 ? *most / mean - 1 : 0;
+  }
 
-  /// One optimiser step: `accumulate` micro-batches, or as many as the epoch has left.
+  /// One optimizer step: `accumulate` micro-batches, or as many as the epoch has left, a round of one for each process
+  /// at a time.
   void train_step() {
-    int micro = 0;
-    for (; micro < options_.accumulate && next_batch_ < training_.batches(); ++micro) micro_batch();
+    processes_.at_step(steps());
+    int const micro = int(std::min(std::size_t(options_.accumulate), training_.batches() - next_batch_));
+    for (int done = 0; done < micro; done += processes_.size()) {
+      int const count = std::min(processes_.size(), micro - done);
+      if (processes_.rank() < count) micro_batch(next_batch_ + std::size_t(processes_.rank()));
+      engine_.finish_round(count, {epoch_, steps(), next_batch_}, stop_asked());
+      next_batch_ += std::size_t(count);
+    }
     engine_.finish_step(rate_);
     step_report r{epoch_, steps(), next_batch_, training_.batches(), rate_};
     r.samples = micro * options_.batch;
@@ -267,33 +327,43 @@ class trainer {
     unreported_.push_back(r);
   }
 
-  void micro_batch() {
+  /// Micro-batch `number` of the epoch.
+  void micro_batch(std::size_t number) {
     batch const* const b = training_.next();
-    if (b == nullptr || b->size != options_.batch)
-      throw std::logic_error{"dm2::trainer: the loader gave no whole batch"};
+    if (b == nullptr || b->size != options_.batch || b->number != number)
+      throw std::logic_error{"dm2::trainer: the loader gave another batch than number " + std::to_string(number)};
     constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
     // samples draw with stream numbers below 2^32, so the batches' boxes stand above them
-    random_stream random{options_.seed, std::uint32_t(epoch_), (std::uint64_t{1} << 32) + next_batch_};
+    random_stream random{options_.seed, std::uint32_t(epoch_), (std::uint64_t{1} << 32) + number};
     engine_.micro_batch(*b, options_.mix_token ? draw_mix_box(height, width, random) : mix_box{},
-                        1.0 / options_.accumulate, {epoch_, steps(), next_batch_});
-    ++next_batch_;
+                        1.0 / options_.accumulate);
   }
 
   /// Reports the steps whose results are there; with `wait`, all of them.
   void report_steps(bool wait) {
     while (auto const result = engine_.next_result(wait)) {
+      stop_seen_ = stop_seen_ || result->stop;
       step_report r = unreported_.front();
       unreported_.pop_front();
       double sum = 0;
       for (double const loss : result->losses) sum += loss, loss_sum_ += loss;
       r.loss = sum / double(result->losses.size());
       r.gradient_norm = result->gradient_norm;
-      if (options_.on_step) options_.on_step(r);
+      if (options_.on_step && first_process()) options_.on_step(r);
     }
   }
 
+  /// The process that computed the number looks for the tensor, and tells the others.
   [[noreturn]] void diverged(non_finite const& n) {
     engine_.pull();
+    std::string text = processes_.rank() == n.process ? divergence(n) : "";
+    std::size_t length = text.size();
+    processes_.broadcast("divergence", std::span{&length, 1}, n.process);
+    text.resize(length);
+    processes_.broadcast("divergence", std::span{text}, n.process);
+    throw divergence_error{text};
+  }
+  [[nodiscard]] std::string divergence(non_finite const& n) {
     auto const first_bad = [&](std::span<scalar const> values, auto... kinds) -> std::string {
       for (parameter_entry const& e : net_.table()) {
         if (((e.kind != kinds) && ...)) continue;
@@ -315,7 +385,7 @@ class trainer {
     add("weight", first_bad(net_.state(), entry_kind::parameter, entry_kind::unused));
     add("statistic", first_bad(net_.state(), entry_kind::statistic));  // bad through what went into it
     add("gradient", first_bad(engine_.gradients(), entry_kind::parameter));
-    throw divergence_error{text};
+    return text;
   }
 
   /// Accuracy of the averaged weights; false if it was stopped.
@@ -323,7 +393,8 @@ class trainer {
     engine_.pull();
     average_.swap(net_);
     try {
-      result = evaluate(net_, *validation_, [&](std::size_t) { return !stopping(); });
+      result = evaluate(
+          net_, *validation_, [&](std::size_t) { return !stop_asked(); }, processes_);
     } catch (...) {
       average_.swap(net_);
       throw;
@@ -332,9 +403,16 @@ class trainer {
     return !stopping();
   }
 
-  /// Validation and checkpoints; false if it was stopped before, with a checkpoint of an epoch without steps left.
+  /// Validation, the step to the next epoch, and checkpoints; false if it was stopped before, with a checkpoint of an
+  /// epoch without steps left.
   bool finish_epoch() {
-    epoch_report report{epoch_, steps(), rate_, loss_sum_ / double(training_.batches()), {}, false, seconds_, waiting_};
+    require_same_state();
+    epoch_report report;
+    report.epoch = epoch_;
+    report.step = steps();
+    report.rate = rate_;
+    report.train_loss = loss_sum_ / double(training_.batches());
+    report_times(report);
     if (validation_ != nullptr && !validate(report.validation)) return save(folder_.last()), false;
     double const score = validation_ != nullptr ? report.validation.accuracy() : -report.train_loss;
     report.best = best_epoch_ < 0 || score > best_;
@@ -342,16 +420,24 @@ class trainer {
       best_ = score;
       best_epoch_ = epoch_;
     }
-    if (options_.on_epoch) options_.on_epoch(report);
+    if (options_.on_epoch && first_process()) options_.on_epoch(report);
     next_batch_ = 0;
     loss_sum_ = 0;
-    ++epoch_;  // the checkpoint says where to go on
+    ++epoch_;  // done: the checkpoints say where to go on
     if (report.best) save(folder_.best());
     save(folder_.of_epoch(epoch_));
-    folder_.keep_history(epoch_);
+    if (first_process()) folder_.keep_history(epoch_);
     save(folder_.last());
-    --epoch_;
     return true;
+  }
+
+  /// Writes what the last epoch's checkpoints lack where a run ended between them: the best one was there, and is what
+  /// this run goes on from, the last one was not.
+  void complete_folder() {
+    if (!std::exchange(from_elsewhere_, false)) return;
+    save(folder_.of_epoch(epoch_));
+    if (first_process()) folder_.keep_history(epoch_);
+    save(folder_.last());
   }
 
   [[nodiscard]] nlohmann::json own_progress() const {
@@ -369,27 +455,62 @@ class trainer {
             {"training_set", fingerprint(&training_)},
             {"validation_set", fingerprint(validation_)}};
   }
+  /// Throws process_error, on every process, where one has another state than process 0.
+  void require_same_state() {
+    if (processes_.size() == 1) return;
+    engine_.pull();
+    std::uint64_t own = 0xcbf29ce484222325;  // FNV-1a, a number at a time
+    for (scalar const x : std::as_const(net_).state()) {
+      std::uint64_t bits = 0;
+      std::memcpy(&bits, &x, sizeof x);
+      own = (own ^ bits) * 0x100000001b3;
+    }
+    std::vector<std::uint64_t> all(std::size_t(processes_.size()));
+    processes_.gather("hash of the weights", std::span<std::uint64_t const>{&own, 1}, std::span{all});
+    for (std::size_t r = 1; r < all.size(); ++r)
+      if (all[r] != all[0])
+        throw process_error{"process " + std::to_string(r) + " has other weights than process 0 after epoch " +
+                            std::to_string(epoch_ + 1) + "; a run cannot go on so"};
+  }
+  /// Process 0 writes; the others learn whether it could.
   void save(std::filesystem::path const& path) {
     if (path.empty()) return;
     report_steps(true);
     engine_.pull();
-    save_training(path, net_, average_, optimiser_, own_progress(), options_.metadata);
-    if (options_.on_checkpoint) options_.on_checkpoint(path);
+    char written = 1;
+    std::exception_ptr problem;
+    if (first_process()) {
+      try {
+        save_training(path, net_, average_, optimizer_, own_progress(), options_.metadata);
+      } catch (...) {
+        problem = std::current_exception();
+        written = 0;
+      }
+    }
+    processes_.broadcast("checkpoint", std::span{&written, 1});
+    if (problem) std::rethrow_exception(problem);
+    if (written == 0) throw process_error{"process 0 could not write " + path.string()};
+    if (options_.on_checkpoint && first_process()) options_.on_checkpoint(path);
   }
+  [[nodiscard]] bool first_process() const { return processes_.rank() == 0; }
 
   model<C, Context>& net_;
+  communicator& processes_;
   trainer_options options_;
   loader& training_;
   loader* validation_;
   run_folder folder_;
-  optimizer<C, Context> optimiser_;
+  optimizer<C, Context> optimizer_;
   ema<C, Context> average_;
   step_engine<C, Context> engine_;
   std::deque<step_report> unreported_;
   int epoch_ = 0, best_epoch_ = -1;
+  bool from_elsewhere_ = false;  ///< resumed from another checkpoint than the folder's last
   std::size_t next_batch_ = 0;
-  std::int64_t earlier_steps_ = 0;  ///< of an optimiser whose state was not resumed
-  double loss_sum_ = 0, best_ = 0, rate_ = 0, seconds_ = 0, waiting_ = 0;
+  std::int64_t earlier_steps_ = 0;  ///< of an optimizer whose state was not resumed
+  double loss_sum_ = 0, best_ = 0, rate_ = 0, epoch_seconds_ = 0, epoch_waiting_ = 0;
+  bool stop_seen_ = false;
+  traffic epoch_traffic_;
 };
 
 }  // namespace dm2

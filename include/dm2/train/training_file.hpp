@@ -2,12 +2,15 @@
 /// Training checkpoints: everything that a run needs to go on as if it had never stopped, in one safetensors file.
 ///
 /// raw/NAME and ema/NAME hold the weights and their averages under the model's names, momentum/NAME and second/NAME the
-/// optimiser's state. The metadata hold the configuration, and under "training" where the run is. tensor_file, and so
-/// load, reads the averages (or the raw weights) of such a file like any other's.
+/// optimizer's state. The metadata hold the configuration, under "training" where the run is, and the CRC-32C of each
+/// tensor, which resume_training and load compare. tensor_file, and so load, reads the averages (or the raw weights) of
+/// such a file like any other's.
 #pragma once
 
 #include <dm2/core/error.hpp>
 #include <dm2/core/parameters.hpp>
+#include <dm2/io/checkpoint.hpp>
+#include <dm2/io/checksums.hpp>
 #include <dm2/io/config_json.hpp>
 #include <dm2/io/json_text.hpp>
 #include <dm2/io/mapped_file.hpp>
@@ -35,17 +38,6 @@
 
 namespace dm2 {
 namespace detail {
-
-template <class T>
-stored_tensor entry_tensor(std::string_view prefix, parameter_entry const& e, std::span<T const> values) {
-  stored_tensor t;
-  t.name = std::string{prefix} + std::string{e.name};
-  t.type = std::is_same_v<T, std::int64_t> ? dtype::i64 : std::is_same_v<T, double> ? dtype::f64 : dtype::f32;
-  t.shape.assign(e.shape.begin(), e.shape.begin() + e.rank);
-  t.strides = contiguous_strides(t.shape);
-  t.data = std::as_bytes(values.subspan(e.offset, e.size)).data();
-  return t;
-}
 
 constexpr char const* optimizer_name(optimizer_kind kind) { return kind == optimizer_kind::lion ? "lion" : "adamw"; }
 
@@ -87,10 +79,10 @@ inline constexpr std::int64_t most_steps = std::int64_t{1} << 53;
 
 }  // namespace detail
 
-/// What a training checkpoint says beside its tensors.
+/// A training checkpoint's metadata.
 struct checkpoint_head {
   std::map<std::string, std::string> metadata;  ///< all of them
-  nlohmann::json progress;                      ///< what stands under "training"
+  nlohmann::json progress;                      ///< under the key "training"
   int epoch = 0;                                ///< to go on in, from 0
   std::size_t next_batch = 0;                   ///< to go on with, in micro-batches of that epoch
 
@@ -110,95 +102,148 @@ struct checkpoint_head {
   return head;
 }
 
-/// Writes a training checkpoint, whole or not at all. `progress` is what the trainer wants back; `metadata` is added.
+/// Reads the whole of a safetensors file and holds every tensor against its checksum. Returns whether the file has
+/// checksums: those written before dm2 had them, and other programs' files, have none. Throws file_error where it is
+/// damaged.
+inline bool verify_checkpoint(std::filesystem::path const& path) {
+  mapped_file const file{path};
+  safetensors_content content = read_safetensors(file.bytes(), path);
+  bool const stated = detail::take_checksums(content.tensors, content.metadata, path);
+  for (stored_tensor const& t : content.tensors) require_checksum(t, path);
+  return stated;
+}
+
+/// Writes a training checkpoint, whole or not at all. `progress` is for the trainer that resumes; `metadata` is added.
 ///
 /// Throws file_error where the file cannot be written.
 template <config C, class Context>
 void save_training(std::filesystem::path const& path, model<C, Context>& net, ema<C, Context>& average,
-                   optimizer<C, Context>& optimiser, nlohmann::json progress,
-                   std::map<std::string, std::string> metadata) {
+                   optimizer<C, Context>& rule, nlohmann::json progress, std::map<std::string, std::string> metadata) {
   using scalar = typename Context::scalar;
   using values = std::span<scalar const>;
-  std::span<std::int64_t const> const counters{net.counters()};
   std::vector<stored_tensor> tensors;
   for (auto const& [prefix, state] :
        {std::pair{raw_prefix, values{net.state()}}, std::pair{ema_prefix, values{average.state()}}})
-    for (parameter_entry const& e : net.table())
-      tensors.push_back(e.kind == entry_kind::counter ? detail::entry_tensor(prefix, e, counters)
-                                                      : detail::entry_tensor(prefix, e, state));
-  for (auto const& [prefix, state] : {std::pair{detail::momentum_prefix, values{optimiser.momentum()}},
-                                      std::pair{detail::second_prefix, values{optimiser.second_moment()}}})
+    detail::add_entry_tensors(tensors, prefix, net.table(), state, net.counters());
+  for (auto const& [prefix, state] : {std::pair{detail::momentum_prefix, values{rule.momentum()}},
+                                      std::pair{detail::second_prefix, values{rule.second_moment()}}})
     for (parameter_entry const& e : net.table())
       if (e.kind == entry_kind::parameter && !state.empty()) tensors.push_back(detail::entry_tensor(prefix, e, state));
-  progress["optimizer_steps"] = optimiser.steps();
+  progress["optimizer_steps"] = rule.steps();
   progress["ema_steps"] = average.steps();
-  progress["optimizer"] = detail::optimizer_name(optimiser.options().kind);
+  progress["optimizer"] = detail::optimizer_name(rule.options().kind);
   metadata["config"] = to_json(C).dump();
   metadata["format"] = "pt";
   metadata[training_key] = progress.dump();
+  metadata[checksums_key] = detail::checksums_text(tensors, metadata);
   write_safetensors(path, tensors, metadata);
 }
 
-/// Fills model, averages and optimiser from a training checkpoint and returns the trainer's progress. Without
-/// `with_optimizer` the optimiser stays as it is, and may be of another kind than the file's.
+namespace detail {
+
+/// Throws file_error where a training checkpoint is of another configuration than the program's.
+inline void require_configuration(config const& program, std::map<std::string, std::string> const& metadata,
+                                  std::filesystem::path const& path) {
+  auto const told = metadata.find("config");
+  if (told == metadata.end()) throw file_error{path, "holds no configuration"};
+  auto const differences = config_differences(program, parse_json(told->second));
+  if (!differences.empty()) throw file_error{path, "is of another configuration: " + differences.front()};
+}
+
+/// Throws file_error where a training checkpoint was written with another optimizer.
+inline void require_optimizer(optimizer_kind kind, nlohmann::json const& progress, std::filesystem::path const& path) {
+  std::string const own = optimizer_name(kind);
+  nlohmann::json const told = progress.value("optimizer", nlohmann::json{});
+  if (told != own) throw file_error{path, "was written with the optimizer " + told.dump() + ", not " + own};
+}
+
+/// Which tensors of a training checkpoint go where; nothing is copied before all are found.
+template <class T>
+class resume_plan {
+ public:
+  /// Both outlive the plan.
+  resume_plan(safetensors_content const& content, std::filesystem::path const& path) : path_{path} {
+    for (stored_tensor const& t : content.tensors) by_name_.emplace(t.name, &t);
+  }
+
+  /// Plans an entry of the model's table under its name with `prefix` before it: a counter goes to `counters`, another
+  /// to its place in `state`. Throws file_error where the tensor is missing, or is of another size or precision.
+  void add(std::string_view prefix, parameter_entry const& e, std::span<T> state, std::span<std::int64_t> counters) {
+    if (e.kind == entry_kind::counter)
+      counters_.push_back({&find(prefix, e), counters.subspan(e.offset, 1)});
+    else
+      values_.push_back({&find(prefix, e), state.subspan(e.offset, e.size)});
+  }
+
+  /// Throws file_error where a tensor is not what its checksum says.
+  void require_checksums() const {
+    for (auto const& m : counters_) require_checksum(*m.from, path_);
+    for (auto const& m : values_) require_checksum(*m.from, path_);
+  }
+  /// Copies.
+  void run() const {
+    for (auto const& [from, to] : counters_) copy_to(*from, to);
+    for (auto const& [from, to] : values_) copy_to(*from, to);
+  }
+
+ private:
+  template <class N>
+  struct move {
+    stored_tensor const* from;
+    std::span<N> to;
+  };
+
+  [[nodiscard]] stored_tensor const& find(std::string_view prefix, parameter_entry const& e) const {
+    std::string const name = std::string{prefix} + std::string{e.name};
+    auto const found = by_name_.find(name);
+    if (found == by_name_.end()) throw file_error{path_, "lacks the tensor '" + name + "'"};
+    stored_tensor const& t = *found->second;
+    if (t.size() != e.size)
+      throw file_error{
+          path_, "'" + name + "' has " + std::to_string(t.size()) + " numbers, expected " + std::to_string(e.size)};
+    if (e.kind != entry_kind::counter && size_of(t.type) != sizeof(T))
+      throw file_error{
+          path_, "'" + name + "' is of type " + std::string{name_of(t.type)} + ", another precision than the run's"};
+    return t;
+  }
+
+  std::filesystem::path const& path_;
+  std::unordered_map<std::string_view, stored_tensor const*> by_name_;
+  std::vector<move<T>> values_;
+  std::vector<move<std::int64_t>> counters_;
+};
+
+}  // namespace detail
+
+/// Fills model, averages and optimizer from a training checkpoint and returns the trainer's progress. Without
+/// `with_optimizer` the optimizer stays as it is, and may be of another kind than the file's.
 ///
-/// Throws file_error if the file is none, is of another configuration, optimiser or precision, or lacks a tensor;
+/// Throws file_error if the file is none, is of another configuration, optimizer or precision, or lacks a tensor;
 ///        nothing is changed then.
 template <config C, class Context>
 nlohmann::json resume_training(std::filesystem::path const& path, model<C, Context>& net, ema<C, Context>& average,
-                               optimizer<C, Context>& optimiser, bool with_optimizer = true) {
-  using scalar = typename Context::scalar;
+                               optimizer<C, Context>& rule, bool with_optimizer = true) {
   mapped_file const file{path};
-  safetensors_content const content = read_safetensors(file.bytes(), path);
+  safetensors_content content = read_safetensors(file.bytes(), path);
+  detail::take_checksums(content.tensors, content.metadata, path);
   nlohmann::json progress = detail::parse_progress(content.metadata, path);
-  auto const named_config = content.metadata.find("config");
-  if (named_config == content.metadata.end()) throw file_error{path, "holds no configuration"};
-  auto const differences = config_differences(C, detail::parse_json(named_config->second));
-  if (!differences.empty()) throw file_error{path, "is of another configuration: " + differences.front()};
+  detail::require_configuration(C, content.metadata, path);
+  if (with_optimizer) detail::require_optimizer(rule.options().kind, progress, path);
 
-  std::string const kind = detail::optimizer_name(optimiser.options().kind);
-  if (with_optimizer && progress.value("optimizer", nlohmann::json{}) != kind)
-    throw file_error{path, "was written with the optimiser " + progress.value("optimizer", nlohmann::json{}).dump() +
-                               ", not " + kind};
-
-  struct move {
-    stored_tensor const* from;
-    std::span<scalar> to;
-    std::span<std::int64_t> counter;
-  };
-  std::unordered_map<std::string_view, stored_tensor const*> by_name;
-  for (stored_tensor const& t : content.tensors) by_name.emplace(t.name, &t);
-  std::vector<move> moves;
-  auto const want = [&](std::string_view prefix, parameter_entry const& e, std::span<scalar> state) {
-    std::string const name = std::string{prefix} + std::string{e.name};
-    auto const found = by_name.find(name);
-    if (found == by_name.end()) throw file_error{path, "lacks the tensor '" + name + "'"};
-    if (found->second->size() != e.size)
-      throw file_error{path, "'" + name + "' has " + std::to_string(found->second->size()) + " numbers, expected " +
-                                 std::to_string(e.size)};
-    bool const counter = e.kind == entry_kind::counter;
-    if (!counter && size_of(found->second->type) != sizeof(scalar))
-      throw file_error{path, "'" + name + "' is of type " + std::string{name_of(found->second->type)} +
-                                 ", another precision than the run's"};
-    moves.push_back({found->second, counter ? std::span<scalar>{} : state.subspan(e.offset, e.size),
-                     counter ? net.counters().subspan(e.offset, 1) : std::span<std::int64_t>{}});
-  };
+  detail::resume_plan<typename Context::scalar> plan{content, path};
   for (parameter_entry const& e : net.table()) {
-    want(raw_prefix, e, net.state());
-    if (e.kind != entry_kind::counter) want(ema_prefix, e, average.state());
+    plan.add(raw_prefix, e, net.state(), net.counters());
+    if (e.kind != entry_kind::counter) plan.add(ema_prefix, e, average.state(), {});
     if (e.kind != entry_kind::parameter || !with_optimizer) continue;
-    want(detail::momentum_prefix, e, optimiser.momentum());
-    if (!optimiser.second_moment().empty()) want(detail::second_prefix, e, optimiser.second_moment());
+    plan.add(detail::momentum_prefix, e, rule.momentum(), {});
+    if (!rule.second_moment().empty()) plan.add(detail::second_prefix, e, rule.second_moment(), {});
   }
   std::int64_t const optimizer_steps =
       detail::progress_number(progress, "optimizer_steps", 0, detail::most_steps, path);
   std::int64_t const ema_steps = detail::progress_number(progress, "ema_steps", 0, detail::most_steps, path);
-  for (move const& m : moves)
-    if (m.counter.empty())
-      copy_to(*m.from, m.to);
-    else
-      copy_to(*m.from, m.counter);
-  if (with_optimizer) optimiser.set_steps(optimizer_steps);
+  plan.require_checksums();
+  plan.run();
+  if (with_optimizer) rule.set_steps(optimizer_steps);
   average.set_steps(ema_steps);
   return progress;
 }

@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-#include "cpu/attention_case.hpp"
+#include "cuda/attention_core/case.cuh"
 #include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 
@@ -30,38 +30,15 @@ constexpr attention_shape of_104{.heads = 1, .head_dim = 104, .rotary = 56, .d_c
 constexpr attention_shape of_128{.heads = 1, .head_dim = 128, .rotary = 64, .d_conv = 4};
 constexpr attention_shape tiny{.heads = 3, .head_dim = 96, .rotary = 48, .d_conv = 4};
 
-/// An attention_case whose numbers the device can hold, and their copies there; the streamed form at any length.
+/// The streamed form at any length.
 template <precision P, attention_shape A>
-struct streamed_case {
-  using T = cuda::element<P>;
-  static constexpr int taps = A.d_conv;
-  attention_case<A> host;
-  cuda::context<P> ctx;
-  device_array<T> qkv, dy, y, dqkv;
-  device_array<float> conv, bias, dconv, dbias;
+struct streamed_case : device_attention<P, A> {
+  using base = device_attention<P, A>;
+  using base::host, base::ctx, base::qkv, base::dy, base::y, base::dqkv, base::conv, base::bias, base::taps;
+  using typename base::T;
   int shift = 0;  ///< of conv and bias in their arrays
 
-  /// Of numbers of deviation `scale`; the parameters' gradients start at multiples of 1/4.
-  streamed_case(int sequences, int tokens, double scale = 1) : host{sequences, tokens, 2} {
-    for (double& v : host.qkv) v *= scale;
-    host.qkv = rounded<T>(host.qkv);
-    host.dy = rounded<T>(host.dy);
-    host.conv = rounded<float>(host.conv);
-    host.bias = rounded<float>(host.bias);
-    for (std::size_t i = 0; i < host.dconv.size(); ++i) host.dconv[i] = double(i % 7) / 4;
-    for (std::size_t i = 0; i < host.dbias.size(); ++i) host.dbias[i] = double(i % 5) / 4;
-    qkv = device_array<T>{host.qkv};
-    dy = device_array<T>{host.dy};
-    conv = device_array<float>{host.conv};
-    bias = device_array<float>{host.bias};
-    poison();
-  }
-  void poison() {
-    y = device_array<T>{host.y.size()};
-    dqkv = device_array<T>{host.dqkv.size()};
-    dconv = device_array<float>{host.dconv};
-    dbias = device_array<float>{host.dbias};
-  }
+  using base::base;
   [[nodiscard]] attention_parameters<A, float const, space::device> parameters() const {
     if constexpr (taps == 0)
       return {};
@@ -78,12 +55,6 @@ struct streamed_case {
     bias = device_array<float>{moved_bias};
     shift = 1;
   }
-  [[nodiscard]] attention_parameters<A, float, space::device> gradients() const {
-    if constexpr (taps == 0)
-      return {};
-    else
-      return {dconv.template as_block<3 * A.width(), 1, taps>(), dbias.template as_block<3 * A.width()>()};
-  }
   bool forward() { return forward(qkv.data(), host.length); }
   bool backward() { return backward(qkv.data(), host.length); }
   bool forward(T const* from, int length) {
@@ -93,28 +64,18 @@ struct streamed_case {
   bool backward(T const* from, int length) {
     return cuda::detail::attention_core::try_backward_streamed<A>(
         ctx, {from, batch_rows(length)}, parameters(), {dy.data(), batch_rows(length)},
-        {dqkv.data(), batch_rows(length)}, gradients(), length);
+        {dqkv.data(), batch_rows(length)}, this->gradients(), length);
   }
   [[nodiscard]] std::size_t batch_rows(int length) const { return std::size_t(host.batch) * std::size_t(length); }
-  /// A rounding of q and k moves each score by some of its size, before exp; that of a weight and its slope's rounding
-  /// pass to dq and dk; their rounding passes to the convolution's sums.
-  void check(double tolerance = 4 * product_tolerance<P>) {
+  void check(double allowed = base::tolerance) {
     CAPTURE(host.length);
     CAPTURE(A.head_dim);
     REQUIRE(forward());
     REQUIRE(backward());
     host.forward();
-    host.backward();
-    CHECK(relative_error(y.read(), host.y) < tolerance);
-    CHECK(relative_error(dqkv.read(), host.dqkv) < tolerance);
+    CHECK(relative_error(y.read(), host.y) < allowed);
     CHECK(y.margins_untouched());
-    CHECK(dqkv.margins_untouched());
-    if constexpr (taps != 0) {
-      CHECK(relative_error(dconv.read(), host.dconv) < tolerance);
-      CHECK(relative_error(dbias.read(), host.dbias) < tolerance);
-      CHECK(dconv.margins_untouched());
-      CHECK(dbias.margins_untouched());
-    }
+    this->check_gradients(allowed);
   }
 };
 

@@ -109,6 +109,15 @@ struct project_add_norm_backward_case {
   }
   [[nodiscard]] norm_projection<double, N, D> gradient_there() { return {as_block<D>(dnorm), in.gradient_there()}; }
 
+  [[nodiscard]] core_projection<float const, D, K, space::device, T const, T const> from() const {
+    return {g_in.template as_rows<K>(), out.here()};
+  }
+  [[nodiscard]] core_projection<double const, D, K> from_there() const { return {as_rows<K>(g), out.there()}; }
+  [[nodiscard]] core_projection<float, D, K, space::device, T> from_gradient() const {
+    return {dg_out.template as_rows<K>(), out.gradient_here()};
+  }
+  [[nodiscard]] core_projection<double, D, K> from_gradient_there() { return {as_rows<K>(dg), out.gradient_there()}; }
+
   void forward() {
     cuda::project_add_norm_project(ctx, g_in.template as_rows<K>(), out.here(), before_in.template as_rows<D>(),
                                    point(), projection(), eps, y.template as_rows<N>());
@@ -118,15 +127,13 @@ struct project_add_norm_backward_case {
                            norm_in.template as_block<D>(), eps, end.template as_rows<D>());
   }
   void backward(cuda::project_add_norm_backward_form choice = cuda::project_add_norm_backward_form::general) {
-    cuda::project_add_norm_project_backward(ctx, g_in.template as_rows<K>(), out.here(), point(), projection(),
-                                            dy_in.template as_rows<N>(), dresidual_out.template as_rows<D>(),
-                                            dg_out.template as_rows<K>(), out.gradient_here(), gradient(), choice);
+    cuda::project_add_norm_project_backward(ctx, from(), point(), projection(), dy_in.template as_rows<N>(),
+                                            dresidual_out.template as_rows<D>(), from_gradient(), gradient(), choice);
   }
   void backward_end() {
-    cuda::project_add_norm_backward(ctx, g_in.template as_rows<K>(), out.here(), point(),
-                                    norm_in.template as_block<D>(), dend_in.template as_rows<D>(),
-                                    dresidual_out.template as_rows<D>(), dg_out.template as_rows<K>(),
-                                    out.gradient_here(), dnorm_out.template as_block<D>());
+    cuda::project_add_norm_backward(ctx, from(), point(), norm_in.template as_block<D>(), dend_in.template as_rows<D>(),
+                                    dresidual_out.template as_rows<D>(), from_gradient(),
+                                    dnorm_out.template as_block<D>());
   }
   void backward_start() {
     cuda::norm_project_backward(ctx, point(), projection(), dy_in.template as_rows<N>(),
@@ -151,10 +158,9 @@ void check_backward(std::size_t count,
   f.forward();
   CHECK(f.before_in.read() == f.before);
   f.backward(choice);
-  cpu::project_add_norm_project_backward(f.host, as_rows<F::K>(std::as_const(f.g)), f.out.there(), f.point_there(),
-                                         f.projection_there(), as_rows<F::N>(std::as_const(f.dy)),
-                                         as_rows<F::D>(f.dresidual), as_rows<F::K>(f.dg), f.out.gradient_there(),
-                                         f.gradient_there());
+  cpu::project_add_norm_project_backward(f.host, f.from_there(), f.point_there(), f.projection_there(),
+                                         as_rows<F::N>(std::as_const(f.dy)), as_rows<F::D>(f.dresidual),
+                                         f.from_gradient_there(), f.gradient_there());
   f.check(tolerance<F::P>);
   f.in.check(tolerance<F::P>);
   f.out.check(tolerance<F::P>);

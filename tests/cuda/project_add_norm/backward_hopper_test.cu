@@ -64,9 +64,10 @@ struct hopper_backward_case {
     norm_projection<double const, N, D> const input{as_block<D>(std::as_const(norm)),
                                                     {as_block<N, D>(std::as_const(in)), {}}};
     norm_projection<double, N, D> const input_gradient{as_block<D>(dnorm), {as_block<N, D>(din), {}}};
-    cpu::project_add_norm_project_backward(ctx, as_rows<K>(g), output, {as_rows<D>(residual), rstd.data()}, input,
-                                           as_rows<N>(std::as_const(dy)), as_rows<D>(dresidual), as_rows<K>(dg),
-                                           output_gradient, input_gradient);
+    cpu::project_add_norm_project_backward(
+        ctx, core_projection<double const, D, K>{as_rows<K>(g), output}, {as_rows<D>(residual), rstd.data()}, input,
+        as_rows<N>(std::as_const(dy)), as_rows<D>(dresidual),
+        core_projection<double, D, K>{as_rows<K>(dg), output_gradient}, input_gradient);
   }
   void run_device(int multiprocessors) {
     cuda::device_memory scratch{(count / 64 + 1) * D * sizeof(float) + arena::alignment};

@@ -7,7 +7,7 @@
 
 #include <doctest/doctest.h>
 
-#include "cpu/ssd_case.hpp"
+#include "cuda/ssd/case.cuh"
 #include "cuda/support/device_array.cuh"
 #include "support/compare.hpp"
 
@@ -53,10 +53,7 @@ struct device_scan {
   device_array<T> in, dy, out;
   device_array<float> dt, a, d, ddt, da, dd;
 
-  explicit device_scan(ssd_case<M> f) : host{std::move(f)} {
-    host.x = rounded<T>(host.x), host.b = rounded<T>(host.b), host.c = rounded<T>(host.c);
-    host.dy = rounded<T>(host.dy);
-    host.dt = rounded<float>(host.dt), host.a = rounded<float>(host.a), host.d = rounded<float>(host.d);
+  explicit device_scan(ssd_case<M> f) : host{rounded_case<T>(std::move(f))} {
     std::vector<double> rows, gradient;
     for (int i = 0; i < host.batch * host.length; ++i) {
       append(rows, host.x, i, width), append(rows, host.b, i, states), append(rows, host.c, i, states);
@@ -117,6 +114,19 @@ struct device_scan {
     cuda::check(cudaStreamSynchronize(ctx.stream()), "the gradients");  // its scratch goes with the context
     return true;
   }
+  /// Whether the form takes the operands, with a change to them and with so much shared memory; 0: the device's.
+  template <class Change>
+  [[nodiscard]] bool fits(Change const& change, int shared = 0) const {
+    auto p = operands();
+    change(p);
+    cuda::context<> ctx;
+    auto device = ctx.device();
+    if (shared != 0) device.shared_per_block = shared;
+    return form::fits(p, device);
+  }
+  [[nodiscard]] bool fits(int shared) const {
+    return fits([](auto const&) {}, shared);
+  }
   /// Every gradient against double.
   void check() {
     if (launch(operands())) compare();
@@ -157,6 +167,7 @@ void check_extreme_decays(int length) {
   device_scan<Case>{std::move(host)}.check();
 }
 
+/// Steps of zero: the states stay, and only D and the steps have gradients.
 template <class Case>
 void check_no_steps(int length) {
   auto host = random_ssd<Case::shape>(1, length);
@@ -196,6 +207,17 @@ void check_sets(int length) {
     CHECK(relative_error(part(all.ddt.read()), one.ddt) < tolerance<typename scan::T>);
     CHECK(relative_error(scan::total(part(all.da.read())), one.da) < total_tolerance<typename scan::T>);
   }
+}
+
+/// No sequences are no work, and nothing is written.
+template <class Case>
+void check_no_sequences() {
+  device_scan<Case> f{1, 7};
+  auto p = f.operands();
+  p.sequences = 0;
+  f.launch(p);
+  CHECK(untouched(f.out.read()));
+  CHECK(untouched(f.ddt.read()));
 }
 
 /// Two runs, also with so little shared memory that one unit is there at a time.

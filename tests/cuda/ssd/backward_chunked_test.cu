@@ -10,20 +10,8 @@
 using namespace dm2;
 using namespace dm2::test;
 
-namespace {
-
-constexpr mixer_shape tiny{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
-/// Tiny's heads, but few of them.
-constexpr mixer_shape few{.heads = 2, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
-/// Heads in two slices.
-constexpr mixer_shape sliced{.heads = 2, .headdim = 96, .d_state = 64, .groups = 1, .d_conv = 4};
-constexpr mixer_shape square{.heads = 4, .headdim = 64, .d_state = 64, .groups = 2, .d_conv = 4};
-constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 1, .d_conv = 4};
-/// One head a group, so that a block has no second unit, and an odd number of 16s in both sizes.
-constexpr mixer_shape lone{.heads = 2, .headdim = 48, .d_state = 48, .groups = 2, .d_conv = 4};
-constexpr mixer_shape widest{.heads = 1, .headdim = 128, .d_state = 256, .groups = 1, .d_conv = 4};
-
-}  // namespace
+using scan_shapes::few, scan_shapes::least, scan_shapes::lone, scan_shapes::sliced, scan_shapes::square,
+    scan_shapes::tiny, scan_shapes::widest;
 
 #define DM2_CHUNKED_SCANS                                                                                    \
   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<few, __half>, chunked_scan_of<sliced, __nv_bfloat16>, \
@@ -91,31 +79,16 @@ TEST_CASE("cuda ssd_backward_chunked: more sequences than the scratch holds go i
 }
 
 TEST_CASE("cuda ssd_backward_chunked: no sequences are no work") {
-  device_scan<chunked_scan_of<least, __nv_bfloat16>> f{1, 7};
-  auto p = f.operands();
-  p.sequences = 0;
-  f.launch(p);
-  CHECK(untouched(f.out.read()));
-  CHECK(untouched(f.ddt.read()));
+  check_no_sequences<chunked_scan_of<least, __nv_bfloat16>>();
 }
 
 TEST_CASE("cuda ssd_backward_chunked: calls that do not fit are left to another form") {
   using cuda::detail::ssd::backward_chunked;
-  using form = backward_chunked<tiny, __nv_bfloat16>;
-  device_scan<chunked_scan_of<tiny, __nv_bfloat16>> f{1, 257};
-  cuda::context<> ctx;
-  auto const fits = [&](auto const& change) {
-    auto p = f.operands();
-    change(p);
-    return form::fits(p, ctx.device());
-  };
-  CHECK_FALSE(fits([](auto& p) { ++p.x; }));
-  CHECK_FALSE(fits([](auto& p) { ++p.db_stride; }));
-  auto small = ctx.device();
-  small.shared_per_block = 99 << 10;
-  CHECK(form::fits(f.operands(), small));
-  small.shared_per_block = 64 << 10;
-  CHECK_FALSE(form::fits(f.operands(), small));
+  device_scan<chunked_scan_of<tiny, __nv_bfloat16>> const f{1, 257};
+  CHECK_FALSE(f.fits([](auto& p) { ++p.x; }));
+  CHECK_FALSE(f.fits([](auto& p) { ++p.db_stride; }));
+  CHECK(f.fits(99 << 10));
+  CHECK_FALSE(f.fits(64 << 10));
   CHECK(backward_chunked<widest, __half>::possible);
   CHECK_FALSE(backward_chunked<tiny, float>::possible);
   CHECK_FALSE(backward_chunked<one_group, __nv_bfloat16>::possible);

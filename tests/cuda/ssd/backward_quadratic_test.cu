@@ -10,22 +10,8 @@
 using namespace dm2;
 using namespace dm2::test;
 
-namespace {
-
-constexpr mixer_shape tiny{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
-/// Tiny's heads, but few of them.
-constexpr mixer_shape few{.heads = 2, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
-/// Heads in two slices.
-constexpr mixer_shape sliced{.heads = 2, .headdim = 96, .d_state = 64, .groups = 1, .d_conv = 4};
-constexpr mixer_shape square{.heads = 4, .headdim = 64, .d_state = 64, .groups = 2, .d_conv = 4};
-constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 1, .d_conv = 4};
-/// One head a group, so that a block has no second unit, and an odd number of 16s in both sizes.
-constexpr mixer_shape lone{.heads = 2, .headdim = 48, .d_state = 48, .groups = 2, .d_conv = 4};
-/// A unit's operands are smaller than a part of B and C.
-constexpr mixer_shape narrow{.heads = 3, .headdim = 16, .d_state = 32, .groups = 1, .d_conv = 4};
-constexpr mixer_shape widest{.heads = 1, .headdim = 128, .d_state = 256, .groups = 1, .d_conv = 4};
-
-}  // namespace
+using scan_shapes::few, scan_shapes::least, scan_shapes::lone, scan_shapes::narrow, scan_shapes::sliced,
+    scan_shapes::square, scan_shapes::tiny, scan_shapes::widest;
 
 #define DM2_QUADRATIC_SCANS                                                                                   \
   scan_of<few, __nv_bfloat16>, scan_of<few, __half>, scan_of<sliced, __nv_bfloat16>, scan_of<square, __half>, \
@@ -80,35 +66,18 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_quadratic: two runs give the same bits, al
 }
 
 TEST_CASE("cuda ssd_backward_quadratic: no sequences are no work") {
-  device_scan<scan_of<least, __nv_bfloat16>> f{1, 7};
-  auto p = f.operands();
-  p.sequences = 0;
-  f.launch(p);
-  CHECK(untouched(f.out.read()));
-  CHECK(untouched(f.ddt.read()));
+  check_no_sequences<scan_of<least, __nv_bfloat16>>();
 }
 
 TEST_CASE("cuda ssd_backward_quadratic: calls that do not fit are left to another form") {
   using cuda::detail::ssd::backward_quadratic;
-  using form = backward_quadratic<tiny, __nv_bfloat16>;
-  device_scan<scan_of<tiny, __nv_bfloat16>> f{1, 197};
-  cuda::context<> ctx;
-  auto const fits = [&](auto const& change) {
-    auto p = f.operands();
-    change(p);
-    return form::fits(p, ctx.device());
-  };
-  CHECK_FALSE(fits([](auto& p) { p.length = 241; }));
-  CHECK_FALSE(fits([](auto& p) { ++p.x; }));
-  CHECK_FALSE(fits([](auto& p) { ++p.db_stride; }));
-  auto small = ctx.device();
-  small.shared_per_block = 99 << 10;
-  CHECK_FALSE(form::fits(f.operands(), small));
-  auto p = f.operands();
-  p.length = 128;
-  CHECK(form::fits(p, small));
-  small.shared_per_block = 163 << 10;
-  CHECK(form::fits(f.operands(), small));
+  device_scan<scan_of<tiny, __nv_bfloat16>> const f{1, 197};
+  CHECK_FALSE(f.fits([](auto& p) { p.length = 241; }));
+  CHECK_FALSE(f.fits([](auto& p) { ++p.x; }));
+  CHECK_FALSE(f.fits([](auto& p) { ++p.db_stride; }));
+  CHECK_FALSE(f.fits(99 << 10));
+  CHECK(f.fits([](auto& p) { p.length = 128; }, 99 << 10));
+  CHECK(f.fits(163 << 10));
   CHECK(backward_quadratic<tiny, __half>::possible);
   CHECK_FALSE(backward_quadratic<tiny, float>::possible);
   CHECK_FALSE(backward_quadratic<one_group, __nv_bfloat16>::possible);

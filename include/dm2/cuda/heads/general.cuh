@@ -39,17 +39,17 @@ struct logit_tile {
 
 /// best = the greatest logit of each class over the tile's patches, and over what is there already unless the tile is
 /// the first; after the last tile, (best + bias) / 2. scores [pictures, tokens, classes]. A NaN stays.
-__global__ inline void __launch_bounds__(256)
-    best_logits_kernel(float const* scores, float const* bias, float* best, logit_tile tile) {
+template <class T>
+__global__ void __launch_bounds__(256) best_logits_kernel(T const* scores, T const* bias, T* best, logit_tile tile) {
   auto const classes = std::size_t(tile.classes), at = std::size_t{blockIdx.x} * 256 + threadIdx.x;
   if (at >= std::size_t(tile.pictures) * classes) return;
   std::size_t const picture = at / classes, k = at % classes;
-  float const* const column = scores + picture * std::size_t(tile.tokens) * classes + k;
+  T const* const column = scores + picture * std::size_t(tile.tokens) * classes + k;
   int const class_token = (tile.length - 1) / 2;
-  float most = tile.t0 == 0 ? -INFINITY : best[at];
+  T most = tile.t0 == 0 ? T(-INFINITY) : best[at];
 #pragma unroll 8
   for (int t = 0; t < tile.tokens; ++t) {
-    float const v = column[std::size_t(t) * classes];
+    T const v = column[std::size_t(t) * classes];
     if (tile.t0 + t != class_token && !(most >= v || most != most)) most = v;
   }
   best[at] = tile.t0 + tile.tokens == tile.length ? (most + bias[k]) / 2 : most;
@@ -84,7 +84,7 @@ void evaluation_heads_general(context<P>& ctx, std::type_identity_t<rows<element
       gemm<op::plain, op::transposed>(ctx, matrix<T const>{from, std::int64_t(n), D}, as_matrix(p.aux.weight),
                                       matrix<float>{scores, std::int64_t(n), K});
       if (!run) continue;
-      launch("evaluation_heads: maximum", best_logits_kernel, {blocks_for(std::size_t(pictures) * K, 256), 256},
+      launch("evaluation_heads: maximum", best_logits_kernel<float>, {blocks_for(std::size_t(pictures) * K, 256), 256},
              ctx.stream(), scores, p.aux.bias.data, logits.data + std::size_t(b) * K,
              logit_tile{.pictures = pictures, .tokens = tokens, .classes = K, .t0 = t, .length = length});
     }

@@ -182,7 +182,7 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
                    direction_scratch<M, element<P>> const& s) {
   using T = element<P>;
   using traits = direction_traits<M, Second>;
-  constexpr int inner = traits::inner, states = traits::states;
+  constexpr int inner = traits::inner;
   std::size_t const n = zxbcdt.count;
   direction_parameters const raw{.conv = p.conv.data,
                                  .conv_bias = p.conv_bias.data,

@@ -6,12 +6,10 @@
 /// warp reads 512 consecutive bytes without a bank conflict, and every address is one register and a constant.
 #pragma once
 
-#include <dm2/core/error.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/element.cuh>
 
 #include <cstddef>
-#include <string>
 #include <type_traits>
 
 namespace dm2::cuda::detail::stem {
@@ -25,14 +23,6 @@ struct geometry {
   static constexpr int side = S.patch / 2, grid_width = S.grid_width(), tokens = S.tokens();
   static constexpr int depth = side * side * hidden;  ///< numbers of a patch, what the projection sums over
 };
-
-/// Pictures in that many rows of `each`; throws shape_error unless they are whole.
-inline int whole_pictures(char const* rows, std::size_t count, char const* what, int each) {
-  if (count % std::size_t(each) != 0)
-    throw shape_error{std::string{rows} + ": got " + std::to_string(count) + " rows, expected a multiple of the " +
-                      what + " " + std::to_string(each)};
-  return int(count / std::size_t(each));
-}
 
 /// [Taps, Inner, N], output channels fastest: for the general kernels.
 template <int Taps, int Inner, int N>

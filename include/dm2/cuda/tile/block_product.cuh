@@ -10,6 +10,8 @@
 
 #include <dm2/core/compiler.hpp>
 
+#include <cuda_runtime.h>
+
 namespace dm2::cuda::detail {
 
 /// Rows and columns of a block's product, its threads, and how much of K lies in shared memory at a time.

@@ -7,6 +7,8 @@
 
 #include <dm2/core/compiler.hpp>
 
+#include <cuda_runtime.h>
+
 #include <cstddef>
 
 namespace dm2::cuda::detail {

@@ -4,11 +4,13 @@
 
 #include <dm2/core/compiler.hpp>
 
+#include <cuda_runtime.h>
+
 namespace dm2::cuda::detail {
 
 /// The sum of the numbers of `Lanes` neighbouring lanes, in each of them, always in the same order.
-template <int Lanes>
-__device__ inline float sum_over_lanes(float x) {
+template <int Lanes, class T>
+__device__ inline T sum_over_lanes(T x) {
 #pragma unroll
   for (int distance = Lanes / 2; distance > 0; distance /= 2) x += __shfl_xor_sync(~0u, x, distance);
   return x;

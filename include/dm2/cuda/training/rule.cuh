@@ -1,7 +1,7 @@
 /// @file
 /// The end of a training step on the device.
 ///
-/// The gradient's norm, the optimizer, the average; and what the host learns of it, later.
+/// The gradient's norm, the optimizer, the average, and a step's result, which the host reads later.
 #pragma once
 
 #include <dm2/cuda/check.cuh>
@@ -13,6 +13,7 @@
 #include <dm2/cuda/optimizer_step.cuh>
 #include <dm2/cuda/token_label_loss.cuh>
 #include <dm2/cuda/training/network.cuh>
+#include <dm2/cuda/training/rounds.cuh>
 #include <dm2/cuda/training/update_lines.cuh>
 #include <dm2/train/optimizer.hpp>
 
@@ -30,6 +31,7 @@ struct step_outcome {
   std::vector<double> losses;  ///< of its micro-batches
   double gradient_norm = 0;    ///< before clipping
   bad_number bad{};            ///< what was not finite, in this step or an earlier one
+  bool stop = false;           ///< a process was asked to stop, before this step's end or earlier
 };
 
 /// The optimizer's and the average's buffers of a training_network, and the results of its steps on their way to the
@@ -41,8 +43,10 @@ class training_rule {
   static constexpr std::size_t depth = 2;
 
   /// Takes all memory. `micro_batches`: the most of a step. `scale` is what the gradients are multiplied by.
-  training_rule(training_network<C, P>& net, optimizer_options const& options, int micro_batches, double scale)
+  training_rule(training_network<C, P>& net, training_rounds<C, P>& rounds, optimizer_options const& options,
+                int micro_batches, double scale)
       : net_{net},
+        rounds_{rounds},
         options_{options},
         most_{std::size_t(micro_batches)},
         scale_{scale},
@@ -50,6 +54,7 @@ class training_rule {
         second_{options.kind == optimizer_kind::adamw ? bytes : 0},
         average_{bytes},
         lines_{lines_bytes},
+        squares_{rounds.alone() ? 0 : extent / update_line::size * sizeof(double)},
         status_{planned_bytes<status>(most_)},
         pinned_{depth * slot_bytes()} {
     auto const lines = update_lines<C>(options.shared_pairs);
@@ -74,18 +79,25 @@ class training_rule {
   [[nodiscard]] token_label_sums* sums() const { return device().sums; }
   /// @copydoc sums
   [[nodiscard]] finite_check check_of() const { return {device().guard, &device().scalars->step, 0}; }
-  /// Keeps the loss of micro-batch `i` of the step.
-  void keep_loss(std::size_t i) { copy(net_.ctx(), device().sums, 1, device().losses + i); }
+  /// Enqueues the end of a round of `count` micro-batches, before which the step had `done`. Throws process_error.
+  /// `stop`: whether this process was asked to stop.
+  void finish_round(int count, std::size_t done, bool stop = false) {
+    status const s = device();
+    rounds_.finish(count, done == 0, stop, s.sums, {s.losses + done, s.guard, s.stop});
+  }
 
-  /// Enqueues the optimizer's step, after which the gradients are zero, and the way of its results to the host.
+  /// Enqueues the optimizer's step, after which the gradients are zero, and the way of its results to the host. Throws
+  /// process_error.
   void step(std::int64_t number, double lr, double average_decay) {
     std::size_t const at = begun_++ % depth;
     host_slot const h = slot(at);
     // The stream has read the slot's first scalars only when it comes by: these lie beside them.
     *h.last_scalars = make_step_scalars(options_, number, lr, average_decay);
     copy(net_.ctx(), h.last_scalars, 1, device().scalars);
-    if (!graph_) {
-      enqueue_step();  // kernels are loaded
+    if (!rounds_.alone() || !graph_) enqueue_step();  // kernels are loaded
+    if (!rounds_.alone()) {
+      // between its parts are messages
+    } else if (!graph_) {
       graph_.emplace(net_.stream(), [&] { enqueue_step(); });
     } else {
       graph_->launch(net_.stream().get());
@@ -93,6 +105,7 @@ class training_rule {
     copy(net_.ctx(), device().losses, most_, h.losses);
     copy(net_.ctx(), device().measure, 1, h.measure);
     copy(net_.ctx(), device().guard, 1, h.guard);
+    copy(net_.ctx(), device().stop, 1, h.stop);
     done_[at].record(net_.stream().get());
   }
 
@@ -108,13 +121,14 @@ class training_rule {
     step_outcome out;
     for (std::size_t i = 0; i < micro_batches; ++i) out.losses.push_back(h.losses[i].loss);
     out.gradient_norm = options_.clip_norm > 0 ? h.measure->norm : 0;
+    out.stop = *h.stop != 0;
     out.bad = h.guard->step == 0 ? bad_number::none : h.guard->what;
     return out;
   }
 
   /// Bytes on the device.
   [[nodiscard]] std::size_t bytes_held() const {
-    return first_.size() + second_.size() + average_.size() + lines_.size() + status_.size();
+    return first_.size() + second_.size() + average_.size() + lines_.size() + squares_.size() + status_.size();
   }
 
  private:
@@ -127,13 +141,15 @@ class training_rule {
     gradient_measure* measure;
     finite_guard* guard;
     token_label_sums *sums, *losses;
+    int* stop;
 
     status(arena& a, std::size_t most)
         : scalars{a.take<step_scalars>(1)},
           measure{a.take<gradient_measure>(1)},
           guard{a.take<finite_guard>(1)},
           sums{a.take<token_label_sums>(1)},
-          losses{a.take<token_label_sums>(most)} {}
+          losses{a.take<token_label_sums>(most)},
+          stop{a.take<int>(1)} {}
   };
   /// Their copies on the host.
   struct host_slot {
@@ -141,13 +157,15 @@ class training_rule {
     gradient_measure* measure;
     finite_guard* guard;
     token_label_sums* losses;
+    int* stop;
 
     host_slot(arena& a, std::size_t most)
         : scalars{a.take<step_scalars>(1)},
           last_scalars{a.take<step_scalars>(1)},
           measure{a.take<gradient_measure>(1)},
           guard{a.take<finite_guard>(1)},
-          losses{a.take<token_label_sums>(most)} {}
+          losses{a.take<token_label_sums>(most)},
+          stop{a.take<int>(1)} {}
   };
 
   [[nodiscard]] status device() const {
@@ -162,23 +180,38 @@ class training_rule {
   void upload(host_slot const& h) { copy(net_.ctx(), h.scalars, 1, device().scalars); }
   void enqueue_step() {
     status const s = device();
+    state_slice const own = rounds_.own();
     auto const* const lines = reinterpret_cast<std::uint16_t const*>(lines_.data());
-    measure_gradients(net_.ctx(), net_.gradients(), lines, extent, options_.clip_norm, s.measure,
-                      finite_check{s.guard, &s.scalars->step, 0}, scale_);
-    update_buffers<element<P>> const buffers{.weights = net_.state(),
-                                             .gradients = net_.gradients(),
-                                             .first = first(),
-                                             .second = options_.kind == optimizer_kind::adamw ? second() : nullptr,
-                                             .average = average(),
-                                             .rounded = is_half<element<P>> ? net_.copies() : nullptr};
-    optimizer_step(net_.ctx(), options_, buffers, lines, extent, s.scalars, s.measure, s.guard, true);
+    auto const* const own_lines = lines + own.first / update_line::size;
+    measure_options const o{options_.clip_norm, scale_, finite_check{s.guard, &s.scalars->step, 0}};
+    if (rounds_.alone()) {
+      measure_gradients(net_.ctx(), rounds_.sum(), lines, extent, o, s.measure);
+    } else {
+      double* const squares = reinterpret_cast<double*>(squares_.data());
+      measure_line_squares(net_.ctx(), rounds_.sum(), own_lines, own.size(), squares + own.first / update_line::size);
+      rounds_.share("gradient norm", squares, update_line::size);
+      measure_from_lines(net_.ctx(), squares, lines, extent, o, s.measure);
+    }
+    update_buffers<element<P>> const buffers{
+        .weights = net_.state() + own.first,
+        .gradients = rounds_.sum(),
+        .first = first() + own.first,
+        .second = options_.kind == optimizer_kind::adamw ? second() + own.first : nullptr,
+        .average = average() + own.first,
+        .rounded = is_half<element<P>> ? net_.copies() + own.first : nullptr};
+    optimizer_step(net_.ctx(), options_, buffers, own_lines, own.size(), s.scalars, s.measure, s.guard,
+                   rounds_.sum_is_gradients());
+    if (rounds_.alone()) return;
+    rounds_.share("weights", net_.state());
+    net_.round_copies();
   }
 
   training_network<C, P>& net_;
+  training_rounds<C, P>& rounds_;
   optimizer_options options_;
   std::size_t most_;
   double scale_;
-  device_memory first_, second_, average_, lines_, status_;
+  device_memory first_, second_, average_, lines_, squares_, status_;
   pinned_memory pinned_;
   std::array<event, depth> done_;
   std::optional<graph> graph_;

@@ -1,5 +1,5 @@
 /// @file
-/// What training does to a picture at random, as numbers.
+/// The random changes that training makes to a picture, as numbers.
 #pragma once
 
 #include <dm2/data/augment/warp.hpp>
@@ -19,7 +19,7 @@ struct augmentation {
   double magnitude = 9;                ///< mean of an operation's magnitude, on a scale of 10
   double magnitude_std = 0.5;          ///< its standard deviation; infinite: uniform from 0 to `magnitude`
   double magnitude_max = 10;           ///< magnitudes are clamped to 0 and this
-  colour fill = imagenet_colour;       ///< what geometric operations show where the picture has nothing
+  colour fill = imagenet_colour;       ///< shown by geometric operations beyond the picture's edge
 
   double area_min = 0.08;      ///< least area of the crop, as part of the picture's; drawn uniformly
   double area_max = 1;         ///< greatest area of the crop, at most 1
@@ -35,8 +35,8 @@ struct augmentation {
   double erase_ratio_max = 3.3;     ///< greatest aspect of the rectangle, height over width
 };
 
-/// Throws std::invalid_argument, naming the field and its value, unless probabilities are in [0, 1], counts and
-/// magnitudes not negative, and every range is a range of positive numbers.
+/// Throws std::invalid_argument, naming the field and its value, where one is out of range. Probabilities are 0 to 1,
+/// counts and magnitudes at least 0, ranges of positive numbers.
 inline void require_augmentation(augmentation const& a) {
   auto const demand = [](bool holds, char const* field, double value, char const* wanted) {
     if (!holds)

@@ -16,7 +16,7 @@ namespace dm2 {
 
 /// A RandAugment operation with all that apply() needs.
 struct drawn_operation {
-  augment_operation operation;  ///< what is done
+  augment_operation operation;  ///< to apply
   double argument;              ///< how much, with its sign, in the operation's unit (operation_argument)
   resize_filter filter;         ///< how geometric operations sample the picture; the others do not use it
 };

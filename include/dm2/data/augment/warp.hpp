@@ -18,7 +18,7 @@ namespace dm2 {
 /// Red, green and blue.
 using colour = std::array<std::uint8_t, 3>;
 
-/// ImageNet's mean colour, rounded: what warps show where the picture has nothing.
+/// ImageNet's mean colour, rounded: shown by warps beyond the picture's edge.
 inline constexpr colour imagenet_colour{124, 116, 104};
 
 /// Where a warp's pixel comes from: output (x, y) shows input (xx x + xy y + x0, yx x + yy y + y0), both measured in
@@ -46,7 +46,7 @@ struct warp_line {
   }
 };
 
-/// One row. What lies inside is one stretch, since each coordinate ascends or descends along the row.
+/// One row. The pixels inside the picture are one stretch, since each coordinate ascends or descends along the row.
 template <resize_filter Filter>
 void warp_row(warp_source const& p, warp_line const& line, colour const& fill, warp_batch<Filter>& batch,
               own_rounding r, std::uint8_t* out) noexcept {

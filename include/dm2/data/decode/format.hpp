@@ -36,8 +36,9 @@ namespace detail {
 /// The fields of PNG's IHDR chunk that sizes follow from.
 struct png_header {
   std::uint32_t height = 0, width = 0;
-  unsigned depth = 0;   ///< bits a sample: 1, 2, 4, 8 or 16
-  unsigned colour = 0;  ///< 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA
+  unsigned depth = 0;       ///< bits a sample: 1, 2, 4, 8 or 16
+  unsigned colour = 0;      ///< 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGBA
+  bool interlaced = false;  ///< stored in seven parts (Adam7)
 
   /// Samples a pixel; 0 for a colour type that PNG does not have.
   [[nodiscard]] unsigned channels() const {
@@ -60,7 +61,9 @@ struct png_header {
     return v;
   };
   if (u32(8) != 13 || u32(12) != 0x49484452) throw file_error{name, "PNG file does not begin with an IHDR chunk"};
-  png_header const h{u32(20), u32(16), std::to_integer<unsigned>(file[24]), std::to_integer<unsigned>(file[25])};
+  png_header h{u32(20), u32(16), std::to_integer<unsigned>(file[24])};
+  h.colour = std::to_integer<unsigned>(file[25]);
+  h.interlaced = std::to_integer<unsigned>(file[28]) != 0;
   if (h.channels() == 0 || h.depth == 0 || h.depth > 16)
     throw file_error{name, "PNG header has bit depth " + std::to_string(h.depth) + " and colour type " +
                                std::to_string(h.colour) + ", which PNG does not define"};
@@ -68,6 +71,29 @@ struct png_header {
   std::uint64_t const row = 1 + (std::uint64_t{h.width} * h.channels() * h.depth + 7) / 8;
   check_plausible(name, h.height, h.width, row * h.height, file.size(), 1032);
   return h;
+}
+
+/// Calls use(type, content) for each chunk of a PNG up to the end chunk, type as a big-endian number.
+///
+/// Throws file_error unless every chunk lies in the file, and the last one is the end chunk. Checksums are not
+/// compared.
+template <class Use>
+void for_each_png_chunk(std::span<std::byte const> file, std::filesystem::path const& name, Use const& use) {
+  auto const u32 = [&](std::size_t at) {
+    std::uint32_t v = 0;
+    for (std::size_t i = 0; i < 4; ++i) v = v << 8 | std::to_integer<std::uint32_t>(file[at + i]);
+    return v;
+  };
+  constexpr std::size_t around = 12;  // length, type and checksum
+  for (std::size_t at = 8; file.size() - at >= around;) {
+    std::size_t const length = u32(at);
+    if (length > file.size() - at - around) break;
+    use(u32(at + 4), file.subspan(at + 8, length));
+    if (u32(at + 4) == 0x49454e44) return;  // IEND
+    if (u32(at + 4) == 0x43674249) throw file_error{name, "PNG: has a chunk CgBI, which makes it another format"};
+    at += around + length;
+  }
+  throw file_error{name, "PNG file is truncated: a chunk passes its end"};
 }
 
 /// " (10000 x 10000 pixels)": height and width by a PNG's header or a JPEG's frame; empty where they are not there.

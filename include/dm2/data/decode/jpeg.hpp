@@ -34,7 +34,8 @@ class jpeg_reader {
  public:
   jpeg_decompress_struct info{};
 
-  jpeg_reader(std::span<std::byte const> file, std::filesystem::path const& name) : name_{name} {
+  jpeg_reader(std::span<std::byte const> file, std::filesystem::path const& name, int max_scans)
+      : name_{name}, max_scans_{max_scans} {
     info.err = jpeg_std_error(&errors_);
     errors_.error_exit = fail;
     errors_.emit_message = notice;
@@ -97,15 +98,17 @@ class jpeg_reader {
     info->src->bytes_in_buffer -= n;
   }
 
-  /// Each scan of a progressive file walks the whole picture, and a few bytes suffice to start one.
+  /// Called by libjpeg every now and then.
   static void limit_scans(j_common_ptr info) {
     auto const* const decoder = reinterpret_cast<j_decompress_ptr>(info);
-    if (decoder->input_scan_number <= 500) return;
-    std::snprintf(self(info).message_.data(), self(info).message_.size(), "more than 500 scans");
+    int const most = self(info).max_scans_;
+    if (decoder->input_scan_number <= most) return;
+    std::snprintf(self(info).message_.data(), self(info).message_.size(), "more than %d scans", most);
     std::longjmp(self(info).jump_, 1);
   }
 
   std::filesystem::path const& name_;
+  int max_scans_;
   jpeg_error_mgr errors_{};
   jpeg_source_mgr source_{};
   jpeg_progress_mgr progress_{};
@@ -162,16 +165,16 @@ inline void open_jpeg(jpeg_reader& reader, std::size_t bytes, std::filesystem::p
 
 /// Decodes a JPEG: baseline, extended or progressive, grey, YCbCr, RGB, CMYK or YCCK, any chroma layout.
 ///
-/// The result is what Pillow's Image.open(...).convert("RGB") gives with the same libjpeg: accurate integer DCT, smooth
+/// The result is that of Pillow's Image.open(...).convert("RGB") with the same libjpeg: accurate integer DCT, smooth
 /// chroma upsampling, four components taken as Adobe's inverted CMYK, EXIF orientation not applied. As there, libjpeg
 /// is told to wait where data run out, not to invent them: a file that ends inside its last block, or whose end marker
 /// libjpeg needed to finish it, is refused.
 ///
-/// Throws  file_error naming `name` and the reason: not a JPEG, truncated, damaged (unless options.keep_damaged), over
-///         500 scans, or larger than the limits in `options`, which are checked before memory for pixels is taken.
+/// Throws  file_error naming `name` and the reason: not a JPEG, truncated, damaged (unless options.keep_damaged), or
+///         larger or of more scans than the limits in `options`, which are checked before memory for pixels is taken.
 [[nodiscard]] inline picture decode_jpeg(std::span<std::byte const> file, std::filesystem::path const& name,
                                          decode_options const& options = {}) {
-  detail::jpeg_reader reader{file, name};
+  detail::jpeg_reader reader{file, name, options.max_scans};
   detail::open_jpeg(reader, file.size(), name, options);
   bool const cmyk = reader.info.out_color_space == JCS_CMYK;
   picture out;

@@ -1,5 +1,5 @@
 /// @file
-/// What decoders accept: limits that a header is held against before memory is taken.
+/// Limits of decoders. A header is held against them before memory is taken.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -11,7 +11,7 @@
 
 namespace dm2 {
 
-/// What a decoder accepts. The defaults suit files of unknown origin.
+/// Limits of a decoder. The defaults suit files of unknown origin.
 ///
 /// Beside max_pixels, a header is held against the file's own size: a picture that the file cannot hold is refused
 /// before memory is taken. PNG: deflate expands at most 1032 : 1, so the filtered rows that the header announces may
@@ -24,10 +24,21 @@ struct decode_options {
   /// Refuse pictures of more pixels. The default is where Pillow raises DecompressionBombError, 2 * 89478485.
   std::uint64_t max_pixels = 2 * std::uint64_t{89'478'485};
 
+  /// Refuse JPEG files of more scans. Each scan of a progressive file walks the whole picture, and a few bytes suffice
+  /// to start one. Encoders write 10, the most eager optimizers some 60.
+  int max_scans = 500;
+
   /// A JPEG whose entropy-coded data is damaged, but whose every row decodes to something, is refused unless this is
   /// set; Pillow returns such pictures with the lost blocks grey or shifted. Truncated files are refused either way.
   bool keep_damaged = false;
 };
+
+/// Pixels of a picture that is read for training or evaluation, unless a flag raises it: 33.5 million, a fifth of
+/// decode_options's own. A progressive JPEG takes 9 bytes a pixel while it is decoded, so each reading thread is
+/// bounded by 300 MiB.
+inline constexpr std::uint64_t max_sample_pixels = std::uint64_t{1} << 25;
+/// Scans of a JPEG that is read for training or evaluation.
+inline constexpr int max_sample_scans = 64;
 
 namespace detail {
 

@@ -128,9 +128,9 @@ inline void read_png_rows(png_reader& reader, picture& out, int passes) {
 
 /// Decodes a PNG: every colour type and bit depth, interlaced or not.
 ///
-/// The result is what Pillow's Image.open(...).convert("RGB") gives: alpha and transparent colours are dropped, not
+/// The result is that of Pillow's Image.open(...).convert("RGB"): alpha and transparent colours are dropped, not
 /// blended; gamma and colour profiles are not applied; of 16-bit colour and grey with alpha the high byte is kept;
-/// 16-bit grey without alpha is clamped to 255. What follows the last row, the end chunk too, is not looked at.
+/// 16-bit grey without alpha is clamped to 255. Bytes after the last row, the end chunk's too, are not looked at.
 ///
 /// Throws  file_error naming `name` and the reason: not a PNG, truncated, damaged (checksums are held), or larger than
 ///         the limits in `options`, which are checked before memory for pixels is taken.

@@ -6,6 +6,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/data/decode/format.hpp>
+#include <dm2/data/decode/jpeg_markers.hpp>
 #include <dm2/data/decode/options.hpp>
 #include <dm2/data/picture.hpp>
 
@@ -17,6 +18,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #if !__has_include(<stb_image.h>)
 #error dm2 reads JPEG and PNG by libjpeg and libpng (libjpeg-dev, libpng-dev: -DDM2_WITH_JPEG -DDM2_WITH_PNG, \
@@ -32,42 +34,23 @@ struct stb_free {
   void operator()(void* p) const { stbi_image_free(p); }
 };
 
-/// Whether a DHT segment's tables each announce at most 256 codes, what stb_image has room for: version 2.27 writes
-/// what comes beyond that past the end of its tables.
-[[nodiscard]] inline bool huffman_tables_fit(std::span<std::byte const> segment) {
-  while (segment.size() >= 17) {
-    std::size_t codes = 0;
-    for (std::byte const count : segment.subspan(1, 16)) codes += std::to_integer<std::size_t>(count);
-    if (codes > 256 || segment.size() - 17 < codes) return false;
-    segment = segment.subspan(17 + codes);
-  }
-  return segment.empty();
-}
-
-/// Walks a JPEG's markers: throws file_error unless they lead from the start through a scan to the end marker, and
-/// Huffman tables are sound. Where data run out stb_image decodes zeros, and versions differ in whether it says so.
-inline void check_jpeg_markers(std::span<std::byte const> file, std::filesystem::path const& name) {
-  auto const byte = [&](std::size_t at) { return std::to_integer<unsigned>(file[at]); };
-  bool scanned = false;
-  for (std::size_t at = 2; at + 1 < file.size();) {
-    unsigned const marker = byte(at + 1);
-    if (byte(at) != 0xff || marker == 0xff) {  // entropy-coded data, or a fill byte
-      ++at;
-    } else if (marker == 0 || (marker >= 0xd0 && marker <= 0xd7)) {  // an escaped FF, or a restart
-      at += 2;
-    } else if (marker == 0xd9) {
-      if (!scanned) throw file_error{name, "JPEG file has no picture in it"};
-      return;
-    } else {
-      std::size_t const length = at + 3 < file.size() ? byte(at + 2) << 8 | byte(at + 3) : 0;
-      if (length < 2 || length > file.size() - at - 2) break;
-      if (marker == 0xc4 && !huffman_tables_fit(file.subspan(at + 4, length - 2)))
-        throw file_error{name, "JPEG: a Huffman table is not valid"};
-      scanned = scanned || marker == 0xda;
-      at += 2 + length;
-    }
-  }
-  throw file_error{name, "JPEG file is truncated: it has no end marker"};
+/// Throws file_error unless the pixels of a PNG unpack to the bytes that its header announces: stb_image unpacks all
+/// that comes, 1032 bytes for one of the file, before it looks at how many it wants.
+inline void check_png_unpacks(std::span<std::byte const> file, std::filesystem::path const& name, png_header const& h) {
+  std::vector<std::byte> packed;
+  for_each_png_chunk(file, name, [&](std::uint32_t type, std::span<std::byte const> content) {
+    if (type == 0x49444154) packed.insert(packed.end(), content.begin(), content.end());  // IDAT
+  });
+  std::uint64_t const row = 1 + (std::uint64_t{h.width} * h.channels() * h.depth + 7) / 8;
+  // an interlaced picture has seven parts, each with rows and columns of its own that end in a byte
+  std::uint64_t const rows = h.interlaced ? (row + 14) * (std::uint64_t{h.height} + 7) : row * h.height;
+  if (rows + 1 > std::uint64_t(std::numeric_limits<int>::max()))
+    throw file_error{name, "PNG has rows of " + std::to_string(rows) + " bytes; stb_image reads up to 2 GiB"};
+  std::vector<char> unpacked(std::size_t(rows) + 1);
+  int const got = stbi_zlib_decode_buffer(unpacked.data(), int(unpacked.size()),
+                                          reinterpret_cast<char const*>(packed.data()), int(packed.size()));
+  if (got < 0 || std::uint64_t(got) > rows)
+    throw file_error{name, "PNG: the pixels are damaged, or are more than the header announces"};
 }
 
 [[noreturn]] inline void throw_stb(std::filesystem::path const& name) {
@@ -96,7 +79,8 @@ inline picture load_stb_16(std::span<std::byte const> file, std::filesystem::pat
 /// PNG is equal to decode_png's. JPEG differs from libjpeg-turbo's by rounding in the DCT, the chroma upsampling and
 /// the colour conversion: up to 3 levels on average 0.5 on photographs, and more at the edges of sharp chroma. Four
 /// components without Adobe's marker are not taken as CMYK. Checksums are not held, and a JPEG must have its end
-/// marker; damage inside its scans goes unnoticed. Prefer libjpeg-turbo and libpng for files from strangers.
+/// marker; damage inside its scans goes unnoticed. What stb_image would trust is walked first: a PNG's chunks and how
+/// far its pixels unpack, a JPEG's markers and tables. Prefer libjpeg-turbo and libpng for files from strangers.
 ///
 /// Throws  file_error naming `name` and the reason, as decode_jpeg and decode_png do; also for files over 2 GiB.
 [[nodiscard]] inline picture decode_stb(std::span<std::byte const> file, std::filesystem::path const& name,
@@ -110,9 +94,10 @@ inline picture load_stb_16(std::span<std::byte const> file, std::filesystem::pat
   int width = 0, height = 0, channels = 0;
   if (format == picture_format::png) {
     detail::png_header const header = detail::read_png_header(file, name, options);
+    detail::check_png_unpacks(file, name, header);
     if (header.depth == 16) return detail::load_stb_16(file, name, header);
   } else {
-    detail::check_jpeg_markers(file, name);
+    detail::jpeg_markers{file, name, options}.check();
     if (stbi_info_from_memory(bytes, size, &width, &height, &channels) == 0) detail::throw_stb(name);
     detail::check_jpeg_size(name, static_cast<std::uint64_t>(height), static_cast<std::uint64_t>(width), file.size(),
                             options);

@@ -12,7 +12,7 @@
 
 namespace dm2 {
 
-/// What the reader makes of a known global.
+/// The value that the reader makes of a known global.
 enum class pickle_global : std::uint8_t {
   mapping,             ///< a class that is a dict and nothing more
   namespace_class,     ///< argparse.Namespace: an object that is its dict

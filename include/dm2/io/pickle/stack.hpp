@@ -16,7 +16,7 @@
 
 namespace dm2::detail {
 
-/// What the opcodes of a pickle work on. Its functions return true, so that an opcode is one return statement.
+/// The stack that a pickle's opcodes work on. Its functions return true, so that an opcode is one return statement.
 class pickle_stack {
  protected:
   using number = std::uint32_t;  // of a value

@@ -1,5 +1,5 @@
 /// @file
-/// What a pickle held, as plain data: nodes that refer to each other by number, and handles to read them with.
+/// A pickle's contents as plain data: nodes that refer to each other by number, and handles to read them with.
 #pragma once
 
 #include <dm2/core/compiler.hpp>
@@ -17,7 +17,7 @@
 
 namespace dm2 {
 
-/// What a value of a pickle is.
+/// The kinds of a pickle's values.
 enum class pickle_kind : std::uint8_t {
   none,
   boolean,
@@ -37,8 +37,8 @@ enum class pickle_kind : std::uint8_t {
 
 namespace detail {
 
-/// 16 bytes a value. What `word` and `wide` hold depends on the kind: text: length and offset; containers: number of
-/// their children's vector plus one (0: none yet); call, refused: two node numbers in `wide`; storage: one.
+/// A value in 16 bytes. `word` and `wide` depend on the kind: text: length and offset; containers: number of their
+/// children's vector plus one (0: none yet); call, refused: two node numbers in `wide`; storage: one.
 struct pickle_node {
   pickle_kind kind = pickle_kind::none;
   std::uint32_t word = 0;
@@ -65,7 +65,7 @@ class pickle_value {
   /// The value of that number in `data`, which must outlive the handle; the number is not checked.
   pickle_value(detail::pickle_data const& data, std::uint32_t number) noexcept : data_{&data}, number_{number} {}
 
-  /// What the value is: which of the functions below mean something.
+  /// The kind, which decides which of the functions below mean something.
   [[nodiscard]] pickle_kind kind() const noexcept { return node().kind; }
   /// Whether the value is of that kind.
   [[nodiscard]] bool is(pickle_kind k) const noexcept { return kind() == k; }
@@ -122,12 +122,12 @@ class pickle_value {
   }
   /// The tuple of a call's arguments, or a storage's persistent id.
   [[nodiscard]] pickle_value arguments() const noexcept { return {*data_, static_cast<std::uint32_t>(node().wide)}; }
-  /// "module name" of a global or of a refused object.
+  /// "module name" of a global or of a refused object, the first 200 bytes of each: many may share one long name.
   [[nodiscard]] std::string global_name() const {
     pickle_value const module{*data_, static_cast<std::uint32_t>(node().wide >> 32)};
-    return std::string{module.raw()} + " " + std::string{arguments().raw()};
+    return std::string{module.raw().substr(0, 200)} + " " + std::string{arguments().raw().substr(0, 200)};
   }
-  /// What it is, for messages: "a dict", "an object of the refused global builtins print".
+  /// A description for messages: "a dict", "an object of the refused global builtins print".
   [[nodiscard]] std::string describe() const {
     static constexpr char const* names[] = {"None",     "a bool", "an integer", "a long integer", "a float",
                                             "a string", "bytes",  "a tuple",    "a list",         "a dict",
@@ -151,7 +151,7 @@ class pickle_value {
 /// A pickle that has been read. Text stays where it was: the bytes that it was read from must outlive it.
 class pickle_document {
  public:
-  /// Takes what the reader made; its root must be one of its nodes.
+  /// Takes the reader's nodes; the root must be one of them.
   explicit pickle_document(detail::pickle_data data) noexcept : data_{std::move(data)} {}
 
   /// The value that the pickle stands for.

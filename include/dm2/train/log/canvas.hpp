@@ -25,7 +25,7 @@ struct box {
   [[nodiscard]] double height() const noexcept { return bottom - top; }
 };
 
-/// A colour, and how much of it covers what is below.
+/// A colour, and how far it covers the canvas.
 struct ink {
   std::uint8_t red = 0, green = 0, blue = 0;
   double cover = 1;
@@ -43,7 +43,7 @@ class canvas {
  public:
   canvas(int height, int width, ink paper) : out_{height, width}, clip_{whole()} { fill(clip_, paper); }
 
-  /// What was drawn.
+  /// The picture drawn.
   [[nodiscard]] picture const& drawn() const noexcept { return out_; }
 
   /// The whole picture.

@@ -26,7 +26,7 @@ struct chart_panel {
   bool log_y = false;               ///< a logarithmic y axis
 };
 
-/// What draw_chart draws: panels from the left, then down.
+/// A chart's panels, from the left, then down.
 struct chart {
   std::string title;                ///< above all; may be empty
   std::string x_title;              ///< below, such as "step"; may be empty
@@ -41,7 +41,7 @@ struct chart {
 
 namespace detail {
 
-/// What a chart is drawn with: text is `size` pixels high throughout.
+/// A chart's style: text is `size` pixels high throughout.
 struct chart_look {
   double size = 22;
   ink paper{255, 255, 255}, text{36, 41, 47}, quiet{101, 109, 118}, line{227, 231, 236}, base{175, 184, 193};

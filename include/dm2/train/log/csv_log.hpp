@@ -46,7 +46,9 @@ inline void require_column_name(std::string_view name) {
   std::ifstream in{path, std::ios::binary};
   if (!in) throw file_error{path, "cannot be read"};
   std::string line;
-  if (!std::getline(in, line) || in.eof()) return 0;
+  bool const there = bool(std::getline(in, line));
+  if (in.bad()) throw file_error{path, "cannot be read"};  // and is not begun anew, as if it were empty
+  if (!there || in.eof()) return 0;
   if (line != header)
     throw file_error{path, "its columns are '" + line.substr(0, 200) + "', this run writes '" + header + "'"};
   std::uintmax_t kept = line.size() + 1;
@@ -105,11 +107,12 @@ class csv_log {
   }
 
  private:
-  /// Leaves what the new log goes on from; false if that is nothing.
+  /// Leaves the rows that the new log goes on from; false if there are none.
   static bool cut(std::filesystem::path const& path, std::string const& header, std::optional<std::int64_t> last_step) {
     std::error_code problem;
     bool const there = std::filesystem::exists(path, problem);
     if (problem) throw file_error{path, "cannot be looked up: " + problem.message()};
+    if (std::filesystem::is_symlink(path, problem)) throw file_error{path, "is a link: not written"};
     if (!there) return false;
     if (!std::filesystem::is_regular_file(path, problem)) throw file_error{path, "is not a regular file: not written"};
     auto const kept = last_step ? detail::bytes_to_keep(path, header, *last_step) : 0;

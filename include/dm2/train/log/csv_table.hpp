@@ -66,8 +66,9 @@ namespace detail {
   std::ifstream in{path, std::ios::binary};
   std::string line;
   if (!in) throw file_error{path, "cannot be read"};
-  if (!std::getline(in, line) || line.find_first_not_of(" \t\r") == line.npos)
-    throw file_error{path, "has no header line"};
+  bool const there = bool(std::getline(in, line));
+  if (in.bad()) throw file_error{path, "cannot be read"};
+  if (!there || line.find_first_not_of(" \t\r") == line.npos) throw file_error{path, "has no header line"};
   csv_table table;
   for (std::string_view const name : detail::csv_cells(line)) table.names.emplace_back(name);
   table.columns.resize(table.names.size());

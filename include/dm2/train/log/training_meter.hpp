@@ -1,5 +1,5 @@
 /// @file
-/// What a person watches while a run goes on: mean loss, speed, time left, time spent waiting for data.
+/// A run's progress: mean loss, speed, time left, time spent waiting for data.
 #pragma once
 
 #include <dm2/core/compiler.hpp>
@@ -9,7 +9,7 @@
 
 namespace dm2 {
 
-/// What one training step took and gave.
+/// One training step's cost and loss.
 struct step_record {
   double loss = 0;             ///< mean over the step's images
   std::size_t images = 0;      ///< of the step

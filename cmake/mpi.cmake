@@ -1,0 +1,15 @@
+# dm2::mpi: what dm2::mpi_communicator needs beside dm2::dm2, where MPI is found and DM2_MPI is on.
+set(DM2_HAS_MPI OFF)
+if(NOT DM2_MPI)
+  return()
+endif()
+set(MPI_CXX_SKIP_MPICXX TRUE)  # the C++ bindings, gone from MPI 3, warn and link another library
+find_package(MPI QUIET COMPONENTS CXX)
+set(DM2_HAS_MPI ${MPI_CXX_FOUND})
+if(DM2_HAS_MPI)
+  add_library(dm2_mpi INTERFACE)
+  add_library(dm2::mpi ALIAS dm2_mpi)
+  set_target_properties(dm2_mpi PROPERTIES EXPORT_NAME mpi)
+  target_link_libraries(dm2_mpi INTERFACE dm2 MPI::MPI_CXX)
+  target_compile_definitions(dm2_mpi INTERFACE DM2_WITH_MPI=1)
+endif()

@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Writes tests/fuzz/corpus/TARGET/NAME: small files that once did harm, or reach a part of a reader that mutations do not.
+
+The ordinary tests run every one of them, and scripts/fuzz begins with them. Run again, it writes the same bytes.
+What a campaign finds is minimised and put beside them, under a name that says what it was.
+"""
+import json
+import os
+import struct
+import zlib
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
+
+
+def put(target, name, data):
+    folder = os.path.join(ROOT, target)
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, name), "wb") as out:
+        out.write(data)
+
+
+# safetensors
+
+def safetensors(header, data=b""):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(dtype="U8", shape=(0,), offsets=(0, 0)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+one = {"a": entry("F32", (2, 2), (0, 16)), "b": entry("BOOL", (3,), (16, 19))}
+for target in ("safetensors", "lightning"):
+    put(target, "two_tensors", safetensors({"__metadata__": {"k": "v"}, **one}, bytes(19)))
+    put(target, "stride_overflow", safetensors({"": entry("U8", (0, 2**62, 4), (0, 0))}))
+    put(target, "count_overflow", safetensors({"a": entry("F32", (2**32, 2**32), (0, 0))}))
+    put(target, "float_shape", safetensors(b'{"a":{"dtype":"U8","shape":[1e300],"data_offsets":[0,0]}}'))
+    put(target, "name_not_utf8", safetensors(b'{"\xff":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'))
+    put(target, "deep_config", safetensors({"__metadata__": {"config": '{"depth":' + "[" * 90 + "]" * 90 + "}"}, "a": entry()}))
+    put(target, "deep_header", safetensors(b'{"a":{"shape":' + b"[" * 200))
+    put(target, "hole", safetensors({"a": entry("U8", (1,), (1, 2))}, bytes(2)))
+    put(target, "overlap", safetensors({"a": entry("U8", (2,), (0, 2)), "b": entry("U8", (2,), (1, 3))}, bytes(3)))
+    put(target, "long_name", safetensors({"a." * 600: entry()}))
+    put(target, "nul_in_header", safetensors(b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}\0{'))
+    put(target, "checksums_no_object", safetensors({"__metadata__": {"dm2.crc32c": "[1]"}, "a": entry()}))
+    put(target, "checksums_short", safetensors({"__metadata__": {"dm2.crc32c": '{"":0}'}, "a": entry()}))
+    put(target, "checksums_negative", safetensors({"__metadata__": {"dm2.crc32c": '{"":-1,"a":1e99}'}, "a": entry()}))
+    put(target, "foreign_types", safetensors({"a": entry("F8_E4M3", (3,), (0, 3)), "b": entry("C64", (1,), (3, 11))}, bytes(11)))
+put("lightning", "training_mark", safetensors(
+    {"__metadata__": {"training": '{"epoch":1e300,"optimizer":"lion"}'},
+     "raw/a": entry("F32", (1,), (0, 4)), "ema/a": entry("F32", (1,), (4, 8))}, bytes(8)))
+put("lightning", "class_names", safetensors({"__metadata__": {"class_names": '["a",1]'}, "a": entry()}))
+
+
+# pickles and zip archives
+
+def text(s):
+    data = s.encode() if isinstance(s, str) else s
+    return b"X" + struct.pack("<I", len(data)) + data
+
+
+def integer(n):
+    return b"\x8a\x08" + struct.pack("<q", n)
+
+
+def globe(module, name):
+    return b"c" + module + b"\n" + name + b"\n"
+
+
+def tup(*items):
+    return b"(" + b"".join(items) + b"t"
+
+
+def dct(*items):
+    return b"}(" + b"".join(items) + b"u"
+
+
+def tensor(storage=b"HalfStorage", key="0", count=6, offset=0, shape=(2, 2), strides=(2, 1)):
+    identity = tup(text("storage"), globe(b"torch", storage), text(key), text("cpu"), integer(count)) + b"Q"
+    view = integer(offset) + tup(*map(integer, shape)) + tup(*map(integer, strides))
+    return (globe(b"torch._utils", b"_rebuild_tensor_v2") + b"(" + identity + view + b"\x89" +
+            globe(b"collections", b"OrderedDict") + b")R" + b"tR")
+
+
+def archive(*entries):
+    out = directory = b""
+    for name, data in entries:
+        head = struct.pack("<HHHHHIII", 20, 0, 0, 0, 0, zlib.crc32(data), len(data), len(data)) + struct.pack("<H", len(name))
+        directory += b"PK\1\2" + struct.pack("<H", 20) + head + struct.pack("<HHHHII", 0, 0, 0, 0, 0, len(out)) + name
+        out += b"PK\3\4" + head + struct.pack("<H", 0) + name + data
+    end = struct.pack("<HHHHIIH", 0, 0, len(entries), len(entries), len(directory), len(out), 0)
+    return out + directory + b"PK\5\6" + end
+
+
+PROTO = b"\x80\2"
+weights = dct(text("w"), tensor(), text("n"), tensor(b"LongStorage", "1", 1, 0, (), ()))
+averages = b"](" + tensor() + tensor(b"LongStorage", "1", 1, 0, (), ()) + b"e"
+many = b"".join(b"\x8c\2" + bytes((97 + i // 26, 97 + i % 26)) + b"h\1" for i in range(300))
+pickles = {
+    "weights": weights,
+    "checkpoint": dct(text("state_dict"), weights, text("pytorch-lightning_version"), text("2"), text("callbacks"),
+                      dct(text("EMA"), dct(text("ema_weights"), averages)), text("hyper_parameters"),
+                      dct(text("depth"), b"K\3", text("img_size"), b"](K\x10K\x10e", text("ssm_cfg"), dct(text("expand"), b"K\2"))),
+    "averaged_model": dct(text("n_averaged"), tensor(b"LongStorage", "1", 1, 0, (), ()), text("module.w"), tensor()),
+    "two_sets": dct(text("model.w"), tensor(), text("model_ema.module.w"), tensor()),
+    "beside": dct(text("model"), weights, text("model_ema"), weights),
+    "list": b"](" + tensor() + tensor() + b"e",
+    "callbacks_share_a_dict": dct(text("state_dict"), weights, text("callbacks"), b"}q\1(" + text("a") + b"K\1u0}(" + many + b"u"),
+    "names_share_a_tensor": tensor(b"ByteStorage", "0", 1, 0, (1,) * 16, (1,) * 16) + b"q\1" + b"0}(" + many + b"u",
+    "list_shares_a_tensor": tensor() + b"q\1" + b"0](" + b"h\1" * 1500 + b"e",
+    "holds_itself": b"]q\1h\1a",
+    "doubling": b"}(" + text("hyper_parameters") + b"]q\1" + b"".join(
+        b"0](h" + bytes((i - 1, 104, i - 1)) + b"eq" + bytes((i,)) for i in range(2, 40)) + b"u",
+    "refused_not_utf8": dct(text("state_dict"), weights, text("hyper_parameters"), dct(text("depth"), globe(b"os", b"sy\xffst"))),
+    "huge_strides": tensor(b"ByteStorage", "0", 4, 0, (2, 1, 2, 1), (2, 2**62, 1, 2**62)),
+    "stride_of_zero": tensor(b"ByteStorage", "0", 1, 0, (2**40,), (0,)),
+    "offset_past_the_end": tensor(b"ByteStorage", "0", 4, 2**62, (1,), (1,)),
+    "negative_shape": tensor(b"ByteStorage", "0", 4, 0, (-1,), (1,)),
+    "parameter": globe(b"torch._utils", b"_rebuild_parameter") + tup(tensor(), b"\x89", globe(b"collections", b"OrderedDict") + b")R") + b"R",
+    "namespace": dct(text("hyper_parameters"), globe(b"argparse", b"Namespace") + b")\x81" + dct(text("depth"), b"K\3") + b"b"),
+    "keywords": globe(b"collections", b"OrderedDict") + b")" + dct(text("a"), b"N") + b"\x92",
+}
+for name, body in pickles.items():
+    put("pickle", name, PROTO + body + b".")
+    if name in ("weights", "checkpoint", "huge_strides", "names_share_a_tensor"):
+        whole = archive((b"a/data.pkl", PROTO + body + b"."), (b"a/byteorder", b"little"), (b"a/data/0", bytes(12)),
+                        (b"a/data/1", bytes(8)))
+        put("zip", name, whole)
+        put("lightning", name, whole)
+put("zip", "name_given_twice", archive((b"a/data.pkl", PROTO + b"N."), (b"a/data.pkl", PROTO + b"N.")))
+put("zip", "no_pickle", archive((b"a/model.weights.h5", b"x")))
+put("zip", "end_alone", b"PK\3\4PK\5\6" + bytes(18))
+
+MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+
+
+def legacy(body, keys, storages, little=b"\x88"):
+    data = b"".join(struct.pack("<q", count) + raw for count, raw in storages)
+    return (PROTO + MAGIC + b"." + PROTO + integer(1001) + b"." + PROTO + dct(text("little_endian"), little) + b"." +
+            PROTO + body + b"." + PROTO + b"](" + b"".join(map(text, keys)) + b"e." + data)
+
+
+put("legacy", "weights", legacy(weights, ["0", "1"], [(6, bytes(12)), (1, bytes(8))]))
+put("legacy", "key_given_twice", legacy(weights, ["0", "0", "1"], [(6, bytes(12)), (0, b""), (1, bytes(8))]))
+put("legacy", "count_overflow", legacy(weights, ["0", "1"], [(2**62, bytes(12))]))
+put("legacy", "big_endian", legacy(weights, ["0"], [(6, bytes(12))], b"\x89"))
+label_map = tensor(b"HalfStorage", "0", 40, 0, (2, 5, 2, 2), (20, 4, 2, 1))
+for name, shape, strides in (("map", (2, 5, 2, 2), (20, 4, 2, 1)), ("no_side", (2, 5, 0, 2), (20, 4, 2, 1)),
+                             ("huge_side", (2, 5, 1, 2**40), (0, 0, 0, 0))):
+    put("label_map", name, archive((b"a/data.pkl", PROTO + tensor(b"HalfStorage", "0", 40, 0, shape, strides) + b"."),
+                                   (b"a/data/0", bytes(80))))
+
+# pictures
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(width=4, height=3, depth=8, colour=2, interlace=0, rows=None, extra=b"", end=True):
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    raw = rows if rows is not None else (b"\0" + bytes((width * channels * depth + 7) // 8)) * height
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
+    out = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(raw))
+    return out + (chunk(b"IEND", b"") if end else b"")
+
+
+def segment(code, data):
+    return b"\xff" + bytes((code,)) + struct.pack(">H", len(data) + 2) + data
+
+
+def jpeg(quantisation=True, direct=True, alternating=True, scans=1, frame=0xC0, tables=0, components=1):
+    code = b"\1" + bytes(15) + b"\0"
+    ids = range(1, components + 1)
+    out = b"\xff\xd8"
+    if quantisation:
+        out += segment(0xDB, b"\0" + b"\1" * 64)
+    if direct:
+        out += segment(0xC4, b"\0" + code)
+    if alternating:
+        out += segment(0xC4, b"\x10" + code)
+    out += segment(frame, b"\x08\0\x08\0\x08" + bytes((components,)) + b"".join(bytes((i, 0x11, 0)) for i in ids))
+    scan = bytes((components,)) + b"".join(bytes((i, tables)) for i in ids) + b"\0\x3f\0"
+    return out + (segment(0xDA, scan) + bytes(8)) * scans + b"\xff\xd9"
+
+
+for target in ("png", "stb_png"):
+    for colour, depths in ((0, (1, 8, 16)), (2, (8, 16)), (4, (8,)), (6, (8, 16))):
+        for depth in depths:
+            put(target, f"colour_{colour}_{depth}", png(depth=depth, colour=colour))
+    put(target, "palette", png(depth=2, colour=3, extra=chunk(b"PLTE", bytes(12)) + chunk(b"tRNS", bytes(2))))
+    put(target, "palette_missing", png(depth=8, colour=3))
+    put(target, "interlaced", png(1, 1, interlace=1))
+    put(target, "announces_a_gigabyte", png()[:33] + b"TIDATIDAT")
+    put(target, "unpacks_to_more", png(rows=bytes(200_000)))
+    put(target, "unpacks_to_less", png(rows=bytes(3)))
+    put(target, "no_end", png(end=False))
+    put(target, "apple", png(extra=chunk(b"CgBI", bytes(4))))
+    put(target, "depth_zero", png(depth=0, rows=b""))
+for target in ("jpeg", "stb_jpeg"):
+    put(target, "tiny", jpeg())
+    put(target, "three_components", jpeg(components=3))
+    put(target, "progressive", jpeg(frame=0xC2))
+    put(target, "no_quantisation_table", jpeg(quantisation=False))
+    put(target, "no_direct_table", jpeg(direct=False))
+    put(target, "no_alternating_table", jpeg(alternating=False))
+    put(target, "table_out_of_range", jpeg(tables=0x44))
+    put(target, "thirty_scans", jpeg(scans=30, frame=0xC2))
+    put(target, "scan_first", b"\xff\xd8" + segment(0xDA, b"\1\1\0\0\x3f\0") + b"\xff\xd9")
+    put(target, "too_many_codes", b"\xff\xd8" + segment(0xC4, b"\0" + b"\xff" * 16) + b"\xff\xd9")
+
+# text
+
+for name, data in {"plain": b"cat\ndog\n", "imagenet": b"n01440764 tench\nn01443537\tgoldfish\n", "mark": b"\xef\xbb\xbfa\r\nb\r\n",
+                   "empty_line": b"a\n\nb\n", "not_utf8": b"a\xff\n", "controls": b"a\x1b[2J\n", "html": b"<!DOCTYPE html>"}.items():
+    put("class_list", name, data)
+for name, data in {"log": b"step,loss\n1,0.5\n2,\n3,nan\n4,1e999\n", "cut_off": b"step,loss\n1,0.5\n2", "no_header": b"\n1,2\n",
+                   "uneven": b"a,b\n1\n", "quotes": b'"a" , "b"\n 1 , "2"\n', "huge_step": b"step,loss\n99999999999999999999,1\n"}.items():
+    put("csv", name, data)
+for name, data in {"config": b'{"depth":2,"image":[16,16],"attn_layers":[1],"variant":"published","eps":1e-5}',
+                   "hyper": b'{"img_size":224,"patch_size":[16,16],"ssm_cfg":{"expand":2},"attn_cfg":null}',
+                   "huge": b'{"depth":1e300,"eps":1e999}', "big": b'{"depth":18446744073709551615}', "layers": b'{"attn_layers":[64,-1]}',
+                   "deep": b"[" * 70 + b"]" * 70, "object_for_a_number": b'{"eps":{},"image":{"0":1,"1":2}}', "nul": b"{}\0{"}.items():
+    put("json", name, data)
+
+# large: the frame's number, and what is repeated
+
+for name, data in {"shared_dict": b"\0\x8c\3\xfe\xfe\xfeh\1", "shared_text": b"\1h\1", "shared_keys": b"\2\x8c\3\xfe\xfe\xfeh\1", "list": b"\3h\1",
+                   "marks": b"\4(", "lists": b"\4]", "globals": b"\4ca\nb\n", "entries": b'\5"\xfe\xfe\xfe\xfe":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},',
+                   "nested_header": b"\5{\"a\":", "metadata": b"\6[", "deep": b"\7[", "deep_json": b"\x08[", "flat_json": b"\x09[0,",
+                   "names": b"\x0a\xfe\xfe\xfe\n", "rows": b"\x0b1,2\n", "columns": b"\x0c,", "zip": b"\x0dPK\1\2", "chunks": b"\x0e\0\0\0\0tEXt\0\0\0\0",
+                   "scans": b"\x0f\xff\xda\0\x08\1\1\0\0\x3f\0"}.items():
+    put("large", name, data)
