@@ -163,6 +163,23 @@ TEST_CASE("cuda mixer_core_backward: long sequences are near the CPU's in double
   }
 }
 
+TEST_CASE("cuda mixer_core_backward: the convolution's runs have every token once, and no part is without one") {
+  using plan = cuda::detail::mixer_core::backward_plan<tiny_mixer, __nv_bfloat16>;
+  cuda::context<> ctx;
+  for (int const sequences : {1, 2, 3, 64, 131, 256, 264})
+    for (int const length : {1, 15, 16, 17, 31, 32, 33, 197, 3137}) {
+      CAPTURE(sequences);
+      CAPTURE(length);
+      plan const p{sequences, length, ctx.device()};
+      CHECK(p.runs * p.run >= length);
+      CHECK((p.runs - 1) * p.run < length);
+      CHECK((p.runs == 1 || p.run >= 16));
+      int const units = sequences * p.runs, each = (units + p.conv_parts - 1) / p.conv_parts;
+      CHECK(p.conv_parts <= plan::most_conv_parts);
+      CHECK((p.conv_parts - 1) * each < units);
+    }
+}
+
 TEST_CASE("cuda mixer_core_backward: the input's gradient is overwritten, the parameters' accumulate") {
   device_mixer<cuda::precision::fp32, published_mixer> f{3, 17};
   f.backward();

@@ -97,6 +97,13 @@ class machine {
       b.waiting.push_back(running_), yield();
   }
 
+  /// Counts as one that waits with this name, and goes on.
+  void arrive(unsigned name, unsigned count) {
+    auto& b = barriers_[name];
+    b.needed = count;
+    if (++b.arrived == count) release(b);
+  }
+
   /// The running thread waits for a call of wake with the same key.
   void sleep(std::uint32_t key) { sleeping_[key].push_back(running_), yield(); }
   void wake(std::uint32_t key) {

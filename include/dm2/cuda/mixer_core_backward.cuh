@@ -100,9 +100,10 @@ struct backward_call {
     ssd::launch_backward(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(), ctx.device(), ctx.stream());
   }
 
-  template <int V>
+  template <int Wide, int Narrow>
   void convolutions() const {
-    using traits = backward_traits<M, V>;
+    using traits = backward_traits<M, Narrow>;
+    using wide = backward_traits<M, Wide>;
     constexpr int heads = std::min(M.heads, 256);
     launch("mixer_core_backward: steps", steps_backward_kernel<traits, T>,
            {dim3(unsigned(plan.step_parts), blocks_for(M.heads, heads)), 256}, ctx.stream(), zxbcdt, s.arrays.ddt,
@@ -119,9 +120,9 @@ struct backward_call {
                                       .sequences = plan.sequences,
                                       .runs = plan.runs,
                                       .run = plan.run};
-    launch("mixer_core_backward: convolution", conv_backward_kernel<traits, T>,
-           {dim3(unsigned(plan.conv_parts), unsigned(conv_backward_blocks<traits>())), traits::threads}, ctx.stream(),
-           q);
+    launch("mixer_core_backward: convolution", conv_backward_kernel<traits, wide, T>,
+           {dim3(unsigned(plan.conv_parts), unsigned(conv_backward_shares<traits, wide>::blocks)), traits::threads},
+           ctx.stream(), q);
   }
 
   void sums() const {
@@ -166,14 +167,14 @@ struct backward_call {
     launch("mixer_core_backward: sums", add_gradient_sums_kernel<32>, {dim3(all.blocks()), 1024}, ctx.stream(), all);
   }
 
-  /// Wide: channels of an access; the convolutions' backward, which keeps the most in registers, takes Narrow.
+  /// Wide: channels of an access; the convolutions' backward takes Narrow where it has both directions.
   template <int Wide, int Narrow>
   void run() const {
     inputs<Wide>();
     scans();
     gate<Wide>();
     scans_back();
-    convolutions<Narrow>();
+    convolutions<Wide, Narrow>();
     sums();
   }
   void run() const {

@@ -2,7 +2,7 @@
 /// State-space duality, backward, alone or inside a model. This header is all that a caller needs.
 ///
 /// Saved: nothing but the scan's operands. Computed again: decays, scores C B^T, and the states where there are any.
-/// Three forms, by the same numbers as the scan's (ssd/backward_operands.cuh says what a form is):
+/// Three forms (ssd/backward_operands.cuh says what a form is):
 ///  - quadratic (ssd/backward_quadratic.cuh): short sequences of 16-bit numbers on the tensor cores;
 ///  - chunked (ssd/backward_chunked.cuh): longer ones, in chunks of 64 tokens with the states between them;
 ///  - chunks in float (ssd/backward_general.cuh): everything else.
@@ -81,7 +81,7 @@ backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, ssd_
 /// Shapes   ssd_input, ssd_gradient; dy [B L, H P]. Any L >= 1.
 /// Writes   as ssd_gradient says; no gradient overlaps an input. The same input on the same device gives the same bits.
 /// Forms    for T of 16 bits and sizes that tiles of 16 divide, where every pointer is at a multiple of 16 bytes:
-///          quadratic for at most 256 tokens where it fits into a block's shared memory, chunked for more. In chunks of
+///          quadratic for at most 240 tokens where it fits into a block's shared memory, chunked for more. In chunks of
 ///          64 tokens in float otherwise.
 /// Scratch  Two floats for each sequence and head; in the quadratic form that is all. In chunks for each sequence, head
 ///          and 64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB.

@@ -79,6 +79,16 @@ __device__ inline void barrier(int group) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "n"(Threads) : "memory");  // 0 is the block's
 }
 
+/// The same for a number of threads that is known when the kernel runs.
+__device__ inline void barrier(int group, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "r"(threads) : "memory");
+}
+/// Counts as waiting for the group, and goes on: what was written before is seen behind barrier().
+template <int Threads>
+__device__ inline void arrive(int group) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(group + 1), "n"(Threads) : "memory");
+}
+
 /// x, of which the compiler now knows nothing: what depends on it is computed anew after this point, not kept in
 /// registers from before.
 __device__ inline void hide(int& x) { asm volatile("" : "+r"(x)); }

@@ -4,9 +4,9 @@
 ///
 /// With p the convolution's result, u = silu(p): dp = du silu'(p), draw_t = sum_k w_k dp_{t + K - 1 - k},
 /// dw_k = sum_t dp_t raw_{t - (K - 1) + k}, db = sum dp; p is computed again from raw. A thread goes down the tokens of
-/// V channels, with the last tokens' raw and dp in registers, and does both directions on the way: a direction that
-/// reads the tokens in reverse is a convolution with its taps in reverse that looks forwards, so that at token s its
-/// result is that of s - (K - 1), which is also the token whose draw is complete.
+/// some channels, with the last tokens' raw and dp in registers and the next ones' loads under way, and does both
+/// directions on the way: a direction that reads the tokens in reverse is a convolution with its taps in reverse that
+/// looks forwards, so that at token s its result is that of s - (K - 1). That is also the token whose draw is complete.
 #pragma once
 
 #include <dm2/cuda/mixer_core/backward_gate.cuh>
@@ -42,7 +42,7 @@ struct conv_march {
   float dtaps[K][V] = {}, dbias[V] = {};
   float dp[K - 1 + U][V];
   convolved_slice<T> du;
-  numbers next[U];
+  numbers now[U], next[U];  ///< du of a step's tokens, and of those of the step after it
   int channel;
 
   __device__ conv_march(conv_backward_operands<T> const& p, int channel_)
@@ -74,6 +74,10 @@ struct conv_march {
       next[u] = numbers::load_if(Inside || (t >= 0 && t < length), from + down * u * du.stride);
     }
   }
+  __device__ void take() {
+#pragma unroll
+    for (int u = 0; u < U; ++u) now[u] = next[u];
+  }
   /// raw[K - 1 + u] is token s + u; out[u] gets this direction's part of draw of token s + u - (K - 1). Sums count the
   /// tokens [t0, t1).
   template <bool Inside>
@@ -81,7 +85,7 @@ struct conv_march {
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       float d[V];
-      next[u].get(d);
+      now[u].get(d);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         float p = bias[v];
@@ -125,6 +129,7 @@ struct conv_nothing {
   __device__ void start() {}
   template <bool>
   __device__ void load(std::size_t, int, int) {}
+  __device__ void take() {}
   template <bool>
   __device__ void step(float const (&)[Tr::taps - 1 + Tr::steps][Tr::vector], int, int, int,
                        float (&)[Tr::steps][Tr::vector]) {}
@@ -145,34 +150,56 @@ struct conv_channels {
   std::conditional_t<First, conv_march<Tr, a_direction, T>, conv_nothing<Tr, a_direction, T>> a;
   std::conditional_t<Second, conv_march<Tr, b_direction, T>, conv_nothing<Tr, b_direction, T>> b;
   float raw[K - 1 + U][V];
+  numbers next[U], before[U];  ///< raw of a step's tokens, and what dzxbcdt holds of those that it completes
 
   __device__ conv_channels(conv_backward_operands<T> const& p_, int channel_)
       : p{p_}, channel{channel_}, a{p_, channel_ - a_direction::conv}, b{p_, channel_ - b_direction::conv} {}
 
-  /// Tokens s .. s + U - 1 come in, s - (K - 1) .. go out. Inside: each of them is in [t0, t1).
+  /// Tokens [t0, t1) of the sequence whose first row is `first`.
+  struct part {
+    std::size_t first;
+    int t0, t1;
+
+    /// Whether at the step from token s on every token that comes in or goes out is one of these.
+    [[nodiscard]] __device__ bool inside(int s) const { return s >= t0 + K - 1 && s + U <= t1; }
+    /// Whether the token that the step completes with its token u is one of these.
+    [[nodiscard]] __device__ bool leaves(int s, int u) const { return s + u - (K - 1) >= t0 && s + u - (K - 1) < t1; }
+  };
+
+  /// Starts the loads of the step at which tokens s .. s + U - 1 come in, s - (K - 1) .. go out.
   template <bool Inside>
-  __device__ void step(std::size_t first, int s, int t0, int t1) {
-    std::ptrdiff_t const at = (std::ptrdiff_t(first) + s) * pitch + channel;
-    T const* const from = p.zxbcdt + at;
-    T* const to = p.dzxbcdt + at;
-    numbers next[U], before[U];
-    auto const leaves = [&](int u) { return Inside || (s + u - (K - 1) >= t0 && s + u - (K - 1) < t1); };
+  __device__ void load(part const& run, int s) {
+    std::ptrdiff_t const at = (std::ptrdiff_t(run.first) + s) * pitch + channel;
 #pragma unroll
-    for (int u = 0; u < U; ++u) next[u] = numbers::load_if(Inside || s + u < p.length, from + u * pitch);
-    a.template load<Inside>(first, s, p.length), b.template load<Inside>(first, s, p.length);
+    for (int u = 0; u < U; ++u) next[u] = numbers::load_if(Inside || s + u < p.length, p.zxbcdt + at + u * pitch);
+    a.template load<Inside>(run.first, s, p.length), b.template load<Inside>(run.first, s, p.length);
     if (Add)
 #pragma unroll
-      for (int u = 0; u < U; ++u) before[u] = numbers::load_if(leaves(u), to + (u - (K - 1)) * pitch);
+      for (int u = 0; u < U; ++u)
+        before[u] = numbers::load_if(Inside || run.leaves(s, u), p.dzxbcdt + at + (u - (K - 1)) * pitch);
+  }
+  __device__ void load(part const& run, int s) {
+    if (run.inside(s))
+      load<true>(run, s);
+    else
+      load<false>(run, s);
+  }
+  /// What the loads of step s have brought, then the loads of the step after it, then its work.
+  template <bool Inside>
+  __device__ void step(part const& run, int s) {
     float out[U][V] = {};
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       next[u].get(raw[K - 1 + u]);
       if (Add) before[u].get(out[u]);
     }
-    a.template step<Inside>(raw, s, t0, t1, out), b.template step<Inside>(raw, s, t0, t1, out);
+    a.take(), b.take();
+    if (s + U < run.t1 + K - 1) load(run, s + U);
+    a.template step<Inside>(raw, s, run.t0, run.t1, out), b.template step<Inside>(raw, s, run.t0, run.t1, out);
+    T* const to = p.dzxbcdt + (std::ptrdiff_t(run.first) + s) * pitch + channel;
 #pragma unroll
     for (int u = 0; u < U; ++u)
-      if (leaves(u)) numbers::store(to + (u - (K - 1)) * pitch, out[u]);
+      if (Inside || run.leaves(s, u)) numbers::store(to + (u - (K - 1)) * pitch, out[u]);
 #pragma unroll
     for (int k = 0; k < K - 1; ++k)
 #pragma unroll
@@ -181,44 +208,62 @@ struct conv_channels {
 
   __device__ void run() {
     for (int unit = int(blockIdx.x); unit < p.sequences * p.runs; unit += int(gridDim.x)) {
-      std::size_t const first = std::size_t(unit / p.runs) * std::size_t(p.length);
-      int const t0 = unit % p.runs * p.run, t1 = min(t0 + p.run, p.length);
+      int const t0 = unit % p.runs * p.run;
+      part const run{std::size_t(unit / p.runs) * std::size_t(p.length), t0, min(t0 + p.run, p.length)};
 #pragma unroll
       for (int k = 0; k < K - 1; ++k) {
         int const t = t0 - (K - 1) + k;
-        numbers::load_if(t >= 0, p.zxbcdt + (std::ptrdiff_t(first) + t) * pitch + channel).get(raw[k]);
+        numbers::load_if(t >= 0, p.zxbcdt + (std::ptrdiff_t(run.first) + t) * pitch + channel).get(raw[k]);
       }
       a.start(), b.start();
-      for (int s = t0; s < t1 + K - 1; s += U)
-        if (s >= t0 + K - 1 && s + U <= t1)
-          step<true>(first, s, t0, t1);
+      load(run, t0);
+#pragma unroll 1
+      for (int s = t0; s < run.t1 + K - 1; s += U)
+        if (run.inside(s))
+          step<true>(run, s);
         else
-          step<false>(first, s, t0, t1);
+          step<false>(run, s);
     }
     a.write(p.parts), b.write(p.parts);
   }
 };
 
-/// Blocks for the channels that a direction convolves.
-template <class Tr>
-constexpr int conv_backward_blocks() {
-  constexpr int apart =
-      Tr::first::conv > Tr::second::conv ? Tr::first::conv - Tr::second::conv : Tr::second::conv - Tr::first::conv;
-  return ((Tr::convolved + apart) / Tr::vector + Tr::threads - 1) / Tr::threads;
-}
+/// Blocks of a multiprocessor that the registers are for. Four of 128 registers, with two tokens a step where a thread
+/// has four channels, took 184 us for Tiny's 256 sequences, these 160.
+inline constexpr int conv_backward_resident = 3;
 
-/// Block (part of the runs, Tr::threads times V channels). In the published variant the second direction's channels
-/// begin before the first's, and where only one convolves, the other's z has written.
-template <class Tr, class T>
-__global__ void __launch_bounds__(Tr::threads) conv_backward_kernel(conv_backward_operands<T> p) {
-  constexpr int a = Tr::first::conv, b = Tr::second::conv, C = Tr::convolved;
-  int const channel = min(a, b) + (int(blockIdx.y) * Tr::threads + int(threadIdx.x)) * Tr::vector;
-  if (channel >= a && channel < a + C && channel >= b && channel < b + C)
-    conv_channels<Tr, true, true, false, T>{p, channel}.run();
-  else if (channel >= a && channel < a + C)
-    conv_channels<Tr, true, false, true, T>{p, channel}.run();
-  else if (channel >= b && channel < b + C)
-    conv_channels<Tr, false, true, true, T>{p, channel}.run();
+/// How warps share the channels that a direction convolves: those that one direction alone convolves, before and behind
+/// those of both, `Wide` a thread, those of both `Narrow`. Work for a thread is about the same in each.
+template <class Narrow, class Wide>
+struct conv_backward_shares {
+  static constexpr int a = Narrow::first::conv, b = Narrow::second::conv;
+  static constexpr int alone = a > b ? a - b : b - a;  ///< of either direction
+  static constexpr int warps_of(int channels, int each) { return (channels / each + 31) / 32; }
+  static constexpr int single = warps_of(alone, Wide::vector);
+  static constexpr int both = warps_of(Narrow::convolved - alone, Narrow::vector);
+  static constexpr int warps = 2 * single + both, blocks = (32 * warps + Narrow::threads - 1) / Narrow::threads;
+  static_assert(alone <= Narrow::convolved && alone % Wide::vector == 0 && a >= b);
+};
+
+/// Block (part of the runs, some warps' channels). In the published variant the second direction's channels begin
+/// before the first's, and where only one convolves, the other's z has written.
+template <class Narrow, class Wide, class T>
+__global__ void __launch_bounds__(Narrow::threads, conv_backward_resident)
+    conv_backward_kernel(conv_backward_operands<T> p) {
+  using shares = conv_backward_shares<Narrow, Wide>;
+  int const warp = int(blockIdx.y) * (Narrow::threads / 32) + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  if (warp < shares::single) {
+    int const channel = (warp * 32 + lane) * Wide::vector;
+    if (channel < shares::alone) conv_channels<Wide, false, true, true, T>{p, shares::b + channel}.run();
+  } else if (warp < shares::single + shares::both) {
+    int const channel = ((warp - shares::single) * 32 + lane) * Narrow::vector;
+    if (channel < Narrow::convolved - shares::alone)
+      conv_channels<Narrow, true, true, false, T>{p, shares::a + channel}.run();
+  } else {
+    int const channel = ((warp - shares::single - shares::both) * 32 + lane) * Wide::vector;
+    if (channel < shares::alone)
+      conv_channels<Wide, true, false, true, T>{p, shares::b + Narrow::convolved + channel}.run();
+  }
 }
 
 /// The steps' part: with raw the projection's dt, draw = ddt sigmoid(raw + bias). Block (part of the rows, up to 256

@@ -35,9 +35,11 @@ struct backward_plan {
   static constexpr std::size_t most_norm_parts =
       132 * gate_group<backward_traits<M, widest>>::resident / (M.variant == mixer_variant::published ? 2 : 1);
 
-  /// Of the convolution's runs of tokens, each done by several blocks: four blocks for each of 132 multiprocessors.
-  static constexpr int most_conv_parts =
-      std::max(1, 4 * 132 / conv_backward_blocks<backward_traits<M, std::min(widest, 2)>>());
+  /// Of the convolution's runs of tokens, each done by several blocks: what the registers
+  /// of 132 multiprocessors hold at a time.
+  static constexpr int most_conv_parts = std::max(
+      1, conv_backward_resident * 132 /
+             conv_backward_shares<backward_traits<M, std::min(widest, 2)>, backward_traits<M, widest>>::blocks);
 
   int sequences, length;
   std::size_t rows;
@@ -52,11 +54,19 @@ struct backward_plan {
         device{device_},
         norm_parts{int(std::clamp<std::size_t>((rows + 15) / 16, 1, most_norm_parts))},
         step_parts{int(std::clamp<std::size_t>((rows + 255) / 256, 1, 264))} {
-    int const wanted = (most_conv_parts + std::max(sequences, 1) - 1) / std::max(sequences, 1);
-    run = std::max(16, (length + wanted - 1) / wanted);
-    runs = (length + run - 1) / run;
-    int const units = std::max(sequences * runs, 1), each = (units + most_conv_parts - 1) / most_conv_parts;
-    conv_parts = (units + each - 1) / each;
+    cut_runs();
+  }
+
+  /// Runs of at least 16 tokens, as many of a sequence as keep the most parts busy; a run reads K - 1 tokens more.
+  void cut_runs() {
+    double best = 0;
+    for (int count = 1; count == 1 || (length + count - 1) / count >= 16; ++count) {
+      int const tokens = (length + count - 1) / count, all = (length + tokens - 1) / tokens;
+      int const units = std::max(sequences * all, 1), each = (units + most_conv_parts - 1) / most_conv_parts;
+      double const time = double(each) * (tokens + M.d_conv - 1);  // of the slowest part
+      if (best != 0 && time > 0.98 * best) continue;
+      best = time, run = tokens, runs = all, conv_parts = (units + each - 1) / each;
+    }
   }
 
   /// The scans' backward of both directions at once; null operands where only their scratch is asked for.

@@ -1,7 +1,7 @@
 /// @file
 /// The scan's backward in the quadratic form.
 ///
-/// Sequences of at most 256 tokens, in 16-bit numbers on the tensor cores.
+/// Sequences of at most 240 tokens, in 16-bit numbers on the tensor cores.
 ///
 /// With G = C B^T, c the sum of dt A up to and with a token, E_ij = exp(c_i - c_j) for i >= j, W_ij = dy_i . x_j:
 ///     U_j = sum_i G_ij E_ij dy_i        dx_j = dt_j U_j + D dy_j        dD = sum W_ii
@@ -10,16 +10,17 @@
 ///
 /// A block has one sequence and one group, in 16 x 16 tiles on and below the diagonal. Scores G are computed once and
 /// stay in shared memory; dG stays in registers over all heads of the group, so that their sum is float's and in a
-/// fixed order. Then for each unit, a head's columns:
-///  1. Every tile: W, its part of dG, the sums of Gamma over the tile's rows, and G E to shared memory. Below the
-///     diagonal, with e_J the sum c at the end of tile J, E_ij = exp(c_i - e_J) exp(e_J - c_j), both at most 1: two
-///     exponentials a lane; the second factor is left out of G E and goes into U. On the diagonal G E is times dt_j,
-///     and D is added to it.
-///  2. Every 16 tokens: dx = (G E)^T dy, and with what comes from the tiles around d dt and the sums for A and D.
+/// fixed order. For each unit, a head's columns, a warp goes down one or two columns of tiles, everything transposed:
+/// W_ji = x_j . dy_i comes out of a product as G_ji lies in an A fragment, so that G E is the operand of the next one,
+///     U_j += (G E)_ji dy_i,
+/// without a way through shared memory. Below the diagonal, with e_J the sum c at the end of the column's 16 tokens,
+/// E_ij = exp(c_i - e_J) exp(e_J - c_j), both at most 1: four exponentials a lane; the second factor is left out of
+/// G E and goes into U at the end. On the diagonal G E is times dt_j, and D is added to it: U becomes dx. The free
+/// warps meanwhile finish d dt and the sums for A and D of the unit before, and prepare the next one.
 /// At the end dB and dC, from dG rounded to 16 bits.
 ///
 /// da_t as sums over rectangles: inside t's tile (i, j both in it), rows i >= t of it with all tiles before, columns
-/// j < t of it with all tiles after, and whole tiles around. Row sums minus column sums would lose digits.
+/// j < t of it with all tiles after, and whole tiles around. Row sums minus column sums of tokens would lose digits.
 ///
 /// Saved: nothing. Reads x and dy of a sequence once, B and C twice.
 #pragma once
@@ -27,80 +28,96 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
+#include <dm2/cuda/ssd/backward_quadratic_block.cuh>
+#include <dm2/cuda/ssd/backward_quadratic_columns.cuh>
+#include <dm2/cuda/ssd/backward_quadratic_tokens.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
+#include <dm2/cuda/tile/fragment.cuh>
 
 #include <cstddef>
 
 namespace dm2::cuda::detail::ssd {
 
-/// Where parts of B and C are while a stage of units' operands is in use, or none.
+/// Starts the copy of a part of B, and of C.
 template <class Tr>
-__device__ inline unsigned char* parts_beside(backward_quadratic_block<Tr> const& k, int stage) {
-  return k.shared + k.at.operands + (stage == 0 && k.at.stages == 2 ? k.at.stage : 0);
-}
-
-/// Starts the copy of a part of B and C.
-template <class Tr>
-__device__ inline void copy_part(backward_quadratic_block<Tr> const& k, unsigned char* parts, int part) {
+__device__ inline void copy_b(backward_quadratic_block<Tr> const& k, copying_threads threads, int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  copy_rows<Tr::part>(k, k.p.b + column, k.p.b_stride, k.p.c + column, k.p.c_stride,
-                      parts + (part & 1) * k.at.part_bytes());
+  copy_columns<Tr::part>(k, threads, k.p.b + column, k.p.b_stride, k.part(part));
+}
+template <class Tr>
+__device__ inline void copy_c(backward_quadratic_block<Tr> const& k, copying_threads threads, int part) {
+  int const column = k.group() * Tr::sizes::state + part * Tr::part;
+  copy_columns<Tr::part>(k, threads, k.p.c + column, k.p.c_stride, k.part(part) + k.at.half_bytes());
 }
 
-/// f(part, its B, its C in shared memory) for every part. The copy of part 0 to `parts` has been started, the last of
-/// the copies under way; `behind` starts what is to come behind the last part.
+/// f(part, its B, its C in shared memory) for every part. The copies of the first at.buffers() have been started, a
+/// group each; start(part) starts others when every warp is done with the parts before.
 template <class Tr, class F, class G>
-__device__ inline void each_part(backward_quadratic_block<Tr> const& k, unsigned char* parts, F const& f,
-                                 G const& behind) {
+__device__ inline void each_part(backward_quadratic_block<Tr> const& k, F const& f, G const& start) {
+  int const buffers = k.at.buffers();
 #pragma unroll 1
   for (int part = 0; part < Tr::parts; ++part) {
-    if (part + 1 < Tr::parts)
-      copy_part(k, parts, part + 1);
+    if (buffers == 2)
+      wait_copies<1>();
     else
-      behind();
+      wait_copies<0>();
+    __syncthreads();
+    start(part);
+    unsigned char* const b = k.part(part);
+    f(part, b, b + k.at.half_bytes());
+    if (part + buffers < Tr::parts) {
+      __syncthreads();
+      copy_b(k, all_threads<Tr>(), part + buffers), copy_c(k, all_threads<Tr>(), part + buffers);
+    }
     commit_copies();
-    wait_copies<1>();
-    __syncthreads();
-    unsigned char* const b = parts + (part & 1) * k.at.part_bytes();
-    f(part, b, b + k.at.rows() * Tr::part_pitch);
-    __syncthreads();
   }
 }
 
 /// The scores of every tile to shared memory. Starts the copy of the first unit, where there is room for it.
 template <class Tr>
-__device__ inline void score_tiles(backward_quadratic_block<Tr> const& k, warp_tiles<Tr> const& tiles) {
+__device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
   using T = typename Tr::element;
   tile_sums<Tr> scores;
   scores.clear();
-  unsigned char* const parts = parts_beside(k, 0);
-  copy_part(k, parts, 0);
-  commit_copies();
+  for (int part = 0; part < k.at.buffers(); ++part) {
+    copy_b(k, all_threads<Tr>(), part), copy_c(k, all_threads<Tr>(), part);
+    commit_copies();
+  }
   auto const multiply = [&](int, unsigned char* b, unsigned char* c) {
-    std::uint32_t const columns = shared_address(b) + k.column_operand(Tr::part_pitch);
-    std::uint32_t const rows = shared_address(c) + k.row_operand(Tr::part_pitch);
+    if (k.free_warp() >= 0) return;
+    std::uint32_t const columns = shared_address(b) + k.row_operand(Tr::part_pitch);
+    std::uint32_t const rows = shared_address(c) + k.column_operand(Tr::part_pitch);
+    warp_columns const own{k.warp, k.at.tiles};
     std::uint32_t a[Tr::part_steps][4];
-    if (k.has_tile()) {
-      load_rows(a, rows + k.warp * 16 * Tr::part_pitch);
-      multiply_rows<T>(scores.diagonal, a, columns + k.warp * 16 * Tr::part_pitch);
-    }
-    tiles.each([&](int s, tile_place const& at, bool another) {
-      if (another) load_rows(a, rows + at.row * 16 * Tr::part_pitch);
-      multiply_rows<T>(scores.below[s], a, columns + at.column * 16 * Tr::part_pitch);
-    });
+    load_rows(a, columns + own.first * 16 * Tr::part_pitch);
+    own.each<Tr::slots>(
+        k.at.tiles,
+        [&](int s, int row, int) { multiply_rows<T>(scores.below[s], a, rows + row * 16 * Tr::part_pitch); },
+        [&] {
+          if (own.own >= 0) load_rows(a, columns + own.own * 16 * Tr::part_pitch);
+        });
+    if (own.own >= 0) multiply_rows<T>(scores.diagonal, a, rows + own.own * 16 * Tr::part_pitch);
   };
-  each_part(k, parts, multiply, [&] {
-    if (k.at.stages == 2) copy_unit(k, 0);
+  int const over = (k.at.stage + k.at.part_bytes() - 1) / k.at.part_bytes();  // parts that lie over the first unit
+  bool const early = k.at.buffers() == Tr::parts && over < Tr::parts;
+  auto const copy_first = [&] { copy_unit(k, all_threads<Tr>(), 0); };
+  each_part(k, multiply, [&](int part) {
+    if (early && part == over && k.at.stages == 2) copy_first();
   });
-  store_tiles(k, tiles, scores, 0);
+  if (k.free_warp() < 0) store_tiles(k, scores);
+  if (early && k.at.stages == 2) return;
+  __syncthreads();
+  if (k.at.stages == 2) copy_first();
+  commit_copies();
 }
 
 /// A tile's accumulators of a part, rounded, by way of the warp's patch to a gradient's rows and columns.
 template <class Tr>
-__device__ inline void write_part(backward_quadratic_block<Tr> const& k, float const (&acc)[Tr::part / 8][4], int tile,
+__device__ inline void write_part(backward_quadratic_block<Tr> const& k, float const (&acc)[Tr::part / 8][4],
                                   typename Tr::element* to, int stride, int part) {
-  unsigned char* const patch = k.shared + k.at.patches + k.warp * 16 * Tr::part_pitch;
-  unsigned char* const own = patch + (k.lane >> 2) * Tr::part_pitch + (k.lane & 3) * 4;
+  unsigned char* const patch = k.shared + k.at.patches + k.warp * k.at.patch_bytes;
+  unsigned char* const own =
+      patch + fragment::row(unsigned(k.lane)) * Tr::part_pitch + fragment::column(unsigned(k.lane)) * 2;
   __syncwarp();
 #pragma unroll
   for (int n = 0; n < Tr::part / 8; ++n)
@@ -109,117 +126,127 @@ __device__ inline void write_part(backward_quadratic_block<Tr> const& k, float c
       *reinterpret_cast<std::uint32_t*>(own + half * 8 * Tr::part_pitch + n * 16) =
           pack<typename Tr::element>(acc[n][2 * half], acc[n][2 * half + 1]);
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  write_rows<Tr::part>(patch, to + k.row(tile * 16) * std::size_t(stride) + column, stride, k.p.length - tile * 16,
+  write_rows<Tr::part>(patch, to + k.row(k.warp * 16) * std::size_t(stride) + column, stride, k.p.length - k.warp * 16,
                        k.lane);
 }
 
-/// dC of tiles `first` and the next: dG B.
+/// dB and dC from the scores' gradient in the scores' place: a warp has both of 16 tokens, since tiles of dC have as
+/// many products as their tokens have tokens before them, those of dB as many as are after them. The copies of the
+/// first parts have been started.
 template <class Tr>
-__device__ inline void multiply_gradient(backward_quadratic_block<Tr> const& k, int first, std::uint32_t b,
-                                         float (&acc)[2][Tr::part / 8][4]) {
+__device__ inline void finish_states(backward_quadratic_block<Tr> const& k) {
   using T = typename Tr::element;
-  std::uint32_t a[2][4];
-  int const second = min(first + 1, k.at.tiles - 1);  // a missing one repeats the first, unused
-  for (int j = 0; j <= first; ++j) {
-    load_matrix(a[0], shared_address(k.tile(0, first, j)) + k.lane * 16);
-    load_matrix(a[1], shared_address(k.tile(0, second, j)) + k.lane * 16);
-    multiply_x<T, 0, 2, Tr::part>(acc, a, b + j * 16 * Tr::part_pitch);
-  }
-  if (second == first) return;
-  load_matrix(a[1], shared_address(k.tile(0, second, second)) + k.lane * 16);
-  multiply_x<T, 1, 2, Tr::part>(acc, a, b + second * 16 * Tr::part_pitch);
-}
-
-/// dB of tiles `first` and the next: dG^T C.
-template <class Tr>
-__device__ inline void multiply_gradient_transposed(backward_quadratic_block<Tr> const& k, int first, std::uint32_t c,
-                                                    float (&acc)[2][Tr::part / 8][4]) {
-  using T = typename Tr::element;
-  std::uint32_t a[2][4];
-  for (int i = first; i < k.at.tiles; ++i) {
-    load_transposed(a[0], k.tile(0, i, first), k.lane);
-    if (i > first)
-      load_transposed(a[1], k.tile(0, i, first + 1), k.lane);
-    else
-      a[1][0] = a[1][1] = a[1][2] = a[1][3] = 0;
-    multiply_x<T, 0, 2, Tr::part>(acc, a, c + i * 16 * Tr::part_pitch);
-  }
-}
-
-/// dB and dC from the scores' gradient in the scores' place, two tiles of tokens of one of them a warp: tiles of dC
-/// have as many products as their tokens have tokens before them, those of dB as many as are after them. The copy of
-/// part 0 to `parts` has been started.
-template <class Tr>
-__device__ inline void finish_states(backward_quadratic_block<Tr> const& k, unsigned char* parts) {
   auto const multiply = [&](int part, unsigned char* b, unsigned char* c) {
-    int const first = k.warp % 8 * 2;
-    if (first >= k.at.tiles) return;
-    bool const of_c = k.warp < 8;
-    float acc[2][Tr::part / 8][4] = {};
-    if (of_c)
-      multiply_gradient(k, first, shared_address(b) + k.row_operand(Tr::part_pitch), acc);
-    else
-      multiply_gradient_transposed(k, first, shared_address(c) + k.row_operand(Tr::part_pitch), acc);
-    auto* const to = of_c ? k.p.dc : k.p.db;
-    int const stride = of_c ? k.p.dc_stride : k.p.db_stride;
-    write_part(k, acc[0], first, to, stride, part);
-    if (first + 1 < k.at.tiles) write_part(k, acc[1], first + 1, to, stride, part);
+    if (k.warp >= k.at.tiles) return;
+    float dc[1][Tr::part / 8][4] = {}, db[1][Tr::part / 8][4] = {};
+    std::uint32_t a[1][4], at = shared_address(b) + k.row_operand(Tr::part_pitch);
+#pragma unroll 2
+    for (int j = 0; j <= k.warp; ++j) {  // dG B
+      load_transposed(a[0], k.tile(k.warp, j), k.lane);
+      multiply_x<T, 0, 1, Tr::part>(dc, a, at + j * 16 * Tr::part_pitch);
+    }
+    write_part(k, dc[0], k.p.dc, k.p.dc_stride, part);
+    at = shared_address(c) + k.row_operand(Tr::part_pitch);
+#pragma unroll 2
+    for (int i = k.warp; i < k.at.tiles; ++i) {  // dG^T C
+      load_matrix(a[0], shared_address(k.tile(i, k.warp)) + k.lane * 16);
+      multiply_x<T, 0, 1, Tr::part>(db, a, at + i * 16 * Tr::part_pitch);
+    }
+    write_part(k, db[0], k.p.db, k.p.db_stride, part);
   };
-  each_part(k, parts, multiply, [] {});
+  each_part(k, multiply, [](int) {});
 }
 
-/// Each head's sums for A and D over the warps' tiles.
+/// Whether the first part of B can come while the last unit is computed: it lies over the first stage.
 template <class Tr>
-__device__ inline void write_totals(backward_quadratic_block<Tr> const& k) {
-  constexpr int heads = Tr::sizes::per_group;
-  auto const* const totals = reinterpret_cast<float2 const*>(k.shared + k.at.totals);
-  for (int h = int(threadIdx.x); h < heads; h += Tr::threads) {
-    float2 sum{0, 0};
-    for (int w = 0; w < k.at.tiles; ++w) sum.x += totals[w * heads + h].x, sum.y += totals[w * heads + h].y;
-    std::size_t const to = std::size_t(k.sequence()) * Tr::sizes::heads + k.group() * heads + h;
-    k.p.da[to] = sum.x, k.p.d_skip[to] = sum.y;
+__device__ inline bool early_b(backward_quadratic_block<Tr> const& k) {
+  return Tr::units % 2 == 0 && k.at.stages == 2 && k.at.half_bytes() <= k.at.stage;
+}
+
+/// Every warp waits, each kind of warps in its own loop over units.
+template <class Tr>
+__device__ inline void meet() {
+  barrier<Tr::threads>(14);
+}
+
+/// Every thread starts its copies of a unit's operands where there is room for one unit's only.
+template <class Tr>
+__device__ inline void copy_single(backward_quadratic_block<Tr> const& k, int unit) {
+  if (k.at.stages == 2 || unit == Tr::units) return;
+  copy_unit(k, all_threads<Tr>(), unit);
+  commit_copies();
+}
+
+/// The free warps' loop, beside the others' unit_columns: operands of the next unit, or the first part of B; its
+/// decays; the tokens of the unit before. Where there is room for one unit's operands only, the tokens of the unit
+/// itself, while the next one's operands come.
+template <class Tr>
+__device__ inline void units_beside(backward_quadratic_block<Tr> k) {
+  int const warps = k.at.free_warps();
+  copying_threads const threads{k.free_warp() * 32 + k.lane, warps * 32};
+  copy_single(k, 0);
+#pragma unroll 1
+  for (int unit = 0; unit < Tr::units; ++unit) {
+    bool const scanner = k.warp == Tr::warps - 1 && unit + 1 < Tr::units;
+    wait_copies<0>();
+    meet<Tr>();  // the unit's operands and decays are there, those of the unit before are done with
+    lane_steps steps;
+    if (scanner) steps = load_lane_steps(k, unit + 1);
+    if (unit + 1 == Tr::units && early_b(k)) copy_b(k, threads, 0);
+    if (unit + 1 < Tr::units && k.at.stages == 2) copy_unit(k, threads, unit + 1);
+    commit_copies();
+    if (scanner) scan_vectors(k, unit + 1, steps);
+    if (k.at.stages == 1) meet<Tr>();
+    copy_single(k, unit + 1);
+    int const done = unit - (k.at.stages - 1);
+    if (done >= 0 && done + 1 < Tr::units)
+      finish_tokens(k, done, {k.free_warp(), warps}, [&] { barrier(Tr::most_tiles / 2, warps * 32); });
   }
+  if (k.at.stages == 2) meet<Tr>();
 }
 
-/// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied while a unit is computed.
+/// The others' loop. dG goes to the scores' place.
 template <class Tr>
-__global__ void __launch_bounds__(Tr::threads, 1)
-    backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
-  backward_quadratic_block<Tr> k{p, at, dynamic_shared()};
-  warp_tiles<Tr> const tiles{k};
-  score_tiles(k, tiles);
-  bool const scanner = k.warp == Tr::warps - 1;  // the warp with the fewest products in finish_rows, or none
-  if (scanner) scan_vectors(k, 0);
-  unsigned char* const parts = parts_beside(k, (Tr::units - 1) & 1);  // of B and C, for dB and dC
+__device__ inline void units_of_tiles(backward_quadratic_block<Tr> k) {
   tile_sums<Tr> gradient;
   gradient.clear();
-  float carried = 0;
+  copy_single(k, 0);
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     wait_copies<0>();
-    __syncthreads();  // the unit's operands and decays are there, those of the unit before are done with
-    int const next = unit + k.at.stages - 1;
-    if (next < Tr::units)
-      copy_unit(k, next);
-    else
-      copy_part(k, parts, 0);
-    commit_copies();
-    if (k.at.stages == 1) {
-      wait_copies<0>();
-      __syncthreads();
-    }
+    meet<Tr>();
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
-    float const skip = unit_tiles(k, tiles, unit, gradient);
-    __syncthreads();
-    hide(k.lane), hide(k.warp);
-    if (k.has_tile()) finish_rows(k, unit, skip, carried);
-    if (scanner && unit + 1 < Tr::units) scan_vectors(k, unit + 1);
+    unit_columns(k, unit, gradient);
+    if (k.at.stages == 1) meet<Tr>();
+    copy_single(k, unit + 1);
   }
-  store_tiles(k, tiles, gradient, 0);
-  __syncthreads();
-  if (k.at.stages == 1) copy_part(k, parts, 0);
-  commit_copies();
-  finish_states(k, parts);
+  if (k.at.stages == 2) meet<Tr>();
+  store_tiles(k, gradient);
+}
+
+/// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied, and the tokens of the unit
+/// before finished, while a unit is computed.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, 1)
+    backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
+  backward_quadratic_block<Tr> const k{p, at, dynamic_shared()};
+  score_tiles(k);
+  if (k.warp == Tr::warps - 1) scan_vectors(k, 0, load_lane_steps(k, 0));
+  if (k.free_warp() >= 0)
+    units_beside(k);
+  else
+    units_of_tiles(k);
+  auto const copy = [&](int part, bool with_b) {
+    if (with_b) copy_b(k, all_threads<Tr>(), part);
+    copy_c(k, all_threads<Tr>(), part);
+    commit_copies();
+  };
+  bool const clear = at.part_bytes() <= at.row_parts - at.operands;  // else over what the tokens are finished from
+  if (clear) copy(0, !early_b(k));
+  finish_tokens(k, Tr::units - 1, {k.warp, Tr::warps}, [] { __syncthreads(); });
+  if (!clear) copy(0, !early_b(k));
+  if (at.buffers() == 2) copy(1, true);
+  finish_states(k);
   write_totals(k);
 }
 
@@ -236,11 +263,12 @@ struct backward_quadratic {
   /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16.
   static constexpr bool possible = is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
-  /// At most 256 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
-  /// 197 tokens 201 KB, or 154 KB with one unit's operands at a time.
+  /// At most 240 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
+  /// 197 tokens 209 KB, or 149 KB with one unit's operands at a time. 512 of Tiny's sequences of 226 tokens take 464 us
+  /// for the chunks' 550.
   static bool fits(backward_operands<M, T> const& p, device_properties const& device) {
     if constexpr (possible)
-      return p.length <= long_traits::most_tiles() * 16 && p.aligned() &&
+      return p.length <= long_traits::most_tiles * 16 && p.aligned() &&
              backward_quadratic_plan<long_traits>(p.length, device).bytes <= device.shared_per_block;
     else
       return false;
@@ -252,15 +280,15 @@ struct backward_quadratic {
   static void launch(backward_operands<M, T> const& p, std::byte*, device_properties const& device,
                      cudaStream_t stream) {
     if (p.sequences == 0) return;
-    if (p.length <= short_traits::most_tiles() * 16)
+    if (p.length <= short_traits::most_tiles * 16)
       enqueue<short_traits>(p, device, stream);
     else
       enqueue<long_traits>(p, device, stream);
   }
 
  private:
-  using short_traits = backward_quadratic_traits<M, T, 5>;  ///< for 13 tiles
-  using long_traits = backward_quadratic_traits<M, T, 8>;   ///< for 16
+  using short_traits = backward_quadratic_traits<M, T, 6>;  ///< for 13 tiles
+  using long_traits = backward_quadratic_traits<M, T, 7>;   ///< for 15
 
   template <class Tr>
   static void enqueue(backward_operands<M, T> const& p, device_properties const& device, cudaStream_t stream) {

@@ -6,6 +6,7 @@
 
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd/backward_operands.cuh>
+#include <dm2/cuda/ssd/backward_tiles.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
 
 #include <cstddef>
@@ -13,11 +14,9 @@
 
 namespace dm2::cuda::detail::ssd {
 
-/// The tiles of 16 tokens below the diagonal of a triangle with `tiles` on the diagonal.
-__host__ __device__ constexpr int tiles_below(int tiles) { return tiles * (tiles - 1) / 2; }
-
-/// How a block computes: 16 warps, each with one tile of 16 tokens (its rows of dx, d dt, dB and dC, its tile on the
-/// diagonal), and with at most `Slots` tiles below the diagonal, whose gradient stays in registers over all heads.
+/// How a block computes: 16 warps, of which each of the first 2 (tiles / 2) + 1 has at most `Slots` tiles below the
+/// diagonal, whose gradient stays in registers over all heads, and one on it. The free warps behind them copy operands,
+/// make the decays, and finish tokens.
 template <mixer_shape M, class T, int Slots>
 struct backward_quadratic_traits {
   using element = T;
@@ -28,69 +27,99 @@ struct backward_quadratic_traits {
   static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice;
   static constexpr int units = sizes::per_group * slices, steps = slice / 16, pitch = 2 * slice + 16;
   /// States of B and C at a time.
-  static constexpr int part = widest_slice(sizes::state, 32), parts = sizes::state / part;
+  static constexpr int part = widest_slice(sizes::state, 64), parts = sizes::state / part;
   static constexpr int part_steps = part / 16, part_pitch = 2 * part + 16;
-
-  /// Tiles of a sequence that the slots suffice for.
-  static constexpr int most_tiles() {
-    int tiles = 1;
-    while (tiles < warps && tiles_below(tiles + 1) <= warps * Slots) ++tiles;
-    return tiles;
-  }
+  /// Parts that are there at a time where a block has room for two units' operands; else one.
+  static constexpr int most_buffers = parts < 2 ? parts : 2;
+  /// Tiles on the diagonal that the slots suffice for; a warp at least is free.
+  static constexpr int most_tiles = 2 * Slots + 1;
+  static_assert(most_tiles < warps);
 };
 
 /// Byte offsets into a block's shared memory; the scores are at 0, in the order of their tiles' rows. A 16 x 16 tile is
-/// four 8 x 8 matrices in the order of an A fragment's registers, so that ldmatrix reads it, or its transpose, at
-/// 16 bytes a lane.
+/// four 8 x 8 matrices in the order of an A fragment's registers, transposed: [j, i]. ldmatrix reads it, or its
+/// transpose, at 16 bytes a lane.
 ///
-/// Before the first and after the last unit, two parts of B and C lie over the operands of the units that are not there
-/// yet or any more, and over the decayed scores; and behind them dB and dC on their way out.
+/// Before the first and after the last unit, parts of B and C lie over the operands of the units that are not there yet
+/// or any more, and over what is behind them; and behind them dB and dC on their way out.
 template <class Tr>
 struct backward_quadratic_layout {
-  int tiles;     ///< of 16 tokens
-  int stages;    ///< units whose operands are there at a time, 1 or 2
-  int operands;  ///< x, then dy of a unit
-  int stage;     ///< bytes of a unit's operands, and enough for a part
-  int decayed;   ///< the unit's scores with their decay, as the scores
-  int patches;   ///< 16 rows of a part for each warp
-  int vectors;   ///< decay_vectors, twice
-  int own_sums;  ///< [2, tokens] floats: sums inside the token's tile for da, and for x . U
-  int row_sums;  ///< [tiles below the diagonal, 16] floats
-  int totals;    ///< [16 warps, heads] pairs of floats, sums for A and D
+  int tiles;      ///< of 16 tokens
+  int stages;     ///< units whose operands are there at a time, 1 or 2
+  int operands;   ///< x, then dy of a unit
+  int stage;      ///< bytes of a unit's operands
+  int shares;     ///< what a warp leaves of a column that another finishes, by the column
+  int row_parts;  ///< [stages, tiles below the diagonal, 32 lanes] pairs of floats
+  int patches;    ///< [tiles] 16 rows of a part
+  int vectors;    ///< decay_vectors, of two units, dt of three
+  int sums;       ///< token_sums, of two units
+  int around;     ///< [16 warps, 16] floats: of Gamma over the tiles i after and j before a tile
+  int carried;    ///< [tokens] floats: a head's d dt of its slices so far
+  int totals;     ///< [free warps, heads] pairs of floats, sums for A and D
   int bytes;
 
   __host__ __device__ backward_quadratic_layout(int length, int units_at_a_time)
       : tiles{(length + 15) / 16},
         stages{units_at_a_time},
         operands{tiles_below(tiles + 1) * fragment_bytes},
-        stage{2 * rows() * (Tr::pitch > Tr::part_pitch ? Tr::pitch : Tr::part_pitch)},
-        decayed{operands + stages * stage},
-        patches{operands + (stages - 1) * stage + 2 * part_bytes()} {
-    int const units_end = decayed + operands, parts_end = patches + Tr::warps * 16 * Tr::part_pitch;
+        stage{2 * rows() * Tr::pitch},
+        shares{operands + stages * stage},
+        row_parts{shares + tiles / 2 * share_bytes},
+        patches{operands + buffers() * part_bytes()} {
+    int const units_end = row_parts + stages * tiles_below(tiles) * 256;
+    int const parts_end = patches + tiles * patch_bytes;
     vectors = units_end > parts_end ? units_end : parts_end;
-    own_sums = vectors + 2 * rows() * 16;
-    row_sums = own_sums + rows() * 8;
-    totals = row_sums + tiles_below(tiles) * 64;
-    bytes = totals + Tr::warps * Tr::sizes::per_group * 8;
+    sums = vectors + 9 * rows() * 4;
+    around = sums + 2 * token_sums_bytes();
+    carried = around + Tr::warps * 64;
+    totals = carried + (Tr::slices > 1 ? rows() * 4 : 0);
+    bytes = totals + free_warps() * Tr::sizes::per_group * 8;
   }
+  static constexpr int share_bytes = Tr::slice * 64;  ///< a warp's accumulators
   __host__ __device__ int rows() const { return tiles * 16; }
-  /// Of a part of B, and of C behind it.
-  __host__ __device__ int part_bytes() const { return 2 * rows() * Tr::part_pitch; }
+  /// Warps that have tiles, and the others.
+  __host__ __device__ int tile_warps() const { return tiles | 1; }
+  __host__ __device__ int free_warps() const { return Tr::warps - tile_warps(); }
+  static constexpr int patch_bytes = 16 * Tr::part_pitch;
+  /// Parts that are there at a time.
+  __host__ __device__ int buffers() const { return stages == 2 ? Tr::most_buffers : 1; }
+  /// Of a part of B or C, and of one of B with that of C behind it.
+  __host__ __device__ int half_bytes() const { return rows() * Tr::part_pitch; }
+  __host__ __device__ int part_bytes() const { return 2 * half_bytes(); }
+  __host__ __device__ int token_sums_bytes() const { return 4 * rows() * 4 + Tr::warps * 4; }
 };
 
 /// A head's steps and decays, an array of a float a token each. With c the sum of dt A log2(e) up to and with a token,
 /// and e that sum at the end of the token's tile:
 template <class Tr>
 struct decay_vectors {
-  float *c, *dt;
+  float* c;
+  float* dt;         ///< which is there for a unit longer than the others
   float* rest;       ///< exp2(e - c), what is left of a token at the end of its tile
   float* rest_step;  ///< times dt
 
   __device__ decay_vectors(unsigned char* shared, backward_quadratic_layout<Tr> const& at, int unit)
-      : c{reinterpret_cast<float*>(shared + at.vectors) + (unit & 1) * 4 * at.rows()},
-        dt{c + at.rows()},
-        rest{dt + at.rows()},
+      : c{reinterpret_cast<float*>(shared + at.vectors) + (unit & 1) * 3 * at.rows()},
+        dt{reinterpret_cast<float*>(shared + at.vectors) + (6 + unit % 3) * at.rows()},
+        rest{c + at.rows()},
         rest_step{rest + at.rows()} {}
+};
+
+/// What a unit's tiles leave for its tokens' d dt and the sums for A and D: floats of tokens, then of tiles.
+template <class Tr>
+struct token_sums {
+  float* inside;  ///< of Gamma over i >= t > j inside the token's tile
+  float* before;  ///< of Gamma over j in tiles before the token's, with i the token; from the row parts
+  float* after;   ///< of Gamma over i in tiles after the token's, with j the token
+  float* output;  ///< x . U
+  float* skip;    ///< of dy . x
+
+  __device__ token_sums(unsigned char* shared, backward_quadratic_layout<Tr> const& at, int unit)
+      : inside{reinterpret_cast<float*>(shared + at.sums + (unit & 1) * at.token_sums_bytes())},
+        before{inside + at.rows()},
+        after{before + at.rows()},
+        output{after + at.rows()},
+        skip{output + at.rows()} {}
 };
 
 /// A thread's place in the work.
@@ -112,8 +141,8 @@ struct backward_quadratic_block {
   [[nodiscard]] __device__ std::size_t row(int token) const {
     return std::size_t(sequence()) * std::size_t(p.length) + std::size_t(token);
   }
-  /// Whether a tile of tokens is this warp's.
-  [[nodiscard]] __device__ bool has_tile() const { return warp < at.tiles; }
+  /// Which of the free warps this is; negative where it has tiles.
+  [[nodiscard]] __device__ int free_warp() const { return warp - at.tile_warps(); }
   [[nodiscard]] __device__ int head(int unit) const { return group() * sizes::per_group + unit / Tr::slices; }
   [[nodiscard]] __device__ int column(int unit) const {
     return head(unit) * sizes::headdim + unit % Tr::slices * Tr::slice;
@@ -125,69 +154,95 @@ struct backward_quadratic_block {
     return shared + at.operands + (at.stages == 2 ? unit & 1 : 0) * at.stage;
   }
   [[nodiscard]] __device__ unsigned char* dy(int unit) const { return x(unit) + at.rows() * Tr::pitch; }
+  /// A part of B and C in shared memory.
+  [[nodiscard]] __device__ unsigned char* part(int part) const {
+    return shared + at.operands + part % at.buffers() * at.part_bytes();
+  }
   [[nodiscard]] __device__ decay_vectors<Tr> vectors(int unit) const { return {shared, at, unit}; }
-  /// The tile (i, j), i >= j, of those that start at byte `from`.
-  [[nodiscard]] __device__ unsigned char* tile(int from, int i, int j) const {
-    return shared + from + (tiles_below(i + 1) + j) * fragment_bytes;
+  [[nodiscard]] __device__ token_sums<Tr> sums(int unit) const { return {shared, at, unit}; }
+  /// The tile (i, j), i >= j.
+  [[nodiscard]] __device__ unsigned char* tile(int i, int j) const {
+    return shared + (tiles_below(i + 1) + j) * fragment_bytes;
   }
-  /// The warp's sums for A and D of a unit's head.
-  [[nodiscard]] __device__ float2& totals(int unit) const {
-    return reinterpret_cast<float2*>(shared + at.totals)[warp * sizes::per_group + unit / Tr::slices];
+  /// A unit's parts of the sums of Gamma over j, of the tile (i, j) below the diagonal: lane l has those of the rows
+  /// 8 (l / 16) + 2 (l % 4) and the next.
+  [[nodiscard]] __device__ float2* row_parts(int unit, int i, int j) const {
+    return reinterpret_cast<float2*>(shared + at.row_parts) +
+           ((at.stages == 2 ? unit & 1 : 0) * tiles_below(at.tiles) + tiles_below(i) + j) * 32;
   }
-  /// Where a lane reads ldmatrix's row of an A operand [16, 16], or of a transposed B operand.
+  /// fragment::left_operand and right_operand. Theirs, through unsigned numbers, take registers that the columns do not
+  /// have: 250 us for Tiny's 512 sequences, these 243.
   [[nodiscard]] __device__ std::uint32_t row_operand(int pitch) const {
     return std::uint32_t((lane & 15) * pitch + (lane >> 4) * 16);
   }
-  /// Where a lane reads ldmatrix's row of a B operand whose columns are rows in memory.
   [[nodiscard]] __device__ std::uint32_t column_operand(int pitch) const {
     return std::uint32_t(((lane >> 4) * 8 + (lane & 7)) * pitch + (lane >> 3 & 1) * 16);
   }
 };
 
-/// Starts the copy of `Width` columns of the sequence, of two arrays, one behind the other in shared memory; zeros
-/// behind the sequence's end.
+/// Threads that copy together: this one, and how many there are.
+struct copying_threads {
+  int own, count;
+};
+template <class Tr>
+__device__ inline copying_threads all_threads() {
+  return {int(threadIdx.x), Tr::threads};
+}
+
+/// Starts the threads' copies of `Width` columns of the sequence; zeros behind its end.
 template <int Width, class Tr>
-__device__ inline void copy_rows(backward_quadratic_block<Tr> const& k, typename Tr::element const* a, int a_stride,
-                                 typename Tr::element const* b, int b_stride, unsigned char* to) {
-  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = Tr::threads / pieces;
-  int thread = int(threadIdx.x);
-  hide(thread);
-  int row = thread / pieces;
+__device__ inline void copy_columns(backward_quadratic_block<Tr> const& k, copying_threads threads,
+                                    typename Tr::element const* from, int stride, unsigned char* to) {
+  constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
+  hide(threads.own);
+  int const each = threads.count / pieces, column = threads.own % pieces * 8, rows = k.at.rows();
+  int row = threads.own / pieces;
   if (row >= each) return;
-  int const column = thread % pieces * 8, rows = k.at.rows();
-  a += k.row(row) * std::size_t(a_stride) + column, b += k.row(row) * std::size_t(b_stride) + column;
+  from += k.row(row) * std::size_t(stride) + column;
   std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + column * 2);
-#pragma unroll 1
+#pragma unroll 4
   for (; row < rows; row += each) {
-    copy_async(at, a, row < k.p.length);
-    copy_async(at + std::uint32_t(rows * pitch), b, row < k.p.length);
-    a += each * a_stride, b += each * b_stride, at += each * pitch;
+    copy_async(at, from, row < k.p.length);
+    from += each * stride, at += each * pitch;
   }
 }
 
 /// Starts the copy of a unit's operands.
 template <class Tr>
-__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, int unit) {
-  copy_rows<Tr::slice>(k, k.p.x + k.column(unit), k.p.x_stride, k.p.dy + k.column(unit), k.p.dy_stride, k.x(unit));
+__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, copying_threads threads, int unit) {
+  copy_columns<Tr::slice>(k, threads, k.p.x + k.column(unit), k.p.x_stride, k.x(unit));
+  copy_columns<Tr::slice>(k, threads, k.p.dy + k.column(unit), k.p.dy_stride, k.dy(unit));
+}
+
+/// A lane's dt of a unit: of tokens lane, lane + 32 ...
+struct lane_steps {
+  static constexpr int run = 8;
+  float dt[run];
+};
+template <class Tr>
+__device__ inline lane_steps load_lane_steps(backward_quadratic_block<Tr> const& k, int unit) {
+  constexpr int heads = Tr::sizes::heads;
+  float const* const from = k.p.dt + k.row(0) * heads + k.head(unit);
+  lane_steps to;
+#pragma unroll
+  for (int i = 0; i < lane_steps::run; ++i) {
+    int const token = i * 32 + k.lane;
+    to.dt[i] = token < k.p.length ? __ldg(from + token * heads) : 0.f;
+  }
+  return to;
 }
 
 /// One warp: a unit's decay_vectors, each lane of 8 neighbouring tokens. As in the forward scan a step counts at most
 /// 160.
 template <class Tr>
-__device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int unit) {
-  constexpr int run = 8, heads = Tr::sizes::heads;
+__device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int unit, lane_steps const& steps) {
+  constexpr int run = lane_steps::run;
   decay_vectors<Tr> const to{k.shared, k.at, unit};
   float const rate = k.p.a[k.parameter(unit)] * log2_e;
-  float const* const from = k.p.dt + k.row(0) * heads + k.head(unit);
   float dt[run], c[run], rest[run], rest_step[run], sum = 0;
 #pragma unroll
-  for (int i = 0; i < run; ++i) {  // neighbouring lanes read neighbouring tokens, and exchange them in shared memory
-    int const token = i * 32 + k.lane;
-    dt[i] = token < k.p.length ? __ldg(from + token * heads) : 0.f;
-  }
-#pragma unroll
-  for (int i = 0; i < run; ++i)
-    if (i * 32 + k.lane < k.at.rows()) to.dt[i * 32 + k.lane] = dt[i];
+  for (int i = 0; i < run; ++i)  // neighbouring lanes have read neighbouring tokens, and exchange them in shared memory
+    if (i * 32 + k.lane < k.at.rows()) to.dt[i * 32 + k.lane] = steps.dt[i];
   __syncwarp();
   int const t0 = k.lane * run;
   bool const inside = t0 < k.at.rows();

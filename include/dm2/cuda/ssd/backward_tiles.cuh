@@ -1,62 +1,27 @@
 /// @file
 /// Tiles of 16 x 16 tokens in the scan's backward on tensor cores.
 ///
-/// Below the diagonal: scores' decay, their gradient, and the sums over rows from which the gradient of the decays
-/// comes; then the tiles on the diagonal; then what is finished for 16 tokens of a unit. See backward_quadratic.cuh.
-/// What is a template of the block's type serves the chunks of backward_chunked.cuh too.
+/// What both forms take of one, then what the chunks of backward_chunked.cuh do with them. Below the diagonal: scores'
+/// decay, their gradient, and the sums over rows from which the gradient of the decays comes; then the tiles on the
+/// diagonal. See backward_quadratic.cuh for the equations.
 #pragma once
 
+#include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
-#include <dm2/cuda/ssd/backward_quadratic_block.cuh>
+#include <dm2/cuda/ssd/tile.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 
+#include <cstddef>
+#include <cstdint>
+
 namespace dm2::cuda::detail::ssd {
+
+/// The tiles of 16 tokens below the diagonal of a triangle with `tiles` on the diagonal.
+__host__ __device__ constexpr int tiles_below(int tiles) { return tiles * (tiles - 1) / 2; }
 
 /// A tile below the diagonal, and its number in the order of rows.
 struct tile_place {
   int row, column, index;
-};
-
-/// The tiles below the diagonal that a warp has: neighbours in the order of rows.
-template <class Tr>
-struct warp_tiles {
-  int count;  ///< how many
-  int first;  ///< the first one's row and column, in a register
-
-  __device__ explicit warp_tiles(backward_quadratic_block<Tr> const& k) {
-    int const all = tiles_below(k.at.tiles), each = (all + Tr::warps - 1) / Tr::warps, before = k.warp * each;
-    int row = 1;
-    while (tiles_below(row + 1) <= before) ++row;
-    count = min(each, all - before);
-    first = row << 8 | (before - tiles_below(row));
-  }
-  /// f(slot, tile, whether the row is another than the slot's before) for each; slots are constants once this is
-  /// unrolled.
-  template <class F>
-  __device__ void each(F const& f) const {
-    int at = first;
-    hide(at);  // else the addresses of all tiles are kept in registers over the loop over units
-    tile_place tile{at >> 8, at & 255, tiles_below(at >> 8) + (at & 255)};
-#pragma unroll
-    for (int s = 0; s < Tr::slots; ++s) {
-      if (s < count) f(s, tile, s == 0 || tile.column == 0);
-      ++tile.index;
-      if (++tile.column == tile.row) ++tile.row, tile.column = 0;
-    }
-  }
-};
-
-/// Accumulators of a warp's tiles: the one on the diagonal and those below.
-template <class Tr>
-struct tile_sums {
-  float diagonal[2][4], below[Tr::slots][2][4];
-
-  __device__ void clear() {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) diagonal[i / 4][i % 4] = 0;
-#pragma unroll
-    for (int i = 0; i < 8 * Tr::slots; ++i) below[i / 8][i / 4 % 2][i % 4] = 0;
-  }
 };
 
 /// Operands of a tile's rows, as A fragments.
@@ -85,16 +50,6 @@ __device__ inline void store_tile(unsigned char* tile, float const (&v)[2][4], i
   for (int m = 0; m < 4; ++m)
     *reinterpret_cast<std::uint32_t*>(tile + m * 128 + lane * 4) =
         pack<T>(v[m >> 1][2 * (m & 1)], v[m >> 1][2 * (m & 1) + 1]);
-}
-
-/// A warp's tiles to shared memory from byte `to` on.
-template <class Tr>
-__device__ inline void store_tiles(backward_quadratic_block<Tr> const& k, warp_tiles<Tr> const& tiles,
-                                   tile_sums<Tr> const& sums, int to) {
-  using T = typename Tr::element;
-  if (k.has_tile()) store_tile<T>(k.tile(to, k.warp, k.warp), sums.diagonal, k.lane);
-  tiles.each(
-      [&](int s, tile_place const& at, bool) { store_tile<T>(k.tile(to, at.row, at.column), sums.below[s], k.lane); });
 }
 
 /// Operands of a tile's rows.
@@ -237,25 +192,6 @@ __device__ inline float tile_on_diagonal(Block const& k, int unit, float (&gradi
   return skip;
 }
 
-/// Every tile of the warp for one unit. Returns this lane's part of the sum of dy . x.
-template <class Tr>
-__device__ inline float unit_tiles(backward_quadratic_block<Tr> const& k, warp_tiles<Tr> const& tiles, int unit,
-                                   tile_sums<Tr>& gradient) {
-  tile_rows<Tr> rows;
-  float2 before{0, 0};  // of a first of two tiles
-  tiles.each([&](int s, tile_place const& at, bool another) {
-    if (another) rows.load(k, unit, at.row);
-    float2 const sums = tile_below(k, unit, at, rows, gradient.below[s]);
-    if (s % 2 == 1)
-      store_row_sums<2>(k, at.index - 1, before, sums);
-    else if (s + 1 == tiles.count)
-      store_row_sums<1>(k, at.index, sums, sums);
-    else
-      before = sums;
-  });
-  return k.has_tile() ? tile_on_diagonal(k, unit, gradient.diagonal) : 0.f;
-}
-
 /// 16 rows of `Width` columns from shared to global memory, where they are inside the sequence.
 template <int Width, class T>
 __device__ inline void write_rows(unsigned char const* from, T* to, int stride, int inside, int lane) {
@@ -275,110 +211,6 @@ __device__ inline void load_transposed(std::uint32_t (&a)[4], unsigned char cons
   std::uint32_t v[4];
   load_matrix_transposed(v, shared_address(tile) + lane * 16);
   a[0] = v[0], a[1] = v[2], a[2] = v[1], a[3] = v[3];
-}
-
-/// dx of the warp's 16 tokens, over x in shared memory and from there to global memory. Returns, of lane's token,
-/// 16 warp + lane % 16, x . U over the tiles after its own, without the decay up to the end of its own.
-template <class Tr>
-__device__ inline float finish_dx(backward_quadratic_block<Tr> const& k, int unit) {
-  using T = typename Tr::element;
-  int const g = fragment::row(unsigned(k.lane)), t = fragment::quarter(unsigned(k.lane)), t0 = k.warp * 16;
-  decay_vectors<Tr> const v{k.shared, k.at, unit};
-  std::uint32_t const dy = shared_address(k.dy(unit)) + k.row_operand(Tr::pitch);
-  float u[1][Tr::slice / 8][4] = {};
-  auto const multiply = [&](int i) {
-    std::uint32_t a[1][4];
-    load_transposed(a[0], k.tile(k.at.decayed, i, k.warp), k.lane);
-    multiply_x<T, 0, 1, Tr::slice>(u, a, dy + i * 16 * Tr::pitch);
-  };
-#pragma unroll 1
-  for (int i = k.at.tiles - 1; i > k.warp; --i) multiply(i);
-  unsigned char* const x = k.x(unit) + t0 * Tr::pitch;
-  float later[2] = {};
-#pragma unroll
-  for (int s = 0; s < Tr::steps; ++s) {
-    std::uint32_t r[4];
-    load_matrix(r, shared_address(x) + k.row_operand(Tr::pitch) + s * 32);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float2 const value = unpack<T>(r[i]);
-      float const* const p = u[0][2 * s + (i >> 1)] + 2 * (i & 1);
-      later[i & 1] = fmaf(value.x, p[0], fmaf(value.y, p[1], later[i & 1]));
-    }
-  }
-  __syncwarp();  // else the next product's operands come before these are done with, in more registers than there are
-  scale_rows(u[0], v.rest_step[t0 + g], v.rest_step[t0 + g + 8]);
-  multiply(k.warp);
-  __syncwarp();
-#pragma unroll
-  for (int n = 0; n < Tr::slice / 8; ++n)
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      *reinterpret_cast<std::uint32_t*>(x + (g + half * 8) * Tr::pitch + n * 16 + t * 4) =
-          pack<T>(u[0][n][2 * half], u[0][n][2 * half + 1]);
-  write_rows<Tr::slice>(x, k.p.dx + k.row(t0) * std::size_t(k.p.dx_stride) + k.column(unit), k.p.dx_stride,
-                        k.p.length - t0, k.lane);
-  float sum = fold<2, 1>(later, k.lane);
-  sum += __shfl_xor_sync(~0u, sum, 2);
-  return __shfl_sync(~0u, sum, 4 * (k.lane & 7) + (k.lane >> 3 & 1));
-}
-
-/// The sum of Gamma_ij over all tiles i after and j before the warp's.
-template <class Tr>
-__device__ inline float add_tiles_around(backward_quadratic_block<Tr> const& k) {
-  auto const* const sums = reinterpret_cast<float4 const*>(k.shared + k.at.row_sums);
-  float sum = 0;
-  for (int i = k.warp + 1; i < k.at.tiles; ++i)
-    for (int j = k.lane; j < k.warp * 4; j += 32) {
-      float4 const v = sums[tiles_below(i) * 4 + j];
-      sum += (v.x + v.y) + (v.z + v.w);
-    }
-#pragma unroll
-  for (int o = 1; o < 32; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
-  return sum;
-}
-
-/// da_t = sum of Gamma_ij over i >= t > j of lane's token t; `later` is the sum over the tiles i after its own with j
-/// the token. Sums of sums, no differences of them.
-template <class Tr>
-__device__ inline float finish_da(backward_quadratic_block<Tr> const& k, float later) {
-  auto const* const rows = reinterpret_cast<float const*>(k.shared + k.at.row_sums) + tiles_below(k.warp) * 16;
-  int const place = k.lane & 15;
-  float sum = 0;  // over the tiles j before with i a token, the last one first
-  for (int i = k.lane >> 4; i < k.warp; i += 2) sum += rows[i * 16 + 15 - place];
-  sum += __shfl_xor_sync(~0u, sum, 16);
-  if (k.lane >= 16) sum = later;
-#pragma unroll
-  for (int o = 1; o < 16; o *= 2) {
-    float const before = __shfl_up_sync(~0u, sum, o);
-    if (place >= o) sum += before;
-  }
-  float const from = __shfl_sync(~0u, sum, 15 - place);  // of tokens i >= t
-  float before = __shfl_sync(~0u, sum, 15 + place);      // of tokens j < t
-  if (place == 0) before = 0;
-  return reinterpret_cast<float const*>(k.shared + k.at.own_sums)[k.warp * 16 + place] + from + before +
-         add_tiles_around(k);
-}
-
-/// All of a unit for the warp's 16 tokens. `skip` is the lane's part of the sum of dy . x, `carried` the head's d dt of
-/// its slices so far.
-template <class Tr>
-__device__ inline void finish_rows(backward_quadratic_block<Tr> const& k, int unit, float skip, float& carried) {
-  int const token = k.warp * 16 + (k.lane & 15), slice = unit % Tr::slices;
-  decay_vectors<Tr> const v{k.shared, k.at, unit};
-  float const later = finish_dx(k, unit), da = finish_da(k, later * v.rest_step[token]);
-  float const output =
-      fmaf(later, v.rest[token], reinterpret_cast<float const*>(k.shared + k.at.own_sums)[k.at.rows() + token]);
-  carried = (slice == 0 ? 0.f : carried) + fmaf(k.p.a[k.parameter(unit)], da, output);
-  if (slice == Tr::slices - 1 && k.lane < 16 && token < k.p.length)
-    k.p.ddt[k.row(token) * Tr::sizes::heads + k.head(unit)] = carried;
-  float const parts[2] = {k.lane < 16 ? da * v.dt[token] : 0.f, skip};
-  float sum = fold<2, 16>(parts, k.lane);  // of A in the lower half, of D in the upper
-#pragma unroll
-  for (int o = 1; o < 16; o *= 2) sum += __shfl_xor_sync(~0u, sum, o);
-  if ((k.lane & 15) != 0) return;
-  float& total = k.lane == 0 ? k.totals(unit).x : k.totals(unit).y;
-  total = slice == 0 ? sum : total + sum;
 }
 
 }  // namespace dm2::cuda::detail::ssd

@@ -111,6 +111,13 @@ template <int Threads>
 void barrier(int group) {
   emulated::machine::current().wait(unsigned(group) + 1, Threads);
 }
+inline void barrier(int group, int threads) {
+  emulated::machine::current().wait(unsigned(group) + 1, unsigned(threads));
+}
+template <int Threads>
+void arrive(int group) {
+  emulated::machine::current().arrive(unsigned(group) + 1, Threads);
+}
 inline void hide(int&) {}
 
 inline float exp2_fast(float x) { return x < -126 ? 0.f : std::exp2(x); }
