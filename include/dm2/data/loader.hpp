@@ -61,8 +61,12 @@ class loader {
       : set_{&set},
         options_{detail::checked(std::move(options), detail::size_written(transform))},
         transform_{std::move(transform)},
-        cut_{set.size(), std::size_t(options_.batch), std::size_t(options_.rank), std::size_t(options_.world),
-             options_.mode == loading::training, std::size_t(options_.group)} {
+        cut_{set.size(),
+             std::size_t(options_.batch),
+             std::size_t(options_.rank),
+             std::size_t(options_.world),
+             options_.mode == loading::training,
+             std::size_t(options_.group)} {
     if (set.size() == 0) throw std::invalid_argument{"loader: the set has no sample"};
     if (options_.mode == loading::training && cut_.count() == 0)
       throw std::invalid_argument{"loader: " + std::to_string(set.size()) + " samples fill no batch of " +
