@@ -4,7 +4,7 @@
 
 #include "fuzz/support.hpp"
 #include "fuzz/targets.hpp"
-#include "train/small_config.hpp"
+#include "support/configurations.hpp"
 
 #include <filesystem>
 #include <span>
