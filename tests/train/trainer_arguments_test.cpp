@@ -49,10 +49,10 @@ TEST_CASE("trainer: loaders of another batch, mode, size or number of classes ar
   trainer_options const o = small_options();
   CHECK(complaint(o, training, &evaluation).empty());
 
-  loader batch = small_loader(loading::training, {16, 16}, 3), wide = small_loader(loading::training, {16, 24}),
+  loader batch = small_loader(loading::training, {16, 16}, 3), broad = small_loader(loading::training, {16, 24}),
          high = small_loader(loading::evaluation, {32, 16});
   CHECK(complaint(o, batch) == "trainer: the options say batches of 4, the training loader gives 3");
-  CHECK(complaint(o, wide) == "trainer: the training loader gives pictures of 16 x 24, the model takes 16 x 16");
+  CHECK(complaint(o, broad) == "trainer: the training loader gives pictures of 16 x 24, the model takes 16 x 16");
   CHECK(complaint(o, training, &high) ==
         "trainer: the validation loader gives pictures of 32 x 16, the model takes 16 x 16");
   CHECK(complaint(o, evaluation) ==
