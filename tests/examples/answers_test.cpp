@@ -253,7 +253,7 @@ TEST_CASE("answers: a table that cannot be written does not take the result away
   auto const got = run_program(DM2_EVALUATE, {(folder / "set").string(), "-w", ema_checkpoint, "--device", "cpu",
                                               "--per-class", (folder / "no/such/t.csv").string()});
   CHECK(got.code == 1);
-  CHECK(contains(got.err, "t.csv: cannot be written"));
+  CHECK(contains(got.err, "t.csv: cannot be created"));
   CHECK(contains(got.out, "2 pictures"));
 }
 
