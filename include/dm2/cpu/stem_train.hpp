@@ -23,8 +23,8 @@ struct stem_train_scratch {
   explicit stem_train_scratch(arena& a)
       : weights{a},
         affine{channel_affine<T>{a, S.hidden}, channel_affine<T>{a, S.hidden}, channel_affine<T>{a, S.hidden}} {
-    sums = a.take<double>(std::size_t(gradient_parts + 1) * 2 * S.hidden);
-    means = sums + gradient_parts * 2 * S.hidden;
+    sums = a.take<double>(std::size_t(gradient_parts) * 2 * S.hidden);
+    means = a.take<double>(std::size_t(2) * S.hidden);
     patches = a.take<T>(std::size_t(stem_pixels<S>) * S.hidden);
   }
 };
