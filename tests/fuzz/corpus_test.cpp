@@ -67,7 +67,7 @@ TEST_CASE("fuzz corpus: every file is read or refused by its name, in under a se
     std::size_t taken = 0;
     for (fs::path const& file : files_in(folder)) {
       CAPTURE(file.string());
-      std::size_t const before = peak_memory();
+      [[maybe_unused]] std::size_t const before = peak_memory();
       result const got = run(t, read_raw(file));
       taken += got.taken ? 1 : 0;
 #ifndef DM2_UNDER_SANITIZER  // which takes more of both
