@@ -1,6 +1,6 @@
 // Going on with a training checkpoint.
 #include <dm2/cpu/context.hpp>
-#include <dm2/train/training_file.hpp>
+#include <dm2/train/training_checkpoint.hpp>
 
 #include "fuzz/support.hpp"
 #include "fuzz/targets.hpp"

@@ -1,7 +1,7 @@
 // Training checkpoints: what goes in comes out, and what does not fit changes nothing.
 #include <dm2/io/checkpoint.hpp>
 #include <dm2/train/initialise.hpp>
-#include <dm2/train/training_file.hpp>
+#include <dm2/train/training_checkpoint.hpp>
 
 #include "io/scratch.hpp"
 #include "support/configurations.hpp"

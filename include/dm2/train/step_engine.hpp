@@ -13,6 +13,7 @@
 #include <dm2/train/running_statistics.hpp>
 #include <dm2/train/sparse_target.hpp>
 #include <dm2/train/state_slices.hpp>
+#include <dm2/train/steps.hpp>
 #include <dm2/train/token_label_target.hpp>
 
 #include <cmath>
@@ -25,35 +26,6 @@
 #include <vector>
 
 namespace dm2 {
-
-/// A step engine's sizes and targets.
-struct step_options {
-  int batch = 256;                                     ///< samples of a micro-batch
-  int accumulate = 4;                                  ///< the most micro-batches of a step
-  double smoothing = 0.1;                              ///< of the targets
-  crop_convention crops = crop_convention::published;  ///< how label maps are cut; unused without them
-};
-
-/// Where in a run a micro-batch stands.
-struct step_place {
-  int epoch = 0;          ///< from 0
-  std::int64_t step = 0;  ///< optimizer steps before it
-  std::size_t batch = 0;  ///< micro-batches of the epoch before it
-};
-
-/// Thrown where a number is not finite.
-struct non_finite {
-  char const* what;  ///< "loss" or "gradient"
-  step_place at;     ///< the micro-batch
-  int process = 0;   ///< that computed it
-};
-
-/// A step's losses and gradient norm.
-struct step_result {
-  std::vector<double> losses;  ///< of each micro-batch
-  double gradient_norm = 0;    ///< before clipping; 0 where clipping is off
-  bool stop = false;           ///< a process was asked to stop
-};
 
 /// The steps of a run, on the host: each is done when its call returns.
 ///

@@ -5,7 +5,7 @@
 #include <dm2/comm/communicator.hpp>
 #include <dm2/core/label_map.hpp>
 #include <dm2/core/optimizer_options.hpp>
-#include <dm2/train/evaluate.hpp>
+#include <dm2/train/evaluation.hpp>
 #include <dm2/train/schedule.hpp>
 
 #include <atomic>

@@ -17,9 +17,8 @@
 #include <dm2/io/safetensors.hpp>
 #include <dm2/io/safetensors_write.hpp>
 #include <dm2/io/tensor_file.hpp>
-#include <dm2/model/model.hpp>
-#include <dm2/train/ema.hpp>
-#include <dm2/train/optimizer.hpp>
+#include <dm2/model/config.hpp>
+#include <dm2/train/training_state.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -113,28 +112,36 @@ inline bool verify_checkpoint(std::filesystem::path const& path) {
   return stated;
 }
 
-/// Writes a training checkpoint, whole or not at all. `progress` is for the trainer that resumes; `metadata` is added.
+/// A training checkpoint's part that is not numbers.
+struct training_head {
+  config configuration;                         ///< of the model
+  optimizer_kind optimizer;                     ///< that its momenta are of
+  steps_done steps;                             ///< of the optimizer and of the average
+  nlohmann::json progress;                      ///< for the loop that resumes
+  std::map<std::string, std::string> metadata;  ///< added
+};
+
+/// Writes a training checkpoint, whole or not at all.
 ///
 /// Throws file_error where the file cannot be written.
-template <config C, class Context>
-void save_training(std::filesystem::path const& path, model<C, Context>& net, ema<C, Context>& average,
-                   optimizer<C, Context>& rule, nlohmann::json progress, std::map<std::string, std::string> metadata) {
-  using scalar = typename Context::scalar;
-  using values = std::span<scalar const>;
+template <class T>
+void save_training(std::filesystem::path const& path, training_numbers<T> const& numbers, training_head head) {
+  using values = std::span<T const>;
   std::vector<stored_tensor> tensors;
   for (auto const& [prefix, state] :
-       {std::pair{raw_prefix, values{net.state()}}, std::pair{ema_prefix, values{average.state()}}})
-    detail::add_entry_tensors(tensors, prefix, net.table(), state, net.counters());
-  for (auto const& [prefix, state] : {std::pair{detail::momentum_prefix, values{rule.momentum()}},
-                                      std::pair{detail::second_prefix, values{rule.second_moment()}}})
-    for (parameter_entry const& e : net.table())
+       {std::pair{raw_prefix, values{numbers.state}}, std::pair{ema_prefix, values{numbers.average}}})
+    detail::add_entry_tensors(tensors, prefix, numbers.table, state, std::span<std::int64_t const>{numbers.counters});
+  for (auto const& [prefix, state] : {std::pair{detail::momentum_prefix, values{numbers.momentum}},
+                                      std::pair{detail::second_prefix, values{numbers.second}}})
+    for (parameter_entry const& e : numbers.table)
       if (e.kind == entry_kind::parameter && !state.empty()) tensors.push_back(detail::entry_tensor(prefix, e, state));
-  progress["optimizer_steps"] = rule.steps();
-  progress["ema_steps"] = average.steps();
-  progress["optimizer"] = detail::optimizer_name(rule.options().kind);
-  metadata["config"] = to_json(C).dump();
+  head.progress["optimizer_steps"] = head.steps.optimizer;
+  head.progress["ema_steps"] = head.steps.average;
+  head.progress["optimizer"] = detail::optimizer_name(head.optimizer);
+  auto& metadata = head.metadata;
+  metadata["config"] = to_json(head.configuration).dump();
   metadata["format"] = "pt";
-  metadata[training_key] = progress.dump();
+  metadata[training_key] = head.progress.dump();
   metadata[checksums_key] = detail::checksums_text(tensors, metadata);
   write_safetensors(path, tensors, metadata);
 }
@@ -215,37 +222,40 @@ class resume_plan {
 
 }  // namespace detail
 
-/// Fills model, averages and optimizer from a training checkpoint and returns the trainer's progress. Without
-/// `with_optimizer` the optimizer stays as it is, and may be of another kind than the file's.
+/// What resume_training has found beside the numbers.
+struct resumed_training {
+  nlohmann::json progress;  ///< of the loop that wrote the checkpoint
+  steps_done steps;         ///< of the optimizer and of the average
+};
+
+/// Fills a run's numbers from a training checkpoint of the same configuration. Without `with_optimizer` the momenta stay
+/// as they are, and the optimizer may be of another kind than the file's.
 ///
 /// Throws file_error if the file is none, is of another configuration, optimizer or precision, or lacks a tensor;
 ///        nothing is changed then.
-template <config C, class Context>
-nlohmann::json resume_training(std::filesystem::path const& path, model<C, Context>& net, ema<C, Context>& average,
-                               optimizer<C, Context>& rule, bool with_optimizer = true) {
+template <class T>
+resumed_training resume_training(std::filesystem::path const& path, config const& c, optimizer_kind kind,
+                                 training_numbers<T> const& numbers, bool with_optimizer = true) {
   mapped_file const file{path};
   safetensors_content content = read_safetensors(file.bytes(), path);
   detail::take_checksums(content.tensors, content.metadata, path);
-  nlohmann::json progress = detail::parse_progress(content.metadata, path);
-  detail::require_configuration(C, content.metadata, path);
-  if (with_optimizer) detail::require_optimizer(rule.options().kind, progress, path);
+  resumed_training out{detail::parse_progress(content.metadata, path), {}};
+  detail::require_configuration(c, content.metadata, path);
+  if (with_optimizer) detail::require_optimizer(kind, out.progress, path);
 
-  detail::resume_plan<typename Context::scalar> plan{content, path};
-  for (parameter_entry const& e : net.table()) {
-    plan.add(raw_prefix, e, net.state(), net.counters());
-    if (e.kind != entry_kind::counter) plan.add(ema_prefix, e, average.state(), {});
+  detail::resume_plan<T> plan{content, path};
+  for (parameter_entry const& e : numbers.table) {
+    plan.add(raw_prefix, e, numbers.state, numbers.counters);
+    if (e.kind != entry_kind::counter) plan.add(ema_prefix, e, numbers.average, {});
     if (e.kind != entry_kind::parameter || !with_optimizer) continue;
-    plan.add(detail::momentum_prefix, e, rule.momentum(), {});
-    if (!rule.second_moment().empty()) plan.add(detail::second_prefix, e, rule.second_moment(), {});
+    plan.add(detail::momentum_prefix, e, numbers.momentum, {});
+    if (!numbers.second.empty()) plan.add(detail::second_prefix, e, numbers.second, {});
   }
-  std::int64_t const optimizer_steps =
-      detail::progress_number(progress, "optimizer_steps", 0, detail::most_steps, path);
-  std::int64_t const ema_steps = detail::progress_number(progress, "ema_steps", 0, detail::most_steps, path);
+  out.steps.optimizer = detail::progress_number(out.progress, "optimizer_steps", 0, detail::most_steps, path);
+  out.steps.average = detail::progress_number(out.progress, "ema_steps", 0, detail::most_steps, path);
   plan.require_checksums();
   plan.run();
-  if (with_optimizer) rule.set_steps(optimizer_steps);
-  average.set_steps(ema_steps);
-  return progress;
+  return out;
 }
 
 }  // namespace dm2
