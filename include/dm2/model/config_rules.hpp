@@ -35,19 +35,20 @@ inline constexpr config_rule config_rules[] = {DM2_CONFIG_RULES(DM2_RULE_ROW, un
 #undef DM2_RULE_ROW
 }  // namespace detail
 
+/// A rule at run time.
+#define DM2_RULE_CHECK(condition, sentence, fields)       \
+  if (!(condition)) return &detail::config_rules[number]; \
+  ++number;
+
 /// The first rule that the configuration breaks, null where it keeps them all: then sizes<C> of the same values
 /// compiles. The fields may hold anything. The result points to a constant.
 ///
 ///     if (auto const* rule = dm2::broken_rule(mine)) throw std::invalid_argument{std::string{rule->sentence}};
 [[nodiscard]] constexpr config_rule const* broken_rule(config const& c) {
   std::size_t number = 0;
-/// A rule at run time.
-#define DM2_RULE_CHECK(condition, sentence, fields)       \
-  if (!(condition)) return &detail::config_rules[number]; \
-  ++number;
   DM2_CONFIG_RULES(DM2_RULE_CHECK, c)
-#undef DM2_RULE_CHECK
   return nullptr;
 }
+#undef DM2_RULE_CHECK
 
 }  // namespace dm2
