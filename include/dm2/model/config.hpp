@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/shapes.hpp>
+#include <dm2/model/config_rule_list.hpp>
 
 #include <cstdint>
 #include <type_traits>
@@ -77,41 +78,33 @@ concept compiles = requires {
   typename std::bool_constant<(C.depth > 0)>;
 };
 
-/// Sizes derived from a configuration, and the rules that it must keep.
+namespace detail {
+// The three shapes of a configuration that keeps its rules.
+constexpr mixer_shape mixer_of(config const& c) {
+  return {c.expand * c.dim / c.headdim, c.headdim, c.d_state, c.groups, c.d_conv, c.variant};
+}
+constexpr attention_shape attention_of(config const& c) {
+  return {c.attn_heads, c.attn_head_dim, c.attn_rotary, c.attn_d_conv};
+}
+constexpr stem_shape stem_of(config const& c) {
+  return {c.image.height, c.image.width, c.channels, c.stem_width, c.patch, c.dim};
+}
+}  // namespace detail
+
+/// Sizes derived from a configuration, and the rules that it must keep (config_rule_list.hpp has them).
 template <config C>
 struct sizes {
-  static_assert(C.image.height >= 1 && C.image.width >= 1 && C.channels >= 1,
-                "dm2::config: image.height, image.width and channels must be at least 1");
-  static_assert(C.patch >= 2 && C.patch % 2 == 0,
-                "dm2::config: patch must be even and at least 2, since the stem halves the resolution first");
-  static_assert(C.patch < 2 || (C.image.height % C.patch == 0 && C.image.width % C.patch == 0),
-                "dm2::config: image.height and image.width must be multiples of patch");
-  static_assert(C.stem_width >= 1, "dm2::config: stem_width must be at least 1");
-  static_assert(C.depth >= 1 && C.depth <= 64, "dm2::config: depth must be 1..64");
-  static_assert(C.dim >= 1 && C.expand >= 1, "dm2::config: dim and expand must be at least 1");
-  static_assert(C.mlp_dim >= 0, "dm2::config: mlp_dim must be 0 (no MLP) or more");
-  static_assert(C.classes >= 1, "dm2::config: classes must be at least 1");
-  static_assert(C.headdim >= 1 && C.d_state >= 1, "dm2::config: headdim and d_state must be at least 1");
-  static_assert(C.headdim < 1 || C.expand * C.dim % C.headdim == 0,
-                "dm2::config: expand * dim must be a multiple of headdim");
-  static_assert(C.d_conv >= 1, "dm2::config: d_conv must be at least 1");
-  static_assert(C.groups >= 1 && C.headdim >= 1 && C.expand * C.dim / C.headdim % C.groups == 0,
-                "dm2::config: the heads, expand * dim / headdim, must be a multiple of groups");
-  static_assert(C.depth >= 64 || (C.attn_layers.bits >> C.depth) == 0,
-                "dm2::config: every layer number of attn_layers must be below depth");
-  static_assert(C.attn_heads >= 1 && C.attn_head_dim >= 1,
-                "dm2::config: attn_heads and attn_head_dim must be at least 1");
-  static_assert(C.attn_rotary >= 0 && C.attn_rotary % 2 == 0, "dm2::config: attn_rotary must be even, or 0 for none");
-  static_assert(C.attn_rotary <= C.attn_head_dim, "dm2::config: attn_rotary must not be over attn_head_dim");
-  static_assert(C.attn_d_conv >= 0, "dm2::config: attn_d_conv must be 0 (no convolution) or more");
-  static_assert(C.eps > 0, "dm2::config: eps must be positive");
+/// A rule at compile time.
+#define DM2_RULE_ASSERT(condition, sentence, fields) static_assert(condition, sentence);
+  DM2_CONFIG_RULES(DM2_RULE_ASSERT, C)
+#undef DM2_RULE_ASSERT
 
   /// The mixer's sizes, as its operations take them.
-  static constexpr mixer_shape mixer{C.expand * C.dim / C.headdim, C.headdim, C.d_state, C.groups, C.d_conv, C.variant};
+  static constexpr mixer_shape mixer = detail::mixer_of(C);
   /// The attention's sizes, as its operations take them.
-  static constexpr attention_shape attention{C.attn_heads, C.attn_head_dim, C.attn_rotary, C.attn_d_conv};
+  static constexpr attention_shape attention = detail::attention_of(C);
   /// The stem's sizes, as its operations take them.
-  static constexpr stem_shape stem{C.image.height, C.image.width, C.channels, C.stem_width, C.patch, C.dim};
+  static constexpr stem_shape stem = detail::stem_of(C);
 
   static constexpr int heads = mixer.heads;             ///< of the mixer
   static constexpr int d_inner = mixer.d_inner();       ///< channels inside the mixer

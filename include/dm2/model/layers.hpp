@@ -9,8 +9,95 @@
 #include <dm2/model/config.hpp>
 
 #include <array>
+#include <cstddef>
 
 namespace dm2 {
+
+namespace detail {
+// The rows of each kind of layer for a configuration that keeps its rules, names, shapes and kinds in the state dict's
+// order: at compile time for the tables below, at run time for model_table.
+
+constexpr std::array<parameter_info, 2> token_rows(config const& c, stem_shape const& stem) {
+  return {{{"cls_token", {1, 1, c.dim}}, {"pos_embed", {1, stem.tokens() + 1, c.dim}}}};
+}
+
+constexpr std::array<parameter_info, 20> stem_rows(config const& c) {
+  int const width = c.stem_width;
+  using enum entry_kind;
+  return {{{"patch_embed.conv1.weight", {width, c.channels, 7, 7}},
+           {"patch_embed.bn1.weight", {width}},
+           {"patch_embed.bn1.bias", {width}},
+           {"patch_embed.bn1.running_mean", {width}, statistic},
+           {"patch_embed.bn1.running_var", {width}, statistic},
+           {"patch_embed.bn1.num_batches_tracked", {}, counter},
+           {"patch_embed.conv2.weight", {width, width, 3, 3}},
+           {"patch_embed.bn2.weight", {width}},
+           {"patch_embed.bn2.bias", {width}},
+           {"patch_embed.bn2.running_mean", {width}, statistic},
+           {"patch_embed.bn2.running_var", {width}, statistic},
+           {"patch_embed.bn2.num_batches_tracked", {}, counter},
+           {"patch_embed.conv3.weight", {width, width, 3, 3}},
+           {"patch_embed.bn3.weight", {width}},
+           {"patch_embed.bn3.bias", {width}},
+           {"patch_embed.bn3.running_mean", {width}, statistic},
+           {"patch_embed.bn3.running_var", {width}, statistic},
+           {"patch_embed.bn3.num_batches_tracked", {}, counter},
+           {"patch_embed.proj.weight", {c.dim, width, c.patch / 2, c.patch / 2}},
+           {"patch_embed.proj.bias", {c.dim}}}};
+}
+
+constexpr std::array<parameter_info, 4> head_rows(config const& c) {
+  return {{{"head.weight", {c.classes, c.dim}},
+           {"head.bias", {c.classes}},
+           {"aux_head.weight", {c.classes, c.dim}},
+           {"aux_head.bias", {c.classes}}}};
+}
+
+constexpr std::array<parameter_info, 16> mixer_rows(config const& c, mixer_shape const& m) {
+  auto const second_skip = m.variant == mixer_variant::published ? entry_kind::unused : entry_kind::parameter;
+  return {{{"norm.weight", {c.dim}},
+           {"mixer.dt_bias", {m.heads}},
+           {"mixer.dt_bias_b", {m.heads}},
+           {"mixer.A_log", {m.heads}},
+           {"mixer.A_log_b", {m.heads}},
+           {"mixer.D", {m.heads}},
+           {"mixer.D_b", {m.heads}, second_skip},
+           {"mixer.in_proj.weight", {m.projected(), c.dim}},
+           {"mixer.conv1d.weight", {m.conv_dim(), 1, m.d_conv}},
+           {"mixer.conv1d.bias", {m.conv_dim()}},
+           {"mixer.conv1d_b.weight", {m.conv_dim(), 1, m.d_conv}},
+           {"mixer.conv1d_b.bias", {m.conv_dim()}},
+           {"mixer.norm.weight", {m.d_inner()}},
+           {"mixer.norm_b.weight", {m.d_inner()}},
+           {"mixer.out_proj.weight", {c.dim, m.d_inner()}},
+           {"mixer.out_proj_b.weight", {c.dim, m.d_inner()}}}};
+}
+
+/// Seven rows, or five where there is no convolution (attn_d_conv = 0).
+template <std::size_t Rows>
+constexpr std::array<parameter_info, Rows> attention_rows(config const& c, attention_shape const& a) {
+  static_assert(Rows == 5 || Rows == 7, "dm2::detail::attention_rows: five rows, or seven with a convolution");
+  int const width = a.width();
+  std::array<parameter_info, Rows> t;
+  t[0] = {"norm.weight", {c.dim}};
+  t[1] = {"mixer.in_proj.weight", {3 * width, c.dim}};
+  t[2] = {"mixer.in_proj.bias", {3 * width}};
+  if constexpr (Rows == 7) {
+    t[3] = {"mixer.conv1d.weight", {3 * width, 1, a.d_conv}};
+    t[4] = {"mixer.conv1d.bias", {3 * width}};
+  }
+  t[Rows - 2] = {"mixer.out_proj.weight", {c.dim, width}};
+  t[Rows - 1] = {"mixer.out_proj.bias", {c.dim}};
+  return t;
+}
+
+constexpr std::array<parameter_info, 3> mlp_rows(config const& c) {
+  return {
+      {{"norm2.weight", {c.dim}}, {"mlp.fc1.weight", {2 * c.mlp_dim, c.dim}}, {"mlp.fc2.weight", {c.dim, c.mlp_dim}}}};
+}
+
+constexpr std::array<parameter_info, 1> final_rows(config const& c) { return {{{"norm_f.weight", {c.dim}}}}; }
+}  // namespace detail
 
 /// Class token and position embedding.
 template <config C>
@@ -18,8 +105,7 @@ struct token_layer {
   /// Rows of the table.
   enum id { cls_token, pos_embed };
   /// Names, shapes and kinds, in the state dict's order.
-  static constexpr std::array param_table{parameter_info{"cls_token", {1, 1, C.dim}},
-                                          parameter_info{"pos_embed", {1, sizes<C>::length, C.dim}}};
+  static constexpr auto param_table = detail::token_rows(C, sizes<C>::stem);
 };
 
 /// Convolutional stem: three convolutions, each with BatchNorm, and the patch projection.
@@ -34,30 +120,8 @@ struct stem_layer {
     proj, proj_bias
   };
   // clang-format on
-  /// Channels of the convolutions.
-  static constexpr int S = C.stem_width;
   /// Names, shapes and kinds, in the state dict's order.
-  static constexpr std::array param_table{
-      parameter_info{"patch_embed.conv1.weight", {S, C.channels, 7, 7}},
-      parameter_info{"patch_embed.bn1.weight", {S}},
-      parameter_info{"patch_embed.bn1.bias", {S}},
-      parameter_info{"patch_embed.bn1.running_mean", {S}, entry_kind::statistic},
-      parameter_info{"patch_embed.bn1.running_var", {S}, entry_kind::statistic},
-      parameter_info{"patch_embed.bn1.num_batches_tracked", {}, entry_kind::counter},
-      parameter_info{"patch_embed.conv2.weight", {S, S, 3, 3}},
-      parameter_info{"patch_embed.bn2.weight", {S}},
-      parameter_info{"patch_embed.bn2.bias", {S}},
-      parameter_info{"patch_embed.bn2.running_mean", {S}, entry_kind::statistic},
-      parameter_info{"patch_embed.bn2.running_var", {S}, entry_kind::statistic},
-      parameter_info{"patch_embed.bn2.num_batches_tracked", {}, entry_kind::counter},
-      parameter_info{"patch_embed.conv3.weight", {S, S, 3, 3}},
-      parameter_info{"patch_embed.bn3.weight", {S}},
-      parameter_info{"patch_embed.bn3.bias", {S}},
-      parameter_info{"patch_embed.bn3.running_mean", {S}, entry_kind::statistic},
-      parameter_info{"patch_embed.bn3.running_var", {S}, entry_kind::statistic},
-      parameter_info{"patch_embed.bn3.num_batches_tracked", {}, entry_kind::counter},
-      parameter_info{"patch_embed.proj.weight", {C.dim, S, C.patch / 2, C.patch / 2}},
-      parameter_info{"patch_embed.proj.bias", {C.dim}}};
+  static constexpr auto param_table = detail::stem_rows(C);
 };
 
 /// The classifiers of the class token and of the patches.
@@ -66,9 +130,7 @@ struct head_layer {
   /// Rows of the table.
   enum id { weight, bias, aux_weight, aux_bias };
   /// Names, shapes and kinds, in the state dict's order.
-  static constexpr std::array param_table{
-      parameter_info{"head.weight", {C.classes, C.dim}}, parameter_info{"head.bias", {C.classes}},
-      parameter_info{"aux_head.weight", {C.classes, C.dim}}, parameter_info{"aux_head.bias", {C.classes}}};
+  static constexpr auto param_table = detail::head_rows(C);
 };
 
 /// Norm and bidirectional Mamba-2 mixer; `_b` is the second direction.
@@ -84,53 +146,15 @@ struct mixer_layer {
     norm, norm_b, out_proj, out_proj_b
   };
   // clang-format on
-  /// Where the extents below come from.
-  using size = sizes<C>;
   /// Names, shapes and kinds, in the state dict's order.
-  static constexpr std::array param_table{
-      parameter_info{"norm.weight", {C.dim}},
-      parameter_info{"mixer.dt_bias", {size::heads}},
-      parameter_info{"mixer.dt_bias_b", {size::heads}},
-      parameter_info{"mixer.A_log", {size::heads}},
-      parameter_info{"mixer.A_log_b", {size::heads}},
-      parameter_info{"mixer.D", {size::heads}},
-      parameter_info{"mixer.D_b",
-                     {size::heads},
-                     C.variant == mixer_variant::published ? entry_kind::unused : entry_kind::parameter},
-      parameter_info{"mixer.in_proj.weight", {size::projected, C.dim}},
-      parameter_info{"mixer.conv1d.weight", {size::conv_dim, 1, C.d_conv}},
-      parameter_info{"mixer.conv1d.bias", {size::conv_dim}},
-      parameter_info{"mixer.conv1d_b.weight", {size::conv_dim, 1, C.d_conv}},
-      parameter_info{"mixer.conv1d_b.bias", {size::conv_dim}},
-      parameter_info{"mixer.norm.weight", {size::d_inner}},
-      parameter_info{"mixer.norm_b.weight", {size::d_inner}},
-      parameter_info{"mixer.out_proj.weight", {C.dim, size::d_inner}},
-      parameter_info{"mixer.out_proj_b.weight", {C.dim, size::d_inner}}};
+  static constexpr auto param_table = detail::mixer_rows(C, sizes<C>::mixer);
 };
-
-namespace detail {
-template <config C>
-constexpr auto attention_table() {
-  constexpr int width = sizes<C>::attn_width;
-  std::array<parameter_info, C.attn_d_conv == 0 ? 5 : 7> t;
-  t[0] = {"norm.weight", {C.dim}};
-  t[1] = {"mixer.in_proj.weight", {3 * width, C.dim}};
-  t[2] = {"mixer.in_proj.bias", {3 * width}};
-  if constexpr (C.attn_d_conv != 0) {
-    t[3] = {"mixer.conv1d.weight", {3 * width, 1, C.attn_d_conv}};
-    t[4] = {"mixer.conv1d.bias", {3 * width}};
-  }
-  t[t.size() - 2] = {"mixer.out_proj.weight", {C.dim, width}};
-  t[t.size() - 1] = {"mixer.out_proj.bias", {C.dim}};
-  return t;
-}
-}  // namespace detail
 
 /// Norm and attention mixer. Without a convolution (attn_d_conv = 0) its two rows are not in the table.
 template <config C>
 struct attention_layer {
   /// Names, shapes and kinds, in the state dict's order.
-  static constexpr auto param_table = detail::attention_table<C>();
+  static constexpr auto param_table = detail::attention_rows<(C.attn_d_conv == 0 ? 5 : 7)>(C, sizes<C>::attention);
   // clang-format off
   /// Rows of the table.
   enum id {
@@ -147,9 +171,7 @@ struct mlp_layer {
   /// Rows of the table.
   enum id { pre_norm, fc1, fc2 };
   /// Names, shapes and kinds, in the state dict's order.
-  static constexpr std::array param_table{parameter_info{"norm2.weight", {C.dim}},
-                                          parameter_info{"mlp.fc1.weight", {2 * C.mlp_dim, C.dim}},
-                                          parameter_info{"mlp.fc2.weight", {C.dim, C.mlp_dim}}};
+  static constexpr auto param_table = detail::mlp_rows(C);
 };
 
 /// The norm after the last layer.
@@ -158,7 +180,7 @@ struct final_layer {
   /// Rows of the table.
   enum id { norm };
   /// Names, shapes and kinds, in the state dict's order.
-  static constexpr std::array param_table{parameter_info{"norm_f.weight", {C.dim}}};
+  static constexpr auto param_table = detail::final_rows(C);
 };
 
 }  // namespace dm2

@@ -40,7 +40,50 @@ struct name_buffer {
   constexpr void append(std::string_view s) {
     for (char c : s) text[length++] = c;
   }
+  [[nodiscard]] constexpr std::string_view view() const { return {text.data(), length}; }
 };
+
+/// A row's name in the whole network: "layers.3.norm.weight" of layer 3, as it is where the number is -1.
+constexpr name_buffer entry_name(int number, std::string_view row) {
+  name_buffer name;
+  if (number >= 0) {
+    name.append("layers.");
+    char const digits[2] = {char('0' + number / 10), char('0' + number % 10)};
+    name.append(number < 10 ? std::string_view{digits + 1, 1} : std::string_view{digits, 2});
+    name.append(".");
+  }
+  name.append(row);
+  return name;
+}
+
+/// Gives each row its place in the flat buffer or among the counters, one after the other.
+class entry_placer {
+ public:
+  constexpr parameter_entry operator()(std::string_view name, parameter_info const& p) {
+    bool const counter = p.kind == entry_kind::counter;
+    parameter_entry const entry{name, p.shape, p.rank, counter ? counters_++ : offset_, p.size(), p.kind};
+    offset_ += p.extent();
+    return entry;
+  }
+  /// Elements that the rows so far take.
+  [[nodiscard]] constexpr std::size_t extent() const { return offset_; }
+
+ private:
+  std::size_t offset_ = 0, counters_ = 0;
+};
+
+/// Numbers that the published code counts as parameters: trained ones, and `D_b` where nothing reads it.
+constexpr std::size_t count_parameters(std::span<parameter_entry const> table) {
+  std::size_t n = 0;
+  for (parameter_entry const& e : table)
+    n += e.kind == entry_kind::parameter || e.kind == entry_kind::unused ? e.size : 0;
+  return n;
+}
+constexpr std::size_t count_counters(std::span<parameter_entry const> table) {
+  std::size_t n = 0;
+  for (parameter_entry const& e : table) n += e.kind == entry_kind::counter ? 1 : 0;
+  return n;
+}
 
 // The tables are made by functions and not by lambdas in their initialisers, which stop nvcc 13 with an internal error.
 
@@ -58,16 +101,7 @@ constexpr auto make_entry_names() {
   std::array<name_buffer, entry_count<C>> names{};
   std::size_t k = 0;
   for_each_layer<C>([&]<class Layer>(int number) {
-    for (parameter_info const& p : Layer::param_table) {
-      name_buffer& name = names[k++];
-      if (number >= 0) {
-        name.append("layers.");
-        char const digits[2] = {char('0' + number / 10), char('0' + number % 10)};
-        name.append(number < 10 ? std::string_view{digits + 1, 1} : std::string_view{digits, 2});
-        name.append(".");
-      }
-      name.append(p.name);
-    }
+    for (parameter_info const& p : Layer::param_table) names[k++] = entry_name(number, p.name);
   });
   return names;
 }
@@ -77,13 +111,12 @@ inline constexpr auto entry_names = make_entry_names<C>();
 template <config C>
 constexpr auto make_parameter_table() {
   std::array<parameter_entry, entry_count<C>> table{};
-  std::size_t k = 0, offset = 0, counters = 0;
+  entry_placer place;
+  std::size_t k = 0;
   for_each_layer<C>([&]<class Layer>(int) {
     for (parameter_info const& p : Layer::param_table) {
-      name_buffer const& name = entry_names<C>[k];
-      bool const counter = p.kind == entry_kind::counter;
-      table[k++] = {{name.text.data(), name.length}, p.shape, p.rank, counter ? counters++ : offset, p.size(), p.kind};
-      offset += p.extent();
+      table[k] = place(entry_names<C>[k].view(), p);
+      ++k;
     }
   });
   return table;
@@ -108,20 +141,11 @@ inline constexpr std::size_t state_extent = detail::count_state_elements<C>();
 
 /// Numbers that the published code counts as parameters: trained ones, and `D_b` where nothing reads it.
 template <config C>
-inline constexpr std::size_t parameter_count = [] {
-  std::size_t n = 0;
-  for (parameter_entry const& e : parameter_table<C>)
-    n += e.kind == entry_kind::parameter || e.kind == entry_kind::unused ? e.size : 0;
-  return n;
-}();
+inline constexpr std::size_t parameter_count = detail::count_parameters(parameter_table<C>);
 
 /// Entries of kind counter.
 template <config C>
-inline constexpr std::size_t counter_count = [] {
-  std::size_t n = 0;
-  for (parameter_entry const& e : parameter_table<C>) n += e.kind == entry_kind::counter ? 1 : 0;
-  return n;
-}();
+inline constexpr std::size_t counter_count = detail::count_counters(parameter_table<C>);
 
 /// The views of every layer over one flat buffer of state_extent<C> elements.
 template <config C, class T, space S = space::host>
