@@ -21,7 +21,7 @@ namespace dm2 {
 
 /// The training state of a model<C, Context>, which is the caller's and outlives it.
 template <config C, class Context>
-class model_training final : public training_state {
+class model_training : public training_state {
  public:
   /// The type of weights, pictures and gradients.
   using scalar = typename Context::scalar;

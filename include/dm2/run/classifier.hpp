@@ -1,5 +1,5 @@
 /// @file
-/// One interface over models of any compiled-in configuration and device, for programs that choose when they run.
+/// Pictures of bytes in, logits out, for a model of any configuration and device.
 #pragma once
 
 #include <dm2/data/transform.hpp>
@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <span>
 
-namespace dm2::example {
+namespace dm2::run {
 
 /// What a model says of a batch; valid until the next batch is submitted.
 struct batch_results {
@@ -17,7 +17,7 @@ struct batch_results {
   std::span<float const> patches;  ///< [B, grid height, grid width, classes], or nothing where that was not asked for
 };
 
-/// A loaded model whose configuration is known at run time only. Pictures go in as bytes, and while one batch is
+/// A model whose weights are loaded. Pictures go in as bytes, and while one batch is
 /// computed the next one can be written:
 ///
 ///     write to staging(), submit(n); write to staging(), submit(n), take(); write to staging(), submit(n), take(); ...
@@ -25,13 +25,16 @@ class classifier {
  public:
   virtual ~classifier() = default;
 
+  /// The model's.
   [[nodiscard]] virtual config const& configuration() const = 0;
   /// Bytes of one picture, and numbers in its input.
   [[nodiscard]] std::size_t pixels() const {
     config const& c = configuration();
     return std::size_t(c.channels) * std::size_t(c.image.height) * std::size_t(c.image.width);
   }
+  /// Logits of one picture.
   [[nodiscard]] std::size_t classes() const { return std::size_t(configuration().classes); }
+  /// Height and width of a picture.
   [[nodiscard]] image_extent crop() const { return {configuration().image.height, configuration().image.width}; }
   /// Rows and columns of patches.
   [[nodiscard]] image_extent grid() const {
@@ -47,4 +50,4 @@ class classifier {
   [[nodiscard]] virtual batch_results take() = 0;
 };
 
-}  // namespace dm2::example
+}  // namespace dm2::run

@@ -1,0 +1,48 @@
+/// @file
+/// The code of a configuration as one object, whose parts are compiled in units of their own.
+#pragma once
+
+#include <dm2/run/model_code.hpp>
+
+#include <cstddef>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+namespace dm2::run {
+
+/// The functions that a model's units define; training is null where the backend does not train.
+struct model_parts {
+  std::unique_ptr<network> (*network)(int batch, int threads);
+  std::unique_ptr<training_state> (*training)(training_request const& request);
+  std::size_t (*training_bytes)(int batch);
+};
+
+/// The code that these parts make.
+class model_code_of final : public model_code {
+ public:
+  /// Of a configuration and a backend.
+  model_code_of(config const& c, run::backend where, model_parts const& parts)
+      : configuration_{c}, backend_{where}, parts_{parts} {}
+
+  [[nodiscard]] config const& configuration() const override { return configuration_; }
+  [[nodiscard]] run::backend backend() const override { return backend_; }
+  [[nodiscard]] std::unique_ptr<network> make_network(int batch, int threads) const override {
+    return parts_.network(batch, threads);
+  }
+  [[nodiscard]] std::unique_ptr<training_state> make_training(training_request const& request) const override {
+    if (parts_.training == nullptr)
+      throw std::logic_error{"dm2::run::model_code: " + std::string{name_of(backend_)} + " is for inference"};
+    return parts_.training(request);
+  }
+  [[nodiscard]] std::size_t training_bytes(int batch) const override {
+    return parts_.training_bytes == nullptr ? 0 : parts_.training_bytes(batch);
+  }
+
+ private:
+  config configuration_;
+  run::backend backend_;
+  model_parts parts_;
+};
+
+}  // namespace dm2::run

@@ -1,0 +1,45 @@
+/// @file
+/// A model whose configuration and backend are known at run time only.
+#pragma once
+
+#include <dm2/core/parameters.hpp>
+#include <dm2/model/config.hpp>
+#include <dm2/run/classifier.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace dm2::run {
+
+/// A network for inference, on the device of its code: what dm2::model is, behind one interface. Its numbers are those
+/// of the model<C, Context> that it holds, to the last bit.
+///
+/// One thread at a time uses it; several networks on several threads do not disturb each other.
+class network {
+ public:
+  virtual ~network() = default;
+
+  /// The model's.
+  [[nodiscard]] virtual config const& configuration() const = 0;
+  /// Name, shape and place of every entry of the state.
+  [[nodiscard]] virtual std::span<parameter_entry const> table() const = 0;
+  /// Weights and running statistics on the host, at their table offsets; what is written counts from the next forward on.
+  [[nodiscard]] virtual std::span<float> state() = 0;
+  /// BatchNorm's step counts.
+  [[nodiscard]] virtual std::span<std::int64_t> counters() = 0;
+
+  /// Shapes, what is written and errors as of dm2::model::forward; pictures and logits are on the host.
+  virtual void forward(std::span<float const> pictures, std::span<float> logits) = 0;
+  /// As dm2::model::forward_features.
+  virtual void forward_features(std::span<float const> pictures, std::span<float> features) = 0;
+  /// As dm2::model::forward_patches.
+  virtual void forward_patches(std::span<float const> pictures, std::span<float> cls, std::span<float> patches) = 0;
+
+  /// What computes batches of up to `batch` pictures of bytes with this network, whose weights are there and stay; it
+  /// outlives the classifier. `patches`: results have the patches' logits too.
+  [[nodiscard]] virtual std::unique_ptr<classifier> make_classifier(int batch, bool patches) = 0;
+};
+
+}  // namespace dm2::run
