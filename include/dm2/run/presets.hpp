@@ -61,7 +61,8 @@ namespace detail {
 /// The names of the fields of `known` that a configuration has otherwise, in the order of their declaration.
 [[nodiscard]] inline std::vector<std::string> differing_fields(config const& c, nlohmann::json const& known) {
   std::vector<std::string> out;
-  for (auto const& [field, value] : to_json(c).items())
+  nlohmann::ordered_json const ours = to_json(c);
+  for (auto const& [field, value] : ours.items())
     if (known.contains(field) && !same_value(known[field], nlohmann::json(value))) out.push_back(field);
   return out;
 }
