@@ -6,6 +6,7 @@
 #include <dm2/io/checkpoint_differences.hpp>
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/model/config.hpp>
+#include <dm2/run/presets.hpp>
 
 #include "configurations.hpp"
 
@@ -13,7 +14,6 @@
 #include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace dm2::example {
@@ -25,13 +25,6 @@ void for_each_model(F&& f) {
   f.template operator()<small>("small");
   f.template operator()<micro>("micro");
   f.template operator()<quick>("quick");
-}
-
-/// "tiny: pictures of 224 x 224, 24 layers of 192 channels, 1000 classes"
-[[nodiscard]] inline std::string describe(std::string_view name, config const& c) {
-  return std::string{name} + ": pictures of " + std::to_string(c.image.height) + " x " + std::to_string(c.image.width) +
-         ", " + std::to_string(c.depth) + " layers of " + std::to_string(c.dim) + " channels, " +
-         std::to_string(c.classes) + " classes";
 }
 
 [[nodiscard]] inline std::vector<std::string> model_names() {
