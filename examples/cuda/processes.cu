@@ -1,5 +1,5 @@
 // Connects the processes of a run on GPUs: see support/gpu_trainer.hpp.
-#include "support/gpu_trainer.hpp"
+#include "../support/gpu_trainer.hpp"
 
 #ifdef DM2_WITH_NCCL
 #include <dm2/cuda/comm/nccl.cuh>

@@ -10,8 +10,9 @@
 #include <dm2/data/heatmap.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/transform.hpp>
-#include <dm2/model/model.hpp>
+#include <dm2/model/config.hpp>
 #include <dm2/train/log/picture_grid.hpp>
+#include <dm2/train/training_state.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -37,22 +38,22 @@ namespace dm2::example {
 
 /// A picture as the model gets it, and over it the probability, patch by patch, of the class that the model takes it
 /// for.
-template <config C, class Context>
-[[nodiscard]] std::pair<picture, picture> with_class_map(model<C, Context>& net, picture const& p) {
-  constexpr image_extent crop{C.image.height, C.image.width}, grid{C.image.height / C.patch, C.image.width / C.patch};
+[[nodiscard]] inline std::pair<picture, picture> with_class_map(training_state& net, picture const& p) {
+  config const& c = net.configuration();
+  image_extent const crop{c.image.height, c.image.width}, grid{c.image.height / c.patch, c.image.width / c.patch};
+  std::size_t const classes = std::size_t(c.classes), tokens = std::size_t(grid.height) * std::size_t(grid.width);
   picture seen = evaluation_transform(p, crop);
-  std::vector<float> input(net.pixels), cls(net.classes), patches(std::size_t(sizes<C>::tokens) * net.classes);
+  std::vector<float> input(seen.pixels.size()), cls(classes), patches(tokens * classes);
   normalise(seen, input);
-  net.forward_patches(input, cls, patches);
-  patch_map map = class_probability(patches, grid, net.classes, favoured_class(cls, patches));
+  net.patches(input, cls, patches);
+  patch_map map = class_probability(patches, grid, classes, favoured_class(cls, patches));
   stretch(map);
   picture drawn = draw_heatmap(seen, map, {0, 0, double(crop.height), double(crop.width)});
   return {std::move(seen), std::move(drawn)};
 }
 
 /// `count` samples, spread evenly over the set, each beside its class map; nothing where none can be read.
-template <config C, class Context>
-[[nodiscard]] std::optional<picture> class_map_grid(model<C, Context>& net, dataset const& set, std::size_t count) {
+[[nodiscard]] inline std::optional<picture> class_map_grid(training_state& net, dataset const& set, std::size_t count) {
   std::vector<picture> cells;
   count = std::min(count, set.size());
   for (std::size_t i = 0; i < count; ++i) {

@@ -2,22 +2,24 @@
 /// Where a program computes: its flags, and the classifier that they ask for.
 #pragma once
 
-#include <dm2/cpu/context.hpp>
+#include <dm2/io/checkpoint.hpp>
 #include <dm2/io/tensor_file.hpp>
-#include <dm2/model/model.hpp>
+#include <dm2/run/classifier.hpp>
+#include <dm2/run/models.hpp>
+#include <dm2/run/network.hpp>
 
 #include <CLI/CLI.hpp>
 
-#include "classifier.hpp"
 #include "command_line.hpp"
-#include "gpu_classifier.hpp"
-#include "host_classifier.hpp"
-#include "models.hpp"
+#include "gpu.hpp"
+#include "stop_signal.hpp"
+#include "text.hpp"
 
+#include <iostream>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace dm2::example {
@@ -50,6 +52,10 @@ struct chosen_device {
   std::string precision;  ///< of the GPU
   int threads, workers;
 
+  /// Where a model's code computes.
+  [[nodiscard]] run::backend backend() const {
+    return gpu ? *run::find_backend("cuda-" + precision) : run::backend::cpu;
+  }
   /// "CPU, fp32", "GPU, bf16"
   [[nodiscard]] std::string text() const { return gpu ? "GPU, " + precision : "CPU, fp32"; }
 };
@@ -65,17 +71,33 @@ struct chosen_device {
   return {gpu, f.precision.empty() ? precision_names.front() : f.precision, f.threads, f.workers.value_or(gpu ? 0 : 2)};
 }
 
-/// The model called `name`, with the file's weights. Throws file_error where they do not fit it.
-[[nodiscard]] inline std::unique_ptr<classifier> make_classifier(std::string_view name, tensor_file const& file,
-                                                                 chosen_device const& device, int batch,
-                                                                 bool patches = false) {
-  if (device.gpu) return make_gpu_classifier(name, device.precision, file, batch, patches);
-  std::unique_ptr<classifier> out;
-  for_each_model([&]<config C>(char const* known) {
-    using context = cpu::context<float>;
-    if (!out && name == known)
-      out = std::make_unique<host_classifier<model<C, context>>>(file, batch, patches, context{device.threads});
-  });
+/// The code of a configuration for the device: compiled in, from the cache, or compiled now, which is said on stderr.
+/// Throws what run::find_code throws.
+[[nodiscard]] inline run::model_code const& find_model_code(std::string const& program, config const& c,
+                                                            chosen_device const& device) {
+  run::find_options o;
+  if (device.gpu) {
+    o.architecture = gpu_architecture();
+    o.compiled_in = gpu_has_code();
+  }
+  o.say = [&program](std::string const& line) { std::cerr << program << ": " << printable(line) << std::endl; };
+  o.stop = &stop_requested;
+  return run::find_code(c, device.backend(), o);
+}
+
+/// A network with a file's weights, and what takes its pictures.
+struct loaded_classifier {
+  std::unique_ptr<run::network> net;
+  std::unique_ptr<run::classifier> pictures;  ///< of it
+};
+
+/// The network that the code makes, with the file's weights. Throws file_error where they do not fit it.
+[[nodiscard]] inline loaded_classifier load_classifier(run::model_code const& code, tensor_file const& file,
+                                                       chosen_device const& device, int batch, bool patches = false) {
+  loaded_classifier out{code.make_network(batch, device.threads), {}};
+  (void)dm2::detail::load_entries(out.net->configuration(), out.net->table(), out.net->state(), out.net->counters(),
+                                  file);
+  out.pictures = out.net->make_classifier(batch, patches);
   return out;
 }
 

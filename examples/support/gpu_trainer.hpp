@@ -1,12 +1,11 @@
 /// @file
-/// Training on a GPU, for the example programs. The definitions are in examples/cuda, which only nvcc compiles.
+/// Connects the processes of a run on GPUs. The definition is in examples/cuda, which only nvcc compiles.
 #pragma once
 
 #include <dm2/comm/communicator.hpp>
 
-#include "gpu_classifier.hpp"
+#include "gpu.hpp"
 #include "process_place.hpp"
-#include "run_request.hpp"
 
 #include <memory>
 #include <stdexcept>
@@ -15,17 +14,12 @@ namespace dm2::example {
 
 #ifdef DM2_EXAMPLES_CUDA
 
-/// As training_run::run, of the model that the flags name, on the current GPU.
-int train_on_gpu(run_request const& request);
-
 /// Takes this process's GPU, and connects it to the others by NCCL. `host`, where it is not null, connects them
 /// already. Null where the messages have to go by `host`. Throws process_error, cuda::error.
 [[nodiscard]] std::unique_ptr<communicator> connect_gpus(process_place const& place, communicator* host,
                                                          double deadline);
 
 #else
-
-inline int train_on_gpu(run_request const&) { throw std::runtime_error{gpu_problem()}; }
 
 [[nodiscard]] inline std::unique_ptr<communicator> connect_gpus(process_place const&, communicator*, double) {
   throw std::runtime_error{gpu_problem()};

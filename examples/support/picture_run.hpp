@@ -7,8 +7,8 @@
 #include <dm2/data/image_folder.hpp>
 #include <dm2/data/transform.hpp>
 #include <dm2/data/worker_threads.hpp>
+#include <dm2/run/classifier.hpp>
 
-#include "classifier.hpp"
 #include "text.hpp"
 
 #include <algorithm>
@@ -110,13 +110,13 @@ struct run_speed {
 }
 
 /// Runs the model over the entries in batches of up to `batch`, in their order, and calls
-/// use(picture_batch const&, batch_results const&) after each, with results of the good ones.
+/// use(picture_batch const&, run::batch_results const&) after each, with results of the good ones.
 ///
 /// `decoding` are the limits that pictures are held against.
 ///
 /// Three batches are in hand: one whose results are used, one that is computed, one that is read.
 template <class Use>
-run_speed run_pictures(classifier& net, std::span<picture_entry const> entries, int batch, int workers, Use const& use,
+run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entries, int batch, int workers, Use const& use,
                        decode_options const& decoding = {}) {
   using clock = std::chrono::steady_clock;
   auto const begin = clock::now();
@@ -133,7 +133,7 @@ run_speed run_pictures(classifier& net, std::span<picture_entry const> entries, 
   std::optional<picture_batch> computed;
   auto const finish = [&] {
     if (!computed) return;
-    use(*computed, computed->good > 0 ? net.take() : batch_results{});
+    use(*computed, computed->good > 0 ? net.take() : run::batch_results{});
     speed.pictures += std::size_t(computed->good);
   };
   for (auto reading = read();;) {

@@ -11,7 +11,6 @@
 #include <dm2/data/sample_transform.hpp>
 #include <dm2/data/training_transform.hpp>
 
-#include "models.hpp"
 #include "progress.hpp"
 #include "stop_signal.hpp"
 #include "text.hpp"
@@ -67,16 +66,6 @@ namespace dm2::example {
   return text;
 }
 
-/// What is said where the data have another number of classes than the model, which is a constant of the program.
-[[nodiscard]] inline std::string class_count_text(dataset const& set, int model, std::string const& odd) {
-  std::string const data = std::to_string(set.classes());
-  std::string text = set.root().string() + " has " + data + " classes, the model " + std::to_string(model) + odd +
-                     ".\nThe number of classes is a constant of a model. Compiled in are";
-  for_each_model([&]<config C>(char const* name) { text += "\n  " + describe(name, C); });
-  return text + "\nAnother one is a line of for_each_model in examples/support/models.hpp:\n" +
-         "  f.template operator()<config{.classes = " + data + "}>(\"mine\");";
-}
-
 /// Throws file_error where a class folder's name is not UTF-8, since checkpoints hold the names as JSON.
 inline void require_text_names(dataset const& set) {
   for (std::string const& name : set.class_names())
@@ -119,23 +108,28 @@ struct training_data {
   dataset training;
   std::optional<dataset> validation;  ///< with the training set's class numbers
 
-  /// `known` are the class names of the checkpoint that the run goes on with, or none.
-  ///
-  /// Throws usage_error where the flags name no training set, or one of another number of classes than the model's;
-  /// file_error as dataset does, and where a folder is missing or is none.
-  training_data(training_flags const& f, int classes, std::vector<std::string> const& known = {})
+  /// Throws usage_error where the flags name no training set; file_error as dataset does, and where a folder is missing
+  /// or is none.
+  explicit training_data(training_flags const& f)
       : training{existing_folder(folder(f.train, f.data, "train")), {.label_maps = f.labels, .order = f.order}},
         validation{} {
     require_text_names(training);
     if (!f.labels.empty()) existing_folder(f.labels);
-    std::filesystem::path const held_out = validation_folder(f);
+    held_out_ = validation_folder(f);
+    order_ = f.order;
+  }
+
+  /// Opens the validation set. `known` are the class names of the checkpoint that the run goes on with, or none. Throws
+  /// usage_error where the data have another number of classes than the model.
+  void fit(int classes, std::vector<std::string> const& known) {
     if (training.classes() != classes) {
-      auto const others = !known.empty() || held_out.empty() ? known : class_folders(held_out, f.order);
-      throw usage_error{class_count_text(
-          training, classes, odd_classes(training, others, known.empty() ? held_out.string() : "the checkpoint"))};
+      auto const others = !known.empty() || held_out_.empty() ? known : class_folders(held_out_, order_);
+      std::string const odd = odd_classes(training, others, known.empty() ? held_out_.string() : "the checkpoint");
+      throw usage_error{training.root().string() + " has " + std::to_string(training.classes()) +
+                        " classes, the model " + std::to_string(classes) + odd};
     }
     auto const names = training.class_names();
-    if (!held_out.empty()) validation.emplace(held_out, dataset_options{.classes = {names.begin(), names.end()}});
+    if (!held_out_.empty()) validation.emplace(held_out_, dataset_options{.classes = {names.begin(), names.end()}});
   }
 
  private:
@@ -153,6 +147,9 @@ struct training_data {
     if (path.empty() || (f.validation.empty() && type == std::filesystem::file_type::not_found)) return {};
     return existing_folder(path);
   }
+
+  std::filesystem::path held_out_;
+  class_order order_ = class_order::natural;
 };
 
 /// Looks at every sample of a set, unless a signal ends it, and prints what is wrong, on stderr; returns whether

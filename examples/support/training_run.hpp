@@ -2,15 +2,15 @@
 /// A training run of one model, from its flags to its exit code.
 #pragma once
 
-#include <dm2/cpu/context.hpp>
 #include <dm2/io/class_names.hpp>
 #include <dm2/io/tensor_file.hpp>
-#include <dm2/model/model.hpp>
-#include <dm2/model/parameter_table.hpp>
+#include <dm2/model/model_table.hpp>
+#include <dm2/run/model_code.hpp>
+#include <dm2/run/presets.hpp>
 #include <dm2/train/fine_tune.hpp>
 #include <dm2/train/initialise.hpp>
 #include <dm2/train/run_folder.hpp>
-#include <dm2/train/trainer.hpp>
+#include <dm2/train/training_loop.hpp>
 
 #include "class_maps.hpp"
 #include "command_line.hpp"
@@ -42,19 +42,11 @@ enum training_exit : int { exit_diverged = 4, exit_stopped = 5 };
 
 namespace detail {
 
-inline void require_flag(char const* flag, std::optional<int> asked, int has) {
-  if (asked && *asked != has)
-    throw usage_error{std::string{flag} + " " + std::to_string(*asked) + ": the model has " + std::to_string(has) +
-                      ", a constant of it; see examples/support/models.hpp"};
-}
-
-/// Throws usage_error where the flags ask for another model than C, or for what does not go together.
-template <config C>
-void require_flags(training_flags const& f) {
-  require_flag("--num-classes", f.classes, C.classes);
-  require_flag("--img-size", f.image, C.image.height);
-  require_flag("--img-size", f.image, C.image.width);
-  require_flag("--token-label-size", f.label_size, C.image.height / C.patch);
+/// Throws usage_error where the flags ask for what does not go together, or for another patch grid than the model's.
+inline void require_flags(training_flags const& f, config const& c) {
+  if (f.label_size && *f.label_size != c.image.height / c.patch)
+    throw usage_error{"--token-label-size " + std::to_string(*f.label_size) + ": the model has " +
+                      std::to_string(c.image.height / c.patch) + " patches a side"};
   if (f.token_labels && f.labels.empty()) throw usage_error{"--token-label needs --token-label-data"};
   if (f.fresh_optimizer && f.resume.empty()) throw usage_error{"--no-resume-opt needs --resume"};
 }
@@ -75,20 +67,24 @@ inline void require_same_classes(resume_point const& from, std::span<std::string
 
 }  // namespace detail
 
-/// A model, its data and its trainer, computing with Context.
-template <config C, class Context>
+/// A model, its data and its training loop, computing with whatever code the model has.
 class training_run {
  public:
-  /// Throws usage_error, and what the parts throw.
-  explicit training_run(run_request const& request)
+  /// The request and the code outlive the run. Throws usage_error, and what the parts throw.
+  training_run(run_request const& request, run::model_code const& code)
       : flags_{request.flags},
         from_{request.from},
         resumed_{request.resumed},
         arguments_(request.arguments),  // braces would make a list of it
-        known_{from_ ? read_class_names(tensor_file{from_->file}) : std::vector<std::string>{}},
-        data_{(detail::require_flags<C>(flags_), flags_), C.classes, known_},
+        known_{request.known},
+        data_{request.data},
         folder_{request.folder},
-        processes_{request.processes} {}
+        processes_{request.processes},
+        code_{code},
+        model_{code.configuration()},
+        name_{request.name} {
+    detail::require_flags(flags_, model_);
+  }
 
   /// Trains; returns an exit code. Throws what the parts throw. Every input is read and held against the others before
   /// anything of the folder is changed.
@@ -96,17 +92,19 @@ class training_run {
     if (flags_.check && !check_data()) return exit_incomplete;
     if (stop_requested) return exit_stopped;
     check_inputs();
-    loader training{data_.training, training_options(), flagged_transform(flags_, image)};
+    loader training{data_.training, training_options(), flagged_transform(flags_, image())};
     std::optional<loader> validation;
     if (data_.validation)
       validation.emplace(*data_.validation, validation_options(),
-                         evaluation_sample_transform(image, evaluation_resize(image)));
+                         evaluation_sample_transform(image(), evaluation_resize(image())));
     settle_recipe(training.batches());
-    network net{validation_batch(), make_context()};
-    initialise(net, flags_.seed);
-    if (!from_ && !flags_.initial.empty()) start_from(net, flags_.initial);
-    trainer<C, Context> driver{
-        net, driver_options(), training, validation ? &*validation : nullptr, folder_.files(), processes_};
+    trainer_options options = driver_options();
+    training_loop::require_options(model_, options, training, validation ? &*validation : nullptr, processes_);
+    auto const state =
+        code_.make_training({validation_batch(), flags_.threads, state_options(options), &processes_});
+    fill(*state);
+    training_loop driver{*state,           std::move(options), training, validation ? &*validation : nullptr,
+                         folder_.files(), processes_};
     if (from_) go_on(driver);
     if (stop_requested) return exit_stopped;
     make_room();
@@ -116,24 +114,25 @@ class training_run {
     log.text("configuration", "    " + arguments_.dump());
     log_ = &log;
     draw_ = [&](epoch_report const& e) {
-      driver.average().swap(net);
-      auto const grid = class_map_grid(net, *data_.validation, std::size_t(flags_.images));
-      driver.average().swap(net);
+      state->swap_average();
+      auto const grid = class_map_grid(*state, *data_.validation, std::size_t(flags_.images));
+      state->swap_average();
       if (grid) log.image("class_maps", e.step, *grid);
     };
     return finish(driver, log);
   }
 
  private:
-  using network = model<C, Context>;
-  static constexpr bool on_host = Context::memory == space::host;
-  static constexpr image_extent image{C.image.height, C.image.width};
+  [[nodiscard]] bool on_host() const { return code_.backend() == run::backend::cpu; }
+  [[nodiscard]] image_extent image() const { return {model_.image.height, model_.image.width}; }
 
-  [[nodiscard]] Context make_context() const {
-    if constexpr (on_host)
-      return Context{flags_.threads};
-    else
-      return Context{};
+  /// The parameters to start with: of the seed, and where the flags name a file, of that.
+  void fill(training_state& state) const {
+    auto const numbers = std::get<training_numbers<float>>(state.numbers());
+    initialise(model_, numbers.table, numbers.state, numbers.counters, flags_.seed);
+    if (!from_ && !flags_.initial.empty()) start_from(numbers, flags_.initial);
+    state.restart_average();
+    state.push();
   }
   [[nodiscard]] bool check_data() const {
     bool const training = print_check("training", data_.training, *flags_.workers, decoding());
@@ -153,11 +152,11 @@ class training_run {
     run_length const length{batches, flags_.accumulate, flags_.rates.epochs};
     if (!flags_.ema_decay) flags_.ema_decay = default_ema_decay(length.steps);
     arguments_["model-ema-decay"] = *flags_.ema_decay;
-    arguments_["precision"] = on_host ? "fp32" : flags_.precision;
+    arguments_["precision"] = on_host() ? "fp32" : flags_.precision;
     compare_flags(resumed_, arguments_);
     describe_run(length);
     for (std::string const& line : recipe_notices(flags_, *flags_.ema_decay, length)) notice(line);
-    if (flags_.amp && on_host) notice("--amp changes nothing here: the CPU computes in float");
+    if (flags_.amp && on_host()) notice("--amp changes nothing here: the CPU computes in float");
   }
   static void notice(std::string const& line) { std::cerr << "train: " << printable(line) << '\n'; }
   void warn_of_empty_classes(dataset const& set) const {
@@ -165,8 +164,7 @@ class training_run {
       notice(set.root().string() + " has no picture of " + (names.size() == 1 ? "the class " : "the classes ") +
              some_names(names));
   }
-  template <class Driver>
-  void go_on(Driver& driver) {
+  void go_on(training_loop& driver) {
     resume_report const report = driver.resume(from_->file, !flags_.fresh_optimizer);
     std::cout << "resumed    " << printable(from_->file.string()) << " in epoch " << driver.epoch() + 1 << " after "
               << grouped(std::size_t(driver.steps())) << " steps"
@@ -193,7 +191,7 @@ class training_run {
   }
   [[nodiscard]] loader_options training_options() const {
     return {.mode = loading::training,
-            .image = image,
+            .image = image(),
             .batch = flags_.batch,
             .threads = *flags_.workers,
             .seed = flags_.seed,
@@ -250,10 +248,10 @@ class training_run {
     return o;
   }
 
-  void start_from(network& net, std::filesystem::path const& path) const {
+  void start_from(training_numbers<float> const& numbers, std::filesystem::path const& path) const {
     tensor_file const file{path};
     print_notices("train", file, file.notices());
-    pretrained_report report = load_pretrained(net, file);
+    pretrained_report report = load_pretrained(model_, numbers.table, numbers.state, numbers.counters, file);
     print_notices("train", file, report.notices);
     for (std::string& name : report.left_out) name = "'" + name + "' is no part of the model, and left out";
     print_notices("train", file, report.left_out);
@@ -266,7 +264,7 @@ class training_run {
   }
   /// Says where the head of the weights to start from may number the classes in another way.
   void compare_classes(tensor_file const& file) const {
-    std::vector<std::string> const theirs = names_in_file("train", file, std::size_t(C.classes));
+    std::vector<std::string> const theirs = names_in_file("train", file, std::size_t(model_.classes));
     auto const ours = data_.training.class_names();
     if (theirs.empty() && detail::orders_differ(ours))
       notice(file.path().string() + " names no classes, and natural order (" + ours[0] +
@@ -278,7 +276,8 @@ class training_run {
 
   void describe_run(run_length const& length) const {
     training_flags const& f = flags_;
-    std::cout << "model      " << describe(f.model, C) << ", " << grouped(parameter_count<C>) << " parameters"
+    model_table const table{model_};
+    std::cout << "model      " << describe(name_, model_) << ", " << grouped(table.parameter_count()) << " parameters"
               << std::endl;
     warn_of_empty_classes(data_.training);
     if (data_.validation) warn_of_empty_classes(*data_.validation);
@@ -295,24 +294,21 @@ class training_run {
               << short_number(f.optimizer.weight_decay) << ", "
               << (f.ema ? "averages " + short_number(*f.ema_decay) : "no averages") << '\n'
               << "memory     "
-              << byte_size(planned_bytes<dm2::detail::training_plan<C, Context>>(f.batch) +
-                           5 * sizeof(float) * state_extent<C>)
-              << " for the network, on the " << (on_host ? "CPU, fp32" : "GPU, " + flags_.precision) << '\n'
+              << byte_size(code_.training_bytes(f.batch) + 5 * sizeof(float) * table.state_extent())
+              << " for the network, on the " << (on_host() ? "CPU, fp32" : "GPU, " + flags_.precision) << '\n'
               << "run        " << printable(folder_.files().root().string()) << '\n';
     (void)output_written("train");
   }
 
   /// On a process that is not the first, which says it all.
-  template <class Driver>
-  static int follow(Driver& driver) {
+  static int follow(training_loop& driver) {
     try {
       return driver.run() ? int{exit_ok} : int{exit_stopped};
     } catch (divergence_error const&) {
       return exit_diverged;
     }
   }
-  template <class Driver>
-  int finish(Driver& driver, training_log& log) {
+  int finish(training_loop& driver, training_log& log) {
     try {
       bool const whole = driver.run();
       log_ = nullptr;
@@ -341,9 +337,12 @@ class training_run {
   resumed_flags resumed_;
   nlohmann::ordered_json arguments_;
   std::vector<std::string> known_;  ///< the checkpoint's class names
-  training_data data_;
+  training_data& data_;
   training_folder& folder_;
   communicator& processes_;
+  run::model_code const& code_;
+  config const& model_;
+  std::string name_;  ///< the model's
   training_log* log_ = nullptr;
   std::function<void(epoch_report const&)> draw_;
 };

@@ -8,11 +8,10 @@
 #include <dm2/io/class_names.hpp>
 #include <dm2/io/finite.hpp>
 #include <dm2/io/tensor_file.hpp>
-#include <dm2/model/parameter_table.hpp>
+#include <dm2/model/model_table.hpp>
 
 #include <CLI/CLI.hpp>
 
-#include "models.hpp"
 #include "text.hpp"
 
 #include <algorithm>
@@ -71,30 +70,28 @@ inline void print_notices(std::string_view program, tensor_file const& file, std
   return out;
 }
 
-/// Prints the file's notices and those of its being the model `name`.
+/// Prints the file's notices and those of its being a model of configuration c.
 ///
 /// Throws file_error where a tensor is not what its checksum is of, or that names the tensors which the model reads and
 /// that are not finite: nothing that it says would mean anything.
-inline void require_sound_weights(std::string_view program, std::string_view name, tensor_file const& file) {
+inline void require_sound_weights(std::string_view program, config const& c, tensor_file const& file) {
   print_notices(program, file, file.notices());
-  for_each_model([&]<config C>(char const* known) {
-    if (name != known) return;
-    std::span<parameter_entry const> const table{parameter_table<C>};
-    dm2::detail::model_fit const fit = dm2::detail::fit_model(C, table, file);
-    if (!fit.differences.empty()) return;  // load says them
-    print_notices(program, file, fit.notices);
-    std::string text;
-    for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
-    for (std::size_t i = 0; i < table.size(); ++i)
-      if (std::string const line = not_finite_text(*fit.match.entries[i]); line.empty())
-        continue;
-      else if (table[i].kind == entry_kind::unused)
-        print_notices(program, file, std::span{&line, 1});
-      else
-        text += "\n  " + line;
-    if (!text.empty())
-      throw file_error{file.path(), "its weights are not finite numbers (a training that diverged?)" + text};
-  });
+  model_table const model{c};
+  std::span<parameter_entry const> const table = model.entries();
+  dm2::detail::model_fit const fit = dm2::detail::fit_model(c, table, file);
+  if (!fit.differences.empty()) return;  // load says them
+  print_notices(program, file, fit.notices);
+  std::string text;
+  for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
+  for (std::size_t i = 0; i < table.size(); ++i)
+    if (std::string const line = not_finite_text(*fit.match.entries[i]); line.empty())
+      continue;
+    else if (table[i].kind == entry_kind::unused)
+      print_notices(program, file, std::span{&line, 1});
+    else
+      text += "\n  " + line;
+  if (!text.empty())
+    throw file_error{file.path(), "its weights are not finite numbers (a training that diverged?)" + text};
 }
 
 }  // namespace dm2::example

@@ -134,6 +134,29 @@ void add_entry_tensors(std::vector<stored_tensor>& to, std::string_view prefix, 
 
 }  // namespace detail
 
+namespace detail {
+
+/// As load, of whatever has a configuration, a table, a state and counters.
+template <class T>
+std::vector<std::string> load_entries(config const& c, std::span<parameter_entry const> table, std::span<T> state,
+                                      std::span<std::int64_t> counters, tensor_file const& file) {
+  model_fit fit = fit_model(c, table, file);
+  if (!fit.differences.empty()) throw file_error{file.path(), misfit_text(table, file, fit.match, fit.differences)};
+  for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    parameter_entry const& entry = table[i];
+    stored_tensor const& t = *fit.match.entries[i];
+    if (entry.kind == entry_kind::counter)
+      copy_to(t, counters.subspan(entry.offset, 1));
+    else
+      copy_to(t, state.subspan(entry.offset, entry.size));
+    if (std::string line = not_finite_text<T>(t); !line.empty()) fit.notices.push_back(std::move(line));
+  }
+  return std::move(fit.notices);
+}
+
+}  // namespace detail
+
 /// Fills the model's parameters, statistics and counters from an opened file, converting from whatever floating type it
 /// holds. Returns notices, a line each: tensors of the file that are no part of the model, and
 /// entries with numbers that are not finite (in the file, or in the model's type). None is the usual case.
@@ -148,24 +171,9 @@ void add_entry_tensors(std::vector<stored_tensor>& to, std::string_view prefix, 
 /// The model is unchanged then.
 template <checkpoint_model M>
 std::vector<std::string> load(M& net, tensor_file const& file) {
-  std::span<parameter_entry const> const table{net.table()};
-  detail::model_fit fit = detail::fit_model(M::configuration, table, file);
-  if (!fit.differences.empty())
-    throw file_error{file.path(), detail::misfit_text(table, file, fit.match, fit.differences)};
-  for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
   auto const state = net.state();
-  using scalar = std::remove_cvref_t<decltype(state[0])>;
-  auto const counters = std::span<std::int64_t>{net.counters()};
-  for (std::size_t i = 0; i < table.size(); ++i) {
-    parameter_entry const& entry = table[i];
-    stored_tensor const& t = *fit.match.entries[i];
-    if (entry.kind == entry_kind::counter)
-      copy_to(t, counters.subspan(entry.offset, 1));
-    else
-      copy_to(t, state.subspan(entry.offset, entry.size));
-    if (std::string line = not_finite_text<scalar>(t); !line.empty()) fit.notices.push_back(std::move(line));
-  }
-  return std::move(fit.notices);
+  return detail::load_entries(M::configuration, std::span<parameter_entry const>{net.table()}, std::span{state},
+                              std::span<std::int64_t>{net.counters()}, file);
 }
 
 /// Fills the model from a file of any format that tensor_file knows. `which` chooses between a checkpoint's weights and

@@ -78,24 +78,33 @@ void initialise_entry(parameter_entry const& e, int depth, int taps, random_stre
 ///     dt_bias = dt_bias_b                        softplus^-1 of a step that is log-uniform in [0.001, 0.1]
 ///     A_log = A_log_b                            log of uniform [1, 16]
 ///     norms, BatchNorm, D, D_b                   1; every other bias 0
-template <class M>
-  requires requires { requires compiles<M::configuration>; }
-void initialise(M& net, std::uint64_t seed) {
-  constexpr config C = M::configuration;
-  constexpr auto const& table = parameter_table<C>;
+///
+/// Shapes   state as the table of configuration c says, counters one for each of its counters.
+/// Writes   state (=), counters (=).
+template <class T>
+void initialise(config const& c, std::span<parameter_entry const> table, std::span<T> state,
+                std::span<std::int64_t> counters, std::uint64_t seed) {
   for (std::size_t i = 0; i < table.size(); ++i) {
     parameter_entry const& e = table[i];
     if (e.kind == entry_kind::counter) {
-      net.counters()[e.offset] = 0;
+      counters[e.offset] = 0;
       continue;
     }
     // the second direction's dt_bias and A_log begin as the first one's, which stand before them
     bool const pair = e.name.ends_with(".dt_bias_b") || e.name.ends_with(".A_log_b");
     random_stream const random{seed, 0xFFFFFFFFu, pair ? i - 1 : i};
-    bool const attention = C.attn_layers.contains(detail::layer_number(e.name));
-    detail::initialise_entry(e, C.depth, attention ? C.attn_d_conv : C.d_conv, random,
-                             net.state().subspan(e.offset, e.size));
+    bool const attention = c.attn_layers.contains(detail::layer_number(e.name));
+    detail::initialise_entry(e, c.depth, attention ? c.attn_d_conv : c.d_conv, random, state.subspan(e.offset, e.size));
   }
+}
+
+/// Fills a model, as the above does its state.
+template <class M>
+  requires requires { requires compiles<M::configuration>; }
+void initialise(M& net, std::uint64_t seed) {
+  auto const state = net.state();
+  initialise(M::configuration, std::span<parameter_entry const>{net.table()}, std::span{state},
+             std::span<std::int64_t>{net.counters()}, seed);
 }
 
 }  // namespace dm2

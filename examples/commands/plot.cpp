@@ -7,7 +7,8 @@
 
 #include <CLI/CLI.hpp>
 
-#include "support/command_line.hpp"
+#include "../support/command_line.hpp"
+#include "../support/commands.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -152,7 +153,7 @@ int plot(options const& o) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int dm2::example::plot_command(int argc, char** argv) {
   CLI::App app{"Draws the curves of a run, from its CSV file, as a PNG picture.", "plot"};
   app.footer(footer);
   options o;

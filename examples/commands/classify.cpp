@@ -4,15 +4,16 @@
 
 #include <CLI/CLI.hpp>
 
-#include "support/classifier.hpp"
-#include "support/command_line.hpp"
-#include "support/devices.hpp"
-#include "support/heatmap_files.hpp"
-#include "support/models.hpp"
-#include "support/picture_run.hpp"
-#include "support/progress.hpp"
-#include "support/results.hpp"
-#include "support/weights_file.hpp"
+#include "../support/command_line.hpp"
+#include "../support/commands.hpp"
+#include "../support/devices.hpp"
+#include "../support/heatmap_files.hpp"
+#include "../support/model_flags.hpp"
+#include "../support/models.hpp"
+#include "../support/picture_run.hpp"
+#include "../support/progress.hpp"
+#include "../support/results.hpp"
+#include "../support/weights_file.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -34,7 +35,8 @@ namespace fs = std::filesystem;
 struct options {
   std::vector<fs::path> pictures;
   fs::path weights, names;
-  std::string model, heatmap;
+  std::string heatmap;
+  model_flags model;
   weights_flags from;
   bool json = false, csv = false, speed = false;
   int top = 5;
@@ -63,9 +65,6 @@ void add_inputs(CLI::App& app, options& o) {
   app.add_option("-w,--weights", o.weights, "Model file: Lightning .ckpt, torch .pt or safetensors")
       ->required()
       ->type_name("FILE");
-  app.add_option("-m,--model", o.model, "The model: " + joined(model_names()) + "; left out, it is told from the file")
-      ->type_name("NAME")
-      ->check(CLI::IsMember(model_names()).description(""));
   add_weights_flags(app, o.from);
   app.add_option("-n,--names", o.names, "Class names, one a line; ImageNet's lists with WordNet numbers too")
       ->type_name("FILE");
@@ -88,6 +87,7 @@ void add_outputs(CLI::App& app, options& o) {
 }
 
 void add_devices(CLI::App& app, options& o) {
+  add_model_flags(app, o.model);
   add_device_options(app, o.device);
   app.add_option("-b,--batch", o.device.batch, "Pictures computed at once (8; 64 on a GPU)")
       ->type_name("N")
@@ -109,7 +109,7 @@ std::unique_ptr<result_writer> make_writer(options const& o, std::span<fs::path 
 /// Everything that goes through the pictures.
 struct run {
   options const& asked;
-  classifier& net;
+  dm2::run::classifier& net;
   result_writer& writer;
   std::vector<fs::path> heatmaps;  ///< one a picture, or none at all
   progress_bar progress;
@@ -154,7 +154,7 @@ struct run {
                 << percent(map->least) << ", red " << percent(map->most) << '\n';
   }
 
-  void finish(picture_batch const& batch, batch_results const& results) {
+  void finish(picture_batch const& batch, dm2::run::batch_results const& results) {
     std::size_t const each = std::size_t(net.grid().height) * std::size_t(net.grid().width) * net.classes();
     std::size_t good = 0;
     for (std::size_t i = 0; i < batch.entries.size(); ++i) {
@@ -184,7 +184,7 @@ struct run {
     progress.show(0);
     run_speed const speed =
         run_pictures(net, entries, batch, workers,
-                     [&](picture_batch const& b, batch_results const& results) { finish(b, results); });
+                     [&](picture_batch const& b, dm2::run::batch_results const& results) { finish(b, results); });
     progress.clear();
     writer.end();
     return speed;
@@ -197,9 +197,11 @@ int classify(options const& o) {
   chosen_device const device = choose_device(o.device);
   int const batch = int(
       std::min(std::size_t(o.device.batch.value_or(device.gpu ? 64 : 8)), std::max(entries.size(), std::size_t{1})));
-  std::string const model = choose_model(file, o.model);
+  dm2::config const model = choose_model("classify", file, o.model);
   require_sound_weights("classify", model, file);
-  auto const net = make_classifier(model, file, device, batch, !o.heatmap.empty());
+  dm2::run::model_code const& code = find_model_code("classify", model, device);
+  loaded_classifier const loaded = load_classifier(code, file, device, batch, !o.heatmap.empty());
+  dm2::run::classifier* const net = loaded.pictures.get();
   std::vector<std::string> const names = class_names(o, file, net->classes());
   if (o.heatmap_class && (*o.heatmap_class < 0 || std::size_t(*o.heatmap_class) >= net->classes()))
     throw usage_error{"--class " + std::to_string(*o.heatmap_class) + ": the model's classes are 0 to " +
@@ -217,7 +219,7 @@ int classify(options const& o) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int dm2::example::classify_command(int argc, char** argv) {
   CLI::App app{"Says what is in pictures, with a DeMansia 2 model.", "classify"};
   app.footer(footer);
   options o;

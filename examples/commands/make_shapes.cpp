@@ -6,12 +6,13 @@
 
 #include <CLI/CLI.hpp>
 
-#include "support/command_line.hpp"
-#include "support/shapes/draw.hpp"
-#include "support/shapes/label_map.hpp"
-#include "support/shapes/label_map_file.hpp"
-#include "support/shapes/linear_baseline.hpp"
-#include "support/text.hpp"
+#include "../support/command_line.hpp"
+#include "../support/commands.hpp"
+#include "../support/shapes/draw.hpp"
+#include "../support/shapes/label_map.hpp"
+#include "../support/shapes/label_map_file.hpp"
+#include "../support/shapes/linear_baseline.hpp"
+#include "../support/text.hpp"
 
 #include <algorithm>
 #include <cstddef>
@@ -160,7 +161,7 @@ void report_linear(options const& o) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int dm2::example::make_shapes_command(int argc, char** argv) {
   CLI::App app{"Draws a labelled picture set to train on.", "make_shapes"};
   app.footer(footer);
   options o;

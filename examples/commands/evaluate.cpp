@@ -6,14 +6,15 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include "support/classifier.hpp"
-#include "support/command_line.hpp"
-#include "support/devices.hpp"
-#include "support/models.hpp"
-#include "support/picture_run.hpp"
-#include "support/progress.hpp"
-#include "support/text.hpp"
-#include "support/weights_file.hpp"
+#include "../support/command_line.hpp"
+#include "../support/commands.hpp"
+#include "../support/devices.hpp"
+#include "../support/model_flags.hpp"
+#include "../support/models.hpp"
+#include "../support/picture_run.hpp"
+#include "../support/progress.hpp"
+#include "../support/text.hpp"
+#include "../support/weights_file.hpp"
 
 #include <algorithm>
 #include <array>
@@ -36,7 +37,8 @@ namespace fs = std::filesystem;
 
 struct options {
   fs::path data, weights, per_class;
-  std::string model, order;
+  std::string order;
+  model_flags model;
   weights_flags from;
   bool json = false;
   int max_bad = 100;
@@ -66,9 +68,6 @@ void add_options(CLI::App& app, options& o) {
   app.add_option("-w,--weights,--checkpoint", o.weights, "Weights: .ckpt, .safetensors, or a run's checkpoint")
       ->required()
       ->type_name("FILE");
-  app.add_option("-m,--model", o.model, "The model, where the file does not tell (" + joined(model_names()) + ")")
-      ->type_name("NAME")
-      ->check(CLI::IsMember(model_names()).description(""));
   add_weights_flags(app, o.from);
   app.add_option("--class-order", o.order,
                  "How class folders are numbered, where the file has no names: natural (class2 before\n"
@@ -77,6 +76,7 @@ void add_options(CLI::App& app, options& o) {
       ->check(CLI::IsMember({"natural", "plain"}).description(""));
   app.add_option("--per-class", o.per_class, "Write a row for each class")->type_name("FILE.csv");
   app.add_flag("--json", o.json, "Print one JSON object");
+  add_model_flags(app, o.model);
   add_device_options(app, o.device);
   app.add_option("-b,--batch-size", o.device.batch, "Pictures a batch (32; 256 on a GPU)")
       ->type_name("N")
@@ -151,7 +151,7 @@ struct counts {
                              " pictures are bad so far, the limit is " + std::to_string(most_bad)};
   }
 
-  void add(picture_batch const& batch, batch_results const& results) {
+  void add(picture_batch const& batch, dm2::run::batch_results const& results) {
     std::size_t good = 0;
     for (std::size_t i = 0; i < batch.entries.size(); ++i) {
       if (!batch.entries[i].error.empty()) {
@@ -205,10 +205,12 @@ int evaluate(options const& o) {
   refuse_output_onto_input("--per-class", o.per_class, std::array{o.weights});
   dm2::tensor_file const file{o.weights, o.from.chosen()};
   chosen_device const device = choose_device(o.device);
-  std::string const model = choose_model(file, o.model);
+  dm2::config const model = choose_model("evaluate", file, o.model);
   require_sound_weights("evaluate", model, file);
   int const batch = o.device.batch.value_or(device.gpu ? 256 : 32);
-  auto const net = make_classifier(model, file, device, batch);
+  dm2::run::model_code const& code = find_model_code("evaluate", model, device);
+  loaded_classifier const loaded = load_classifier(code, file, device, batch);
+  dm2::run::classifier* const net = loaded.pictures.get();
   dm2::dataset const set = open_pictures(o, file, net->classes());
   std::vector<picture_entry> entries;
   entries.reserve(set.size());
@@ -216,7 +218,7 @@ int evaluate(options const& o) {
   counts found{set, std::size_t(o.max_bad), std::vector<dm2::evaluation>(net->classes())};
   run_speed const speed =
       run_pictures(*net, entries, batch, device.workers,
-                   [&](picture_batch const& b, batch_results const& results) { found.add(b, results); },
+                   [&](picture_batch const& b, dm2::run::batch_results const& results) { found.add(b, results); },
                    {.max_pixels = o.max_pixels, .max_scans = o.max_scans});
   found.progress.clear();
   dm2::evaluation total;
@@ -228,13 +230,13 @@ int evaluate(options const& o) {
     written = false;
     std::cerr << "evaluate: " << printable(problem.what()) << '\n';
   }
-  print(o, {model, device.text(), total, found.bad, speed});
+  print(o, {dm2::name_of(model), device.text(), total, found.bad, speed});
   return found.bad == 0 && written ? exit_ok : exit_incomplete;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int dm2::example::evaluate_command(int argc, char** argv) {
   CLI::App app{"Tells how often a DeMansia 2 model is right on labelled pictures.", "evaluate"};
   app.footer(footer);
   options o;

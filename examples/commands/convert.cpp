@@ -3,11 +3,12 @@
 
 #include <CLI/CLI.hpp>
 
-#include "support/command_line.hpp"
-#include "support/listing.hpp"
-#include "support/model_metadata.hpp"
-#include "support/models.hpp"
-#include "support/weights_file.hpp"
+#include "../support/command_line.hpp"
+#include "../support/commands.hpp"
+#include "../support/listing.hpp"
+#include "../support/model_metadata.hpp"
+#include "../support/model_flags.hpp"
+#include "../support/weights_file.hpp"
 
 #include <array>
 #include <cstddef>
@@ -54,19 +55,16 @@ void add_options(CLI::App& app, options& o) {
   app.add_flag("--metadata", o.metadata, "Print the file's metadata and hyper-parameters as JSON");
   app.add_flag("--verify", o.verify, "Read all of a training checkpoint and compare each tensor's checksum");
   add_weights_flags(app, o.weights);
-  app.add_option("-m,--model", o.model,
-                 "Say that it is this model (" + joined(model_names()) + "), and check that it is")
-      ->type_name("NAME")
-      ->check(CLI::IsMember(model_names()).description(""));
   app.add_option("-n,--names", o.names, "Class names to store, one a line; ImageNet's lists too")->type_name("FILE");
   app.add_flag("-f,--force", o.force, "Replace OUTPUT where it exists");
+  add_model_flags(app, o.model);
 }
 
 void check(options const& o) {
   if (o.output.empty() && !o.list && !o.metadata && !o.verify)
     throw usage_error{"nothing to do: give OUTPUT, --list, --metadata or --verify"};
   if (o.output.empty() && !o.names.empty()) throw usage_error{"--names needs an OUTPUT to store them in"};
-  if (o.output.empty() && !o.model.empty()) throw usage_error{"--model needs an OUTPUT to store the configuration in"};
+  if (o.output.empty() && o.model.given()) throw usage_error{"--model needs an OUTPUT to store the configuration in"};
   std::error_code ignored;
   if (!o.output.empty() && fs::equivalent(o.input, o.output, ignored) && !o.force)
     throw usage_error{o.output.string() + " is INPUT itself; --force replaces it"};
@@ -114,7 +112,7 @@ int convert(options const& o) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int dm2::example::convert_command(int argc, char** argv) {
   CLI::App app{"Converts model and tensor files to safetensors, and lists what is in them.", "convert"};
   app.footer(footer);
   options o;

@@ -1,18 +1,18 @@
 // Trains a model from folders of pictures. See README.md, or run with --help.
 #include <CLI/CLI.hpp>
 
-#include "support/command_line.hpp"
-#include "support/devices.hpp"
-#include "support/gpu_trainer.hpp"
-#include "support/models.hpp"
-#include "support/processes.hpp"
-#include "support/resumed_flags.hpp"
-#include "support/run_request.hpp"
-#include "support/start_processes.hpp"
-#include "support/stop_signal.hpp"
-#include "support/training_flags.hpp"
-#include "support/training_folder.hpp"
-#include "support/training_run.hpp"
+#include "../support/command_line.hpp"
+#include "../support/commands.hpp"
+#include "../support/devices.hpp"
+#include "../support/gpu_trainer.hpp"
+#include "../support/processes.hpp"
+#include "../support/resumed_flags.hpp"
+#include "../support/run_request.hpp"
+#include "../support/start_processes.hpp"
+#include "../support/stop_signal.hpp"
+#include "../support/training_flags.hpp"
+#include "../support/training_folder.hpp"
+#include "../support/training_run.hpp"
 
 #include <algorithm>
 #include <filesystem>
@@ -70,32 +70,46 @@ void require_inputs_outside(CLI::App& app, training_flags const& f, training_fol
                         ", whose run --overwrite replaces; --experiment names another folder"};
 }
 
+/// What a run begins anew or goes on with.
+struct settled_run {
+  std::optional<resume_point> from;
+  resumed_flags resumed;
+};
+
 /// Settles whether the run begins anew or goes on, and with what. Nothing of an old run is touched.
-run_request settle(CLI::App& app, training_flags& flags, training_folder& folder, std::optional<resume_point> from,
-                   resumed_flags resumed, dm2::communicator& processes) {
+void settle_run(CLI::App& app, training_flags& flags, training_folder& folder, settled_run& r,
+                dm2::communicator& processes) {
   if (flags.resume == "auto") {
-    from = folder.newest(flags.overwrite);
-    if (from) resumed = take_stored_flags(app, *from);
+    r.from = folder.newest(flags.overwrite);
+    if (r.from) r.resumed = take_stored_flags(app, *r.from);
   }
-  if (!folder.goes_on_with(from)) {
+  if (!folder.goes_on_with(r.from)) {
     if (!flags.check) folder.require_free(flags.overwrite);  // else the data come first; make_room asks again
     if (flags.overwrite && !folder.files().trace().empty()) require_inputs_outside(app, flags, folder);
   }
-  if (from && app.count("--pretrained") > 0)
+  if (r.from && app.count("--pretrained") > 0)
     std::cerr << "train: --pretrained changes nothing: the run goes on with its checkpoint\n";
-  share_text(processes, from ? from->file.string() : "");
-  return {flags, arguments_json(app), folder, std::move(from), std::move(resumed), processes};
+  share_text(processes, r.from ? r.from->file.string() : "");
 }
 
 /// The same on a process that is not the first, which settles it and tells what the run goes on with.
-run_request follow(CLI::App& app, training_flags& flags, training_folder& folder, std::optional<resume_point> from,
-                   resumed_flags resumed, dm2::communicator& processes) {
+void follow_run(CLI::App& app, training_flags& flags, settled_run& r, dm2::communicator& processes) {
   std::string const file = share_text(processes, "");
-  if (flags.resume == "auto" && !file.empty()) {
-    from = named_checkpoint(file);
-    resumed = take_stored_flags(app, *from);
-  }
-  return {flags, arguments_json(app), folder, std::move(from), std::move(resumed), processes};
+  if (flags.resume != "auto" || file.empty()) return;
+  r.from = named_checkpoint(file);
+  r.resumed = take_stored_flags(app, *r.from);
+}
+
+/// The model that the run trains: its checkpoint's, else the flags' over that of the weights to start from, with the
+/// classes of the data where nothing tells their number.
+dm2::told_model settle_model(training_flags const& flags, settled_run const& r, int classes) {
+  std::optional<dm2::told_model> stored;
+  if (r.from) stored = dm2::config_of(dm2::tensor_file{r.from->file});
+  dm2::told_model told = r.from || flags.initial.empty() || flags.model.has_base()
+                             ? settle(flags.model, stored, classes)
+                             : settle_from_weights(flags.model, dm2::tensor_file{flags.initial}, classes);
+  for (std::string const& line : told.notices) std::cerr << "train: note: " << printable(line) << '\n';
+  return told;
 }
 
 /// Processors that are left to each of the processes of this machine, where the flag leaves their number open.
@@ -111,30 +125,32 @@ int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
   processes.connect(device.gpu);
   flags.workers = share_of_processors(device.workers, processes.place());
   flags.threads = share_of_processors(flags.threads, processes.place());
-  std::optional<resume_point> from;
-  resumed_flags resumed;
+  settled_run settled;
   if (!flags.resume.empty() && flags.resume != "auto") {
-    from = named_checkpoint(flags.resume);
-    resumed = take_stored_flags(app, *from);
+    settled.from = named_checkpoint(flags.resume);
+    settled.resumed = take_stored_flags(app, *settled.from);
   }
-  fs::path const root = flags.output / (flags.experiment.empty() ? flags.model : flags.experiment);
+  fs::path const root = flags.output / (flags.experiment.empty() ? flags.model.name() : flags.experiment);
   std::optional<training_folder> folder;
   if (processes.first())
     folder.emplace(root, flags.history);
   else
     folder.emplace(training_folder::seen_by_another{}, root, flags.history);
-  run_request request = processes.first()
-                            ? settle(app, flags, *folder, std::move(from), std::move(resumed), processes.get())
-                            : follow(app, flags, *folder, std::move(from), std::move(resumed), processes.get());
-  if (device.gpu) {
-    request.flags.precision = device.precision;
-    return train_on_gpu(request);
-  }
-  int code = exit_usage;
-  for_each_model([&]<dm2::config C>(char const* name) {
-    if (flags.model == name) code = training_run<C, dm2::cpu::context<float>>{request}.run();
-  });
-  return code;
+  if (processes.first())
+    settle_run(app, flags, *folder, settled, processes.get());
+  else
+    follow_run(app, flags, settled, processes.get());
+  std::vector<std::string> const known = settled.from
+                                             ? dm2::read_class_names(dm2::tensor_file{settled.from->file})
+                                             : std::vector<std::string>{};
+  training_data data{flags};
+  dm2::told_model const told = settle_model(flags, settled, data.training.classes());
+  data.fit(told.configuration.classes, known);
+  if (device.gpu) flags.precision = device.precision;
+  dm2::run::model_code const& code = find_model_code("train", told.configuration, device);
+  run_request const request{flags,           told.name,        arguments_json(app), *folder, settled.from,
+                            settled.resumed, processes.get(), data,                known};
+  return training_run{request, code}.run();
 }
 
 int train(CLI::App& app, training_flags& flags, std::vector<std::string> const& words) {
@@ -159,7 +175,7 @@ int train(CLI::App& app, training_flags& flags, std::vector<std::string> const& 
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int dm2::example::train_command(int argc, char** argv) {
   CLI::App app{"Trains a DeMansia 2 model.", "train"};
   app.footer(footer);
   training_flags flags;

@@ -1,0 +1,37 @@
+/// @file
+/// The commands: each is a program of its own, and a word of the program dm2.
+#pragma once
+
+#include <array>
+#include <span>
+#include <string_view>
+
+namespace dm2::example {
+
+// What main gets, and what it returns; the words before the command's own are left out.
+int train_command(int argc, char** argv);
+int evaluate_command(int argc, char** argv);
+int classify_command(int argc, char** argv);
+int convert_command(int argc, char** argv);
+int plot_command(int argc, char** argv);
+int make_shapes_command(int argc, char** argv);
+int models_command(int argc, char** argv);
+
+/// A command.
+struct command {
+  std::string_view name;
+  int (*run)(int argc, char** argv);
+  std::string_view summary;  ///< for dm2 --help
+};
+
+/// All of them, in the order of dm2 --help.
+inline constexpr std::array commands{
+    command{"train", train_command, "trains a model from folders of pictures"},
+    command{"evaluate", evaluate_command, "says how often a model is right on labelled pictures"},
+    command{"classify", classify_command, "says what is in pictures"},
+    command{"convert", convert_command, "converts model files to safetensors, and lists what is in them"},
+    command{"models", models_command, "lists, compiles and removes models' code"},
+    command{"plot", plot_command, "draws curves of a run's logs"},
+    command{"make-shapes", make_shapes_command, "draws a set of pictures to try things with"}};
+
+}  // namespace dm2::example
