@@ -4,6 +4,7 @@
 
 #include <dm2/io/config_json.hpp>
 #include <dm2/model/config.hpp>
+#include <dm2/model/config_rules.hpp>
 #include <dm2/run/backend.hpp>
 #include <dm2/run/build_request.hpp>
 #include <dm2/run/cache.hpp>
@@ -17,6 +18,7 @@
 #include <filesystem>
 #include <functional>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
