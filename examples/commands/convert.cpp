@@ -6,8 +6,8 @@
 #include "../support/command_line.hpp"
 #include "../support/commands.hpp"
 #include "../support/listing.hpp"
-#include "../support/model_metadata.hpp"
 #include "../support/model_flags.hpp"
+#include "../support/model_metadata.hpp"
 #include "../support/weights_file.hpp"
 
 #include <array>

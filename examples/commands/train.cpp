@@ -140,16 +140,15 @@ int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
     settle_run(app, flags, *folder, settled, processes.get());
   else
     follow_run(app, flags, settled, processes.get());
-  std::vector<std::string> const known = settled.from
-                                             ? dm2::read_class_names(dm2::tensor_file{settled.from->file})
-                                             : std::vector<std::string>{};
+  std::vector<std::string> const known =
+      settled.from ? dm2::read_class_names(dm2::tensor_file{settled.from->file}) : std::vector<std::string>{};
   training_data data{flags};
   dm2::told_model const told = settle_model(flags, settled, data.training.classes());
   data.fit(told.configuration.classes, known);
   if (device.gpu) flags.precision = device.precision;
   dm2::run::model_code const& code = find_model_code("train", told.configuration, device);
-  run_request const request{flags,           told.name,        arguments_json(app), *folder, settled.from,
-                            settled.resumed, processes.get(), data,                known};
+  run_request const request{
+      flags, told.name, arguments_json(app), *folder, settled.from, settled.resumed, processes.get(), data, known};
   return training_run{request, code}.run();
 }
 

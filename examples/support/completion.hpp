@@ -30,25 +30,32 @@ inline int completion_command(int argc, char** argv) {
   std::string_view const shell = argc == 2 ? argv[1] : "";
   std::string const flags = "_dm2_flags() {\n  " + std::string{detail::flags_of_command} + "\n}\n";
   if (shell == "bash") {
-    std::cout << "# In ~/.bashrc: eval \"$(dm2 completion bash)\"\n" << flags
-              << "_dm2() {\n"
-                 "  local word=${COMP_WORDS[COMP_CWORD]}\n"
-                 "  if [ \"$COMP_CWORD\" -eq 1 ] || { [ \"$COMP_CWORD\" -eq 2 ] && [ \"${COMP_WORDS[1]}\" = help ]; }; then\n"
-                 "    COMPREPLY=($(compgen -W '" << detail::command_words() << "' -- \"$word\"))\n"
-                 "  elif [[ $word == -* ]]; then\n"
-                 "    COMPREPLY=($(compgen -W \"$(_dm2_flags \"$1\" \"${COMP_WORDS[1]}\")\" -- \"$word\"))\n"
-                 "  else\n"
-                 "    COMPREPLY=()\n"
-                 "  fi\n"
-                 "}\n"
-                 "complete -o default -F _dm2 dm2 ./dm2\n";
+    std::cout
+        << "# In ~/.bashrc: eval \"$(dm2 completion bash)\"\n"
+        << flags
+        << "_dm2() {\n"
+           "  local word=${COMP_WORDS[COMP_CWORD]}\n"
+           "  if [ \"$COMP_CWORD\" -eq 1 ] || { [ \"$COMP_CWORD\" -eq 2 ] && [ \"${COMP_WORDS[1]}\" = help ]; }; then\n"
+           "    COMPREPLY=($(compgen -W '"
+        << detail::command_words()
+        << "' -- \"$word\"))\n"
+           "  elif [[ $word == -* ]]; then\n"
+           "    COMPREPLY=($(compgen -W \"$(_dm2_flags \"$1\" \"${COMP_WORDS[1]}\")\" -- \"$word\"))\n"
+           "  else\n"
+           "    COMPREPLY=()\n"
+           "  fi\n"
+           "}\n"
+           "complete -o default -F _dm2 dm2 ./dm2\n";
     return exit_ok;
   }
   if (shell == "zsh") {
-    std::cout << "# In ~/.zshrc, after compinit: eval \"$(dm2 completion zsh)\"\n" << flags
+    std::cout << "# In ~/.zshrc, after compinit: eval \"$(dm2 completion zsh)\"\n"
+              << flags
               << "_dm2() {\n"
                  "  if (( CURRENT == 2 )) || { (( CURRENT == 3 )) && [[ $words[2] == help ]]; }; then\n"
-                 "    compadd -- " << detail::command_words() << "\n"
+                 "    compadd -- "
+              << detail::command_words()
+              << "\n"
                  "  elif [[ $words[CURRENT] == -* ]]; then\n"
                  "    compadd -- ${(f)\"$(_dm2_flags $words[1] $words[2])\"}\n"
                  "  else\n"

@@ -33,9 +33,8 @@ namespace dm2::example {
   model_table const table{c};
   auto const fit = dm2::detail::fit_model(c, table.entries(), file);
   if (!fit.differences.empty())
-    throw file_error{file.path(),
-                     "is not the model " + describe(name_of(c), c) + ": it " +
-                         dm2::detail::misfit_text(table.entries(), file, fit.match, fit.differences)};
+    throw file_error{file.path(), "is not the model " + describe(name_of(c), c) + ": it " +
+                                      dm2::detail::misfit_text(table.entries(), file, fit.match, fit.differences)};
   return to_json(c);
 }
 

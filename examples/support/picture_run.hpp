@@ -116,8 +116,8 @@ struct run_speed {
 ///
 /// Three batches are in hand: one whose results are used, one that is computed, one that is read.
 template <class Use>
-run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entries, int batch, int workers, Use const& use,
-                       decode_options const& decoding = {}) {
+run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entries, int batch, int workers,
+                       Use const& use, decode_options const& decoding = {}) {
   using clock = std::chrono::steady_clock;
   auto const begin = clock::now();
   run_speed speed;

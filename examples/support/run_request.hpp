@@ -27,7 +27,7 @@ struct run_request {
   resumed_flags resumed;             ///< what of its flags was taken over
   communicator& processes;           ///< of the run
   training_data& data;
-  std::vector<std::string> known;    ///< the class names of the checkpoint
+  std::vector<std::string> known;  ///< the class names of the checkpoint
 };
 
 }  // namespace dm2::example

@@ -100,10 +100,9 @@ class training_run {
     settle_recipe(training.batches());
     trainer_options options = driver_options();
     training_loop::require_options(model_, options, training, validation ? &*validation : nullptr, processes_);
-    auto const state =
-        code_.make_training({validation_batch(), flags_.threads, state_options(options), &processes_});
+    auto const state = code_.make_training({validation_batch(), flags_.threads, state_options(options), &processes_});
     fill(*state);
-    training_loop driver{*state,           std::move(options), training, validation ? &*validation : nullptr,
+    training_loop driver{*state,          std::move(options), training, validation ? &*validation : nullptr,
                          folder_.files(), processes_};
     if (from_) go_on(driver);
     if (stop_requested) return exit_stopped;
@@ -293,8 +292,7 @@ class training_run {
               << (f.optimizer.kind == optimizer_kind::lion ? "Lion" : "AdamW") << ", weight decay "
               << short_number(f.optimizer.weight_decay) << ", "
               << (f.ema ? "averages " + short_number(*f.ema_decay) : "no averages") << '\n'
-              << "memory     "
-              << byte_size(code_.training_bytes(f.batch) + 5 * sizeof(float) * table.state_extent())
+              << "memory     " << byte_size(code_.training_bytes(f.batch) + 5 * sizeof(float) * table.state_extent())
               << " for the network, on the " << (on_host() ? "CPU, fp32" : "GPU, " + flags_.precision) << '\n'
               << "run        " << printable(folder_.files().root().string()) << '\n';
     (void)output_written("train");

@@ -7,6 +7,7 @@
 #include <dm2/cuda/picture_pipeline.cuh>
 #include <dm2/data/transform.hpp>
 #include <dm2/run/classifier.hpp>
+#include <dm2/run/model_code.hpp>
 #include <dm2/run/network.hpp>
 #include <dm2/run/network_of.hpp>
 
@@ -55,6 +56,12 @@ class gpu_network_of final : public network_of<C, cuda::context<P>> {
     return std::make_unique<gpu_classifier<model<C, cuda::context<P>>>>(this->net(), batch);
   }
 };
+
+// Defined in gpu_training_of.cuh, which a unit of its own includes.
+template <config C, cuda::precision P>
+[[nodiscard]] std::unique_ptr<training_state> make_gpu_training(training_request const& request);
+template <config C, cuda::precision P>
+[[nodiscard]] std::size_t gpu_training_bytes(int batch);
 
 /// A network of configuration C in precision P on the current GPU. Threads are the CPU's.
 template <config C, cuda::precision P>

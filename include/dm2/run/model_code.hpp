@@ -15,9 +15,9 @@ namespace dm2::run {
 
 /// What a training state is made for.
 struct training_request {
-  int batch = 1;                    ///< pictures of a validation batch
-  int threads = 0;                  ///< that compute on a CPU; 0: one a processor
-  model_training_options options{};  ///< of the steps
+  int batch = 1;                      ///< pictures of a validation batch
+  int threads = 0;                    ///< that compute on a CPU; 0: one a processor
+  model_training_options options{};   ///< of the steps
   communicator* processes = nullptr;  ///< of the run; outlives the state
 };
 

@@ -11,9 +11,15 @@
 
 namespace dm2::run {
 
+// Defined in training_of.hpp, which a unit of its own includes.
+template <config C>
+[[nodiscard]] std::unique_ptr<training_state> make_cpu_training(training_request const& request);
+template <config C>
+[[nodiscard]] std::size_t cpu_training_bytes(int batch);
+
 /// The functions that a model's units define; training is null where the backend does not train.
 struct model_parts {
-  std::unique_ptr<network> (*network)(int batch, int threads);
+  std::unique_ptr<run::network> (*network)(int batch, int threads);
   std::unique_ptr<training_state> (*training)(training_request const& request);
   std::size_t (*training_bytes)(int batch);
 };

@@ -31,10 +31,10 @@ namespace dm2::run {
 /// How code is found and, where there is none, compiled.
 struct find_options {
   std::filesystem::path folder = cache::default_folder();  ///< the cache's
-  bool compiled_in = true;      ///< code in the program is looked for: a GPU may be another than it was compiled for
+  bool compiled_in = true;     ///< code in the program is looked for: a GPU may be another than it was compiled for
   std::string architecture{};  ///< of the GPU that is there, as nvcc names it: "90a"
   std::function<void(std::string const&)> say = {};  ///< gets a line before and after compiling
-  std::atomic<bool> const* stop = nullptr;        ///< ends a compile
+  std::atomic<bool> const* stop = nullptr;           ///< ends a compile
 };
 
 /// "tiny with classes 37, cuda-bf16"
@@ -66,8 +66,7 @@ struct find_options {
   if (config_rule const* const broken = broken_rule(c)) throw std::invalid_argument{std::string{broken->sentence}};
   if (model_code const* const found = o.compiled_in ? find_compiled_in(c, b) : nullptr) return *found;
   std::vector<std::string> more;
-  if (b != backend::cpu)
-    more = {"-gencode", "arch=compute_" + o.architecture + ",code=sm_" + o.architecture};
+  if (b != backend::cpu) more = {"-gencode", "arch=compute_" + o.architecture + ",code=sm_" + o.architecture};
   toolchain const tools{b == backend::cpu ? header_kind::cpp : header_kind::cuda, std::move(more)};
   build_request request = request_of(c, b, tools);
   cache const models{o.folder};

@@ -30,8 +30,8 @@ namespace detail {
          field("d_conv", c.d_conv) + field("groups", c.groups) + ".attn_layers = {" + layers.data() + "}, " +
          field("attn_heads", c.attn_heads) + field("attn_head_dim", c.attn_head_dim) +
          field("attn_rotary", c.attn_rotary) + field("attn_d_conv", c.attn_d_conv) + ".eps = " + eps.data() +
-         ", .variant = dm2::mixer_variant::" +
-         (c.variant == mixer_variant::published ? "published" : "bidirectional") + "}";
+         ", .variant = dm2::mixer_variant::" + (c.variant == mixer_variant::published ? "published" : "bidirectional") +
+         "}";
 }
 
 /// The words in which the units of two backends differ.
@@ -41,13 +41,21 @@ struct unit_words {
 
 [[nodiscard]] inline unit_words words_of(backend b) {
   if (b == backend::cpu)
-    return {"cpp", "dm2/run/network_of.hpp", "dm2/run/training_of.hpp", "dm2::cpu::context<float>",
-            "dm2::run::make_cpu_network<told>", "dm2::run::make_cpu_training<told>",
+    return {"cpp",
+            "dm2/run/network_of.hpp",
+            "dm2/run/training_of.hpp",
+            "dm2::cpu::context<float>",
+            "dm2::run::make_cpu_network<told>",
+            "dm2::run::make_cpu_training<told>",
             "dm2::run::cpu_training_bytes<told>"};
   std::string const precision = "dm2::cuda::precision::" + std::string{name_of(b)}.substr(5);
   std::string const arguments = "<told, " + precision + ">";
-  return {"cu", "dm2/run/gpu_network_of.cuh", "dm2/run/gpu_training_of.cuh", "dm2::cuda::context<" + precision + ">",
-          "dm2::run::make_gpu_network" + arguments, "dm2::run::make_gpu_training" + arguments,
+  return {"cu",
+          "dm2/run/gpu_network_of.cuh",
+          "dm2/run/gpu_training_of.cuh",
+          "dm2::cuda::context<" + precision + ">",
+          "dm2::run::make_gpu_network" + arguments,
+          "dm2::run::make_gpu_training" + arguments,
           "dm2::run::gpu_training_bytes" + arguments};
 }
 
@@ -69,13 +77,9 @@ inline constexpr char const* entry_name = "dm2_model_code";
   std::string forward = "// " + title + ": inference. Written by dm2.\n#include <" + w.network_header +
                         ">\n#include <dm2/run/model_code_of.hpp>\n\n" + told + whole + network;
   std::string parts = "{" + w.network + ", nullptr, nullptr}";
-  if (trains(b)) {
-    std::string lines = training;
-    for (std::size_t at = 0; (at = lines.find("template", at)) != lines.npos; at += 15) lines.insert(at, "extern ");
-    forward += lines;
-    parts = "{" + w.network + ", " + w.training + ", " + w.bytes + "}";
-  }
-  forward += "\nextern \"C\" dm2::run::model_code const* " + entry + "() {\n  static dm2::run::model_code_of const code{told, *dm2::run::find_backend(\"" +
+  if (trains(b)) parts = "{" + w.network + ", " + w.training + ", " + w.bytes + "}";
+  forward += "\nextern \"C\" dm2::run::model_code const* " + entry +
+             "() {\n  static dm2::run::model_code_of const code{told, *dm2::run::find_backend(\"" +
              std::string{name_of(b)} + "\"), " + parts + "};\n  return &code;\n}\n";
   std::vector<unit> out{{"forward." + w.ending, forward}};
   if (trains(b))
