@@ -26,7 +26,7 @@ namespace fs = std::filesystem;
 
 struct options {
   fs::path input, output, names;
-  std::string model;
+  model_flags model;
   weights_flags weights;
   bool list = false, metadata = false, verify = false, force = false;
 };
@@ -64,7 +64,7 @@ void check(options const& o) {
   if (o.output.empty() && !o.list && !o.metadata && !o.verify)
     throw usage_error{"nothing to do: give OUTPUT, --list, --metadata or --verify"};
   if (o.output.empty() && !o.names.empty()) throw usage_error{"--names needs an OUTPUT to store them in"};
-  if (o.output.empty() && o.model.given()) throw usage_error{"--model needs an OUTPUT to store the configuration in"};
+  if (o.output.empty() && given(o.model)) throw usage_error{"--model needs an OUTPUT to store the configuration in"};
   std::error_code ignored;
   if (!o.output.empty() && fs::equivalent(o.input, o.output, ignored) && !o.force)
     throw usage_error{o.output.string() + " is INPUT itself; --force replaces it"};

@@ -74,7 +74,7 @@ int list_models() {
   std::cout << "Compiled when they were wanted, in " << printable(cache.folder().string()) << ":\n";
   for (dm2::run::cached_model const& m : cache.list()) {
     std::cout << "  " << printable(m.statement.title.empty() ? m.path.filename().string() : m.statement.title) << ": "
-              << byte_size(std::size_t(m.bytes)) << ", " << date_text(m.statement.date);
+              << byte_size(std::size_t(m.bytes)) << ", " << date_text(m.statement.made);
     if (!m.problem.empty()) std::cout << " (" << printable(m.problem) << ": it will be compiled again)";
     std::cout << '\n';
   }
@@ -93,7 +93,7 @@ int prune_models() {
 int compile_models(options const& o) {
   std::vector<dm2::told_model> all;
   for (std::string const& spec : o.models) all.push_back(model_of_spec(spec));
-  if (o.model.given()) all.push_back(settle(o.model, std::nullopt, std::nullopt));
+  if (given(o.model)) all.push_back(settle(o.model, std::nullopt, std::nullopt));
   if (all.empty()) throw usage_error{"--compile needs a MODEL, or --model and the flags after it"};
   chosen_device const device = choose_device(o.device);
   for (dm2::told_model const& told : all) {
@@ -105,7 +105,7 @@ int compile_models(options const& o) {
 
 int models(options const& o) {
   if (o.compile && o.prune) throw usage_error{"--compile and --prune exclude each other"};
-  if (!o.compile && (!o.models.empty() || o.model.given()))
+  if (!o.compile && (!o.models.empty() || given(o.model)))
     throw usage_error{"a model is given, but not --compile, which compiles it"};
   if (o.compile) return compile_models(o);
   return o.prune ? prune_models() : list_models();

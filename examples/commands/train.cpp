@@ -1,10 +1,15 @@
 // Trains a model from folders of pictures. See README.md, or run with --help.
+#include <dm2/io/class_names.hpp>
+#include <dm2/io/tensor_file.hpp>
+#include <dm2/run/config_of_file.hpp>
+#include <dm2/run/told_model.hpp>
+
 #include <CLI/CLI.hpp>
 
 #include "../support/command_line.hpp"
 #include "../support/commands.hpp"
 #include "../support/devices.hpp"
-#include "../support/gpu_trainer.hpp"
+#include "../support/model_flags.hpp"
 #include "../support/processes.hpp"
 #include "../support/resumed_flags.hpp"
 #include "../support/run_request.hpp"
@@ -70,6 +75,12 @@ void require_inputs_outside(CLI::App& app, training_flags const& f, training_fol
                         ", whose run --overwrite replaces; --experiment names another folder"};
 }
 
+/// What the folder of a run is called that --experiment does not name: after the model, or the weights to start from.
+std::string run_name(training_flags const& flags) {
+  if (!flags.model.model.empty()) return fs::path{flags.model.model}.stem().string();
+  return flags.initial.empty() ? "tiny" : flags.initial.stem().string();
+}
+
 /// What a run begins anew or goes on with.
 struct settled_run {
   std::optional<resume_point> from;
@@ -105,9 +116,9 @@ void follow_run(CLI::App& app, training_flags& flags, settled_run& r, dm2::commu
 dm2::told_model settle_model(training_flags const& flags, settled_run const& r, int classes) {
   std::optional<dm2::told_model> stored;
   if (r.from) stored = dm2::config_of(dm2::tensor_file{r.from->file});
-  dm2::told_model told = r.from || flags.initial.empty() || flags.model.has_base()
-                             ? settle(flags.model, stored, classes)
-                             : settle_from_weights(flags.model, dm2::tensor_file{flags.initial}, classes);
+  bool const of_weights = !r.from && !flags.initial.empty() && flags.model.model.empty();
+  dm2::told_model told = of_weights ? settle_over(flags.model, dm2::config_of(dm2::tensor_file{flags.initial}), classes)
+                                    : settle(flags.model, stored, classes);
   for (std::string const& line : told.notices) std::cerr << "train: note: " << printable(line) << '\n';
   return told;
 }
@@ -130,7 +141,7 @@ int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
     settled.from = named_checkpoint(flags.resume);
     settled.resumed = take_stored_flags(app, *settled.from);
   }
-  fs::path const root = flags.output / (flags.experiment.empty() ? flags.model.name() : flags.experiment);
+  fs::path const root = flags.output / (flags.experiment.empty() ? run_name(flags) : flags.experiment);
   std::optional<training_folder> folder;
   if (processes.first())
     folder.emplace(root, flags.history);

@@ -10,17 +10,22 @@
 
 #include "text.hpp"
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstddef>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <iostream>
 #include <new>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -64,6 +69,27 @@ struct usage_error : std::runtime_error {
     if (at != std::string::npos) ++at;
   }
   return message.substr(0, end) + (left == 0 ? "" : "\n  ... and " + std::to_string(left) + " more");
+}
+
+/// A whole number that is all of `word`; nothing where it is none, or none of an int.
+[[nodiscard]] inline std::optional<int> whole_int(std::string_view word) {
+  int value = 0;
+  auto const [end, problem] = std::from_chars(word.data(), word.data() + word.size(), value);
+  if (problem != std::errc{} || end != word.data() + word.size()) return std::nullopt;
+  return value;
+}
+
+/// Joins `--img-size 384 320` to `--img-size 384x320`, so that a folder after `--img-size 384` stays a word of its own:
+/// the second number is taken for one unless a file or folder has its name.
+[[nodiscard]] inline std::vector<std::string> with_joined_image_size(std::vector<std::string> words) {
+  for (std::size_t i = 0; i + 2 < words.size(); ++i) {
+    std::error_code ignored;
+    if (words[i] != "--img-size" || !whole_int(words[i + 1]) || !whole_int(words[i + 2])) continue;
+    if (std::filesystem::exists(words[i + 2], ignored)) continue;
+    words[i + 1] += "x" + words[i + 2];
+    words.erase(words.begin() + std::ptrdiff_t(i) + 2);
+  }
+  return words;
 }
 
 /// Puts /dev/null where standard input, output or error is closed, so that no file that is opened later gets its number
@@ -130,7 +156,9 @@ int run_program(CLI::App& app, int argc, char** argv, Body const& body, exit_cod
     return a->get_name() + ": " + printable(problem.what(), true) + "\nRun with --help for more information.\n";
   });
   int const code = guarded(app, [&] {
-    app.parse(argc, argv);
+    std::vector<std::string> words = with_joined_image_size({argv + 1, argv + argc});
+    std::reverse(words.begin(), words.end());  // as CLI11 takes them
+    app.parse(std::move(words));
     return body();
   });
   return output_written(app.get_name()) || code != exit_ok ? code : unwritten;

@@ -17,14 +17,10 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cstddef>
-#include <filesystem>
-#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -84,14 +80,6 @@ inline constexpr std::array field_flags{
   else
     text = dm2::detail::field_text(field, value);
   return flag_of(field) + " " + text;
-}
-
-/// A whole number that is all of `word`; nothing where it is none, or none of an int.
-[[nodiscard]] inline std::optional<int> whole_int(std::string_view word) {
-  int value = 0;
-  auto const [end, problem] = std::from_chars(word.data(), word.data() + word.size(), value);
-  if (problem != std::errc{} || end != word.data() + word.size()) return std::nullopt;
-  return value;
 }
 
 /// "384" as [384, 384], "384x320" as [384, 320]. Throws CLI::ValidationError.
@@ -158,6 +146,9 @@ inline void add_model_flags(CLI::App& app, model_flags& f) {
   }
 }
 
+/// Whether anything was said.
+[[nodiscard]] inline bool given(model_flags const& f) { return !f.model.empty() || !f.given.empty(); }
+
 /// Whether a flag of that name, without the dashes, is one of those that tell a model.
 [[nodiscard]] inline bool is_model_flag(std::string_view name) {
   return name == "model" ||
@@ -165,19 +156,6 @@ inline void add_model_flags(CLI::App& app, model_flags& f) {
            std::string_view const names = flag.names;
            return names.substr(2, names.find(',') - 2) == name;
          });
-}
-
-/// Joins `--img-size 384 320` to `--img-size 384x320`, so that a folder after `--img-size 384` stays a word of its own:
-/// the second number is taken for one unless a file or folder has its name.
-[[nodiscard]] inline std::vector<std::string> with_joined_image_size(std::vector<std::string> words) {
-  for (std::size_t i = 0; i + 2 < words.size(); ++i) {
-    std::error_code ignored;
-    if (words[i] != "--img-size" || !detail::whole_int(words[i + 1]) || !detail::whole_int(words[i + 2])) continue;
-    if (std::filesystem::exists(words[i + 2], ignored)) continue;
-    words[i + 1] += "x" + words[i + 2];
-    words.erase(words.begin() + std::ptrdiff_t(i) + 2);
-  }
-  return words;
 }
 
 /// The fields that the command line says, a preset's among them: what config_of(file, said) takes where a file does not
@@ -235,6 +213,19 @@ inline void refuse_contradiction(model_flags const& f, named_model const& named,
   return hint.empty() ? text : text + "; " + hint;
 }
 
+/// Throws as settle, for a model that flags have told over a named one.
+inline void require_usable(told_model const& told, model_flags const& f, named_model const& named) {
+  config const& c = told.configuration;
+  if (config_rule const* const rule = broken_rule(c)) {
+    std::string const text = detail::broken_text(*rule, c, f, named);
+    if (f.given.empty() && !named.given.empty()) throw file_error{f.model, text};
+    throw usage_error{text};
+  }
+  if (c.channels != 3)
+    throw usage_error{"the programs read pictures of 3 channels, and the model of " + told.source + " takes " +
+                      std::to_string(c.channels) + ": use the library for it"};
+}
+
 }  // namespace detail
 
 /// The model that a run is of: a checkpoint's, else that of `--model` (tiny where it is not given) with the flags laid
@@ -261,15 +252,20 @@ inline void refuse_contradiction(model_flags const& f, named_model const& named,
     out.name = name_of(out.configuration);
     out.source = named.source;
   }
-  config const& c = out.configuration;
-  if (config_rule const* const rule = broken_rule(c)) {
-    std::string const text = detail::broken_text(*rule, c, f, named);
-    if (f.given.empty() && !named.given.empty()) throw file_error{f.model, text};
-    throw usage_error{text};
-  }
-  if (c.channels != 3)
-    throw usage_error{"the programs read pictures of 3 channels, and the model of " + out.source + " takes " +
-                      std::to_string(c.channels) + ": use the library for it"};
+  detail::require_usable(out, f, named);
+  return out;
+}
+
+/// The model of weights to start from, with the flags laid over it, and as many classes as the data has where no flag
+/// says how many. Throws as settle.
+[[nodiscard]] inline told_model settle_over(model_flags const& f, told_model const& weights, int classes_of_data) {
+  nlohmann::json fields = to_json(weights.configuration);
+  fields["classes"] = classes_of_data;
+  fields.update(f.given);
+  told_model out = weights;
+  out.configuration = config_from_json(fields);
+  out.name = name_of(out.configuration);
+  detail::require_usable(out, f, {weights.configuration, {}, weights.source});
   return out;
 }
 

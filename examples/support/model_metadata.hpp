@@ -75,7 +75,7 @@ namespace dm2::example {
   if (file.is_training_checkpoint()) out.erase(training_key);  // one set of weights, and nothing to go on with
   out.emplace("format", "pt");                                 // Python's packages refuse a file without it
   if (!file.hyper_parameters().is_null()) out["hyper_parameters"] = file.hyper_parameters().dump();
-  if (model.given())
+  if (given(model))
     out["config"] = checked_configuration(file, choose_model("convert", file, model)).dump();
   else if (auto const told = told_configuration(file); told && !out.contains("config"))
     out["config"] = told->dump();

@@ -2,8 +2,6 @@
 /// A model told in one word: "tiny", "tiny:classes=37,image=384x320", "mine.toml".
 #pragma once
 
-#include <dm2/io/config_json.hpp>
-#include <dm2/model/config.hpp>
 #include <dm2/run/told_model.hpp>
 
 #include <CLI/CLI.hpp>
@@ -20,28 +18,18 @@
 namespace dm2::example {
 namespace detail {
 
-/// The flag of a configuration's field.
-[[nodiscard]] inline std::string flag_of(std::string field) {
-  if (field == "image") return "--img-size";
-  if (field == "classes") return "--num-classes";
-  if (field == "channels") return "--in-chans";
-  std::replace(field.begin(), field.end(), '_', '-');
-  return "--" + field;
-}
-
 /// The words of a command line that mean the same. A list's numbers have + between them, since commas are taken.
 [[nodiscard]] inline std::vector<std::string> words_of_spec(std::string const& spec) {
   std::size_t const colon = spec.find(':');
   std::vector<std::string> words{"--model", spec.substr(0, colon)};
   if (colon == spec.npos) return words;
-  nlohmann::json const known = to_json(config{});
   std::string_view rest = std::string_view{spec}.substr(colon + 1);
   while (!rest.empty()) {
     std::string_view const part = rest.substr(0, rest.find(','));
     rest.remove_prefix(std::min(rest.size(), part.size() + 1));
     std::size_t const equals = part.find('=');
     std::string const field{part.substr(0, equals)};
-    if (equals == part.npos || !known.contains(field))
+    if (equals == part.npos || flag_of(field).empty())
       throw usage_error{spec + ": '" + std::string{part} + "' is not FIELD=VALUE of a configuration's field"};
     std::string value{part.substr(equals + 1)};
     std::replace(value.begin(), value.end(), '+', ',');

@@ -13,7 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "command_line.hpp"
-#include "models.hpp"
+#include "model_flags.hpp"
 #include "text.hpp"
 
 #include <charconv>
@@ -33,8 +33,8 @@ namespace dm2::example {
 
 /// What a person asks of train. The defaults are the published recipe's.
 struct training_flags {
-  std::string model = "tiny";
-  std::optional<int> classes, image, label_size;  ///< what the model is expected to have
+  model_flags model;
+  std::optional<int> label_size;  ///< patches a side that the model is expected to have
   std::filesystem::path data, train, validation, labels;
   std::filesystem::path output = "runs", resume, initial;
   std::string experiment;
@@ -156,10 +156,7 @@ inline void add_data(CLI::App& app, training_flags& f) {
 
 inline void add_model(CLI::App& app, training_flags& f) {
   std::string const group = "Model";
-  app.add_option("-m,--model", f.model, joined(model_names()))
-      ->type_name("NAME")
-      ->check(CLI::IsMember(model_names()).description(""))
-      ->group(group);
+  add_model_flags(app, f.model);
   app.add_option("--initial-checkpoint,--pretrained", f.initial,
                  "Weights to start from; heads and picture size may differ. Nothing is downloaded")
       ->type_name("FILE")
@@ -174,8 +171,6 @@ inline void add_model(CLI::App& app, training_flags& f) {
   app.add_flag("--no-resume-opt", f.fresh_optimizer,
                "Resume weights, averages and place in the schedule, with an optimizer that begins anew")
       ->group(group);
-  app.add_option("--num-classes", f.classes, "Check that the model has as many classes")->group(group);
-  app.add_option("--img-size", f.image, "Check that the model takes pictures of this size")->group(group);
   app.add_option("--token-label-size", f.label_size, "Check that the model has so many patches a side")->group(group);
 }
 
@@ -350,8 +345,8 @@ namespace detail {
 
 }  // namespace detail
 
-/// The flags that say how to get to the result, not what it is: where, on what, how much is written and shown. A
-/// checkpoint does not store them, so its bytes do not depend on them, and a resumed run does not take them over.
+/// Whether a flag is of the recipe: not of those that say how to get to the result (where, on what, how much is written
+/// and shown), nor of those that tell the model, whose configuration a checkpoint holds. A checkpoint does not store them, so its bytes do not depend on them, and a resumed run does not take them over.
 [[nodiscard]] inline bool is_recipe(CLI::Option const& option) {
   static std::set<std::string> const machine{"help",
                                              "version",
@@ -381,10 +376,9 @@ namespace detail {
                                              "checkpoint-steps",
                                              "max-bad",
                                              "token-label",
-                                             "num-classes",
-                                             "img-size",
                                              "token-label-size"};
-  return !option.get_lnames().empty() && !machine.contains(option.get_lnames().front());
+  return !option.get_lnames().empty() && !machine.contains(option.get_lnames().front()) &&
+         !is_model_flag(option.get_lnames().front());
 }
 
 /// The flags of the recipe, by their first names: what a checkpoint stores.
