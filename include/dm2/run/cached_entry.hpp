@@ -56,6 +56,10 @@ inline constexpr std::uint64_t most_statement_bytes = std::uint64_t{1} << 20;
   return dm2::detail::crc32c(std::as_bytes(std::span{text}));
 }
 
+[[nodiscard]] inline std::string footer_text(std::uint32_t length, std::uint32_t crc) {
+  return std::string{entry_mark} + digits(length) + ' ' + digits(crc) + '\n';
+}
+
 /// The text behind an object: a line a field, the identity byte by byte, the footer.
 [[nodiscard]] inline std::string statement_text(entry_statement const& s) {
   std::string title = s.title;
@@ -64,8 +68,7 @@ inline constexpr std::uint64_t most_statement_bytes = std::uint64_t{1} << 20;
   std::string text = "title " + title + "\nbytes " + std::to_string(s.bytes) + "\ncrc32c " + std::to_string(s.crc32c) +
                      "\nmade " + std::to_string(s.made) + "\ntook_ms " + std::to_string(s.took_ms) + "\nidentity\n" +
                      s.identity;
-  std::string const length = digits(std::uint32_t(text.size())), crc = digits(crc32c_of(text));
-  return text + std::string{entry_mark} + length + ' ' + crc + '\n';
+  return text + footer_text(std::uint32_t(text.size()), crc32c_of(text));
 }
 
 /// A number of which nothing is left over.
@@ -94,8 +97,8 @@ template <class T>
 
 /// Length and CRC-32C of the statement, as the footer has them.
 [[nodiscard]] inline bool parse_footer(std::string_view footer, std::uint32_t& length, std::uint32_t& crc) {
-  return footer.starts_with(entry_mark) && parse_number(footer.substr(entry_mark.size(), 8), length, 16) &&
-         parse_number(footer.substr(entry_mark.size() + 9, 8), crc, 16);
+  return parse_number(footer.substr(entry_mark.size(), 8), length, 16) &&
+         parse_number(footer.substr(entry_mark.size() + 9, 8), crc, 16) && footer == footer_text(length, crc);
 }
 
 /// The CRC-32C of a file's first `bytes` bytes; false where it has fewer or cannot be read.

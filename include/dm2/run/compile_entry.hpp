@@ -26,13 +26,13 @@ struct entry_place {
 };
 
 /// The compilers' commands, one a unit, and the linker's, alone.
-[[nodiscard]] inline std::vector<logged_command> commands_of(build_request const& r, std::filesystem::path const& in) {
-  std::vector<logged_command> out;
-  logged_command link{r.link, in / "link.log", true};
+[[nodiscard]] inline std::vector<compiler_command> commands_of(build_request const& r,
+                                                               std::filesystem::path const& in) {
+  std::vector<compiler_command> out;
+  compiler_command link{r.link, true};
   link.words.insert(link.words.end(), {"-o", (in / "model.so").string()});
   for (unit const& u : r.units) {
-    logged_command& compile =
-        out.emplace_back(logged_command{u.compile.empty() ? r.compile : u.compile, in / (u.name + ".log")});
+    compiler_command& compile = out.emplace_back(compiler_command{u.compile.empty() ? r.compile : u.compile});
     std::string const object = (in / (u.name + ".o")).string();
     compile.words.insert(compile.words.end(), {"-c", (in / u.name).string(), "-o", object});
     link.words.push_back(object);

@@ -9,6 +9,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -36,10 +37,9 @@ struct compile_error : std::runtime_error {
 
 namespace detail {
 
-/// A program with its words, and the file that gets what it prints.
-struct logged_command {
+/// A program with its words.
+struct compiler_command {
   std::vector<std::string> words;
-  std::filesystem::path log;
   bool alone = false;  ///< begins when all before it have ended
 };
 
@@ -69,8 +69,7 @@ struct logged_command {
 }
 
 /// The first lines of a file, up to 30 and 4,000 bytes; empty where it cannot be read.
-[[nodiscard]] inline std::string first_lines(std::filesystem::path const& path) {
-  descriptor const file = open_file(path, O_RDONLY);
+[[nodiscard]] inline std::string first_lines(descriptor const& file) {
   std::string text(4000, '\0');
   ::ssize_t const got = file ? ::pread(file.get(), text.data(), text.size(), 0) : 0;
   text.resize(got > 0 ? std::size_t(got) : 0);
@@ -91,7 +90,7 @@ class compiler_process {
  public:
   /// Starts the watcher; `folder` need not be there yet, and is the commands' TMPDIR and current folder. `lock` names
   /// the lock's file, which this process holds. Throws std::runtime_error where the system gives no process.
-  compiler_process(std::vector<logged_command> commands, std::filesystem::path folder, std::filesystem::path lock)
+  compiler_process(std::vector<compiler_command> commands, std::filesystem::path folder, std::filesystem::path lock)
       : commands_{std::move(commands)}, folder_{std::move(folder)}, lock_{std::move(lock)} {
     prepare();
     int ends[2];
@@ -157,20 +156,20 @@ class compiler_process {
     plan_.folder = folder_.c_str();
     plan_.lock = lock_.c_str();
     plan_.jobs = int(std::max(1u, std::thread::hardware_concurrency()));
-    for (logged_command& command : commands_) {
+    for (compiler_command& command : commands_) {
       command.words.at(0) = program_path(command.words.at(0));
       watched_command& out = plan_.commands.emplace_back();
       for (std::string& word : command.words) out.words.push_back(word.data());
       out.words.push_back(nullptr);
-      out.log = command.log.c_str();
+      out.log = logs_.emplace_back(::memfd_create("dm2 compiler output", MFD_CLOEXEC)).get();
       out.alone = command.alone;
     }
   }
   [[nodiscard]] std::string failure(watch_message const& said) const {
-    logged_command const& command = commands_.at(std::size_t(said.command));
+    compiler_command const& command = commands_.at(std::size_t(said.command));
     if (said.kind == watch_message::not_started)
       return shell_text(command.words) + "\ncannot be started: " + system_message(said.value);
-    std::string const printed = first_lines(command.log);
+    std::string const printed = first_lines(logs_.at(std::size_t(said.command)));
     std::string out = shell_text(command.words);
     if (WIFSIGNALED(said.value))
       out += "\nwas ended by signal " + std::to_string(WTERMSIG(said.value)) + " (" +
@@ -183,10 +182,11 @@ class compiler_process {
     return out + (printed.empty() ? ", and printed nothing" : ":\n" + printed);
   }
 
-  std::vector<logged_command> commands_;
+  std::vector<compiler_command> commands_;
   std::filesystem::path folder_, lock_;
   std::vector<std::string> environment_;
   watch_plan plan_;
+  std::vector<descriptor> logs_;  ///< in memory: on a full disk the message about it would be lost
   descriptor channel_;
   ::pid_t child_ = -1;
 };

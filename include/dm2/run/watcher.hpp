@@ -23,10 +23,10 @@ namespace dm2::run::detail {
 
 /// One program to start, as execve takes it.
 struct watched_command {
-  std::vector<char*> words;   ///< with a null pointer at the end; the first is a path
-  char const* log = nullptr;  ///< the file that gets what it prints
-  bool alone = false;         ///< begins when all before it have ended
-  ::pid_t running = 0;        ///< its process and its group, while it runs
+  std::vector<char*> words;  ///< with a null pointer at the end; the first is a path
+  int log = -1;              ///< the open file that gets what it prints
+  bool alone = false;        ///< begins when all before it have ended
+  ::pid_t running = 0;       ///< its process and its group, while it runs
 };
 
 /// All that the watcher needs, made before the fork: behind it nothing may be allocated.
@@ -103,8 +103,7 @@ class watcher {
   [[noreturn]] void become(watched_command const& command) const noexcept {
     ::setpgid(0, 0);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    int const log = ::open(command.log, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (log >= 0) ::dup2(log, 1), ::dup2(log, 2);
+    if (command.log >= 0) ::dup2(command.log, 1), ::dup2(command.log, 2);
     ::sigset_t none;
     ::sigemptyset(&none);
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
