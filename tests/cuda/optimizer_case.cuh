@@ -97,7 +97,7 @@ struct device_run {
         first{copy(host.rule.momentum())},
         second{host.rule.second_moment().empty() ? std::vector<T>(n) : copy(host.rule.second_moment())},
         average{copy(host.average.state())},
-        lines{cuda::update_lines<C>(rule.shared_pairs)} {}
+        lines{cuda::update_lines<C>(rule)} {}
 
   template <class T>
   static std::vector<T> copy(std::span<T> x) {

@@ -12,6 +12,7 @@
 #include <span>
 #include <stdexcept>
 #include <string_view>
+#include <type_traits>
 
 namespace dm2 {
 namespace detail {
@@ -74,15 +75,25 @@ constexpr auto make_entry_names() {
 template <config C>
 inline constexpr auto entry_names = make_entry_names<C>();
 
+/// parameter_entry::layer of a layer that for_each_layer visits with that number.
+template <config C, class Layer>
+constexpr int layer_of(int number) {
+  if (std::is_same_v<Layer, head_layer<C>>) return C.depth + 1;
+  if (std::is_same_v<Layer, final_layer<C>>) return C.depth;
+  return number + 1;
+}
+
 template <config C>
 constexpr auto make_parameter_table() {
   std::array<parameter_entry, entry_count<C>> table{};
   std::size_t k = 0, offset = 0, counters = 0;
-  for_each_layer<C>([&]<class Layer>(int) {
+  for_each_layer<C>([&]<class Layer>(int number) {
+    int const layer = layer_of<C, Layer>(number);
     for (parameter_info const& p : Layer::param_table) {
       name_buffer const& name = entry_names<C>[k];
       bool const counter = p.kind == entry_kind::counter;
-      table[k++] = {{name.text.data(), name.length}, p.shape, p.rank, counter ? counters++ : offset, p.size(), p.kind};
+      std::size_t const place = counter ? counters++ : offset;
+      table[k++] = {{name.text.data(), name.length}, p.shape, p.rank, place, p.size(), p.kind, p.role, layer};
       offset += p.extent();
     }
   });
