@@ -25,7 +25,7 @@ namespace dm2::example {
 
 /// As a person types them; docs/fine_tuning.md says what they mean.
 struct tuning_flags {
-  std::string freeze = "none", no_decay;
+  std::string freeze = "none", no_decay = "none";
   double layer_decay = 1, head_scale = 1;
 };
 
@@ -48,8 +48,8 @@ inline void add_tuning_flags(CLI::App& app, tuning_flags& f) {
       ->group(group);
   app.add_option("--no-decay", f.no_decay,
                  "What weight decay leaves alone: 1d (parameters of one dimension), norm, bias, scan, embedding,\n"
-                 "head, and (parts of) parameters' names; timm's rule is 1d,cls_token,pos_embed. Left out: nothing")
-      ->type_name("WORD,...")
+                 "head, and (parts of) parameters' names; timm's rule is 1d,cls_token,pos_embed")
+      ->type_name("WORD,...|none")
       ->group(group);
 }
 
@@ -85,10 +85,11 @@ namespace detail {
 [[nodiscard]] inline tuning_options flagged_tuning(tuning_flags const& f, std::span<parameter_entry const> table) {
   int heads = 0;
   for (parameter_entry const& e : table) heads = std::max(heads, e.layer);
-  tuning_options out{.frozen = detail::frozen_layers(f.freeze, heads - 1),
-                     .layer_decay = f.layer_decay,
-                     .head_scale = f.head_scale,
-                     .no_decay = detail::comma_words("--no-decay", f.no_decay)};
+  tuning_options out{
+      .frozen = detail::frozen_layers(f.freeze, heads - 1),
+      .layer_decay = f.layer_decay,
+      .head_scale = f.head_scale,
+      .no_decay = f.no_decay == "none" ? std::vector<std::string>{} : detail::comma_words("--no-decay", f.no_decay)};
   try {
     static_cast<void>(parameter_groups{table, {.tuning = out}});
   } catch (std::invalid_argument const& problem) {
@@ -114,7 +115,7 @@ namespace detail {
   if (trained != all) parts.push_back("trains " + grouped(trained) + " of " + grouped(all) + " parameters");
   if (f.layer_decay != 1) parts.push_back("each layer down learns at " + number(f.layer_decay) + " of the rate");
   if (f.head_scale != 1) parts.push_back("heads at " + number(f.head_scale) + " times the rate");
-  if (!f.no_decay.empty()) parts.push_back("no decay of " + grouped(spared) + " of them");
+  if (f.no_decay != "none") parts.push_back("no decay of " + grouped(spared) + " of them");
   std::string out;
   for (std::string const& part : parts) out += (out.empty() ? "" : "; ") + part;
   return out;
