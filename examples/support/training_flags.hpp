@@ -15,6 +15,7 @@
 #include "command_line.hpp"
 #include "model_flags.hpp"
 #include "text.hpp"
+#include "tuning_flags.hpp"
 
 #include <charconv>
 #include <cmath>
@@ -45,6 +46,7 @@ struct training_flags {
   int batch = 256, accumulate = 4, validation_batch = 0;
   dm2::schedule rates{};
   optimizer_options optimizer{};
+  tuning_flags tuning{};
   std::optional<double> ema_decay;  ///< what is not given follows the number of steps
   bool ema = true, ema_warm_up = false;
 
@@ -200,7 +202,7 @@ inline void add_optimizer(CLI::App& app, training_flags& f) {
       ->check(at_least_zero())
       ->group(group);
   app.add_option("--min-lr", f.rates.floor, "Learning rate at the end")->check(at_least_zero())->group(group);
-  app.add_option("--weight-decay,--wd", f.optimizer.weight_decay, "Decay of every parameter")
+  app.add_option("--weight-decay,--wd", f.optimizer.weight_decay, "Decay of every parameter (but --no-decay)")
       ->check(at_least_zero())
       ->group(group);
   add_pair(app, "--opt-betas", f.betas, "Betas of the optimizer")->check(below_one())->group(group);
@@ -314,6 +316,7 @@ inline void add_training_flags(CLI::App& app, training_flags& f) {
   detail::add_data(app, f);
   detail::add_model(app, f);
   detail::add_optimizer(app, f);
+  add_tuning_flags(app, f.tuning);
   detail::add_augmentation(app, f);
   detail::add_run(app, f);
   detail::add_processes(app, f);

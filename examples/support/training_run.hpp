@@ -49,6 +49,7 @@ inline void require_flags(training_flags const& f, config const& c) {
                       std::to_string(c.image.height / c.patch) + " patches a side"};
   if (f.token_labels && f.labels.empty()) throw usage_error{"--token-label needs --token-label-data"};
   if (f.fresh_optimizer && f.resume.empty()) throw usage_error{"--no-resume-opt needs --resume"};
+  (void)flagged_tuning(f.tuning, model_table{c}.entries());
 }
 
 /// Throws file_error where a checkpoint's classes are not the data's.
@@ -155,6 +156,9 @@ class training_run {
     compare_flags(resumed_, arguments_);
     describe_run(length);
     for (std::string const& line : recipe_notices(flags_, *flags_.ema_decay, length)) notice(line);
+    if (flags_.tuning.freeze != "none" && !from_ && flags_.initial.empty())
+      notice("--freeze " + flags_.tuning.freeze +
+             " keeps layers at random numbers: --pretrained FILE starts elsewhere");
     if (flags_.amp && on_host()) notice("--amp changes nothing here: the CPU computes in float");
   }
   static void notice(std::string const& line) { std::cerr << "train: " << printable(line) << '\n'; }
@@ -221,6 +225,7 @@ class training_run {
     o.rates = flags_.rates;
     o.optimizer = flags_.optimizer;
     std::tie(o.optimizer.beta1, o.optimizer.beta2) = flags_.betas;
+    o.optimizer.tuning = flagged_tuning(flags_.tuning, table);
     o.ema_decay = flags_.ema ? *flags_.ema_decay : 0;
     o.ema_warm_up = flags_.ema_warm_up;
     o.smoothing = flags_.smoothing;
@@ -256,10 +261,12 @@ class training_run {
     print_notices("train", file, report.left_out);
     std::cout << "weights    " << printable(path.string()) << (file.averaged() ? " (averages): " : ": ")
               << report.loaded << " tensors loaded";
-    if (!report.reinitialised.empty()) std::cout << "; new: " << joined(report.reinitialised);
-    if (!report.resized.empty()) std::cout << "; resized: " << joined(report.resized);
-    std::cout << std::endl;
-    if (report.reinitialised.empty()) compare_classes(file);
+    if (!report.reinitialised.empty()) std::cout << ", " << report.reinitialised.size() << " begin anew";
+    std::cout << '\n';
+    for (std::string const& line : report.lines) std::cout << "           " << printable(line) << '\n';
+    std::cout << std::flush;
+    auto const& anew = report.reinitialised;
+    if (std::find(anew.begin(), anew.end(), "head.weight") == anew.end()) compare_classes(file);
   }
   /// Says where the head of the weights to start from may number the classes in another way.
   void compare_classes(tensor_file const& file) const {
@@ -273,6 +280,12 @@ class training_run {
              data_.training.root().string());
   }
 
+  [[nodiscard]] std::string tuning_line(std::span<parameter_entry const> table) const {
+    optimizer_options o = flags_.optimizer;
+    o.tuning = flagged_tuning(flags_.tuning, table);
+    std::string const text = tuning_text(flags_.tuning, o, table);
+    return text.empty() ? "" : "tuning     " + text + '\n';
+  }
   void describe_run(run_length const& length) const {
     training_flags const& f = flags_;
     model_table const table{model_};
@@ -292,7 +305,8 @@ class training_run {
               << (f.optimizer.kind == optimizer_kind::lion ? "Lion" : "AdamW") << ", weight decay "
               << short_number(f.optimizer.weight_decay) << ", "
               << (f.ema ? "averages " + short_number(*f.ema_decay) : "no averages") << '\n'
-              << "memory     " << byte_size(code_.training_bytes(f.batch) + 5 * sizeof(float) * table.state_extent())
+              << tuning_line(table.entries()) << "memory     "
+              << byte_size(code_.training_bytes(f.batch) + 5 * sizeof(float) * table.state_extent())
               << " for the network, on the " << (on_host() ? "CPU, fp32" : "GPU, " + flags_.precision) << '\n'
               << "run        " << printable(folder_.files().root().string()) << '\n';
     (void)output_written("train");

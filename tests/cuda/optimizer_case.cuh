@@ -87,6 +87,10 @@ struct device_run {
   device_records<cuda::step_scalars> scalars{{cuda::step_scalars{}}};
   device_records<cuda::gradient_measure> measure{{{NAN, NAN}}};
   device_records<cuda::finite_guard> guard{{cuda::finite_guard{}}};
+  parameter_groups groups{parameter_table<C>, rule};
+  std::vector<std::uint8_t> of_lines = cuda::line_groups<C>(groups, rule);
+  device_records<std::uint8_t> line_groups{of_lines.empty() ? std::vector<std::uint8_t>(1) : of_lines};
+  device_records<cuda::group_rates> rates{std::vector<cuda::group_rates>(groups.groups().size())};
   bool clear = true;
 
   template <class T>
@@ -97,7 +101,7 @@ struct device_run {
         first{copy(host.rule.momentum())},
         second{host.rule.second_moment().empty() ? std::vector<T>(n) : copy(host.rule.second_moment())},
         average{copy(host.average.state())},
-        lines{cuda::update_lines<C>(rule.shared_pairs)} {}
+        lines{cuda::update_lines<C>(rule)} {}
 
   template <class T>
   static std::vector<T> copy(std::span<T> x) {
@@ -105,6 +109,10 @@ struct device_run {
   }
   void set(std::int64_t step, double lr, double decay) {
     scalars.write({cuda::make_step_scalars(rule, step, lr, decay)});
+    std::vector<cuda::group_rates> own;
+    for (parameter_group const& g : groups.groups())
+      own.push_back(cuda::make_group_rates(rule, step, lr, g.scale, g.decay));
+    rates.write(own);
   }
   /// Enqueues a step with the scalars that are set.
   void run(double scale = 1) {
@@ -112,7 +120,10 @@ struct device_run {
                             {rule.clip_norm, scale, {guard.data(), &scalars.data()->step, 0}}, measure.data());
     cuda::update_buffers<E> const buffers{weights.data(), gradients.data(), first.data(),
                                           second.data(),  average.data(),   rounded.data()};
-    cuda::optimizer_step(ctx, rule, buffers, lines.data(), n, scalars.data(), measure.data(), guard.data(), clear);
+    cuda::grouped_lines grouped;
+    if (!of_lines.empty()) grouped = {line_groups.data(), rates.data()};
+    cuda::optimizer_step(ctx, rule, buffers, lines.data(), n, scalars.data(), measure.data(), guard.data(), clear,
+                         grouped);
   }
 };
 

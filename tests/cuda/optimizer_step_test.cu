@@ -96,6 +96,31 @@ TEST_CASE("cuda optimizer_step: several steps equal the CPU's in double") {
       }
 }
 
+TEST_CASE_TEMPLATE("cuda optimizer_step: groups of parameters take their own rate and decay, frozen ones stay", P,
+                   in_bf16, in_fp32) {
+  for (auto kind : {optimizer_kind::lion, optimizer_kind::adamw})
+    for (bool pairs : {false, true})
+      for (int frozen : {0, 2}) {
+        CAPTURE(pairs);
+        CAPTURE(frozen);
+        auto o = options(kind, pairs, 0.05);
+        o.tuning = {.frozen = frozen, .layer_decay = 0.5, .head_scale = 3, .no_decay = {"1d", "pos_embed"}};
+        check_steps<little, P::value>(o);
+        if (frozen < 2) check_steps<many_heads, P::value>(o);
+      }
+}
+
+TEST_CASE("cuda optimizer_step: lines need groups only where they differ") {
+  auto const groups_of = [](optimizer_options const& o) {
+    return cuda::line_groups<little>(parameter_groups{parameter_table<little>, o}, o);
+  };
+  CHECK(groups_of({}).empty());
+  CHECK(groups_of({.tuning = {.frozen = 3}}).empty());
+  CHECK(groups_of({.weight_decay = 0, .tuning = {.no_decay = {"norm"}}}).empty());
+  CHECK(groups_of({.tuning = {.no_decay = {"norm"}}}).size() == state_extent<little> / 64);
+  CHECK_FALSE(groups_of({.tuning = {.head_scale = 2}}).empty());
+}
+
 TEST_CASE("cuda optimizer_step: statistics and parameters that nothing reads do not move, but are averaged") {
   host_run<little, float> host{options(optimizer_kind::lion, true), 0.75};
   std::fill(host.gradients.begin(), host.gradients.end(), 1.f);

@@ -81,6 +81,57 @@ constexpr config with(image_size image, int classes) {
   return c;
 }
 
+/// What load_pretrained looks at of a model, without a network around it.
+template <config C>
+struct bare_model {
+  static constexpr config configuration = C;
+  std::vector<float> numbers = std::vector<float>(state_extent<C>);
+  std::vector<std::int64_t> counts = std::vector<std::int64_t>(counter_count<C>);
+
+  explicit bare_model(float first) {
+    for (parameter_entry const& e : parameter_table<C>)
+      if (e.kind != entry_kind::counter)
+        for (std::size_t i = 0; i < e.size; ++i) numbers[e.offset + i] = first + float(e.offset + i);
+  }
+  static std::span<parameter_entry const> table() { return parameter_table<C>; }
+  std::span<float> state() { return numbers; }
+  std::span<float const> state() const { return numbers; }
+  std::span<std::int64_t> counters() { return counts; }
+  std::span<std::int64_t const> counters() const { return counts; }
+};
+
+/// A model of To from the weights of one of From. Holds each entry against the file's, or what it was.
+template <config From, config To>
+pretrained_report transfer() {
+  scratch_folder const folder;
+  bare_model<From> const source{1e6f};
+  bare_model<To> net{-1e6f};
+  bare_model<To> const before = net;
+  save(source, folder / "m.safetensors");
+  tensor_file const file{folder / "m.safetensors"};
+  auto const report = load_pretrained(net, file);
+  auto const listed = [&](std::vector<std::string> const& names, std::string_view name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  for (parameter_entry const& e : net.table()) {
+    if (e.kind == entry_kind::counter || listed(report.resized, e.name)) continue;
+    CAPTURE(e.name);
+    auto const now = net.state().subspan(e.offset, e.size);
+    if (listed(report.reinitialised, e.name)) {
+      CHECK(std::equal(now.begin(), now.end(), before.state().subspan(e.offset, e.size).begin()));
+      continue;
+    }
+    stored_tensor const* const t = file.find(std::string{e.name});
+    REQUIRE(t != nullptr);
+    auto const want = to_vector<float>(*t);
+    CHECK(std::equal(now.begin(), now.end(), want.begin(), want.end()));
+  }
+  CHECK(report.loaded + report.reinitialised.size() + report.resized.size() == net.table().size());
+  return report;
+}
+
+using lines = std::vector<std::string>;
+
 template <class M>
 std::span<float const> entry(M const& net, std::string_view name) {
   for (parameter_entry const& e : net.table())
@@ -186,7 +237,91 @@ TEST_CASE("load_pretrained: the same model is loaded whole") {
   CHECK(std::equal(source.state().begin(), source.state().end(), net.state().begin()));
 }
 
-TEST_CASE("load_pretrained: anything else that differs is refused by name, and the model stays as it is") {
+TEST_CASE("load_pretrained: layers that the file lacks begin anew, those that the model lacks are left out") {
+  constexpr config deep = [] {
+    config c = small_config;
+    c.depth = 4;
+    return c;
+  }();
+  auto const more = transfer<small_config, deep>();
+  CHECK(more.lines == lines{"layers.2 to layers.3 begin anew: the file has none"});
+  CHECK(more.left_out.empty());
+  auto const fewer = transfer<deep, small_config>();
+  CHECK(fewer.lines.empty());
+  CHECK(fewer.left_out.size() == parameter_table<deep>.size() - parameter_table<small_config>.size());
+  constexpr config wider_mlp = [] {
+    config c = small_config;
+    c.mlp_dim = 5;
+    return c;
+  }();
+  CHECK(transfer<small_config, wider_mlp>().lines ==
+        lines{"layers.0.mlp to layers.1.mlp begin anew: the file has none"});
+}
+
+TEST_CASE("load_pretrained: what has another shape begins anew with what belongs to it, and the rest is taken") {
+  constexpr config fine = [] {
+    config c = small_config;
+    c.patch = 4;
+    return c;
+  }();
+  CHECK(transfer<small_config, fine>().lines ==
+        lines{"pos_embed is resized: 2 x 2 patches in the file, 4 x 4 in the program",
+              "patch_embed.proj begins anew: patch_embed.proj.weight is [8, 4, 4, 4] in the file, [8, 4, 2, 2] in the "
+              "program"});
+  constexpr config grey = [] {
+    config c = small_config;
+    c.channels = 1;
+    return c;
+  }();
+  auto const colourless = transfer<small_config, grey>();
+  CHECK(colourless.lines ==
+        lines{"patch_embed.conv1 begins anew: patch_embed.conv1.weight is [4, 3, 7, 7] in the file, "
+              "[4, 1, 7, 7] in the program"});
+  CHECK(colourless.reinitialised.size() == 6);  // its BatchNorm, too
+  constexpr config of_mixers = [] {
+    config c = small_config;
+    c.attn_layers = layers();
+    return c;
+  }();
+  auto const mixers = transfer<small_config, of_mixers>();
+  REQUIRE(mixers.lines.size() == 1);
+  CHECK(mixers.lines[0].starts_with("layers.1 begins anew: mixer.in_proj.weight is [24, 8] in the file, "));
+}
+
+TEST_CASE("load_pretrained: layers whose numbers mean something else begin anew") {
+  constexpr config turned = [] {
+    config c = small_config;
+    c.attn_rotary = 2;
+    return c;
+  }();
+  CHECK(transfer<small_config, turned>().lines ==
+        lines{"layers.1 begins anew: attn_rotary: 4 in the file, 2 in the program"});
+  constexpr config both_ways = [] {
+    config c = small_config;
+    c.variant = mixer_variant::bidirectional;
+    return c;
+  }();
+  CHECK(transfer<small_config, both_ways>().lines ==
+        lines{"layers.0 begins anew: variant: \"published\" in the file, \"bidirectional\" in the program"});
+}
+
+TEST_CASE("load_pretrained: a file that lacks a part of a layer is refused by name") {
+  scratch_folder const folder;
+  bare_model<small_config> const source{1}, before{2};
+  std::vector<stored_tensor> tensors;
+  detail::add_entry_tensors(tensors, "", source.table(), source.state(), source.counters());
+  std::erase_if(tensors, [](stored_tensor const& t) { return t.name == "layers.0.mixer.D"; });
+  write_safetensors(folder / "m.safetensors", tensors, {});
+  bare_model<small_config> net = before;
+  CHECK_THROWS_WITH_AS(
+      static_cast<void>(load_pretrained(net, tensor_file{folder / "m.safetensors"})),
+      ((folder / "m.safetensors").string() + ": does not fit the model (1 difference)\n  missing: layers.0.mixer.D [1]")
+          .c_str(),
+      file_error);
+  CHECK(net.numbers == before.numbers);
+}
+
+TEST_CASE("load_pretrained: a file with no layer that can be taken is refused, and the model stays as it is") {
   scratch_folder const folder;
   constexpr config wider = [] {
     config c = small_config;

@@ -148,7 +148,7 @@ class end_kernels {
     cuda::context<P> ctx{table_.stream().get()};
     random_array<float> const weights{n}, gradients{n}, momentum{n}, average{n};
     random_array<T> const copies{n};
-    auto const host_lines = cuda::update_lines<C>(false);
+    auto const host_lines = cuda::update_lines<C>(optimizer_options{});
     auto const host_scalars = cuda::make_step_scalars({}, 1, 1e-4, 0.9999);
     cuda::device_memory const lines_memory{host_lines.size() * sizeof(host_lines[0])};
     cuda::device_memory const scalars{sizeof host_scalars}, measure{sizeof(cuda::gradient_measure)};

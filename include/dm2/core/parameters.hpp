@@ -22,17 +22,46 @@ enum class entry_kind : std::uint8_t {
   counter     ///< BatchNorm's 64-bit step count: saved, kept beside the flat buffer
 };
 
+/// What a parameter is to rules that treat some otherwise than others: weight decay, above all.
+enum class parameter_role : std::uint8_t {
+  weight,     ///< of a projection or a convolution
+  norm,       ///< what a norm multiplies by
+  bias,       ///< what is added, by BatchNorm too
+  embedding,  ///< class token and position embedding
+  head,       ///< a classifier's weight
+  scan        ///< of the recurrence, one number a head: A_log, D, dt_bias
+};
+
+namespace detail {
+
+/// The role of the parameter of that name, whatever layer stands before it. Statistics count as what they are beside.
+constexpr parameter_role role_of(std::string_view name) {
+  auto const ends = [&](auto... end) { return (name.ends_with(end) || ...); };
+  if (ends("cls_token", "pos_embed")) return parameter_role::embedding;
+  if (ends(".A_log", ".A_log_b", ".D", ".D_b", ".dt_bias", ".dt_bias_b")) return parameter_role::scan;
+  if (ends(".bias")) return parameter_role::bias;
+  if (ends("head.weight")) return parameter_role::head;
+  std::size_t const last = name.rfind('.');
+  std::string_view const owner = last == name.npos ? name : name.substr(0, last);  // "mixer.norm_b", "patch_embed.bn1"
+  std::size_t const dot = owner.rfind('.');
+  std::string_view const kind = dot == owner.npos ? owner : owner.substr(dot + 1);
+  return kind.starts_with("norm") || kind.starts_with("bn") ? parameter_role::norm : parameter_role::weight;
+}
+
+}  // namespace detail
+
 /// One row of a layer's table. The name is relative to the layer, as in the published state dict.
 struct parameter_info {
-  std::string_view name;                    ///< relative to the layer, for example "mixer.in_proj.weight"
-  std::array<int, 4> shape{1, 1, 1, 1};     ///< the first `rank` extents count, the others are 1
-  int rank = 0;                             ///< 0 for a scalar
-  entry_kind kind = entry_kind::parameter;  ///< decides how training treats it
+  std::string_view name;                         ///< relative to the layer, for example "mixer.in_proj.weight"
+  std::array<int, 4> shape{1, 1, 1, 1};          ///< the first `rank` extents count, the others are 1
+  int rank = 0;                                  ///< 0 for a scalar
+  entry_kind kind = entry_kind::parameter;       ///< decides how training treats it
+  parameter_role role = parameter_role::weight;  ///< told by the name
 
   constexpr parameter_info() = default;
   /// A row of that name and shape; at most four extents.
   constexpr parameter_info(std::string_view n, std::initializer_list<int> extents, entry_kind k = entry_kind::parameter)
-      : name{n}, rank{int(extents.size())}, kind{k} {
+      : name{n}, rank{int(extents.size())}, kind{k}, role{detail::role_of(n)} {
     std::size_t i = 0;
     for (int e : extents) shape[i++] = e;
   }
@@ -57,7 +86,11 @@ struct parameter_entry {
   int rank = 0;                          ///< 0 for a scalar
   std::size_t offset = 0;  ///< elements from the start of the flat buffer; for a counter, its index among the counters
   std::size_t size = 0;    ///< elements
-  entry_kind kind = entry_kind::parameter;  ///< decides how training treats it
+  entry_kind kind = entry_kind::parameter;       ///< decides how training treats it
+  parameter_role role = parameter_role::weight;  ///< what rules ask for
+  /// 0: the stem and the embeddings; i + 1: layer i of the trunk, the last one with the norm behind it; depth + 1: the
+  /// heads. timm numbers a Vision Transformer so.
+  int layer = 0;
 };
 
 /// Elements that a layer takes in the flat buffer.

@@ -89,6 +89,17 @@ void stem_forward_train(context<T>& ctx, T const* picture, stem_parameters<S, T 
   }
 }
 
+/// stem_forward with the signature of stem_forward_train, for a stem that stays as it is: the running statistics
+/// normalise and do not move, and nothing is saved, since no backward follows.
+template <stem_shape S, class T>
+void stem_forward_frozen(context<T>& ctx, T const* picture, stem_parameters<S, T const> const& p,
+                         stem_statistics<S, T> const& running, std::type_identity_t<rows<T, S.dim>> grid,
+                         stem_saved<S, T> const&) {
+  stem_statistics<S, T const> const fixed{{running.mean[0], running.mean[1], running.mean[2]},
+                                          {running.var[0], running.var[1], running.var[2]}};
+  stem_forward(ctx, picture, p, fixed, grid);
+}
+
 namespace detail {
 
 /// Scratch of stem_backward beside stem_train_scratch.

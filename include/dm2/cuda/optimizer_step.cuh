@@ -214,6 +214,25 @@ struct step_scalars {
           .step = step};
 }
 
+/// A group's part of step_scalars (parameter_groups).
+struct group_rates {
+  float keep;  ///< as step_scalars::keep, with the group's rate and decay
+  float rate;  ///< as step_scalars::rate, with the group's rate
+};
+
+/// The rates of a group whose rate is `scale` times lr and whose decay is `decay`.
+[[nodiscard]] inline group_rates make_group_rates(optimizer_options const& o, std::int64_t step, double lr,
+                                                  double scale, double decay) {
+  step_scalars const s = make_step_scalars(dm2::detail::with_decay(o, decay), step, lr * scale, 0);
+  return {s.keep, s.rate};
+}
+
+/// The groups of the lines, on the device; nothing where all lines have the scalars' rates.
+struct grouped_lines {
+  std::uint8_t const* group = nullptr;  ///< of each line; what still lines have is not looked at
+  group_rates const* rates = nullptr;   ///< of each group
+};
+
 /// Flat buffers that are laid out as a model's state, 16-byte aligned. All but weights, gradients and first may be
 /// null; AdamW wants second too.
 template <class E>
@@ -232,6 +251,7 @@ template <class E>
 struct update_call {
   update_buffers<E> to;
   std::uint16_t const* lines;
+  grouped_lines groups;
   step_scalars const* scalars;
   gradient_measure const* measure;  ///< or null for a factor of 1
   finite_guard const* guard;        ///< or null
@@ -310,20 +330,28 @@ template <bool Adamw, class E>
 __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
   constexpr std::uint32_t line = update_line::size / 4;
   if (c.guard != nullptr && c.guard->step != 0) return;
-  step_scalars const s = *c.scalars;
+  step_scalars s = *c.scalars;
   float const factor = c.measure == nullptr ? 1.f : c.measure->factor;
+  auto const take_rates = [&](std::uint32_t packet) {
+    if (c.groups.group == nullptr) return;
+    group_rates const own = c.groups.rates[c.groups.group[packet / line]];
+    s.keep = own.keep;
+    s.rate = own.rate;
+  };
   for (std::uint32_t i = blockIdx.x * 256 + threadIdx.x; i < c.packets; i += gridDim.x * 256) {
     std::uint16_t const kind = c.lines[i / line];
     update_packet<Adamw> own;
     own.p = load_packet<4>(c.to.weights + std::size_t{i} * 4);
     own.load(c, i);
     if (kind == update_line::second) continue;
+    take_rates(i);
     if (kind != update_line::still) own.move(c, s, factor);
     if (kind > update_line::pair) {
       std::uint32_t const at = i + std::uint32_t(kind - update_line::pair) * line;
       update_packet<Adamw> other;
       other.p = own.p;
       other.load(c, at);
+      take_rates(at);
       other.move(c, s, factor);
       other.store_moved(c, at);
       other.finish(c, s, at);
@@ -343,7 +371,7 @@ __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
 ///          p <- p (1 - lr decay) - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 /// Average  a <- a - (1 - decay) (a - p), of the still lines too
 ///
-/// Shapes   every buffer [n], n a multiple of 64; lines [n / 64], as update_lines<C>(rule.shared_pairs) makes them;
+/// Shapes   every buffer [n], n a multiple of 64; lines [n / 64], as update_lines<C>(rule) makes them, and so `groups`;
 ///          scalars, measure, guard on the device. measure and guard may be null: a factor of 1, and no guard.
 /// Writes   weights, moments, average (updated), the rounded copy (=), gradients (= 0 with `clear`). Where guard names
 ///          a step, nothing.
@@ -352,11 +380,13 @@ __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
 template <precision P, class E>
 void optimizer_step(context<P>& ctx, optimizer_options const& rule, update_buffers<E> const& buffers,
                     std::uint16_t const* lines, std::size_t n, step_scalars const* scalars,
-                    gradient_measure const* measure, finite_guard const* guard, bool clear) {
+                    gradient_measure const* measure, finite_guard const* guard, bool clear,
+                    grouped_lines const& groups = {}) {
   std::uint32_t const packets = detail::whole_lines("optimizer_step.n modulo 64", n);
   if (!ctx.reserve(0) || n == 0) return;
   detail::update_call<E> const call{.to = buffers,
                                     .lines = lines,
+                                    .groups = groups,
                                     .scalars = scalars,
                                     .measure = measure,
                                     .guard = guard,

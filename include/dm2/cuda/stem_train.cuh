@@ -18,16 +18,18 @@
 namespace dm2::cuda {
 namespace detail::stem_train {
 
-/// The forward in the general form, with at most `columns` bytes of columns at a time.
+/// The forward in the general form, with at most `columns` bytes of columns at a time. `fixed`: with the running
+/// statistics, which do not move.
 template <stem_shape S, precision P, class Reader>
 void forward_general(context<P>& ctx, Reader const& reader, stem_parameters<S, float const, space::device> const& p,
                      stem_statistics<S, float, space::device> const& running, element<P>* grid,
-                     stem_saved<S, element<P>> const& saved, int batch, std::size_t columns = columns_bytes) {
+                     stem_saved<S, element<P>> const& saved, int batch, std::size_t columns = columns_bytes,
+                     bool fixed = false) {
   using scratch_type = general_scratch<S, stem_number<element<P>>, element<P>>;
   bool const run = ctx.reserve(planned_bytes<scratch_type>(batch, columns));
   arena_scope const scope{ctx.shared()};
   scratch_type const scratch{ctx.shared(), batch, columns};
-  general_forward<S, P, Reader>{ctx, p, saved, scratch, batch, run}(reader, running, grid);
+  general_forward<S, P, Reader>{ctx, p, saved, scratch, batch, run, fixed}(reader, running, grid);
 }
 
 /// The backward in the general form.
@@ -50,12 +52,12 @@ template <stem_shape S, precision P, class Reader>
 void forward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
                     stem_parameters<S, float const, space::device> const& p,
                     stem_statistics<S, float, space::device> const& running, element<P>* grid,
-                    stem_saved<S, element<P>> const& saved, int batch) {
+                    stem_saved<S, element<P>> const& saved, int batch, bool fixed = false) {
   using T = element<P>;
   if (!ctx.reserve(planned_bytes<tensor_scratch<S, T>>(device, batch))) return;
   arena_scope const scope{ctx.shared()};
   tensor_scratch<S, T> const scratch{ctx.shared(), device, batch};
-  tensor_forward<S, T, Reader>{ctx.stream(), device, p, saved, scratch, batch}(reader, running, grid);
+  tensor_forward<S, T, Reader>{ctx.stream(), device, p, saved, scratch, batch, fixed}(reader, running, grid);
 }
 
 /// The backward on tensor cores, without the gradient of the pictures.
@@ -68,6 +70,21 @@ void backward_tensor(context<P>& ctx, device_properties const& device, Reader co
   arena_scope const scope{ctx.shared()};
   tensor_gradients<S, T> const gradients{ctx.shared(), device, batch};
   tensor_backward<S, T, Reader>{ctx.stream(), device, p, saved, gradients, batch}(reader, dgrid, grad);
+}
+
+/// The forward in the form that sizes and device allow.
+template <stem_shape S, precision P>
+void forward(context<P>& ctx, auto const& picture, stem_parameters<S, float const, space::device> const& p,
+             stem_statistics<S, float, space::device> const& running, rows<element<P>, S.dim, space::device> grid,
+             stem_saved<S, element<P>> const& saved, bool fixed) {
+  using T = element<P>;
+  int const batch = require_whole("stem.grid", grid.count, "tokens", S.tokens());
+  auto const reader = reader_of<stem::geometry<S>>(picture);
+  if (batch == 0) return;
+  if constexpr (tensor_sizes<S, T>)
+    if (tensor_fits<S, T>(ctx.device(), grid.data))
+      return forward_tensor<S>(ctx, ctx.device(), reader, p, running, grid.data, saved, batch, fixed);
+  forward_general<S>(ctx, reader, p, running, grid.data, saved, batch, columns_bytes, fixed);
 }
 
 }  // namespace detail::stem_train
@@ -88,17 +105,17 @@ void stem_forward_train(context<P>& ctx, auto const& picture, stem_parameters<S,
                         std::type_identity_t<stem_statistics<S, float, space::device>> const& running,
                         std::type_identity_t<rows<element<P>, S.dim, space::device>> grid,
                         stem_saved<S, element<P>> const& saved) {
-  using namespace detail;
-  using T = element<P>;
-  int const batch = require_whole("stem.grid", grid.count, "tokens", S.tokens());
-  auto const reader = reader_of<stem::geometry<S>>(picture);
-  if (batch == 0) return;
-  if constexpr (stem_train::tensor_sizes<S, T>)
-    if (stem_train::tensor_fits<S, T>(ctx.device(), grid.data)) {
-      stem_train::forward_tensor<S>(ctx, ctx.device(), reader, p, running, grid.data, saved, batch);
-      return;
-    }
-  stem_train::forward_general<S>(ctx, reader, p, running, grid.data, saved, batch);
+  detail::stem_train::forward<S>(ctx, picture, p, running, grid, saved, false);
+}
+
+/// stem_forward_train for a stem that stays as it is: the running statistics normalise, and do not move. The same
+/// kernels, so that a training program holds no second stem; no backward follows.
+template <stem_shape S, precision P>
+void stem_forward_frozen(context<P>& ctx, auto const& picture, stem_parameters<S, float const, space::device> const& p,
+                         std::type_identity_t<stem_statistics<S, float, space::device>> const& running,
+                         std::type_identity_t<rows<element<P>, S.dim, space::device>> grid,
+                         stem_saved<S, element<P>> const& saved) {
+  detail::stem_train::forward<S>(ctx, picture, p, running, grid, saved, true);
 }
 
 /// The gradient of stem_forward_train.

@@ -49,7 +49,7 @@ class step_engine<C, cuda::context<P>> {
       : net_{net},
         optimizer_{rule},
         average_{average},
-        network_{options.batch},
+        network_{options.batch, rule.options().tuning.frozen},
         processes_{processes},
         rounds_{network_, processes, options.accumulate},
         rule_{network_, rounds_, rule.options(), options.accumulate, 1 / loss_scale},
@@ -90,7 +90,8 @@ class step_engine<C, cuda::context<P>> {
     if (places_.empty()) throw std::logic_error{"dm2::step_engine: a step without a micro-batch"};
     optimizer_.set_steps(optimizer_.steps() + 1);
     rule_.step(optimizer_.steps(), rate, average_.next_decay());
-    for (std::int64_t& n : net_.counters()) n += std::int64_t(places_.size());
+    if (network_.frozen() == 0)
+      for (std::int64_t& n : net_.counters()) n += std::int64_t(places_.size());
     unread_.push_back(std::exchange(places_, {}));
   }
 

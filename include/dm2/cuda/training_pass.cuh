@@ -33,10 +33,11 @@ class training_pass<C, cuda::context<P>> {
   /// The type of pictures, targets, gradients and logits.
   using scalar = float;
 
-  /// Takes all memory for passes of exactly `batch` pictures. Throws shape_error if batch is below 1.
-  training_pass(model<C, cuda::context<P>>& net, int batch)
+  /// Takes all memory for passes of exactly `batch` pictures, with so many layers from the stem on `frozen`. Throws
+  /// shape_error if batch is below 1, std::invalid_argument unless frozen is 0 to depth + 1.
+  training_pass(model<C, cuda::context<P>>& net, int batch, int frozen = 0)
       : net_{net},
-        network_{checked(batch)},
+        network_{checked(batch), frozen},
         pictures_{std::size_t(batch) * net.pixels * sizeof(float)},
         box_{sizeof(mix_box)},
         sums_{sizeof(cuda::token_label_sums)},
@@ -56,7 +57,8 @@ class training_pass<C, cuda::context<P>> {
     upload(std::span<mix_box const>{&box, 1}, device_box());
     network_.forward(device_pictures(), device_box());
     download(network_.state(), net_.state());
-    for (std::int64_t& n : net_.counters()) ++n;
+    if (network_.frozen() == 0)
+      for (std::int64_t& n : net_.counters()) ++n;
     forward_done_ = true;
   }
 

@@ -169,6 +169,13 @@ constexpr int block_layer(int k) {
   return C.mlp_dim == 0 ? k : k / 2;
 }
 
+/// The first block of the trunk that is not among so many `frozen` layers, at most depth, from the stem on.
+template <config C>
+constexpr int first_block(int frozen) {
+  int const layer = std::max(frozen - 1, 0);
+  return C.mlp_dim == 0 ? layer : 2 * layer;
+}
+
 /// Calls f.template operator()<Block>() with the type of block k.
 template <config C, class F>
 void with_block(int k, F const& f) {

@@ -19,15 +19,16 @@
 namespace dm2 {
 namespace detail {
 
-/// Calls visit(number, rows) for each layer, in the order of for_each_layer<C>.
+/// Calls visit(number, layer, rows) for each layer, in the order of for_each_layer<C>; `layer` is parameter_entry's.
 template <class Visit>
 void for_each_layer_rows(config const& c, Visit const& visit) {
   mixer_shape const mixer = mixer_of(c);
   attention_shape const attention = attention_of(c);
-  auto const layer = [&](int number, auto const& rows) { visit(number, std::span<parameter_info const>{rows}); };
-  layer(-1, token_rows(c, stem_of(c)));
-  layer(-1, stem_rows(c));
-  layer(-1, head_rows(c));
+  auto const outside = [&](int layer, auto const& rows) { visit(-1, layer, std::span<parameter_info const>{rows}); };
+  auto const layer = [&](int i, auto const& rows) { visit(i, i + 1, std::span<parameter_info const>{rows}); };
+  outside(0, token_rows(c, stem_of(c)));
+  outside(0, stem_rows(c));
+  outside(c.depth + 1, head_rows(c));
   for (int i = 0; i < c.depth; ++i) {
     if (!c.attn_layers.contains(i))
       layer(i, mixer_rows(c, mixer));
@@ -37,7 +38,7 @@ void for_each_layer_rows(config const& c, Visit const& visit) {
       layer(i, attention_rows<7>(c, attention));
     if (c.mlp_dim != 0) layer(i, mlp_rows(c));
   }
-  layer(-1, final_rows(c));
+  outside(c.depth, final_rows(c));
 }
 
 }  // namespace detail
@@ -56,14 +57,14 @@ class model_table {
   explicit model_table(config const& c) : configuration_{c} {
     if (config_rule const* const rule = broken_rule(c)) throw std::invalid_argument{std::string{rule->sentence}};
     std::size_t count = 0;
-    detail::for_each_layer_rows(c, [&](int, std::span<parameter_info const> rows) { count += rows.size(); });
+    detail::for_each_layer_rows(c, [&](int, int, std::span<parameter_info const> rows) { count += rows.size(); });
     names_.reserve(count);  // the entries point into it
     entries_.reserve(count);
     detail::entry_placer place;
-    detail::for_each_layer_rows(c, [&](int number, std::span<parameter_info const> rows) {
+    detail::for_each_layer_rows(c, [&](int number, int layer, std::span<parameter_info const> rows) {
       for (parameter_info const& row : rows) {
         names_.push_back(detail::entry_name(number, row.name));
-        entries_.push_back(place(names_.back().view(), row));
+        entries_.push_back(place(names_.back().view(), row, layer));
       }
     });
     state_extent_ = place.extent();

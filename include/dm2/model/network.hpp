@@ -5,6 +5,7 @@
 #pragma once
 
 #include <dm2/core/arena.hpp>
+#include <dm2/core/error.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
 #include <dm2/model/config.hpp>
@@ -80,6 +81,13 @@ struct training_plan {
         daux{aux} {}
 };
 
+/// `frozen`, where it is 0 to depth + 1. Throws std::invalid_argument where it is not.
+template <config C>
+int checked_frozen(int frozen) {
+  require_option(frozen >= 0 && frozen <= C.depth + 1, "training_pass: frozen", frozen, "0 to depth + 1");
+  return frozen;
+}
+
 /// pictures [batch, channels, height, width] to features [batch * length, dim], left in plan.trunk.features.
 template <config C, class Context, class T, space S>
 void forward_features(Context& ctx, network_view<C, T const, S> net, T const* pictures,
@@ -103,18 +111,21 @@ void forward_heads(Context& ctx, network_view<C, T const, S> net, evaluation_pla
 
 /// Training forward: plan.cls and plan.aux receive the logits, the patches' mixed back to their own samples unless
 /// the backend's loss does without. The batch
-/// is the plan's; BatchNorm uses the batch's statistics and moves the running ones in `net`. `box` is what the
-/// backend's mix_tokens takes.
+/// is the plan's; BatchNorm uses the batch's statistics and moves the running ones in `net`, or, where the stem is
+/// among the `frozen` layers, uses the running ones and moves nothing. `box` is what the backend's mix_tokens takes.
 template <config C, class Context, class T, space S, class Pictures, class Box>
 void forward_train(Context& ctx, network_view<C, T, S> net, Pictures const& pictures, Box const& box,
-                   training_plan<C, Context> const& plan) {
+                   training_plan<C, Context> const& plan, int frozen = 0) {
   using tokens = token_layer<C>;
   using E = typename Context::element;
   network_view<C, T const, S> const weights{net};
   std::size_t const batch = plan.trunk.count / sizes<C>::length, patches = batch * sizes<C>::tokens;
   constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
   rows<E, C.dim, S> const grid{plan.grid, patches};
-  stem_forward_train(ctx, pictures, stem_operands(weights), stem_running(net), grid, plan.stem);
+  if (frozen == 0)
+    stem_forward_train(ctx, pictures, stem_operands(weights), stem_running(net), grid, plan.stem);
+  else
+    stem_forward_frozen(ctx, pictures, stem_operands(weights), stem_running(net), grid, plan.stem);
   mix_tokens(ctx, grid, height, width, box);
   assemble_tokens(ctx, grid, get<tokens::cls_token>(weights.tokens()), get<tokens::pos_embed>(weights.tokens()),
                   plan.trunk.template point<S>(0).residual);
@@ -126,10 +137,11 @@ void forward_train(Context& ctx, network_view<C, T, S> net, Pictures const& pict
 }
 
 /// Backward from plan.dcls and plan.daux (the gradients of what forward_train left in cls and aux). Adds to grad;
-/// dpictures [batch, channels, height, width] may be null.
+/// dpictures [batch, channels, height, width] may be null, and is not written where a layer is frozen. So many layers
+/// from the stem on are `frozen` (tuning_options): the pass ends above them.
 template <config C, class Context, class T, space S, class Pictures, class Box>
 void backward(Context& ctx, network_view<C, T const, S> net, Pictures const& pictures, Box const& box,
-              training_plan<C, Context> const& plan, network_view<C, T, S> grad, T* dpictures) {
+              training_plan<C, Context> const& plan, network_view<C, T, S> grad, T* dpictures, int frozen = 0) {
   using tokens = token_layer<C>;
   using E = typename Context::element;
   std::size_t const batch = plan.trunk.count / sizes<C>::length, patches = batch * sizes<C>::tokens;
@@ -140,7 +152,9 @@ void backward(Context& ctx, network_view<C, T const, S> net, Pictures const& pic
   if constexpr (!Context::loss_takes_mixed) mix_tokens(ctx, daux, height, width, box);
   training_heads_backward(ctx, features, operand(ctx, head_operands(net)), dcls, daux, dfeatures, head_operands(grad),
                           sizes<C>::length);
-  trunk_backward(ctx, net, plan.trunk, rows<E const, C.dim, S>{dfeatures}, plan.gradient, grad);
+  if (frozen > C.depth) return;
+  trunk_backward(ctx, net, plan.trunk, rows<E const, C.dim, S>{dfeatures}, plan.gradient, grad, first_block<C>(frozen));
+  if (frozen > 0) return;
   rows<E, C.dim, S> const dgrid{plan.grid, patches};
   assemble_tokens_backward(ctx, rows<T, C.dim, S>{plan.gradient.residual, plan.trunk.count}, dgrid,
                            get<tokens::cls_token>(grad.tokens()), get<tokens::pos_embed>(grad.tokens()));

@@ -12,6 +12,7 @@
 #include <span>
 #include <stdexcept>
 #include <string_view>
+#include <type_traits>
 
 namespace dm2 {
 namespace detail {
@@ -59,9 +60,10 @@ constexpr name_buffer entry_name(int number, std::string_view row) {
 /// Gives each row its place in the flat buffer or among the counters, one after the other.
 class entry_placer {
  public:
-  constexpr parameter_entry operator()(std::string_view name, parameter_info const& p) {
+  constexpr parameter_entry operator()(std::string_view name, parameter_info const& p, int layer) {
     bool const counter = p.kind == entry_kind::counter;
-    parameter_entry const entry{name, p.shape, p.rank, counter ? counters_++ : offset_, p.size(), p.kind};
+    std::size_t const place = counter ? counters_++ : offset_;
+    parameter_entry const entry{name, p.shape, p.rank, place, p.size(), p.kind, p.role, layer};
     offset_ += p.extent();
     return entry;
   }
@@ -108,14 +110,23 @@ constexpr auto make_entry_names() {
 template <config C>
 inline constexpr auto entry_names = make_entry_names<C>();
 
+/// parameter_entry::layer of a layer that for_each_layer visits with that number.
+template <config C, class Layer>
+constexpr int layer_of(int number) {
+  if (std::is_same_v<Layer, head_layer<C>>) return C.depth + 1;
+  if (std::is_same_v<Layer, final_layer<C>>) return C.depth;
+  return number + 1;
+}
+
 template <config C>
 constexpr auto make_parameter_table() {
   std::array<parameter_entry, entry_count<C>> table{};
   entry_placer place;
   std::size_t k = 0;
-  for_each_layer<C>([&]<class Layer>(int) {
+  for_each_layer<C>([&]<class Layer>(int number) {
+    int const layer = layer_of<C, Layer>(number);
     for (parameter_info const& p : Layer::param_table) {
-      table[k] = place(entry_names<C>[k].view(), p);
+      table[k] = place(entry_names<C>[k].view(), p, layer);
       ++k;
     }
   });

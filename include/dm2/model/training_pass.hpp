@@ -39,17 +39,20 @@ void require_in_grid(mix_box box) {
 /// The order of calls is forward, then loss, then backward, each once; another forward begins anew. Instead of calling
 /// loss, gradients of your own may be put into class_logits() and patch_logits(), both of which are asked for after the
 /// forward. Calls in another order throw std::logic_error and change nothing. Gradients add up over passes until
-/// clear_gradients(). After construction nothing is allocated. Refers to the model, which must stay where it is.
+/// clear_gradients(). Layers that are frozen (tuning_options::frozen) get none: backward ends above them. With the
+/// stem among them, BatchNorm normalises as in evaluation, and neither its statistics nor its counts move. After construction nothing is allocated. Refers to the model, which must stay where it is.
 template <config C, class Context>
 class training_pass {
  public:
   /// The type of every activation and gradient.
   using scalar = typename Context::scalar;
 
-  /// Takes all memory for passes of exactly `batch` pictures. Throws shape_error if batch is below 1.
-  training_pass(model<C, Context>& net, int batch)
+  /// Takes all memory for passes of exactly `batch` pictures. So many layers from the stem on are `frozen`. Throws
+  /// shape_error if batch is below 1, std::invalid_argument unless frozen is 0 to depth + 1.
+  training_pass(model<C, Context>& net, int batch, int frozen = 0)
       : net_{net},
         batch_{checked(batch)},
+        frozen_{detail::checked_frozen<C>(frozen)},
         gradients_{state_extent<C> * sizeof(scalar)},
         memory_{planned_bytes<detail::training_plan<C, Context>>(batch)},
         arena_{memory_.data(), memory_.size()},
@@ -75,7 +78,8 @@ class training_pass {
     done_ = stage::begun;
     pictures_ = pictures.data();
     forward_all(pictures.data(), box);
-    for (std::int64_t& n : net_.counters()) ++n;
+    if (frozen_ == 0)
+      for (std::int64_t& n : net_.counters()) ++n;
     done_ = stage::forward;
     class_taken_ = patches_taken_ = false;
   }
@@ -108,8 +112,10 @@ class training_pass {
   ///
   /// Shapes   dpictures [batch, channels, height, width], or empty where it is not wanted. Writes dpictures (=).
   /// Throws   shape_error if the size is another; std::logic_error unless a forward, and then a loss or gradients of
-  ///          your own, came before, without a backward since.
+  ///          your own, came before, without a backward since, or if dpictures is asked for past a frozen stem.
   void backward(std::span<scalar> dpictures = {}) {
+    if (!dpictures.empty() && frozen_ > 0)
+      throw std::logic_error{"dm2::training_pass: the gradient of the pictures is past the frozen layers"};
     if (!dpictures.empty())
       require_extent("training_pass.backward.dpictures", dpictures.size(), std::size_t(batch_) * net_.pixels);
     require_gradients();
@@ -168,7 +174,7 @@ class training_pass {
   }
   void forward_all(scalar const* pictures, mix_box box) {
     box_ = box;
-    detail::forward_train(net_.ctx(), net_.view(), pictures, box, plan_);
+    detail::forward_train(net_.ctx(), net_.view(), pictures, box, plan_, frozen_);
   }
   double token_loss(scalar const* target, double scale) {
     std::size_t const n = std::size_t(batch_), patches = n * sizes<C>::tokens;
@@ -178,11 +184,11 @@ class training_pass {
   }
   void backward_all(scalar* dpictures) {
     detail::backward(net_.ctx(), std::as_const(net_).view(), pictures_, box_, plan_,
-                     network_view<C, scalar, memory_space>{gradients().data()}, dpictures);
+                     network_view<C, scalar, memory_space>{gradients().data()}, dpictures, frozen_);
   }
 
   model<C, Context>& net_;
-  int batch_;
+  int batch_, frozen_;
   buffer gradients_, memory_;
   arena arena_;
   detail::training_plan<C, Context> plan_;

@@ -98,14 +98,15 @@ void trunk_forward(Context& ctx, network_view<C, T const, S> net, trunk_activati
     });
 }
 
-/// From dfeatures [count, dim] to the gradient of the tokens, left in d.residual. Parameter gradients are added to
-/// grad.
+/// From dfeatures [count, dim] to the gradient of the residual before block `first`, left in d.residual: with 0 the
+/// tokens'. Parameter gradients of the blocks from there on, and of the last norm, are added to grad.
 template <config C, class Context, class T, class E, space S>
 void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activations<C, T, E> const& a,
-                    rows<E const, C.dim, S> dfeatures, trunk_gradients<C, T, E> const& d, network_view<C, T, S> grad) {
+                    rows<E const, C.dim, S> dfeatures, trunk_gradients<C, T, E> const& d, network_view<C, T, S> grad,
+                    int first = 0) {
   constexpr int last = block_count<C> - 1;
   rows<T, C.dim, S> const dresidual{d.residual, a.count};
-  for (int k = last; k >= 0; --k)
+  for (int k = last; k >= first; --k)
     with_block<C>(k, [&]<class Block>() {
       int const layer = block_layer<C>(k);
       auto const after = a.template point<S>(k + 1);
@@ -127,9 +128,10 @@ void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activat
       Block::core_backward(ctx, net, layer, rows<E const, Block::wide, S>{a.template wide_of<Block, S>(k)},
                            rows<E const, Block::inner, S>{dg}, rows<E, Block::wide, S>{d.wide, a.count}, grad);
     });
-  with_block<C>(0, [&]<class First>() {
-    norm_project_backward(ctx, a.template point<S>(0), operand(ctx, First::in(net, 0)),
-                          rows<E, First::wide, S>{d.wide, a.count}, dresidual, First::in(grad, 0));
+  with_block<C>(first, [&]<class First>() {
+    int const layer = block_layer<C>(first);
+    norm_project_backward(ctx, a.template point<S>(first), operand(ctx, First::in(net, layer)),
+                          rows<E, First::wide, S>{d.wide, a.count}, dresidual, First::in(grad, layer));
   });
 }
 

@@ -1,5 +1,5 @@
 /// @file
-/// Starting from another model's weights: other classes, another picture size.
+/// Starting from another model's weights: other classes, another picture size, other layers.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -7,23 +7,19 @@
 #include <dm2/data/resample_weights.hpp>
 #include <dm2/data/transform.hpp>
 #include <dm2/io/checkpoint.hpp>
-#include <dm2/io/config_json.hpp>
 #include <dm2/io/finite.hpp>
 #include <dm2/io/model_match.hpp>
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/io/told_config.hpp>
 #include <dm2/model/config.hpp>
-
-#include <nlohmann/json.hpp>
+#include <dm2/train/pretrained_plan.hpp>
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
+#include <type_traits>
 #include <vector>
 
 namespace dm2 {
@@ -31,8 +27,9 @@ namespace dm2 {
 /// How load_pretrained treated each entry of the model, by name.
 struct pretrained_report {
   std::size_t loaded = 0;                  ///< entries taken as they are
-  std::vector<std::string> reinitialised;  ///< entries of heads for other classes, which keep the model's own values
+  std::vector<std::string> reinitialised;  ///< entries that begin anew, with the model's own values
   std::vector<std::string> resized;        ///< the position embedding, where the patch grids differ
+  std::vector<std::string> lines;          ///< one for each part that begins anew or is resized, and why
   std::vector<std::string> left_out;       ///< tensors of the file that are no entry of the model
   std::vector<std::string> notices;        ///< parts of the file that were not understood, a line each
 };
@@ -89,113 +86,68 @@ void resize_position_embedding(std::span<T const> from, image_extent old, std::s
   std::transform(middle, patches.end(), to.begin() + at(now_class + dim), narrowed);
 }
 
-namespace detail {
-
-/// The patch grid of a position embedding of `patches`: by the file's picture and patch size, or the square.
-/// Nothing where neither fits.
-[[nodiscard]] inline std::optional<image_extent> stored_grid(nlohmann::json const& told, std::int64_t patches) {
-  try {
-    config const c = config_from_json(told);
-    if (told.contains("image") && told.contains("patch") && c.patch > 0) {
-      image_extent const grid{c.image.height / c.patch, c.image.width / c.patch};
-      if (grid.height > 0 && grid.width > 0 && std::int64_t{grid.height} * grid.width == patches) return grid;
-    }
-  } catch (std::invalid_argument const&) {  // a field that does not matter here
-  }
-  auto const side = std::int64_t(std::llround(std::sqrt(double(patches))));
-  if (side < 1 || side > 46340 || side * side != patches) return std::nullopt;
-  return image_extent{int(side), int(side)};
-}
-
-/// The treatment of one entry.
-enum class pretrained_use : unsigned char { load, keep, resize };
-
-/// Finds a use for each entry of the table, and adds a line to `wrong` for each that has none.
-template <config C>
-std::vector<pretrained_use> pretrained_uses(model_match const& match, nlohmann::json told,
-                                            std::span<parameter_entry const> table, std::optional<image_extent>& grid,
-                                            std::vector<std::string>& wrong) {
-  std::vector<pretrained_use> uses;
-  for (parameter_entry const& e : table) {
-    stored_tensor const* const t = match.entries[uses.size()];
-    uses.push_back(pretrained_use::load);
-    std::vector<std::int64_t> const shape(e.shape.begin(), e.shape.begin() + e.rank);
-    bool const head = e.name.starts_with("head.") || e.name.starts_with("aux_head.");
-    bool const other_classes = head && t != nullptr && t->shape != shape && t->shape.size() == shape.size() &&
-                               std::equal(shape.begin() + 1, shape.end(), t->shape.begin() + 1);
-    if (other_classes || (head && t == nullptr)) {
-      uses.back() = pretrained_use::keep;
-    } else if (t == nullptr) {
-      wrong.push_back("missing: " + std::string{e.name} + " " + shape_text(shape));
-    } else if (t->shape == shape) {
-      if (e.kind == entry_kind::counter && is_floating(t->type))
-        wrong.push_back("type: " + t->name + " is " + std::string{name_of(t->type)} + ", an integer is expected");
-    } else {
-      if (e.name == "pos_embed" && t->shape.size() == 3 && t->shape[0] == 1 && t->shape[2] == shape[2])
-        grid = stored_grid(told, t->shape[1] - 1);
-      if (e.name == "pos_embed" && grid)
-        uses.back() = pretrained_use::resize;
-      else
-        wrong.push_back("shape: " + t->name + " is " + shape_text(t->shape) + " in the file, " + shape_text(shape) +
-                        " in the program");
-    }
-  }
-  for (char const* free : {"image", "classes"}) told.erase(free);
-  for (std::string const& line : config_differences(C, told)) wrong.push_back("configuration: " + line);
-  return uses;
-}
-
-}  // namespace detail
-
-/// Fills a model from the weights of one that may have other classes or another picture size, to train it further. Call
-/// initialise first: heads whose number of classes differs keep the values that they have. The position embedding is
-/// resized where the patch grids differ (resize_position_embedding), the file's grid being what its configuration says,
-/// else a square. Every other entry of the model has to be in the file, in the same shape, and the configurations must
-/// not differ in anything else; surplus tensors are left out. A prefix of the names is ignored, as by load.
+/// Fills a model from the weights of one that shares layers with it, to train it further. Call initialise first: what
+/// is not shared keeps the values that it has.
 ///
-/// Throws file_error that says how many differences there are and lists the first, or names the first tensor with a
-/// number that is not finite; the model is unchanged then.
-template <checkpoint_model M>
-pretrained_report load_pretrained(M& net, tensor_file const& file) {
-  constexpr config C = M::configuration;
-  std::span<parameter_entry const> const table{net.table()};
+/// A part, which is a layer's mixer or attention, its MLP, a convolution of the stem, a head or one of the rest, is taken
+/// where the file has all its tensors in the model's shapes, and begins anew where the file has none of them, or in
+/// another shape: heads for other classes, layers that the file's network has not, a projection of patches of another
+/// size. Attention of other heads or another rotary width, and mixers of another variant, begin anew, too: their numbers
+/// mean something else. The position embedding is resized where the patch grids differ (resize_position_embedding), the
+/// file's grid being what its configuration says, else a square. Surplus tensors are left out. A prefix of the names is
+/// ignored, as by load. The report says it all.
+///
+/// Throws file_error that says how many differences there are and lists the first, where no layer can be taken, or the
+/// file has some of a part's tensors and lacks others; or that names the first tensor to be read with a number that is
+/// not finite. The model is unchanged then.
+///
+/// Shapes   state as the table of configuration c says, counters one for each of its counters.
+/// Writes   state, counters (=), but for what begins anew.
+template <class T>
+pretrained_report load_pretrained(config const& c, std::span<parameter_entry const> table, std::span<T> state,
+                                  std::span<std::int64_t> counters, tensor_file const& file) {
   pretrained_report report;
   detail::model_match const match = detail::model_matcher{table, file.tensors()}();
-  std::vector<std::string> wrong;
-  for (std::string const& line : match.twice) wrong.push_back("twice: " + line);
-  std::optional<image_extent> grid;
-  auto const uses = detail::pretrained_uses<C>(match, detail::told_config(file, report.notices), table, grid, wrong);
-  if (!wrong.empty()) throw file_error{file.path(), detail::misfit_text(table, file, match, wrong)};
-  for (stored_tensor const* const t : match.entries)
-    if (t != nullptr) require_checksum(*t, file.path());
-  for (stored_tensor const* const t : match.entries)
-    if (std::string const text = t == nullptr ? "" : not_finite_text(*t); !text.empty())
+  detail::pretrained_plan const plan =
+      detail::pretrained_planner{c, table, match, detail::told_config(file, report.notices)}();
+  if (!plan.wrong.empty()) throw file_error{file.path(), detail::misfit_text(table, file, match, plan.wrong)};
+  report.lines = plan.lines;
+  auto const is_read = [&](std::size_t i) { return plan.uses[i] != detail::pretrained_use::keep; };
+  for (std::size_t i = 0; i < table.size(); ++i)
+    if (is_read(i)) require_checksum(*match.entries[i], file.path());
+  for (std::size_t i = 0; i < table.size(); ++i)
+    if (std::string const text = is_read(i) ? not_finite_text(*match.entries[i]) : ""; !text.empty())
       throw file_error{file.path(), "cannot be trained further: " + text};
   for (stored_tensor const* const t : match.surplus) report.left_out.push_back(t->name);
-  auto const state = net.state();
-  using scalar = std::remove_cvref_t<decltype(state[0])>;
   for (std::size_t i = 0; i < table.size(); ++i) {
     parameter_entry const& e = table[i];
-    if (uses[i] == detail::pretrained_use::keep) {
+    if (!is_read(i)) {
       report.reinitialised.emplace_back(e.name);
       continue;
     }
     stored_tensor const& t = *match.entries[i];
-    if (uses[i] == detail::pretrained_use::resize) {
-      std::vector<scalar> const from = to_vector<scalar>(t);
-      resize_position_embedding(std::span<scalar const>{from}, *grid,
-                                std::span<scalar>{state.subspan(e.offset, e.size)},
-                                {C.image.height / C.patch, C.image.width / C.patch}, std::size_t(C.dim));
+    if (plan.uses[i] == detail::pretrained_use::resize) {
+      std::vector<T> const from = to_vector<T>(t);
+      resize_position_embedding(std::span<T const>{from}, *plan.grid, state.subspan(e.offset, e.size),
+                                {c.image.height / c.patch, c.image.width / c.patch}, std::size_t(c.dim));
       report.resized.emplace_back(e.name);
       continue;
     }
     if (e.kind == entry_kind::counter)
-      copy_to(t, std::span<std::int64_t>{net.counters()}.subspan(e.offset, 1));
+      copy_to(t, counters.subspan(e.offset, 1));
     else
       copy_to(t, state.subspan(e.offset, e.size));
     ++report.loaded;
   }
   return report;
+}
+
+/// The same of a model.
+template <checkpoint_model M>
+pretrained_report load_pretrained(M& net, tensor_file const& file) {
+  auto const state = net.state();
+  return load_pretrained(M::configuration, std::span<parameter_entry const>{net.table()}, std::span{state},
+                         std::span<std::int64_t>{net.counters()}, file);
 }
 
 }  // namespace dm2

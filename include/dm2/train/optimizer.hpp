@@ -8,6 +8,7 @@
 #include <dm2/core/parameters.hpp>
 #include <dm2/model/model.hpp>
 #include <dm2/model/parameter_table.hpp>
+#include <dm2/train/parameter_groups.hpp>
 #include <dm2/train/state_slices.hpp>
 
 #include <algorithm>
@@ -38,35 +39,6 @@ inline void require_optimizer_options(optimizer_options const& o) {
     detail::require_option(o.eps > 0 && o.eps < HUGE_VAL, "optimizer: eps", o.eps, "a number above 0");
 }
 
-namespace detail {
-
-/// A run of parameters that lie together, and are updated together.
-struct update_run {
-  std::size_t offset = 0, size = 0;
-};
-
-/// Runs of trained parameters, as long as possible, without the pairs where those are left out. Padding inside a run is
-/// zero in every buffer and stays zero.
-template <config C>
-struct update_runs {
-  std::array<update_run, entry_count<C>> runs{};
-  std::size_t count = 0;
-
-  constexpr explicit update_runs(bool without_pairs) {
-    bool open = false;
-    for (parameter_entry const& e : parameter_table<C>) {
-      if (e.kind == entry_kind::counter) continue;
-      bool const wanted =
-          e.kind == entry_kind::parameter && !(without_pairs && (opens_pair(e.name) || closes_pair(e.name)));
-      if (wanted && !open) runs[count++].offset = e.offset;
-      if (wanted) runs[count - 1].size = e.offset + e.size - runs[count - 1].offset;
-      open = wanted;
-    }
-  }
-};
-
-}  // namespace detail
-
 /// Moves a model's parameters by their gradients. Holds the momenta in buffers that are laid out as the model's state.
 template <config C, class Context>
 class optimizer {
@@ -74,10 +46,13 @@ class optimizer {
   /// The type of parameters, gradients and momenta.
   using scalar = typename Context::scalar;
 
-  /// Takes the buffers, all zero. Throws std::invalid_argument as require_optimizer_options does.
+  /// Takes the buffers, all zero. Throws std::invalid_argument as require_optimizer_options and parameter_groups do.
   explicit optimizer(optimizer_options options = {})
       : options_{(require_optimizer_options(options), options)},
-        runs_{options.shared_pairs},
+        groups_{parameter_table<C>, options_},
+        runs_{groups_.runs([&](parameter_entry const& e) {
+          return options.shared_pairs && (detail::opens_pair(e.name) || detail::closes_pair(e.name));
+        })},
         first_{state_extent<C> * sizeof(scalar)},
         second_{options.kind == optimizer_kind::adamw ? state_extent<C> * sizeof(scalar) : 0} {}
 
@@ -86,7 +61,8 @@ class optimizer {
     static_cast<void>(net);
   }
 
-  /// One step with the gradients [state_extent], which are scaled in place where they are clipped.
+  /// One step with the gradients [state_extent], which are scaled in place where they are clipped. What is frozen
+  /// (tuning_options) has no part in it: neither weights nor momenta are touched, and the norm is the others'.
   ///
   /// Returns  the gradients' norm over the trained parameters, before clipping, where clipping is on; else 0.
   /// Throws   shape_error if the size is another, std::invalid_argument for a rate below 0 or none at all,
@@ -104,13 +80,13 @@ class optimizer {
     static_cast<void>(net.state());
     double const norm = options_.clip_norm > 0 ? clip(net.state_ctx(), gradients, own, processes) : 0;
     ++steps_;
-    auto const move = [&](std::size_t offset, std::size_t size) {
-      std::size_t const first = std::max(offset, own.first), end = std::min(offset + size, own.end);
+    auto const move = [&](detail::update_run const& run) {
+      std::size_t const first = std::max(run.offset, own.first), end = std::min(run.offset + run.size, own.end);
       if (first < end)
-        update(net.state_ctx(), net.state().data() + first, gradients.data() + (first - own.first), first, end - first,
-               lr);
+        update(net.state_ctx(), net.state().data() + first, gradients.data() + (first - own.first),
+               {first, end - first, run.group}, lr);
     };
-    for (std::size_t i = 0; i < runs_.count; ++i) move(runs_.runs[i].offset, runs_.runs[i].size);
+    for (detail::update_run const& run : runs_) move(run);
     if (options_.shared_pairs) move_pairs(net, own, move);
     return norm;
   }
@@ -125,6 +101,8 @@ class optimizer {
   void set_steps(std::int64_t steps) { steps_ = steps; }
   /// The options as given.
   [[nodiscard]] optimizer_options const& options() const { return options_; }
+  /// What is moved with which rate and decay.
+  [[nodiscard]] parameter_groups const& groups() const { return groups_; }
 
  private:
   using state_context = typename model<C, Context>::state_context;
@@ -138,7 +116,7 @@ class optimizer {
     auto const& table = parameter_table<C>;
     std::vector<double> squares(table.size());
     for (std::size_t i = 0; i < table.size(); ++i)
-      if (table[i].kind == entry_kind::parameter && own.holds(table[i]))
+      if (groups_.moves(i) && own.holds(table[i]))
         squares[i] = sum_of_squares(ctx, gradients.data() + (table[i].offset - own.first), table[i].size);
     std::vector<double> all(squares.size() * std::size_t(processes.size()));
     processes.gather("gradient norm", std::span<double const>{squares}, std::span{all});
@@ -150,30 +128,33 @@ class optimizer {
     return norm;
   }
 
-  void update(state_context& ctx, scalar* p, scalar const* g, std::size_t offset, std::size_t size, double lr) {
-    optimizer_run<scalar> run{p, g, momentum().data() + offset, nullptr, size};
-    if (options_.kind == optimizer_kind::lion) return lion_step(ctx, run, options_, lr);
-    run.second = second_moment().data() + offset;
-    adamw_step(ctx, run, options_, lr, steps_);
+  void update(state_context& ctx, scalar* p, scalar const* g, detail::update_run const& at, double lr) {
+    parameter_group const& group = groups_.groups()[at.group];
+    optimizer_options const own = detail::with_decay(options_, group.decay);
+    optimizer_run<scalar> run{p, g, momentum().data() + at.offset, nullptr, at.size};
+    if (options_.kind == optimizer_kind::lion) return lion_step(ctx, run, own, lr * group.scale);
+    run.second = second_moment().data() + at.offset;
+    adamw_step(ctx, run, own, lr * group.scale, steps_);
   }
 
   template <class Move>
   void move_pairs(model<C, Context>& net, state_slice own, Move const& move) {
     for (std::size_t i = 0; i + 1 < parameter_table<C>.size(); ++i) {
       parameter_entry const &a = parameter_table<C>[i], &b = parameter_table<C>[i + 1];
-      if (!detail::opens_pair(a.name) || !own.holds(a)) continue;
+      if (!detail::opens_pair(a.name) || !own.holds(a) || !groups_.moves(i)) continue;
       auto const share = [&](parameter_entry const& from, parameter_entry const& to) {
         copy(net.state_ctx(), net.state().data() + from.offset, from.size, net.state().data() + to.offset);
       };
-      move(a.offset, a.size);
+      move({a.offset, a.size, groups_.of(i)});
       share(a, b);
-      move(b.offset, b.size);
+      move({b.offset, b.size, groups_.of(i + 1)});
       share(b, a);
     }
   }
 
   optimizer_options options_;
-  detail::update_runs<C> runs_;
+  parameter_groups groups_;
+  std::vector<detail::update_run> runs_;
   buffer first_, second_;
   std::int64_t steps_ = 0;
 };

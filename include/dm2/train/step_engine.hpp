@@ -49,7 +49,8 @@ class step_engine {
         average_{average},
         options_{options},
         processes_{processes},
-        pass_{net, options.batch},
+        frozen_stem_{rule.options().tuning.frozen > 0},
+        pass_{net, options.batch, rule.options().tuning.frozen},
         targets_{C.classes, options.smoothing},
         sum_{processes, cut_state<C>(processes.size()), options.accumulate} {}
   step_engine(step_engine const&) = delete;
@@ -64,9 +65,9 @@ class step_engine {
     pass_.clear_gradients();
     pictures_.assign(b.pictures.begin(), b.pictures.end());
     fill_targets(b);
-    statistics_.begin(net_.state());
+    if (!frozen_stem_) statistics_.begin(net_.state());
     pass_.forward(pictures_, box);
-    statistics_.end(net_.state(), std::span{report_}.subspan(3));
+    if (!frozen_stem_) statistics_.end(net_.state(), std::span{report_}.subspan(3));
     report_[0] = pass_.loss(targets_.rows(), scale);
     report_[1] = double(std::isfinite(report_[0]) ? finding::none : finding::loss);
     if (report_[1] != 0) return;
@@ -96,10 +97,11 @@ class step_engine {
     if (result_.losses.empty()) sum_.begin();
     for (int r = 0; r < count; ++r) {
       result_.losses.push_back(of(r)[0]);
-      statistics_.move(net_.state(), of(r).subspan(3));
+      if (!frozen_stem_) statistics_.move(net_.state(), of(r).subspan(3));
     }
     // the forward has counted this process's own
-    for (std::int64_t& n : net_.counters()) n += count - (processes_.rank() < count ? 1 : 0);
+    for (std::int64_t& n : net_.counters())
+      if (!frozen_stem_) n += count - (processes_.rank() < count ? 1 : 0);
     sum_.add_round(pass_.gradients(), count);
   }
 
@@ -154,6 +156,7 @@ class step_engine {
   ema<C, Context>& average_;
   step_options options_;
   communicator& processes_;
+  bool frozen_stem_;  ///< then BatchNorm's statistics and counts stay as they are
   training_pass<C, Context> pass_;
   sparse_targets<scalar> targets_;
   std::vector<scalar> pictures_;

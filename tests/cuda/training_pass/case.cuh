@@ -30,15 +30,15 @@ std::vector<double> random_targets(random_source& random, int batch) {
   return rounded<float>(t);
 }
 
-/// The same pass in double on the CPU and in precision P on the GPU.
-template <config C, cuda::precision P, int Batch = 3>
+/// The same pass in double on the CPU and in precision P on the GPU, with so many frozen layers.
+template <config C, cuda::precision P, int Batch = 3, int Frozen = 0>
 struct pass_case {
   static constexpr int batch = Batch;
   using device_model = model<C, cuda::context<P>>;
   model<C, cpu::context<double>> host{batch};
   device_model net{batch};
-  training_pass<C, cpu::context<double>> host_pass{host, batch};
-  training_pass<C, cuda::context<P>> pass{net, batch};
+  training_pass<C, cpu::context<double>> host_pass{host, batch, Frozen};
+  training_pass<C, cuda::context<P>> pass{net, batch, Frozen};
   random_source random;
   std::vector<double> pictures = rounded<float>(random.normal(batch * device_model::pixels));
   std::vector<double> target = random_targets<C>(random, batch);
@@ -72,9 +72,9 @@ double gradient_error(unsigned seed) {
 }
 
 /// Holds the whole gradient against gradient_tolerance, each tensor's against `each` times that.
-template <config C, cuda::precision P, int Batch = 3>
+template <config C, cuda::precision P, int Batch = 3, int Frozen = 0>
 void check_pass(double loss_tolerance, double gradient_tolerance, double each = 8) {
-  pass_case<C, P, Batch> f;
+  pass_case<C, P, Batch, Frozen> f;
   double const loss = f.run();
   CHECK(std::abs(loss - f.host_loss) <= loss_tolerance * f.host_loss);
   auto const gradients = f.pass.gradients();

@@ -74,10 +74,12 @@ __device__ inline void sum_parts(U const* parts, int count, int width, int c, do
 /// Where the statistics of one convolution's output go, [hidden] each.
 struct statistics_out {
   float *mean, *rstd, *running_mean, *running_var;
+  bool fixed = false;  ///< the running statistics are the ones to use, and do not move
 };
 
 /// From parts [count, 2, width] of sum x and sum x^2: mean, 1 / sqrt(variance + eps), and the running statistics, which
-/// move a tenth of the way, the variance divided by pixels - 1 for them.
+/// move a tenth of the way, the variance divided by pixels - 1 for them. Where they are fixed, mean and 1 / sqrt from
+/// them.
 template <class U>
 __global__ void __launch_bounds__(sum_threads)
     statistics_kernel(U const* __restrict__ parts, int count, int width, double pixels, statistics_out out) {
@@ -85,6 +87,11 @@ __global__ void __launch_bounds__(sum_threads)
   double sum[2];
   sum_parts(parts, count, width, c, sum);
   if (threadIdx.x >= 32 || c >= width) return;
+  if (out.fixed) {
+    out.mean[c] = out.running_mean[c];
+    out.rstd[c] = float(1 / sqrt(double(out.running_var[c]) + norm_eps));
+    return;
+  }
   double const mean = sum[0] / pixels, square = sum[1] - sum[0] * mean, spread = square > 0 ? square : square * 0;
   out.mean[c] = float(mean);
   out.rstd[c] = float(1 / sqrt(spread / pixels + norm_eps));

@@ -215,8 +215,8 @@ class general_forward {
 
  public:
   general_forward(context<P>& ctx, stem_parameters<S, float const, space::device> const& p,
-                  stem_saved<S, T> const& saved, scratch_type const& scratch, int batch, bool run)
-      : ctx_{ctx}, p_{p}, saved_{saved}, s_{scratch}, batch_{batch}, run_{run} {}
+                  stem_saved<S, T> const& saved, scratch_type const& scratch, int batch, bool run, bool fixed)
+      : ctx_{ctx}, p_{p}, saved_{saved}, s_{scratch}, batch_{batch}, run_{run}, fixed_{fixed} {}
 
   void operator()(Reader const& picture, stem_statistics<S, float, space::device> const& running, T* grid) const {
     if (run_) arrange();
@@ -260,9 +260,10 @@ class general_forward {
   void finish(std::size_t stage, stem_statistics<S, float, space::device> const& running) const {
     if (!run_) return;
     std::ptrdiff_t const pixels = std::ptrdiff_t{batch_} * G::plane_pixels;
-    sum_terms(ctx_.stream(), moments<number>{saved_.raw[stage]}, pixels, S.hidden, s_.sums);
-    finish_statistics(ctx_.stream(), s_.sums, sum_count, S.hidden, pixels,
-                      {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data});
+    if (!fixed_) sum_terms(ctx_.stream(), moments<number>{saved_.raw[stage]}, pixels, S.hidden, s_.sums);
+    finish_statistics(
+        ctx_.stream(), s_.sums, fixed_ ? 0 : sum_count, S.hidden, pixels,
+        {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data, fixed_});
   }
   void project(T* grid) const {
     for (int b = 0; b < batch_; b += s_.pictures) {
@@ -289,7 +290,7 @@ class general_forward {
   stem_saved<S, T> const& saved_;
   scratch_type const& s_;
   int batch_;
-  bool run_;
+  bool run_, fixed_;
 };
 
 // The backward of the stem for any shape and precision, as products with gathered columns.

@@ -117,8 +117,8 @@ class tensor_forward {
 
  public:
   tensor_forward(cudaStream_t stream, device_properties const& device, parameters const& p,
-                 stem_saved<S, T> const& saved, tensor_scratch<S, T> const& scratch, int batch)
-      : stream_{stream}, device_{device}, p_{p}, saved_{saved}, s_{scratch}, batch_{batch} {}
+                 stem_saved<S, T> const& saved, tensor_scratch<S, T> const& scratch, int batch, bool fixed = false)
+      : stream_{stream}, device_{device}, p_{p}, saved_{saved}, s_{scratch}, batch_{batch}, fixed_{fixed} {}
 
   /// All steps.
   void operator()(Reader const& picture, statistics const& running, T* grid) const {
@@ -171,8 +171,9 @@ class tensor_forward {
 
  private:
   void finish(std::size_t stage, int parts, statistics const& running) const {
-    finish_statistics(stream_, s_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
-                      {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data});
+    finish_statistics(
+        stream_, s_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
+        {saved_.mean[stage], saved_.rstd[stage], running.mean[stage].data, running.var[stage].data, fixed_});
   }
 
   cudaStream_t stream_;
@@ -181,6 +182,7 @@ class tensor_forward {
   stem_saved<S, T> const& saved_;
   tensor_scratch<S, T> const& s_;
   int batch_;
+  bool fixed_;
 };
 
 // The backward of the stem on tensor cores.

@@ -43,10 +43,12 @@ class training_network {
   /// What activations are stored as.
   using element = cuda::element<P>;
 
-  /// Takes all memory on the current device; zeros. `batch` is at least 1. Throws cuda::error where memory runs out.
-  explicit training_network(int batch)
+  /// Takes all memory on the current device; zeros. `batch` is at least 1; so many layers from the stem on are `frozen`
+  /// (tuning_options). Throws cuda::error where memory runs out, std::invalid_argument where frozen is out of range.
+  explicit training_network(int batch, int frozen = 0)
       : ctx_{stream_.get()},
         batch_{std::size_t(batch)},
+        frozen_{dm2::detail::checked_frozen<C>(frozen)},
         state_{extent * sizeof(float)},
         gradients_{extent * sizeof(float)},
         copies_{separate ? extent * sizeof(element) : 0},
@@ -79,14 +81,14 @@ class training_network {
   }
 
   /// Training forward: the logits are left in class_logits() and patch_logits(), where MixToken has put them.
-  /// BatchNorm's running statistics in state() move.
+  /// BatchNorm's running statistics in state() move, unless the stem is frozen.
   ///
   /// Shapes   pictures: normalised floats [batch, channels, height, width], or byte_pictures [batch, height, width,
   ///          channels], on the device, as they are until backward is done; box on the device, inside the patch grid,
   ///          which is not checked; `mix_box{}` for none, never null.
   template <class Pictures>
   void forward(Pictures const& pictures, mix_box const* box) {
-    dm2::detail::forward_train(ctx_, view(), pictures, box, plan_);
+    dm2::detail::forward_train(ctx_, view(), pictures, box, plan_, frozen_);
   }
   /// token_label_loss of those logits, with its targets and forward's box; puts the gradients where the logits were.
   template <class Target>
@@ -97,13 +99,14 @@ class training_network {
                      rows<element const, C.classes, space::device>{plan_.aux, batch_ * tokens}, target, box,
                      class_logits(), patch_logits(), sums, options);
   }
-  /// Adds every parameter's gradient to gradients(), from what forward and loss left. `pictures` and `box` are
-  /// forward's; dpictures (=), floats [batch, channels, height, width], may be null.
+  /// Adds every parameter's gradient to gradients(), but for the frozen layers', from what forward and loss left.
+  /// `pictures` and `box` are forward's; dpictures (=), floats [batch, channels, height, width], may be null, and is
+  /// not written where a layer is frozen.
   template <class Pictures>
   void backward(Pictures const& pictures, mix_box const* box, float* dpictures) {
     network_view<C, float const, space::device> const net{state()};
     dm2::detail::backward(ctx_, net, pictures, box, plan_, network_view<C, float, space::device>{gradients()},
-                          dpictures);
+                          dpictures, frozen_);
   }
 
   /// Logits of the class tokens, or after loss() their gradients.
@@ -113,6 +116,8 @@ class training_network {
 
   /// Pictures of a pass.
   [[nodiscard]] int batch() const { return int(batch_); }
+  /// Layers that are frozen, from the stem on.
+  [[nodiscard]] int frozen() const { return frozen_; }
   /// Bytes of activations and their gradients.
   [[nodiscard]] std::size_t activation_bytes() const { return memory_.size(); }
   /// Bytes in all, scratch included.
@@ -132,6 +137,7 @@ class training_network {
   cuda::stream stream_;
   context<P> ctx_;
   std::size_t batch_;
+  int frozen_;
   device_memory state_, gradients_, copies_, memory_;
   arena arena_;
   plan_type plan_;

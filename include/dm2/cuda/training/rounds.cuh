@@ -121,6 +121,7 @@ class training_rounds {
         slices_{cut_state<C>(processes.size())},
         alone_{processes.size() == 1},
         single_{alone_ && micro_batches == 1},
+        statistics_{net.frozen() > 0 ? 0 : int(statistic_count<C>)},
         staged_{processes},
         messages_{dynamic_cast<device_messages*>(&processes)},
         places_{statistic_count<C> * sizeof(std::uint32_t)},
@@ -148,10 +149,13 @@ class training_rounds {
   [[nodiscard]] bool sum_is_gradients() const { return single_; }
 
   /// Enqueues what a micro-batch's forward needs before it.
-  void before_forward() { statistics(detail::take_statistics_kernel<float>, floats(kept_)); }
+  void before_forward() {
+    if (statistics_ != 0) statistics(detail::take_statistics_kernel<float>, floats(kept_));
+  }
   /// Enqueues what it needs behind it.
   void after_forward() {
-    statistics(detail::tell_statistics_kernel<float>, floats(kept_), reinterpret_cast<float*>(own_report() + 1));
+    if (statistics_ != 0)
+      statistics(detail::tell_statistics_kernel<float>, floats(kept_), reinterpret_cast<float*>(own_report() + 1));
   }
 
   /// Enqueues the end of a round of `count` micro-batches. `first`: whether it is the step's first. `sums` is this
@@ -162,7 +166,7 @@ class training_rounds {
                    int(stop), own_report());
     share_reports(count);
     detail::launch("round: reports", detail::take_reports_kernel<float>, {1, 256}, stream(), reports_.data(), count,
-                   std::uint32_t(report_bytes), net_.state(), places(), int(statistic_count<C>), to);
+                   std::uint32_t(report_bytes), net_.state(), places(), statistics_, to);
     if (!single_) add_gradients(count, first);
   }
 
@@ -209,8 +213,7 @@ class training_rounds {
 
   template <class Kernel, class... To>
   void statistics(Kernel const& kernel, To... to) {
-    detail::launch("round: statistics", kernel, {1, 256}, stream(), net_.state(), places(), int(statistic_count<C>),
-                   to...);
+    detail::launch("round: statistics", kernel, {1, 256}, stream(), net_.state(), places(), statistics_, to...);
   }
   void share_reports(int count) {
     if (alone_) return;
@@ -255,6 +258,7 @@ class training_rounds {
   communicator& processes_;
   std::vector<state_slice> slices_;
   bool alone_, single_;
+  int statistics_;  ///< numbers of BatchNorm's statistics that move: none where the stem is frozen
   staged_messages staged_;
   device_messages* messages_;
   device_memory places_, kept_, reports_, sum_;

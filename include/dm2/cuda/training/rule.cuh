@@ -48,17 +48,23 @@ class training_rule {
       : net_{net},
         rounds_{rounds},
         options_{options},
+        groups_{parameter_table<C>, options},
+        grouped_{!groups_.uniform(options)},
         most_{std::size_t(micro_batches)},
         scale_{scale},
         first_{bytes},
         second_{options.kind == optimizer_kind::adamw ? bytes : 0},
         average_{bytes},
         lines_{lines_bytes},
+        line_groups_{grouped_ ? extent / update_line::size : 0},
         squares_{rounds.alone() ? 0 : extent / update_line::size * sizeof(double)},
-        status_{planned_bytes<status>(most_)},
+        status_{planned_bytes<status>(most_, groups_.groups().size())},
         pinned_{depth * slot_bytes()} {
-    auto const lines = update_lines<C>(options.shared_pairs);
+    auto const lines = update_lines<C>(options);
     check(cudaMemcpy(lines_.data(), lines.data(), lines_bytes, cudaMemcpyHostToDevice), "optimizer: lines");
+    auto const of = line_groups<C>(groups_, options);
+    if (grouped_)
+      check(cudaMemcpy(line_groups_.data(), of.data(), of.size(), cudaMemcpyHostToDevice), "optimizer: groups");
   }
 
   /// Momentum or first moment, second moment (null for Lion) and average on the device.
@@ -94,6 +100,7 @@ class training_rule {
     // The stream has read the slot's first scalars only when it comes by: these lie beside them.
     *h.last_scalars = make_step_scalars(options_, number, lr, average_decay);
     copy(net_.ctx(), h.last_scalars, 1, device().scalars);
+    upload_rates(h, number, lr);
     if (!rounds_.alone() || !graph_) enqueue_step();  // kernels are loaded
     if (!rounds_.alone()) {
       // between its parts are messages
@@ -128,7 +135,8 @@ class training_rule {
 
   /// Bytes on the device.
   [[nodiscard]] std::size_t bytes_held() const {
-    return first_.size() + second_.size() + average_.size() + lines_.size() + squares_.size() + status_.size();
+    return first_.size() + second_.size() + average_.size() + lines_.size() + line_groups_.size() + squares_.size() +
+           status_.size();
   }
 
  private:
@@ -142,14 +150,16 @@ class training_rule {
     finite_guard* guard;
     token_label_sums *sums, *losses;
     int* stop;
+    group_rates* rates;  ///< of each group
 
-    status(arena& a, std::size_t most)
+    status(arena& a, std::size_t most, std::size_t groups)
         : scalars{a.take<step_scalars>(1)},
           measure{a.take<gradient_measure>(1)},
           guard{a.take<finite_guard>(1)},
           sums{a.take<token_label_sums>(1)},
           losses{a.take<token_label_sums>(most)},
-          stop{a.take<int>(1)} {}
+          stop{a.take<int>(1)},
+          rates{a.take<group_rates>(groups)} {}
   };
   /// Their copies on the host.
   struct host_slot {
@@ -158,26 +168,35 @@ class training_rule {
     finite_guard* guard;
     token_label_sums* losses;
     int* stop;
+    group_rates* rates;
 
-    host_slot(arena& a, std::size_t most)
+    host_slot(arena& a, std::size_t most, std::size_t groups)
         : scalars{a.take<step_scalars>(1)},
           last_scalars{a.take<step_scalars>(1)},
           measure{a.take<gradient_measure>(1)},
           guard{a.take<finite_guard>(1)},
           losses{a.take<token_label_sums>(most)},
-          stop{a.take<int>(1)} {}
+          stop{a.take<int>(1)},
+          rates{a.take<group_rates>(groups)} {}
   };
 
   [[nodiscard]] status device() const {
     arena a{status_.data(), status_.size()};
-    return {a, most_};
+    return {a, most_, groups_.groups().size()};
   }
-  [[nodiscard]] std::size_t slot_bytes() const { return planned_bytes<host_slot>(most_); }
+  [[nodiscard]] std::size_t slot_bytes() const { return planned_bytes<host_slot>(most_, groups_.groups().size()); }
   [[nodiscard]] host_slot slot(std::size_t i) const {
     arena a{pinned_.data() + i * slot_bytes(), slot_bytes()};
-    return {a, most_};
+    return {a, most_, groups_.groups().size()};
   }
   void upload(host_slot const& h) { copy(net_.ctx(), h.scalars, 1, device().scalars); }
+  void upload_rates(host_slot const& h, std::int64_t number, double lr) {
+    if (!grouped_) return;
+    auto const groups = groups_.groups();
+    for (std::size_t i = 0; i < groups.size(); ++i)
+      h.rates[i] = make_group_rates(options_, number, lr, groups[i].scale, groups[i].decay);
+    copy(net_.ctx(), h.rates, groups.size(), device().rates);
+  }
   void enqueue_step() {
     status const s = device();
     state_slice const own = rounds_.own();
@@ -199,8 +218,11 @@ class training_rule {
         .second = options_.kind == optimizer_kind::adamw ? second() + own.first : nullptr,
         .average = average() + own.first,
         .rounded = is_half<element<P>> ? net_.copies() + own.first : nullptr};
+    grouped_lines groups;
+    if (grouped_)
+      groups = {reinterpret_cast<std::uint8_t const*>(line_groups_.data()) + own.first / update_line::size, s.rates};
     optimizer_step(net_.ctx(), options_, buffers, own_lines, own.size(), s.scalars, s.measure, s.guard,
-                   rounds_.sum_is_gradients());
+                   rounds_.sum_is_gradients(), groups);
     if (rounds_.alone()) return;
     rounds_.share("weights", net_.state());
     net_.round_copies();
@@ -209,9 +231,11 @@ class training_rule {
   training_network<C, P>& net_;
   training_rounds<C, P>& rounds_;
   optimizer_options options_;
+  parameter_groups groups_;
+  bool grouped_;  ///< whether lines have groups of their own
   std::size_t most_;
   double scale_;
-  device_memory first_, second_, average_, lines_, squares_, status_;
+  device_memory first_, second_, average_, lines_, line_groups_, squares_, status_;
   pinned_memory pinned_;
   std::array<event, depth> done_;
   std::optional<graph> graph_;
