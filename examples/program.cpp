@@ -17,7 +17,7 @@ using namespace dm2::example;
 
 void print_help(std::ostream& out) {
   out << "dm2: DeMansia 2 models, to train, to measure and to use.\n\nUsage: dm2 COMMAND [ARGUMENT...]\n\nCommands:\n";
-  for (command const& c : commands) out << "  " << c.name << std::string(14 - c.name.size(), ' ') << c.summary << '\n';
+  for (dm2_command const& c : commands) out << "  " << c.name << std::string(14 - c.name.size(), ' ') << c.summary << '\n';
   out << "  help          dm2 help COMMAND says what a command does, its flags and exit codes\n"
          "  completion    dm2 completion bash | zsh prints what the shell needs to complete commands and flags\n\n"
          "Options:\n  --help        this text\n  --version     dm2's version\n\n"
@@ -27,8 +27,8 @@ void print_help(std::ostream& out) {
          "  dm2 models\n";
 }
 
-command const* find_command(std::string_view name) {
-  auto const found = std::find_if(commands.begin(), commands.end(), [&](command const& c) { return c.name == name; });
+dm2_command const* find_command(std::string_view name) {
+  auto const found = std::find_if(commands.begin(), commands.end(), [&](dm2_command const& c) { return c.name == name; });
   return found == commands.end() ? nullptr : &*found;
 }
 
@@ -40,9 +40,10 @@ int refuse(std::string_view name) {
 /// dm2 help COMMAND is dm2 COMMAND --help.
 int help(int argc, char** argv) {
   if (argc < 2) return print_help(std::cout), exit_ok;
-  command const* const c = find_command(argv[1]);
+  dm2_command const* const c = find_command(argv[1]);
   if (c == nullptr) return refuse(argv[1]);
-  std::string name = "dm2 " + std::string{c->name}, flag = "--help";
+  as_word = true;
+  std::string name{c->name}, flag = "--help";
   char* words[]{name.data(), flag.data(), nullptr};
   return c->run(2, words);
 }
@@ -55,7 +56,8 @@ int run(int argc, char** argv) {
   if (word == "--version") return std::cout << "dm2 " << dm2::version_text << '\n', exit_ok;
   if (word == "help") return help(argc - 1, argv + 1);
   if (word == "completion") return completion_command(argc - 1, argv + 1);
-  command const* const c = find_command(word);
+  as_word = true;
+  dm2_command const* const c = find_command(word);
   return c == nullptr ? refuse(word) : c->run(argc - 1, argv + 1);
 }
 

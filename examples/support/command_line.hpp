@@ -8,6 +8,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "commands.hpp"
 #include "text.hpp"
 
 #include <algorithm>
@@ -151,6 +152,7 @@ int guarded(CLI::App& app, Body const& body) {
 template <class Body>
 int run_program(CLI::App& app, int argc, char** argv, Body const& body, exit_code unwritten = exit_incomplete) {
   open_standard_files();
+  if (as_word) app.name("dm2 " + app.get_name());
   app.set_version_flag("--version", app.get_name() + " (dm2) " + version_text);
   app.failure_message([](CLI::App const* a, CLI::Error const& problem) {
     return a->get_name() + ": " + printable(problem.what(), true) + "\nRun with --help for more information.\n";

@@ -17,8 +17,11 @@ int plot_command(int argc, char** argv);
 int make_shapes_command(int argc, char** argv);
 int models_command(int argc, char** argv);
 
-/// A command.
-struct command {
+/// Whether the program is dm2, of which the command is the first word.
+inline bool as_word = false;
+
+/// A command of dm2.
+struct dm2_command {
   std::string_view name;
   int (*run)(int argc, char** argv);
   std::string_view summary;  ///< for dm2 --help
@@ -26,12 +29,12 @@ struct command {
 
 /// All of them, in the order of dm2 --help.
 inline constexpr std::array commands{
-    command{"train", train_command, "trains a model from folders of pictures"},
-    command{"evaluate", evaluate_command, "says how often a model is right on labelled pictures"},
-    command{"classify", classify_command, "says what is in pictures"},
-    command{"convert", convert_command, "converts model files to safetensors, and lists what is in them"},
-    command{"models", models_command, "lists, compiles and removes models' code"},
-    command{"plot", plot_command, "draws curves of a run's logs"},
-    command{"make-shapes", make_shapes_command, "draws a set of pictures to try things with"}};
+    dm2_command{"train", train_command, "trains a model from folders of pictures"},
+    dm2_command{"evaluate", evaluate_command, "says how often a model is right on labelled pictures"},
+    dm2_command{"classify", classify_command, "says what is in pictures"},
+    dm2_command{"convert", convert_command, "converts model files to safetensors, and lists what is in them"},
+    dm2_command{"models", models_command, "lists, compiles and removes models' code"},
+    dm2_command{"plot", plot_command, "draws curves of a run's logs"},
+    dm2_command{"make-shapes", make_shapes_command, "draws a set of pictures to try things with"}};
 
 }  // namespace dm2::example

@@ -15,7 +15,7 @@ namespace detail {
 /// The commands and help, a blank between two.
 [[nodiscard]] inline std::string command_words() {
   std::string out = "help completion";
-  for (command const& c : commands) out += " " + std::string{c.name};
+  for (dm2_command const& c : commands) out += " " + std::string{c.name};
   return out;
 }
 

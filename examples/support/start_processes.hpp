@@ -3,6 +3,7 @@
 #pragma once
 
 #include "command_line.hpp"
+#include "commands.hpp"
 #include "stop_signal.hpp"
 
 #include <algorithm>
@@ -40,6 +41,7 @@ struct command {
   std::error_code problem;
   auto const self = std::filesystem::read_symlink("/proc/self/exe", problem);
   std::vector<std::string> out{problem ? argv[0] : self.string()};
+  if (as_word) out.emplace_back(argv[0]);
   for (int i = 1; i < argc; ++i) {
     std::string_view const word = argv[i], name = word.substr(0, word.find('='));
     if (std::find(ours.begin(), ours.end(), name) == ours.end())

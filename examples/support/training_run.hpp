@@ -225,7 +225,7 @@ class training_run {
     o.rates = flags_.rates;
     o.optimizer = flags_.optimizer;
     std::tie(o.optimizer.beta1, o.optimizer.beta2) = flags_.betas;
-    o.optimizer.tuning = flagged_tuning(flags_.tuning, table);
+    o.optimizer.tuning = flagged_tuning(flags_.tuning, model_table{model_}.entries());
     o.ema_decay = flags_.ema ? *flags_.ema_decay : 0;
     o.ema_warm_up = flags_.ema_warm_up;
     o.smoothing = flags_.smoothing;
