@@ -110,7 +110,7 @@ TEST_CASE("config of file: names and shapes alone give each preset, whatever sta
     }
   told_model const own = config_of(tensor_file{golden("lightning/epoch=0-step=2.safetensors")});
   CHECK(own.name == "micro");
-  CHECK(config_of(tensor_file{DM2_QUICK_WEIGHTS}).name == "quick");
+  CHECK(config_of(tensor_file{golden("../../examples/weights/quick.safetensors")}).name == "quick");
 }
 
 TEST_CASE("config of file: shapes tell every size of another model, and each assumption is said") {
