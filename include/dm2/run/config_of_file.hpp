@@ -278,8 +278,8 @@ class config_finder {
 /// Throws file_error where the file holds no DeMansia 2; where metadata and a tensor contradict each other, naming the
 /// field, the tensor and both sizes; where the number of patches is no square and nothing says the picture's size;
 /// where the model would break a rule, with its sentence; and where the tensors are not all of the model's. Work and
-/// memory are bounded by the file's own number of tensors. Throws std::invalid_argument where `said` has a field that no
-/// configuration has, or one of another type.
+/// memory are bounded by the file's own number of tensors. Throws std::invalid_argument where `said` has a field that
+/// no configuration has, or one of another type.
 ///
 ///     dm2::tensor_file const file{"model.safetensors"};
 ///     dm2::told_model const told = dm2::config_of(file);
