@@ -115,8 +115,8 @@ namespace detail {
 /// `depth` ...; one number for `image` is a square); `base` is the preset that the others come from, tiny where it is
 /// left out.
 ///
-/// Throws file_error that names the file and the field: one that no model has, with the nearest name; a value of another
-/// type; a base that there is not. Whether the sizes fit each other is not looked at.
+/// Throws file_error that names the file and the field: one that no model has, with the nearest name; a value of
+/// another type; a base that there is not. Whether the sizes fit each other is not looked at.
 [[nodiscard]] inline named_model read_model_file(std::filesystem::path const& path) {
   named_model out{tiny, detail::file_fields(path), path.string()};
   if (auto const base = out.given.find("base"); base != out.given.end()) {
@@ -140,8 +140,8 @@ namespace detail {
   return out;
 }
 
-/// The model that `--model WORD` means. Throws usage_error where it is neither a preset's name nor a .toml or .json file,
-/// and as read_model_file.
+/// The model that `--model WORD` means. Throws usage_error where it is neither a preset's name nor a .toml or .json
+/// file, and as read_model_file.
 [[nodiscard]] inline named_model find_named_model(std::string const& word) {
   if (preset const* const known = find_preset(word))
     return {known->configuration, nlohmann::json::object(), "--model " + word};

@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -113,7 +114,8 @@ inline constexpr std::array field_flags{
   if (field == "variant") return word;  // which ones there are, the option knows
   if (field == "eps") {
     double value = 0;
-    if (!CLI::detail::lexical_cast(word, value)) throw CLI::ValidationError{"--eps", word + " is no number"};
+    if (!CLI::detail::lexical_cast(word, value) || !std::isfinite(value))
+      throw CLI::ValidationError{"--eps", word + " is no number"};
     return value;
   }
   auto const value = whole_int(word);
@@ -135,12 +137,18 @@ inline void add_model_flags(CLI::App& app, model_flags& f) {
       ->group("Model");
   for (detail::field_flag const& flag : detail::field_flags) {
     std::string const field = flag.field;
-    auto const set = [&f, field](std::string const& word) { f.given[field] = detail::field_value(field, word); };
-    CLI::Option* const option = app.add_option_function<std::string>(flag.names, set, flag.text)
-                                    ->type_name(detail::type_of(field))
-                                    ->default_str("")
-                                    ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast)
-                                    ->group("Model");
+    // a list in a file of flags, as [384, 320], comes as several words: CLI11 joins them by ends of lines
+    bool const list = field == "image" || field == "attn_layers";
+    auto const set = [&f, field](std::string word) {
+      std::replace(word.begin(), word.end(), '\n', field == "image" ? 'x' : ',');
+      f.given[field] = detail::field_value(field, word);
+    };
+    CLI::Option* const option =
+        app.add_option_function<std::string>(flag.names, set, flag.text)
+            ->type_name(detail::type_of(field))
+            ->default_str("")
+            ->multi_option_policy(list ? CLI::MultiOptionPolicy::Join : CLI::MultiOptionPolicy::TakeLast)
+            ->group("Model");
     if (field == "variant")
       option->type_name("NAME")->check(CLI::IsMember({"published", "bidirectional"}).description(""));
   }

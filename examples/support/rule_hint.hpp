@@ -71,8 +71,8 @@ template <class T>
   return "--attn-layers " + list + " would fit, and so would --attn-layers none";
 }
 
-/// What would keep the rule, where that is easy to say; empty where it is not. `depth_before` is that of the model which
-/// the flags were laid over.
+/// What would keep the rule, where that is easy to say; empty where it is not. `depth_before` is that of the model
+/// which the flags were laid over.
 [[nodiscard]] inline std::string rule_hint(config_rule const& rule, config const& c, int depth_before) {
   std::string_view const fields = rule.fields;
   std::int64_t const inner = std::int64_t{c.expand} * c.dim;

@@ -16,6 +16,10 @@ TEST_CASE("checkpoint differences: none for the model that the file holds, in an
     CHECK(dm2::checkpoint_differences<micro>(file).empty());
     CHECK_FALSE(dm2::checkpoint_differences<dm2::tiny>(file).empty());
     CHECK_FALSE(dm2::checkpoint_differences<bidirectional>(file).empty());
+    // the same lines where the configuration is only known at run time
+    CHECK(dm2::checkpoint_differences(dm2::model_table{micro}, file).empty());
+    CHECK(dm2::checkpoint_differences(dm2::model_table{dm2::tiny}, file) ==
+          dm2::checkpoint_differences<dm2::tiny>(file));
   }
 }
 

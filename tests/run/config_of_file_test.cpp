@@ -14,6 +14,7 @@
 #include <map>
 #include <optional>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -34,7 +35,7 @@ struct paper_model {
     for (parameter_entry const& e : table.entries()) {
       stored_tensor t;
       t.name = prefix + std::string{e.name};
-      t.type = e.kind == entry_kind::counter ? dtype::i64 : dtype::f32;
+      t.type = e.kind == entry_kind::counter ? dtype::i64 : dtype::f16;
       t.shape.assign(e.shape.begin(), e.shape.begin() + e.rank);
       tensors.push_back(t);
     }
@@ -102,6 +103,7 @@ TEST_CASE("config of file: a Lightning checkpoint's hyper_parameters and shapes 
 TEST_CASE("config of file: names and shapes alone give each preset, whatever stands before the names") {
   for (char const* prefix : {"", "model.", "module.net.", "model._orig_mod."})
     for (preset const& p : known_presets) {
+      if (*prefix != '\0' && p.configuration.depth > 4) continue;  // files of 66 MB
       CAPTURE(prefix);
       told_model const told = written{paper_model{p.configuration, prefix}}.told();
       CHECK(told.name == p.name);
@@ -110,7 +112,7 @@ TEST_CASE("config of file: names and shapes alone give each preset, whatever sta
     }
   told_model const own = config_of(tensor_file{golden("lightning/epoch=0-step=2.safetensors")});
   CHECK(own.name == "micro");
-  CHECK(config_of(tensor_file{DM2_QUICK_WEIGHTS}).name == "quick");
+  CHECK(config_of(tensor_file{golden("../../examples/weights/quick.safetensors")}).name == "quick");
 }
 
 TEST_CASE("config of file: shapes tell every size of another model, and each assumption is said") {
@@ -154,6 +156,8 @@ TEST_CASE("config of file: what cannot be told is what was said, where that fits
   CHECK(same(told.configuration, wide));
   CHECK(told.notices.empty());
   CHECK(told.configuration.d_state == 16);
+  CHECK_THROWS_AS((void)file.told({{"image", 48}}), std::invalid_argument);
+  CHECK_THROWS_AS((void)file.told({{"size", 48}}), std::invalid_argument);
 }
 
 TEST_CASE("config of file: what contradicts is named with the tensor and both sizes") {
@@ -246,9 +250,9 @@ TEST_CASE("config of file: any damage to names and shapes ends in a model or in 
   std::mt19937 random{3};
   scratch_folder const folder;
   int whole = 0, refused = 0;
-  for (int i = 0; i < 300; ++i) {
+  for (int i = 0; i < 200; ++i) {
     paper_model model{i % 2 == 0 ? little : small_config};
-    for (std::size_t n = 0; n <= random() % 3; ++n) {
+    for (int n = 0; n < i / 2 % 4; ++n) {
       stored_tensor& t = model.tensors[random() % model.tensors.size()];
       switch (random() % 4) {
         case 0:
@@ -264,7 +268,7 @@ TEST_CASE("config of file: any damage to names and shapes ends in a model or in 
           std::swap(t.shape, model.tensors[random() % model.tensors.size()].shape);
       }
     }
-    if (random() % 2 == 0) model.metadata["config"] = R"({"depth":3,"dim":6,"variant":"published","eps":-1})";
+    if (random() % 4 == 0) model.metadata["config"] = R"({"depth":3,"dim":6,"variant":"published","eps":-1})";
     model.write(folder / "m.safetensors");
     tensor_file const file{folder / "m.safetensors"};
     try {
@@ -274,6 +278,7 @@ TEST_CASE("config of file: any damage to names and shapes ends in a model or in 
       ++refused;
     }
   }
-  CHECK(refused > 100);
-  CHECK(whole + refused == 300);
+  CHECK(refused > 70);
+  CHECK(whole > 10);
+  CHECK(whole + refused == 200);
 }

@@ -37,6 +37,7 @@ class config_finder {
   config_finder(tensor_file const& file, nlohmann::json const& said) : file_{file}, said_{said} {}
 
   told_model operator()() {
+    if (!said_.is_null()) (void)config_from_json(said_);  // its types are checked once, here
     network_tensors const tensors{file_};
     if (tensors.none()) refuse_other_network();
     shape_facts const facts = shape_reader{tensors}();
@@ -71,7 +72,7 @@ class config_finder {
     nlohmann::json const told = told_config(file_, out_.notices), fields = to_json(config{});
     for (auto const& [field, value] : told.items()) {
       if (!fields.contains(field))
-        fail("its configuration has a field '" + field +
+        fail("its configuration has a field '" + field.substr(0, 100) +
              "', which this version of dm2 does not know: it was written by a later one");
       known_[field] = field == "eps" ? value : whole_numbers(value);
     }
@@ -82,7 +83,7 @@ class config_finder {
     try {
       (void)config_from_json(known_);
     } catch (std::invalid_argument const& problem) {
-      fail(std::string{"its configuration cannot be used: "} + problem.what());
+      fail("its configuration cannot be used: " + std::string{problem.what()}.substr(0, 200));
     }
     told_ = known_;
   }
@@ -275,9 +276,10 @@ class config_finder {
 /// is a line of `notices`. A preset whose names and shapes the file has is what comes out.
 ///
 /// Throws file_error where the file holds no DeMansia 2; where metadata and a tensor contradict each other, naming the
-/// field, the tensor and both sizes; where the number of patches is no square and nothing says the picture's size; where
-/// the model would break a rule, with its sentence; and where the tensors are not all of the model's. Work and memory are
-/// bounded by the file's own number of tensors.
+/// field, the tensor and both sizes; where the number of patches is no square and nothing says the picture's size;
+/// where the model would break a rule, with its sentence; and where the tensors are not all of the model's. Work and
+/// memory are bounded by the file's own number of tensors. Throws std::invalid_argument where `said` has a field that
+/// no configuration has, or one of another type.
 ///
 ///     dm2::tensor_file const file{"model.safetensors"};
 ///     dm2::told_model const told = dm2::config_of(file);
