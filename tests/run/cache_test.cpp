@@ -80,6 +80,16 @@ TEST_CASE("cache: a link in an entry's place is replaced, and what it leads to i
   CHECK(read_raw(c.scratch / "elsewhere") == before);
 }
 
+TEST_CASE("cache: a folder in an entry's place is replaced") {
+  stub_cache c;
+  fs::path const path = c.make();
+  fs::remove(path);
+  fs::create_directory(path);
+  write_raw(path / "file", "text");
+  CHECK(c.make() == path);
+  CHECK(c.whole(path));
+}
+
 TEST_CASE("cache: identities of one hash live side by side, and eight of them are the most") {
   stub_cache c;
   c.models = dm2::run::cache{c.folder, [](std::string_view) { return std::uint64_t{7}; }};

@@ -27,7 +27,7 @@ std::filesystem::path stated(scratch_folder const& in, std::string const& object
 
 TEST_CASE("cached entry: says what it was told, and its object stands first") {
   private_scratch const scratch;
-  for (std::size_t const size : {1, 7, 262'143, 262'144, 262'145}) {
+  for (std::size_t const size : {1u, 7u, 262'143u, 262'144u, 262'145u}) {
     std::string const object(size, 'o'), identity = std::string{"two\nlines\nidentity\n\xff\0end", 24};
     auto const path = stated(scratch, object, identity);
     found_entry const found = find_entry(path);

@@ -70,8 +70,9 @@ inline entry_statement compile_entry(build_request const& r, entry_place const& 
   s.took_ms = std::chrono::duration_cast<std::chrono::milliseconds>(clock::now() - begin).count();
   auto const now = std::chrono::system_clock::now().time_since_epoch();
   state_entry(made, s, std::chrono::duration_cast<std::chrono::seconds>(now).count());
-  if (::rename(made.c_str(), place.object.c_str()) != 0)
-    throw file_error{place.object, "cannot be renamed into place: " + system_message(errno)};
+  auto const renamed = [&] { return ::rename(made.c_str(), place.object.c_str()) == 0; };
+  bool const placed = renamed() || (errno == EISDIR && remove_tree(AT_FDCWD, place.object.c_str()) && renamed());
+  if (!placed) throw file_error{place.object, "cannot be renamed into place: " + system_message(errno)};
   dm2::detail::sync_folder(place.object.parent_path(), place.object);
   return s;
 }

@@ -113,7 +113,7 @@ class compiler_process {
   compiler_process(compiler_process const&) = delete;
   compiler_process& operator=(compiler_process const&) = delete;
   ~compiler_process() {
-    ::shutdown(channel_.get(), SHUT_WR);  // seen even where a forked process has the channel open
+    ::send(channel_.get(), &watch_end, 1, MSG_NOSIGNAL);
     while (::waitpid(child_, nullptr, 0) < 0 && errno == EINTR) {
     }
     remove_tree(AT_FDCWD, folder_.c_str());  // where the watcher was killed
@@ -122,8 +122,7 @@ class compiler_process {
   /// Runs the commands, as many at once as there are processors. Throws compile_error where one fails, and
   /// compile_stopped where `stop` becomes true. Call once.
   void run(std::atomic<bool> const* stop) {
-    char const go = 1;
-    ::send(channel_.get(), &go, 1, MSG_NOSIGNAL);
+    ::send(channel_.get(), &watch_go, 1, MSG_NOSIGNAL);
     watch_message said{};
     for (::ssize_t got = -1; got < 0;) {
       if (stop != nullptr && *stop) throw compile_stopped{"stopped while compiling"};

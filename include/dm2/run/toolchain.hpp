@@ -33,7 +33,7 @@ struct toolchain_error : std::runtime_error {
 ///     dm2::run::toolchain tools{dm2::run::header_kind::cpp};
 ///     std::string identity = configuration + tools.identity();   // 0.1 ms: runs nothing, reads no header
 ///     if (auto path = models.find(identity)) return *path;
-///     tools.require();                                            // 10 ms
+///     tools.require();                                            // 2 ms: hashes every header
 ///     request = {title, identity, units, tools.compile(), tools.link(), tools.libraries(), [&] { tools.require(); }};
 class toolchain {
  public:
@@ -131,7 +131,7 @@ class toolchain {
   [[nodiscard]] std::vector<std::string> other_folders() const {
     std::vector<std::string> out;
     for (std::string const& folder : detail::lines_of(told_.folders)) {
-      bool const own = folder == build_.source_folder || folder == build_.installed_folder || folder == "/usr/include";
+      bool const own = folder == build_.source_folder || folder == "/usr/include";
       if (!own && std::find(out.begin(), out.end(), folder) == out.end()) out.push_back(folder);
     }
     return out;

@@ -38,6 +38,9 @@ struct watch_plan {
   int jobs = 1;                    ///< commands at once, at most
 };
 
+/// What the parent says: that the commands may run, and that it needs the watcher no more.
+inline constexpr char watch_go = 'g', watch_end = 'e';
+
 /// What the watcher says when its commands are done.
 struct watch_message {
   enum : int { finished, failed, not_started } kind = finished;
@@ -51,7 +54,7 @@ class watcher {
  public:
   watcher(watch_plan& plan, int channel, ::pid_t parent) noexcept : plan_{plan}, channel_{channel}, parent_{parent} {}
 
-  /// Waits for a byte, runs the commands, says how that went, and waits again; when the channel ends, the parent dies
+  /// Waits for watch_go, runs the commands, says how that went, and waits for watch_end. Then, or when the parent dies
   /// or SIGTERM comes, kills what runs, removes the folder and exits. All signals are blocked by the caller.
   [[noreturn]] void run() noexcept {
     become_watcher();
@@ -60,12 +63,13 @@ class watcher {
       say_result();
       ::pollfd on[2] = {{channel_, POLLIN, 0}, {signals_, POLLIN, 0}};
       ::poll(on, 2, 200);  // the time is for kernels without PR_SET_PDEATHSIG
-      if (::getppid() != parent_ || told_to_end() || (on[0].revents != 0 && !heard_go())) break;
+      if (::getppid() != parent_ || told_to_end() || (on[0].revents != 0 && !may_go_on())) break;
       reap();
     }
     kill_groups();
     remove_tree(AT_FDCWD, plan_.folder);
-    if (::getppid() != parent_) ::unlink(plan_.lock);  // this process holds the lock until it exits
+    // A dying parent's channel ends before its children get another parent. The lock is held until this process exits.
+    if (hung_up_ || ::getppid() != parent_) ::unlink(plan_.lock);
     ::_exit(0);
   }
 
@@ -142,12 +146,14 @@ class watcher {
       if (info.ssi_signo == SIGTERM) return true;
     return false;
   }
-  /// Reads what the parent says: false at the channel's end.
-  [[nodiscard]] bool heard_go() noexcept {
-    char byte = 0;
-    ::ssize_t const got = ::recv(channel_, &byte, 1, MSG_DONTWAIT);
-    if (got == 1) go_ = true;
-    return got == 1 || (got < 0 && (errno == EAGAIN || errno == EINTR));
+  /// Reads what the parent says: false where that is to end, and at the channel's end.
+  [[nodiscard]] bool may_go_on() noexcept {
+    char said = 0;
+    ::ssize_t const got = ::recv(channel_, &said, 1, MSG_DONTWAIT);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return true;
+    go_ = go_ || (got == 1 && said == watch_go);
+    hung_up_ = got != 1;
+    return got == 1 && said != watch_end;
   }
   /// Kills all compilers and waits, 5 s at most, until no process of their groups is left to write a file.
   void kill_groups() noexcept {
@@ -171,6 +177,7 @@ class watcher {
   std::size_t next_ = 0;
   int running_ = 0;
   bool go_ = false, failed_ = false, said_ = false;
+  bool hung_up_ = false;  // the channel has ended without watch_end: the parent has died
   watch_message result_;
 };
 
