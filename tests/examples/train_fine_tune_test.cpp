@@ -41,11 +41,11 @@ TEST_CASE("train: fine-tuning that the model cannot have is refused, and nothing
       {{"--no-decay", "norm,nrom"}, "'nrom' is neither 1d, norm, bias"},
       {{"--no-decay", "norm,,bias"}, "--no-decay norm,,bias: a word is empty"},
   };
-  for (auto const& [flags, message] : cases) {
-    CAPTURE(message);
-    auto const run = here.train(flags);
+  for (auto const& one : cases) {
+    CAPTURE(one.second);
+    auto const run = here.train(one.first);
     CHECK(run.code == 2);
-    CHECK(has(run.err, message));
+    CHECK(has(run.err, one.second));
     CHECK_FALSE(fs::exists(here.folder / "runs"));
   }
 }

@@ -79,13 +79,14 @@ std::vector<std::string> meant(std::string_view word) {
 
 TEST_CASE("parameter_groups: each step equals PyTorch's optimiser with parameter groups") {
   golden const file{"parameter_groups.safetensors"};
-  for (auto const& [tag, options] : golden_cases()) {
+  for (auto const& one : golden_cases()) {
+    std::string const& tag = one.first;
     CAPTURE(tag);
     model<little, backend> net{1, backend{2}};
     auto const begin = state_of(file, tag + "/init/");
     for (std::size_t i = 0; i < begin.size(); ++i)
       if (!std::isnan(begin[i])) net.state()[i] = begin[i];
-    optimizer<little, backend> rule{options};
+    optimizer<little, backend> rule{one.second};
     for (int s = 0; s < 3; ++s) {
       std::string const step = tag + "/step" + std::to_string(s);
       auto gradients = state_of(file, step + "/grad/");

@@ -39,8 +39,9 @@ void require_in_grid(mix_box box) {
 /// The order of calls is forward, then loss, then backward, each once; another forward begins anew. Instead of calling
 /// loss, gradients of your own may be put into class_logits() and patch_logits(), both of which are asked for after the
 /// forward. Calls in another order throw std::logic_error and change nothing. Gradients add up over passes until
-/// clear_gradients(). Layers that are frozen (tuning_options::frozen) get none: backward ends above them. With the
-/// stem among them, BatchNorm normalises as in evaluation, and neither its statistics nor its counts move. After construction nothing is allocated. Refers to the model, which must stay where it is.
+/// clear_gradients(). Layers that are frozen (tuning_options::frozen) get none: backward ends above them. With the stem
+/// among them, BatchNorm normalises as in evaluation, and neither its statistics nor its counts move. After
+/// construction nothing is allocated. Refers to the model, which must stay where it is.
 template <config C, class Context>
 class training_pass {
  public:

@@ -89,13 +89,13 @@ void resize_position_embedding(std::span<T const> from, image_extent old, std::s
 /// Fills a model from the weights of one that shares layers with it, to train it further. Call initialise first: what
 /// is not shared keeps the values that it has.
 ///
-/// A part, which is a layer's mixer or attention, its MLP, a convolution of the stem, a head or one of the rest, is taken
-/// where the file has all its tensors in the model's shapes, and begins anew where the file has none of them, or in
-/// another shape: heads for other classes, layers that the file's network has not, a projection of patches of another
-/// size. Attention of other heads or another rotary width, and mixers of another variant, begin anew, too: their numbers
-/// mean something else. The position embedding is resized where the patch grids differ (resize_position_embedding), the
-/// file's grid being what its configuration says, else a square. Surplus tensors are left out. A prefix of the names is
-/// ignored, as by load. The report says it all.
+/// A part, which is a layer's mixer or attention, its MLP, a convolution of the stem, a head or one of the rest, is
+/// taken where the file has all its tensors in the model's shapes, and begins anew where the file has none of them, or
+/// in another shape: heads for other classes, layers that the file's network has not, a projection of patches of
+/// another size. Attention of other heads or another rotary width, and mixers of another variant, begin anew, too:
+/// their numbers mean something else. The position embedding is resized where the patch grids differ
+/// (resize_position_embedding), the file's grid being what its configuration says, else a square. Surplus tensors are
+/// left out. A prefix of the names is ignored, as by load. The report says it all.
 ///
 /// Throws file_error that says how many differences there are and lists the first, where no layer can be taken, or the
 /// file has some of a part's tensors and lacks others; or that names the first tensor to be read with a number that is

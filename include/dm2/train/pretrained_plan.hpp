@@ -67,8 +67,8 @@ struct pretrained_plan {
 }
 
 /// Makes the plan. A part is taken where the file has all its tensors in the program's shapes; it begins anew where the
-/// file has none of them, or another shape. A file that has some of a part's tensors and lacks others is refused, and so
-/// is one without a layer that can be taken.
+/// file has none of them, or another shape. A file that has some of a part's tensors and lacks others is refused, and
+/// so is one without a layer that can be taken.
 class pretrained_planner {
  public:
   /// `program` and `table` are the model's, `told` what the file says of its configuration.
