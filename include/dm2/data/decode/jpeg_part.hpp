@@ -2,8 +2,8 @@
 /// A rectangle of a JPEG, with the pixels that it has in the whole picture. Present where DM2_WITH_JPEG is defined.
 ///
 /// Most of decoding is the entropy-coded data, which have to be read up to the rectangle's last row; what is saved is
-/// the rows below, and the transforms, upsampling and colours of all that is not asked for: 22 to 36 % of the time for
-/// crops as training draws them.
+/// the rows below, and the transforms, upsampling and colours of all that is not asked for: 21 to 33 % of the time for
+/// crops as training draws them (libjpeg-turbo 2.1.5, photographs of 341 x 256 to 500 x 375).
 #pragma once
 
 #ifdef DM2_WITH_JPEG
@@ -24,7 +24,7 @@
 
 namespace dm2::detail {
 
-/// Columns decoded beside a rectangle: the smooth upsampling of chroma looks one sample of it, two pixels, to each side.
+/// Columns decoded beside a rectangle: smooth upsampling looks one sample of chroma, two pixels, to each side.
 inline constexpr int jpeg_part_margin = 2;
 
 /// Whether the file ends with its end marker. Where it does not, the whole picture is decoded, so that a truncated file
