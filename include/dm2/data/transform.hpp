@@ -45,12 +45,12 @@ struct centred {
 namespace detail {
 
 /// What evaluation does to a picture of some size: which pixels of the resized one it keeps, and where they go.
-struct evaluation_plan {
+struct evaluation_crop {
   image_extent crop;
   std::int64_t height, width;  ///< of the resized picture
   centred down, across;
 
-  evaluation_plan(int rows, int columns, image_extent to, image_extent resize)
+  evaluation_crop(int rows, int columns, image_extent to, image_extent resize)
       : crop{to}, height{resize.height}, width{resize.width}, down{}, across{} {
     require_output("evaluation_transform: crop", crop.height, crop.width);
     require_output("evaluation_transform: resize", resize.height, resize.width);
@@ -88,14 +88,14 @@ struct evaluation_plan {
 /// Throws shape_error if p has no pixel or an extent is smaller than 1.
 [[nodiscard]] inline picture evaluation_transform(picture const& p, image_extent crop, image_extent resize) {
   require_picture("evaluation_transform", p);
-  detail::evaluation_plan const plan{p.height, p.width, crop, resize};
+  detail::evaluation_crop const plan{p.height, p.width, crop, resize};
   return plan.filled(detail::resample(p, {0, 0, p.height, p.width}, plan.weights(p.height, p.width)));
 }
 
 /// The same of a picture that is not decoded yet, with the same result: no more is decoded than the crop follows from.
 /// Throws file_error too, as encoded_picture::part does.
 [[nodiscard]] inline picture evaluation_transform(encoded_picture& p, image_extent crop, image_extent resize) {
-  detail::evaluation_plan const plan{p.height(), p.width(), crop, resize};
+  detail::evaluation_crop const plan{p.height(), p.width(), crop, resize};
   detail::resample_plan weights = plan.weights(p.height(), p.width());
   pixel_box const part = weights.reads();
   weights.begin_at(part);
