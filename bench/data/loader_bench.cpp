@@ -1,8 +1,10 @@
 /// @file
-/// The loader, from files to batches: a photograph of 500 x 375 through the whole training transform, with label maps.
+/// The loader, from files or a packed set to batches: a photograph of 500 x 375 through the whole training transform,
+/// with label maps.
 #include "support/verify.hpp"
 
 #include <dm2/data/loader.hpp>
+#include <dm2/data/pack/pack.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -46,11 +48,28 @@ class photo_folder {
     std::error_code ignored;
     fs::remove_all(path_, ignored);
   }
-  [[nodiscard]] dataset set() const { return dataset{path_ / "images", {.label_maps = path_ / "maps"}}; }
+  [[nodiscard]] dataset set() const {
+    return dataset{path_ / "images", {.label_maps = path_ / "maps", .classes = thousand_names()}};
+  }
+  /// The same, packed at the first call.
+  [[nodiscard]] dataset packed() const {
+    if (!is_packed_set(path_ / "set")) pack_pictures(set(), path_ / "set");
+    return dataset{path_ / "set", {.label_maps = path_ / "set"}};
+  }
 
  private:
+  /// As many classes as the label map may name, `photo` the first.
+  static std::vector<std::string> thousand_names() {
+    std::vector<std::string> names{"photo"};
+    for (int i = 1; i < 1000; ++i) names.push_back("class" + std::to_string(i));
+    return names;
+  }
+
   fs::path path_;
 };
+
+/// What the pictures are read from.
+enum class source { folder, set };
 
 loader make_loader(dataset const& set, loading mode, int threads) {
   loader_options o;
@@ -76,9 +95,9 @@ std::vector<float> epoch_values(loader& from) {
   return all;
 }
 
-/// 0 where two counts of threads give the same bits, and the pictures of an epoch differ from each other.
-double disagreement(dataset const& set, loading mode, int threads) {
-  loader one = make_loader(set, mode, 1), other = make_loader(set, mode, threads + 1);
+/// 0 where the folder and the set, and two counts of threads, give the same bits, and an epoch's pictures differ.
+double disagreement(dataset const& folder, dataset const& set, loading mode, int threads) {
+  loader one = make_loader(folder, mode, 1), other = make_loader(set, mode, threads + 1);
   std::vector<float> const want = epoch_values(one);
   if (want != epoch_values(other)) return std::numeric_limits<double>::infinity();
   auto const picture = std::ptrdiff_t(3) * extent.height * extent.width;
@@ -87,12 +106,13 @@ double disagreement(dataset const& set, loading mode, int threads) {
 }
 
 /// Counts pictures/s, and pictures/s of one processor's time: what they would be were the machine otherwise idle.
-void load(benchmark::State& state, loading mode) {
+void load(benchmark::State& state, loading mode, source from_what) {
   static photo_folder const photos;
-  dataset const set = photos.set();
+  dataset const set = from_what == source::set ? photos.packed() : photos.set();
   int const threads = int(state.range(0));
-  std::string const key = std::to_string(int(mode)) + "/" + std::to_string(threads);
-  if (!verified(state, key, 0, [&] { return disagreement(set, mode, threads); })) return;
+  std::string const key =
+      std::to_string(int(mode)) + "/" + std::to_string(int(from_what)) + "/" + std::to_string(threads);
+  if (!verified(state, key, 0, [&] { return disagreement(photos.set(), set, mode, threads); })) return;
   loader from = make_loader(set, mode, threads);
   std::uint32_t epoch = 0;
   std::size_t pictures = 0;
@@ -108,5 +128,19 @@ void load(benchmark::State& state, loading mode) {
 
 }  // namespace
 
-BENCHMARK_CAPTURE(load, training, loading::training)->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime();
-BENCHMARK_CAPTURE(load, evaluation, loading::evaluation)->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime();
+BENCHMARK_CAPTURE(load, training, loading::training, source::folder)->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime();
+BENCHMARK_CAPTURE(load, training_set, loading::training, source::set)
+    ->ArgName("threads")
+    ->Arg(1)
+    ->Arg(2)
+    ->UseRealTime();
+BENCHMARK_CAPTURE(load, evaluation, loading::evaluation, source::folder)
+    ->ArgName("threads")
+    ->Arg(1)
+    ->Arg(2)
+    ->UseRealTime();
+BENCHMARK_CAPTURE(load, evaluation_set, loading::evaluation, source::set)
+    ->ArgName("threads")
+    ->Arg(1)
+    ->Arg(2)
+    ->UseRealTime();

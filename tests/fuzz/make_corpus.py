@@ -210,6 +210,57 @@ for target in ("jpeg", "stb_jpeg"):
     put(target, "scan_first", b"\xff\xd8" + segment(0xDA, b"\1\1\0\0\x3f\0") + b"\xff\xd9")
     put(target, "too_many_codes", b"\xff\xd8" + segment(0xC4, b"\0" + b"\xff" * 16) + b"\xff\xd9")
 
+for target, front in (("jpeg_part", b"\x40\x40\x80\x80"), ("jpeg_restarts", b"")):
+    put(target, "tiny", front + jpeg())
+    put(target, "three_components", front + jpeg(components=3))
+    put(target, "progressive", front + jpeg(frame=0xC2))
+    put(target, "no_direct_table", front + jpeg(direct=False))
+    put(target, "thirty_scans", front + jpeg(scans=30, frame=0xC2))
+    put(target, "no_end", front + jpeg()[:-2])
+    put(target, "ends_early", front + jpeg()[:-8] + b"\xff\xd9")
+
+# packed sets: two pictures in two classes, one of them with a label map. The target puts the checksums right.
+
+
+def record(offset=16, size=5, crc=0, height=1, width=1, maps=0, shard=0, text_end=0, form=0, reserved=0):
+    return struct.pack("<QIIIIIIIIQB15x", offset, size, crc, height, width, maps, 0, 5, shard, text_end, form)[:-1] + bytes((reserved,))
+
+
+def pack_index(names=(b"a", b"b", b"x.png", b"y.png"), records=None, text=None, classes=2, count=2, version=1, table=48, size=240):
+    text = b"".join(names) if text is None else text
+    if records is None:
+        records = record(text_end=7, maps=9) + record(offset=40, text_end=12)
+    body = struct.pack("<QQQQ", 0, 1, 1, 2) + struct.pack("<QQQII", size, 0, table, 0, 0) + records + text
+    return b"dm2index" + struct.pack("<IIQIIIIQQQ", version, classes, count, 1, 0, 0, 1, 7, len(text), 128 + len(body)) + bytes(64) + body
+
+
+put("pack_index", "two_pictures", pack_index())
+put("pack_index", "other_version", pack_index(version=2))
+put("pack_index", "many_records", pack_index(count=2**64 - 1))
+put("pack_index", "many_classes", pack_index(classes=2**24))
+put("pack_index", "name_leaves", pack_index(names=(b"a", b"b", b"../.p", b"y.png")))
+put("pack_index", "same_classes", pack_index(names=(b"a", b"a", b"x.png", b"y.png")))
+put("pack_index", "record_leaves", pack_index(records=record(text_end=7, size=2**30) + record(offset=40, text_end=12)))
+put("pack_index", "offset_wraps", pack_index(records=record(text_end=7, offset=2**64 - 8) + record(text_end=12)))
+put("pack_index", "text_backwards", pack_index(records=record(text_end=2**63, maps=9) + record(offset=40, text_end=12)))
+put("pack_index", "table_wraps", pack_index(table=2**64 - 8))
+
+
+def pack_shard(table=48, count=2, body=bytes(32)):
+    tail = b"dm2shend" + struct.pack("<IIQQQQQII", 1, 0, 7, 0, count, table, 0, 0, 0)
+    return b"dm2shard" + struct.pack("<II", 1, 0) + body + record(maps=9) + record(offset=40) + tail
+
+
+put("pack_shard", "two_pictures", pack_shard())
+put("pack_shard", "many_records", pack_shard(count=2**60))
+put("pack_shard", "table_wraps", pack_shard(table=2**64 - 8))
+put("pack_shard", "short", pack_shard(body=bytes(8)))
+
+put("pack_map", "halves", struct.pack("<HHBBH", 1, 2, 2, 1, 0) + bytes(10 * 2 + 10))
+put("pack_map", "floats", struct.pack("<HHBBH", 2, 1, 4, 4, 0) + bytes(10 * 4 + 10 * 4))
+put("pack_map", "not_finite", struct.pack("<HHBBH", 1, 1, 2, 1, 0) + b"\0\x7c" * 5 + bytes(5))
+put("pack_map", "huge", struct.pack("<HHBBH", 512, 512, 4, 4, 0))
+
 # text
 
 for name, data in {"plain": b"cat\ndog\n", "imagenet": b"n01440764 tench\nn01443537\tgoldfish\n", "mark": b"\xef\xbb\xbfa\r\nb\r\n",

@@ -23,6 +23,7 @@ std::vector<target> picture_targets();  ///< png, jpeg, stb_png, stb_jpeg
 std::vector<target> text_targets();     ///< class_list, csv, json
 std::vector<target> resume_targets();   ///< resume
 std::vector<target> large_targets();    ///< large
+std::vector<target> pack_targets();     ///< pack_index, pack_shard, pack_map, jpeg_part, jpeg_restarts
 
 /// Writes a training checkpoint that the target `resume` takes.
 void write_checkpoint_seed(std::filesystem::path const& path);
@@ -30,7 +31,8 @@ void write_checkpoint_seed(std::filesystem::path const& path);
 /// All of them.
 inline std::vector<target> all_targets() {
   std::vector<target> out;
-  for (auto const& part : {tensor_targets(), picture_targets(), text_targets(), resume_targets(), large_targets()})
+  for (auto const& part :
+       {tensor_targets(), picture_targets(), text_targets(), resume_targets(), large_targets(), pack_targets()})
     out.insert(out.end(), part.begin(), part.end());
   return out;
 }

@@ -1,5 +1,5 @@
 # The readers that are fuzzed. Every compiler runs their corpus (fuzz.corpus); clang builds dm2_fuzz for scripts/fuzz.
-set(dm2_fuzz_readers tensors texts pictures resume large)
+set(dm2_fuzz_readers tensors texts pictures resume large pack)
 list(TRANSFORM dm2_fuzz_readers REPLACE "(.+)" "${CMAKE_CURRENT_LIST_DIR}/\\1.cpp")
 
 if(NOT DM2_FUZZ)

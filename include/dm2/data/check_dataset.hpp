@@ -5,14 +5,12 @@
 #include <dm2/core/error.hpp>
 #include <dm2/data/dataset.hpp>
 #include <dm2/data/decode.hpp>
-#include <dm2/data/label_map_file.hpp>
+#include <dm2/data/picture_bytes.hpp>
 #include <dm2/data/worker_threads.hpp>
-#include <dm2/io/mapped_file.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
-#include <filesystem>
 #include <functional>
 #include <iterator>
 #include <map>
@@ -75,13 +73,12 @@ class problem_list {
 };
 
 /// Throws file_error unless the picture can be read, or with options.decode off looks as if it could.
-inline void check_picture(std::filesystem::path const& path, check_options const& options) {
-  if (options.decode) {
-    (void)read_image(path, options.decoding);
-    return;
-  }
-  mapped_file const file{path, most_picture_bytes};
-  if (sniff_format(file.bytes()) == picture_format::unknown) throw file_error{path, describe_unknown(file.bytes())};
+inline void check_picture(dataset const& set, std::size_t i, check_options const& options) {
+  picture_bytes const file = set.open_image(i);
+  if (options.decode)
+    (void)decode_image(file.bytes(), file.name(), options.decoding);
+  else if (sniff_format(file.bytes()) == picture_format::unknown)
+    throw file_error{file.name(), describe_unknown(file.bytes())};
 }
 
 }  // namespace detail
@@ -107,9 +104,9 @@ inline void check_picture(std::filesystem::path const& path, check_options const
     if (stopped) return;
     std::size_t const end = std::min(set.size(), (b + 1) * block);
     for (std::size_t i = b * block; i < end; ++i) {
-      problems.guard(first_key + 2 * i, [&] { detail::check_picture(set.image(i), options); });
+      problems.guard(first_key + 2 * i, [&] { detail::check_picture(set, i, options); });
       if (set.has_label_maps())
-        problems.guard(first_key + 2 * i + 1, [&] { (void)read_label_map(set.label_map(i), set.classes()); });
+        problems.guard(first_key + 2 * i + 1, [&] { (void)set.load_label_map(i, set.classes()); });
     }
     std::lock_guard const lock{mutex};
     report.samples += end - b * block;

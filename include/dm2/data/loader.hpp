@@ -7,7 +7,7 @@
 #include <dm2/data/batch.hpp>
 #include <dm2/data/batch_queue.hpp>
 #include <dm2/data/dataset.hpp>
-#include <dm2/data/decode.hpp>
+#include <dm2/data/encoded_picture.hpp>
 #include <dm2/data/epoch_order.hpp>
 #include <dm2/data/label_map_file.hpp>
 #include <dm2/data/loader_options.hpp>
@@ -157,9 +157,11 @@ class loader {
     label_map_data* map = nullptr;
     if (has_label_maps()) {
       map = &to.maps[at];
-      *map = read_label_map(set_->label_map(sample), options_.label_map_classes);
+      *map = set_->load_label_map(sample, options_.label_map_classes);
     }
-    to.crops[at] = transform_(read_image(set_->image(sample), options_.decoding), map, stream, to.picture_at(i));
+    picture_bytes const file = set_->open_image(sample);
+    encoded_picture encoded{file.bytes(), file.name(), options_.decoding};
+    to.crops[at] = transform_(encoded, map, stream, to.picture_at(i));
     to.labels[at] = set_->label(sample);
     to.samples[at] = sample;
   }

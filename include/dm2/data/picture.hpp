@@ -43,6 +43,14 @@ struct picture {
   friend bool operator==(picture const&, picture const&) = default;
 };
 
+/// A rectangle of pixels; top and left count from the picture's upper left corner.
+struct pixel_box {
+  int top = 0;     ///< its first row
+  int left = 0;    ///< its first column
+  int height = 0;  ///< rows
+  int width = 0;   ///< columns
+};
+
 /// Throws shape_error naming `what` unless p has at least one pixel and as many bytes as its sides say.
 inline void require_picture(char const* what, picture const& p) {
   if (p.height < 1 || p.width < 1)

@@ -16,14 +16,6 @@
 
 namespace dm2 {
 
-/// A rectangle of pixels; top and left count from the picture's upper left corner.
-struct pixel_box {
-  int top = 0;     ///< its first row
-  int left = 0;    ///< its first column
-  int height = 0;  ///< rows
-  int width = 0;   ///< columns
-};
-
 namespace detail {
 
 /// 2^-22 fixed point to a byte, clamped. The accumulator started at one half and is two's complement.
@@ -106,24 +98,54 @@ inline picture copy_box(picture const& p, pixel_box box) {
   return out;
 }
 
-/// `box` of p resized to height x width, of which only the pixels in `window` are computed.
+/// The weights of a resize to height x width, of which only a window's pixels are computed.
+struct resample_plan {
+  axis_weights across, down;
+
+  /// From a source of in_height x in_width; the window is rows x columns at (top, left) of the result.
+  resample_plan(int in_height, int in_width, std::int64_t height, std::int64_t width, std::int64_t top,
+                std::int64_t left, int rows, int columns, resize_filter filter)
+      : across{make_axis_weights(in_width, width, left, columns, filter)},
+        down{make_axis_weights(in_height, height, top, rows, filter)} {}
+
+  /// The source's pixels that the window follows from.
+  [[nodiscard]] pixel_box reads() const {
+    auto const length = [](axis_weights const& a) { return a.first.back() + a.taps - a.first.front(); };  // they ascend
+    return {down.first.front(), across.first.front(), length(down), length(across)};
+  }
+  /// Takes those pixels for the source.
+  void begin_at(pixel_box part) {
+    for (int& first : down.first) first -= part.top;
+    for (int& first : across.first) first -= part.left;
+  }
+};
+
+/// The window of a plan whose source is `box` of p.
 ///
 /// Horizontally first, rounded to bytes, then vertically, as Pillow does; both passes are pixel by pixel, so a window
 /// holds the same bytes as the whole. The caller has checked box and window.
-inline picture resample(picture const& p, pixel_box box, std::int64_t height, std::int64_t width, std::int64_t top,
-                        std::int64_t left, int rows, int columns, resize_filter filter) {
-  axis_weights const across = make_axis_weights(box.width, width, left, columns, filter);
-  axis_weights const down = make_axis_weights(box.height, height, top, rows, filter);
-  int const begin = down.first.front();  // first[] ascends
+inline picture resample(picture const& p, pixel_box box, resample_plan const& plan) {
+  axis_weights const& down = plan.down;
+  int const begin = down.first.front(), rows = static_cast<int>(down.first.size());
   int const used = down.first.back() + down.taps - begin;
-  picture const narrow = resample_columns(p, box, begin, used, across);
-  picture out{rows, columns};
+  picture const narrow = resample_columns(p, box, begin, used, plan.across);
+  picture out{rows, narrow.width};
   for (int y = 0; y < rows; ++y) {
     auto const i = static_cast<std::size_t>(y);
     combine_rows(narrow.row(down.first[i] - begin), narrow.stride(),
                  down.weight.data() + i * static_cast<std::size_t>(down.taps), down.taps, out.row(y), out.stride());
   }
   return out;
+}
+
+/// Throws shape_error unless the box has a pixel and lies inside a picture of height x width.
+inline void require_box(char const* what, pixel_box box, int height, int width) {
+  if (box.top < 0 || box.left < 0 || box.height < 1 || box.width < 1 || box.height > height - box.top ||
+      box.width > width - box.left)
+    throw shape_error{std::string{what} + ": the box (top " + std::to_string(box.top) + ", left " +
+                      std::to_string(box.left) + ", height " + std::to_string(box.height) + ", width " +
+                      std::to_string(box.width) + ") is not inside the picture of " + std::to_string(height) + " x " +
+                      std::to_string(width)};
 }
 
 inline void require_output(char const* what, int height, int width) {
@@ -142,13 +164,9 @@ inline void require_output(char const* what, int height, int width) {
                                           resize_filter filter) {
   require_picture("resized_crop", p);
   detail::require_output("resized_crop", out_height, out_width);
-  if (box.top < 0 || box.left < 0 || box.height < 1 || box.width < 1 || box.height > p.height - box.top ||
-      box.width > p.width - box.left)
-    throw shape_error{"resized_crop: the box (top " + std::to_string(box.top) + ", left " + std::to_string(box.left) +
-                      ", height " + std::to_string(box.height) + ", width " + std::to_string(box.width) +
-                      ") is not inside the picture of " + std::to_string(p.height) + " x " + std::to_string(p.width)};
+  detail::require_box("resized_crop", box, p.height, p.width);
   if (box.height == out_height && box.width == out_width) return detail::copy_box(p, box);
-  return detail::resample(p, box, out_height, out_width, 0, 0, out_height, out_width, filter);
+  return detail::resample(p, box, {box.height, box.width, out_height, out_width, 0, 0, out_height, out_width, filter});
 }
 
 /// p resized to out_height x out_width: Pillow's p.resize(size, filter), byte for byte.

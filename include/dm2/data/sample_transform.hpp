@@ -4,6 +4,7 @@
 
 #include <dm2/core/label_map.hpp>
 #include <dm2/core/random.hpp>
+#include <dm2/data/encoded_picture.hpp>
 #include <dm2/data/label_map_file.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/training_transform.hpp>
@@ -26,6 +27,10 @@ class sample_transform {
   using function =
       std::function<crop_fraction(picture p, label_map_data* map, random_stream& stream, std::span<float> out)>;
 
+  /// The same of a picture that is not decoded yet, with the same result.
+  using encoded_function = std::function<crop_fraction(encoded_picture& p, label_map_data* map, random_stream& stream,
+                                                       std::span<float> out)>;
+
   /// None: a loader refuses it.
   sample_transform() = default;
   /// Writes pictures of whatever size the loader's options say.
@@ -34,6 +39,9 @@ class sample_transform {
   sample_transform(F f) : apply_{std::move(f)} {}
   /// Writes pictures of that size, which the loader then takes from here.
   sample_transform(image_extent writes, function f) : writes_{writes}, apply_{std::move(f)} {}
+  /// The same, with what it does to a picture that is not decoded yet.
+  sample_transform(image_extent writes, function f, encoded_function encoded)
+      : writes_{writes}, apply_{std::move(f)}, encoded_{std::move(encoded)} {}
 
   /// Whether there is one.
   explicit operator bool() const noexcept { return bool(apply_); }
@@ -41,12 +49,17 @@ class sample_transform {
   crop_fraction operator()(picture p, label_map_data* map, random_stream& stream, std::span<float> out) const {
     return apply_(std::move(p), map, stream, out);
   }
+  /// As encoded_function; decodes the whole picture where there is no such function.
+  crop_fraction operator()(encoded_picture& p, label_map_data* map, random_stream& stream, std::span<float> out) const {
+    return encoded_ ? encoded_(p, map, stream, out) : apply_(p.whole(), map, stream, out);
+  }
   /// The size of its pictures; nothing where it writes any size.
   [[nodiscard]] std::optional<image_extent> writes() const noexcept { return writes_; }
 
  private:
   std::optional<image_extent> writes_;
   function apply_;
+  encoded_function encoded_;
 };
 
 /// evaluation_transform and normalise. Label maps are not cropped: the crop returned is the whole map.
@@ -55,10 +68,11 @@ class sample_transform {
                                                                   normalisation const& n = imagenet_normalisation) {
   detail::require_output("evaluation_sample_transform: crop", crop.height, crop.width);
   detail::require_output("evaluation_sample_transform: resize", resize.height, resize.width);
-  return {crop, [=](picture const& p, label_map_data*, random_stream&, std::span<float> out) {
-            normalise(evaluation_transform(p, crop, resize), out, n);
-            return crop_fraction{};
-          }};
+  auto const transform = [=](auto&& p, label_map_data*, random_stream&, std::span<float> out) {
+    normalise(evaluation_transform(p, crop, resize), out, n);
+    return crop_fraction{};
+  };
+  return {crop, transform, transform};
 }
 
 /// The same with evaluation_resize(crop).
@@ -71,8 +85,12 @@ class sample_transform {
 [[nodiscard]] inline sample_transform training_sample_transform(image_extent size, augmentation const& a = {}) {
   detail::require_output("training_sample_transform: size", size.height, size.width);
   require_augmentation(a);
-  return {size, [=](picture p, label_map_data* map, random_stream& stream, std::span<float> out) {
+  return {size,
+          [=](picture p, label_map_data* map, random_stream& stream, std::span<float> out) {
             return training_transform(std::move(p), map, a, size.height, size.width, stream, out);
+          },
+          [=](encoded_picture& p, label_map_data* map, random_stream& stream, std::span<float> out) {
+            return training_transform(p, map, a, size.height, size.width, stream, out);
           }};
 }
 

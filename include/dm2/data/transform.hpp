@@ -4,6 +4,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/core/shapes.hpp>
+#include <dm2/data/encoded_picture.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/resize.hpp>
 
@@ -41,6 +42,41 @@ struct centred {
 
 }  // namespace detail
 
+namespace detail {
+
+/// What evaluation does to a picture of some size: which pixels of the resized one it keeps, and where they go.
+struct evaluation_crop {
+  image_extent crop;
+  std::int64_t height, width;  ///< of the resized picture
+  centred down, across;
+
+  evaluation_crop(int rows, int columns, image_extent to, image_extent resize)
+      : crop{to}, height{resize.height}, width{resize.width}, down{}, across{} {
+    require_output("evaluation_transform: crop", crop.height, crop.width);
+    require_output("evaluation_transform: resize", resize.height, resize.width);
+    if (height * columns >= width * rows)
+      width = height * columns / rows;
+    else
+      height = width * rows / columns;
+    down = centre(height, crop.height);
+    across = centre(width, crop.width);
+  }
+  /// The weights that make the kept pixels of a picture of that size.
+  [[nodiscard]] resample_plan weights(int rows, int columns) const {
+    return {rows, columns, height, width, down.first, across.first, down.count, across.count, resize_filter::bilinear};
+  }
+  /// The kept pixels, filled up with black where they are fewer than the crop's.
+  [[nodiscard]] picture filled(picture kept) const {
+    if (kept.height == crop.height && kept.width == crop.width) return kept;
+    picture out{crop.height, crop.width};
+    for (int y = 0; y < kept.height; ++y)
+      std::copy_n(kept.row(y), kept.stride(), out.row(down.before + y) + 3 * static_cast<std::size_t>(across.before));
+    return out;
+  }
+};
+
+}  // namespace detail
+
 /// Resizes p, bilinear and antialiased, to cover `resize`, then crops `crop` at the centre. The result is
 /// [crop.height, crop.width, 3].
 ///
@@ -52,25 +88,26 @@ struct centred {
 /// Throws shape_error if p has no pixel or an extent is smaller than 1.
 [[nodiscard]] inline picture evaluation_transform(picture const& p, image_extent crop, image_extent resize) {
   require_picture("evaluation_transform", p);
-  detail::require_output("evaluation_transform: crop", crop.height, crop.width);
-  detail::require_output("evaluation_transform: resize", resize.height, resize.width);
-  std::int64_t height = resize.height, width = resize.width;
-  if (height * p.width >= width * p.height)
-    width = height * p.width / p.height;
-  else
-    height = width * p.height / p.width;
-  detail::centred const down = detail::centre(height, crop.height), across = detail::centre(width, crop.width);
-  picture kept = detail::resample(p, {0, 0, p.height, p.width}, height, width, down.first, across.first, down.count,
-                                  across.count, resize_filter::bilinear);
-  if (kept.height == crop.height && kept.width == crop.width) return kept;
-  picture out{crop.height, crop.width};
-  for (int y = 0; y < kept.height; ++y)
-    std::copy_n(kept.row(y), kept.stride(), out.row(down.before + y) + 3 * static_cast<std::size_t>(across.before));
-  return out;
+  detail::evaluation_crop const plan{p.height, p.width, crop, resize};
+  return plan.filled(detail::resample(p, {0, 0, p.height, p.width}, plan.weights(p.height, p.width)));
+}
+
+/// The same of a picture that is not decoded yet, with the same result: no more is decoded than the crop follows from.
+/// Throws file_error too, as encoded_picture::part does.
+[[nodiscard]] inline picture evaluation_transform(encoded_picture& p, image_extent crop, image_extent resize) {
+  detail::evaluation_crop const plan{p.height(), p.width(), crop, resize};
+  detail::resample_plan weights = plan.weights(p.height(), p.width());
+  pixel_box const part = weights.reads();
+  weights.begin_at(part);
+  return plan.filled(detail::resample(p.part(part), {0, 0, part.height, part.width}, weights));
 }
 
 /// The same for a rectangle, with evaluation_resize(crop).
 [[nodiscard]] inline picture evaluation_transform(picture const& p, image_extent crop) {
+  return evaluation_transform(p, crop, evaluation_resize(crop));
+}
+/// @copydoc evaluation_transform(picture const&, image_extent)
+[[nodiscard]] inline picture evaluation_transform(encoded_picture& p, image_extent crop) {
   return evaluation_transform(p, crop, evaluation_resize(crop));
 }
 

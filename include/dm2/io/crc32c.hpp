@@ -7,7 +7,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
+#include <type_traits>
 
 namespace dm2::detail {
 
@@ -28,9 +30,8 @@ inline constexpr std::array<std::array<std::uint32_t, 256>, 8> crc32c_tables = [
   return tables;
 }();
 
-/// The CRC-32C of the bytes (RFC 3720, appendix B.4), of what `before` is the checksum of and then these. Eight bytes a
-/// step ("slicing by 8"), 1.5 GB/s on a processor of 3 GHz.
-[[nodiscard]] constexpr std::uint32_t crc32c(std::span<std::byte const> bytes, std::uint32_t before = 0) noexcept {
+/// crc32c by tables, eight bytes a step ("slicing by 8"), 1.5 GB/s on a processor of 3 GHz.
+[[nodiscard]] constexpr std::uint32_t crc32c_by_table(std::span<std::byte const> bytes, std::uint32_t before) noexcept {
   auto const& t = crc32c_tables;
   auto const at = [&bytes](std::size_t i) { return std::to_integer<std::uint32_t>(bytes[i]); };
   std::uint32_t value = ~before;
@@ -42,6 +43,31 @@ inline constexpr std::array<std::array<std::uint32_t, 256>, 8> crc32c_tables = [
   }
   for (; i < bytes.size(); ++i) value = (value >> 8) ^ t[0][(value ^ at(i)) & 0xFFu];
   return ~value;
+}
+
+#if defined(__SSE4_2__) && defined(__x86_64__)
+/// crc32c by the processor's own instruction, eight bytes in three clocks.
+[[nodiscard]] inline std::uint32_t crc32c_by_instruction(std::span<std::byte const> bytes,
+                                                         std::uint32_t before) noexcept {
+  std::uint64_t value = ~before;
+  std::size_t i = 0;
+  for (; i + 8 <= bytes.size(); i += 8) {
+    std::uint64_t word;
+    std::memcpy(&word, bytes.data() + i, sizeof word);
+    value = __builtin_ia32_crc32di(value, word);
+  }
+  auto last = static_cast<std::uint32_t>(value);
+  for (; i < bytes.size(); ++i) last = __builtin_ia32_crc32qi(last, std::to_integer<std::uint8_t>(bytes[i]));
+  return ~last;
+}
+#endif
+
+/// The CRC-32C of the bytes (RFC 3720, appendix B.4), of what `before` is the checksum of and then these.
+[[nodiscard]] constexpr std::uint32_t crc32c(std::span<std::byte const> bytes, std::uint32_t before = 0) noexcept {
+#if defined(__SSE4_2__) && defined(__x86_64__)
+  if (!std::is_constant_evaluated()) return crc32c_by_instruction(bytes, before);
+#endif
+  return crc32c_by_table(bytes, before);
 }
 
 /// The checksum as TFRecord files store it, turned and moved, because a checksum of data that holds checksums is weak.

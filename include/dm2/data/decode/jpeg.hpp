@@ -62,6 +62,10 @@ class jpeg_reader {
     if (!completes(step)) throw file_error{name_, std::string{"JPEG: "} + message_.data()};
   }
 
+  /// From here on libjpeg is given end markers where data run out, and warns of them as damage: what skips rows cannot
+  /// wait for data.
+  void end_with_markers() { source_.fill_input_buffer = invent_end; }
+
   /// Whether libjpeg has warned of damage that costs pixels; message() tells which.
   [[nodiscard]] bool damaged() const noexcept { return damaged_; }
   [[nodiscard]] char const* message() const noexcept { return message_.data(); }
@@ -89,6 +93,15 @@ class jpeg_reader {
     if (std::ranges::find(costs_pixels, info->err->msg_code) == costs_pixels.end()) return;
     self(info).damaged_ = true;
     info->err->format_message(info, self(info).message_.data());
+  }
+
+  static boolean invent_end(j_decompress_ptr info) {
+    static constexpr std::array<JOCTET, 2> end{0xFF, JPEG_EOI};
+    info->err->msg_code = JWRN_JPEG_EOF;
+    info->err->emit_message(reinterpret_cast<j_common_ptr>(info), -1);
+    info->src->next_input_byte = end.data();
+    info->src->bytes_in_buffer = end.size();
+    return TRUE;
   }
 
   static void skip(j_decompress_ptr info, long bytes) {
@@ -145,9 +158,9 @@ inline int read_jpeg_rows(jpeg_reader& reader, std::uint8_t* out, std::size_t st
   return done;
 }
 
-/// Reads the header and sets libjpeg up to give RGB, or CMYK from four components. Throws file_error.
-inline void open_jpeg(jpeg_reader& reader, std::size_t bytes, std::filesystem::path const& name,
-                      decode_options const& options) {
+/// Reads the header and holds it against the limits. Throws file_error.
+inline void read_jpeg_header(jpeg_reader& reader, std::size_t bytes, std::filesystem::path const& name,
+                             decode_options const& options) {
   auto& info = reader.info;
   int status = 0;
   reader.run([&] { status = jpeg_read_header(&info, TRUE); });
@@ -155,10 +168,38 @@ inline void open_jpeg(jpeg_reader& reader, std::size_t bytes, std::filesystem::p
   check_jpeg_size(name, info.image_height, info.image_width, bytes, options);
   if (info.num_components != 1 && info.num_components != 3 && info.num_components != 4)
     throw file_error{name, "JPEG has " + std::to_string(info.num_components) + " components; 1, 3 or 4 can be read"};
+}
+
+/// Sets libjpeg up, after the header, to give RGB, or CMYK from four components. Throws file_error.
+inline void start_jpeg(jpeg_reader& reader, std::filesystem::path const& name) {
+  auto& info = reader.info;
   info.out_color_space = info.num_components == 4 ? JCS_CMYK : JCS_RGB;
   boolean started = FALSE;
   reader.run([&] { started = jpeg_start_decompress(&info); });
   if (started == FALSE) throw file_error{name, "JPEG file is truncated"};
+}
+
+/// The whole picture of a JPEG of `bytes` that start_jpeg was called for. Throws file_error as decode_jpeg does.
+inline picture read_jpeg_picture(jpeg_reader& reader, std::size_t bytes, std::filesystem::path const& name,
+                                 decode_options const& options) {
+  bool const cmyk = reader.info.out_color_space == JCS_CMYK;
+  picture out;
+  out.height = static_cast<int>(reader.info.output_height);
+  out.width = static_cast<int>(reader.info.output_width);
+  auto const columns = static_cast<std::size_t>(out.width);
+  out.pixels.reserve(first_reservation(out.stride() * reader.info.output_height, bytes));
+  std::vector<std::uint8_t> inks(cmyk ? 4 * columns * decode_band : 0);
+  for (int y = 0; y < out.height; y += decode_band) {
+    int const n = std::min(decode_band, out.height - y);
+    out.pixels.resize(static_cast<std::size_t>(y + n) * out.stride());
+    int const got = read_jpeg_rows(reader, cmyk ? inks.data() : out.row(y), (cmyk ? 4 : 3) * columns, n);
+    if (got < n)
+      throw file_error{name, "JPEG file is truncated: " + std::to_string(y + got) + " of " +
+                                 std::to_string(out.height) + " rows are there"};
+    if (cmyk) cmyk_to_rgb(inks.data(), out.row(y), columns * static_cast<std::size_t>(n));
+  }
+  if (reader.damaged() && !options.keep_damaged) throw file_error{name, std::string{"JPEG: "} + reader.message()};
+  return out;
 }
 
 }  // namespace detail
@@ -175,25 +216,9 @@ inline void open_jpeg(jpeg_reader& reader, std::size_t bytes, std::filesystem::p
 [[nodiscard]] inline picture decode_jpeg(std::span<std::byte const> file, std::filesystem::path const& name,
                                          decode_options const& options = {}) {
   detail::jpeg_reader reader{file, name, options.max_scans};
-  detail::open_jpeg(reader, file.size(), name, options);
-  bool const cmyk = reader.info.out_color_space == JCS_CMYK;
-  picture out;
-  out.height = static_cast<int>(reader.info.output_height);
-  out.width = static_cast<int>(reader.info.output_width);
-  auto const columns = static_cast<std::size_t>(out.width);
-  out.pixels.reserve(detail::first_reservation(out.stride() * reader.info.output_height, file.size()));
-  std::vector<std::uint8_t> inks(cmyk ? 4 * columns * detail::decode_band : 0);
-  for (int y = 0; y < out.height; y += detail::decode_band) {
-    int const n = std::min(detail::decode_band, out.height - y);
-    out.pixels.resize(static_cast<std::size_t>(y + n) * out.stride());
-    int const got = detail::read_jpeg_rows(reader, cmyk ? inks.data() : out.row(y), (cmyk ? 4 : 3) * columns, n);
-    if (got < n)
-      throw file_error{name, "JPEG file is truncated: " + std::to_string(y + got) + " of " +
-                                 std::to_string(out.height) + " rows are there"};
-    if (cmyk) detail::cmyk_to_rgb(inks.data(), out.row(y), columns * static_cast<std::size_t>(n));
-  }
-  if (reader.damaged() && !options.keep_damaged) throw file_error{name, std::string{"JPEG: "} + reader.message()};
-  return out;
+  detail::read_jpeg_header(reader, file.size(), name, options);
+  detail::start_jpeg(reader, name);
+  return detail::read_jpeg_picture(reader, file.size(), name, options);
 }
 
 }  // namespace dm2
