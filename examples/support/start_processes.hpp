@@ -1,8 +1,9 @@
 /// @file
-/// Starts a training run's processes, watches them, and starts them anew.
+/// Starts a run's processes, watches them, and starts them anew.
 #pragma once
 
 #include "command_line.hpp"
+#include "process_place.hpp"
 #include "stop_signal.hpp"
 
 #include <algorithm>
@@ -15,6 +16,7 @@
 #include <cstring>
 #include <filesystem>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -48,6 +50,11 @@ struct command {
       ++i;  // its value is the next word
   }
   return out;
+}
+
+/// The name that a program calls itself by in messages.
+[[nodiscard]] inline std::string program_name(std::vector<std::string> const& words) {
+  return std::filesystem::path{words.at(0)}.filename().string();
 }
 
 /// "0-3", "0,2", "1": numbers of GPUs, each once. Throws usage_error.
@@ -98,6 +105,7 @@ class process_family {
       ::_exit(127);
     }
     if (child < 0) throw usage_error{"cannot start " + c.words[0] + ": " + std::strerror(errno)};
+    program_ = program_name(c.words);
     running_.push_back(child);
     names_.push_back(started_++);
   }
@@ -131,7 +139,7 @@ class process_family {
       if (ended == 0 || (ended < 0 && errno == EINTR)) continue;
       int const code = ended < 0 ? exit_process : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
       if (code > 128 && code_ == 0 && started_ > 1)
-        std::cerr << "train: process " + std::to_string(names_[i]) + " was ended by signal " +
+        std::cerr << program_ + ": process " + std::to_string(names_[i]) + " was ended by signal " +
                          std::to_string(code - 128) + '\n';
       if (code_ == 0) code_ = code;
       running_.erase(running_.begin() + std::ptrdiff_t(i));
@@ -139,6 +147,7 @@ class process_family {
     }
   }
 
+  std::string program_;
   std::vector<pid_t> running_;
   std::vector<int> names_;  ///< of those: the how many-th they were
   int started_ = 0;
@@ -153,7 +162,8 @@ int with_restarts(int restarts, std::vector<std::string> words, Once const& once
     int const code = once(words);
     bool const lost = code == exit_process || code > 128;
     if (!lost || restarts <= 0 || stop_requested) return code;
-    std::cerr << "train: a process was lost; goes on from the last checkpoint (" << restarts << " restarts left)\n";
+    std::cerr << program_name(words) << ": a process was lost; goes on from the last checkpoint (" << restarts
+              << " restarts left)\n";
     std::erase(words, "--overwrite");
     words.insert(words.end(), {"--resume", "auto"});
   }
@@ -205,6 +215,26 @@ inline int start_on_gpus(std::vector<int> const& gpus, int restarts, double pati
     std::filesystem::remove_all(folder, ignored);
     return code;
   });
+}
+
+/// The flags that start processes.
+struct start_flags {
+  int processes = 0, restarts = 0;
+  std::string gpus;
+  double deadline = 30;
+};
+
+/// Starts what the flags ask for, and returns an exit code; nothing where this process works itself, alone or as one of
+/// those that a launcher has started. Throws usage_error.
+[[nodiscard]] inline std::optional<int> start_processes(start_flags const& f, std::vector<std::string> const& words) {
+  int const started = started_as().size;
+  if (!f.gpus.empty() && f.processes > 1) throw usage_error{"--gpus and --processes exclude each other"};
+  if (!f.gpus.empty() && started == 1) return start_on_gpus(gpu_list(f.gpus), f.restarts, f.deadline + 15, words);
+  if (f.processes > 1 && started == 1) return start_by_mpirun(f.processes, f.restarts, words);
+  if (f.processes > 1 && f.processes != started)
+    throw usage_error{"--processes " + std::to_string(f.processes) + ": there are " + std::to_string(started) +
+                      " already"};
+  return std::nullopt;
 }
 
 }  // namespace dm2::example
