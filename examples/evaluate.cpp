@@ -58,8 +58,8 @@ constexpr char const* footer =
 (class_names), so that they are those of training; a file without names numbers the folders in the order that it says
 (class_order), or that --class-order says, else in natural order.
 
-With --processes N or --gpus LIST, or started by mpirun or srun, several processes share the batches. What is counted, and
-every digit of the loss, does not depend on their number.
+With --processes N or --gpus LIST, or started by mpirun or srun, several processes share the batches. What is counted,
+and every digit of the loss, does not depend on their number.
 
 Exit codes:
   0  done

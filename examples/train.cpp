@@ -29,8 +29,9 @@ namespace fs = std::filesystem;
 constexpr char const* footer =
     R"(The defaults are the recipe of the published Tiny, for label maps and a step of 1,024 pictures.
 
-OUTPUT/EXPERIMENT gets last.safetensors, best.safetensors, epoch-NNNN.safetensors, steps.csv, epochs.csv, with
---profile profile.csv, and TensorBoard events. classify, evaluate and convert read the checkpoints. One process trains in a folder at a time.
+OUTPUT/EXPERIMENT gets last.safetensors, best.safetensors, epoch-NNNN.safetensors, steps.csv, epochs.csv, with --profile
+profile.csv, and TensorBoard events. classify, evaluate and convert read the checkpoints. One process trains in a folder
+at a time.
 
 A run that ends for whatever reason goes on with --resume auto, to the bytes that it would have had: from the checkpoint
 that is furthest on, of those that can be read. It keeps the recipe's flags; those that are given anew, on the command

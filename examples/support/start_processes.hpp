@@ -109,19 +109,20 @@ class process_family {
     running_.push_back(child);
     names_.push_back(started_++);
   }
-  /// Waits for all of them; where one fails, the others get `patience` seconds to find that out and to end by
-  /// themselves, or ten where it was the one that found something out. Returns the exit code of the first that failed,
-  /// or 128 and the signal that ended it; 0 where none did.
+  /// Waits for all of them. Where one ends, the others get `patience` seconds to end, too, or to find out that it
+  /// failed; ten where it was the one that found something out. Returns the exit code of the first that failed, or 128
+  /// and the signal that ended it; 0 where none did.
   int wait(double patience) {
     using clock = std::chrono::steady_clock;
-    clock::time_point failed{};
+    clock::time_point ended{};
     bool passed_on = false;
     while (!running_.empty()) {
-      bool const well = code_ == 0;
+      bool const well = code_ == 0, whole = running_.size() == std::size_t(started_);
       reap(false);
-      if (well && code_ != 0) failed = clock::now();
+      bool const some = running_.size() < std::size_t(started_);
+      if ((whole && some) || (well && code_ != 0)) ended = clock::now();
       double const allowed = code_ == exit_process ? std::min(10.0, patience) : patience;
-      if (code_ != 0 && std::chrono::duration<double>(clock::now() - failed).count() > allowed) signal_all(SIGKILL);
+      if (some && std::chrono::duration<double>(clock::now() - ended).count() > allowed) end_late_ones();
       if (stop_requested && !passed_on) signal_all(SIGUSR1), passed_on = true;
       std::this_thread::sleep_for(std::chrono::milliseconds{50});
     }
@@ -129,6 +130,14 @@ class process_family {
   }
 
  private:
+  /// Ends those that are left; where the others have ended well, these are what fails.
+  void end_late_ones() {
+    if (code_ == 0 && !running_.empty()) {
+      std::cerr << program_ + ": process " + std::to_string(names_.front()) + " did not end with the others\n";
+      code_ = exit_process;
+    }
+    signal_all(SIGKILL);
+  }
   void signal_all(int signal) const {
     for (pid_t const child : running_) ::kill(child, signal);
   }
@@ -175,8 +184,10 @@ inline int start_by_mpirun(int count, int restarts, std::vector<std::string> con
   throw usage_error{"--processes " + std::to_string(count) +
                     ": this program was compiled without MPI (libopenmpi-dev)"};
 #endif
-  // Containers run as root, and a machine may have fewer processors than processes: OpenMPI asks to be told.
+  // Containers run as root, and a machine may have fewer processors than processes: OpenMPI asks to be told. Of two
+  // processes it would bind each to one core, with all its threads.
   ::setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 0);
+  ::setenv("OMPI_MCA_hwloc_base_binding_policy", "none", 0);
   if (::geteuid() == 0) {
     ::setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0);
     ::setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);

@@ -42,7 +42,8 @@ class training_profile {
   /// "  computing 93 %  exchange 2 %, 2.1 MiB a step": shares of the latest steps' time, for the progress line.
   [[nodiscard]] std::string line() const {
     time_parts const& t = recent_.times;
-    return recent_.steps > 0 ? "  computing " + share(t.computing, t.total) + exchange(t, recent_) : std::string{};
+    if (!(recent_.steps > 0)) return {};
+    return "  computing " + share(t.computing, t.total) + exchange(share(t.exchanged.seconds, t.total), recent_);
   }
 
   /// A row of means over the steps since the row before.
@@ -66,7 +67,7 @@ class training_profile {
       sum all = of(t);
       all.steps = epoch_.steps;
       lines.push_back("  process " + std::to_string(r) + "  data " + part(t.waiting, t.total) + "  computing " +
-                      part(t.computing, t.total) + exchange(t, all));
+                      part(t.computing, t.total) + exchange(part(t.exchanged.seconds, t.total), all));
     }
     if (e.validation.samples != 0) lines.push_back("  validating " + seconds(e.validating));
     board.scalar("profile/validating_seconds", e.step, e.validating);
@@ -112,10 +113,9 @@ class training_profile {
   /// "12.34 s (5 %)"
   static std::string part(double s, double total) { return seconds(s) + " (" + share(s, total) + ")"; }
   /// Empty where nothing was sent.
-  static std::string exchange(time_parts const& t, sum const& all) {
+  static std::string exchange(std::string const& time, sum const& all) {
     if (!(all.bytes > 0)) return {};
-    return "  exchange " + part(t.exchanged.seconds, t.total) + ", " +
-           byte_size(std::uint64_t(all.bytes / std::max(all.steps, 1.0))) + " a step";
+    return "  exchange " + time + ", " + byte_size(std::uint64_t(all.bytes / all.steps)) + " a step";
   }
 
   csv_log rows_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/comm/communicator.hpp>
+#include <dm2/comm/end_limit.hpp>
 #include <dm2/comm/process_board.hpp>
 #include <dm2/comm/rendezvous.hpp>
 #include <dm2/comm/waiting.hpp>
@@ -80,13 +81,18 @@ class nccl_communicator final : public communicator, public device_messages {
     check(cudaGetDevice(&device_), "device");
     watch_ = std::jthread{[this](std::stop_token const& stop) { watch(stop); }};
   }
+  /// Waits for the others' ends; where one does not come within the deadline, options.on_lost is told.
   ~nccl_communicator() override {
     watch_ = {};
+    double const most = options_.deadline + 4 * longest_work_;
+    dm2::detail::end_limit const end{
+        most + 1, [&] { options_.on_lost(dm2::detail::waiting::end_text(most + 1, options_.meeting.rank)); }};
     static_cast<void>(ncclCommFinalize(comm_));
     ncclResult_t state = ncclInProgress;
-    for (detail_limit const limit{options_.deadline}; state == ncclInProgress && !limit.over();)
+    for (detail_limit const limit{most}; state == ncclInProgress && !limit.over();)
       if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess) break;
-    static_cast<void>(state == ncclSuccess ? ncclCommDestroy(comm_) : ncclCommAbort(comm_));
+    // ncclCommAbort may wait for a process that is gone; what is left here goes with this one.
+    if (state == ncclSuccess) static_cast<void>(ncclCommDestroy(comm_));
   }
 
   [[nodiscard]] int rank() const override { return options_.meeting.rank; }
