@@ -12,7 +12,11 @@
 #include "../support/model_flags.hpp"
 #include "../support/models.hpp"
 #include "../support/picture_run.hpp"
+#include "../support/processes.hpp"
 #include "../support/progress.hpp"
+#include "../support/shared_evaluation.hpp"
+#include "../support/start_processes.hpp"
+#include "../support/stop_signal.hpp"
 #include "../support/text.hpp"
 #include "../support/weights_file.hpp"
 
@@ -24,10 +28,13 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <memory>
+#include <optional>
 #include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -45,6 +52,7 @@ struct options {
   std::uint64_t max_pixels = dm2::max_sample_pixels;
   int max_scans = dm2::max_sample_scans;
   device_flags device;
+  start_flags start;
 };
 
 constexpr char const* footer =
@@ -52,15 +60,20 @@ constexpr char const* footer =
 (class_names), so that they are those of training; a file without names numbers the folders in the order that it says
 (class_order), or that --class-order says, else in natural order.
 
+With --processes N or --gpus LIST, or started by mpirun or srun, several processes share the batches. What is counted,
+and every digit of the loss, does not depend on their number.
+
 Exit codes:
   0  done
   1  some pictures could not be read and were left out, or output could not be written
   2  the command line makes no sense, or the pictures have other classes than the model
   3  a file is unreadable, damaged, or not what was asked for; weights or results are not finite numbers
+  6  another process of the run did not answer
 
 Examples:
   evaluate imagenet -w "DeMansia 2 Tiny EMA.ckpt"
   evaluate imagenet -w "DeMansia 2 Tiny EMA.ckpt" --device cuda --precision fp16
+  evaluate imagenet -w "DeMansia 2 Tiny EMA.ckpt" --gpus 0-3
   evaluate pictures -w runs/first/best.safetensors --per-class classes.csv)";
 
 void add_options(CLI::App& app, options& o) {
@@ -87,6 +100,15 @@ void add_options(CLI::App& app, options& o) {
       ->check(number_from(1, 1'000'000'000));
   app.add_option("--max-scans", o.max_scans, "Scans of a JPEG above which it counts as unreadable (64)")
       ->check(number_from(1, 1'000'000));
+  app.add_option("--processes", o.start.processes,
+                 "Start so many of this program by mpirun, which share the batches (1)")
+      ->check(number_from(1, 1'000'000));
+  app.add_option("--gpus", o.start.gpus, "Start one process for each of these GPUs of this machine, as 0-3 or 0,2")
+      ->type_name("LIST");
+  app.add_option("--deadline", o.start.deadline,
+                 "Seconds after which a process that does not answer is taken for lost, beyond four times this one's "
+                 "own work (30)")
+      ->check(CLI::Range(1.0, 1e6).description(""));
 }
 
 /// The order in which folders are numbered for a file without class names. Says so where it matters and nobody has
@@ -134,21 +156,27 @@ void write_per_class(fs::path const& path, dm2::dataset const& set, std::span<dm
   file.commit();
 }
 
-/// Counts over the set, as they come.
+/// Throws std::runtime_error where `bad` pictures of the set are too many, or are all of them.
+void require_few(std::size_t bad, std::size_t most, std::size_t set, std::string const& front, char const* so_far) {
+  if (bad <= most && bad < set) return;
+  throw std::runtime_error{front + std::to_string(bad) + " of " + std::to_string(set) + " pictures are bad" + so_far +
+                           ", the limit is " + std::to_string(most)};
+}
+
+/// Counts of this process's pictures, as they come.
 struct counts {
   dm2::dataset const& set;
-  std::size_t most_bad;
-  std::vector<dm2::evaluation> classes;  ///< one for each
-  std::size_t bad = 0;                   ///< pictures that could not be read
-  progress_bar progress{set.size()};
+  picture_deal deal;
+  std::size_t most_bad, classes;
+  std::vector<dm2::evaluation> pictures{};  ///< one for each; no sample where it could not be read
+  std::size_t bad = 0;                      ///< pictures that could not be read
+  progress_bar progress{set.size(), deal.rank == 0 && dm2::stderr_is_terminal()};
 
-  /// Throws std::runtime_error where there are too many, or where no picture is good.
   void leave_out(picture_entry const& entry) {
     progress.clear();
-    std::cerr << "evaluate: left out " << printable(entry.error) << '\n';
-    if (++bad <= most_bad && bad < set.size()) return;
-    throw std::runtime_error{entry.error + "; " + std::to_string(bad) + " of " + std::to_string(set.size()) +
-                             " pictures are bad so far, the limit is " + std::to_string(most_bad)};
+    std::cerr << "evaluate: left out " + printable(entry.error) + '\n';  // whole: others write, too
+    pictures.emplace_back();
+    require_few(++bad, most_bad, set.size(), entry.error + "; ", " so far");
   }
 
   void add(picture_batch const& batch, dm2::run::batch_results const& results) {
@@ -158,20 +186,20 @@ struct counts {
         leave_out(batch.entries[i]);
         continue;
       }
-      int const label = set.label(batch.first + i);
-      auto const logits = results.logits.subspan(good++ * classes.size(), classes.size());
+      auto const logits = results.logits.subspan(good++ * classes, classes);
       if (!std::all_of(logits.begin(), logits.end(), [](float v) { return std::isfinite(v); }))
         throw dm2::file_error{batch.entries[i].path,
                               "the model's logits are not finite numbers; weights too large for the precision?"};
-      classes[std::size_t(label)].add(logits, label);
+      pictures.emplace_back().add(logits, set.label(deal.number(batch.first + i)));
     }
-    progress.show(batch.first + batch.entries.size());
+    if (!batch.entries.empty()) progress.show(deal.number(batch.first + batch.entries.size() - 1) + 1);
   }
 };
 
 /// What evaluate prints.
 struct report {
   std::string model, device;
+  int processes;
   dm2::evaluation total;
   std::size_t bad;
   run_speed speed;
@@ -181,6 +209,7 @@ void print(options const& o, report const& r) {
   if (o.json) {
     nlohmann::ordered_json const object{{"model", r.model},
                                         {"device", r.device},
+                                        {"processes", r.processes},
                                         {"top1", 100 * r.total.accuracy()},
                                         {"top5", 100 * r.total.accuracy5()},
                                         {"loss", r.total.loss()},
@@ -196,42 +225,114 @@ void print(options const& o, report const& r) {
                 100 * r.total.accuracy5(), r.total.loss());
   std::cout << r.model << "  " << text.data() << grouped(r.total.samples) << " pictures";
   if (r.bad != 0) std::cout << " (" << grouped(r.bad) << " left out)";
-  std::snprintf(text.data(), text.size(), "  %.1f img/s  data %.0f %%  (%s)\n", r.speed.rate(),
-                100 * r.speed.waiting_share(), r.device.c_str());
-  std::cout << text.data();
+  std::snprintf(text.data(), text.size(), "  %.1f img/s  data %.0f %%  (", r.speed.rate(),
+                100 * r.speed.waiting_share());
+  std::cout << text.data() << r.device
+            << (r.processes > 1 ? ", " + std::to_string(r.processes) + " processes)\n" : ")\n");
 }
 
-int evaluate(options const& o) {
-  refuse_output_onto_input("--per-class", o.per_class, std::array{o.weights});
+/// A model and the pictures that it is held against.
+struct prepared {
+  std::string model;
+  loaded_classifier net;
+  dm2::dataset set;
+};
+
+/// What is odd about the files is said by the first process.
+prepared prepare(options const& o, chosen_device const& device, int batch, bool quiet) {
+  quiet_output const silence{quiet};
   dm2::tensor_file const file{o.weights, o.from.chosen()};
-  chosen_device const device = choose_device(o.device);
   dm2::config const model = choose_model("evaluate", file, o.model);
   require_sound_weights("evaluate", model, file);
-  int const batch = o.device.batch.value_or(device.gpu ? 256 : 32);
   dm2::run::model_code const& code = find_model_code("evaluate", model, device);
-  loaded_classifier const loaded = load_classifier(code, file, device, batch);
-  dm2::run::classifier* const net = loaded.pictures.get();
-  dm2::dataset const set = open_pictures(o, file, net->classes());
+  loaded_classifier net = load_classifier(code, file, device, batch);
+  dm2::dataset set = open_pictures(o, file, net.pictures->classes());
+  return {dm2::name_of(model), std::move(net), std::move(set)};
+}
+
+/// A process's counts, and how long they took.
+struct counted {
+  std::vector<dm2::evaluation> pictures;
+  run_speed speed;
+};
+
+/// Counts this process's pictures.
+counted count(options const& o, prepared& p, picture_deal const& deal, int workers) {
+  counts found{p.set, deal, std::size_t(o.max_bad), p.net.pictures->classes()};
   std::vector<picture_entry> entries;
-  entries.reserve(set.size());
-  for (std::size_t i = 0; i < set.size(); ++i) entries.push_back({set.image(i), ""});
-  counts found{set, std::size_t(o.max_bad), std::vector<dm2::evaluation>(net->classes())};
+  for (std::size_t i = 0; i < p.set.size(); ++i)
+    if (deal.owns(i)) entries.push_back({p.set.image(i), ""});
   run_speed const speed =
-      run_pictures(*net, entries, batch, device.workers,
+      run_pictures(*p.net.pictures, entries, int(deal.batch), workers,
                    [&](picture_batch const& b, dm2::run::batch_results const& results) { found.add(b, results); },
                    {.max_pixels = o.max_pixels, .max_scans = o.max_scans});
   found.progress.clear();
-  dm2::evaluation total;
-  for (dm2::evaluation const& one : found.classes) total += one;
+  return {std::move(found.pictures), speed};
+}
+
+/// On the first process: adds up the pictures' counts in the set's order, prints, writes. Returns an exit code.
+int tell(options const& o, prepared const& p, std::span<dm2::evaluation const> pictures, report r) {
+  std::vector<dm2::evaluation> classes(p.net.pictures->classes());
+  for (std::size_t i = 0; i < pictures.size(); ++i) classes[std::size_t(p.set.label(i))] += pictures[i];
+  for (dm2::evaluation const& one : classes) r.total += one;
   bool written = true;
   try {
-    if (!o.per_class.empty()) write_per_class(o.per_class, set, found.classes);
+    if (!o.per_class.empty()) write_per_class(o.per_class, p.set, classes);
   } catch (dm2::file_error const& problem) {  // the counts are there all the same
     written = false;
     std::cerr << "evaluate: " << printable(problem.what()) << '\n';
   }
-  print(o, {dm2::name_of(model), device.text(), total, found.bad, speed});
-  return found.bad == 0 && written ? exit_ok : exit_incomplete;
+  print(o, r);
+  return r.bad == 0 && written ? exit_ok : exit_incomplete;
+}
+
+/// Counts with the other processes; the first one tells. Where one of them fails, all throw.
+int share_counting(options const& o, chosen_device const& device, dm2::communicator& all) {
+  int const batch = o.device.batch.value_or(device.gpu ? 256 : 32);
+  bool const first = all.rank() == 0;
+  std::optional<prepared> ready;
+  picture_deal deal{0, std::size_t(batch), std::size_t(all.rank()), std::size_t(all.size())};
+  counted own;
+  together(all, [&] {
+    ready.emplace(prepare(o, device, batch, !first));
+    deal.pictures = ready->set.size();
+    own = count(o, *ready, deal, device.workers);
+  });
+  auto const pictures = gather_counts(all, deal, std::move(own.pictures));
+  run_speed const speed = gather_speed(all, own.speed);
+  auto const bad = std::size_t(std::count_if(pictures.begin(), pictures.end(), [](auto& p) { return p.samples == 0; }));
+  if (bad > 0) require_few(bad, std::size_t(o.max_bad), pictures.size(), "", "");
+  return first ? tell(o, *ready, pictures, {ready->model, device.text(), all.size(), {}, bad, speed}) : int{exit_ok};
+}
+
+int evaluate_here(options const& o, run_processes& processes) {
+  refuse_output_onto_input("--per-class", o.per_class, std::array{o.weights});
+  chosen_device device = choose_device(o.device);
+  processes.connect(device.gpu);
+  device.threads = share_of_processors(device.threads, processes.place());
+  device.workers = share_of_processors(device.workers, processes.place());
+  try {
+    return share_counting(o, device, processes.get());
+  } catch (dm2::process_error const&) {
+    throw;
+  } catch (std::exception const&) {
+    if (processes.first()) throw;
+    return exit_ok;  // the first process says it; mpirun would end it before that where another one fails
+  }
+}
+
+int evaluate(options const& o, std::vector<std::string> const& words) {
+  if (o.start.processes > 1 || !o.start.gpus.empty()) {
+    if (started_as().size == 1) watch_stop_signals();  // they are passed on
+    if (auto const code = start_processes(o.start, words)) return *code;
+  }
+  run_processes processes{o.start.deadline};
+  try {
+    return evaluate_here(o, processes);
+  } catch (usage_error const&) {
+    if (processes.first()) throw;
+    return exit_usage;  // the first process says it
+  }
 }
 
 }  // namespace
@@ -241,5 +342,5 @@ int dm2::example::evaluate_command(int argc, char** argv) {
   app.footer(footer);
   options o;
   add_options(app, o);
-  return run_program(app, argc, argv, [&] { return evaluate(o); });
+  return run_program(app, argc, argv, [&] { return evaluate(o, command_to_repeat(argc, argv)); });
 }

@@ -19,12 +19,10 @@
 #include "../support/training_folder.hpp"
 #include "../support/training_run.hpp"
 
-#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -36,8 +34,9 @@ namespace fs = std::filesystem;
 constexpr char const* footer =
     R"(The defaults are the recipe of the published Tiny, for label maps and a step of 1,024 pictures.
 
-OUTPUT/EXPERIMENT gets last.safetensors, best.safetensors, epoch-NNNN.safetensors, steps.csv, epochs.csv and
-TensorBoard events. classify, evaluate and convert read the checkpoints. One process trains in a folder at a time.
+OUTPUT/EXPERIMENT gets last.safetensors, best.safetensors, epoch-NNNN.safetensors, steps.csv, epochs.csv, with --profile
+profile.csv, and TensorBoard events. classify, evaluate and convert read the checkpoints. One process trains in a folder
+at a time.
 
 A run that ends for whatever reason goes on with --resume auto, to the bytes that it would have had: from the checkpoint
 that is furthest on, of those that can be read. It keeps the recipe's flags; those that are given anew, on the command
@@ -123,12 +122,6 @@ dm2::told_model settle_model(training_flags const& flags, settled_run const& r, 
   return told;
 }
 
-/// Processors that are left to each of the processes of this machine, where the flag leaves their number open.
-int share_of_processors(int asked, process_place const& place) {
-  if (asked != 0 || place.local_size == 1) return asked;
-  return std::max(1, int(std::thread::hardware_concurrency()) / place.local_size);
-}
-
 int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
   if (app.count("--pretrained") > 0 && flags.initial.empty())
     throw usage_error{"--pretrained needs a FILE: nothing is downloaded; README.md says where weights are"};
@@ -165,14 +158,8 @@ int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
 
 int train(CLI::App& app, training_flags& flags, std::vector<std::string> const& words) {
   watch_stop_signals();
-  int const started = started_as().size;
-  if (!flags.gpus.empty() && flags.processes > 1) throw usage_error{"--gpus and --processes exclude each other"};
-  if (!flags.gpus.empty() && started == 1)
-    return start_on_gpus(gpu_list(flags.gpus), flags.restarts, flags.deadline + 15, words);
-  if (flags.processes > 1 && started == 1) return start_by_mpirun(flags.processes, flags.restarts, words);
-  if (flags.processes > 1 && flags.processes != started)
-    throw usage_error{"--processes " + std::to_string(flags.processes) + ": there are " + std::to_string(started) +
-                      " already"};
+  if (auto const code = start_processes({flags.processes, flags.restarts, flags.gpus, flags.deadline}, words))
+    return *code;
   run_processes processes{flags.deadline};
   quiet_output const quiet{!processes.first()};
   try {

@@ -7,6 +7,7 @@
 #include <dm2/cuda/check.cuh>
 #endif
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -37,12 +38,13 @@ std::unique_ptr<communicator> connect_gpus(process_place const& place, communica
   o.host = host;
   o.deadline = deadline;
   o.on_lost = [](std::string const& text) {
-    std::fprintf(stderr, "train: %s\n", text.c_str());
+    std::fprintf(stderr, "%s: %s\n", program_invocation_short_name, text.c_str());
     std::_Exit(6);
   };
   std::string const meeting = variable("DM2_MEETING"), port = variable("MASTER_PORT");
   std::string run = variable("TORCHELASTIC_RUN_ID") + "-" + variable("TORCHELASTIC_RESTART_COUNT") + "-" +
-                    variable("SLURM_JOB_ID") + "-" + variable("OMPI_MCA_orte_ess_jobid") + "-" + port;
+                    variable("SLURM_JOB_ID") + "-" + variable("SLURM_STEP_ID") + "-" +
+                    variable("OMPI_MCA_orte_ess_jobid") + "-" + port;
   if (!meeting.empty()) run = meeting;
   o.meeting = {.run = run, .rank = place.rank, .size = place.size};
   if (!meeting.empty()) {
@@ -52,8 +54,8 @@ std::unique_ptr<communicator> connect_gpus(process_place const& place, communica
     o.meeting.host = variable("MASTER_ADDR");
     o.meeting.port = port.empty() ? 0 : std::atoi(port.c_str()) + 1;
     if (o.meeting.host.empty() || o.meeting.port < 2 || o.meeting.port > 65535)
-      throw std::runtime_error{
-          "WORLD_SIZE is set, but MASTER_ADDR and MASTER_PORT do not say where the processes meet"};
+      throw std::runtime_error{std::string{place.by} +
+                               " is set, but MASTER_ADDR and MASTER_PORT do not say where the processes meet"};
   }
   if (meeting.empty() && place.local_size == place.size)
     o.board = "/dev/shm/dm2-" + std::to_string(::getuid()) + "-" + std::to_string(std::hash<std::string>{}(run));

@@ -1,5 +1,5 @@
 /// @file
-/// The processes of one training run: how this one was started, and what connects it to the others.
+/// The processes of one run: how this one was started, and what connects it to the others.
 #pragma once
 
 #include <dm2/comm/communicator.hpp>
@@ -11,14 +11,18 @@
 #include "gpu_trainer.hpp"
 #include "process_place.hpp"
 
+#include <algorithm>
 #include <cstddef>
+#include <exception>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <streambuf>
 #include <string>
-#include <string_view>
+#include <utility>
+#include <vector>
 
 namespace dm2::example {
 
@@ -49,7 +53,7 @@ class run_processes {
   /// `deadline` in seconds, as mpi_communicator takes it. Begins MPI where that started this process.
   explicit run_processes(double deadline) : place_{started_as()}, deadline_{deadline} {
 #ifdef DM2_WITH_MPI
-    if (place_.by.empty() || place_.by == by_variables) return;
+    if (place_.size == 1 || !place_.by_mpi) return;
     mpi_.emplace(deadline);
     place_.rank = mpi_->rank();
     place_.size = mpi_->size();
@@ -66,8 +70,8 @@ class run_processes {
     if (gpu) gpus_ = connect_gpus(place_, host, deadline_);
     if (gpu || host != nullptr) return;
     throw usage_error{std::string{place_.by} + "=" + std::to_string(place_.size) +
-                      ": processes on CPUs are started by mpirun, and this program is compiled with MPI "
-                      "(libopenmpi-dev)"};
+                      ": processes on CPUs are started by mpirun or srun --mpi=pmix, and the program is compiled with "
+                      "MPI (libopenmpi-dev)"};
   }
 
   /// The communicator, after connect().
@@ -90,13 +94,40 @@ class run_processes {
   std::unique_ptr<communicator> gpus_;  ///< last: its messages may go by MPI
 };
 
-/// The text of the first process, on every process. Throws process_error.
-inline std::string share_text(communicator& processes, std::string text) {
+/// The text of process `root`, on every process. Throws process_error.
+inline std::string share_text(communicator& processes, std::string text, int root = 0) {
   std::size_t length = text.size();
-  processes.broadcast("text", std::span{&length, 1});
+  processes.broadcast("text", std::span{&length, 1}, root);
   text.resize(length);
-  processes.broadcast("text", std::span{text});
+  processes.broadcast("text", std::span{text}, root);
   return text;
+}
+
+/// Calls body() on every process. Where it throws on one, it throws on all: there the own exception, elsewhere a
+/// usage_error or std::runtime_error with what the first one said. Throws process_error.
+template <class Body>
+void together(communicator& processes, Body const& body) {
+  std::exception_ptr own;
+  std::string text;
+  char outcome = 0;
+  try {
+    body();
+  } catch (process_error const&) {
+    throw;
+  } catch (usage_error const& problem) {
+    own = std::current_exception(), text = problem.what(), outcome = 1;
+  } catch (std::exception const& problem) {
+    own = std::current_exception(), text = problem.what(), outcome = 2;
+  }
+  std::vector<char> all(std::size_t(processes.size()));
+  processes.gather("outcome", std::span<char const>{&outcome, 1}, std::span{all});
+  auto const failed = std::find_if(all.begin(), all.end(), [](char one) { return one != 0; });
+  if (failed == all.end()) return;
+  int const rank = int(failed - all.begin());
+  text = share_text(processes, std::move(text), rank);
+  if (own) std::rethrow_exception(own);
+  if (*failed == 1) throw usage_error{text};
+  throw std::runtime_error{"process " + std::to_string(rank) + ": " + text};
 }
 
 }  // namespace dm2::example

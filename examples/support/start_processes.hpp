@@ -1,9 +1,10 @@
 /// @file
-/// Starts a training run's processes, watches them, and starts them anew.
+/// Starts a run's processes, watches them, and starts them anew.
 #pragma once
 
 #include "command_line.hpp"
 #include "commands.hpp"
+#include "process_place.hpp"
 #include "stop_signal.hpp"
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <filesystem>
 #include <iostream>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -50,6 +52,11 @@ struct command {
       ++i;  // its value is the next word
   }
   return out;
+}
+
+/// The name that a program calls itself by in messages.
+[[nodiscard]] inline std::string program_name(std::vector<std::string> const& words) {
+  return std::filesystem::path{words.at(0)}.filename().string();
 }
 
 /// "0-3", "0,2", "1": numbers of GPUs, each once. Throws usage_error.
@@ -100,22 +107,24 @@ class process_family {
       ::_exit(127);
     }
     if (child < 0) throw usage_error{"cannot start " + c.words[0] + ": " + std::strerror(errno)};
+    program_ = program_name(c.words);
     running_.push_back(child);
     names_.push_back(started_++);
   }
-  /// Waits for all of them; where one fails, the others get `patience` seconds to find that out and to end by
-  /// themselves, or ten where it was the one that found something out. Returns the exit code of the first that failed,
-  /// or 128 and the signal that ended it; 0 where none did.
+  /// Waits for all of them. Where one ends, the others get `patience` seconds to end, too, or to find out that it
+  /// failed; ten where it was the one that found something out. Returns the exit code of the first that failed, or 128
+  /// and the signal that ended it; 0 where none did.
   int wait(double patience) {
     using clock = std::chrono::steady_clock;
-    clock::time_point failed{};
+    clock::time_point ended{};
     bool passed_on = false;
     while (!running_.empty()) {
-      bool const well = code_ == 0;
+      bool const well = code_ == 0, whole = running_.size() == std::size_t(started_);
       reap(false);
-      if (well && code_ != 0) failed = clock::now();
+      bool const some = running_.size() < std::size_t(started_);
+      if ((whole && some) || (well && code_ != 0)) ended = clock::now();
       double const allowed = code_ == exit_process ? std::min(10.0, patience) : patience;
-      if (code_ != 0 && std::chrono::duration<double>(clock::now() - failed).count() > allowed) signal_all(SIGKILL);
+      if (some && std::chrono::duration<double>(clock::now() - ended).count() > allowed) end_late_ones();
       if (stop_requested && !passed_on) signal_all(SIGUSR1), passed_on = true;
       std::this_thread::sleep_for(std::chrono::milliseconds{50});
     }
@@ -123,6 +132,14 @@ class process_family {
   }
 
  private:
+  /// Ends those that are left; where the others have ended well, these are what fails.
+  void end_late_ones() {
+    if (code_ == 0 && !running_.empty()) {
+      std::cerr << program_ + ": process " + std::to_string(names_.front()) + " did not end with the others\n";
+      code_ = exit_process;
+    }
+    signal_all(SIGKILL);
+  }
   void signal_all(int signal) const {
     for (pid_t const child : running_) ::kill(child, signal);
   }
@@ -133,7 +150,7 @@ class process_family {
       if (ended == 0 || (ended < 0 && errno == EINTR)) continue;
       int const code = ended < 0 ? exit_process : WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
       if (code > 128 && code_ == 0 && started_ > 1)
-        std::cerr << "train: process " + std::to_string(names_[i]) + " was ended by signal " +
+        std::cerr << program_ + ": process " + std::to_string(names_[i]) + " was ended by signal " +
                          std::to_string(code - 128) + '\n';
       if (code_ == 0) code_ = code;
       running_.erase(running_.begin() + std::ptrdiff_t(i));
@@ -141,6 +158,7 @@ class process_family {
     }
   }
 
+  std::string program_;
   std::vector<pid_t> running_;
   std::vector<int> names_;  ///< of those: the how many-th they were
   int started_ = 0;
@@ -155,7 +173,8 @@ int with_restarts(int restarts, std::vector<std::string> words, Once const& once
     int const code = once(words);
     bool const lost = code == exit_process || code > 128;
     if (!lost || restarts <= 0 || stop_requested) return code;
-    std::cerr << "train: a process was lost; goes on from the last checkpoint (" << restarts << " restarts left)\n";
+    std::cerr << program_name(words) << ": a process was lost; goes on from the last checkpoint (" << restarts
+              << " restarts left)\n";
     std::erase(words, "--overwrite");
     words.insert(words.end(), {"--resume", "auto"});
   }
@@ -167,8 +186,10 @@ inline int start_by_mpirun(int count, int restarts, std::vector<std::string> con
   throw usage_error{"--processes " + std::to_string(count) +
                     ": this program was compiled without MPI (libopenmpi-dev)"};
 #endif
-  // Containers run as root, and a machine may have fewer processors than processes: OpenMPI asks to be told.
+  // Containers run as root, and a machine may have fewer processors than processes: OpenMPI asks to be told. Of two
+  // processes it would bind each to one core, with all its threads.
   ::setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 0);
+  ::setenv("OMPI_MCA_hwloc_base_binding_policy", "none", 0);
   if (::geteuid() == 0) {
     ::setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 0);
     ::setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 0);
@@ -207,6 +228,26 @@ inline int start_on_gpus(std::vector<int> const& gpus, int restarts, double pati
     std::filesystem::remove_all(folder, ignored);
     return code;
   });
+}
+
+/// The flags that start processes.
+struct start_flags {
+  int processes = 0, restarts = 0;
+  std::string gpus;
+  double deadline = 30;
+};
+
+/// Starts what the flags ask for, and returns an exit code; nothing where this process works itself, alone or as one of
+/// those that a launcher has started. Throws usage_error.
+[[nodiscard]] inline std::optional<int> start_processes(start_flags const& f, std::vector<std::string> const& words) {
+  int const started = started_as().size;
+  if (!f.gpus.empty() && f.processes > 1) throw usage_error{"--gpus and --processes exclude each other"};
+  if (!f.gpus.empty() && started == 1) return start_on_gpus(gpu_list(f.gpus), f.restarts, f.deadline + 15, words);
+  if (f.processes > 1 && started == 1) return start_by_mpirun(f.processes, f.restarts, words);
+  if (f.processes > 1 && f.processes != started)
+    throw usage_error{"--processes " + std::to_string(f.processes) + ": there are " + std::to_string(started) +
+                      " already"};
+  return std::nullopt;
 }
 
 }  // namespace dm2::example

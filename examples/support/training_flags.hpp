@@ -66,6 +66,7 @@ struct training_flags {
   int max_scans = max_sample_scans;
   int history = 2, checkpoint_steps = 0, stop_after = 0;
   int log_interval = 50, image_interval = 5, images = 8;
+  bool profile = false;
 
   int processes = 0, restarts = 0;
   std::string gpus;
@@ -283,6 +284,9 @@ inline void add_run(CLI::App& app, training_flags& f) {
   app.add_option("--log-interval", f.log_interval, "Steps between two rows of steps.csv")
       ->check(number_from(1, 1'000'000'000))
       ->group(group);
+  app.add_flag("--profile", f.profile,
+               "Tell where the time goes: data, computing, exchanges and their bytes, on the lines and in profile.csv")
+      ->group(group);
   app.add_option("--image-interval", f.image_interval, "Epochs between two pictures with class maps (0: none)")
       ->check(number_from(0, 1'000'000))
       ->group(group);
@@ -349,37 +353,19 @@ namespace detail {
 }  // namespace detail
 
 /// Whether a flag is of the recipe: not of those that say how to get to the result (where, on what, how much is written
-/// and shown), nor of those that tell the model, whose configuration a checkpoint holds. A checkpoint does not store them, so its bytes do not depend on them, and a resumed run does not take them over.
+/// and shown), nor of those that tell the model, whose configuration a checkpoint holds. A checkpoint does not store
+/// the others, so its bytes do not depend on them, and a resumed run does not take them over.
 [[nodiscard]] inline bool is_recipe(CLI::Option const& option) {
-  static std::set<std::string> const machine{"help",
-                                             "version",
-                                             "config",
-                                             "resume",
-                                             "no-resume-opt",
-                                             "overwrite",
-                                             "check",
-                                             "output",
-                                             "experiment",
-                                             "workers",
-                                             "stop-after",
-                                             "amp",
-                                             "threads",
-                                             "processes",
-                                             "gpus",
-                                             "restarts",
-                                             "deadline",
-                                             "device",
-                                             "precision",
-                                             "max-pixels",
-                                             "max-scans",
-                                             "log-interval",
-                                             "image-interval",
-                                             "images",
-                                             "checkpoint-hist",
-                                             "checkpoint-steps",
-                                             "max-bad",
-                                             "token-label",
-                                             "token-label-size"};
+  static std::set<std::string> const machine{"help",         "version",         "config",
+                                             "resume",       "no-resume-opt",   "overwrite",
+                                             "check",        "output",          "experiment",
+                                             "workers",      "stop-after",      "amp",
+                                             "threads",      "processes",       "gpus",
+                                             "restarts",     "deadline",        "device",
+                                             "precision",    "max-pixels",      "max-scans",
+                                             "log-interval", "profile",         "image-interval",
+                                             "images",       "checkpoint-hist", "checkpoint-steps",
+                                             "max-bad",      "token-label",     "token-label-size"};
   return !option.get_lnames().empty() && !machine.contains(option.get_lnames().front()) &&
          !is_model_flag(option.get_lnames().front());
 }

@@ -10,6 +10,7 @@
 
 #include "command_line.hpp"
 #include "text.hpp"
+#include "training_profile.hpp"
 
 #include <array>
 #include <chrono>
@@ -28,9 +29,10 @@ namespace dm2::example {
 /// where there is one, else a line every `interval` steps. Epochs count from 1 there, and accuracies are in percent.
 class training_log {
  public:
-  /// `epochs_done` and `steps_done`: where a resumed run goes on; later rows of the files are removed.
+  /// `epochs_done` and `steps_done`: where a resumed run goes on; later rows of the files are removed. `profile`: tells
+  /// where the time goes, too.
   training_log(std::filesystem::path const& folder, int epochs, int accumulate, int interval, int epochs_done,
-               std::int64_t steps_done)
+               std::int64_t steps_done, bool profile = false)
       : epochs_{epochs},
         accumulate_{accumulate},
         interval_{interval},
@@ -41,7 +43,9 @@ class training_log {
                     "epoch",
                     {"train_loss", "val_loss", "top1", "top5", "lr", "images_per_second", "waiting", "seconds"},
                     resumed_ ? std::optional<std::int64_t>{epochs_done} : std::nullopt},
-        board_{folder, resumed_} {}
+        board_{folder, resumed_} {
+    if (profile) profile_.emplace(folder, resumed_);
+  }
 
   void text(std::string_view tag, std::string_view markdown) { board_.text(tag, resumed_.value_or(0), markdown); }
   void image(std::string_view tag, std::int64_t step, picture const& p) { board_.image(tag, step, p); }
@@ -59,10 +63,12 @@ class training_log {
     last_ = now;
     waited_ = s.waiting;
     images_ += std::size_t(s.samples);
+    if (profile_) profile_->add(s);
     training_position at{s.epoch + 1, epochs_, whole_steps(s.batch), whole_steps(s.batches), s.rate};
-    if (line_.due()) line_.show(training_line(at, meter_));
+    if (line_.due()) line_.show(step_line(at));
     if (s.step % interval_ != 0) return;
-    if (!stderr_is_terminal()) say(training_line(at, meter_));
+    if (!stderr_is_terminal()) say(step_line(at));
+    if (profile_) profile_->row(s.step, board_);
     std::optional<double> const norm = s.gradient_norm > 0 ? std::optional{s.gradient_norm} : std::nullopt;
     double const speed = meter_.images_per_second(), waiting = meter_.waiting_share();
     step_rows_.append(s.step, {s.loss, s.rate, norm, speed, waiting});
@@ -88,6 +94,8 @@ class training_log {
       board_.scalar("epoch/top5", e.step, 100 * v.accuracy5());
     }
     say(epoch_line(e, speed, waiting));
+    if (profile_)
+      for (std::string const& line : profile_->epoch(e, board_)) say(line);
     images_ = 0;
     meter_.restart();
     last_ = clock::now();
@@ -103,6 +111,9 @@ class training_log {
     return std::int64_t((batches + each - 1) / each);
   }
 
+  [[nodiscard]] std::string step_line(training_position const& at) const {
+    return training_line(at, meter_) + (profile_ ? profile_->line() : "");
+  }
   [[nodiscard]] std::string epoch_line(epoch_report const& e, double speed, double waiting) const {
     std::array<char, 128> part;
     std::snprintf(part.data(), part.size(), "epoch %d/%d  loss %.4f", e.epoch + 1, epochs_, e.train_loss);
@@ -128,6 +139,7 @@ class training_log {
   std::optional<std::int64_t> resumed_;
   csv_log step_rows_, epoch_rows_;
   tensorboard_log board_;
+  std::optional<training_profile> profile_;
   training_meter meter_;
   status_line line_;
   clock::time_point last_ = clock::now();

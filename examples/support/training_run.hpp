@@ -109,8 +109,8 @@ class training_run {
     if (stop_requested) return exit_stopped;
     make_room();
     if (processes_.rank() != 0) return follow(driver);
-    training_log log{folder_.files().root(), flags_.rates.epochs, flags_.accumulate,
-                     flags_.log_interval,    driver.epoch(),      driver.steps()};
+    training_log log{folder_.files().root(), flags_.rates.epochs, flags_.accumulate, flags_.log_interval,
+                     driver.epoch(),         driver.steps(),      flags_.profile};
     log.text("configuration", "    " + arguments_.dump());
     log_ = &log;
     draw_ = [&](epoch_report const& e) {

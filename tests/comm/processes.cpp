@@ -2,6 +2,7 @@
 //
 //   (none)       every call, with sizes from none to several pieces, against what each process can compute alone
 //   silent       process 1 sleeps for ever before the second exchange; the others end with 6 and say so
+//   endless      process 1 sleeps for ever before its end; the others end with 6 and say so
 #include <dm2/comm/mpi.hpp>
 #include <dm2/core/random.hpp>
 
@@ -72,11 +73,12 @@ void gather_and_broadcast(dm2::communicator& c) {
 int main(int argc, char** argv) {
   std::string const what = argc > 1 ? argv[1] : "";
   try {
-    dm2::mpi_communicator c{what == "silent" ? 1.0 : 30.0};
+    dm2::mpi_communicator c{what.empty() ? 30.0 : 1.0};
     c.at_step(4);
     for (int round = 0; round < 5; ++round) exchange_round(c, round);
     if (what == "silent" && c.rank() == 1) std::this_thread::sleep_for(std::chrono::hours{1});
     gather_and_broadcast(c);
+    if (what == "endless" && c.rank() == 1) std::this_thread::sleep_for(std::chrono::hours{1});
     if (c.rank() == 0) std::cout << c.size() << " processes by " << c.name() << ": right\n";
     return 0;
   } catch (dm2::process_error const& lost) {

@@ -48,7 +48,7 @@ done
 run 2 broken --grad-accum-steps 4 --checkpoint-steps 1 &
 broken=$!
 until [ -e broken/last.safetensors ]; do sleep 0.05; done
-pkill -KILL -f "experiment broken" || true
+pgrep -f "^$train .*experiment broken" | xargs -r kill -KILL || true
 wait "$broken" && { echo "the run was over before it was killed"; exit 1; }
 run 3 broken --grad-accum-steps 4 --resume auto --stop-after 1
 run 0 broken --grad-accum-steps 4 --resume auto --stop-after 0

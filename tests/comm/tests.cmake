@@ -14,6 +14,15 @@ endforeach()
 add_test(NAME comm.silent_process COMMAND ${dm2_mpirun} -n 3 $<TARGET_FILE:dm2_processes> silent)
 set_tests_properties(comm.silent_process PROPERTIES TIMEOUT 120 LABELS processes ENVIRONMENT "${dm2_mpi_environment}"
                      PASS_REGULAR_EXPRESSION "process 1 of 3 did not answer process [02] within [0-9.]+ s in the exchange 'numbers' of step 5")
+add_test(NAME comm.endless_process COMMAND ${dm2_mpirun} -n 3 $<TARGET_FILE:dm2_processes> endless)
+set_tests_properties(comm.endless_process PROPERTIES TIMEOUT 120 LABELS processes ENVIRONMENT "${dm2_mpi_environment}"
+                     PASS_REGULAR_EXPRESSION "the other processes did not end within [0-9.]+ s of process [02]")
+if(TARGET evaluate)
+  add_test(NAME comm.same_counts COMMAND ${CMAKE_CURRENT_LIST_DIR}/same_counts.sh $<TARGET_FILE:evaluate> $<TARGET_FILE:make_shapes>
+                                         ${PROJECT_SOURCE_DIR}/examples/weights/quick.safetensors
+                                         ${PROJECT_BINARY_DIR}/same_counts ${MPIEXEC_EXECUTABLE})
+  set_tests_properties(comm.same_counts PROPERTIES TIMEOUT 300 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")
+endif()
 if(TARGET train)
   add_test(NAME comm.process_faults COMMAND ${PROJECT_SOURCE_DIR}/scripts/process_faults 2 $<TARGET_FILE:train> $<TARGET_FILE:make_shapes>)
   set_tests_properties(comm.process_faults PROPERTIES TIMEOUT 300 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -50,6 +51,7 @@ TEST_CASE("started_as: mpirun's and torchrun's variables are read, and nonsense 
                        {"OMPI_COMM_WORLD_LOCAL_RANK", "1"}}};
     auto const p = started_as();
     CHECK(p.by == "OMPI_COMM_WORLD_SIZE");
+    CHECK(p.by_mpi);
     CHECK(p.rank == 5);
     CHECK(p.size == 8);
     CHECK(p.local_rank == 1);
@@ -61,6 +63,35 @@ TEST_CASE("started_as: mpirun's and torchrun's variables are read, and nonsense 
     CHECK(p.rank == 1);
     CHECK(p.local_rank == 3);
     CHECK(p.local_size == 1);
+  }
+  std::vector<std::pair<char const*, char const*>> slurm{{"SLURM_STEP_NUM_TASKS", "7"},
+                                                         {"SLURM_PROCID", "6"},
+                                                         {"SLURM_LOCALID", "2"},
+                                                         {"SLURM_NODEID", "1"},
+                                                         {"SLURM_STEP_TASKS_PER_NODE", "4,3"}};
+  {
+    variables const v{slurm};
+    auto const p = started_as();
+    CHECK(p.by == "SLURM_STEP_NUM_TASKS");
+    CHECK(p.rank == 6);
+    CHECK(p.size == 7);
+    CHECK(p.local_rank == 2);
+    CHECK(p.local_size == 3);
+    CHECK_FALSE(p.by_mpi);  // srun without --mpi=pmix
+    variables const pmix{{{"PMIX_RANK", "6"}}};
+    CHECK(started_as().by_mpi);
+    variables const torchrun{{{"WORLD_SIZE", "2"}, {"RANK", "1"}, {"LOCAL_RANK", "1"}}};  // that srun has started
+    CHECK(started_as().size == 2);
+    CHECK_FALSE(started_as().by_mpi);
+  }
+  std::vector<std::tuple<char const*, char const*, int>> const cases{
+      {"2", "0", 2}, {"2(x3)", "2", 2}, {"2(x2),1", "2", 1}, {"2(x2),1", "3", 1},
+      {"x", "0", 1}, {"2(x", "0", 1},   {"", "0", 1}};
+  for (auto const& [counts, node, size] : cases) {
+    slurm[3].second = node;
+    slurm[4].second = counts;
+    variables const v{slurm};
+    CHECK(started_as().local_size == size);
   }
   for (char const* rank : {"2", "-1", "x", "1x", ""}) {
     variables const v{{{"WORLD_SIZE", "2"}, {"RANK", rank}}};
@@ -96,6 +127,13 @@ TEST_CASE("process_family: where one fails, those that do not end by themselves 
   auto const begin = std::chrono::steady_clock::now();
   CHECK(run({{"sleep", "600"}, {"sh", "-c", "exit 6"}}, 0.2) == 6);
   CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds{60});
+}
+
+TEST_CASE("process_family: where one ends well, another that goes on is ended, and is what failed") {
+  auto const begin = std::chrono::steady_clock::now();
+  CHECK(run({{"true"}, {"sleep", "600"}}, 0.2) == exit_process);
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds{60});
+  CHECK(run({{"true"}, {"sleep", "0.3"}}, 20) == 0);
 }
 
 TEST_CASE("with_restarts: a lost process starts all anew, so often, without --overwrite and with --resume auto") {

@@ -94,7 +94,7 @@ class communicator {
     for (outgoing_message const& m : sent) traffic_.bytes += m.bytes.size();
   }
   /// What went between the processes since this one was made.
-  [[nodiscard]] traffic const& sent() const { return traffic_; }
+  [[nodiscard]] virtual traffic sent() const { return traffic_; }
 
   /// Each process gives `own`, and has all of them afterwards: all [size(), own.size()], by rank.
   template <class T, std::size_t N, std::size_t M>

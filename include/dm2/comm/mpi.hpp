@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/comm/communicator.hpp>
+#include <dm2/comm/end_limit.hpp>
 #include <dm2/comm/waiting.hpp>
 
 #include <mpi.h>
@@ -10,6 +11,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdio>
+#include <cstdlib>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -22,7 +25,8 @@ namespace dm2 {
 /// All processes that were started together, MPI_COMM_WORLD.
 ///
 /// Begins MPI, and ends it when it is destroyed; a program has at most one. After a process_error MPI is not ended,
-/// since that would wait for the lost process: the program's own end tells mpirun, which ends the others.
+/// since that would wait for the lost process: the program's own end tells mpirun, which ends the others. Where another
+/// process does not come to its end within the deadline, this one says so and exits with code 6: no call returns then.
 ///
 ///     dm2::mpi_communicator processes;
 ///     dm2::trainer driver{net, options, training, nullptr, folder, processes};
@@ -32,7 +36,13 @@ class mpi_communicator final : public communicator {
   /// Throws process_error where MPI does not start, std::logic_error where it has been used already.
   explicit mpi_communicator(double deadline = 30) : mpi_communicator{started(), deadline} {}
   ~mpi_communicator() override {
-    if (!failed_) MPI_Finalize();
+    if (failed_) return;
+    detail::end_limit const limit{waiting_.limit(), [this] {
+                                    std::fprintf(stderr, "%s\n",
+                                                 detail::waiting::end_text(waiting_.limit(), rank_).c_str());
+                                    std::_Exit(6);
+                                  }};
+    MPI_Finalize();
   }
 
   [[nodiscard]] int rank() const override { return rank_; }

@@ -57,6 +57,10 @@ class waiting {
     }
     return text;
   }
+  /// "the other processes did not end within 30.2 s of process 1"
+  [[nodiscard]] static std::string end_text(double seconds, int rank) {
+    return "the other processes did not end within " + tenths(seconds) + " s of process " + std::to_string(rank);
+  }
   /// "31.0"
   static std::string tenths(double x) {
     char text[32];

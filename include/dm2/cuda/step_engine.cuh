@@ -4,6 +4,7 @@
 
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/stopwatch.cuh>
 #include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/memory.cuh>
 #include <dm2/cuda/model.cuh>
@@ -74,7 +75,9 @@ class step_engine<C, cuda::context<P>> {
     cudaStream_t const s = network_.stream().get();
     in.make_wait(s);
     if (places_.empty()) rule_.begin(optimizer_.steps() + 1);
+    computing_.begin(s);
     compute(slot, scale * loss_scale);
+    computing_.end(s);
     in.release(s);
   }
   /// Enqueues the end of a round of `count` micro-batches, the first of them at `first`. Throws process_error.
@@ -142,6 +145,8 @@ class step_engine<C, cuda::context<P>> {
     network_.stream().synchronize();
     return gradients_;
   }
+  /// Seconds that the device computed micro-batches so far.
+  [[nodiscard]] double seconds_computing() { return computing_.seconds(); }
   /// Bytes on the device.
   [[nodiscard]] std::size_t bytes() const {
     return network_.bytes() + rounds_.bytes() + rule_.bytes_held() + inputs_[0].bytes() + inputs_[1].bytes();
@@ -197,6 +202,7 @@ class step_engine<C, cuda::context<P>> {
   cuda::target_options targets_;
   std::array<cuda::training_input, 2> inputs_;
   cuda::stream copies_;
+  cuda::stopwatch computing_;
   std::array<recorded, 2> graphs_;
   std::size_t slot_ = 0;
   std::vector<step_place> places_;

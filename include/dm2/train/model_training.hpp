@@ -61,6 +61,7 @@ class model_training : public training_state {
   [[nodiscard]] any_values pictures() const override { return engine_.pictures(); }
   [[nodiscard]] any_values gradients() override { return std::span<scalar const>{engine_.gradients()}; }
 
+  [[nodiscard]] double seconds_computing() override { return engine_.seconds_computing(); }
   [[nodiscard]] evaluation count(batch const& b) override { return counter_(b); }
   void patches(std::span<float const> picture, std::span<float> cls, std::span<float> patches) override {
     std::vector<scalar> in(picture.begin(), picture.end()), logits(cls.size()), maps(patches.size());

@@ -43,7 +43,7 @@ namespace detail {
 
 /// Whether a run writes files of that name: checkpoints, and the logs of train/log.
 [[nodiscard]] inline bool is_run_file(std::string_view name) noexcept {
-  return is_run_checkpoint(name) || name == "steps.csv" || name == "epochs.csv" ||
+  return is_run_checkpoint(name) || name == "steps.csv" || name == "epochs.csv" || name == "profile.csv" ||
          name.starts_with("events.out.tfevents.");
 }
 

@@ -16,6 +16,7 @@
 #include <dm2/train/steps.hpp>
 #include <dm2/train/token_label_target.hpp>
 
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -62,18 +63,9 @@ class step_engine {
   /// Throws   shape_error if a size disagrees or a class is out of range.
   void micro_batch(batch const& b, mix_box box, double scale) {
     detail::require_batch(b, options_.batch, C.image);
-    pass_.clear_gradients();
-    pictures_.assign(b.pictures.begin(), b.pictures.end());
-    fill_targets(b);
-    if (!frozen_stem_) statistics_.begin(net_.state());
-    pass_.forward(pictures_, box);
-    if (!frozen_stem_) statistics_.end(net_.state(), std::span{report_}.subspan(3));
-    report_[0] = pass_.loss(targets_.rows(), scale);
-    report_[1] = double(std::isfinite(report_[0]) ? finding::none : finding::loss);
-    if (report_[1] != 0) return;
-    pass_.backward();
-    if (!std::isfinite(sum_of_squares(net_.ctx(), gradients().data(), gradients().size())))
-      report_[1] = double(finding::gradient);
+    auto const begin = std::chrono::steady_clock::now();
+    compute(b, box, scale);
+    computing_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
 
   /// Adds up a round of `count` micro-batches, of which this process has computed its own, where it has one. `first` is
@@ -135,7 +127,24 @@ class step_engine {
   /// Gradients of the latest micro-batch, on the host.
   [[nodiscard]] std::span<scalar const> gradients() { return pass_.gradients(); }
 
+  /// Seconds that the micro-batches took so far.
+  [[nodiscard]] double seconds_computing() const { return computing_; }
+
  private:
+  void compute(batch const& b, mix_box box, double scale) {
+    pass_.clear_gradients();
+    pictures_.assign(b.pictures.begin(), b.pictures.end());
+    fill_targets(b);
+    if (!frozen_stem_) statistics_.begin(net_.state());
+    pass_.forward(pictures_, box);
+    if (!frozen_stem_) statistics_.end(net_.state(), std::span{report_}.subspan(3));
+    report_[0] = pass_.loss(targets_.rows(), scale);
+    report_[1] = double(std::isfinite(report_[0]) ? finding::none : finding::loss);
+    if (report_[1] != 0) return;
+    pass_.backward();
+    if (!std::isfinite(sum_of_squares(net_.ctx(), gradients().data(), gradients().size())))
+      report_[1] = double(finding::gradient);
+  }
   void fill_targets(batch const& b) {
     constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
     targets_.clear();
@@ -165,6 +174,7 @@ class step_engine {
   std::vector<double> report_ = std::vector<double>(3 + statistic_count<C>);  ///< loss, finding, stop, statistics
   step_result result_;
   std::optional<step_result> done_;
+  double computing_ = 0;
 };
 
 }  // namespace dm2

@@ -7,6 +7,7 @@
 #include <dm2/core/optimizer_options.hpp>
 #include <dm2/train/evaluation.hpp>
 #include <dm2/train/schedule.hpp>
+#include <dm2/train/time_parts.hpp>
 
 #include <atomic>
 #include <cstddef>
@@ -16,6 +17,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace dm2 {
 
@@ -34,10 +36,12 @@ struct epoch_report {
   evaluation validation;  ///< of the averaged weights; no samples without a validation set
   bool best = false;      ///< validation accuracy, or without a validation set the loss, is the run's best so far
   double seconds = 0;     ///< that the epoch's training took, validation left out
-  double waiting = 0;     ///< seconds of those spent waiting for data
+  double validating = 0;  ///< seconds that the validation took
+  double waiting = 0;     ///< seconds of the training spent waiting for data
   traffic exchanged{};    ///< between the processes, by process 0
   int slowest = 0;        ///< the process that worked longest, its waiting for data included
   double lead = 0;        ///< seconds of its work over the processes' mean, less 1
+  std::vector<time_parts> processes{};  ///< the training's times, of each process
 };
 
 /// An optimizer step's results.
@@ -51,6 +55,7 @@ struct step_report {
   double gradient_norm = 0;  ///< before clipping; 0 where clipping is off
   int samples = 0;           ///< in this step
   double waiting = 0;        ///< seconds waited for data since the loader was made
+  time_parts times{};        ///< of process 0, since the report before it or the epoch's beginning
 };
 
 /// The defaults are the published recipe's.

@@ -11,6 +11,7 @@
 #include <dm2/train/run_folder.hpp>
 #include <dm2/train/schedule.hpp>
 #include <dm2/train/steps.hpp>
+#include <dm2/train/time_parts.hpp>
 #include <dm2/train/trainer_options.hpp>
 #include <dm2/train/training_file.hpp>
 #include <dm2/train/training_state.hpp>
@@ -25,7 +26,6 @@
 #include <deque>
 #include <exception>
 #include <filesystem>
-#include <numeric>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -211,9 +211,7 @@ class training_loop {
 
   /// Every step from next_batch_ on; false if it was stopped, with a checkpoint.
   bool train_epoch() {
-    auto const begin = clock::now();
-    double const waited = training_.seconds_waiting();
-    traffic const sent = processes_.sent();
+    time_parts const begin = reported_ = times();
     rate_ = options_.rates.rate(epoch_);
     training_.start(std::uint32_t(epoch_), next_batch_);
     while (next_batch_ < training_.batches()) {
@@ -226,23 +224,23 @@ class training_loop {
       if (options_.checkpoint_steps > 0 && steps() % options_.checkpoint_steps == 0) save(folder_.last());
     }
     report_steps(true);
-    epoch_seconds_ = std::chrono::duration<double>(clock::now() - begin).count();
-    epoch_waiting_ = training_.seconds_waiting() - waited;
-    epoch_traffic_ = {processes_.sent().bytes - sent.bytes, processes_.sent().seconds - sent.seconds};
+    epoch_times_ = times() - begin;
     return true;
+  }
+  /// This process's times since the loop was made.
+  [[nodiscard]] time_parts times() {
+    return {std::chrono::duration<double>(clock::now() - made_).count(), training_.seconds_waiting(),
+            state_.seconds_computing(), processes_.sent()};
   }
   /// What of an epoch's report is about its time. All processes call it.
   void report_times(epoch_report& report) {
-    report.seconds = epoch_seconds_;
-    report.waiting = epoch_waiting_;
-    report.exchanged = epoch_traffic_;
-    double const work = epoch_seconds_ - epoch_traffic_.seconds;
-    std::vector<double> all(std::size_t(processes_.size()));
-    processes_.gather("seconds", std::span<double const>{&work, 1}, std::span{all});
-    auto const most = std::max_element(all.begin(), all.end());
-    double const mean = std::accumulate(all.begin(), all.end(), 0.0) / double(all.size());
-    report.slowest = int(most - all.begin());
-    report.lead = mean > 0 ? *most / mean - 1 : 0;
+    report.seconds = epoch_times_.total;
+    report.waiting = epoch_times_.waiting;
+    report.exchanged = epoch_times_.exchanged;
+    report.processes = gather_times(processes_, epoch_times_);
+    slowest_process const slowest{report.processes};
+    report.slowest = slowest.rank;
+    report.lead = slowest.lead;
   }
 
   /// One optimizer step: `accumulate` micro-batches, or as many as the epoch has left, a round of one for each process
@@ -286,6 +284,8 @@ class training_loop {
       for (double const loss : result->losses) sum += loss, loss_sum_ += loss;
       r.loss = sum / double(result->losses.size());
       r.gradient_norm = result->gradient_norm;
+      time_parts const now = times();
+      r.times = now - std::exchange(reported_, now);
       if (options_.on_step && first_process()) options_.on_step(r);
     }
   }
@@ -366,7 +366,9 @@ class training_loop {
     report.rate = rate_;
     report.train_loss = loss_sum_ / double(training_.batches());
     report_times(report);
+    double const before = times().total;
     if (validation_ != nullptr && !validate(report.validation)) return save(folder_.last()), false;
+    report.validating = times().total - before;
     double const score = validation_ != nullptr ? report.validation.accuracy() : -report.train_loss;
     report.best = best_epoch_ < 0 || score > best_;
     if (report.best) {
@@ -461,9 +463,10 @@ class training_loop {
   bool from_elsewhere_ = false;  ///< resumed from another checkpoint than the folder's last
   std::size_t next_batch_ = 0;
   std::int64_t earlier_steps_ = 0;  ///< of an optimizer whose state was not resumed
-  double loss_sum_ = 0, best_ = 0, rate_ = 0, epoch_seconds_ = 0, epoch_waiting_ = 0;
+  double loss_sum_ = 0, best_ = 0, rate_ = 0;
   bool stop_seen_ = false;
-  traffic epoch_traffic_;
+  clock::time_point made_ = clock::now();
+  time_parts epoch_times_, reported_;
 };
 
 }  // namespace dm2

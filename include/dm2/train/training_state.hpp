@@ -88,6 +88,9 @@ class training_state {
   /// Gradients of the latest micro-batch, laid out as the state.
   [[nodiscard]] virtual any_values gradients() = 0;
 
+  /// Seconds that this process has computed micro-batches.
+  [[nodiscard]] virtual double seconds_computing() = 0;
+
   /// How often the model, as its state is, is right on a batch.
   [[nodiscard]] virtual evaluation count(batch const& b) = 0;
   /// What the model, as its state is, says of one picture: logits of the class token and of each patch.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/comm/communicator.hpp>
+#include <dm2/comm/end_limit.hpp>
 #include <dm2/comm/process_board.hpp>
 #include <dm2/comm/rendezvous.hpp>
 #include <dm2/comm/waiting.hpp>
@@ -80,13 +81,18 @@ class nccl_communicator final : public communicator, public device_messages {
     check(cudaGetDevice(&device_), "device");
     watch_ = std::jthread{[this](std::stop_token const& stop) { watch(stop); }};
   }
+  /// Waits for the others' ends; where one does not come within the deadline, options.on_lost is told.
   ~nccl_communicator() override {
     watch_ = {};
+    double const most = options_.deadline + 4 * longest_work_;
+    dm2::detail::end_limit const end{
+        most + 1, [&] { options_.on_lost(dm2::detail::waiting::end_text(most + 1, options_.meeting.rank)); }};
     static_cast<void>(ncclCommFinalize(comm_));
     ncclResult_t state = ncclInProgress;
-    for (detail_limit const limit{options_.deadline}; state == ncclInProgress && !limit.over();)
+    for (detail_limit const limit{most}; state == ncclInProgress && !limit.over();)
       if (ncclCommGetAsyncError(comm_, &state) != ncclSuccess) break;
-    static_cast<void>(state == ncclSuccess ? ncclCommDestroy(comm_) : ncclCommAbort(comm_));
+    // ncclCommAbort may wait for a process that is gone; what is left here goes with this one.
+    if (state == ncclSuccess) static_cast<void>(ncclCommDestroy(comm_));
   }
 
   [[nodiscard]] int rank() const override { return options_.meeting.rank; }
@@ -95,18 +101,14 @@ class nccl_communicator final : public communicator, public device_messages {
 
   void exchange_on_device(char const* what, cudaStream_t s, std::span<outgoing_message const> out,
                           std::span<incoming_message const> in) override {
-    entered e{what, step(), ++exchanges_};
-    e.ready.record(s);
-    require(ncclGroupStart(), what);
-    for (incoming_message const& m : in)
-      if (!m.bytes.empty()) in_group(ncclRecv(m.bytes.data(), m.bytes.size(), ncclUint8, m.from, comm_, s), what);
-    for (outgoing_message const& m : out)
-      if (!m.bytes.empty()) in_group(ncclSend(m.bytes.data(), m.bytes.size(), ncclUint8, m.to, comm_, s), what);
-    in_group(ncclGroupEnd(), what);
-    settle(what);
-    e.done.record(s);
+    enqueue(what, s, out, in);
+    for (outgoing_message const& m : out) on_device_sent_.bytes += m.bytes.size();
+  }
+  [[nodiscard]] traffic sent() const override {
+    traffic all = communicator::sent();
     std::lock_guard const lock{mutex_};
-    under_way_.push_back(std::move(e));
+    forget_done();
+    return {all.bytes + on_device_sent_.bytes, all.seconds + on_device_sent_.seconds};
   }
 
  protected:
@@ -120,6 +122,23 @@ class nccl_communicator final : public communicator, public device_messages {
  private:
   using clock = std::chrono::steady_clock;
   using detail_limit = dm2::detail::time_limit;
+
+  /// `counts`: its time on the device is part of sent().
+  void enqueue(char const* what, cudaStream_t s, std::span<outgoing_message const> out,
+               std::span<incoming_message const> in, bool counts = true) {
+    entered e{what, step(), ++exchanges_, counts};
+    e.ready.record(s);
+    require(ncclGroupStart(), what);
+    for (incoming_message const& m : in)
+      if (!m.bytes.empty()) in_group(ncclRecv(m.bytes.data(), m.bytes.size(), ncclUint8, m.from, comm_, s), what);
+    for (outgoing_message const& m : out)
+      if (!m.bytes.empty()) in_group(ncclSend(m.bytes.data(), m.bytes.size(), ncclUint8, m.to, comm_, s), what);
+    in_group(ncclGroupEnd(), what);
+    settle(what);
+    e.done.record(s);
+    std::lock_guard const lock{mutex_};
+    under_way_.push_back(std::move(e));
+  }
 
   void move_by_device(char const* what, std::span<outgoing_message const> out, std::span<incoming_message const> in) {
     std::size_t bytes = 0;
@@ -141,7 +160,7 @@ class nccl_communicator final : public communicator, public device_messages {
       received.push_back({in[i].from, {on_device_.data() + to[i], in[i].bytes.size()}});
     cudaStream_t const s = stream_.get();
     check(cudaMemcpyAsync(on_device_.data(), on_host_.data(), bytes, cudaMemcpyHostToDevice, s), what);
-    exchange_on_device(what, s, sent, received);
+    enqueue(what, s, sent, received, false);  // exchange() counts it
     check(cudaMemcpyAsync(on_host_.data(), on_device_.data(), bytes, cudaMemcpyDeviceToHost, s), what);
     stream_.synchronize();
     for (std::size_t i = 0; i < in.size(); ++i)
@@ -153,7 +172,8 @@ class nccl_communicator final : public communicator, public device_messages {
     std::string what;
     std::int64_t step;
     std::uint64_t number;
-    event ready{}, done{};
+    bool counts;
+    event ready{true}, done{true};
     std::optional<clock::time_point> since{};  ///< this process's own work before it was done
   };
 
@@ -192,10 +212,7 @@ class nccl_communicator final : public communicator, public device_messages {
     if (ncclCommGetAsyncError(comm_, &state) == ncclSuccess && state != ncclSuccess && state != ncclInProgress)
       options_.on_lost("NCCL: " + std::string{ncclGetErrorString(state)} + "; " + report(0));
     std::lock_guard const lock{mutex_};
-    while (!under_way_.empty() && passed(under_way_.front().done)) {
-      last_ = clock::now();
-      under_way_.pop_front();
-    }
+    forget_done();
     if (under_way_.empty()) return;
     entered& e = under_way_.front();
     if (!e.since && passed(e.ready)) {
@@ -205,6 +222,15 @@ class nccl_communicator final : public communicator, public device_messages {
     }
     double const limit = options_.deadline + 4 * longest_work_;
     if (e.since && seconds(clock::now() - *e.since) > limit) lost(limit);
+  }
+  /// Under the mutex.
+  void forget_done() const {
+    while (!under_way_.empty() && passed(under_way_.front().done)) {
+      entered const& e = under_way_.front();
+      if (e.counts) on_device_sent_.seconds += e.done.seconds_since(e.ready);
+      last_ = clock::now();
+      under_way_.pop_front();
+    }
   }
   /// An error of the device is the main thread's to tell; this one only looks.
   static bool passed(event const& e) {
@@ -230,11 +256,12 @@ class nccl_communicator final : public communicator, public device_messages {
   device_memory on_device_;
   pinned_memory on_host_;
   std::uint64_t exchanges_ = 0;
-  std::mutex mutex_;
-  std::deque<entered> under_way_;  ///< under the mutex
-  double longest_work_ = 0;        ///< the watching thread's
-  clock::time_point last_ = clock::now();
-  std::jthread watch_;  ///< last: it uses the rest
+  mutable std::mutex mutex_;
+  mutable std::deque<entered> under_way_;          ///< under the mutex
+  mutable traffic on_device_sent_;                 ///< its seconds under the mutex
+  mutable clock::time_point last_ = clock::now();  ///< under the mutex: when one was seen to be done
+  double longest_work_ = 0;                        ///< the watching thread's
+  std::jthread watch_;                             ///< last: it uses the rest
 };
 
 }  // namespace dm2::cuda

@@ -37,12 +37,15 @@ class stream {
   std::unique_ptr<std::remove_pointer_t<cudaStream_t>, detail::stream_release> handle_;
 };
 
-/// A point in a stream's work, without a time. One that was never recorded has passed.
+/// A point in a stream's work. One that was never recorded has passed.
 class event {
  public:
-  event() {
+  event() : event{false} {}
+  /// `timed`: seconds_since may be asked.
+  explicit event(bool timed) {
     cudaEvent_t e = nullptr;
-    check(cudaEventCreateWithFlags(&e, cudaEventDisableTiming | cudaEventBlockingSync), "event");
+    unsigned const timing = timed ? 0 : cudaEventDisableTiming;
+    check(cudaEventCreateWithFlags(&e, timing | cudaEventBlockingSync), "event");
     handle_.reset(e);
   }
   /// After everything that is in `s` now.
@@ -55,6 +58,12 @@ class event {
     if (status == cudaErrorNotReady) return false;
     check(status, "event: work before it");
     return true;
+  }
+  /// From an earlier point to this one, both of them timed and passed.
+  [[nodiscard]] double seconds_since(event const& earlier) const {
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, earlier.handle_.get(), handle_.get()), "event: time");
+    return double(milliseconds) * 1e-3;
   }
   /// Waits until the stream has come by. The thread sleeps meanwhile, and leaves its processor to others.
   void synchronize() const { check(cudaEventSynchronize(handle_.get()), "event: work before it"); }
