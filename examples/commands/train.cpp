@@ -1,7 +1,6 @@
 // Trains a model from folders of pictures. See README.md, or run with --help.
 #include <dm2/io/class_names.hpp>
 #include <dm2/io/tensor_file.hpp>
-#include <dm2/run/config_of_file.hpp>
 #include <dm2/run/told_model.hpp>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +9,7 @@
 #include "../support/commands.hpp"
 #include "../support/devices.hpp"
 #include "../support/model_flags.hpp"
+#include "../support/models.hpp"
 #include "../support/processes.hpp"
 #include "../support/resumed_flags.hpp"
 #include "../support/run_request.hpp"
@@ -110,18 +110,6 @@ void follow_run(CLI::App& app, training_flags& flags, settled_run& r, dm2::commu
   r.resumed = take_stored_flags(app, *r.from);
 }
 
-/// The model that the run trains: its checkpoint's, else the flags' over that of the weights to start from, with the
-/// classes of the data where nothing tells their number.
-dm2::told_model settle_model(training_flags const& flags, settled_run const& r, int classes) {
-  std::optional<dm2::told_model> stored;
-  if (r.from) stored = dm2::config_of(dm2::tensor_file{r.from->file});
-  bool const of_weights = !r.from && !flags.initial.empty() && flags.model.model.empty();
-  dm2::told_model told = of_weights ? settle_over(flags.model, dm2::config_of(dm2::tensor_file{flags.initial}), classes)
-                                    : settle(flags.model, stored, classes);
-  for (std::string const& line : told.notices) std::cerr << "train: note: " << printable(line) << '\n';
-  return told;
-}
-
 int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
   if (app.count("--pretrained") > 0 && flags.initial.empty())
     throw usage_error{"--pretrained needs a FILE: nothing is downloaded; README.md says where weights are"};
@@ -147,7 +135,8 @@ int train_here(CLI::App& app, training_flags& flags, run_processes& processes) {
   std::vector<std::string> const known =
       settled.from ? dm2::read_class_names(dm2::tensor_file{settled.from->file}) : std::vector<std::string>{};
   training_data data{flags};
-  dm2::told_model const told = settle_model(flags, settled, data.training.classes());
+  dm2::told_model const told = choose_trained_model(flags.model, settled.from ? settled.from->file : fs::path{},
+                                                    flags.initial, data.training.classes());
   data.fit(told.configuration.classes, known);
   if (device.gpu) flags.precision = device.precision;
   dm2::run::model_code const& code = find_model_code("train", told.configuration, device);

@@ -2,23 +2,19 @@
 /// Where a program computes: its flags, and the classifier that they ask for.
 #pragma once
 
-#include <dm2/io/checkpoint.hpp>
 #include <dm2/io/tensor_file.hpp>
+#include <dm2/run/backend.hpp>
 #include <dm2/run/classifier.hpp>
-#include <dm2/run/models.hpp>
+#include <dm2/run/model_code.hpp>
 #include <dm2/run/network.hpp>
 
 #include <CLI/CLI.hpp>
 
 #include "command_line.hpp"
 #include "gpu.hpp"
-#include "stop_signal.hpp"
-#include "text.hpp"
 
-#include <iostream>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -73,17 +69,8 @@ struct chosen_device {
 
 /// The code of a configuration for the device: compiled in, from the cache, or compiled now, which is said on stderr.
 /// Throws what run::find_code throws.
-[[nodiscard]] inline run::model_code const& find_model_code(std::string const& program, config const& c,
-                                                            chosen_device const& device) {
-  run::find_options o;
-  if (device.gpu) {
-    o.architecture = gpu_architecture();
-    o.compiled_in = gpu_has_code();
-  }
-  o.say = [&program](std::string const& line) { std::cerr << program << ": " << printable(line) << std::endl; };
-  o.stop = &stop_requested;
-  return run::find_code(c, device.backend(), o);
-}
+[[nodiscard]] run::model_code const& find_model_code(std::string const& program, config const& c,
+                                                     chosen_device const& device);
 
 /// A network with a file's weights, and what takes its pictures.
 struct loaded_classifier {
@@ -92,13 +79,7 @@ struct loaded_classifier {
 };
 
 /// The network that the code makes, with the file's weights. Throws file_error where they do not fit it.
-[[nodiscard]] inline loaded_classifier load_classifier(run::model_code const& code, tensor_file const& file,
-                                                       chosen_device const& device, int batch, bool patches = false) {
-  loaded_classifier out{code.make_network(batch, device.threads), {}};
-  (void)dm2::detail::load_entries(out.net->configuration(), out.net->table(), out.net->state(), out.net->counters(),
-                                  file);
-  out.pictures = out.net->make_classifier(batch, patches);
-  return out;
-}
+[[nodiscard]] loaded_classifier load_classifier(run::model_code const& code, tensor_file const& file,
+                                                chosen_device const& device, int batch, bool patches = false);
 
 }  // namespace dm2::example

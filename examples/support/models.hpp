@@ -1,16 +1,14 @@
 /// @file
-/// Which model a file of weights is, for the programs that load it.
+/// Which model a file of weights is, and which one a command trains.
 #pragma once
 
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/model/config.hpp>
-#include <dm2/run/config_of_file.hpp>
 #include <dm2/run/told_model.hpp>
 
 #include "model_flags.hpp"
-#include "weights_file.hpp"
 
-#include <optional>
+#include <filesystem>
 #include <string>
 
 namespace dm2::example {
@@ -18,11 +16,14 @@ namespace dm2::example {
 /// The configuration of the model in a file, which says what the flags leave open. What was assumed is noted on stderr.
 ///
 /// Throws file_error where the file holds no DeMansia 2, usage_error where a flag contradicts it.
-[[nodiscard]] inline config choose_model(std::string const& program, tensor_file const& file,
-                                         model_flags const& flags) {
-  told_model const told = settle(flags, config_of(file, said_fields(flags)), std::nullopt);
-  print_notices(program, file, told.notices);
-  return told.configuration;
-}
+[[nodiscard]] config choose_model(std::string const& program, tensor_file const& file, model_flags const& flags);
+
+/// The model that a run trains: that of the checkpoint `from`, else the flags' over that of the weights to start from
+/// (where --model names no other), with as many classes as the data where nothing tells their number. Both paths may be
+/// empty. What was assumed is noted on stderr.
+///
+/// Throws usage_error as settle does, file_error where a file tells no model.
+[[nodiscard]] told_model choose_trained_model(model_flags const& flags, std::filesystem::path const& from,
+                                              std::filesystem::path const& weights, int classes);
 
 }  // namespace dm2::example
