@@ -4,13 +4,13 @@ if(TARGET minimal_train AND TARGET classify AND TARGET convert AND TARGET train 
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*_test.cpp)
   add_executable(dm2_examples_tests ${sources})
   target_link_libraries(dm2_examples_tests PRIVATE dm2_test_main CLI11::CLI11)
-  target_compile_definitions(dm2_examples_tests PRIVATE DM2_CLASSIFY="$<TARGET_FILE:classify>"
+  target_compile_definitions(dm2_examples_tests PRIVATE DM2_CLASSIFY="$<TARGET_FILE:classify>" DM2_DM2="$<TARGET_FILE:dm2_program>"
                              DM2_CONVERT="$<TARGET_FILE:convert>" DM2_TRAIN="$<TARGET_FILE:train>"
                              DM2_EVALUATE="$<TARGET_FILE:evaluate>" DM2_MINIMAL="$<TARGET_FILE_DIR:minimal_train>/minimal_"
                              DM2_QUICK_WEIGHTS="${PROJECT_SOURCE_DIR}/examples/weights/quick.safetensors"
                              DM2_MAKE_SHAPES="$<TARGET_FILE:make_shapes>" DM2_PLOT="$<TARGET_FILE:plot>"
                              DM2_PROJECT_VERSION="${PROJECT_VERSION}" $<$<BOOL:${DM2_HAS_CUDA}>:DM2_EXAMPLES_CUDA=1>)
-  add_dependencies(dm2_examples_tests classify convert train evaluate make_shapes plot
+  add_dependencies(dm2_examples_tests dm2_program classify convert train evaluate make_shapes plot
                    minimal_classify minimal_custom_loop minimal_train)
   foreach(source ${sources})
     get_filename_component(name ${source} NAME)
