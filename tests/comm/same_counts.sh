@@ -32,15 +32,17 @@ counts one "$evaluate"
 for n in 1 2 3 7; do counts "mpirun$n" "${mpirun[@]}" -n "$n" "$evaluate"; done
 counts own "$evaluate" --processes 2
 for name in mpirun1 mpirun2 mpirun3 mpirun7 own; do
-  cmp one.counts "$name.counts" && cmp one.csv "$name.csv" || fail "$name counts otherwise"
+  if ! cmp one.counts "$name.counts" || ! cmp one.csv "$name.csv"; then fail "$name counts otherwise"; fi
 done
 grep -q '"samples":69,"bad":1$' one.counts || fail "not all pictures were counted: $(cat one.counts)"
 
 # Too many bad pictures, found by another process than the first; and what is wrong for all.
 code=0
 "$evaluate" "${flags[@]}" --processes 3 --max-bad 0 > out 2> err || code=$?
-[ "$code" = 3 ] && grep -q "1 of 70 pictures are bad so far, the limit is 0" err || fail "--max-bad: exit code $code"
+grep -q "1 of 70 pictures are bad so far, the limit is 0" err || fail "--max-bad is not told"
+[ "$code" = 3 ] || fail "--max-bad: exit code $code"
 code=0
 "$evaluate" nowhere -w "$weights" --device cpu --processes 2 > out 2> err || code=$?
-[ "$code" = 3 ] && [ "$(grep -c '^evaluate: nowhere' err)" = 1 ] || fail "no folder: exit code $code"
+[ "$(grep -c '^evaluate: nowhere' err)" = 1 ] || fail "the missing folder is not told once"
+[ "$code" = 3 ] || fail "no folder: exit code $code"
 echo "1, 2, 3 and 7 processes: same counts"

@@ -43,6 +43,24 @@ TEST_CASE("train: a run leaves checkpoints, tables and events, and says what it 
   CHECK(nlohmann::json::parse(metadata.at("class_names"))[9] == "class9");
 }
 
+TEST_CASE("train: --profile tells where one process's time goes, and changes no byte of a checkpoint") {
+  picture_folder const here;
+  CHECK(here.train({"--experiment", "plain"}).code == 0);
+  auto const run = here.train({"--experiment", "profiled", "--profile", "--log-interval", "1"});
+  CHECK(run.code == 0);
+  CHECK(contains(run.out, " left  computing "));
+  CHECK(contains(run.out, "\n  process 0  data "));
+  CHECK(contains(run.out, "\n  validating "));
+  CHECK_FALSE(contains(run.out, "exchange"));
+  auto const rows = lines_of(read_raw(here.folder / "runs/profiled/profile.csv"));
+  REQUIRE(rows.size() == 5);
+  CHECK(rows[0] == "step,step_seconds,waiting_seconds,computing_seconds,exchange_seconds,exchange_bytes");
+  CHECK(rows[4].starts_with("4,"));
+  CHECK(rows[4].ends_with(",0"));
+  for (char const* name : {"last.safetensors", "best.safetensors"})
+    CHECK(read_raw(here.folder / "runs/plain" / name) == read_raw(here.folder / "runs/profiled" / name));
+}
+
 TEST_CASE("train: a run in two parts has the checkpoints of one in one part") {
   picture_folder const here;
   CHECK(here.train({"--experiment", "whole"}).code == 0);

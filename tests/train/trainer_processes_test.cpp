@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <map>
 #include <stdexcept>
@@ -149,6 +151,51 @@ TEST_CASE("trainer: weights that differ between processes at an epoch's end are 
   });
   for (std::string const& text : texts)
     CHECK(text == "process 1 has other weights than process 0 after epoch 1; a run cannot go on so");
+}
+
+TEST_CASE("trainer: an epoch's report has each process's times, and the bytes that it has to send") {
+  std::vector<epoch_report> epochs;
+  std::vector<step_report> steps;
+  as_processes(3, [&](communicator& self) {
+    trainer_options o = options(optimizer_kind::lion, 0);
+    o.on_epoch = [&](epoch_report const& e) { epochs.push_back(e); };  // by process 0
+    o.on_step = [&](step_report const& s) { steps.push_back(s); };
+    small_run<> run{mapped(), o, {}, 1, small_transform(), self};
+    CHECK(run.driver.run());
+  });
+  auto const slices = cut_state<small_config>(3);
+  // Steps of 5, 5 and 2 micro-batches are rounds of 3, 2, 3, 2 and 2.
+  constexpr std::array<std::size_t, 3> micro_batches{5, 5, 2};
+  constexpr std::size_t number = sizeof(small_run<>::context::scalar), rounds = 5, optimizer_steps = 3;
+  REQUIRE(!epochs.empty());
+  REQUIRE(epochs[0].processes.size() == 3);
+  for (std::size_t r = 0; r < 3; ++r) {
+    std::size_t const own = slices[r].size(), others = state_extent<small_config> - own;
+    std::size_t const gradients = micro_batches[r] * others * number, weights = optimizer_steps * own * 2 * number;
+    std::size_t const losses = rounds * 2 * (3 + statistic_count<small_config>)*sizeof(double);
+    time_parts const& t = epochs[0].processes[r];
+    CAPTURE(r);
+    CHECK(t.exchanged.bytes >= gradients + weights + losses);
+    CHECK(t.exchanged.bytes < 1.02 * double(gradients + weights + losses));  // what else there is, is small
+    CHECK(t.computing > 0);
+    CHECK(t.exchanged.seconds > 0);
+    CHECK(t.waiting + t.computing + t.exchanged.seconds <= t.total);
+  }
+  CHECK(epochs[0].validating > 0);
+  CHECK(epochs[0].seconds == epochs[0].processes[0].total);
+  std::uint64_t bytes = 0;
+  double seconds = 0;
+  for (std::size_t i = 0; i < optimizer_steps; ++i)
+    bytes += steps[i].times.exchanged.bytes, seconds += steps[i].times.total;
+  CHECK(bytes == epochs[0].processes[0].exchanged.bytes);
+  CHECK(seconds <= epochs[0].seconds);
+}
+
+TEST_CASE("slowest_process: the one with the most work, its lead over the mean") {
+  std::vector<time_parts> all{{10, 0, 5, {0, 4}}, {10, 0, 9, {0, 1}}, {10, 0, 5, {0, 4}}};
+  CHECK(slowest_process{all}.rank == 1);
+  CHECK(slowest_process{all}.lead == doctest::Approx(9.0 / 7 - 1));
+  CHECK(slowest_process{std::vector<time_parts>(2)}.lead == 0);
 }
 
 TEST_CASE("trainer: more processes than micro-batches in a step, and loaders of another process, are refused") {
