@@ -46,9 +46,9 @@ struct options {
 };
 
 constexpr char const* footer =
-    R"(DIR holds val/CLASS/..., or the class folders themselves. Classes have the numbers that the weights file names
-(class_names), so that they are those of training; a file without names numbers the folders in the order that it says
-(class_order), or that --class-order says, else in natural order.
+    R"(DIR holds val/CLASS/..., or the class folders themselves; a packed set may stand for either. Classes have the
+numbers that the weights file names (class_names), so that they are those of training; a file without names numbers the
+folders in the order that it says (class_order), or that --class-order says, else in natural order.
 
 Exit codes:
   0  done
@@ -212,7 +212,8 @@ int evaluate(options const& o) {
   dm2::dataset const set = open_pictures(o, file, net->classes());
   std::vector<picture_entry> entries;
   entries.reserve(set.size());
-  for (std::size_t i = 0; i < set.size(); ++i) entries.push_back({set.image(i), ""});
+  for (std::size_t i = 0; i < set.size(); ++i)
+    entries.push_back({set.image(i), "", set.packed(), set.packed() ? set.record(i) : 0});
   counts found{set, std::size_t(o.max_bad), std::vector<dm2::evaluation>(net->classes())};
   run_speed const speed =
       run_pictures(*net, entries, batch, device.workers,
