@@ -61,7 +61,9 @@ Examples:
   classify --weights "DeMansia 2 Tiny EMA.ckpt" photos/ --csv --device cuda --speed > photos.csv)";
 
 void add_inputs(CLI::App& app, options& o) {
-  app.add_option("PICTURE", o.pictures, "JPEG and PNG files, and folders of them")->required()->type_name("");
+  app.add_option("PICTURE", o.pictures, "JPEG and PNG files, folders of them, and packed sets")
+      ->required()
+      ->type_name("");
   app.add_option("-w,--weights", o.weights, "Model file: Lightning .ckpt, torch .pt or safetensors")
       ->required()
       ->type_name("FILE");
@@ -131,19 +133,21 @@ struct run {
 
   /// Draws the map of the best class, or of the one asked for. Decodes the picture again: a batch of whole photographs
   /// would take more memory than the model.
-  heatmap_note write_heatmap(picture_result const& result, fs::path const& file, std::span<float const> patches) const {
+  heatmap_note write_heatmap(picture_result const& result, picture_entry const& entry, fs::path const& file,
+                             std::span<float const> patches) const {
     int const index = asked.heatmap_class.value_or(result.best.front().index);
     require_finite("logits for the patches", patches);
     dm2::patch_map map = dm2::class_probability(patches, net.grid(), net.classes(), index);
     auto const [least, most] = dm2::stretch(map);
-    dm2::picture const p = dm2::read_image(result.picture);
+    dm2::picture_bytes const source = entry.open();
+    dm2::picture const p = dm2::decode_image(source.bytes(), source.name());
     dm2::write_png(file, dm2::draw_heatmap(p, map, dm2::evaluation_region(p.height, p.width, net.crop())));
     return {file, index, least, most};
   }
 
-  void finish(picture_result result, std::size_t number, std::span<float const> patches) {
+  void finish(picture_result result, picture_entry const& entry, std::size_t number, std::span<float const> patches) {
     try {
-      if (!heatmaps.empty()) result.heatmap = write_heatmap(result, heatmaps[number], patches);
+      if (!heatmaps.empty()) result.heatmap = write_heatmap(result, entry, heatmaps[number], patches);
     } catch (std::exception const& problem) {
       complain(dm2::example::reason(result.picture, problem));
     }
@@ -174,7 +178,7 @@ struct run {
         writer.failed(path, dm2::example::reason(path, problem));
         continue;
       }
-      finish({path, dm2::top_k(own, asked.top), std::nullopt}, batch.first + i, map);
+      finish({path, dm2::top_k(own, asked.top), std::nullopt}, batch.entries[i], batch.first + i, map);
     }
     progress.show(batch.first + batch.entries.size());
   }

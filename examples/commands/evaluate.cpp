@@ -56,9 +56,9 @@ struct options {
 };
 
 constexpr char const* footer =
-    R"(DIR holds val/CLASS/..., or the class folders themselves. Classes have the numbers that the weights file names
-(class_names), so that they are those of training; a file without names numbers the folders in the order that it says
-(class_order), or that --class-order says, else in natural order.
+    R"(DIR holds val/CLASS/..., or the class folders themselves; a packed set may stand for either. Classes have the
+numbers that the weights file names (class_names), so that they are those of training; a file without names numbers the
+folders in the order that it says (class_order), or that --class-order says, else in natural order.
 
 With --processes N or --gpus LIST, or started by mpirun or srun, several processes share the batches. What is counted,
 and every digit of the loss, does not depend on their number.
@@ -261,7 +261,7 @@ counted count(options const& o, prepared& p, picture_deal const& deal, int worke
   counts found{p.set, deal, std::size_t(o.max_bad), p.net.pictures->classes()};
   std::vector<picture_entry> entries;
   for (std::size_t i = 0; i < p.set.size(); ++i)
-    if (deal.owns(i)) entries.push_back({p.set.image(i), ""});
+    if (deal.owns(i)) entries.push_back({p.set.image(i), "", p.set.packed(), p.set.packed() ? p.set.record(i) : 0});
   run_speed const speed =
       run_pictures(*p.net.pictures, entries, int(deal.batch), workers,
                    [&](picture_batch const& b, dm2::run::batch_results const& results) { found.add(b, results); },

@@ -5,7 +5,6 @@
 #include <dm2/core/error.hpp>
 #include <dm2/data/classify.hpp>
 #include <dm2/data/dataset.hpp>
-#include <dm2/data/decode.hpp>
 #include <dm2/data/evaluation_region.hpp>
 #include <dm2/data/heatmap.hpp>
 #include <dm2/data/picture.hpp>
@@ -58,7 +57,7 @@ namespace dm2::example {
   count = std::min(count, set.size());
   for (std::size_t i = 0; i < count; ++i) {
     try {
-      auto [seen, drawn] = with_class_map(net, read_image(set.image(i * set.size() / count)));
+      auto [seen, drawn] = with_class_map(net, set.load_image(i * set.size() / count));
       cells.push_back(std::move(seen));
       cells.push_back(std::move(drawn));
     } catch (file_error const&) {  // validation has reported it

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
-#include <dm2/data/decode.hpp>
+#include <dm2/data/encoded_picture.hpp>
 #include <dm2/data/image_folder.hpp>
+#include <dm2/data/pack/packed_set.hpp>
+#include <dm2/data/picture_bytes.hpp>
 #include <dm2/data/transform.hpp>
 #include <dm2/data/worker_threads.hpp>
 #include <dm2/run/classifier.hpp>
@@ -20,6 +22,7 @@
 #include <exception>
 #include <filesystem>
 #include <future>
+#include <memory>
 #include <new>
 #include <optional>
 #include <span>
@@ -30,10 +33,15 @@
 
 namespace dm2::example {
 
-/// A picture file, or why it cannot be read.
+/// A picture file or a packed set's record, or why it cannot be read.
 struct picture_entry {
   std::filesystem::path path;
   std::string error;
+  std::shared_ptr<packed_set const> set{};  ///< null for a file
+  std::size_t record = 0;
+
+  /// The encoded picture. Throws file_error where it cannot be read.
+  [[nodiscard]] picture_bytes open() const { return set ? picture_bytes{set, record} : picture_bytes{path}; }
 };
 
 /// What an exception says of a picture, with the picture's name in front.
@@ -47,12 +55,17 @@ struct picture_entry {
   return picture.string() + ": " + problem.what();
 }
 
-/// The pictures that the paths name, folders opened. A path that cannot be is an entry with an error.
+/// The pictures that the paths name, folders and packed sets opened. A path that cannot be is an entry with an error.
 [[nodiscard]] inline std::vector<picture_entry> gather_pictures(std::span<std::filesystem::path const> paths) {
   std::vector<picture_entry> out;
   for (auto const& path : paths) {
     try {
-      for (auto& picture : list_images(path)) out.push_back({std::move(picture), ""});
+      if (is_packed_set(path)) {
+        auto const set = std::make_shared<packed_set const>(path);
+        for (std::size_t i = 0; i < set->size(); ++i) out.push_back({set->path_of(i), "", set, i});
+      } else {
+        for (auto& picture : list_images(path)) out.push_back({std::move(picture), ""});
+      }
     } catch (std::exception const& problem) {
       out.push_back({path, reason(path, problem)});
     }
@@ -95,7 +108,9 @@ struct run_speed {
     picture_entry& entry = out.entries[i];
     if (!entry.error.empty()) return;
     try {
-      picture const p = evaluation_transform(read_image(entry.path, decoding), crop);
+      picture_bytes const file = entry.open();
+      encoded_picture encoded{file.bytes(), file.name(), decoding};
+      picture const p = evaluation_transform(encoded, crop);
       std::copy(p.pixels.begin(), p.pixels.end(), place(i));
     } catch (std::exception const& problem) {
       entry.error = reason(entry.path, problem);

@@ -5,11 +5,8 @@
 #include <dm2/data/augment/rand_augment_text.hpp>
 #include <dm2/data/check_dataset.hpp>
 #include <dm2/data/dataset.hpp>
-#include <dm2/data/decode.hpp>
-#include <dm2/data/label_map_file.hpp>
 #include <dm2/data/loader.hpp>
 #include <dm2/data/sample_transform.hpp>
-#include <dm2/data/training_transform.hpp>
 
 #include "progress.hpp"
 #include "stop_signal.hpp"
@@ -96,10 +93,10 @@ inline void require_readable_samples(dataset const& set, decode_options const& d
       }
     return first;
   };
-  if (auto const problem = read_some([&](std::size_t i) { (void)read_image(set.image(i), decoding); }))
+  if (auto const problem = read_some([&](std::size_t i) { (void)set.load_image(i, decoding); }))
     throw file_error{set.root(), "no picture can be read; " + std::string{problem->what()}};
   if (!set.has_label_maps()) return;
-  if (auto const problem = read_some([&](std::size_t i) { (void)read_label_map(set.label_map(i), set.classes()); }))
+  if (auto const problem = read_some([&](std::size_t i) { (void)set.load_label_map(i, set.classes()); }))
     throw file_error{problem->path(), "no label map fits a picture of " + set.root().string() + "; " + problem->what()};
 }
 
@@ -204,10 +201,7 @@ inline void require_order(char const* flag, std::pair<double, double> range) {
     if (!f.labels.empty()) throw usage_error{"--no-aug crops the pictures, but not their label maps; leave one out"};
     return evaluation_sample_transform(image, evaluation_resize(image));
   }
-  return [a = flagged_augmentation(f), image](picture p, label_map_data* map, random_stream& stream,
-                                              std::span<float> out) {
-    return training_transform(std::move(p), map, a, image.height, image.width, stream, out);
-  };
+  return training_sample_transform(image, flagged_augmentation(f));
 }
 
 }  // namespace dm2::example

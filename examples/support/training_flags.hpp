@@ -130,10 +130,12 @@ inline CLI::Option* add_pair(CLI::App& app, char const* name, std::pair<double, 
 
 inline void add_data(CLI::App& app, training_flags& f) {
   std::string const group = "Data";
-  app.add_option("DIR,--data-dir,--data-path", f.data, "Folder with train/CLASS/... and val/CLASS/...")->group(group);
+  app.add_option("DIR,--data-dir,--data-path", f.data, "Folder with train/CLASS/... and val/CLASS/..., or packed sets")
+      ->group(group);
   app.add_option("--train-dir", f.train, "Training pictures, where they are not in DIR/train")->group(group);
   app.add_option("--val-dir", f.validation, "Validation pictures, where they are not in DIR/val")->group(group);
-  app.add_option("--token-label-data", f.labels, "Label maps, FOLDER/CLASS/NAME.pt; without them, hard labels")
+  app.add_option("--token-label-data", f.labels,
+                 "Label maps, FOLDER/CLASS/NAME.pt, or the packed set; without them, hard labels")
       ->group(group);
   app.add_flag("--token-label", f.token_labels, "Insist on label maps")->group(group);
   add_choice<crop_convention>(app, "--token-label-crop", f.crops,

@@ -20,6 +20,8 @@
 #include <dm2/data/heatmap.hpp>
 #include <dm2/data/image_folder.hpp>
 #include <dm2/data/loader.hpp>
+#include <dm2/data/pack/pack.hpp>
+#include <dm2/data/pack/verify.hpp>
 #include <dm2/data/resize.hpp>
 #include <dm2/data/training_transform.hpp>
 #include <dm2/data/transform.hpp>

@@ -40,7 +40,7 @@ struct own_cache {
 TEST_CASE("dm2: each command has help, which names its exit codes, and help for it is the same") {
   outcome const all = dm2_program({"--help"});
   CHECK(all.code == 0);
-  for (char const* command : {"train", "evaluate", "classify", "convert", "models", "plot", "make-shapes"}) {
+  for (char const* command : {"train", "evaluate", "classify", "convert", "pack", "models", "plot", "make-shapes"}) {
     CAPTURE(command);
     CHECK(contains(all.out, std::string{"\n  "} + command));
     outcome const one = dm2_program({command, "--help"});

@@ -1,6 +1,6 @@
 # The example programs as a user runs them, and the parts they share. One ctest entry a source file.
 if(TARGET minimal_train AND TARGET classify AND TARGET convert AND TARGET train AND TARGET evaluate AND TARGET make_shapes AND
-   TARGET plot)
+   TARGET plot AND TARGET pack)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*_test.cpp)
   add_executable(dm2_examples_tests ${sources})
   target_link_libraries(dm2_examples_tests PRIVATE dm2_test_main CLI11::CLI11)
@@ -8,9 +8,9 @@ if(TARGET minimal_train AND TARGET classify AND TARGET convert AND TARGET train 
                              DM2_CONVERT="$<TARGET_FILE:convert>" DM2_TRAIN="$<TARGET_FILE:train>"
                              DM2_EVALUATE="$<TARGET_FILE:evaluate>" DM2_MINIMAL="$<TARGET_FILE_DIR:minimal_train>/minimal_"
                              DM2_QUICK_WEIGHTS="${PROJECT_SOURCE_DIR}/examples/weights/quick.safetensors"
-                             DM2_MAKE_SHAPES="$<TARGET_FILE:make_shapes>" DM2_PLOT="$<TARGET_FILE:plot>"
+                             DM2_MAKE_SHAPES="$<TARGET_FILE:make_shapes>" DM2_PLOT="$<TARGET_FILE:plot>" DM2_PACK="$<TARGET_FILE:pack>"
                              DM2_PROJECT_VERSION="${PROJECT_VERSION}" $<$<BOOL:${DM2_HAS_CUDA}>:DM2_EXAMPLES_CUDA=1>)
-  add_dependencies(dm2_examples_tests dm2_program classify convert train evaluate make_shapes plot
+  add_dependencies(dm2_examples_tests dm2_program classify convert train evaluate make_shapes plot pack
                    minimal_classify minimal_custom_loop minimal_train)
   foreach(source ${sources})
     get_filename_component(name ${source} NAME)

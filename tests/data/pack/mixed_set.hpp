@@ -9,9 +9,11 @@
 #include "data/make_label_map.hpp"
 #include "io/scratch.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace dm2::test {

@@ -9,11 +9,11 @@
 #include <dm2/data/pack/shard_writer.hpp>
 #include <dm2/data/worker_threads.hpp>
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <filesystem>
 #include <mutex>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
