@@ -60,15 +60,16 @@ struct device_mixer {
   void forward() {
     g = device_array<T>{host.dg.size()};
     factors = device_array<float>{host.count() * 2 * M.groups};
-    cuda::mixer_core<M>(ctx, in.template as_rows<M.projected()>(), parameters(),
-                        g.template as_rows<2 * M.d_inner()>(), host.length, factors.data());
+    cuda::mixer_core<M>(ctx, in.template as_rows<M.projected()>(), parameters(), g.template as_rows<2 * M.d_inner()>(),
+                        host.length, factors.data());
     CHECK(factors.margins_untouched());
   }
   void backward(bool from_left = false) {
     cuda::mixer_left<M, P> left;
     if (from_left) left = {g.template as_rows<2 * M.d_inner()>(), factors.data()};
     cuda::mixer_core_backward<M>(
-        ctx, in.template as_rows<M.projected()>(), parameters(), dg.template as_rows<2 * M.d_inner()>(), din.template as_rows<M.projected()>(),
+        ctx, in.template as_rows<M.projected()>(), parameters(), dg.template as_rows<2 * M.d_inner()>(),
+        din.template as_rows<M.projected()>(),
         mixer_parameters<M, float, space::device>{direction<float>(grad[0], grad[0][4]),
                                                   direction<float>(grad[1], grad[second_d][4])},
         host.length, left);
@@ -180,7 +181,8 @@ TEST_CASE("cuda mixer_core_backward: gates and weights that are zero, or nearly,
   constexpr int inner = turned.d_inner(), wide = turned.projected();
   mixer f{2, 33};
   for (std::size_t row = 0; row < f.host.count(); ++row)
-    for (std::size_t c = 0; c < inner; c += 5) f.host.in[row * wide + c] = std::array{0., -0., 1e-30, -7., -30.}[c / 5 % 5];
+    for (std::size_t c = 0; c < inner; c += 5)
+      f.host.in[row * wide + c] = std::array{0., -0., 1e-30, -7., -30.}[c / 5 % 5];
   for (std::size_t i = 0; i < 2; ++i)
     for (std::size_t c = 0; c < inner; c += 3) f.host.p[i][5][c] = std::array{0., -0., 1e-25}[c / 3 % 3];
   f.in = device_array<__nv_bfloat16>{f.host.in};

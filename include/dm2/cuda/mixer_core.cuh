@@ -27,9 +27,9 @@ namespace detail::mixer_core {
 /// g *= 1 / sqrt(mean square of its group of a half + 1e-5), which goes to factors [count, 2, groups] as well, and norm;
 /// neither where it is null. A warp a row.
 template <class Tr>
-__global__ void __launch_bounds__(256) scale_by_squares_kernel(typename Tr::element* g, float const* squares,
-                                                               float const* norm, float const* norm_b, float* factors,
-                                                               int count) {
+__global__ void __launch_bounds__(256)
+    scale_by_squares_kernel(typename Tr::element* g, float const* squares, float const* norm, float const* norm_b,
+                            float* factors, int count) {
   using T = typename Tr::element;
   int const row = int(blockIdx.x) * 8 + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   if (row >= count) return;
@@ -43,12 +43,11 @@ __global__ void __launch_bounds__(256) scale_by_squares_kernel(typename Tr::elem
     for (int c = begin + lane * 4; c < begin + Tr::group; c += 128) {
       packed<4>& v = *reinterpret_cast<packed<4>*>(g + half * Tr::inner + std::size_t(c));
       float2 a = unpack<T>(v.v[0]), b = unpack<T>(v.v[1]);
-      a.x *= scale, a.y *= scale, b.x *= scale, b.y *= scale;
-      if (w != nullptr) {
-        bool const reversed = second == 1 && Tr::reverse_channels;
-        auto const at = [&](int i) { return norm_weight<T>(w[reversed ? Tr::inner - 1 - (c + i) : c + i]); };
-        a.x *= at(0), a.y *= at(1), b.x *= at(2), b.y *= at(3);
-      }
+      bool const reversed = second == 1 && Tr::reverse_channels;
+      auto const at = [&](int i) {
+        return w == nullptr ? scale : weighted<T>(scale, w[reversed ? Tr::inner - 1 - (c + i) : c + i]);
+      };
+      a.x *= at(0), a.y *= at(1), b.x *= at(2), b.y *= at(3);
       v = {{pack<T>(a.x, a.y), pack<T>(b.x, b.y)}};
     }
   }
@@ -98,7 +97,7 @@ void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.p
       arena_scope const scope{ctx.shared()};
       scratch_memory const scratch{ctx.shared(), zxbcdt.count, length, states};
       if (!detail::mixer_core::launch_tensor<P, M>(ctx, zxbcdt.data, p, g.data, scratch, sequences, length, true,
-                                                       factors))
+                                                   factors))
         detail::mixer_core::scale_by_squares<P, M>(ctx, g.data, scratch.squares, p.forward.norm.data,
                                                    p.backward.norm.data, int(zxbcdt.count), factors);
       return;

@@ -7,8 +7,7 @@
 ///     scan       y of each direction (ssd.cuh), where the forward left nothing or y cannot be had from it
 ///     gate       dy, dz, the norms' sums (mixer_core/backward_gate.cuh)
 ///     scan back  dx, dB, dC, ddt, sums for A and D of both directions at once (ssd_backward.cuh)
-///     steps      the projection's dt (mixer_core/backward_conv.cuh)
-///     conv       the projection's x, B and C, the taps' sums
+///     conv       the projection's x, B, C and dt, the sums for taps and steps (mixer_core/backward_conv.cuh)
 ///     sums       the parameters' gradients (mixer_core/backward_sums.cuh)
 #pragma once
 
@@ -71,10 +70,10 @@ struct backward_call {
   void inputs() const {
     using traits = backward_traits<M, V>;
     int const runs = (plan.length + traits::run - 1) / traits::run;
-    dim3 const grid(unsigned(plan.sequences) * unsigned(runs),
-                    blocks_for(2 * (traits::convolved / V + traits::heads), traits::threads));
-    launch("mixer_core_backward: inputs", inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt,
-           pointers(), s.arrays.in, plan.rows, plan.length, runs);
+    std::size_t const items = 2 * std::size_t(traits::convolved / V + traits::heads);
+    launch("mixer_core_backward: inputs", inputs_kernel<traits, T>,
+           {blocks_for(std::size_t(plan.sequences) * std::size_t(runs) * items, traits::threads), traits::threads},
+           ctx.stream(), zxbcdt, pointers(), s.arrays.in, plan.rows, plan.length, runs);
   }
 
   void scans() const {
@@ -134,27 +133,26 @@ struct backward_call {
   void convolutions() const {
     using traits = backward_traits<M, Narrow>;
     using wide = backward_traits<M, Wide>;
-    constexpr int heads = std::min(M.heads, 256);
-    launch("mixer_core_backward: steps", steps_backward_kernel<traits, T>,
-           {dim3(unsigned(plan.step_parts), blocks_for(M.heads, heads)), 256}, ctx.stream(), zxbcdt, s.arrays.ddt,
-           pointers(), dzxbcdt, s.step_parts, plan.rows, plan.length);
     conv_backward_operands<T> const q{.zxbcdt = zxbcdt,
                                       .dx = s.arrays.dx,
                                       .db = s.arrays.db,
                                       .dc = s.arrays.dc,
                                       .dzxbcdt = dzxbcdt,
                                       .parts = s.conv_parts,
+                                      .ddt = s.arrays.ddt,
+                                      .step_parts = s.step_parts,
                                       .p = pointers(),
                                       .n = plan.rows,
                                       .length = plan.length,
                                       .sequences = plan.sequences,
                                       .runs = plan.runs,
                                       .run = plan.run};
+    constexpr unsigned blocks = conv_backward_shares<traits, wide>::blocks;
     launch("mixer_core_backward: convolution", conv_backward_kernel<traits, wide, T>,
-           {dim3(unsigned(plan.conv_parts), unsigned(conv_backward_shares<traits, wide>::blocks)), traits::threads},
-           ctx.stream(), q);
+           {dim3(unsigned(plan.conv_parts), blocks), traits::threads}, ctx.stream(), q);
   }
 
+  template <int Wide, int Narrow>
   void sums() const {
     constexpr int inner = M.d_inner(), C = M.conv_dim(), K = M.d_conv, H = M.heads, conv = C * (K + 1);
     constexpr bool reversed = M.variant == mixer_variant::published;
@@ -172,7 +170,7 @@ struct backward_call {
                                     .width = C},
                                    {.parts = {s.step_parts, s.step_parts + H},
                                     .to = {a.dt_bias.data, b.dt_bias.data},
-                                    .count = plan.step_parts,
+                                    .count = plan.template step_parts<Wide, Narrow>(),
                                     .stride = 2 * H,
                                     .width = H},
                                    {.parts = {s.a_parts, s.a_parts + half},
@@ -205,7 +203,7 @@ struct backward_call {
     gate<Wide>();
     scans_back();
     convolutions<Wide, Narrow>();
-    sums();
+    sums<Wide, Narrow>();
   }
   void run() const {
     constexpr int wide = backward_plan<M, T>::widest, narrow = std::min(wide, 2);
@@ -225,9 +223,8 @@ struct backward_call {
 ///          without it, and in other precisions, the scan is computed again.
 /// Writes   dzxbcdt (=), which overlaps no input; grad (+=). In the published variant grad.backward.d is the first
 ///          direction's d. The same input on the same device gives the same bits.
-/// Scratch  For Tiny in bfloat16 6.6 KB a token, that is 1.3 MB a picture of 197 tokens, and partial sums of a few MB;
-/// no
-///          more than for 264 pictures, since larger batches go in slices.
+/// Scratch  For Tiny in bfloat16 4.1 KB a token up to 240 tokens, that is 0.8 MB a picture of 197 tokens, and partial sums
+///          of a few MB; 6.6 KB for longer sequences; no more than for 264 pictures, since larger batches go in slices.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <mixer_shape M, precision P>

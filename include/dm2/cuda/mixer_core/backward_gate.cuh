@@ -200,7 +200,7 @@ __device__ inline void gate_backward_rows(gate_backward_operands<T> const& p, ga
   constexpr int V = Tr::vector, direction = Dir::out != 0;
   int const warp = int(threadIdx.x) / 32, start = int(blockIdx.y) * Tr::group;
   for (int c = int(threadIdx.x); c < Tr::group; c += 256) {
-    float const w = norm_weight<T>(p.norm[direction][arranged<Dir>(start + c, Tr::inner)]);
+    float const w = weighted<T>(1.f, p.norm[direction][arranged<Dir>(start + c, Tr::inner)]);
     stage.norm[c] = w, stage.inverse[c] = 1.f / w;
   }
   __syncthreads();

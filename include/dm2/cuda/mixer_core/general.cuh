@@ -74,10 +74,17 @@ __device__ inline void write_steps(T const* zxbcdt, direction_parameters const& 
                                    std::size_t first, int t0, int t1, int length) {
   int const own = arranged<Tr>(head, Tr::heads);
   float const bias = p.dt_bias[own];
-  for (int t = t0; t < t1; ++t) {
-    std::size_t const row = first + std::size_t(source_token<Tr>(t, length));
-    to.dt[(first + std::size_t(t)) * Tr::heads + head] =
-        softplus(to_float(zxbcdt[row * Tr::projected + Tr::dt + head]) + bias);
+#pragma unroll 1
+  for (int t = t0; t < t1; t += 4) {  // loads first, since stores may be to the same memory
+    float raw[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      std::size_t const row = first + std::size_t(source_token<Tr>(min(t + i, t1 - 1), length));
+      raw[i] = to_float(zxbcdt[row * Tr::projected + Tr::dt + head]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (t + i < t1) to.dt[(first + std::size_t(t + i)) * Tr::heads + head] = softplus(raw[i] + bias);
   }
   if (first != 0 || t0 != 0) return;
   to.a[head] = -expf(p.a_log[own]);
@@ -150,14 +157,13 @@ __global__ void __launch_bounds__(Tr::threads)
     if constexpr (Tr::keep) kept[j] = v;
   }
   float const scale = 1.f / sqrtf(sum_over_warp(sum) / float(Tr::group) + mixer_norm_eps);
-  if (factors != nullptr && lane == 0)
-    factors[(source * 2 + (Tr::out != 0)) * Tr::groups + work % Tr::groups] = scale;
+  if (factors != nullptr && lane == 0) factors[(source * 2 + (Tr::out != 0)) * Tr::groups + work % Tr::groups] = scale;
 #pragma unroll(Tr::keep ? Tr::kept : 1)
   for (int j = 0; j < Tr::kept; ++j) {
     int const i = j * 32 + lane;
     if (i >= Tr::group) continue;
     float const v = Tr::keep ? kept[Tr::keep ? j : 0] : gated(i);
-    out[i] = from_float<T>(v * scale * norm_weight<T>(norm[arranged<Tr>(start + i, Tr::inner)]));
+    out[i] = from_float<T>(v * weighted<T>(scale, norm[arranged<Tr>(start + i, Tr::inner)]));
   }
 }
 

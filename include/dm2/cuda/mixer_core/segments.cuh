@@ -368,7 +368,7 @@ struct segment_plan {
 template <precision P, mixer_shape M>
 bool launch_segments(context<P>& ctx, segment_plan<element<P>, M> const& plan, element<P> const* zxbcdt,
                      mixer_parameters<M, float const, space::device> const& p, element<P>* g,
-                     scratch<element<P>, M> const& scratch, int sequences, int length, bool finish, float* factors) {
+                     scratch<element<P>, M> const& scratch, int sequences, int length, bool finish, float* factors = nullptr) {
   using Tr = segment_traits<element<P>, M>;
   uint4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
   float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);

@@ -261,7 +261,7 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
     float4 const low = from[0], high = from[1];
     float const v[8]{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-    for (int k = 0; k < 8; ++k) w[k] = factor * norm_weight<T>(reversed ? v[7 - k] : v[k]);
+    for (int k = 0; k < 8; ++k) w[k] = weighted<T>(factor, reversed ? v[7 - k] : v[k]);
   } else {
 #pragma unroll
     for (int k = 0; k < 8; ++k) w[k] = factor;
