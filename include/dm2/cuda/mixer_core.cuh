@@ -24,8 +24,8 @@
 namespace dm2::cuda {
 namespace detail::mixer_core {
 
-/// g *= 1 / sqrt(mean square of its group of a half + 1e-5), which goes to factors [count, 2, groups] as well, and norm;
-/// neither where it is null. A warp a row.
+/// g *= 1 / sqrt(mean square of its group of a half + 1e-5), which goes to factors [count, 2, groups] as well, and
+/// norm; neither where it is null. A warp a row.
 template <class Tr>
 __global__ void __launch_bounds__(256)
     scale_by_squares_kernel(typename Tr::element* g, float const* squares, float const* norm, float const* norm_b,

@@ -223,8 +223,9 @@ struct backward_call {
 ///          without it, and in other precisions, the scan is computed again.
 /// Writes   dzxbcdt (=), which overlaps no input; grad (+=). In the published variant grad.backward.d is the first
 ///          direction's d. The same input on the same device gives the same bits.
-/// Scratch  For Tiny in bfloat16 4.1 KB a token up to 240 tokens, that is 0.8 MB a picture of 197 tokens, and partial sums
-///          of a few MB; 6.6 KB for longer sequences; no more than for 264 pictures, since larger batches go in slices.
+/// Scratch  For Tiny in bfloat16 4.1 KB a token up to 240 tokens, that is 0.8 MB a picture of 197 tokens, and partial
+///          sums of a few MB; 6.6 KB for longer sequences; no more than for 264 pictures, since larger batches go in
+///          slices.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <mixer_shape M, precision P>

@@ -54,8 +54,8 @@ __device__ inline void load_matrix_transposed(std::uint32_t (&r)[4], std::uint32
                : "memory");
 }
 
-/// Starts a copy of 16, 8 or 4 bytes from global to shared memory, both aligned to their number; where `valid` is false,
-/// zero bytes, and `from` is not read.
+/// Starts a copy of 16, 8 or 4 bytes from global to shared memory, both aligned to their number; where `valid` is
+/// false, zero bytes, and `from` is not read.
 template <int Bytes = 16>
 __device__ inline void copy_async(std::uint32_t to, void const* from, bool valid = true) {
   static_assert(Bytes == 16 || Bytes == 8 || Bytes == 4,

@@ -77,8 +77,8 @@ struct conv_march {
 #pragma unroll
       for (int v = 0; v < V; ++v) dp[k][v] = 0;
   }
-  /// Starts the loads of du for raw's tokens s .. s + U - 1 of the sequence whose first row is `first`, to places of the
-  /// ring from `place` on. Inside: all of them and of their results are tokens that the caller counts.
+  /// Starts the loads of du for raw's tokens s .. s + U - 1 of the sequence whose first row is `first`, to places of
+  /// the ring from `place` on. Inside: all of them and of their results are tokens that the caller counts.
   template <bool Inside, class Ring>
   __device__ void load(Ring const& ring, int place, std::size_t first, int s, int length) const {
     constexpr int down = Dir::reverse_tokens ? -1 : 1;

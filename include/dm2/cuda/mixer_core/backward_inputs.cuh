@@ -31,7 +31,8 @@ struct backward_traits {
 };
 
 /// What the scans of both directions read, in each direction's order of tokens and channels, and what their backward
-/// writes. n rows of the first direction come before n of the second. For Tiny in bfloat16 6.6 KB a token, in place 4.1.
+/// writes. n rows of the first direction come before n of the second. For Tiny in bfloat16 6.6 KB a token, 4.1
+/// in place.
 template <mixer_shape M, class T>
 struct backward_arrays {
   scan_arrays<T> in;

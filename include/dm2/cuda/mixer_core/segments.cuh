@@ -368,7 +368,8 @@ struct segment_plan {
 template <precision P, mixer_shape M>
 bool launch_segments(context<P>& ctx, segment_plan<element<P>, M> const& plan, element<P> const* zxbcdt,
                      mixer_parameters<M, float const, space::device> const& p, element<P>* g,
-                     scratch<element<P>, M> const& scratch, int sequences, int length, bool finish, float* factors = nullptr) {
+                     scratch<element<P>, M> const& scratch, int sequences, int length, bool finish,
+                     float* factors = nullptr) {
   using Tr = segment_traits<element<P>, M>;
   uint4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
   float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);
@@ -411,9 +412,9 @@ std::size_t state_packets(device_properties const& device, int sequences, int le
 }
 
 /// With `finish`, where a block makes whole rows of a group, g as mixer_core has it, with the norms' weights unless
-/// they are views of nothing, and its factors where there is room for them; true then. Else g before its norm, and scratch.squares, which sum up to the g^2 of a
-/// row's group: g / sqrt(their sum / group + 1e-5) norm is what the output projection reads. fits() and
-/// aligned() must hold, and scratch.states have state_packets().
+/// they are views of nothing, and their factors unless null; true then. Else g before its norm, and scratch.squares,
+/// which sum up to the g^2 of a row's group: g / sqrt(their sum / group + 1e-5) norm is what the output projection
+/// reads. fits() and aligned() must hold, and scratch.states have state_packets().
 template <precision P, mixer_shape M>
 bool launch_tensor(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                    element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish,

@@ -11,7 +11,8 @@
 
 namespace dm2::cuda::detail {
 
-/// Stages of `Places` times V numbers of T for each lane of a warp, which has memory of its own. Every lane goes through
+/// Stages of `Places` times V numbers of T for each lane of a warp, which has memory of its own. Every lane goes
+/// through
 ///     start(place, ...) ..., commit()   Stages - 1 times
 ///     wait(), start(place, ...) ..., commit(), take(place) ..., release()   for each stage that it reads
 /// with stages of no copies at the end.
