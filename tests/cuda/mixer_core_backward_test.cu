@@ -1,3 +1,4 @@
+#include <dm2/cuda/mixer_core.cuh>
 #include <dm2/cuda/mixer_core_backward.cuh>
 
 #include <doctest/doctest.h>
@@ -26,7 +27,8 @@ struct device_mixer {
   mixer_case<M> host;
   cuda::context<P> ctx;
   std::array<std::array<device_array<float>, 6>, 2> p, grad;
-  device_array<T> in, dg, din;
+  device_array<T> in, dg, din, g;
+  device_array<float> factors;
 
   device_mixer(int sequences, int tokens) : host{sequences, tokens, 2} {
     host.in = rounded<T>(host.in), host.dg = rounded<T>(host.dg);
@@ -51,15 +53,26 @@ struct device_mixer {
             v[2].template as_block<M.heads>(),        v[3].template as_block<M.heads>(),
             d.template as_block<M.heads>(),           v[5].template as_block<M.d_inner()>()};
   }
-  void backward() {
+  [[nodiscard]] mixer_parameters<M, float const, space::device> parameters() const {
+    return {direction<float const>(p[0], p[0][4]), direction<float const>(p[1], p[second_d][4])};
+  }
+  /// What the forward leaves for backward(true).
+  void forward() {
+    g = device_array<T>{host.dg.size()};
+    factors = device_array<float>{host.count() * 2 * M.groups};
+    cuda::mixer_core<M>(ctx, in.template as_rows<M.projected()>(), parameters(), g.template as_rows<2 * M.d_inner()>(),
+                        host.length, factors.data());
+    CHECK(factors.margins_untouched());
+  }
+  void backward(bool from_left = false) {
+    cuda::mixer_left<M, P> left;
+    if (from_left) left = {g.template as_rows<2 * M.d_inner()>(), factors.data()};
     cuda::mixer_core_backward<M>(
-        ctx, in.template as_rows<M.projected()>(),
-        mixer_parameters<M, float const, space::device>{direction<float const>(p[0], p[0][4]),
-                                                        direction<float const>(p[1], p[second_d][4])},
-        dg.template as_rows<2 * M.d_inner()>(), din.template as_rows<M.projected()>(),
+        ctx, in.template as_rows<M.projected()>(), parameters(), dg.template as_rows<2 * M.d_inner()>(),
+        din.template as_rows<M.projected()>(),
         mixer_parameters<M, float, space::device>{direction<float>(grad[0], grad[0][4]),
                                                   direction<float>(grad[1], grad[second_d][4])},
-        host.length);
+        host.length, left);
   }
   [[nodiscard]] std::vector<double> bits() const {
     std::vector<double> all = din.read();
@@ -71,12 +84,20 @@ struct device_mixer {
     return all;
   }
   /// Against double. In 16 bits x, B, C, y, dy and their gradients are rounded between kernels, dzxbcdt once more by
-  /// the second direction.
+  /// the second direction. In bfloat16 with and without what the forward left.
   void check(double allowed = P == cuda::precision::bf16 ? 3e-2 : P == cuda::precision::fp16 ? 8e-3 : 4e-5) {
     CAPTURE(host.length);
     CAPTURE(M.headdim);
-    backward();
     host.backward();
+    backward();
+    compare(allowed);
+    if (P != cuda::precision::bf16) return;
+    forward();
+    poison();
+    backward(true);
+    compare(allowed);
+  }
+  void compare(double allowed) {
     near("dzxbcdt", din, host.din, 0, allowed);
     for (std::size_t i = 0; i < 2; ++i)
       for (std::size_t k = 0; k < 6; ++k)
@@ -155,6 +176,34 @@ TEST_CASE("cuda mixer_core_backward: accesses of several channels, and Small's s
   }
 }
 
+TEST_CASE("cuda mixer_core_backward: gates and weights that are zero, or nearly, can be undone") {
+  using mixer = device_mixer<cuda::precision::bf16, turned>;
+  constexpr int inner = turned.d_inner(), wide = turned.projected();
+  mixer f{2, 33};
+  for (std::size_t row = 0; row < f.host.count(); ++row)
+    for (std::size_t c = 0; c < inner; c += 5)
+      f.host.in[row * wide + c] = std::array{0., -0., 1e-30, -7., -30.}[c / 5 % 5];
+  for (std::size_t i = 0; i < 2; ++i)
+    for (std::size_t c = 0; c < inner; c += 3) f.host.p[i][5][c] = std::array{0., -0., 1e-25}[c / 3 % 3];
+  f.in = device_array<__nv_bfloat16>{f.host.in};
+  for (std::size_t i = 0; i < 2; ++i) f.p[i][5] = device_array<float>{f.host.p[i][5]};
+  f.check(6e-2);
+  std::vector<double> const got = f.din.read();
+  std::vector<double> zeros, want;
+  for (std::size_t row = 0; row < f.host.count(); ++row)
+    for (std::size_t c = 0; c < inner; ++c)
+      if (std::fabs(f.host.in[row * wide + c]) < 1e-20)
+        zeros.push_back(got[row * wide + c]), want.push_back(f.host.din[row * wide + c]);
+  REQUIRE(zeros.size() > 300);
+  CHECK(relative_error(zeros, want) < 6e-2);
+  for (std::size_t i = 0; i < 2; ++i) {
+    std::vector<double> const norm = f.grad[i][5].read();
+    zeros.clear(), want.clear();
+    for (std::size_t c = 0; c < inner; c += 3) zeros.push_back(norm[c]), want.push_back(f.host.grad[i][5][c]);
+    CHECK(relative_error(zeros, want) < 6e-2);
+  }
+}
+
 TEST_CASE("cuda mixer_core_backward: long sequences are near the CPU's in double [long]") {
   for (int const length : {785, 3137}) {
     device_mixer<cuda::precision::bf16, tiny_mixer>{1, length}.check();
@@ -214,12 +263,16 @@ TEST_CASE_TEMPLATE("cuda mixer_core_backward: two runs give the same bits, and a
   f.ctx.plan([&] { f.backward(); });
   for (double v : f.din.read()) REQUIRE(v != v);
   std::size_t const bytes = f.ctx.scratch_bytes();
-  f.backward();
-  auto const once = f.bits();
-  f.poison();
-  f.backward();
-  CHECK(f.bits() == once);
-  CHECK(f.ctx.scratch_bytes() == bytes);
+  for (bool const left : {false, true}) {
+    if (left) f.forward();
+    f.poison();
+    f.backward(left);
+    auto const once = f.bits();
+    f.poison();
+    f.backward(left);
+    CHECK(f.bits() == once);
+    if (!left) CHECK(f.ctx.scratch_bytes() == bytes);
+  }
 }
 
 TEST_CASE("cuda mixer_core_backward: operands that are aligned to their numbers only are read") {
@@ -246,6 +299,11 @@ TEST_CASE("cuda mixer_core_backward: rows that disagree are refused by name, and
   for (double v : f.din.read()) CHECK(v != v);
   f.dg = device_array<__nv_bfloat16>{std::size_t(15 * 2 * plain_mixer.d_inner())};
   CHECK(shape_message([&] { f.backward(); }) == "mixer_core_backward.dg rows: got 15, expected 14");
+  f.g = device_array<__nv_bfloat16>{std::size_t(13 * 2 * plain_mixer.d_inner())};
+  f.din = device_array<__nv_bfloat16>{std::size_t(14 * plain_mixer.projected())};
+  f.dg = device_array<__nv_bfloat16>{std::size_t(14 * 2 * plain_mixer.d_inner())};
+  f.factors = device_array<float>{std::size_t(28)};
+  CHECK(shape_message([&] { f.backward(true); }) == "mixer_core_backward.left.g rows: got 13, expected 14");
   f.host.length = 4;
   CHECK(shape_message([&] { f.backward(); }) ==
         "mixer_core_backward.zxbcdt: got 14 rows, expected a multiple of the length 4");

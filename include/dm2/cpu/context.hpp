@@ -46,6 +46,8 @@ class context {
   using stem_saved = dm2::stem_saved<S, T>;
   /// Whether the loss takes the patches' logits as the mixed tokens left them: here they are mixed back first.
   static constexpr bool loss_takes_mixed = false;
+  /// Whether a mixer's backward reads the factors of its norms: here it computes everything again.
+  static constexpr bool keeps_mixer_factors = false;
   using buffer = host_memory;                   ///< owns memory of this backend
   static constexpr space memory = space::host;  ///< where views of this backend point
 

@@ -48,6 +48,8 @@ class context {
   using stem_saved = cuda::stem_saved<S, element>;
   /// Whether the loss takes the patches' logits as the mixed tokens left them, so that they need not be mixed back.
   static constexpr bool loss_takes_mixed = true;
+  /// Whether a mixer's backward reads the factors of its norms, which the forward then leaves.
+  static constexpr bool keeps_mixer_factors = P == precision::bf16;
 
   /// On the current device; `stream` is the caller's and outlives the context, null is the default stream.
   ///

@@ -1,14 +1,13 @@
 /// @file
 /// The bidirectional Mamba-2 mixer between its projections, backward.
 ///
-/// Saved: nothing but the projection. Computed again: convolutions, SiLU, steps and the scans' results, which pass
-/// between kernels through scratch, rounded to the context's element:
+/// Saved: the projection, and in bfloat16 what the forward left. Computed again: convolutions, SiLU and steps, which
+/// pass between kernels through scratch, rounded to the context's element:
 ///     inputs     x, B, C and dt of both directions (mixer_core/backward_inputs.cuh)
-///     scan       y of each direction (ssd.cuh)
-///     gate       dy over y, dz, the norms' sums (mixer_core/backward_gate.cuh)
+///     scan       y of each direction (ssd.cuh), where the forward left nothing or y cannot be had from it
+///     gate       dy, dz, the norms' sums (mixer_core/backward_gate.cuh)
 ///     scan back  dx, dB, dC, ddt, sums for A and D of both directions at once (ssd_backward.cuh)
-///     steps      the projection's dt (mixer_core/backward_conv.cuh)
-///     conv       the projection's x, B and C, the taps' sums
+///     conv       the projection's x, B, C and dt, the sums for taps and steps (mixer_core/backward_conv.cuh)
 ///     sums       the parameters' gradients (mixer_core/backward_sums.cuh)
 #pragma once
 
@@ -31,6 +30,14 @@
 #include <type_traits>
 
 namespace dm2::cuda {
+
+/// What mixer_core left for mixer_core_backward: its result and the factors of its norms, or neither.
+template <mixer_shape M, precision P>
+struct mixer_left {
+  rows<element<P> const, 2 * M.d_inner(), space::device> g{nullptr, 0};
+  float const* factors = nullptr;  ///< [B L, 2, groups]
+};
+
 namespace detail::mixer_core {
 
 /// One call's operands and scratch.
@@ -39,6 +46,8 @@ struct backward_call {
   using T = element<P>;
   context<P>& ctx;
   T const *zxbcdt, *dg;
+  T const* g;            ///< what the forward left, or null
+  float const* factors;  ///< the same
   mixer_parameters<M, float const, space::device> const& p;
   T* dzxbcdt;
   mixer_parameters<M, float, space::device> const& grad;
@@ -61,10 +70,10 @@ struct backward_call {
   void inputs() const {
     using traits = backward_traits<M, V>;
     int const runs = (plan.length + traits::run - 1) / traits::run;
-    dim3 const grid(unsigned(plan.sequences) * unsigned(runs),
-                    blocks_for(2 * (traits::convolved / V + traits::heads), traits::threads));
-    launch("mixer_core_backward: inputs", inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt,
-           pointers(), s.arrays.in, plan.rows, plan.length, runs);
+    std::size_t const items = 2 * std::size_t(traits::convolved / V + traits::heads);
+    launch("mixer_core_backward: inputs", inputs_kernel<traits, T>,
+           {blocks_for(std::size_t(plan.sequences) * std::size_t(runs) * items, traits::threads), traits::threads},
+           ctx.stream(), zxbcdt, pointers(), s.arrays.in, plan.rows, plan.length, runs);
   }
 
   void scans() const {
@@ -74,14 +83,34 @@ struct backward_call {
     scan_again<M>(ctx, second, s.arrays.y + plan.rows * std::size_t(M.d_inner()), plan);
   }
 
+  /// Whether the gate is undone, so that no scan is computed again.
+  template <int V>
+  [[nodiscard]] bool undone() const {
+    return gate_is_undone<T> && gate_group<backward_traits<M, V>>::possible && factors != nullptr;
+  }
+  template <int V, template <class, class, class> class Row>
+  void gate_in_one(gate_backward_operands<T> const& q) const {
+    using traits = backward_traits<M, V>;
+    launch("mixer_core_backward: gate", gate_backward_kernel<traits, Row, T>,
+           {dim3(unsigned(plan.norm_parts), M.groups, traits::reverse_tokens ? 1 : 2), 256}, ctx.stream(), q);
+  }
   template <int V>
   void gate() const {
     using traits = backward_traits<M, V>;
-    gate_backward_operands<T> const q{s.arrays.y, zxbcdt,       dg,        {p.forward.norm.data, p.backward.norm.data},
-                                      dzxbcdt,    s.norm_parts, plan.rows, plan.length};
+    gate_backward_operands<T> const q{.y = s.arrays.y,
+                                      .zxbcdt = zxbcdt,
+                                      .dg = dg,
+                                      .norm = {p.forward.norm.data, p.backward.norm.data},
+                                      .dzxbcdt = dzxbcdt,
+                                      .parts = s.norm_parts,
+                                      .n = plan.rows,
+                                      .length = plan.length,
+                                      .g = g,
+                                      .factors = factors};
     if constexpr (gate_group<traits>::possible) {
-      launch("mixer_core_backward: gate", gate_backward_kernel<traits, T>,
-             {dim3(unsigned(plan.norm_parts), M.groups, traits::reverse_tokens ? 1 : 2), 256}, ctx.stream(), q);
+      if constexpr (gate_is_undone<T>)
+        if (undone<V>()) return gate_in_one<V, left_gate_row>(q);
+      gate_in_one<V, gate_row>(q);
     } else {
       gate_in_two_passes<traits, typename traits::first>(q);
       gate_in_two_passes<traits, typename traits::second>(q);
@@ -104,27 +133,26 @@ struct backward_call {
   void convolutions() const {
     using traits = backward_traits<M, Narrow>;
     using wide = backward_traits<M, Wide>;
-    constexpr int heads = std::min(M.heads, 256);
-    launch("mixer_core_backward: steps", steps_backward_kernel<traits, T>,
-           {dim3(unsigned(plan.step_parts), blocks_for(M.heads, heads)), 256}, ctx.stream(), zxbcdt, s.arrays.ddt,
-           pointers(), dzxbcdt, s.step_parts, plan.rows, plan.length);
     conv_backward_operands<T> const q{.zxbcdt = zxbcdt,
                                       .dx = s.arrays.dx,
                                       .db = s.arrays.db,
                                       .dc = s.arrays.dc,
                                       .dzxbcdt = dzxbcdt,
                                       .parts = s.conv_parts,
+                                      .ddt = s.arrays.ddt,
+                                      .step_parts = s.step_parts,
                                       .p = pointers(),
                                       .n = plan.rows,
                                       .length = plan.length,
                                       .sequences = plan.sequences,
                                       .runs = plan.runs,
                                       .run = plan.run};
+    constexpr unsigned blocks = conv_backward_shares<traits, wide>::blocks;
     launch("mixer_core_backward: convolution", conv_backward_kernel<traits, wide, T>,
-           {dim3(unsigned(plan.conv_parts), unsigned(conv_backward_shares<traits, wide>::blocks)), traits::threads},
-           ctx.stream(), q);
+           {dim3(unsigned(plan.conv_parts), blocks), traits::threads}, ctx.stream(), q);
   }
 
+  template <int Wide, int Narrow>
   void sums() const {
     constexpr int inner = M.d_inner(), C = M.conv_dim(), K = M.d_conv, H = M.heads, conv = C * (K + 1);
     constexpr bool reversed = M.variant == mixer_variant::published;
@@ -142,7 +170,7 @@ struct backward_call {
                                     .width = C},
                                    {.parts = {s.step_parts, s.step_parts + H},
                                     .to = {a.dt_bias.data, b.dt_bias.data},
-                                    .count = plan.step_parts,
+                                    .count = plan.template step_parts<Wide, Narrow>(),
                                     .stride = 2 * H,
                                     .width = H},
                                    {.parts = {s.a_parts, s.a_parts + half},
@@ -171,15 +199,15 @@ struct backward_call {
   template <int Wide, int Narrow>
   void run() const {
     inputs<Wide>();
-    scans();
+    if (!undone<Wide>()) scans();
     gate<Wide>();
     scans_back();
     convolutions<Wide, Narrow>();
-    sums();
+    sums<Wide, Narrow>();
   }
   void run() const {
     constexpr int wide = backward_plan<M, T>::widest, narrow = std::min(wide, 2);
-    if (packets_at<wide>(zxbcdt) && packets_at<wide>(dg) && packets_at<wide>(dzxbcdt))
+    if (packets_at<wide>(zxbcdt) && packets_at<wide>(dg) && packets_at<wide>(dzxbcdt) && packets_at<wide>(g))
       run<wide, narrow>();
     else
       run<1, 1>();
@@ -190,12 +218,14 @@ struct backward_call {
 
 /// The gradient of mixer_core; its inside is computed again from zxbcdt.
 ///
-/// Shapes   as mixer_core; dg [B L, 2 d_inner], of what mixer_core writes; dzxbcdt [B L, projected].
-/// Writes   dzxbcdt (=), which overlaps neither input; grad (+=). In the published variant grad.backward.d is the first
+/// Shapes   as mixer_core; dg [B L, 2 d_inner], of what mixer_core writes; dzxbcdt [B L, projected]; `left`: what
+///          mixer_core has written for the same zxbcdt and parameters, g and factors, which saves the scan in bfloat16;
+///          without it, and in other precisions, the scan is computed again.
+/// Writes   dzxbcdt (=), which overlaps no input; grad (+=). In the published variant grad.backward.d is the first
 ///          direction's d. The same input on the same device gives the same bits.
-/// Scratch  For Tiny in bfloat16 6.6 KB a token, that is 1.3 MB a picture of 197 tokens, and partial sums of a few MB;
-/// no
-///          more than for 264 pictures, since larger batches go in slices.
+/// Scratch  For Tiny in bfloat16 4.1 KB a token up to 240 tokens, that is 0.8 MB a picture of 197 tokens, and partial
+///          sums of a few MB; 6.6 KB for longer sequences; no more than for 264 pictures, since larger batches go in
+///          slices.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <mixer_shape M, precision P>
@@ -204,12 +234,15 @@ void mixer_core_backward(context<P>& ctx,
                          mixer_parameters<M, float const, space::device> const& p,
                          std::type_identity_t<rows<element<P> const, 2 * M.d_inner(), space::device>> dg,
                          std::type_identity_t<rows<element<P>, M.projected(), space::device>> dzxbcdt,
-                         mixer_parameters<M, float, space::device> const& grad, int length) {
+                         mixer_parameters<M, float, space::device> const& grad, int length,
+                         std::type_identity_t<mixer_left<M, P>> const& left = {}) {
   using namespace detail;
   using T = element<P>;
   int const sequences = whole_sequences("mixer_core_backward.zxbcdt", zxbcdt.count, length);
   require_extent("mixer_core_backward.dg rows", dg.count, zxbcdt.count);
   require_extent("mixer_core_backward.dzxbcdt rows", dzxbcdt.count, zxbcdt.count);
+  bool const kept = left.factors != nullptr;
+  if (kept) require_extent("mixer_core_backward.left.g rows", left.g.count, zxbcdt.count);
   int const slice = mixer_core::backward_slice(sequences, length);
   auto const bytes = [&](int n) { return mixer_core::backward_plan<M, T>{n, length, ctx.device()}.bytes(); };
   if (!ctx.reserve(std::max(bytes(slice), bytes(sequences % slice)))) return;  // few sequences are cut into more runs
@@ -221,6 +254,8 @@ void mixer_core_backward(context<P>& ctx,
     mixer_core::backward_call<M, P> const call{.ctx = ctx,
                                                .zxbcdt = zxbcdt.data + row * M.projected(),
                                                .dg = dg.data + row * 2 * M.d_inner(),
+                                               .g = kept ? left.g.data + row * 2 * M.d_inner() : nullptr,
+                                               .factors = kept ? left.factors + row * 2 * M.groups : nullptr,
                                                .p = p,
                                                .dzxbcdt = dzxbcdt.data + row * M.projected(),
                                                .grad = grad,

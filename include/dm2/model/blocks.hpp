@@ -24,6 +24,7 @@ struct mixer_block {
   using layer = mixer_layer<C>;
   static constexpr mixer_shape shape = sizes<C>::mixer;
   static constexpr int wide = sizes<C>::projected, inner = 2 * sizes<C>::d_inner;
+  static constexpr int factors = 2 * shape.groups;  ///< of a row's norms
 
   template <class T, space S>
   static norm_projection<T, wide, C.dim, S> in(network_view<C, T, S> net, int i) {
@@ -42,14 +43,22 @@ struct mixer_block {
   }
 
   template <class Context, class T, space S, class Wide, class Inner>
-  static void core(Context& ctx, network_view<C, T const, S> net, int i, Wide x, Inner g) {
-    mixer_core(ctx, x, core_parameters(net, i), g, sizes<C>::length);
+  static void core(Context& ctx, network_view<C, T const, S> net, int i, Wide x, Inner g, T* kept = nullptr) {
+    if constexpr (Context::keeps_mixer_factors)
+      mixer_core(ctx, x, core_parameters(net, i), g, sizes<C>::length, kept);
+    else
+      mixer_core(ctx, x, core_parameters(net, i), g, sizes<C>::length);
   }
 
+  /// `kept`: what core() left there; null, or g of no rows, where nothing is.
   template <class Context, class T, space S, class Wide, class Inner, class Gradient>
-  static void core_backward(Context& ctx, network_view<C, T const, S> net, int i, Wide x, Inner dg, Gradient dx,
-                            network_view<C, T, S> grad) {
-    mixer_core_backward(ctx, x, core_parameters(net, i), dg, dx, core_parameters(grad, i), sizes<C>::length);
+  static void core_backward(Context& ctx, network_view<C, T const, S> net, int i, Wide x, Inner g, T const* kept,
+                            Inner dg, Gradient dx, network_view<C, T, S> grad) {
+    if constexpr (Context::keeps_mixer_factors)
+      mixer_core_backward(ctx, x, core_parameters(net, i), dg, dx, core_parameters(grad, i), sizes<C>::length,
+                          {g, kept});
+    else
+      mixer_core_backward(ctx, x, core_parameters(net, i), dg, dx, core_parameters(grad, i), sizes<C>::length);
   }
 
   /// The output projection, merged into `memory`.
@@ -80,7 +89,7 @@ template <config C>
 struct attention_block {
   using layer = attention_layer<C>;
   static constexpr attention_shape shape = sizes<C>::attention;
-  static constexpr int wide = 3 * sizes<C>::attn_width, inner = sizes<C>::attn_width;
+  static constexpr int wide = 3 * sizes<C>::attn_width, inner = sizes<C>::attn_width, factors = 0;
 
   template <class T, space S>
   static norm_projection<T, wide, C.dim, S> in(network_view<C, T, S> net, int i) {
@@ -97,13 +106,13 @@ struct attention_block {
   }
 
   template <class Context, class T, space S, class Wide, class Inner>
-  static void core(Context& ctx, network_view<C, T const, S> net, int i, Wide x, Inner g) {
+  static void core(Context& ctx, network_view<C, T const, S> net, int i, Wide x, Inner g, T* = nullptr) {
     attention_core(ctx, x, core_parameters(net, i), g, sizes<C>::length);
   }
 
   template <class Context, class T, space S, class Wide, class Inner, class Gradient>
-  static void core_backward(Context& ctx, network_view<C, T const, S> net, int i, Wide x, Inner dg, Gradient dx,
-                            network_view<C, T, S> grad) {
+  static void core_backward(Context& ctx, network_view<C, T const, S> net, int i, Wide x, Inner, T const*, Inner dg,
+                            Gradient dx, network_view<C, T, S> grad) {
     attention_core_backward(ctx, x, core_parameters(net, i), dg, dx, core_parameters(grad, i), sizes<C>::length);
   }
 
@@ -127,7 +136,7 @@ struct attention_block {
 template <config C>
 struct mlp_block {
   using layer = mlp_layer<C>;
-  static constexpr int wide = 2 * C.mlp_dim, inner = C.mlp_dim;
+  static constexpr int wide = 2 * C.mlp_dim, inner = C.mlp_dim, factors = 0;
 
   template <class T, space S>
   static norm_projection<T, wide, C.dim, S> in(network_view<C, T, S> net, int i) {
@@ -136,13 +145,13 @@ struct mlp_block {
   }
 
   template <class Context, class T, space S, class Wide, class Inner>
-  static void core(Context& ctx, network_view<C, T const, S>, int, Wide x, Inner g) {
+  static void core(Context& ctx, network_view<C, T const, S>, int, Wide x, Inner g, T* = nullptr) {
     gated_activation(ctx, x, g);
   }
 
   template <class Context, class T, space S, class Wide, class Inner, class Gradient>
-  static void core_backward(Context& ctx, network_view<C, T const, S>, int, Wide x, Inner dg, Gradient dx,
-                            network_view<C, T, S>) {
+  static void core_backward(Context& ctx, network_view<C, T const, S>, int, Wide x, Inner, T const*, Inner dg,
+                            Gradient dx, network_view<C, T, S>) {
     gated_activation_backward(ctx, x, dg, dx);
   }
 

@@ -72,7 +72,7 @@ struct training_plan {
   training_plan(arena& a, int batch)
       : grid{a.take<E>(std::size_t(batch) * sizes<C>::tokens * C.dim)},
         stem{a, batch},
-        trunk{a, batch, true},
+        trunk{a, batch, true, Context::keeps_mixer_factors},
         gradient{a, trunk.count},
         dfeatures{a.take<E>(trunk.count * C.dim)},
         cls{a.take<T>(std::size_t(batch) * C.classes)},

@@ -23,10 +23,12 @@ struct trunk_activations {
   std::array<T*, blocks + 1> residual;  ///< [count, dim] before each block, and after the last
   std::array<T*, blocks + 1> rstd;      ///< [count], of the norm that reads it
   std::array<E*, blocks> wide, inner;   ///< each core's input and output
+  std::array<T*, blocks> factors;       ///< [count, Block::factors] of a mixer's norms, or null: backward reads them
   E* merged;                            ///< [dim, 2 d_inner], a mixer's output projection
   E* features;                          ///< [count, dim], after the last norm
 
-  trunk_activations(arena& a, int batch, bool training) : count{std::size_t(batch) * sizes<C>::length} {
+  trunk_activations(arena& a, int batch, bool training, bool keeps_factors = false)
+      : count{std::size_t(batch) * sizes<C>::length} {
     merged = a.take<E>(std::size_t(C.dim) * 2 * sizes<C>::d_inner);
     for (std::size_t k = 0; k <= blocks; ++k) {
       bool const own = training || k == 0;
@@ -35,10 +37,12 @@ struct trunk_activations {
     }
     for (std::size_t k = 0; k < blocks; ++k) {
       bool const own = training || k == 0;
-      int x = widest_input<C>, g = widest_output<C>;
-      if (training) with_block<C>(int(k), [&]<class Block>() { x = Block::wide, g = Block::inner; });
+      int x = widest_input<C>, g = widest_output<C>, f = 0;
+      if (training)
+        with_block<C>(int(k), [&]<class Block>() { x = Block::wide, g = Block::inner, f = Block::factors; });
       wide[k] = own ? a.take<E>(count * std::size_t(x)) : wide[0];
       inner[k] = own ? a.take<E>(count * std::size_t(g)) : inner[0];
+      factors[k] = keeps_factors && f != 0 ? a.take<T>(count * std::size_t(f)) : nullptr;
     }
     features = a.take<E>(count * C.dim);
   }
@@ -82,7 +86,7 @@ void trunk_forward(Context& ctx, network_view<C, T const, S> net, trunk_activati
     with_block<C>(k, [&]<class Block>() {
       int const layer = block_layer<C>(k);
       auto const g = a.template inner_of<Block, S>(k);
-      Block::core(ctx, net, layer, a.template wide_of<Block, S>(k), g);
+      Block::core(ctx, net, layer, a.template wide_of<Block, S>(k), g, a.factors[std::size_t(k)]);
       auto const out = Block::out(ctx, net, layer, a.merged);
       auto const before = a.template point<S>(k).residual;
       auto const after = a.template point<S>(k + 1);
@@ -125,8 +129,9 @@ void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activat
                                             Next::in(grad, next));
         });
       Block::finish_out_gradient(ctx, grad, layer, d.merged);
-      Block::core_backward(ctx, net, layer, rows<E const, Block::wide, S>{a.template wide_of<Block, S>(k)},
-                           rows<E const, Block::inner, S>{dg}, rows<E, Block::wide, S>{d.wide, a.count}, grad);
+      Block::core_backward(ctx, net, layer, rows<E const, Block::wide, S>{a.template wide_of<Block, S>(k)}, from.core,
+                           a.factors[std::size_t(k)], rows<E const, Block::inner, S>{dg},
+                           rows<E, Block::wide, S>{d.wide, a.count}, grad);
     });
   with_block<C>(first, [&]<class First>() {
     int const layer = block_layer<C>(first);

@@ -54,16 +54,18 @@ __device__ inline void load_matrix_transposed(std::uint32_t (&r)[4], std::uint32
                : "memory");
 }
 
-/// Starts a copy of 16 or 8 bytes from global to shared memory, both aligned to their number; where `valid` is false,
-/// zero bytes, and `from` is not read.
+/// Starts a copy of 16, 8 or 4 bytes from global to shared memory, both aligned to their number; where `valid` is
+/// false, zero bytes, and `from` is not read.
 template <int Bytes = 16>
 __device__ inline void copy_async(std::uint32_t to, void const* from, bool valid = true) {
-  static_assert(Bytes == 16 || Bytes == 8, "dm2::cuda::detail::copy_async<Bytes>: Bytes must be 8 or 16");
+  static_assert(Bytes == 16 || Bytes == 8 || Bytes == 4,
+                "dm2::cuda::detail::copy_async<Bytes>: Bytes must be 4, 8 or 16");
   int const bytes = valid ? Bytes : 0;
   if constexpr (Bytes == 16)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
   else
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %3, %2;" ::"r"(to), "l"(from), "r"(bytes), "n"(Bytes)
+                 : "memory");
 }
 /// Ends a group of copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

@@ -11,8 +11,10 @@
 
 #include <dm2/cuda/mixer_core/backward_gate.cuh>
 #include <dm2/cuda/mixer_core/backward_inputs.cuh>
+#include <dm2/cuda/tile/own_ring.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
+#include <algorithm>
 #include <cstddef>
 #include <type_traits>
 
@@ -20,10 +22,12 @@ namespace dm2::cuda::detail::mixer_core {
 
 template <class T>
 struct conv_backward_operands {
-  T const* zxbcdt;  ///< [n, projected]
-  T *dx, *db, *dc;  ///< [2 n, ...] of both directions
-  T* dzxbcdt;       ///< [n, projected]: (=), or (+=) where a direction's z has been written
-  float* parts;     ///< [gridDim.x, 2, convolved (taps + 1)]: sums for taps, then bias, in the parameters' order
+  T const* zxbcdt;    ///< [n, projected]
+  T *dx, *db, *dc;    ///< [2 n, ...] of both directions
+  T* dzxbcdt;         ///< [n, projected]: (=), or (+=) where a direction's z has been written
+  float* parts;       ///< [gridDim.x, 2, convolved (taps + 1)]: sums for taps, then bias, in the parameters' order
+  float const* ddt;   ///< [2 n, H]
+  float* step_parts;  ///< [gridDim.x step_warps, 2, H]: sums for dt_bias
   direction_pair p;
   std::size_t n;
   int length, sequences;
@@ -31,18 +35,28 @@ struct conv_backward_operands {
   int run;   ///< tokens
 };
 
-/// One direction's convolution of V channels, going down the tokens.
+/// Twice the slope of silu at 2 h. For 16 bits from one tanh.
+template <class T>
+__device__ inline float double_silu_slope(float h) {
+  if constexpr (is_half<T>) {
+    float const t = tanh_fast(h);
+    return 1.f + fmaf(h, fmaf(-t, t, 1.f), t);
+  }
+  float const s = sigmoid(2.f * h);
+  return 2.f * fmaf(2.f * h * s, 1.f - s, s);
+}
+
+/// One direction's convolution of V channels, going down the tokens. Taps are halved and dp doubled, so that the
+/// recomputed sum is the argument of tanh.
 template <class Tr, class Dir, class T>
 struct conv_march {
-  static constexpr int V = Tr::vector, K = Tr::taps, U = Tr::steps;
+  static constexpr int V = Tr::vector, K = Tr::taps, U = Tr::steps, places = U;
   static constexpr int lag = Dir::reverse_tokens ? K - 1 : 0;  ///< tokens by which its result is behind raw
-  using numbers = vector_numbers<T, V>;
 
-  float taps[K][V], bias[V];  ///< taps in the order in which raw meets them
-  float dtaps[K][V] = {}, dbias[V] = {};
-  float dp[K - 1 + U][V];
+  float taps[K][V], bias[V];              ///< halved, taps in the order in which raw meets them
+  float dtaps[K][V] = {}, dbias[V] = {};  ///< doubled
+  float dp[K - 1 + U][V];                 ///< doubled
   convolved_slice<T> du;
-  numbers now[U], next[U];  ///< du of a step's tokens, and of those of the step after it
   int channel;
 
   __device__ conv_march(conv_backward_operands<T> const& p, int channel_)
@@ -51,9 +65,11 @@ struct conv_march {
     float own[K][V];
     load_taps<Dir>(p.p.direction[Dir::out != 0], channel, own, bias);
 #pragma unroll
-    for (int k = 0; k < K; ++k)
+    for (int v = 0; v < V; ++v) {
+      bias[v] *= 0.5f;
 #pragma unroll
-      for (int v = 0; v < V; ++v) taps[k][v] = own[Dir::reverse_tokens ? K - 1 - k : k][v];
+      for (int k = 0; k < K; ++k) taps[k][v] = 0.5f * own[Dir::reverse_tokens ? K - 1 - k : k][v];
+    }
   }
   __device__ void start() {
 #pragma unroll
@@ -61,38 +77,34 @@ struct conv_march {
 #pragma unroll
       for (int v = 0; v < V; ++v) dp[k][v] = 0;
   }
-  /// Starts the loads for raw's tokens s .. s + U - 1 of the sequence whose first row is `first`. Inside: all of them
-  /// and of their results are tokens that the caller counts.
-  template <bool Inside>
-  __device__ void load(std::size_t first, int s, int length) {
+  /// Starts the loads of du for raw's tokens s .. s + U - 1 of the sequence whose first row is `first`, to places of
+  /// the ring from `place` on. Inside: all of them and of their results are tokens that the caller counts.
+  template <bool Inside, class Ring>
+  __device__ void load(Ring const& ring, int place, std::size_t first, int s, int length) const {
     constexpr int down = Dir::reverse_tokens ? -1 : 1;
     int const start = Dir::reverse_tokens ? length - 1 - (s - lag) : s;
     T const* const from = du.data + (std::ptrdiff_t(first) + start) * du.stride;
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       int const t = s + u - lag;
-      next[u] = numbers::load_if(Inside || (t >= 0 && t < length), from + down * u * du.stride);
+      ring.start(place + u, from + down * u * du.stride, Inside || (t >= 0 && t < length));
     }
-  }
-  __device__ void take() {
-#pragma unroll
-    for (int u = 0; u < U; ++u) now[u] = next[u];
   }
   /// raw[K - 1 + u] is token s + u; out[u] gets this direction's part of draw of token s + u - (K - 1). Sums count the
   /// tokens [t0, t1).
-  template <bool Inside>
-  __device__ void step(float const (&raw)[K - 1 + U][V], int s, int t0, int t1, float (&out)[U][V]) {
+  template <bool Inside, class Ring>
+  __device__ void step(Ring const& ring, int place, float const (&raw)[K - 1 + U][V], int s, int t0, int t1,
+                       float (&out)[U][V]) {
 #pragma unroll
     for (int u = 0; u < U; ++u) {
       float d[V];
-      now[u].get(d);
+      ring.take(place + u).get(d);
 #pragma unroll
       for (int v = 0; v < V; ++v) {
-        float p = bias[v];
+        float h = bias[v];
 #pragma unroll
-        for (int k = 0; k < K; ++k) p = fmaf(taps[k][v], raw[u + k][v], p);
-        float const s_ = sigmoid_as<T>(p);
-        dp[K - 1 + u][v] = d[v] * fmaf(p * s_, 1.f - s_, s_);
+        for (int k = 0; k < K; ++k) h = fmaf(taps[k][v], raw[u + k][v], h);
+        dp[K - 1 + u][v] = d[v] * double_silu_slope<T>(h);
 #pragma unroll
         for (int k = 0; k < K; ++k) out[u][v] = fmaf(taps[k][v], dp[K - 1 + u - k][v], out[u][v]);
       }
@@ -116,8 +128,8 @@ struct conv_march {
     for (int v = 0; v < V; ++v) {
       int const own = arranged<Dir>(channel + v, Tr::convolved);
 #pragma unroll
-      for (int k = 0; k < K; ++k) to[own * K + k] = dtaps[Dir::reverse_tokens ? K - 1 - k : k][v];
-      to[Tr::convolved * K + own] = dbias[v];
+      for (int k = 0; k < K; ++k) to[own * K + k] = 0.5f * dtaps[Dir::reverse_tokens ? K - 1 - k : k][v];
+      to[Tr::convolved * K + own] = 0.5f * dbias[v];
     }
   }
 };
@@ -125,15 +137,46 @@ struct conv_march {
 /// A direction that does not have the channels.
 template <class Tr, class Dir, class T>
 struct conv_nothing {
+  static constexpr int places = 0;
   __device__ conv_nothing(conv_backward_operands<T> const&, int) {}
   __device__ void start() {}
-  template <bool>
-  __device__ void load(std::size_t, int, int) {}
-  __device__ void take() {}
-  template <bool>
-  __device__ void step(float const (&)[Tr::taps - 1 + Tr::steps][Tr::vector], int, int, int,
+  template <bool, class Ring>
+  __device__ void load(Ring const&, int, std::size_t, int, int) const {}
+  template <bool, class Ring>
+  __device__ void step(Ring const&, int, float const (&)[Tr::taps - 1 + Tr::steps][Tr::vector], int, int, int,
                        float (&)[Tr::steps][Tr::vector]) {}
   __device__ void write(float*) const {}
+};
+
+/// A step of a thread: the unit of work, its part, tokens [t0, t1) of the sequence whose first row is `first`, and the
+/// first of the tokens that come in.
+template <class Tr>
+struct conv_step {
+  static constexpr int K = Tr::taps, U = Tr::steps;
+  static constexpr int ahead = (K - 1 + U - 1) / U * U;  ///< tokens that come in before the first result
+  int unit, t0, t1, s;
+  std::size_t first;
+
+  template <class T>
+  __device__ void begin(conv_backward_operands<T> const& p, int unit_) {
+    unit = unit_, t0 = unit % p.runs * p.run, t1 = min(t0 + p.run, p.length), s = t0 - ahead;
+    first = std::size_t(unit / p.runs) * std::size_t(p.length);
+  }
+  template <class T>
+  __device__ void next(conv_backward_operands<T> const& p) {
+    s += U;
+    if (s < t1 + K - 1) return;
+    unit += int(gridDim.x);
+    if (!over(p)) begin(p, unit);
+  }
+  template <class T>
+  [[nodiscard]] __device__ bool over(conv_backward_operands<T> const& p) const {
+    return unit >= p.sequences * p.runs;
+  }
+  /// Whether every token that comes in or goes out is one of the unit's.
+  [[nodiscard]] __device__ bool inside() const { return s >= t0 + K - 1 && s + U <= t1; }
+  /// Whether the token that it completes with its token u is one of the unit's.
+  [[nodiscard]] __device__ bool leaves(int u) const { return s + u - (K - 1) >= t0 && s + u - (K - 1) < t1; }
 };
 
 /// V channels of the projection from `channel` on, which the first direction convolves, or the second, or both. `Add`:
@@ -144,85 +187,90 @@ struct conv_channels {
   using numbers = vector_numbers<T, V>;
   using a_direction = typename Tr::first;
   using b_direction = typename Tr::second;
+  using a_march = std::conditional_t<First, conv_march<Tr, a_direction, T>, conv_nothing<Tr, a_direction, T>>;
+  using b_march = std::conditional_t<Second, conv_march<Tr, b_direction, T>, conv_nothing<Tr, b_direction, T>>;
+  // A step's places in the ring: raw, both directions' du, what dzxbcdt holds of the tokens that it completes.
+  static constexpr int a_place = U, b_place = a_place + a_march::places, before = b_place + b_march::places;
+  static constexpr int places = before + (Add ? U : 0);
+  static constexpr int stages = std::clamp(49152 / (places * Tr::threads * V * int(sizeof(T))), 2, 3);
+  using ring = own_ring<T, V, places, stages>;
 
   conv_backward_operands<T> const& p;
   int channel;
-  std::conditional_t<First, conv_march<Tr, a_direction, T>, conv_nothing<Tr, a_direction, T>> a;
-  std::conditional_t<Second, conv_march<Tr, b_direction, T>, conv_nothing<Tr, b_direction, T>> b;
+  ring numbers_ahead;
+  a_march a;
+  b_march b;
   float raw[K - 1 + U][V];
-  numbers next[U], before[U];  ///< raw of a step's tokens, and what dzxbcdt holds of those that it completes
 
-  __device__ conv_channels(conv_backward_operands<T> const& p_, int channel_)
-      : p{p_}, channel{channel_}, a{p_, channel_ - a_direction::conv}, b{p_, channel_ - b_direction::conv} {}
+  __device__ conv_channels(conv_backward_operands<T> const& p_, int channel_, unsigned char* own)
+      : p{p_},
+        channel{channel_},
+        numbers_ahead{own},
+        a{p_, channel_ - a_direction::conv},
+        b{p_, channel_ - b_direction::conv} {}
 
-  /// Tokens [t0, t1) of the sequence whose first row is `first`.
-  struct part {
-    std::size_t first;
-    int t0, t1;
-
-    /// Whether at the step from token s on every token that comes in or goes out is one of these.
-    [[nodiscard]] __device__ bool inside(int s) const { return s >= t0 + K - 1 && s + U <= t1; }
-    /// Whether the token that the step completes with its token u is one of these.
-    [[nodiscard]] __device__ bool leaves(int s, int u) const { return s + u - (K - 1) >= t0 && s + u - (K - 1) < t1; }
-  };
-
-  /// Starts the loads of the step at which tokens s .. s + U - 1 come in, s - (K - 1) .. go out.
+  /// Starts a step's loads.
   template <bool Inside>
-  __device__ void load(part const& run, int s) {
-    std::ptrdiff_t const at = (std::ptrdiff_t(run.first) + s) * pitch + channel;
-#pragma unroll
-    for (int u = 0; u < U; ++u) next[u] = numbers::load_if(Inside || s + u < p.length, p.zxbcdt + at + u * pitch);
-    a.template load<Inside>(run.first, s, p.length), b.template load<Inside>(run.first, s, p.length);
-    if (Add)
-#pragma unroll
-      for (int u = 0; u < U; ++u)
-        before[u] = numbers::load_if(Inside || run.leaves(s, u), p.dzxbcdt + at + (u - (K - 1)) * pitch);
-  }
-  __device__ void load(part const& run, int s) {
-    if (run.inside(s))
-      load<true>(run, s);
-    else
-      load<false>(run, s);
-  }
-  /// What the loads of step s have brought, then the loads of the step after it, then its work.
-  template <bool Inside>
-  __device__ void step(part const& run, int s) {
-    float out[U][V] = {};
-#pragma unroll
-    for (int u = 0; u < U; ++u) {
-      next[u].get(raw[K - 1 + u]);
-      if (Add) before[u].get(out[u]);
-    }
-    a.take(), b.take();
-    if (s + U < run.t1 + K - 1) load(run, s + U);
-    a.template step<Inside>(raw, s, run.t0, run.t1, out), b.template step<Inside>(raw, s, run.t0, run.t1, out);
-    T* const to = p.dzxbcdt + (std::ptrdiff_t(run.first) + s) * pitch + channel;
+  __device__ void load(conv_step<Tr> const& at) {
+    T const* const in = p.zxbcdt + (std::ptrdiff_t(at.first) + at.s) * pitch + channel;
 #pragma unroll
     for (int u = 0; u < U; ++u)
-      if (Inside || run.leaves(s, u)) numbers::store(to + (u - (K - 1)) * pitch, out[u]);
+      numbers_ahead.start(u, in + u * pitch, Inside || (at.s + u >= 0 && at.s + u < p.length));
+    if (!Inside && at.s < at.t0) return;
+    a.template load<Inside>(numbers_ahead, a_place, at.first, at.s, p.length);
+    b.template load<Inside>(numbers_ahead, b_place, at.first, at.s, p.length);
+    if (!Add) return;
+    T const* const held = p.dzxbcdt + (std::ptrdiff_t(at.first) + at.s - (K - 1)) * pitch + channel;
 #pragma unroll
-    for (int k = 0; k < K - 1; ++k)
+    for (int u = 0; u < U; ++u) numbers_ahead.start(before + u, held + u * pitch, Inside || at.leaves(u));
+  }
+  /// The loads of the step in front, which goes on.
+  __device__ void load_next(conv_step<Tr>& front) {
+    if (!front.over(p)) {
+      if (front.inside())
+        load<true>(front);
+      else
+        load<false>(front);
+      front.next(p);
+    }
+    numbers_ahead.commit();
+  }
+  template <bool Inside>
+  __device__ void results(conv_step<Tr> const& at) {
+    float out[U][V] = {};
+    if (Add)
 #pragma unroll
-      for (int v = 0; v < V; ++v) raw[k][v] = raw[U + k][v];
+      for (int u = 0; u < U; ++u) numbers_ahead.take(before + u).get(out[u]);
+    a.template step<Inside>(numbers_ahead, a_place, raw, at.s, at.t0, at.t1, out);
+    b.template step<Inside>(numbers_ahead, b_place, raw, at.s, at.t0, at.t1, out);
+    T* const to = p.dzxbcdt + (std::ptrdiff_t(at.first) + at.s) * pitch + channel;
+#pragma unroll
+    for (int u = 0; u < U; ++u)
+      if (Inside || at.leaves(u)) numbers::store(to + (u - (K - 1)) * pitch, out[u]);
   }
 
+  /// Unit after unit; the loads go on from one to the next.
   __device__ void run() {
-    for (int unit = int(blockIdx.x); unit < p.sequences * p.runs; unit += int(gridDim.x)) {
-      int const t0 = unit % p.runs * p.run;
-      part const run{std::size_t(unit / p.runs) * std::size_t(p.length), t0, min(t0 + p.run, p.length)};
-#pragma unroll
-      for (int k = 0; k < K - 1; ++k) {
-        int const t = t0 - (K - 1) + k;
-        numbers::load_if(t >= 0, p.zxbcdt + (std::ptrdiff_t(run.first) + t) * pitch + channel).get(raw[k]);
-      }
-      a.start(), b.start();
-      load(run, t0);
+    conv_step<Tr> at, front;
+    at.begin(p, int(blockIdx.x)), front.begin(p, int(blockIdx.x));
+    for (int i = 0; i < stages - 1; ++i) load_next(front);
 #pragma unroll 1
-      for (int s = t0; s < run.t1 + K - 1; s += U)
-        if (run.inside(s))
-          step<true>(run, s);
-        else
-          step<false>(run, s);
+    for (; !at.over(p); at.next(p)) {
+      numbers_ahead.wait();
+      load_next(front);
+#pragma unroll
+      for (int u = 0; u < U; ++u) numbers_ahead.take(u).get(raw[K - 1 + u]);
+      if (at.s < at.t0)
+        a.start(), b.start();
+      else if (at.inside())
+        results<true>(at);
+      else
+        results<false>(at);
+      numbers_ahead.release();
+#pragma unroll
+      for (int k = 0; k < K - 1; ++k)
+#pragma unroll
+        for (int v = 0; v < V; ++v) raw[k][v] = raw[U + k][v];
     }
     a.write(p.parts), b.write(p.parts);
   }
@@ -241,9 +289,85 @@ struct conv_backward_shares {
   static constexpr int warps_of(int channels, int each) { return (channels / each + 31) / 32; }
   static constexpr int single = warps_of(alone, Wide::vector);
   static constexpr int both = warps_of(Narrow::convolved - alone, Narrow::vector);
-  static constexpr int warps = 2 * single + both, blocks = (32 * warps + Narrow::threads - 1) / Narrow::threads;
+  static constexpr int warps = 2 * single + both, all = warps + (Narrow::heads + 31) / 32;
+  static constexpr int blocks = (32 * all + Narrow::threads - 1) / Narrow::threads;
+  /// Behind them, warps for the steps.
+  static constexpr int step_warps = blocks * Narrow::threads / 32 - warps;
   static_assert(alone <= Narrow::convolved && alone % Wide::vector == 0 && a >= b);
 };
+
+/// draw of a head's steps of both directions in the rows begin, begin + stride ..., and its sums over them.
+template <class Tr, class T>
+__device__ inline float2 steps_of_head(conv_backward_operands<T> const& p, int head, std::size_t begin,
+                                       std::size_t stride) {
+  using a_direction = typename Tr::first;
+  using b_direction = typename Tr::second;
+  constexpr int H = Tr::heads, batch = 4;
+  float const bias_a = p.p.direction[0].dt_bias[arranged<a_direction>(head, H)];
+  float const bias_b = p.p.direction[1].dt_bias[arranged<b_direction>(head, H)];
+  float2 sum{0, 0};
+  for (std::size_t first = begin; first < p.n; first += batch * stride) {
+    float2 ddt[batch], raw[batch], held[batch];
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {  // loads first
+      std::size_t const row = first + i * stride < p.n ? first + i * stride : first;
+      T const *const from = p.zxbcdt + row * Tr::projected + head, *const to = p.dzxbcdt + row * Tr::projected + head;
+      ddt[i].x = p.ddt[direction_row<a_direction>(row, p.n, p.length) * H + std::size_t(head)];
+      ddt[i].y = p.ddt[direction_row<b_direction>(row, p.n, p.length) * H + std::size_t(head)];
+      raw[i] = {to_float(from[a_direction::dt]), to_float(from[b_direction::dt])};
+      // where the other direction's z has written
+      held[i] =
+          Tr::reverse_tokens ? float2{0, 0} : float2{to_float(to[a_direction::dt]), to_float(to[b_direction::dt])};
+    }
+#pragma unroll
+    for (int i = 0; i < batch; ++i) {
+      std::size_t const row = first + i * stride;
+      if (row >= p.n) break;
+      T* const to = p.dzxbcdt + row * Tr::projected + head;
+      float const a = ddt[i].x * sigmoid(raw[i].x + bias_a), b = ddt[i].y * sigmoid(raw[i].y + bias_b);
+      sum.x += a, sum.y += b;
+      if (Tr::reverse_tokens)
+        to[a_direction::dt] = from_float<T>(a + b);
+      else
+        to[a_direction::dt] = from_float<T>(held[i].x + a), to[b_direction::dt] = from_float<T>(held[i].y + b);
+    }
+  }
+  return sum;
+}
+
+/// The steps' part: with raw the projection's dt, draw = ddt sigmoid(raw + bias). One warp of `count`: every lane goes
+/// down rows of one head, up to 32 heads at a time. Its [2, H] get the sums for dt_bias in the parameters' order.
+template <class Tr, class T>
+__device__ inline void steps_backward(conv_backward_operands<T> const& p, int warp, int count,
+                                      float (&reduced)[2][32]) {
+  using a_direction = typename Tr::first;
+  using b_direction = typename Tr::second;
+  constexpr int H = Tr::heads, heads = H < 32 ? H : 32, rows = 32 / heads;
+  int const lane = int(threadIdx.x) % 32, place = lane / heads;
+  float* const out = p.step_parts + std::size_t(warp) * (2 * H);
+  for (int first = 0; first < H; first += heads) {
+    int const head = first + lane % heads;
+    float2 sum{0, 0};
+    if (place < rows && head < H)
+      sum = steps_of_head<Tr>(p, head, std::size_t(warp) * rows + std::size_t(place), std::size_t(count) * rows);
+    reduced[0][lane] = sum.x, reduced[1][lane] = sum.y;
+    __syncwarp();
+    if (place == 0 && head < H) {
+      float total[2] = {};
+      for (int r = 0; r < rows; ++r)
+        for (int d = 0; d < 2; ++d) total[d] += reduced[d][r * heads + lane];
+      out[arranged<a_direction>(head, H)] = total[0];
+      out[H + arranged<b_direction>(head, H)] = total[1];
+    }
+    __syncwarp();
+  }
+}
+
+/// Shared memory of a warp of conv_backward_kernel.
+template <class Narrow, class Wide, class T>
+inline constexpr int conv_backward_bytes = std::max({conv_channels<Wide, false, true, true, T>::ring::bytes,
+                                                     conv_channels<Narrow, true, true, false, T>::ring::bytes,
+                                                     conv_channels<Wide, true, false, true, T>::ring::bytes});
 
 /// Block (part of the runs, some warps' channels). In the published variant the second direction's channels begin
 /// before the first's, and where only one convolves, the other's z has written.
@@ -251,63 +375,25 @@ template <class Narrow, class Wide, class T>
 __global__ void __launch_bounds__(Narrow::threads, conv_backward_resident)
     conv_backward_kernel(conv_backward_operands<T> p) {
   using shares = conv_backward_shares<Narrow, Wide>;
+  alignas(16) __shared__ unsigned char rings[Narrow::threads / 32][conv_backward_bytes<Narrow, Wide, T>];
+  unsigned char* const ring = rings[threadIdx.x / 32];
+  __shared__ float reduced[Narrow::threads / 32][2][32];
   int const warp = int(blockIdx.y) * (Narrow::threads / 32) + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-  if (warp < shares::single) {
+  if (warp >= shares::warps) {
+    int const own = int(blockIdx.x) * shares::step_warps + warp - shares::warps;
+    steps_backward<Narrow>(p, own, int(gridDim.x) * shares::step_warps, reduced[threadIdx.x / 32]);
+  } else if (warp < shares::single) {
     int const channel = (warp * 32 + lane) * Wide::vector;
-    if (channel < shares::alone) conv_channels<Wide, false, true, true, T>{p, shares::b + channel}.run();
+    if (channel < shares::alone) conv_channels<Wide, false, true, true, T>{p, shares::b + channel, ring}.run();
   } else if (warp < shares::single + shares::both) {
     int const channel = ((warp - shares::single) * 32 + lane) * Narrow::vector;
     if (channel < Narrow::convolved - shares::alone)
-      conv_channels<Narrow, true, true, false, T>{p, shares::a + channel}.run();
+      conv_channels<Narrow, true, true, false, T>{p, shares::a + channel, ring}.run();
   } else {
     int const channel = ((warp - shares::single - shares::both) * 32 + lane) * Wide::vector;
     if (channel < shares::alone)
-      conv_channels<Wide, true, false, true, T>{p, shares::b + Narrow::convolved + channel}.run();
+      conv_channels<Wide, true, false, true, T>{p, shares::b + Narrow::convolved + channel, ring}.run();
   }
-}
-
-/// The steps' part: with raw the projection's dt, draw = ddt sigmoid(raw + bias). Block (part of the rows, up to 256
-/// heads): a thread goes down rows of one head. parts [gridDim.x, 2, H] get the sums for dt_bias in the parameters'
-/// order.
-template <class Tr, class T>
-__global__ void __launch_bounds__(256) steps_backward_kernel(T const* zxbcdt, float const* ddt, direction_pair p,
-                                                             T* dzxbcdt, float* parts, std::size_t n, int length) {
-  using a_direction = typename Tr::first;
-  using b_direction = typename Tr::second;
-  constexpr int H = Tr::heads, heads = H < 256 ? H : 256, rows = 256 / heads;
-  __shared__ float reduced[2][256];
-  int const head = int(blockIdx.y) * heads + int(threadIdx.x) % heads, place = int(threadIdx.x) / heads;
-  bool const active = place < rows && head < H;
-  float sum[2] = {};
-  if (active) {
-    float const bias_a = p.direction[0].dt_bias[arranged<a_direction>(head, H)];
-    float const bias_b = p.direction[1].dt_bias[arranged<b_direction>(head, H)];
-    for (std::size_t row = std::size_t{blockIdx.x} * rows + std::size_t(place); row < n;
-         row += std::size_t{gridDim.x} * rows) {
-      T const* const from = zxbcdt + row * Tr::projected + head;
-      T* const to = dzxbcdt + row * Tr::projected + head;
-      float const a = ddt[direction_row<a_direction>(row, n, length) * H + std::size_t(head)] *
-                      sigmoid(to_float(from[a_direction::dt]) + bias_a);
-      float const b = ddt[direction_row<b_direction>(row, n, length) * H + std::size_t(head)] *
-                      sigmoid(to_float(from[b_direction::dt]) + bias_b);
-      sum[0] += a, sum[1] += b;
-      if (Tr::reverse_tokens) {
-        to[a_direction::dt] = from_float<T>(a + b);
-      } else {  // where the other direction's z has written
-        to[a_direction::dt] = from_float<T>(to_float(to[a_direction::dt]) + a);
-        to[b_direction::dt] = from_float<T>(to_float(to[b_direction::dt]) + b);
-      }
-    }
-  }
-  reduced[0][threadIdx.x] = sum[0], reduced[1][threadIdx.x] = sum[1];
-  __syncthreads();
-  if (int(threadIdx.x) >= heads || head >= H) return;
-  float* const out = parts + std::size_t{blockIdx.x} * (2 * H);
-  float total[2] = {};
-  for (int r = 0; r < rows; ++r)
-    for (int d = 0; d < 2; ++d) total[d] += reduced[d][r * heads + int(threadIdx.x)];
-  out[arranged<a_direction>(head, H)] = total[0];
-  out[H + arranged<b_direction>(head, H)] = total[1];
 }
 
 }  // namespace dm2::cuda::detail::mixer_core

@@ -6,6 +6,7 @@
 #include <dm2/core/operands.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/mixer_core/general.cuh>
+#include <dm2/cuda/tile/own_ring.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
@@ -26,11 +27,12 @@ struct backward_traits {
   static constexpr int vector = V;
   static constexpr int threads = 128;  ///< of the kernels that walk along tokens
   static constexpr int steps = 4;      ///< tokens whose loads such a thread has under way
-  static constexpr int run = 32;       ///< tokens of a thread that only convolves: three more are read
+  static constexpr int run = 33;       ///< tokens of a thread that only convolves: some more are read
 };
 
 /// What the scans of both directions read, in each direction's order of tokens and channels, and what their backward
-/// writes. n rows of the first direction come before n of the second. For Tiny in bfloat16 6.6 KB a token.
+/// writes. n rows of the first direction come before n of the second. For Tiny in bfloat16 6.6 KB a token, 4.1
+/// in place.
 template <mixer_shape M, class T>
 struct backward_arrays {
   scan_arrays<T> in;
@@ -38,13 +40,15 @@ struct backward_arrays {
   T *dx, *db, *dc;
   float* ddt;
 
-  backward_arrays(arena& s, std::size_t n) {
+  /// In place: dx, db and dc are x, b and c.
+  backward_arrays(arena& s, std::size_t n, bool in_place) {
     constexpr std::size_t inner = M.d_inner(), states = std::size_t(M.groups) * M.d_state;
     in.x = s.take<T>(2 * n * inner), in.b = s.take<T>(2 * n * states), in.c = s.take<T>(2 * n * states);
     in.dt = s.take<float>(2 * n * M.heads);
     in.a = s.take<float>(2 * M.heads), in.d = s.take<float>(2 * M.heads);
     y = s.take<T>(2 * n * inner);
-    dx = s.take<T>(2 * n * inner), db = s.take<T>(2 * n * states), dc = s.take<T>(2 * n * states);
+    dx = in.x, db = in.b, dc = in.c;
+    if (!in_place) dx = s.take<T>(2 * n * inner), db = s.take<T>(2 * n * states), dc = s.take<T>(2 * n * states);
     ddt = s.take<float>(2 * n * M.heads);
   }
 };
@@ -87,29 +91,40 @@ __device__ inline void load_taps(direction_parameters const& p, int channel, flo
   }
 }
 
+/// Stages of loads that a thread has ahead, of Tr::steps tokens each.
+template <class Tr, class T>
+using inputs_ring = own_ring<T, Tr::vector, Tr::steps, 4>;
+
 /// SiLU of the convolution of V channels for tokens [t0, t1) of the sequence whose first row is `first`.
 template <class Tr, class Dir, class T>
 __device__ inline void convolve_run(T const* zxbcdt, direction_parameters const& p, scan_arrays<T> const& to,
-                                    int channel, std::size_t first, int t0, int t1, int length) {
-  constexpr int V = Tr::vector, K = Tr::taps, U = Tr::steps;
+                                    int channel, std::size_t first, int t0, int t1, int length, unsigned char* own) {
+  constexpr int V = Tr::vector, K = Tr::taps, U = Tr::steps, whole = (K - 1 + U - 1) / U * U;
+  constexpr std::ptrdiff_t down = (Dir::reverse_tokens ? -1 : 1) * Tr::projected;
   using numbers = vector_numbers<T, V>;
   auto const out = slice_of<Dir>(to.x, to.b, to.c, channel);
-  auto const load = [&](int t) {
-    bool const inside = t >= 0 && t < t1;
-    std::size_t const row = first + std::size_t(source_token<Dir>(inside ? t : 0, length));
-    return numbers::load_if(inside, zxbcdt + row * Tr::projected + Dir::conv + channel);
+  T const* const from =
+      zxbcdt + (first + std::size_t(source_token<Dir>(0, length))) * Tr::projected + Dir::conv + channel;
+  inputs_ring<Tr, T> ring{own};
+  auto const start = [&](int t) {
+#pragma unroll
+    for (int u = 0; u < U; ++u) ring.start(u, from + (t + u) * down, t + u >= 0 && t + u < t1);
+    ring.commit();
   };
+#pragma unroll
+  for (int s = 0; s < 3; ++s) start(t0 - whole + s * U);
   float taps[K][V], bias[V], raw[K - 1 + U][V];
   load_taps<Dir>(p, channel, taps, bias);
+#pragma unroll 1
+  for (int t = t0 - whole; t < t1; t += U) {  // first tokens that only come in
+    ring.wait();
+    start(t + 3 * U);
 #pragma unroll
-  for (int k = 0; k < K - 1; ++k) load(t0 - (K - 1) + k).get(raw[k]);
-  for (int t = t0; t < t1; t += U) {
-    numbers next[U];
-#pragma unroll
-    for (int u = 0; u < U; ++u) next[u] = load(t + u);
+    for (int u = 0; u < U; ++u) ring.take(u).get(raw[K - 1 + u]);
+    ring.release();
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-      next[u].get(raw[K - 1 + u]);
+      if (t < t0) break;
       float sum[V];
 #pragma unroll
       for (int v = 0; v < V; ++v) {
@@ -127,26 +142,30 @@ __device__ inline void convolve_run(T const* zxbcdt, direction_parameters const&
   }
 }
 
-/// Block (i, j): Tr::run tokens of one sequence; Tr::threads of the pieces of work: V channels of the first direction,
-/// of the second, a head's steps of the first, of the second.
+/// Thread: one run of Tr::run tokens of one sequence, of one piece of work: V channels of the first direction, of the
+/// second, a head's steps of the first, of the second. A run's pieces are neighbours.
 template <class Tr, class T>
 __global__ void __launch_bounds__(Tr::threads)
     inputs_kernel(T const* zxbcdt, direction_pair p, scan_arrays<T> to, std::size_t n, int length, int runs) {
   using first_direction = typename Tr::first;
   using second_direction = typename Tr::second;
-  constexpr int pieces = Tr::convolved / Tr::vector;
-  int const item = int(blockIdx.y) * Tr::threads + int(threadIdx.x);
-  int const t0 = int(blockIdx.x % unsigned(runs)) * Tr::run, t1 = min(t0 + Tr::run, length);
-  std::size_t const first = std::size_t{blockIdx.x / unsigned(runs)} * std::size_t(length);
+  constexpr int pieces = Tr::convolved / Tr::vector, items = 2 * (pieces + Tr::heads);
+  alignas(16) __shared__ unsigned char rings[Tr::threads / 32][inputs_ring<Tr, T>::bytes];
+  unsigned char* const ring = rings[threadIdx.x / 32];
+  std::size_t const thread = std::size_t{blockIdx.x} * Tr::threads + threadIdx.x, unit = thread / items;
+  int const item = int(thread % items), run = int(unit % std::size_t(runs));
+  int const t0 = run * Tr::run, t1 = min(t0 + Tr::run, length);
+  std::size_t const first = unit / std::size_t(runs) * std::size_t(length);
+  if (first >= n) return;
   scan_arrays<T> const second = second_rows<Tr>(to, n);
   if (item < pieces)
-    convolve_run<Tr, first_direction>(zxbcdt, p.direction[0], to, item * Tr::vector, first, t0, t1, length);
+    convolve_run<Tr, first_direction>(zxbcdt, p.direction[0], to, item * Tr::vector, first, t0, t1, length, ring);
   else if (item < 2 * pieces)
     convolve_run<Tr, second_direction>(zxbcdt, p.direction[1], second, (item - pieces) * Tr::vector, first, t0, t1,
-                                       length);
+                                       length, ring);
   else if (item < 2 * pieces + Tr::heads)
     write_steps<first_direction>(zxbcdt, p.direction[0], to, item - 2 * pieces, first, t0, t1, length);
-  else if (item < 2 * pieces + 2 * Tr::heads)
+  else
     write_steps<second_direction>(zxbcdt, p.direction[1], second, item - 2 * pieces - Tr::heads, first, t0, t1, length);
 }
 

@@ -12,6 +12,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/mixer_core/gate.cuh>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/tile/squares.cuh>
@@ -73,10 +74,17 @@ __device__ inline void write_steps(T const* zxbcdt, direction_parameters const& 
                                    std::size_t first, int t0, int t1, int length) {
   int const own = arranged<Tr>(head, Tr::heads);
   float const bias = p.dt_bias[own];
-  for (int t = t0; t < t1; ++t) {
-    std::size_t const row = first + std::size_t(source_token<Tr>(t, length));
-    to.dt[(first + std::size_t(t)) * Tr::heads + head] =
-        softplus(to_float(zxbcdt[row * Tr::projected + Tr::dt + head]) + bias);
+#pragma unroll 1
+  for (int t = t0; t < t1; t += 4) {  // loads first, since stores may be to the same memory
+    float raw[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      std::size_t const row = first + std::size_t(source_token<Tr>(min(t + i, t1 - 1), length));
+      raw[i] = to_float(zxbcdt[row * Tr::projected + Tr::dt + head]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (t + i < t1) to.dt[(first + std::size_t(t + i)) * Tr::heads + head] = softplus(raw[i] + bias);
   }
   if (first != 0 || t0 != 0) return;
   to.a[head] = -expf(p.a_log[own]);
@@ -126,11 +134,12 @@ __global__ void __launch_bounds__(Tr::threads)
     write_steps<Tr>(zxbcdt, p, to, channel - Tr::convolved, first, t0, t1, length);
 }
 
-/// g = y silu(z) / sqrt(mean of its square + 1e-5) norm, the mean inside each group of channels. A warp takes one group
-/// of one token.
+/// g = y silu(z) / sqrt(mean of its square + 1e-5) norm, the mean inside each group of channels; its factor to factors
+/// [rows, 2, groups] as well, where they are not null. A warp takes one group of one token.
 template <class Tr, class T>
 __global__ void __launch_bounds__(Tr::threads)
-    gate_and_norm_kernel(T const* y, T const* zxbcdt, float const* norm, T* g, std::size_t count, int length) {
+    gate_and_norm_kernel(T const* y, T const* zxbcdt, float const* norm, T* g, float* factors, std::size_t count,
+                         int length) {
   std::size_t const work = std::size_t{blockIdx.x} * Tr::warps + threadIdx.x / 32;
   if (work >= count * Tr::groups) return;
   std::size_t const row = work / Tr::groups, first = row / std::size_t(length) * std::size_t(length);
@@ -138,7 +147,7 @@ __global__ void __launch_bounds__(Tr::threads)
   std::size_t const source = first + std::size_t(source_token<Tr>(int(row - first), length));
   T const *const in = y + row * Tr::inner + start, *const z = zxbcdt + source * Tr::projected + Tr::z + start;
   T* const out = g + source * (2 * Tr::inner) + Tr::out + start;
-  auto const gated = [&](int i) { return i < Tr::group ? to_float(in[i]) * silu(to_float(z[i])) : 0.f; };
+  auto const gated = [&](int i) { return i < Tr::group ? to_float(in[i]) * gate_silu_as<T>(to_float(z[i])) : 0.f; };
   float kept[Tr::keep ? Tr::kept : 1];
   float sum = 0;
 #pragma unroll(Tr::keep ? Tr::kept : 1)
@@ -148,12 +157,13 @@ __global__ void __launch_bounds__(Tr::threads)
     if constexpr (Tr::keep) kept[j] = v;
   }
   float const scale = 1.f / sqrtf(sum_over_warp(sum) / float(Tr::group) + mixer_norm_eps);
+  if (factors != nullptr && lane == 0) factors[(source * 2 + (Tr::out != 0)) * Tr::groups + work % Tr::groups] = scale;
 #pragma unroll(Tr::keep ? Tr::kept : 1)
   for (int j = 0; j < Tr::kept; ++j) {
     int const i = j * 32 + lane;
     if (i >= Tr::group) continue;
     float const v = Tr::keep ? kept[Tr::keep ? j : 0] : gated(i);
-    out[i] = from_float<T>(v * scale * norm[arranged<Tr>(start + i, Tr::inner)]);
+    out[i] = from_float<T>(v * weighted<T>(scale, norm[arranged<Tr>(start + i, Tr::inner)]));
   }
 }
 
@@ -178,7 +188,7 @@ struct direction_scratch {
 template <bool Second, mixer_shape M, precision P>
 void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space::device> zxbcdt,
                    mixer_direction<M, float const, space::device> const& p,
-                   rows<element<P>, 2 * M.d_inner(), space::device> g, int length,
+                   rows<element<P>, 2 * M.d_inner(), space::device> g, int length, float* factors,
                    direction_scratch<M, element<P>> const& s) {
   using T = element<P>;
   using traits = direction_traits<M, Second>;
@@ -205,7 +215,7 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
   ssd_general(ctx, operands, rows<T, inner, space::device>{s.y, n});
   launch("mixer_core: gate and norm", gate_and_norm_kernel<traits, T>,
          {blocks_for(n * traits::groups, traits::warps), traits::threads}, ctx.stream(), s.y, zxbcdt.data, p.norm.data,
-         g.data, n, length);
+         g.data, factors, n, length);
 }
 
 /// From the input projection to what the output projections read, for both directions of the mixer.
@@ -216,19 +226,19 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
 /// Shapes   zxbcdt [B L, projected], channels [z, x, B, C, dt]; g [B L, 2 d_inner], the first direction's channels,
 ///          then the second's. In the published variant the second's are in reverse, as it computes them:
 ///          fold_output_projection accounts for that. `length` = L tokens a sequence, any L >= 1.
-/// Writes   g (=), which does not overlap zxbcdt.
+/// Writes   g (=), which does not overlap zxbcdt, and factors (=), as mixer_core.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <mixer_shape M, precision P>
 void launch_general(context<P>& ctx, rows<element<P> const, M.projected(), space::device> zxbcdt,
                     mixer_parameters<M, float const, space::device> const& p,
-                    rows<element<P>, 2 * M.d_inner(), space::device> g, int length) {
+                    rows<element<P>, 2 * M.d_inner(), space::device> g, int length, float* factors = nullptr) {
   static_cast<void>(whole_sequences("mixer_core.zxbcdt", zxbcdt.count, length));
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
   if (!ctx.reserve(planned_bytes<direction_scratch<M, element<P>>>(zxbcdt.count)) || zxbcdt.count == 0) return;
   arena_scope const scope{ctx.shared()};
   direction_scratch<M, element<P>> const scratch{ctx.shared(), zxbcdt.count};
-  run_direction<false, M>(ctx, zxbcdt, p.forward, g, length, scratch);
-  run_direction<true, M>(ctx, zxbcdt, p.backward, g, length, scratch);
+  run_direction<false, M>(ctx, zxbcdt, p.forward, g, length, factors, scratch);
+  run_direction<true, M>(ctx, zxbcdt, p.backward, g, length, factors, scratch);
 }
 
 }  // namespace dm2::cuda::detail::mixer_core

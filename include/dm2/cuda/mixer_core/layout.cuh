@@ -107,6 +107,7 @@ struct arguments {
   int length, units_per_block;
   float const* norm[2];  ///< weights of the directions' norms; null for ones
   bool finish;           ///< whether a block, which has made all units of its group's rows, norms them
+  float* factors;        ///< [B L, 2, groups] or null: what it norms them with
 };
 
 /// Memory of a call on tensor cores beside its operands.

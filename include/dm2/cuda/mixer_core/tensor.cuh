@@ -23,6 +23,7 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core/fill.cuh>
+#include <dm2/cuda/mixer_core/gate.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/packet.cuh>
@@ -206,7 +207,7 @@ struct gate_rows {
 #pragma unroll
       for (int n = 0; n < words; ++n) {
         float2 const gate = unpack<T>(z[half][n]);
-        float const first = acc[n][half * 2] * silu_fast(gate.x), next = acc[n][half * 2 + 1] * silu_fast(gate.y);
+        float const first = acc[n][half * 2] * gate_silu(gate.x), next = acc[n][half * 2 + 1] * gate_silu(gate.y);
         if (real(n < wide ? n & ~3 : n & ~1, lane)) sums[half] = fmaf(first, first, fmaf(next, next, sums[half]));
         out[n] = pack<T>(first, next);
       }
@@ -227,7 +228,7 @@ struct gate_rows {
 
 /// The squares' sums of a tile's rows over the units [begin, end), which the four lanes of a row have in parts: to
 /// their first place in `squares`, zeros to the others; or, where `scales` is not null, what norms the rows to scales
-/// [tokens], the first of which is of token `start`.
+/// [tokens], the first of which is of token `start`, and to p.factors.
 template <class Tr>
 __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> const& at, int begin, int end,
                                   std::size_t first_row, arguments<typename Tr::element> const& p, int start,
@@ -238,11 +239,14 @@ __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> 
     float const sum = sum_over_row(sums[half]);
     int const t = gate_rows<Tr>::token(r, half, lane);
     if (t >= p.length) continue;
+    std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(at.second());
     if (scales != nullptr) {
-      if (part == 0) scales[t - start] = factor_of_squares<Tr::group>(sum);
+      if (part != 0) continue;
+      float const factor = factor_of_squares<Tr::group>(sum);
+      scales[t - start] = factor;
+      if (p.factors != nullptr) p.factors[row * Tr::groups + std::size_t(begin / Tr::group_units)] = factor;
       continue;
     }
-    std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(at.second());
     for (int u = begin + part; u < end; u += 4) p.squares[row * Tr::units + std::size_t(u)] = u == begin ? sum : 0.f;
   }
 }
@@ -257,7 +261,7 @@ __device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm,
     float4 const low = from[0], high = from[1];
     float const v[8]{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-    for (int k = 0; k < 8; ++k) w[k] = factor * (reversed ? v[7 - k] : v[k]);
+    for (int k = 0; k < 8; ++k) w[k] = weighted<T>(factor, reversed ? v[7 - k] : v[k]);
   } else {
 #pragma unroll
     for (int k = 0; k < 8; ++k) w[k] = factor;
@@ -417,7 +421,7 @@ inline int units_per_block(int units, int sequences, int multiprocessors) {
 template <precision P, mixer_shape M>
 arguments<element<P>> arguments_of(element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                                    element<P>* g, scratch<element<P>, M> const& scratch, int length, int take,
-                                   bool finish) {
+                                   bool finish, float* factors) {
   return {.zxbcdt = zxbcdt,
           .g = g,
           .squares = scratch.squares,
@@ -426,16 +430,18 @@ arguments<element<P>> arguments_of(element<P> const* zxbcdt, mixer_parameters<M,
           .length = length,
           .units_per_block = take,
           .norm = {p.forward.norm.data, p.backward.norm.data},
-          .finish = finish && take == traits<element<P>, M>::group_units};
+          .finish = finish && take == traits<element<P>, M>::group_units,
+          .factors = factors};
 }
 
 /// Sequences in one segment: see launch_tensor(). whole_fits() must hold.
 template <precision P, mixer_shape M>
 bool launch_whole(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
-                  element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+                  element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish,
+                  float* factors) {
   using Tr = traits<element<P>, M>;
   int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
-  auto const arguments = arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish);
+  auto const arguments = arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish, factors);
   int const bytes = layout<Tr>{(length + 15) / 16}.bytes;
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
   launch("mixer_core", tensor_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);

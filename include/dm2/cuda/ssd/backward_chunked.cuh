@@ -210,6 +210,7 @@ struct backward_chunked {
   /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16, up to 128 and 256.
   static constexpr bool possible =
       is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0 && M.headdim <= 128 && M.d_state <= 256;
+  static constexpr bool in_place = false;
   /// Sequences go in slices of at most about this much scratch: as many blocks as keep a device busy many times over.
   static constexpr std::size_t most_scratch = std::size_t{512} << 20;
 

@@ -286,7 +286,7 @@ __global__ void __launch_bounds__(block_threads, 2) chunk_head_kernel(P p, backw
 template <mixer_shape M, class T>
 struct backward_general {
   using operands = backward_operands<M, T>;
-  static constexpr bool possible = true;
+  static constexpr bool possible = true, in_place = false;
   static constexpr std::size_t state = std::size_t(M.d_state) * M.headdim;
   /// Sequences go in slices of about this much scratch: enough for thousands of blocks at once.
   static constexpr std::size_t most_scratch = std::size_t{256} << 20;

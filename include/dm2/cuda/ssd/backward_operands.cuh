@@ -5,6 +5,7 @@
 ///
 /// A form is a struct template of <mixer_shape M, class T> with static members:
 ///     possible                                  bool constant: kernels are built for these sizes and numbers
+///     in_place                                  bool constant: dx, db and dc may be x, b and c
 ///     fits(operands, device_properties)         bool: it takes this call (length, alignment, shared memory)
 ///     scratch_bytes(sequences, length, device)  std::size_t: what launch needs, 0 for none
 ///     launch(operands, scratch, device, stream) enqueues; `scratch` (std::byte*) is at a multiple of 64 bytes
@@ -26,7 +27,7 @@ struct backward_sizes {
 
 /// Operands of the scan's backward over a batch of sequences. Token t of sequence s is row s * length + t of each
 /// array; a stride is the distance of two rows in elements and at least their width. x, B and C may lie in one row, or
-/// each by itself; so may their gradients. No gradient overlaps an input.
+/// each by itself; so may their gradients. No gradient overlaps an input, unless the form allows it.
 ///
 /// Kernels are templates of this type, since nvcc takes no mixer_shape as a kernel's own template argument.
 ///

@@ -263,6 +263,9 @@ struct backward_quadratic {
   /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16.
   static constexpr bool possible = is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
+  /// dx, dB and dC may be x, B and C: a block has copied what it overwrites, and no other one reads it.
+  static constexpr bool in_place = true;
+
   /// At most 240 tokens, pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small at
   /// 197 tokens 209 KB, or 149 KB with one unit's operands at a time. 512 of Tiny's sequences of 226 tokens take 464 us
   /// for the chunks' 550.

@@ -85,7 +85,7 @@ inline void load_matrix_transposed(std::uint32_t (&r)[4], std::uint32_t address)
 
 template <int Bytes = 16>
 void copy_async(std::uint32_t to, void const* from, bool valid = true) {
-  static_assert(Bytes == 16 || Bytes == 8);
+  static_assert(Bytes == 16 || Bytes == 8 || Bytes == 4);
   if (valid && reinterpret_cast<std::uintptr_t>(from) % Bytes != 0)
     throw std::logic_error{"a copy from an address that is not aligned"};
   auto& m = emulated::machine::current();

@@ -1,0 +1,43 @@
+/// @file
+/// The mixer's gate and its norm's weights, such that the backward can undo both.
+///
+/// What a mixer leaves, g = y silu(z) r w with r the norm's factor, is all that its backward needs of y where silu(z)
+/// and w are the same numbers in both passes and none of them is zero: y = g / (r silu(z) w). bfloat16 has float's
+/// range, so that g keeps its eight bits however small silu(z) is; half does not.
+#pragma once
+
+#include <dm2/cuda/element.cuh>
+#include <dm2/cuda/instructions/mma.cuh>
+
+#include <type_traits>
+
+namespace dm2::cuda::detail::mixer_core {
+
+/// Whether a mixer's backward in T takes y from what its forward left.
+template <class T>
+inline constexpr bool gate_is_undone = std::is_same_v<T, __nv_bfloat16>;
+
+/// Half of a gate, never zero: silu(2 h) = h tanh(h) + h.
+__device__ inline float gate_half(float z) { return fmaf(z, 0.5f, 0x1p-60f); }
+
+/// silu(z) as the gate's kernels compute it. Below -9 it may be 0.
+__device__ inline float gate_silu(float z) {
+  float const h = gate_half(z);
+  return fmaf(h, tanh_fast(h), h);
+}
+/// The same, for a kernel of any T: to float's rounding where nothing is undone.
+template <class T>
+__device__ inline float gate_silu_as(float z) {
+  if constexpr (gate_is_undone<T>) return gate_silu(z);
+  return silu(z);
+}
+
+/// factor times a norm's weight, which is never zero where the gate is undone: an addition that most weights do not
+/// notice, and that costs no instruction.
+template <class T>
+__device__ inline float weighted(float factor, float w) {
+  if constexpr (gate_is_undone<T>) return fmaf(factor, w, factor * 0x1p-60f);
+  return factor * w;
+}
+
+}  // namespace dm2::cuda::detail::mixer_core
