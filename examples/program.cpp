@@ -17,7 +17,8 @@ using namespace dm2::example;
 
 void print_help(std::ostream& out) {
   out << "dm2: DeMansia 2 models, to train, to measure and to use.\n\nUsage: dm2 COMMAND [ARGUMENT...]\n\nCommands:\n";
-  for (dm2_command const& c : commands) out << "  " << c.name << std::string(14 - c.name.size(), ' ') << c.summary << '\n';
+  for (dm2_command const& c : commands)
+    out << "  " << c.name << std::string(14 - c.name.size(), ' ') << c.summary << '\n';
   out << "  help          dm2 help COMMAND says what a command does, its flags and exit codes\n"
          "  completion    dm2 completion bash | zsh prints what the shell needs to complete commands and flags\n\n"
          "Options:\n  --help        this text\n  --version     dm2's version\n\n"
@@ -28,7 +29,8 @@ void print_help(std::ostream& out) {
 }
 
 dm2_command const* find_command(std::string_view name) {
-  auto const found = std::find_if(commands.begin(), commands.end(), [&](dm2_command const& c) { return c.name == name; });
+  auto const called = [&](dm2_command const& c) { return c.name == name; };
+  auto const found = std::find_if(commands.begin(), commands.end(), called);
   return found == commands.end() ? nullptr : &*found;
 }
 

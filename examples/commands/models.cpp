@@ -33,8 +33,8 @@ struct options {
 
 constexpr char const* footer =
     R"(A model's code is compiled into dm2, or kept in ${XDG_CACHE_HOME:-$HOME/.cache}/dm2, where train, evaluate and
-classify put it when they want a model for the first time. Whoever can write there can have commands executed: the folder
-is refused where others may.
+classify put it when they want a model for the first time. Whoever can write there can have commands executed: the
+folder is refused where others may.
 
 MODEL is a name (tiny), a name with fields (tiny:classes=37,image=384x320,attn_layers=4+8), or a .toml or .json file.
 

@@ -36,8 +36,8 @@ class model_code {
   /// zero. Throws shape_error, std::bad_alloc, cuda::error.
   [[nodiscard]] virtual std::unique_ptr<network> make_network(int batch, int threads) const = 0;
   /// A model to train, all parameters zero, with its optimizer, average and engine. After the parameters are filled in,
-  /// restart_average() and push() take them over. Throws as their constructors do, and std::logic_error where the backend
-  /// does not train (trains).
+  /// restart_average() and push() take them over. Throws as their constructors do, and std::logic_error where the
+  /// backend does not train (trains).
   [[nodiscard]] virtual std::unique_ptr<training_state> make_training(training_request const& request) const = 0;
   /// Bytes that a training pass of that batch plans, weights left out; 0 where the backend does not train.
   [[nodiscard]] virtual std::size_t training_bytes(int batch) const = 0;

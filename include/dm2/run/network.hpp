@@ -25,7 +25,8 @@ class network {
   [[nodiscard]] virtual config const& configuration() const = 0;
   /// Name, shape and place of every entry of the state.
   [[nodiscard]] virtual std::span<parameter_entry const> table() const = 0;
-  /// Weights and running statistics on the host, at their table offsets; what is written counts from the next forward on.
+  /// Weights and running statistics on the host, at their table offsets; what is written counts from the next forward
+  /// on.
   [[nodiscard]] virtual std::span<float> state() = 0;
   /// BatchNorm's step counts.
   [[nodiscard]] virtual std::span<std::int64_t> counters() = 0;

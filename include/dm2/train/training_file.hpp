@@ -228,8 +228,8 @@ struct resumed_training {
   steps_done steps;         ///< of the optimizer and of the average
 };
 
-/// Fills a run's numbers from a training checkpoint of the same configuration. Without `with_optimizer` the momenta stay
-/// as they are, and the optimizer may be of another kind than the file's.
+/// Fills a run's numbers from a training checkpoint of the same configuration. Without `with_optimizer` the momenta
+/// stay as they are, and the optimizer may be of another kind than the file's.
 ///
 /// Throws file_error if the file is none, is of another configuration, optimizer or precision, or lacks a tensor;
 ///        nothing is changed then.
