@@ -162,7 +162,8 @@ struct run {
     std::size_t const each = std::size_t(net.grid().height) * std::size_t(net.grid().width) * net.classes();
     std::size_t good = 0;
     for (std::size_t i = 0; i < batch.entries.size(); ++i) {
-      auto const& [path, error] = batch.entries[i];
+      fs::path const& path = batch.entries[i].path;
+      std::string const& error = batch.entries[i].error;
       if (!error.empty()) {
         complain(error);
         writer.failed(path, error);
