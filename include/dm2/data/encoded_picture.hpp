@@ -26,14 +26,13 @@ namespace dm2 {
 /// those in it, where the file's layout lets that be done with the whole picture's pixels (detail::has_exact_parts).
 /// Other pictures are decoded whole, and the part is cut out.
 ///
-/// The bytes, the name and the options have to outlive it. One thread at a time may use it.
+/// The bytes have to outlive it. One thread at a time may use it.
 class encoded_picture {
  public:
   /// Reads a JPEG's header; decodes other pictures. Messages call it `name`.
   /// Throws  file_error as decode_image does, for what the header tells.
-  encoded_picture(std::span<std::byte const> file, std::filesystem::path const& name,
-                  decode_options const& options = {})
-      : file_{file}, name_{&name}, options_{&options} {
+  encoded_picture(std::span<std::byte const> file, std::filesystem::path name, decode_options const& options = {})
+      : file_{file}, name_{std::move(name)}, options_{options} {
     guarded([&] { open(); });
   }
   encoded_picture(encoded_picture const&) = delete;
@@ -44,7 +43,7 @@ class encoded_picture {
   /// Columns.
   [[nodiscard]] int width() const noexcept { return width_; }
   /// How messages call it.
-  [[nodiscard]] std::filesystem::path const& name() const noexcept { return *name_; }
+  [[nodiscard]] std::filesystem::path const& name() const noexcept { return name_; }
 
   /// decode_image of the bytes. Throws file_error as that does.
   [[nodiscard]] picture whole() {
@@ -67,9 +66,9 @@ class encoded_picture {
     try {
       return f();
     } catch (std::bad_alloc const&) {
-      throw file_error{*name_, "memory ran out" + detail::announced_size(file_)};
+      throw file_error{name_, "memory ran out" + detail::announced_size(file_)};
     } catch (std::length_error const&) {
-      throw file_error{*name_, "memory ran out" + detail::announced_size(file_)};
+      throw file_error{name_, "memory ran out" + detail::announced_size(file_)};
     }
   }
   void keep(picture p) {
@@ -78,45 +77,45 @@ class encoded_picture {
     width_ = decoded_->width;
   }
   [[nodiscard]] picture taken() {
-    if (!decoded_) return decode_image(file_, *name_, *options_);
+    if (!decoded_) return decode_image(file_, name_, options_);
     return std::move(*std::exchange(decoded_, nullptr));
   }
   [[nodiscard]] bool is_whole(pixel_box box) const noexcept { return box.height == height_ && box.width == width_; }
 
 #ifdef DM2_WITH_JPEG
   void open() {
-    if (sniff_format(file_) != picture_format::jpeg) return keep(decode_image(file_, *name_, *options_));
-    open_jpeg();
+    if (sniff_format(file_) != picture_format::jpeg) return keep(decode_image(file_, name_, options_));
+    jpeg_ = opened();
     height_ = static_cast<int>(jpeg_->info.image_height);
     width_ = static_cast<int>(jpeg_->info.image_width);
   }
-  void open_jpeg() {
-    jpeg_ = std::make_unique<detail::jpeg_reader>(file_, *name_, options_->max_scans);
-    detail::read_jpeg_header(*jpeg_, file_.size(), *name_, *options_);
+  [[nodiscard]] std::unique_ptr<detail::jpeg_reader> opened() const {
+    auto reader = std::make_unique<detail::jpeg_reader>(file_, name_, options_.max_scans);
+    detail::read_jpeg_header(*reader, file_.size(), name_, options_);
+    return reader;
   }
   /// The reader behind its header and libjpeg's preparations, for one picture or part.
   [[nodiscard]] std::unique_ptr<detail::jpeg_reader> started() {
-    if (!jpeg_) open_jpeg();
-    detail::start_jpeg(*jpeg_, *name_);
-    return std::move(jpeg_);
+    auto reader = jpeg_ ? std::move(jpeg_) : opened();
+    detail::start_jpeg(*reader, name_);
+    return reader;
   }
   [[nodiscard]] picture decode_whole() {
     if (sniff_format(file_) != picture_format::jpeg) return taken();
     auto const reader = started();
-    return detail::read_jpeg_picture(*reader, file_.size(), *name_, *options_);
+    return detail::read_jpeg_picture(*reader, file_.size(), name_, options_);
   }
   [[nodiscard]] picture decode_part(pixel_box box) {
     if (sniff_format(file_) != picture_format::jpeg || is_whole(box)) return cut(decode_whole(), box);
     auto const reader = started();
 #ifdef LIBJPEG_TURBO_VERSION_NUMBER
     if (detail::ends_with_marker(file_) && detail::has_exact_parts(reader->info))
-      return detail::read_jpeg_part(*reader, box, *name_, *options_);
+      return detail::read_jpeg_part(*reader, box, name_, options_);
 #endif
-    return cut(detail::read_jpeg_picture(*reader, file_.size(), *name_, *options_), box);
+    return cut(detail::read_jpeg_picture(*reader, file_.size(), name_, options_), box);
   }
-  std::unique_ptr<detail::jpeg_reader> jpeg_;  ///< behind its header; null once it was used
 #else
-  void open() { keep(decode_image(file_, *name_, *options_)); }
+  void open() { keep(decode_image(file_, name_, options_)); }
   [[nodiscard]] picture decode_whole() { return taken(); }
   [[nodiscard]] picture decode_part(pixel_box box) { return cut(taken(), box); }
 #endif
@@ -126,10 +125,13 @@ class encoded_picture {
   }
 
   std::span<std::byte const> file_;
-  std::filesystem::path const* name_;
-  decode_options const* options_;
+  std::filesystem::path name_;
+  decode_options options_;
   int height_ = 0, width_ = 0;
   std::unique_ptr<picture> decoded_;
+#ifdef DM2_WITH_JPEG
+  std::unique_ptr<detail::jpeg_reader> jpeg_;  ///< behind its header; null once it is used
+#endif
 };
 
 }  // namespace dm2
