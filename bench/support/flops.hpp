@@ -73,23 +73,32 @@ constexpr double head_flops() {
   return product_flops(sizes<C>::length, C.classes, C.dim);
 }
 
+/// Layer i's of one picture.
+template <config C>
+constexpr double layer_flops(int i) {
+  using size = sizes<C>;
+  double const mlp = product_flops(size::length, 3 * C.mlp_dim, C.dim);
+  return mlp + (C.attn_layers.contains(i)
+                    ? attention_projection_flops<C>() + attention_core_flops(size::attention, size::length)
+                    : mixer_projection_flops<C>() + mixer_core_flops(size::mixer, size::length));
+}
+
 /// A whole evaluation of one picture.
 template <config C>
 constexpr double forward_flops() {
-  using size = sizes<C>;
-  double flops = stem_flops(size::stem) + head_flops<C>();
-  for (int i = 0; i < C.depth; ++i)
-    flops += C.attn_layers.contains(i)
-                 ? attention_projection_flops<C>() + attention_core_flops(size::attention, size::length)
-                 : mixer_projection_flops<C>() + mixer_core_flops(size::mixer, size::length);
-  return flops + C.depth * product_flops(size::length, 3 * C.mlp_dim, C.dim);
+  double flops = stem_flops(sizes<C>::stem) + head_flops<C>();
+  for (int i = 0; i < C.depth; ++i) flops += layer_flops<C>(i);
+  return flops;
 }
 
 /// Forward and backward of one picture: backward has two products for each one forward, except that nothing wants the
-/// picture's gradient.
+/// picture's gradient. Of so many `frozen` layers from the stem on there is no backward.
 template <config C>
-constexpr double training_flops() {
-  return 3 * forward_flops<C>() - first_convolution_flops(sizes<C>::stem);
+constexpr double training_flops(int frozen = 0) {
+  if (frozen == 0) return 3 * forward_flops<C>() - first_convolution_flops(sizes<C>::stem);
+  double backward = 2 * head_flops<C>();
+  for (int i = frozen - 1; i < C.depth; ++i) backward += 2 * layer_flops<C>(i);
+  return forward_flops<C>() + backward;
 }
 
 static_assert(forward_flops<tiny>() > 6.60e9 && forward_flops<tiny>() < 6.62e9, "Tiny counts 6.6 GFLOP a picture");
