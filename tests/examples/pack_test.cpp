@@ -69,12 +69,17 @@ TEST_CASE("pack: evaluate and classify say of a set what they say of the folder"
   std::string const weights = here.run("last.safetensors").string();
   auto const answers = [&](picture_folder const& from) {
     auto const e = run_program(DM2_EVALUATE, {"data", "-w", weights, "--per-class", "classes.csv"}, from.folder.path());
-    auto const c =
-        run_program(DM2_CLASSIFY, {"data/val", "-w", weights, "--csv", "--heatmap", "maps"}, from.folder.path());
+    auto const c = run_program(DM2_CLASSIFY, {"data/val", "-w", weights, "--csv"}, from.folder.path());
+    auto const m = run_program(DM2_CLASSIFY, {"one", "-w", weights, "--heatmap", "map.png"}, from.folder.path());
     CHECK(e.code == 0);
     CHECK(c.code == 0);
-    return e.out.substr(0, e.out.find("img/s") - 8) + read_raw(from.folder / "classes.csv") + c.out;
+    CHECK(m.code == 0);
+    return e.out.substr(0, e.out.find(" pictures")) + read_raw(from.folder / "classes.csv") + c.out + m.out +
+           read_raw(from.folder / "map.png");
   };
+  fs::create_directories(here.folder / "one");
+  fs::copy(here.folder / "data/val/class4", here.folder / "one/class4");
+  CHECK(pack(here.folder.path(), {"one", (packed.folder / "one").string()}).code == 0);
   CHECK(answers(packed) == answers(here));
 }
 

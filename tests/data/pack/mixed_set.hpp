@@ -44,9 +44,10 @@ class mixed_set {
   scratch_folder folder_;
 };
 
-/// The files of a packed set, by name, with their bytes.
+/// The files of a packed set, by name, with their bytes; none where there is no folder.
 inline std::vector<std::pair<std::string, std::string>> packed_files(std::filesystem::path const& folder) {
   std::vector<std::pair<std::string, std::string>> out;
+  if (!std::filesystem::exists(folder)) return out;
   for (auto const& one : std::filesystem::directory_iterator{folder})
     out.emplace_back(one.path().filename().string(), read_raw(one.path()));
   std::sort(out.begin(), out.end());
