@@ -46,7 +46,8 @@ __device__ void add_up(unsigned char* memory, T const* in, float* out, int steps
 /// Two warps, whose rings differ.
 template <int A, int B, int Stages, class T>
 __global__ void add_up_kernel(T const* in, float* a, float* b, int steps) {
-  constexpr int most = std::max(own_ring<T, A, 2, Stages>::bytes, own_ring<T, B, 2, Stages>::bytes);
+  constexpr int bytes_a = own_ring<T, A, 2, Stages>::bytes, bytes_b = own_ring<T, B, 2, Stages>::bytes;
+  constexpr int most = bytes_a > bytes_b ? bytes_a : bytes_b;
   alignas(16) __shared__ unsigned char memory[2][most];
   if (threadIdx.x < 32)
     add_up<A, Stages>(memory[0], in, a, steps);
