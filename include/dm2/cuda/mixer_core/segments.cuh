@@ -412,8 +412,8 @@ std::size_t state_packets(device_properties const& device, int sequences, int le
 
 /// With `finish`, where a block makes whole rows of a group, g as mixer_core has it, with the norms' weights unless
 /// they are views of nothing, and scratch.factors unless they are null; true then. Else g before its norm, and
-/// scratch.squares, which sum up to the g^2 of a row's group: g / sqrt(their sum / group + 1e-5) norm is what the output
-/// projection reads. fits() and aligned() must hold, and scratch.states have state_packets().
+/// scratch.squares, which sum up to the g^2 of a row's group: g / sqrt(their sum / group + 1e-5) norm is what the
+/// output projection reads. fits() and aligned() must hold, and scratch.states have state_packets().
 template <precision P, mixer_shape M>
 bool launch_tensor(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                    element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
