@@ -61,13 +61,15 @@ class block_kernels {
     kernel_parameters<C> p{table_.stream()};
     std::size_t const n = count();
     random_array<T> const x{n * Block::wide}, dg{n * Block::inner}, g{n * Block::inner}, dx{n * Block::wide};
+    random_array<float> const factors{n * Block::factors + 1, 0.1f, 1};
     matrix<T const, Block::wide> const in{x.data(), n};
+    matrix<T const, Block::inner> const left{g.data(), n};
     double const wide = 2. * double(n) * Block::wide, inner = 2. * double(n) * Block::inner;
     table_.row(room, "forward", {wide + inner, batch_ * flops}, g.data(), n * Block::inner, [&] {
-      Block::core(p.ctx, p.net(), layer, in, matrix<T, Block::inner>{g.data(), n});
+      Block::core(p.ctx, p.net(), layer, in, matrix<T, Block::inner>{g.data(), n}, factors.data());
     });
     table_.row(room, "backward", {2 * wide + inner, 2 * batch_ * flops}, dx.data(), n * Block::wide, [&] {
-      Block::core_backward(p.ctx, p.net(), layer, in, matrix<T const, Block::inner>{dg.data(), n},
+      Block::core_backward(p.ctx, p.net(), layer, in, left, factors.data(), matrix<T const, Block::inner>{dg.data(), n},
                            matrix<T, Block::wide>{dx.data(), n}, p.grad());
     });
   }

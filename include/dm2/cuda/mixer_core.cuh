@@ -95,9 +95,9 @@ void mixer_core(context<P>& ctx, std::type_identity_t<rows<element<P> const, M.p
       std::size_t const states = detail::mixer_core::state_packets<element<P>, M>(ctx.device(), sequences, length);
       if (!ctx.reserve(planned_bytes<scratch_memory>(zxbcdt.count, length, states) + arena::alignment)) return;
       arena_scope const scope{ctx.shared()};
-      scratch_memory const scratch{ctx.shared(), zxbcdt.count, length, states};
-      if (!detail::mixer_core::launch_tensor<P, M>(ctx, zxbcdt.data, p, g.data, scratch, sequences, length, true,
-                                                   factors))
+      scratch_memory scratch{ctx.shared(), zxbcdt.count, length, states};
+      scratch.factors = factors;
+      if (!detail::mixer_core::launch_tensor<P, M>(ctx, zxbcdt.data, p, g.data, scratch, sequences, length, true))
         detail::mixer_core::scale_by_squares<P, M>(ctx, g.data, scratch.squares, p.forward.norm.data,
                                                    p.backward.norm.data, int(zxbcdt.count), factors);
       return;

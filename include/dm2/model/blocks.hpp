@@ -50,7 +50,7 @@ struct mixer_block {
       mixer_core(ctx, x, core_parameters(net, i), g, sizes<C>::length);
   }
 
-  /// `kept`: what core() left there; null, or g of no rows, where nothing is.
+  /// g and `kept` are what core() left; `kept` is null where it left nothing.
   template <class Context, class T, space S, class Wide, class Inner, class Gradient>
   static void core_backward(Context& ctx, network_view<C, T const, S> net, int i, Wide x, Inner g, T const* kept,
                             Inner dg, Gradient dx, network_view<C, T, S> grad) {

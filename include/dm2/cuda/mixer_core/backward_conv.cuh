@@ -337,9 +337,9 @@ __device__ inline float2 steps_of_head(conv_backward_operands<T> const& p, int h
 
 /// The steps' part: with raw the projection's dt, draw = ddt sigmoid(raw + bias). One warp of `count`: every lane goes
 /// down rows of one head, up to 32 heads at a time. Its [2, H] get the sums for dt_bias in the parameters' order.
+/// `reduced` [64] is shared memory of the warp.
 template <class Tr, class T>
-__device__ inline void steps_backward(conv_backward_operands<T> const& p, int warp, int count,
-                                      float (&reduced)[2][32]) {
+__device__ inline void steps_backward(conv_backward_operands<T> const& p, int warp, int count, float* reduced) {
   using a_direction = typename Tr::first;
   using b_direction = typename Tr::second;
   constexpr int H = Tr::heads, heads = H < 32 ? H : 32, rows = 32 / heads;
@@ -350,12 +350,12 @@ __device__ inline void steps_backward(conv_backward_operands<T> const& p, int wa
     float2 sum{0, 0};
     if (place < rows && head < H)
       sum = steps_of_head<Tr>(p, head, std::size_t(warp) * rows + std::size_t(place), std::size_t(count) * rows);
-    reduced[0][lane] = sum.x, reduced[1][lane] = sum.y;
+    reduced[lane] = sum.x, reduced[32 + lane] = sum.y;
     __syncwarp();
     if (place == 0 && head < H) {
       float total[2] = {};
       for (int r = 0; r < rows; ++r)
-        for (int d = 0; d < 2; ++d) total[d] += reduced[d][r * heads + lane];
+        for (int d = 0; d < 2; ++d) total[d] += reduced[d * 32 + r * heads + lane];
       out[arranged<a_direction>(head, H)] = total[0];
       out[H + arranged<b_direction>(head, H)] = total[1];
     }
@@ -377,11 +377,10 @@ __global__ void __launch_bounds__(Narrow::threads, conv_backward_resident)
   using shares = conv_backward_shares<Narrow, Wide>;
   alignas(16) __shared__ unsigned char rings[Narrow::threads / 32][conv_backward_bytes<Narrow, Wide, T>];
   unsigned char* const ring = rings[threadIdx.x / 32];
-  __shared__ float reduced[Narrow::threads / 32][2][32];
   int const warp = int(blockIdx.y) * (Narrow::threads / 32) + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   if (warp >= shares::warps) {
     int const own = int(blockIdx.x) * shares::step_warps + warp - shares::warps;
-    steps_backward<Narrow>(p, own, int(gridDim.x) * shares::step_warps, reduced[threadIdx.x / 32]);
+    steps_backward<Narrow>(p, own, int(gridDim.x) * shares::step_warps, reinterpret_cast<float*>(ring));
   } else if (warp < shares::single) {
     int const channel = (warp * 32 + lane) * Wide::vector;
     if (channel < shares::alone) conv_channels<Wide, false, true, true, T>{p, shares::b + channel, ring}.run();

@@ -114,9 +114,10 @@ struct arguments {
 template <class T, mixer_shape M>
 struct scratch {
   using traits = mixer_core::traits<T, M>;
-  float* squares;  ///< [rows, 2, units]
-  float* decays;   ///< as in arguments
-  uint4* states;   ///< what state_packets() says; the network's plan leaves them to the scratch of each call
+  float* squares;            ///< [rows, 2, units]
+  float* decays;             ///< as in arguments
+  uint4* states;             ///< what state_packets() says; the network's plan leaves them to the scratch of each call
+  float* factors = nullptr;  ///< [rows, 2, groups], the caller's, or null: what norms the rows
 
   scratch(arena& a, std::size_t rows, int length, std::size_t carried = 0) {
     std::size_t const sequences = rows / std::size_t(length);

@@ -368,13 +368,12 @@ struct segment_plan {
 template <precision P, mixer_shape M>
 bool launch_segments(context<P>& ctx, segment_plan<element<P>, M> const& plan, element<P> const* zxbcdt,
                      mixer_parameters<M, float const, space::device> const& p, element<P>* g,
-                     scratch<element<P>, M> const& scratch, int sequences, int length, bool finish,
-                     float* factors = nullptr) {
+                     scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   using Tr = segment_traits<element<P>, M>;
   uint4* const ends = scratch.states + std::size_t(plan.blocks) * std::size_t(plan.block_vectors);
   float* const totals = reinterpret_cast<float*>(ends + plan.ends * Tr::unit_vectors);
   segment_arguments<element<P>> const arguments{
-      .core = arguments_of<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish, factors),
+      .core = arguments_of<P, M>(zxbcdt, p, g, scratch, length, plan.take, finish),
       .memory = scratch.states,
       .sequences = sequences,
       .segment_tiles = plan.tiles,
@@ -412,17 +411,16 @@ std::size_t state_packets(device_properties const& device, int sequences, int le
 }
 
 /// With `finish`, where a block makes whole rows of a group, g as mixer_core has it, with the norms' weights unless
-/// they are views of nothing, and their factors unless null; true then. Else g before its norm, and scratch.squares,
-/// which sum up to the g^2 of a row's group: g / sqrt(their sum / group + 1e-5) norm is what the output projection
-/// reads. fits() and aligned() must hold, and scratch.states have state_packets().
+/// they are views of nothing, and scratch.factors unless they are null; true then. Else g before its norm, and
+/// scratch.squares, which sum up to the g^2 of a row's group: g / sqrt(their sum / group + 1e-5) norm is what the
+/// output projection reads. fits() and aligned() must hold, and scratch.states have state_packets().
 template <precision P, mixer_shape M>
 bool launch_tensor(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
-                   element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish,
-                   float* factors = nullptr) {
+                   element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   if (whole_fits<element<P>, M>(ctx.device(), length))
-    return launch_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish, factors);
+    return launch_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
   segment_plan<element<P>, M> const plan{ctx.device(), sequences, length};
-  return launch_segments<P, M>(ctx, plan, zxbcdt, p, g, scratch, sequences, length, finish, factors);
+  return launch_segments<P, M>(ctx, plan, zxbcdt, p, g, scratch, sequences, length, finish);
 }
 
 }  // namespace dm2::cuda::detail::mixer_core

@@ -421,7 +421,7 @@ inline int units_per_block(int units, int sequences, int multiprocessors) {
 template <precision P, mixer_shape M>
 arguments<element<P>> arguments_of(element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                                    element<P>* g, scratch<element<P>, M> const& scratch, int length, int take,
-                                   bool finish, float* factors) {
+                                   bool finish) {
   return {.zxbcdt = zxbcdt,
           .g = g,
           .squares = scratch.squares,
@@ -431,17 +431,16 @@ arguments<element<P>> arguments_of(element<P> const* zxbcdt, mixer_parameters<M,
           .units_per_block = take,
           .norm = {p.forward.norm.data, p.backward.norm.data},
           .finish = finish && take == traits<element<P>, M>::group_units,
-          .factors = factors};
+          .factors = scratch.factors};
 }
 
 /// Sequences in one segment: see launch_tensor(). whole_fits() must hold.
 template <precision P, mixer_shape M>
 bool launch_whole(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
-                  element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish,
-                  float* factors) {
+                  element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   using Tr = traits<element<P>, M>;
   int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
-  auto const arguments = arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish, factors);
+  auto const arguments = arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish);
   int const bytes = layout<Tr>{(length + 15) / 16}.bytes;
   dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
   launch("mixer_core", tensor_kernel<Tr>, {grid, Tr::threads, std::size_t(bytes)}, ctx.stream(), arguments);
