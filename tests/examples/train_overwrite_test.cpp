@@ -45,7 +45,7 @@ TEST_CASE("train: --overwrite with an input that is missing, damaged or does not
       {{"--token-label-data", "text.safetensors"}, "text.safetensors: is not a folder"},
       {{"--token-label-data", "maps"}, "no label map fits a picture of data/train"},
       {{"--train-dir", "typo"}, "typo: does not exist"},
-      {{"--train-dir", "nine"}, "nine has 9 classes, the model 10; only in data/val: class9"},
+      {{"--train-dir", "nine", "--num-classes", "10"}, "nine has 9 classes, the model 10; only in data/val: class9"},
       {{"--train-dir", "empty"}, "empty: has no .jpg"},
       {{"--train-dir", "bad"}, "bad: no picture can be read; bad/class0/p0.png: "},
       {{"--val-dir", "typo"}, "typo: does not exist"},

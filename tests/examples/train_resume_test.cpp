@@ -167,7 +167,7 @@ TEST_CASE("train: a resumed run keeps the checkpoint's recipe, and says what is 
 
   auto const bare = here.train_only({"--experiment", "parts", "--resume", "auto", "--threads", "1", "-j", "1"});
   CHECK(bare.code == 0);
-  CHECK(contains(bare.out, "kept       data-dir data, model micro, batch-size 5, "));
+  CHECK(contains(bare.out, "kept       data-dir data, batch-size 5, "));
   CHECK(contains(bare.out, "scale 0.5 1,"));
   CHECK(contains(bare.out, "mix-token false"));
   CHECK_FALSE(contains(bare.out, "changed"));
