@@ -1,4 +1,4 @@
-// The program dm2, whose first word is a command; compiled with DM2_COMMAND, that command alone. See README.md.
+// The program dm2, whose first word is a command. See README.md.
 #include <dm2/core/version.hpp>
 
 #include "support/command_line.hpp"
@@ -66,12 +66,6 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-#ifdef DM2_COMMAND
-  std::string name = DM2_COMMAND;
-  std::replace(name.begin(), name.end(), '_', '-');
-  return find_command(name)->run(argc, argv);
-#else
   int const code = run(argc, argv);
   return output_written("dm2") || code != exit_ok ? code : exit_incomplete;
-#endif
 }
