@@ -162,7 +162,7 @@ void report_linear(options const& o) {
 }  // namespace
 
 int dm2::example::make_shapes_command(int argc, char** argv) {
-  CLI::App app{"Draws a labelled picture set to train on.", "make_shapes"};
+  CLI::App app{"Draws a labelled picture set to train on.", as_word ? "make-shapes" : "make_shapes"};
   app.footer(footer);
   options o;
   add_options(app, o);

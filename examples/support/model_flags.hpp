@@ -166,15 +166,10 @@ inline void add_model_flags(CLI::App& app, model_flags& f) {
          });
 }
 
-/// The fields that the command line says, a preset's among them: what config_of(file, said) takes where a file does not
-/// tell them. Throws as find_named_model.
+/// The fields that flags and a model's file say: what config_of(file, said) takes where weights do not tell them. Throws
+/// as find_named_model.
 [[nodiscard]] inline nlohmann::json said_fields(model_flags const& f) {
-  nlohmann::json out = nlohmann::json::object();
-  if (!f.model.empty()) {
-    named_model const named = find_named_model(f.model);
-    out = to_json(named.base);
-    out.update(named.given);
-  }
+  nlohmann::json out = f.model.empty() ? nlohmann::json::object() : find_named_model(f.model).given;
   out.update(f.given);
   return out;
 }

@@ -74,15 +74,17 @@ TEST_CASE("convert: the configuration and class names go along, and classify fin
   CHECK(contains(named.out, "  8  the ninth\n"));
 }
 
-TEST_CASE("convert: a file that says nothing of its model can be told, if it is true") {
+TEST_CASE(
+    "convert: a file that says nothing of its model gets the configuration that its shapes tell, or that it is told") {
   scratch_folder const folder;
   std::string const file = (folder / "m.safetensors").string();
   auto const wrong = convert({"lightning/epoch=0-step=2.safetensors", file, "--model", "small"});
-  CHECK(wrong.code == 3);
-  CHECK(contains(wrong.err, "is not the model small"));
+  CHECK(wrong.code == 2);
+  CHECK(
+      contains(wrong.err, "--model small (depth 24) contradicts epoch=0-step=2.safetensors, whose model has depth 4"));
   CHECK_FALSE(std::filesystem::exists(file));
   CHECK(convert({"lightning/epoch=0-step=2.safetensors", file}).code == 0);
-  CHECK_FALSE(nlohmann::json::parse(convert({file, "--metadata"}).out)["metadata"].contains("config"));
+  CHECK(nlohmann::json::parse(convert({file, "--metadata"}).out)["metadata"]["config"]["depth"] == 4);
   CHECK(convert({"lightning/epoch=0-step=2.safetensors", file, "--model", "micro", "--force"}).code == 0);
   CHECK(nlohmann::json::parse(convert({file, "--metadata"}).out)["metadata"]["config"]["depth"] == 4);
 }

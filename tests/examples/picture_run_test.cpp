@@ -25,7 +25,7 @@ float sum_of(std::span<std::uint8_t const> bytes) {
 }
 
 /// A model whose only logit is the sum of a picture's bytes, read as late as an interface of two buffers allows.
-class summing final : public classifier {
+class summing final : public dm2::run::classifier {
  public:
   explicit summing(int batch) {
     for (auto& s : slots_) s.resize(std::size_t(batch) * pixels());
@@ -40,7 +40,7 @@ class summing final : public classifier {
       sums.push_back(sum_of(std::span{slots_[submitted_ % 2]}.subspan(i * pixels(), pixels())));
     ++submitted_;
   }
-  [[nodiscard]] batch_results take() override {
+  [[nodiscard]] dm2::run::batch_results take() override {
     if (submitted_ == taken_) throw std::logic_error{"nothing to take"};
     return {sums_[taken_++ % 2], {}};
   }
@@ -65,8 +65,8 @@ TEST_CASE("picture_run: every picture has its own result, in order, whatever the
     for (int const workers : {1, 3, 0}) {
       summing net{batch};
       std::size_t next = 0, good = 0, bad = 0;
-      run_speed const speed =
-          run_pictures(net, entries, batch, workers, [&](picture_batch const& b, batch_results const& results) {
+      run_speed const speed = run_pictures(
+          net, entries, batch, workers, [&](picture_batch const& b, dm2::run::batch_results const& results) {
             CHECK(b.first == next);
             CHECK(std::size_t(b.good) == results.logits.size());
             std::size_t at = 0;
@@ -94,7 +94,7 @@ TEST_CASE("picture_run: what the use of a result throws ends the run, and no thr
   summing net{2};
   int calls = 0;
   CHECK_THROWS_AS(run_pictures(net, entries, 2, 2,
-                               [&](picture_batch const&, batch_results const&) {
+                               [&](picture_batch const&, dm2::run::batch_results const&) {
                                  if (++calls == 2) throw std::runtime_error{"enough"};
                                }),
                   std::runtime_error);
@@ -103,7 +103,8 @@ TEST_CASE("picture_run: what the use of a result throws ends the run, and no thr
 
 TEST_CASE("picture_run: no pictures are no work") {
   summing net{4};
-  run_speed const speed = run_pictures(net, {}, 4, 2, [](picture_batch const&, batch_results const&) { FAIL("used"); });
+  run_speed const speed =
+      run_pictures(net, {}, 4, 2, [](picture_batch const&, dm2::run::batch_results const&) { FAIL("used"); });
   CHECK(speed.pictures == 0);
   CHECK(speed.rate() == 0);
 }
