@@ -1,8 +1,8 @@
 // Finds the code of a model, and loads its weights: see devices.hpp.
 #include "devices.hpp"
 
-#include <dm2/io/checkpoint.hpp>
 #include <dm2/run/models.hpp>
+#include <dm2/run/network_file.hpp>
 
 #include "stop_signal.hpp"
 #include "text.hpp"
@@ -26,8 +26,7 @@ run::model_code const& find_model_code(std::string const& program, config const&
 loaded_classifier load_classifier(run::model_code const& code, tensor_file const& file, chosen_device const& device,
                                   int batch, bool patches) {
   loaded_classifier out{code.make_network(batch, device.threads), {}};
-  (void)dm2::detail::load_entries(out.net->configuration(), out.net->table(), out.net->state(), out.net->counters(),
-                                  file);
+  (void)run::load(*out.net, file);
   out.pictures = out.net->make_classifier(batch, patches);
   return out;
 }

@@ -1,8 +1,11 @@
 // A model's code behind the run-time interface: a shared object's numbers are those of the compiled-in code.
 #include <dm2/data/batch.hpp>
+#include <dm2/io/tensor_file.hpp>
 #include <dm2/model/model_table.hpp>
 #include <dm2/model/presets.hpp>
+#include <dm2/run/config_of_file.hpp>
 #include <dm2/run/models.hpp>
+#include <dm2/run/network_file.hpp>
 #include <dm2/train/initialise.hpp>
 
 #include "io/scratch.hpp"
@@ -118,6 +121,21 @@ TEST_CASE("model code: a shared object's steps of training are those of the comp
   CHECK(all_differ_from_zero(here));
   CHECK(three_steps(loaded_code()) == here);
   CHECK(loaded_code().training_bytes(4) == compiled_in_code().training_bytes(4));
+}
+
+TEST_CASE("model code: what a network saves is loaded by another one, and says the same") {
+  test::scratch_folder const folder;
+  auto const net = loaded_code().make_network(1, 1);
+  model_table const table{micro};
+  initialise(micro, table.entries(), net->state(), net->counters(), 7);
+  run::save(*net, folder / "n.safetensors", {{"note", "x"}});
+  tensor_file const file{folder / "n.safetensors"};
+  CHECK(config_of(file).name == "micro");
+  CHECK(config_of(file).notices.empty());
+  auto const other = compiled_in_code().make_network(1, 1);
+  CHECK(run::load(*other, file).empty());
+  CHECK(std::equal(net->state().begin(), net->state().end(), other->state().begin(), other->state().end()));
+  CHECK_THROWS_AS(run::save(*net, folder / "m.safetensors", {{"config", "mine"}}), std::invalid_argument);
 }
 
 TEST_CASE("model code: errors of a shared object are caught as the program's own") {
