@@ -166,8 +166,8 @@ inline void add_model_flags(CLI::App& app, model_flags& f) {
          });
 }
 
-/// The fields that flags and a model's file say: what config_of(file, said) takes where weights do not tell them. Throws
-/// as find_named_model.
+/// The fields that flags and a model's file say: what config_of(file, said) takes where weights do not tell them.
+/// Throws as find_named_model.
 [[nodiscard]] inline nlohmann::json said_fields(model_flags const& f) {
   nlohmann::json out = f.model.empty() ? nlohmann::json::object() : find_named_model(f.model).given;
   out.update(f.given);

@@ -27,8 +27,7 @@ namespace fs = std::filesystem;
 namespace {
 
 /// Writes its process's number, then half of an object, slowly: 10 ms a unit and more, both at once.
-constexpr char const* slow =
-    R"(echo $$ >> "$0"; for i in 1 2; do echo half >> "$4"; sleep 0.005; done; cp "$2" "$4")";
+constexpr char const* slow = R"(echo $$ >> "$0"; for i in 1 2; do echo half >> "$4"; sleep 0.005; done; cp "$2" "$4")";
 
 /// Starts f in a process of its own, with which it ends; exit code 0 where nothing is thrown.
 template <class F>

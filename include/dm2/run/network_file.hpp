@@ -28,8 +28,8 @@ inline std::vector<std::string> load(network& net, tensor_file const& file) {
   return dm2::detail::load_entries(net.configuration(), net.table(), net.state(), net.counters(), file);
 }
 
-/// Writes a network's state to a safetensors file, whole or not at all, with the configuration: what dm2::save writes of
-/// the same model, byte by byte. Throws as dm2::save does.
+/// Writes a network's state to a safetensors file, whole or not at all, with the configuration: what dm2::save writes
+/// of the same model, byte by byte. Throws as dm2::save does.
 inline void save(network& net, std::filesystem::path const& path, std::map<std::string, std::string> metadata = {}) {
   if (metadata.contains("config") || metadata.contains("format") || metadata.contains(training_key))
     throw std::invalid_argument{"dm2::run::save: the metadata keys 'config', 'format' and 'training' are dm2's own"};
