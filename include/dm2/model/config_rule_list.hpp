@@ -81,6 +81,7 @@ constexpr bool activations_fit(Config const& c) {
 
 }  // namespace dm2::detail
 
+// NOLINTBEGIN(bugprone-macro-parentheses): c is a name
 // clang-format off
 /// RULE(condition, sentence, fields) for each rule of the configuration `c`; `fields` is their names, a blank between
 /// two. At run time the first broken rule counts, and a condition may rely on those before it for its sums to fit in 64
@@ -140,3 +141,4 @@ constexpr bool activations_fit(Config const& c) {
        "channels must be under 2^31",                                                                                  \
        "image patch dim expand headdim d_state groups attn_heads attn_head_dim mlp_dim classes")
 // clang-format on
+// NOLINTEND(bugprone-macro-parentheses)

@@ -49,7 +49,7 @@ struct compiler_command {
   if (path == nullptr || word.find('/') != word.npos) return word;
   for (std::string_view rest = path; !rest.empty();) {
     std::string_view const folder = rest.substr(0, rest.find(':'));
-    std::string const full = std::string{folder} + '/' + word;
+    std::string full = std::string{folder} + '/' + word;
     if (!folder.empty() && ::access(full.c_str(), X_OK) == 0) return full;
     rest.remove_prefix(std::min(rest.size(), folder.size() + 1));
   }

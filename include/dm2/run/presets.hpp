@@ -35,6 +35,7 @@ inline constexpr std::array known_presets{preset{"tiny", tiny}, preset{"small", 
 /// The presets' names in their order: "tiny", "small", "quick", "micro".
 [[nodiscard]] inline std::vector<std::string> preset_names() {
   std::vector<std::string> names;
+  names.reserve(known_presets.size());
   for (preset const& p : known_presets) names.emplace_back(p.name);
   return names;
 }

@@ -47,7 +47,7 @@ class optimizer {
   using scalar = typename Context::scalar;
 
   /// Takes the buffers, all zero. Throws std::invalid_argument as require_optimizer_options and parameter_groups do.
-  explicit optimizer(optimizer_options options = {})
+  explicit optimizer(optimizer_options const& options = {})
       : options_{(require_optimizer_options(options), options)},
         groups_{parameter_table<C>, options_},
         runs_{groups_.runs([&](parameter_entry const& e) {
@@ -57,7 +57,7 @@ class optimizer {
         second_{options.kind == optimizer_kind::adamw ? state_extent<C> * sizeof(scalar) : 0} {}
 
   /// The same, with the types from a model: `dm2::optimizer rule{net, {.weight_decay = 0.1}}`.
-  explicit optimizer(model<C, Context> const& net, optimizer_options options = {}) : optimizer{options} {
+  explicit optimizer(model<C, Context> const& net, optimizer_options const& options = {}) : optimizer{options} {
     static_cast<void>(net);
   }
 

@@ -47,8 +47,8 @@ namespace detail {
 inline void read_ahead([[maybe_unused]] std::span<std::byte const> bytes) {
 #if defined(__unix__) || defined(__APPLE__)
   static std::uintptr_t const page = std::uintptr_t(::sysconf(_SC_PAGESIZE));
-  auto const first = reinterpret_cast<std::uintptr_t>(bytes.data()), begin = first / page * page;
-  (void)::posix_madvise(reinterpret_cast<void*>(begin), bytes.size() + (first - begin), POSIX_MADV_WILLNEED);
+  std::size_t const before = reinterpret_cast<std::uintptr_t>(bytes.data()) % page;  // of the mapping, as its page is
+  (void)::posix_madvise(const_cast<std::byte*>(bytes.data()) - before, bytes.size() + before, POSIX_MADV_WILLNEED);
 #endif
 }
 
