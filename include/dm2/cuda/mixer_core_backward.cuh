@@ -34,7 +34,7 @@ namespace dm2::cuda {
 /// What mixer_core left for mixer_core_backward: its result and the factors of its norms, or neither.
 template <mixer_shape M, precision P>
 struct mixer_left {
-  rows<element<P> const, 2 * M.d_inner(), space::device> g{nullptr, 0};
+  rows<element<P> const, 2 * M.d_inner(), space::device> g{nullptr, 0};  ///< [B L, 2 d_inner], its result
   float const* factors = nullptr;  ///< [B L, 2, groups]
 };
 

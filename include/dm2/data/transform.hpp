@@ -106,7 +106,7 @@ struct evaluation_crop {
 [[nodiscard]] inline picture evaluation_transform(picture const& p, image_extent crop) {
   return evaluation_transform(p, crop, evaluation_resize(crop));
 }
-/// @copydoc evaluation_transform(picture const&, image_extent)
+/// The same of a picture that is not decoded yet.
 [[nodiscard]] inline picture evaluation_transform(encoded_picture& p, image_extent crop) {
   return evaluation_transform(p, crop, evaluation_resize(crop));
 }

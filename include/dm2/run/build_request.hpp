@@ -13,8 +13,8 @@ namespace dm2::run {
 
 /// A generated source file.
 struct unit {
-  std::string name;  ///< a plain file name with its extension: "forward.cpp", "train.cu"
-  std::string text;
+  std::string name;                       ///< a plain file name with its extension: "forward.cpp", "train.cu"
+  std::string text;                       ///< its content
   std::vector<std::string> compile = {};  ///< in place of the request's words, where this one needs others
 };
 
@@ -22,7 +22,7 @@ struct unit {
 struct build_request {
   std::string title;     ///< for people: "tiny, 384 x 384, 37 classes, CPU"
   std::string identity;  ///< the whole text of what the object depends on; two objects of one identity are the same
-  std::vector<unit> units = {};
+  std::vector<unit> units = {};             ///< its sources
   std::vector<std::string> compile = {};    ///< the compiler and its flags; `-c IN -o OUT` is added
   std::vector<std::string> link = {};       ///< the words to which `-o OUT OBJECTS...` is added
   std::vector<std::string> libraries = {};  ///< words behind the objects

@@ -24,8 +24,9 @@ struct built_compiler {
 
 /// A build of dm2.
 struct built_with {
-  char const* version = "";  ///< dm2's
-  built_compiler cpp, cuda;
+  char const* version = "";           ///< dm2's
+  built_compiler cpp;                 ///< of C++
+  built_compiler cuda;                ///< of CUDA; its path is empty where the build has none
   char const* source_folder = "";     ///< the source tree's include folder
   char const* installed_folder = "";  ///< the installation's
 };

@@ -30,10 +30,10 @@ namespace dm2::run {
 
 /// An entry of the cache, as `list` shows it.
 struct cached_model {
-  std::filesystem::path path;
-  std::uint64_t bytes = 0;    ///< of the file
-  std::string problem;        ///< empty for a whole entry; else why it will be made again, and `statement` is empty
-  entry_statement statement;  ///< title, identity, date, milliseconds
+  std::filesystem::path path;  ///< of the entry
+  std::uint64_t bytes = 0;     ///< of the file
+  std::string problem;         ///< empty for a whole entry; else why it will be made again, and `statement` is empty
+  entry_statement statement;   ///< title, identity, date, milliseconds
 };
 
 /// What `prune` did.
@@ -56,7 +56,9 @@ struct prune_report {
 /// Any number of threads and processes may use one folder. Every member throws file_error where the folder is refused.
 class cache {
  public:
+  /// Makes an identity's key.
   using key_function = std::uint64_t (*)(std::string_view);
+  /// Gets a line for people.
   using say_function = std::function<void(std::string const&)>;
 
   /// Touches nothing: the folder is made when something is compiled. `key` is for tests of what happens when two
@@ -75,6 +77,7 @@ class cache {
     throw std::runtime_error{"no folder for compiled models: neither XDG_CACHE_HOME nor HOME names one"};
   }
 
+  /// The cache's folder, which may not exist.
   [[nodiscard]] std::filesystem::path const& folder() const noexcept { return folder_; }
 
   /// The whole entry of an identity, every byte of it checked; nothing where there is none. Takes no lock and writes

@@ -37,9 +37,11 @@ struct entry_statement {
 
 /// A file as the cache finds it: whole, missing, or with a problem for which it is made again.
 struct found_entry {
-  enum class kind { whole, missing, bad } state = kind::missing;
-  entry_statement statement;  ///< of a whole one
-  std::string problem;        ///< of a bad one, a sentence's end: "is damaged: ..."
+  /// Whether it can be loaded.
+  enum class kind { whole, missing, bad };
+  kind state = kind::missing;  ///< of the file
+  entry_statement statement;   ///< of a whole one
+  std::string problem;         ///< of a bad one, a sentence's end: "is damaged: ..."
 };
 
 namespace detail {

@@ -19,9 +19,16 @@ template <config C>
 
 /// The functions that a model's units define; training is null where the backend does not train.
 struct model_parts {
-  std::unique_ptr<run::network> (*network)(int batch, int threads);
-  std::unique_ptr<training_state> (*training)(training_request const& request);
-  std::size_t (*training_bytes)(int batch);
+  /// Makes a network.
+  using network_maker = std::unique_ptr<run::network> (*)(int batch, int threads);
+  /// Makes a training state.
+  using training_maker = std::unique_ptr<training_state> (*)(training_request const& request);
+  /// Bytes of a training pass.
+  using byte_counter = std::size_t (*)(int batch);
+
+  network_maker network;        ///< as model_code::make_network
+  training_maker training;      ///< as model_code::make_training
+  byte_counter training_bytes;  ///< as model_code::training_bytes
 };
 
 /// The code that these parts make.

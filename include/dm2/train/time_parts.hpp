@@ -40,7 +40,7 @@ struct time_parts {
 
 /// The process that worked longest, and by how much.
 struct slowest_process {
-  int rank = 0;
+  int rank = 0;     ///< its number
   double lead = 0;  ///< its work over the processes' mean, less 1
 
   /// `all` is not empty.

@@ -44,7 +44,8 @@ using any_values = std::variant<std::span<float const>, std::span<double const>>
 
 /// Steps done by an optimizer and by an average.
 struct steps_done {
-  std::int64_t optimizer = 0, average = 0;
+  std::int64_t optimizer = 0;  ///< moves of the weights
+  std::int64_t average = 0;    ///< moves of the average
 };
 
 /// A model, its optimizer and average, and the engine of its steps: all of a run that depends on the configuration and
