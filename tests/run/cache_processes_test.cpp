@@ -108,7 +108,7 @@ TEST_CASE("cache processes: killed at a hundred random moments, nothing is left 
   c.make(stub_request(c.counted, "another", slow));
   auto const takes = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin);
   std::mt19937 random{13};
-  double limit = double(takes.count());  // follows the machine's load, so that about half are done before the kill
+  double limit = double(takes.count());  // follows the machine's load, so that a fifth are done before the kill
   int broken = 0, finished = 0, without_compiler = 0;
   for (int i = 0; i < 100; ++i) {
     auto const request = stub_request(c.counted, "number " + std::to_string(i), slow);
@@ -121,7 +121,7 @@ TEST_CASE("cache processes: killed at a hundred random moments, nothing is left 
     for (pid_t const id : compilers(c)) CHECK(soon([id] { return ::kill(id, 0) != 0; }));
     without_compiler += compilers(c).empty();
     bool const made = c.models.find(request.identity).has_value();
-    limit *= made ? 0.9 : 1.05;
+    limit *= made ? 0.8 : 1.05;
     finished += made;
     broken += !made;
   }
