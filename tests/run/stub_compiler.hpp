@@ -39,7 +39,7 @@ inline run::build_request stub_request(std::filesystem::path const& counted, std
   return r;
 }
 
-/// A cache that nobody has used, and how often its stub has compiled a unit.
+/// A cache that nobody has used, and how often its compiler of shell commands has compiled a unit.
 struct stub_cache {
   private_scratch scratch;
   std::filesystem::path folder = scratch / "dm2", counted = scratch / "counted";

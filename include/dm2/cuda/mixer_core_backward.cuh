@@ -35,7 +35,7 @@ namespace dm2::cuda {
 template <mixer_shape M, precision P>
 struct mixer_left {
   rows<element<P> const, 2 * M.d_inner(), space::device> g{nullptr, 0};  ///< [B L, 2 d_inner], its result
-  float const* factors = nullptr;  ///< [B L, 2, groups]
+  float const* factors = nullptr;                                        ///< [B L, 2, groups]
 };
 
 namespace detail::mixer_core {
