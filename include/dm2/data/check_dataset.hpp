@@ -81,6 +81,25 @@ inline void check_picture(dataset const& set, std::size_t i, check_options const
     throw file_error{file.name(), describe_unknown(file.bytes())};
 }
 
+/// Calls look(i) for each of `count` samples, with the options' threads, until their progress ends it; the report says
+/// how many were looked at.
+template <class Look>
+check_report look_at_samples(std::size_t count, check_options const& options, Look const& look) {
+  std::mutex mutex;
+  check_report report;
+  std::atomic<bool> stopped{false};
+  constexpr std::size_t block = 64;
+  for_each_index((count + block - 1) / block, options.threads, [&](std::size_t b) {
+    if (stopped) return;
+    std::size_t const end = std::min(count, (b + 1) * block);
+    for (std::size_t i = b * block; i < end; ++i) look(i);
+    std::lock_guard const lock{mutex};
+    report.samples += end - b * block;
+    if (options.progress && !options.progress(report.samples)) stopped = true;
+  });
+  return report;
+}
+
 }  // namespace detail
 
 /// Looks at every picture, and at every label map where the set has them: pictures that cannot be decoded; label maps
@@ -96,21 +115,10 @@ inline void check_picture(dataset const& set, std::size_t i, check_options const
                    file_error{set.root() / set.class_names()[std::size_t(c)], "class has no .jpg, .jpeg or .png file"});
   std::size_t const first_key = std::size_t(set.classes());
 
-  std::mutex mutex;
-  check_report report;
-  std::atomic<bool> stopped{false};
-  constexpr std::size_t block = 64;
-  for_each_index((set.size() + block - 1) / block, options.threads, [&](std::size_t b) {
-    if (stopped) return;
-    std::size_t const end = std::min(set.size(), (b + 1) * block);
-    for (std::size_t i = b * block; i < end; ++i) {
-      problems.guard(first_key + 2 * i, [&] { detail::check_picture(set, i, options); });
-      if (set.has_label_maps())
-        problems.guard(first_key + 2 * i + 1, [&] { (void)set.load_label_map(i, set.classes()); });
-    }
-    std::lock_guard const lock{mutex};
-    report.samples += end - b * block;
-    if (options.progress && !options.progress(report.samples)) stopped = true;
+  check_report report = detail::look_at_samples(set.size(), options, [&](std::size_t i) {
+    problems.guard(first_key + 2 * i, [&] { detail::check_picture(set, i, options); });
+    if (set.has_label_maps())
+      problems.guard(first_key + 2 * i + 1, [&] { (void)set.load_label_map(i, set.classes()); });
   });
   problems.move_to(report);
   return report;

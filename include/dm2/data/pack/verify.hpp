@@ -9,11 +9,8 @@
 #include <dm2/data/pack/shard_writer.hpp>
 #include <dm2/data/worker_threads.hpp>
 
-#include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <filesystem>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -66,20 +63,9 @@ inline void verify_picture(packed_set const& set, std::size_t i, check_options c
   std::size_t const shards = set.index().shards();
   for_each_index(shards, options.threads,
                  [&](std::size_t s) { problems.guard(s, [&] { detail::verify_shard(set, s); }); });
-  std::mutex mutex;
-  check_report report;
-  std::atomic<bool> stopped{false};
-  constexpr std::size_t block = 64;
-  for_each_index((set.size() + block - 1) / block, options.threads, [&](std::size_t b) {
-    if (stopped) return;
-    std::size_t const end = std::min(set.size(), (b + 1) * block);
-    for (std::size_t i = b * block; i < end; ++i) {
-      problems.guard(shards + 2 * i, [&] { detail::verify_picture(set, i, options); });
-      if (set.has_label_maps()) problems.guard(shards + 2 * i + 1, [&] { (void)set.label_map(i, int(set.classes())); });
-    }
-    std::lock_guard const lock{mutex};
-    report.samples += end - b * block;
-    if (options.progress && !options.progress(report.samples)) stopped = true;
+  check_report report = detail::look_at_samples(set.size(), options, [&](std::size_t i) {
+    problems.guard(shards + 2 * i, [&] { detail::verify_picture(set, i, options); });
+    if (set.has_label_maps()) problems.guard(shards + 2 * i + 1, [&] { (void)set.label_map(i, int(set.classes())); });
   });
   problems.move_to(report);
   return report;
