@@ -49,7 +49,7 @@ class network_steps {
         logits_memory_{std::size_t(batch) * C.classes * sizeof(float)},
         weights_{viewed<weights_type>(weights_memory_)},
         plan_{viewed<plan_type>(memory_, batch)},
-        trunk_{ctx_, weights_, plan_} {
+        steps_{ctx_, weights_, plan_} {
     std::vector<float> state(state_extent<C>);
     fill_random<C>(state.data());
     weights_.fill(ctx_, state);
@@ -70,14 +70,7 @@ class network_steps {
   /// Everything, in the network's order.
   void run() {
     stem();
-    dm2::detail::with_block<C>(0, [&]<class B>() { trunk_.template begin<B>(); });
-    for (int k = 0; k < C.depth; ++k)
-      dm2::detail::with_block<C>(k, [&]<class B>() {
-        scaled_[is_mixer<B>] = trunk_.template core<B>(k);
-        if (k + 1 == C.depth) return trunk_.template finish<B>(k, scaled_[is_mixer<B>]);
-        dm2::detail::with_block<C>(
-            k + 1, [&]<class N>() { trunk_.template project_add_norm_project<B, N>(k, k + 1, scaled_[is_mixer<B>]); });
-      });
+    dm2::detail::walk_trunk<C>(steps_);
     heads();
   }
 
@@ -93,21 +86,19 @@ class network_steps {
     add("stem", bytes.stem(), stem_flops(sizes<C>::stem), [this] { stem(); });
     dm2::detail::with_block<C>(0, [&]<class B>() {
       add("first norm, projection", bytes.first(widths_of<C>(0)), product_flops(length, B::wide, C.dim),
-          [this] { trunk_.template begin<B>(); });
+          [this] { steps_.template first<B>(); });
     });
     for (int k = 0; k < C.depth; ++k)
       dm2::detail::with_block<C>(k, [&]<class B>() {
         core_widths const own = widths_of<C>(k);
-        add(label<B>() + " core", bytes.core(own), core_flops<B>(),
-            [this, k] { scaled_[is_mixer<B>] = trunk_.template core<B>(k); });
+        add(label<B>() + " core", bytes.core(own), core_flops<B>(), [this, k] { steps_.template core<B>(k); });
         double const out = product_flops(length, C.dim, B::inner);
         if (k + 1 == C.depth)
           return add("projection, addition, last norm", bytes.last(own), out,
-                     [this, k] { trunk_.template finish<B>(k, scaled_[is_mixer<B>]); });
+                     [this, k] { steps_.template last<B>(k); });
         dm2::detail::with_block<C>(k + 1, [&]<class N>() {
           add("project_add_norm, " + label<B>() + " to " + label<N>(), bytes.project_add_norm(own, widths_of<C>(k + 1)),
-              out + product_flops(length, N::wide, C.dim),
-              [this, k] { trunk_.template project_add_norm_project<B, N>(k, k + 1, scaled_[is_mixer<B>]); });
+              out + product_flops(length, N::wide, C.dim), [this, k] { steps_.template join<B, N>(k); });
         });
       });
     add("heads", bytes.heads(), head_flops<C>(), [this] { heads(); });
@@ -159,8 +150,7 @@ class network_steps {
   cuda::device_memory weights_memory_, memory_, logits_memory_;
   weights_type weights_;
   plan_type plan_;
-  cuda::detail::inference_trunk<C, P> trunk_;
-  bool scaled_[2]{};  ///< whether the last core of this kind left its norm's factor out
+  cuda::detail::inference_steps<C, P> steps_;
 };
 
 }  // namespace dm2::bench

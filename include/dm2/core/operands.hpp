@@ -36,6 +36,13 @@ struct core_projection {
   linear_parameters<T, D, K, S, W> out;  ///< to the D channels of the residual stream
 };
 
+/// Sums of squares of rows that still lack their norm. A mixer may leave its norm's factor to the operation that reads
+/// its rows, which then multiplies each half of a row by 1 / sqrt(sum of its parts / channels of a half + 1e-5).
+template <int Units>
+struct row_squares {
+  float const* parts = nullptr;  ///< [R, 2, Units]; null: the rows are normed
+};
+
 /// A norm and the projection that reads it, or their gradients.
 template <class T, int N, int K, space S = space::host, class W = T>
 struct norm_projection {

@@ -75,31 +75,61 @@ struct trunk_gradients {
   }
 };
 
+/// The order of a forward pass: steps.first<First>() reads the tokens; steps.core<Block>(k) is block k's core,
+/// steps.join<Block, Next>(k) what lies between it and the next one, and steps.last<Block>(k) what follows the last.
+template <config C, class Steps>
+void walk_trunk(Steps&& steps) {
+  constexpr int last = block_count<C> - 1;
+  with_block<C>(0, [&]<class First>() { steps.template first<First>(); });
+  for (int k = 0; k <= last; ++k)
+    with_block<C>(k, [&]<class Block>() {
+      steps.template core<Block>(k);
+      if (k == last) return steps.template last<Block>(k);
+      with_block<C>(k + 1, [&]<class Next>() { steps.template join<Block, Next>(k); });
+    });
+}
+
+/// The steps of trunk_forward().
+template <config C, class Context, class T, class E, space S>
+struct forward_steps {
+  Context& ctx;
+  network_view<C, T const, S> net;
+  trunk_activations<C, T, E> const& a;
+
+  template <class First>
+  void first() const {
+    norm_project(ctx, a.template point<S>(0), operand(ctx, First::in(net, 0)), C.eps, a.template wide_of<First, S>(0));
+  }
+  template <class Block>
+  void core(int k) const {
+    Block::core(ctx, net, block_layer<C>(k), a.template wide_of<Block, S>(k), a.template inner_of<Block, S>(k),
+                a.factors[std::size_t(k)]);
+  }
+  template <class Block, class Next>
+  void join(int k) const {
+    project_add_norm_project(ctx, a.template inner_of<Block, S>(k), out<Block>(k), before(k), after(k),
+                             operand(ctx, Next::in(net, block_layer<C>(k + 1))), C.eps,
+                             a.template wide_of<Next, S>(k + 1));
+  }
+  template <class Block>
+  void last(int k) const {
+    project_add_norm(ctx, a.template inner_of<Block, S>(k), out<Block>(k), before(k), after(k),
+                     get<final_layer<C>::norm>(net.final()), C.eps, rows<E, C.dim, S>{a.features, a.count});
+  }
+
+ private:
+  template <class Block>
+  [[nodiscard]] auto out(int k) const {
+    return Block::out(ctx, net, block_layer<C>(k), a.merged);
+  }
+  [[nodiscard]] rows<T, C.dim, S> before(int k) const { return a.template point<S>(k).residual; }
+  [[nodiscard]] norm_point<T, C.dim, S> after(int k) const { return a.template point<S>(k + 1); }
+};
+
 /// From the tokens in residual[0] to features.
 template <config C, class Context, class T, class E, space S>
 void trunk_forward(Context& ctx, network_view<C, T const, S> net, trunk_activations<C, T, E> const& a) {
-  constexpr int last = block_count<C> - 1;
-  with_block<C>(0, [&]<class First>() {
-    norm_project(ctx, a.template point<S>(0), operand(ctx, First::in(net, 0)), C.eps, a.template wide_of<First, S>(0));
-  });
-  for (int k = 0; k <= last; ++k)
-    with_block<C>(k, [&]<class Block>() {
-      int const layer = block_layer<C>(k);
-      auto const g = a.template inner_of<Block, S>(k);
-      Block::core(ctx, net, layer, a.template wide_of<Block, S>(k), g, a.factors[std::size_t(k)]);
-      auto const out = Block::out(ctx, net, layer, a.merged);
-      auto const before = a.template point<S>(k).residual;
-      auto const after = a.template point<S>(k + 1);
-      if (k == last) {
-        project_add_norm(ctx, g, out, before, after, get<final_layer<C>::norm>(net.final()), C.eps,
-                         rows<E, C.dim, S>{a.features, a.count});
-        return;
-      }
-      with_block<C>(k + 1, [&]<class Next>() {
-        project_add_norm_project(ctx, g, out, before, after, operand(ctx, Next::in(net, block_layer<C>(k + 1))), C.eps,
-                                 a.template wide_of<Next, S>(k + 1));
-      });
-    });
+  walk_trunk<C>(forward_steps<C, Context, T, E, S>{ctx, net, a});
 }
 
 /// From dfeatures [count, dim] to the gradient of the residual before block `first`, left in d.residual: with 0 the
