@@ -1,5 +1,5 @@
 /// @file
-/// What a table of times says of the device it was measured on.
+/// Describes the device that a table of times was measured on.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

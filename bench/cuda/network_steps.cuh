@@ -1,5 +1,5 @@
 /// @file
-/// The operations of an evaluation one by one, each with what it has to move and to multiply.
+/// The operations of an evaluation, with their bytes and products.
 #pragma once
 
 #include <dm2/core/arena.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// A network with random weights and one micro-batch of its training, for benchmarks.
+/// A network with random weights and a micro-batch, for benchmarks.
 #pragma once
 
 #include <dm2/cuda/step_engine.cuh>

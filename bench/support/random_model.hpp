@@ -1,6 +1,6 @@
 /// @file
-/// Random parameters at which every term of the network matters; a training's initialisation, with its zero biases and
-/// equal directions, would hide errors.
+/// Random parameters at which every term of the network matters. A training's initialisation would hide errors by its
+/// zero biases and equal directions.
 #pragma once
 
 #include "support/numbers.hpp"

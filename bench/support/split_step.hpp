@@ -1,5 +1,5 @@
 /// @file
-/// A training step as the trainer takes it, from label maps to averaged weights, with a clock between its parts.
+/// A training step with a clock between its parts. As the trainer takes it: from label maps to averaged weights.
 #pragma once
 
 #include "support/numbers.hpp"

@@ -1,5 +1,5 @@
 /// @file
-/// A benchmark's result is held against an oracle before it is timed; one wrong result fails the program.
+/// Holds a benchmark's result against an oracle before it is timed. One wrong result fails the program.
 #pragma once
 
 #include "support/relative_error.hpp"

@@ -1,5 +1,5 @@
 /// @file
-/// Pictures beside what a model sees in them where, for the log of a run.
+/// Pictures beside their class maps, for the log of a run.
 #pragma once
 
 #include <dm2/core/error.hpp>

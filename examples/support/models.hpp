@@ -1,5 +1,5 @@
 /// @file
-/// Which model a file of weights is, and which one a command trains.
+/// The model of a weights file, or of a command to train.
 #pragma once
 
 #include <dm2/io/tensor_file.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// What a training run is asked for, once every question of the command line is settled.
+/// The request of a training run, with every flag settled.
 #pragma once
 
 #include <dm2/comm/communicator.hpp>

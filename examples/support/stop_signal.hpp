@@ -1,5 +1,5 @@
 /// @file
-/// A flag that is set by the signals that ask a run to stop.
+/// A flag that is set by signals that stop a run.
 #pragma once
 
 #include <array>

@@ -1,5 +1,5 @@
 /// @file
-/// A training run of one model, from its flags to its exit code.
+/// A model's training run, from its flags to its exit code.
 #pragma once
 
 #include <dm2/io/class_names.hpp>

@@ -122,8 +122,8 @@ struct device_run {
                                           second.data(),  average.data(),   rounded.data()};
     cuda::grouped_lines grouped;
     if (!of_lines.empty()) grouped = {line_groups.data(), rates.data()};
-    cuda::optimizer_step(ctx, rule, buffers, lines.data(), n, scalars.data(), measure.data(), guard.data(), clear,
-                         grouped);
+    cuda::optimizer_step(ctx, rule, buffers, {lines.data(), grouped}, n, scalars.data(), measure.data(), guard.data(),
+                         clear);
   }
 };
 

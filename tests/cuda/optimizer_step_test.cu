@@ -198,7 +198,7 @@ TEST_CASE("cuda optimizer_step: buffers that are no whole lines are refused, and
   CHECK(shape_message([&] { cuda::measure_gradients(ctx, w.data(), nullptr, 65, {}, nullptr); }) ==
         "measure_gradients.n modulo 64: got 1, expected 0");
   cuda::update_buffers<__nv_bfloat16> const buffers{w.data(), w.data(), w.data(), nullptr, nullptr, r.data()};
-  CHECK(shape_message([&] { cuda::optimizer_step(ctx, {}, buffers, nullptr, 65, nullptr, nullptr, nullptr, true); }) ==
+  CHECK(shape_message([&] { cuda::optimizer_step(ctx, {}, buffers, {}, 65, nullptr, nullptr, nullptr, true); }) ==
         "optimizer_step.n modulo 64: got 1, expected 0");
   for (double v : r.read()) CHECK(std::isnan(v));
 }

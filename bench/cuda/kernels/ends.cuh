@@ -168,7 +168,7 @@ class end_kernels {
     table_.row(
         room, "Lion, average, rounded copy, clearing", {34. * n}, copies.data(), n,
         [&] {
-          cuda::optimizer_step(ctx, optimizer_options{}, buffers, lines, n,
+          cuda::optimizer_step(ctx, optimizer_options{}, buffers, {lines, {}}, n,
                                reinterpret_cast<cuda::step_scalars const*>(scalars.data()), nullptr, nullptr, true);
         },
         kernel_result::is_finite);

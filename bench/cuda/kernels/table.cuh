@@ -1,5 +1,5 @@
 /// @file
-/// A table with a row for each kernel, or the few that make an operation: its time beside what it moves and multiplies.
+/// A table with a row for each kernel or operation: its time beside what it moves and multiplies.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

@@ -1,5 +1,5 @@
 /// @file
-/// A limit on the time that a process takes to leave the others.
+/// A limit on the time that a leaving process takes.
 #pragma once
 
 #include <chrono>

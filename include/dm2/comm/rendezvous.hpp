@@ -1,5 +1,5 @@
 /// @file
-/// A few bytes from process 0 to all others, before they have a communicator.
+/// Brings a few bytes from process 0 to all others, at start.
 ///
 /// NCCL begins with such: its unique id. The bytes go over a socket that process 0 has bound before anybody is told of
 /// it, or through a file that it writes aside and renames. What comes from another run is found out by the run's name.

@@ -1,5 +1,5 @@
 /// @file
-/// How long a process waits for the others, and what it says when it waits no longer.
+/// How long a process waits for others, and its last words.
 #pragma once
 
 #include <dm2/comm/communicator.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// Label maps of the teacher's scores, and which part of one a crop of the picture means.
+/// Label maps of a teacher's scores, and the part a crop means.
 #pragma once
 
 #include <dm2/core/compiler.hpp>

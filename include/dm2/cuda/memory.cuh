@@ -1,5 +1,5 @@
 /// @file
-/// Clearing and copying numbers, on the device and from or to the host.
+/// Clears and copies numbers, on the device or from the host.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

@@ -233,6 +233,12 @@ struct grouped_lines {
   group_rates const* rates = nullptr;   ///< of each group
 };
 
+/// What an update does with each line of 64 numbers, on the device.
+struct moved_lines {
+  std::uint16_t const* kinds = nullptr;  ///< as update_lines<C>(rule) makes them
+  grouped_lines groups;                  ///< nothing where all lines have the scalars' rates
+};
+
 /// Flat buffers that are laid out as a model's state, 16-byte aligned. All but weights, gradients and first may be
 /// null; AdamW wants second too.
 template <class E>
@@ -371,7 +377,7 @@ __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
 ///          p <- p (1 - lr decay) - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 /// Average  a <- a - (1 - decay) (a - p), of the still lines too
 ///
-/// Shapes   every buffer [n], n a multiple of 64; lines [n / 64], as update_lines<C>(rule) makes them, and so `groups`;
+/// Shapes   every buffer [n], n a multiple of 64; lines.kinds [n / 64], as update_lines<C>(rule) makes them, and so lines.groups;
 ///          scalars, measure, guard on the device. measure and guard may be null: a factor of 1, and no guard.
 /// Writes   weights, moments, average (updated), the rounded copy (=), gradients (= 0 with `clear`). Where guard names
 ///          a step, nothing.
@@ -379,14 +385,13 @@ __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
 /// Throws   shape_error if n is no multiple of 64.
 template <precision P, class E>
 void optimizer_step(context<P>& ctx, optimizer_options const& rule, update_buffers<E> const& buffers,
-                    std::uint16_t const* lines, std::size_t n, step_scalars const* scalars,
-                    gradient_measure const* measure, finite_guard const* guard, bool clear,
-                    grouped_lines const& groups = {}) {
+                    moved_lines const& lines, std::size_t n, step_scalars const* scalars,
+                    gradient_measure const* measure, finite_guard const* guard, bool clear) {
   std::uint32_t const packets = detail::whole_lines("optimizer_step.n modulo 64", n);
   if (!ctx.reserve(0) || n == 0) return;
   detail::update_call<E> const call{.to = buffers,
-                                    .lines = lines,
-                                    .groups = groups,
+                                    .lines = lines.kinds,
+                                    .groups = lines.groups,
                                     .scalars = scalars,
                                     .measure = measure,
                                     .guard = guard,

@@ -1,5 +1,5 @@
 /// @file
-/// The part of a picture that the evaluation transform keeps, for heat maps.
+/// The part of a picture that the evaluation transform keeps.
 #pragma once
 
 #include <dm2/core/error.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// Batches of pictures from a dataset, read and transformed ahead of time by several threads.
+/// Loads batches of pictures ahead of time on several threads.
 #pragma once
 
 #include <dm2/core/error.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The weights of Pillow's antialiased resampling along one axis, in its fixed point.
+/// Pillow's antialiased resampling weights for one axis, in fixed point.
 #pragma once
 
 #include <dm2/core/compiler.hpp>

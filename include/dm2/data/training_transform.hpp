@@ -1,5 +1,5 @@
 /// @file
-/// From a decoded picture and its label map to the network's input in training: the recipe's random transform.
+/// The training transform, from a decoded picture and its label map: the recipe's random transform.
 #pragma once
 
 #include <dm2/core/error.hpp>

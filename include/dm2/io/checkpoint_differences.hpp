@@ -1,5 +1,5 @@
 /// @file
-/// Whether a file holds a model of some configuration, asked before the model is made.
+/// Asks whether a file holds a model of some configuration.
 #pragma once
 
 #include <dm2/io/checkpoint.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// Guesses the format of an unexpected file by its first bytes, for messages.
+/// Guesses an unexpected file's format by its first bytes, for messages.
 #pragma once
 
 #include <dm2/io/bytes.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// Which tensor of a file is which entry of a model, whatever stands before the names.
+/// Matches a file's tensors to a model's entries, whatever their prefixes.
 #pragma once
 
 #include <dm2/core/parameters.hpp>

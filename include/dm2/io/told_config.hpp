@@ -1,5 +1,5 @@
 /// @file
-/// The configuration that a file tells of its model, as far as it is understood.
+/// The configuration that a file tells, as far as it is understood.
 #pragma once
 
 #include <dm2/io/config_json.hpp>

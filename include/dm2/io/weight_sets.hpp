@@ -1,5 +1,5 @@
 /// @file
-/// Two sets of weights in one file, the trained ones and their running averages: told apart and matched by name.
+/// Two sets of weights in one file, trained and averaged: told apart and matched by name.
 #pragma once
 
 #include <dm2/io/tensor.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The stored (not compressed) entries of a zip archive, ZIP64 included, as torch.save writes them.
+/// Reads stored entries of a zip archive, ZIP64 included.
 /// Source: PKWARE APPNOTE.TXT 6.3.10.
 #pragma once
 

@@ -1,5 +1,5 @@
 /// @file
-/// A tensor of the state, its gradient, momentum or average, by its name.
+/// One tensor of the state, a gradient or an average, by name.
 #pragma once
 
 #include <dm2/core/parameters.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The parameter table of a configuration that is only known at run time.
+/// The parameter table of a configuration known only at run time.
 #pragma once
 
 #include <dm2/core/parameters.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// A cached shared object, and behind its end the statement of what it is.
+/// A cached shared object, followed by a statement of its contents.
 #pragma once
 
 #include <dm2/core/error.hpp>

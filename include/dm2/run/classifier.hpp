@@ -1,5 +1,5 @@
 /// @file
-/// Pictures of bytes in, logits out, for a model of any configuration and device.
+/// Classifies pictures of bytes by any model on any device.
 #pragma once
 
 #include <dm2/data/transform.hpp>

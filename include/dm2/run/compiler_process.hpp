@@ -1,5 +1,5 @@
 /// @file
-/// Commands run in a folder that is gone afterwards, however this process ends.
+/// Runs commands in a folder that is gone afterwards, whatever happens.
 #pragma once
 
 #include <dm2/core/error.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The configuration of the model that a file holds, told by the file.
+/// The configuration of a model, told by the file that holds it.
 #pragma once
 
 #include <dm2/core/error.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// A hash of dm2's headers, by which a program knows those it was built from.
+/// A hash of the dm2 headers that a program was built from.
 #pragma once
 
 #include <dm2/core/error.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The code of a configuration as one object, whose parts are compiled in units of their own.
+/// A configuration's code as one object, from separately compiled parts.
 #pragma once
 
 #include <dm2/run/model_code.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The models that have names, and what a configuration is called in messages.
+/// Models with names, and the names of configurations in messages.
 #pragma once
 
 #include <dm2/io/config_json.hpp>

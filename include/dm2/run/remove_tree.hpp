@@ -1,5 +1,5 @@
 /// @file
-/// Removes a folder with plain system calls alone, as a forked process must.
+/// Removes a folder by plain system calls, as forked processes must.
 #pragma once
 
 #include <dm2/core/compiler.hpp>

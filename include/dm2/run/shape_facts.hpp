@@ -1,5 +1,5 @@
 /// @file
-/// What the names and shapes of a file's tensors tell of a model's configuration.
+/// Facts about a configuration, from names and shapes of tensors.
 #pragma once
 
 #include <dm2/core/error.hpp>

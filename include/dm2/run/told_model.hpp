@@ -1,5 +1,5 @@
 /// @file
-/// A configuration that was told by a file, by flags or by data, and what was assumed with it.
+/// A configuration told by file, flags or data, and its assumptions.
 #pragma once
 
 #include <dm2/model/config.hpp>

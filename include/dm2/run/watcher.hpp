@@ -1,5 +1,5 @@
 /// @file
-/// The process that runs compilers, and that ends them and removes their folder when its parent dies.
+/// A process that runs compilers and cleans up when its parent dies.
 #pragma once
 
 #include <dm2/core/compiler.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The gradients of a step's micro-batches, added in their order, each process for its own slice of the state.
+/// Sums the gradients of a step's micro-batches, in a fixed order.
 #pragma once
 
 #include <dm2/comm/communicator.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The parameters that an optimizer moves, in groups of one rate and one weight decay.
+/// Groups of parameters that share a rate and a weight decay.
 ///
 /// As PyTorch's parameter groups, made by timm's rules (timm.optim's param_groups_layer_decay), which have them from
 /// BEiT (Bao et al. 2021, arXiv 2106.08254): deep layers learn more than early ones, and the heads most.

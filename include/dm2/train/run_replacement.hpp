@@ -1,5 +1,5 @@
 /// @file
-/// An old run in a folder that a new one replaces, with a way back.
+/// Replaces an old run in a folder, with a way back.
 #pragma once
 
 #include <dm2/core/error.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// BatchNorm's running statistics, moved by the micro-batches in their order, whoever computed them.
+/// Moves BatchNorm's running statistics by micro-batch, in a fixed order.
 #pragma once
 
 #include <dm2/core/parameters.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The options of a training run, and its reports of steps, epochs and resumption.
+/// A training run's options, and its reports of steps and epochs.
 #pragma once
 
 #include <dm2/comm/communicator.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// What a training loop moves, behind one interface for every configuration and backend.
+/// The interface to what a training loop moves, for any backend.
 #pragma once
 
 #include <dm2/core/operands.hpp>

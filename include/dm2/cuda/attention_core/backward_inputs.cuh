@@ -1,6 +1,5 @@
 /// @file
-/// From the gradients of the attention's q, k and v back through rotation and convolution, and the sums that the
-/// convolution's parameters get.
+/// Takes the gradients of q, k and v through rotation and convolution.
 #pragma once
 
 #include <dm2/cuda/element.cuh>

@@ -1,5 +1,5 @@
 /// @file
-/// The way of the gradients of q, k and v out of the attention's backward kernel, through the convolution.
+/// Writes the gradients of q, k and v, back through the convolution.
 #pragma once
 
 #include <dm2/cuda/attention_core/backward_layout.cuh>

@@ -1,5 +1,5 @@
 /// @file
-/// The attention's convolution and rotary embedding, in place on tokens in shared memory.
+/// The attention's convolution and rotary embedding, in place in shared memory.
 #pragma once
 
 #include <dm2/core/shapes.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The device of a context, and whether the program has code for it.
+/// A context's device, and whether the program has code for it.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

@@ -1,5 +1,5 @@
 /// @file
-/// A Hopper's copies of tiles by tensor maps, and barriers that count bytes.
+/// Hopper's bulk tensor copies (TMA) and barriers that count bytes.
 ///
 /// A tensor map (the driver's TMA descriptor) says where a matrix lies in device memory, where it ends, and which tile
 /// a copy takes. Barriers are mbarriers in shared memory, and their phases have a parity.

@@ -1,5 +1,5 @@
 /// @file
-/// How a call of the mixer's backward divides its work, and the scratch that it takes for that.
+/// The division of the mixer's backward into kernels, and its scratch.
 #pragma once
 
 #include <dm2/core/arena.hpp>

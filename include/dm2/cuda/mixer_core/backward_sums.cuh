@@ -1,5 +1,5 @@
 /// @file
-/// The parameters' gradients of the mixer from the partial sums of its backward's kernels, added in a fixed order.
+/// Adds the mixer's partial sums of parameter gradients, in order.
 #pragma once
 
 #include <dm2/cuda/tile/packet.cuh>

@@ -1,5 +1,5 @@
 /// @file
-/// The state that the mixer core carries between segments, and its two products.
+/// The mixer core's state between segments, and its two products.
 ///
 /// A warp has 16 states of all columns of a unit. Tr are the constants of the kernel for segments (segments.cuh).
 #pragma once

@@ -1,5 +1,5 @@
 /// @file
-/// A network's mixer cores in evaluation, which may leave their norm to others.
+/// A network's mixer cores in evaluation; they may defer their norm.
 #pragma once
 
 #include <dm2/core/arena.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The mixer's gate and its norm's weights, such that the backward can undo both.
+/// The mixer's gate and norm weights, rounded so that backward undoes both.
 ///
 /// What a mixer leaves, g = y silu(z) r w with r the norm's factor, is all that its backward needs of y where silu(z)
 /// and w are the same numbers in both passes and none of them is zero: y = g / (r silu(z) w). bfloat16 has float's

@@ -1,5 +1,5 @@
 /// @file
-/// States that enter chunks of a scan, and gradients of those that leave.
+/// Walks a scan's chunks: entering states, and gradients of leaving ones.
 ///
 /// See backward_chunked.cuh.
 #pragma once

@@ -1,5 +1,5 @@
 /// @file
-/// Tiles of 16 x 16 tokens in the scan's backward on tensor cores.
+/// Tiles of 16 x 16 tokens in the scan's tensor-core backward.
 ///
 /// What both forms take of one, then what the chunks of backward_chunked.cuh do with them. Below the diagonal: scores'
 /// decay, their gradient, and the sums over rows from which the gradient of the decays comes; then the tiles on the

@@ -1,5 +1,5 @@
 /// @file
-/// The stem's first convolution, 7 x 7 of stride 2, on tensor cores.
+/// The stem's first convolution (7 x 7, stride 2) on tensor cores.
 ///
 /// With bias and ReLU, from pictures as they come.
 ///

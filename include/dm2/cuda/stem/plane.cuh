@@ -1,5 +1,5 @@
 /// @file
-/// A warp's tile of a plane, its bias, and how it is stored.
+/// A warp's tile of a plane: its bias and its store.
 ///
 /// What the stem's convolutions share.
 #pragma once

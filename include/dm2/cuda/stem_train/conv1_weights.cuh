@@ -1,5 +1,5 @@
 /// @file
-/// The gradient of the weights of the stem's first convolution, on tensor cores.
+/// The weight gradient of the stem's first convolution, on tensor cores.
 ///
 /// The picture's tile lies in shared memory with 4 channels a pixel, as in stem/conv1.cuh: output pixel x reads 64
 /// bytes that start 16 bytes after those of pixel x - 1. Here they are the columns of a product that sums over pixels:

@@ -1,5 +1,5 @@
 /// @file
-/// The gradient of the weights of the stem's 3 x 3 convolutions, on tensor cores.
+/// Weight gradients of the stem's 3 x 3 convolutions, on tensor cores.
 ///
 /// A product whose rows are output channels, whose columns are taps and input channels, and that sums over pixels. A
 /// block's sums, 9 x 64 x 64 floats, stay in its registers while it works through tiles of 8 x 16 pixels; at the end it

@@ -1,5 +1,5 @@
 /// @file
-/// Where a lane's numbers lie in the fragments of mma.m16n8k16, and sums over fragments.
+/// Places of a lane's numbers in fragments of mma.m16n8k16, and sums.
 ///
 /// The layouts are those of the PTX ISA ("Matrix Fragments for mma.m16n8k16"): see instructions/mma.cuh. Four lanes
 /// share a row of results, eight lanes a column.

@@ -1,5 +1,5 @@
 /// @file
-/// A ring of a thread's own numbers in shared memory, copied there ahead of their use.
+/// A thread's own ring in shared memory, filled ahead of its use.
 ///
 /// Loads under way take no registers, and no thread waits for another: it reads what it has copied itself.
 #pragma once

@@ -1,5 +1,5 @@
 /// @file
-/// A ring of stages in shared memory, which one thread fills by tensor maps and warpgroups read.
+/// A ring of shared-memory stages between a TMA thread and warpgroups.
 ///
 /// Two barriers (mbarrier) a stage: all its bytes have landed, and all its readers are done. Everybody goes through the
 /// stages in the same order, each with a ring of its own, whose stage and round say where it is.

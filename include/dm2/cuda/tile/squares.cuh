@@ -1,5 +1,5 @@
 /// @file
-/// The factor of a mixer's norm from the sums of squares that its units left.
+/// The factor of a mixer's norm, from its units' sums of squares.
 ///
 /// A mixer may leave its rows before their norm, with the sum of the squares of each unit's columns: [rows, 2, units],
 /// of the two directions. Whoever reads the rows multiplies by 1 / sqrt(mean square of the group + 1e-5).

@@ -1,5 +1,5 @@
 /// @file
-/// The target of one row of logits, formed where the loss needs it.
+/// One row's target, formed where the loss needs it.
 ///
 /// A constant, and what the teacher's classes have above it.
 ///

@@ -221,8 +221,8 @@ class training_rule {
     grouped_lines groups;
     if (grouped_)
       groups = {reinterpret_cast<std::uint8_t const*>(line_groups_.data()) + own.first / update_line::size, s.rates};
-    optimizer_step(net_.ctx(), options_, buffers, own_lines, own.size(), s.scalars, s.measure, s.guard,
-                   rounds_.sum_is_gradients(), groups);
+    optimizer_step(net_.ctx(), options_, buffers, {own_lines, groups}, own.size(), s.scalars, s.measure, s.guard,
+                   rounds_.sum_is_gradients());
     if (rounds_.alone()) return;
     rounds_.share("weights", net_.state());
     net_.round_copies();

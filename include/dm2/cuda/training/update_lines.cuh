@@ -1,5 +1,5 @@
 /// @file
-/// Which numbers of a model an optimizer moves, for each line of 64.
+/// Lines of 64 numbers that an optimizer moves, or leaves still.
 #pragma once
 
 #include <dm2/core/parameters.hpp>

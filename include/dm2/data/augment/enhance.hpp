@@ -1,5 +1,5 @@
 /// @file
-/// Augmentations that blend a picture with a degenerate form of itself, byte for byte as Pillow's ImageEnhance.
+/// Augmentations that blend as Pillow's ImageEnhance does, byte for byte.
 #pragma once
 
 #include <dm2/data/augment/lookup.hpp>

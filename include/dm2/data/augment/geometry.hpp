@@ -1,5 +1,5 @@
 /// @file
-/// Flips, rotations, shears and translations of a picture and of its label map.
+/// Flips, rotates, shears and moves a picture with its label map.
 ///
 /// As in the recipe, an angle or a shear counts in pixels on the picture and in cells on the map, so that where cells
 /// are not square the two part by the cells' aspect; and the map's origin is a cell's centre, not its corner.

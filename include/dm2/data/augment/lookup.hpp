@@ -1,5 +1,5 @@
 /// @file
-/// Augmentations that give every level of a channel a new level, byte for byte as Pillow's ImageOps.
+/// Augmentations by a table of levels, byte for byte as Pillow's.
 #pragma once
 
 #include <dm2/data/picture.hpp>

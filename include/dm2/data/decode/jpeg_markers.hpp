@@ -1,5 +1,5 @@
 /// @file
-/// A JPEG's markers, walked before a decoder that trusts them sees the bytes.
+/// Walks a JPEG's markers before a trusting decoder sees the bytes.
 /// Source: ITU-T T.81, annex B.
 #pragma once
 

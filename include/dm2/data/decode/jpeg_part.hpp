@@ -1,5 +1,5 @@
 /// @file
-/// A rectangle of a JPEG, with the pixels that it has in the whole picture. Present where DM2_WITH_JPEG is defined.
+/// Decodes a rectangle of a JPEG, with the whole picture's pixels. Present where DM2_WITH_JPEG is defined.
 ///
 /// Most of decoding is the entropy-coded data, which have to be read up to the rectangle's last row; what is saved is
 /// the rows below, and the transforms, upsampling and colours of all that is not asked for: 21 to 33 % of the time for

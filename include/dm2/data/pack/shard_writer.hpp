@@ -1,5 +1,5 @@
 /// @file
-/// Writes one shard, which appears whole or not at all, and takes over one that is there.
+/// Writes one shard, whole or not at all; keeps a finished one.
 #pragma once
 
 #include <dm2/core/error.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// The only global names of a pickle that mean anything to the reader.
+/// The only global names of a pickle that the reader knows.
 #pragma once
 
 #include <dm2/io/tensor.hpp>

@@ -1,5 +1,5 @@
 /// @file
-/// A typeface of lines and arcs, so that charts need no font files.
+/// A typeface of lines and arcs: charts need no font files.
 #pragma once
 
 #include <dm2/core/compiler.hpp>

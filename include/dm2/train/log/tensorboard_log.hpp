@@ -1,5 +1,5 @@
 /// @file
-/// The numbers, pictures and texts of a run as event files for TensorBoard.
+/// Writes a run's numbers, pictures and texts as TensorBoard event files.
 #pragma once
 
 #include <dm2/core/error.hpp>
