@@ -2,7 +2,8 @@
 if(TARGET minimal_train AND TARGET classify AND TARGET convert AND TARGET train AND TARGET evaluate AND TARGET make_shapes AND
    TARGET plot AND TARGET pack)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*_test.cpp)
-  add_executable(dm2_examples_tests ${sources})
+  dm2_together(units examples 2 ${sources})
+  add_executable(dm2_examples_tests ${units})
   target_link_libraries(dm2_examples_tests PRIVATE dm2_test_main CLI11::CLI11)
   target_compile_definitions(dm2_examples_tests PRIVATE DM2_CLASSIFY="$<TARGET_FILE:classify>" DM2_DM2="$<TARGET_FILE:dm2_program>"
                              DM2_CONVERT="$<TARGET_FILE:convert>" DM2_TRAIN="$<TARGET_FILE:train>"
