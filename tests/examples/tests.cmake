@@ -17,7 +17,7 @@ if(TARGET minimal_train AND TARGET classify AND TARGET convert AND TARGET train 
     get_filename_component(name ${source} NAME)
     string(REGEX REPLACE "_test\\.cpp$" "" name ${name})
     add_test(NAME examples.${name} COMMAND dm2_examples_tests --source-file=*/examples/${name}_test.cpp)
-    set_tests_properties(examples.${name} PROPERTIES TIMEOUT 600 LABELS example ENVIRONMENT "${dm2_test_environment}"
+    set_tests_properties(examples.${name} PROPERTIES COST 20 TIMEOUT 600 LABELS example ENVIRONMENT "${dm2_test_environment}"
                          FAIL_REGULAR_EXPRESSION "test cases: +0 ")
   endforeach()
 endif()
