@@ -95,11 +95,11 @@ prepare_machine() {
   export CXX=$compiler
 }
 
-# One job a processor, and 1.5 GiB for each: a file full of Eigen takes about that much to compile.
+# One job a processor, and 2 GiB for each: a unit of several files takes about that much to compile.
 build_jobs() {
   local cores memory
   cores=$(nproc)
-  memory=$(awk '/^MemAvailable:/ { print int($2 / 1572864) }' /proc/meminfo)
+  memory=$(awk '/^MemAvailable:/ { print int($2 / 2097152) }' /proc/meminfo)
   [ "${memory:-1}" -ge 1 ] || memory=1
   echo $((cores < memory ? cores : memory))
 }

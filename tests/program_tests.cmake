@@ -1,4 +1,5 @@
-# Tests that build or run whole programs: a stranger's project, the examples, the benchmarks, the documentation.
+# Tests that build or run whole programs: a stranger's project, the examples, the benchmarks, the documentation. COST, in seconds,
+# has ctest begin with those that take longest, so that no processor waits for one at the end.
 
 # A stranger's program of two files, built both ways. See consumer/check.cmake.
 foreach(way find_package fetch_content)
@@ -6,7 +7,7 @@ foreach(way find_package fetch_content)
            COMMAND ${CMAKE_COMMAND} -DWAY=${way} -DSOURCE=${PROJECT_SOURCE_DIR} -DBINARY=${PROJECT_BINARY_DIR}
                    -DGENERATOR=${CMAKE_GENERATOR} -DCOMPILER=${CMAKE_CXX_COMPILER} -DOPENMP=${DM2_OPENMP} -DJPEG=${DM2_JPEG}
                    -DPNG=${DM2_PNG} -P ${CMAKE_CURRENT_SOURCE_DIR}/consumer/check.cmake)
-  set_tests_properties(consumer.${way} PROPERTIES TIMEOUT 600 LABELS consumer ENVIRONMENT "${dm2_test_environment}")
+  set_tests_properties(consumer.${way} PROPERTIES COST 60 TIMEOUT 600 LABELS consumer ENVIRONMENT "${dm2_test_environment}")
 endforeach()
 # README's programs with every compiler that is here: g++ at -O3 for a processor with AVX-512, where version 12 warns of its
 # own intrinsics; clang, whose warnings do not depend on the optimizer, for this processor without it.
@@ -26,7 +27,7 @@ foreach(compiler g++-12 g++-13 g++-14 clang++-14 clang++-15 clang++-16)
            COMMAND ${CMAKE_COMMAND} -DWAY=find_package -DSOURCE=${PROJECT_SOURCE_DIR} -DBINARY=${PROJECT_BINARY_DIR}
                    -DGENERATOR=${CMAKE_GENERATOR} -DCOMPILER=${DM2_${compiler}} -DWARNINGS=${processor} -DOPTIMISE=${optimise}
                    -P ${CMAKE_CURRENT_SOURCE_DIR}/consumer/check.cmake)
-  set_tests_properties(consumer.warnings.${compiler} PROPERTIES TIMEOUT 900 LABELS consumer)
+  set_tests_properties(consumer.warnings.${compiler} PROPERTIES COST 100 TIMEOUT 900 LABELS consumer)
 endforeach()
 if(DM2_HAS_CUDA)
   list(GET CMAKE_CUDA_ARCHITECTURES 0 architecture)

@@ -224,7 +224,7 @@ int classify(options const& o) {
 
 }  // namespace
 
-int dm2::example::classify_command(int argc, char** argv) {
+extern "C" int classify_command(int argc, char** argv) {
   CLI::App app{"Says what is in pictures, with a DeMansia 2 model.", "classify"};
   app.footer(footer);
   options o;

@@ -112,7 +112,7 @@ int convert(options const& o) {
 
 }  // namespace
 
-int dm2::example::convert_command(int argc, char** argv) {
+extern "C" int convert_command(int argc, char** argv) {
   CLI::App app{"Converts model and tensor files to safetensors, and lists what is in them.", "convert"};
   app.footer(footer);
   options o;

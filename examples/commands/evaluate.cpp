@@ -337,7 +337,7 @@ int evaluate(options const& o, std::vector<std::string> const& words) {
 
 }  // namespace
 
-int dm2::example::evaluate_command(int argc, char** argv) {
+extern "C" int evaluate_command(int argc, char** argv) {
   CLI::App app{"Tells how often a DeMansia 2 model is right on labelled pictures.", "evaluate"};
   app.footer(footer);
   options o;

@@ -161,7 +161,7 @@ void report_linear(options const& o) {
 
 }  // namespace
 
-int dm2::example::make_shapes_command(int argc, char** argv) {
+extern "C" int make_shapes_command(int argc, char** argv) {
   CLI::App app{"Draws a labelled picture set to train on.", as_word ? "make-shapes" : "make_shapes"};
   app.footer(footer);
   options o;

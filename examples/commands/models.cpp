@@ -113,7 +113,7 @@ int models(options const& o) {
 
 }  // namespace
 
-int dm2::example::models_command(int argc, char** argv) {
+extern "C" int models_command(int argc, char** argv) {
   CLI::App app{"Lists the models whose code is there, compiles others ahead of time, and removes them.", "models"};
   app.footer(footer);
   options o;

@@ -167,7 +167,7 @@ int pack(options const& o) {
 
 }  // namespace
 
-int dm2::example::pack_command(int argc, char** argv) {
+extern "C" int pack_command(int argc, char** argv) {
   CLI::App app{"Packs a folder of pictures into a few large files that train, evaluate and classify read.", "pack"};
   app.footer(footer);
   options o;

@@ -153,7 +153,7 @@ int plot(options const& o) {
 
 }  // namespace
 
-int dm2::example::plot_command(int argc, char** argv) {
+extern "C" int plot_command(int argc, char** argv) {
   CLI::App app{"Draws the curves of a run, from its CSV file, as a PNG picture.", "plot"};
   app.footer(footer);
   options o;

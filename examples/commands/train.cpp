@@ -161,7 +161,7 @@ int train(CLI::App& app, training_flags& flags, std::vector<std::string> const& 
 
 }  // namespace
 
-int dm2::example::train_command(int argc, char** argv) {
+extern "C" int train_command(int argc, char** argv) {
   CLI::App app{"Trains a DeMansia 2 model.", "train"};
   app.footer(footer);
   training_flags flags;

@@ -8,7 +8,9 @@
 
 namespace dm2::example {
 
-// What main gets, and what it returns; the words before the command's own are left out.
+// What main gets, and what it returns; the words before the command's own are left out. extern "C", so that each is the
+// same function in whatever namespace its file is compiled: see cmake/together.cmake.
+extern "C" {
 int train_command(int argc, char** argv);
 int evaluate_command(int argc, char** argv);
 int classify_command(int argc, char** argv);
@@ -17,6 +19,7 @@ int pack_command(int argc, char** argv);
 int plot_command(int argc, char** argv);
 int make_shapes_command(int argc, char** argv);
 int models_command(int argc, char** argv);
+}
 
 /// Whether the program is dm2, of which the command is the first word.
 inline bool as_word = false;

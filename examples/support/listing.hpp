@@ -44,7 +44,7 @@ inline void print_metadata(std::ostream& out, tensor_file const& file) {
   auto metadata = nlohmann::ordered_json::object();
   auto& entries = metadata.get_ref<nlohmann::ordered_json::object_t&>();
   for (auto const& [key, value] : file.metadata()) {
-    auto parsed = detail::parse_json<nlohmann::ordered_json>(value);
+    auto parsed = dm2::detail::parse_json<nlohmann::ordered_json>(value);
     // keys are known to differ: no search
     entries.push_back({key, parsed.is_structured() ? std::move(parsed) : nlohmann::ordered_json(value)});
   }

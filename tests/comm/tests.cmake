@@ -28,5 +28,5 @@ if(TARGET train)
   set_tests_properties(comm.process_faults PROPERTIES TIMEOUT 300 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")
   add_test(NAME comm.same_bytes COMMAND ${CMAKE_CURRENT_LIST_DIR}/same_bytes.sh $<TARGET_FILE:train> $<TARGET_FILE:make_shapes>
                                         ${PROJECT_BINARY_DIR}/same_bytes ${MPIEXEC_EXECUTABLE})
-  set_tests_properties(comm.same_bytes PROPERTIES TIMEOUT 900 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")
+  set_tests_properties(comm.same_bytes PROPERTIES COST 60 TIMEOUT 900 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")
 endif()

@@ -32,7 +32,7 @@ outcome classify(std::string const& weights, std::vector<std::string> arguments)
 
 /// The golden model's averaged weights, to be changed and written under another name.
 struct golden_weights {
-  dm2::tensor_file file{golden(ema_checkpoint)};
+  dm2::tensor_file file{golden_file(ema_checkpoint)};
   std::vector<dm2::stored_tensor> tensors{file.tensors().begin(), file.tensors().end()};
   std::vector<float> changed;
 
@@ -62,7 +62,7 @@ float const not_a_number = std::numeric_limits<float>::quiet_NaN(), inf = std::n
 void write_set(std::filesystem::path const& root) {
   for (int c = 0; c < 10; ++c) std::filesystem::create_directories(root / ("class" + std::to_string(c)));
   for (char const* name : {"class0/a.jpg", "class3/b.jpg"})
-    std::filesystem::copy_file(golden("images/photo.jpg"), root / name);
+    std::filesystem::copy_file(golden_file("images/photo.jpg"), root / name);
 }
 
 }  // namespace
@@ -216,7 +216,7 @@ TEST_CASE("answers: names with controls in them reach no terminal raw, in any fo
   scratch_folder const folder;
   std::filesystem::create_directories(folder / "p");
   for (char const* name : {"p/a\x1B[31m.png", "p/b\x7F\xC2\x9B.png", "p/c\r.png"})
-    std::filesystem::copy_file(golden("images/rgb.png"), folder / name);
+    std::filesystem::copy_file(golden_file("images/rgb.png"), folder / name);
   write_raw(folder / "p/d\x1B.png", "no picture");
   auto const safe = [](std::string const& all) {
     for (std::size_t i = 0; i < all.size(); ++i) {

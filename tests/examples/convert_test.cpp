@@ -41,8 +41,8 @@ TEST_CASE("convert: a checkpoint's weights and averages become what Python wrote
   CHECK(convert({raw_checkpoint, raw.string(), "--raw"}).code == 0);
   CHECK(convert({raw_checkpoint, ema.string(), "--ema"}).code == 0);
   CHECK(convert({raw.string(), again.string()}).code == 0);
-  CHECK(same_tensors(raw, golden("lightning/epoch=0-step=2.safetensors")));
-  CHECK(same_tensors(ema, golden("lightning/epoch=0-step=2-EMA.safetensors")));
+  CHECK(same_tensors(raw, golden_file("lightning/epoch=0-step=2.safetensors")));
+  CHECK(same_tensors(ema, golden_file("lightning/epoch=0-step=2-EMA.safetensors")));
   CHECK_FALSE(same_tensors(raw, ema));
   CHECK(read_raw(again) == read_raw(raw));
 }
@@ -52,7 +52,7 @@ TEST_CASE("convert: torch files of any layout become the same contiguous tensor"
     scratch_folder const folder;
     CAPTURE(name);
     CHECK(convert({std::string{"token_labels/"} + name, (folder / "l.safetensors").string()}).code == 0);
-    CHECK(same_tensors(folder / "l.safetensors", golden("token_labels/expected.safetensors"), false));
+    CHECK(same_tensors(folder / "l.safetensors", golden_file("token_labels/expected.safetensors"), false));
   }
 }
 
@@ -91,7 +91,7 @@ TEST_CASE(
 
 TEST_CASE("convert: the list has a line for each tensor and their total") {
   auto const lines = lines_of(convert({ema_checkpoint, "--list"}).out);
-  dm2::tensor_file const file{golden("lightning/epoch=0-step=2-EMA.safetensors")};
+  dm2::tensor_file const file{golden_file("lightning/epoch=0-step=2-EMA.safetensors")};
   REQUIRE(lines.size() == file.tensors().size() + 2);
   CHECK(lines[1].starts_with("cls_token "));
   CHECK(lines[1].ends_with("  F32       [1, 1, 32]       32"));

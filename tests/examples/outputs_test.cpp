@@ -58,9 +58,9 @@ TEST_CASE("convert: a checkpoint is not replaced by its own weights, nor a list 
     CHECK(contains(onto.err, "holds more than is written"));
     CHECK(read_raw(here.run("last.safetensors")) == checkpoint);
   }
-  fs::copy_file(golden(raw_checkpoint), here.folder / "w.ckpt");
+  fs::copy_file(golden_file(raw_checkpoint), here.folder / "w.ckpt");
   CHECK(convert({"w.ckpt", "w.ckpt", "--force"}).code == 2);
-  CHECK(read_raw(here.folder / "w.ckpt") == read_raw(golden(raw_checkpoint)));
+  CHECK(read_raw(here.folder / "w.ckpt") == read_raw(golden_file(raw_checkpoint)));
   std::string names;
   for (int c = 0; c < 10; ++c) names += "name" + std::to_string(c) + "\n";
   write_raw(here.folder / "names.txt", names);

@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 namespace {
 
 /// A file of examples/.
-std::string example(char const* name) { return golden(std::string{"../../examples/"} + name).string(); }
+std::string example(char const* name) { return golden_file(std::string{"../../examples/"} + name).string(); }
 
 /// A small set of pictures, made in `folder`/shapes.
 outcome make_shapes(scratch_folder const& folder, std::vector<std::string> more) {

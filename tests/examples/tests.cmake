@@ -2,7 +2,8 @@
 if(TARGET minimal_train AND TARGET classify AND TARGET convert AND TARGET train AND TARGET evaluate AND TARGET make_shapes AND
    TARGET plot AND TARGET pack)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/*_test.cpp)
-  add_executable(dm2_examples_tests ${sources})
+  dm2_together(units examples 2 ${sources})
+  add_executable(dm2_examples_tests ${units})
   target_link_libraries(dm2_examples_tests PRIVATE dm2_test_main CLI11::CLI11)
   target_compile_definitions(dm2_examples_tests PRIVATE DM2_CLASSIFY="$<TARGET_FILE:classify>" DM2_DM2="$<TARGET_FILE:dm2_program>"
                              DM2_CONVERT="$<TARGET_FILE:convert>" DM2_TRAIN="$<TARGET_FILE:train>"
@@ -16,7 +17,7 @@ if(TARGET minimal_train AND TARGET classify AND TARGET convert AND TARGET train 
     get_filename_component(name ${source} NAME)
     string(REGEX REPLACE "_test\\.cpp$" "" name ${name})
     add_test(NAME examples.${name} COMMAND dm2_examples_tests --source-file=*/examples/${name}_test.cpp)
-    set_tests_properties(examples.${name} PROPERTIES TIMEOUT 600 LABELS example ENVIRONMENT "${dm2_test_environment}"
+    set_tests_properties(examples.${name} PROPERTIES COST 20 TIMEOUT 600 LABELS example ENVIRONMENT "${dm2_test_environment}"
                          FAIL_REGULAR_EXPRESSION "test cases: +0 ")
   endforeach()
 endif()

@@ -36,7 +36,7 @@ TEST_CASE("train: --overwrite with an input that is missing, damaged or does not
   fs::create_directories(here.folder / "empty/class0");
   draw_pictures(here.folder / "bad", 10, 2);
   spoil_pictures(here.folder / "bad");
-  std::string const quick = golden("../../examples/weights/quick.safetensors").string();
+  std::string const quick = golden_file("../../examples/weights/quick.safetensors").string();
   std::vector<std::pair<std::vector<std::string>, std::string>> const cases{
       {{"--pretrained", "typo.safetensors"}, "typo.safetensors: cannot be opened"},
       {{"--pretrained", "text.safetensors"}, "text.safetensors: "},

@@ -142,7 +142,7 @@ TEST_CASE("train: what is no training checkpoint is called that, whatever its fo
   picture_folder const here;
   CHECK(here.train({"--epochs", "1"}).code == 0);
   CHECK(run_program(DM2_CONVERT, {"runs/micro/last.safetensors", "weights.safetensors"}, here.folder.path()).code == 0);
-  for (std::string const& file : {std::string{"weights.safetensors"}, golden(raw_checkpoint).string()}) {
+  for (std::string const& file : {std::string{"weights.safetensors"}, golden_file(raw_checkpoint).string()}) {
     auto const run = here.train({"--resume", file, "--experiment", "new"});
     CHECK(run.code == 3);
     CHECK(contains(run.err, file + ": is no training checkpoint"));

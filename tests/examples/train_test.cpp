@@ -118,7 +118,7 @@ TEST_CASE("train: --pretrained starts from a file, and says so where none is nam
 TEST_CASE("convert: a training checkpoint becomes the published state dict: names, order, types and shapes") {
   picture_folder const here;
   CHECK(here.train({"--epochs", "1"}).code == 0);
-  dm2::tensor_file const published{golden("lightning/epoch=0-step=2.ckpt"), dm2::weights::raw};
+  dm2::tensor_file const published{golden_file("lightning/epoch=0-step=2.ckpt"), dm2::weights::raw};
   for (char const* which : {"--raw", "--ema"}) {
     auto const done = run_program(DM2_CONVERT, {"runs/micro/last.safetensors", "out.safetensors", which, "--force"},
                                   here.folder.path());

@@ -190,7 +190,7 @@ TEST_CASE("train: class orders are a flag, stored, kept on resume, and told of w
   auto const named = here.train({"--pretrained", "runs/micro/last.safetensors", "--experiment", "b", "--epochs", "1"});
   CHECK(contains(named.err, "has its classes under other names, or in another order"));
   auto const unnamed =
-      here.train({"--pretrained", golden(raw_checkpoint).string(), "--experiment", "c", "--epochs", "1"});
+      here.train({"--pretrained", golden_file(raw_checkpoint).string(), "--experiment", "c", "--epochs", "1"});
   CHECK(contains(unnamed.err, "names no classes, and natural order"));
 }
 
@@ -198,7 +198,7 @@ TEST_CASE("evaluate: folders whose orders differ are told of for weights without
   picture_folder const here;
   auto const evaluate = [&](std::vector<std::string> more) {
     more.insert(more.begin(),
-                {"data", "--device", "cpu", "-w", golden(raw_checkpoint).string(), "--per-class", "c.csv"});
+                {"data", "--device", "cpu", "-w", golden_file(raw_checkpoint).string(), "--per-class", "c.csv"});
     return run_program(DM2_EVALUATE, more, here.folder.path());
   };
   CHECK(evaluate({}).err.empty());
@@ -210,8 +210,8 @@ TEST_CASE("evaluate: folders whose orders differ are told of for weights without
   auto const plain = evaluate({"--class-order", "plain"});
   CHECK(plain.err.empty());
   CHECK(lines_of(read_raw(here.folder / "c.csv"))[2].starts_with("1,\"class10\""));
-  fs::copy_file(golden(raw_checkpoint), here.folder / "w.ckpt");
+  fs::copy_file(golden_file(raw_checkpoint), here.folder / "w.ckpt");
   auto const onto = run_program(DM2_EVALUATE, {"data", "-w", "w.ckpt", "--per-class", "./w.ckpt"}, here.folder.path());
   CHECK(onto.code == 2);
-  CHECK(read_raw(here.folder / "w.ckpt") == read_raw(golden(raw_checkpoint)));
+  CHECK(read_raw(here.folder / "w.ckpt") == read_raw(golden_file(raw_checkpoint)));
 }

@@ -9,6 +9,6 @@ if(Python3_FOUND AND TARGET train AND TARGET evaluate AND TARGET convert AND TAR
     add_test(NAME faults.${campaign}
              COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/reliability --quick ${campaign}
                      --programs $<TARGET_FILE_DIR:train> --shim $<TARGET_FILE:dm2_faults>)
-    set_tests_properties(faults.${campaign} PROPERTIES TIMEOUT 900 LABELS example)
+    set_tests_properties(faults.${campaign} PROPERTIES COST 60 TIMEOUT 900 LABELS example)
   endforeach()
 endif()

@@ -34,11 +34,11 @@ constexpr dm2::config odd{.image = {48, 32},
                           .attn_d_conv = 0,
                           .eps = 1e-6,
                           .variant = dm2::mixer_variant::bidirectional};
-nlohmann::json hyper() { return dm2::tensor_file{golden("lightning/epoch=0-step=2.ckpt")}.hyper_parameters(); }
+nlohmann::json hyper() { return dm2::tensor_file{golden_file("lightning/epoch=0-step=2.ckpt")}.hyper_parameters(); }
 }  // namespace
 
 TEST_CASE("config json: the golden files' configurations, key by key and in order") {
-  dm2::tensor_file const file{golden("lightning/logits.safetensors")};
+  dm2::tensor_file const file{golden_file("lightning/logits.safetensors")};
   auto const text = file.metadata().at("config");
   CHECK(dm2::to_json(micro) == nlohmann::ordered_json::parse(text));
   CHECK(dm2::config_differences(micro, nlohmann::json::parse(text)).empty());

@@ -75,7 +75,7 @@ TEST_CASE("unknown files: are called what they are, as weights and as pictures")
     CHECK(contains(refusal(path, [&] { (void)dm2::read_image(path); }), "is neither a JPEG nor a PNG picture"));
     CHECK(contains(refusal(path, [&] { (void)dm2::read_image(path); }), one.name));
   }
-  write_raw(path, read_raw(golden("images/photo.jpg")));
+  write_raw(path, read_raw(golden_file("images/photo.jpg")));
   CHECK(contains(refusal(path, [&] { dm2::tensor_file{path}; }), "(it is a JPEG picture)"));
 }
 

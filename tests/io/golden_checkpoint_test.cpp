@@ -37,14 +37,14 @@ bool same_state(model const& a, model const& b) {
 }  // namespace
 
 TEST_CASE("golden checkpoints: raw and averaged weights give the logits kept beside them") {
-  dm2::tensor_file const expected{golden("lightning/logits.safetensors")};
+  dm2::tensor_file const expected{golden_file("lightning/logits.safetensors")};
   auto const image = dm2::to_vector<double>(expected.at("image"));
   auto const raw = dm2::to_vector<double>(expected.at("epoch=0-step=2/logits"));
   auto const averaged = dm2::to_vector<double>(expected.at("epoch=0-step=2-EMA/logits"));
   REQUIRE(distance(raw, averaged) > 1e-7);
   model net{4};
   auto const logits = [&](char const* file, weights which) {
-    dm2::load(net, golden(file), which);
+    dm2::load(net, golden_file(file), which);
     std::vector<double> out(raw.size());
     net.forward(image, out);
     return out;
@@ -59,7 +59,7 @@ TEST_CASE("golden checkpoints: raw and averaged weights give the logits kept bes
 TEST_CASE("golden checkpoints: a model saved and loaded is the same model, bit for bit") {
   scratch_folder const folder;
   model one, two;
-  dm2::load(one, golden("lightning/epoch=0-step=2.ckpt"), weights::raw);
+  dm2::load(one, golden_file("lightning/epoch=0-step=2.ckpt"), weights::raw);
   CHECK_FALSE(same_state(one, two));
   dm2::save(one, folder / "f");
   dm2::load(two, folder / "f");
@@ -69,7 +69,7 @@ TEST_CASE("golden checkpoints: a model saved and loaded is the same model, bit f
 
 TEST_CASE("golden checkpoints: another model refuses them, with both configurations") {
   dm2::model<dm2::tiny, dm2::cpu::context<double>> tiny;
-  auto const path = golden("lightning/epoch=0-step=2.ckpt");
+  auto const path = golden_file("lightning/epoch=0-step=2.ckpt");
   auto const why = refusal(path, [&] { dm2::load(tiny, path); });
   CHECK(contains(why, "4 layers in the file, 24 in the program, 32 channels in the file, 192 in the program"));
   CHECK(contains(why, "\n  configuration: attn_layers: [2] in the file, [10,20] in the program"));

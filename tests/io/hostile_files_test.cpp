@@ -75,8 +75,8 @@ std::vector<good_file> good_files() {
                              {.zip64 = true})},
           {"legacy", make_torch_legacy(two_weights, two_storages, {6, 1})},
           {"checkpoint", small_checkpoint()},
-          {"zip.pt", read_raw(golden("token_labels/zip.pt"))},
-          {"legacy.pt", read_raw(golden("token_labels/legacy.pt"))}};
+          {"zip.pt", read_raw(golden_file("token_labels/zip.pt"))},
+          {"legacy.pt", read_raw(golden_file("token_labels/legacy.pt"))}};
 }
 
 /// `unit`, `count` times.

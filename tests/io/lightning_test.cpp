@@ -47,10 +47,11 @@ std::string state(std::string const& weights) { return dict(text("ema_weights") 
 }  // namespace
 
 TEST_CASE("lightning: raw weights and averages of the golden checkpoints are the tensors beside them, bit for bit") {
-  dm2::tensor_file const raw{golden("lightning/epoch=0-step=2.safetensors")};
-  dm2::tensor_file const ema{golden("lightning/epoch=0-step=2-EMA.safetensors")};
+  dm2::tensor_file const raw{golden_file("lightning/epoch=0-step=2.safetensors")};
+  dm2::tensor_file const ema{golden_file("lightning/epoch=0-step=2-EMA.safetensors")};
   CHECK_FALSE(same_bits(raw, ema));
-  auto const path = golden("lightning/epoch=0-step=2.ckpt"), ema_path = golden("lightning/epoch=0-step=2-EMA.ckpt");
+  auto const path = golden_file("lightning/epoch=0-step=2.ckpt"),
+             ema_path = golden_file("lightning/epoch=0-step=2-EMA.ckpt");
   dm2::tensor_file const chosen{path};
   CHECK(chosen.format() == dm2::file_format::lightning);
   CHECK(chosen.averaged());
@@ -66,7 +67,7 @@ TEST_CASE("lightning: raw weights and averages of the golden checkpoints are the
 }
 
 TEST_CASE("lightning: hyper_parameters are plain JSON") {
-  auto const hyper = dm2::tensor_file{golden("lightning/epoch=0-step=2.ckpt")}.hyper_parameters();
+  auto const hyper = dm2::tensor_file{golden_file("lightning/epoch=0-step=2.ckpt")}.hyper_parameters();
   CHECK(hyper["img_size"] == nlohmann::json{64, 64});
   CHECK(hyper["attn_layer_idx"] == nlohmann::json::array({2}));
   CHECK(hyper["ssm_cfg"] == nlohmann::json{{"headdim", 16}, {"d_state", 16}, {"ngroups", 1}});
@@ -101,7 +102,7 @@ TEST_CASE("lightning: without averages the state dict is read, and asking for av
     CHECK(
         contains(refusal(folder / "f", [&] { dm2::tensor_file(folder / "f", weights::ema); }), "holds no EMA weights"));
   }
-  auto const plain = golden("lightning/epoch=0-step=2.safetensors");
+  auto const plain = golden_file("lightning/epoch=0-step=2.safetensors");
   CHECK(contains(refusal(plain, [&] { dm2::tensor_file(plain, weights::ema); }), "holds one set of weights"));
 }
 

@@ -87,7 +87,7 @@ inline std::string make_torch_zip(std::string const& pickle, std::vector<std::st
 
 /// The same in the older format. `counts` are the storages' element counts.
 inline std::string make_torch_legacy(std::string const& pickle, std::vector<std::string> const& storages,
-                                     std::vector<std::int64_t> const& counts, bool little = true) {
+                                     std::vector<std::int64_t> const& counts, bool little_endian = true) {
   std::string const magic = "\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
   std::string keys, data;
   for (std::size_t i = 0; i < storages.size(); ++i) {
@@ -95,8 +95,8 @@ inline std::string make_torch_legacy(std::string const& pickle, std::vector<std:
     data += raw(counts[i]) + storages[i];
   }
   return proto + magic + "." + proto + integer(1001) + "." + proto +
-         dict(text("little_endian") + (little ? "\x88" : "\x89")) + "." + proto + pickle + "." + proto + list(keys) +
-         "." + data;
+         dict(text("little_endian") + (little_endian ? "\x88" : "\x89")) + "." + proto + pickle + "." + proto +
+         list(keys) + "." + data;
 }
 
 }  // namespace dm2::test

@@ -32,6 +32,6 @@ inline std::string read_raw(std::filesystem::path const& path) {
 }
 
 /// A file of the golden folder.
-inline std::filesystem::path golden(std::string_view name) { return std::filesystem::path{DM2_GOLDEN_DIR} / name; }
+inline std::filesystem::path golden_file(std::string_view name) { return std::filesystem::path{DM2_GOLDEN_DIR} / name; }
 
 }  // namespace dm2::test

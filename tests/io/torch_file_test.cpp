@@ -27,11 +27,11 @@ std::string const six = floats({0, 1, 2, 3, 4, 5});
 }  // namespace
 
 TEST_CASE("torch_file: label maps in every layout are the expected tensor") {
-  dm2::tensor_file const expected{golden("token_labels/expected.safetensors")};
+  dm2::tensor_file const expected{golden_file("token_labels/expected.safetensors")};
   auto const want = dm2::to_vector<float>(expected.at("label"));
   for (char const* name : {"token_labels/zip.pt", "token_labels/legacy.pt", "token_labels/contiguous.pt"}) {
     CAPTURE(std::string{name});
-    dm2::tensor_file const file{golden(name)};
+    dm2::tensor_file const file{golden_file(name)};
     REQUIRE(file.tensors().size() == 1);
     auto const& t = file.at("tensor");
     CHECK(t.type == dm2::dtype::f16);
@@ -42,7 +42,9 @@ TEST_CASE("torch_file: label maps in every layout are the expected tensor") {
 }
 
 TEST_CASE("torch_file: a file that would run code, and a truncated one, are refused with the reason") {
-  auto const bad = [](char const* name) { return refusal(golden(name), [&] { dm2::tensor_file{golden(name)}; }); };
+  auto const bad = [](char const* name) {
+    return refusal(golden_file(name), [&] { dm2::tensor_file{golden_file(name)}; });
+  };
   CHECK(
       contains(bad("token_labels/bad_code.pt"), "an object of the refused global __builtin__ print; nothing was run"));
   CHECK(contains(bad("token_labels/bad_truncated.pt"), "truncated"));

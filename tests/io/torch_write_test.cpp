@@ -73,7 +73,7 @@ TEST_CASE("crc32: the check value of its catalogue entry") {
 
 TEST_CASE("torch_write: a label map is read as it was written, and has the golden file's contents") {
   test::scratch_folder const folder;
-  label_map_data const golden_map = read_label_map(test::golden("token_labels/zip.pt"));
+  label_map_data const golden_map = read_label_map(test::golden_file("token_labels/zip.pt"));
   std::vector<std::uint16_t> halves;
   for (float v : golden_map.values) halves.push_back(float_to_half(v));
   std::int64_t const h = golden_map.height, w = golden_map.width;

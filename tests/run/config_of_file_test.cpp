@@ -93,7 +93,7 @@ TEST_CASE("config of file: metadata tell everything, and nothing is assumed") {
 
 TEST_CASE("config of file: a Lightning checkpoint's hyper_parameters and shapes are the whole configuration") {
   for (char const* name : {"lightning/epoch=0-step=2.ckpt", "lightning/epoch=0-step=2-EMA.ckpt"}) {
-    told_model const told = config_of(tensor_file{golden(name)});
+    told_model const told = config_of(tensor_file{golden_file(name)});
     CHECK(same(told.configuration, micro));
     CHECK(told.name == "micro");
     CHECK(told.notices.empty());
@@ -110,9 +110,9 @@ TEST_CASE("config of file: names and shapes alone give each preset, whatever sta
       CHECK(same(told.configuration, p.configuration));
       CHECK(told.notices.size() >= 3);  // eps, attn_rotary, variant
     }
-  told_model const own = config_of(tensor_file{golden("lightning/epoch=0-step=2.safetensors")});
+  told_model const own = config_of(tensor_file{golden_file("lightning/epoch=0-step=2.safetensors")});
   CHECK(own.name == "micro");
-  CHECK(config_of(tensor_file{golden("../../examples/weights/quick.safetensors")}).name == "quick");
+  CHECK(config_of(tensor_file{golden_file("../../examples/weights/quick.safetensors")}).name == "quick");
 }
 
 TEST_CASE("config of file: shapes tell every size of another model, and each assumption is said") {

@@ -1,0 +1,68 @@
+# dm2_together(OUT NAME COUNT SOURCE...): sources joined into COUNT units, which OUT lists. What they include is parsed once
+# a unit, and what they share of dm2, whose functions are all inline, is compiled once a unit and not once a file.
+#
+# Each source is in a namespace of its own, so that names which two of them have do not meet. What they include comes first,
+# outside, with the #if lines around it: their own #include lines find it included. A header must begin with #pragma once for
+# that. A source that opens dm2's namespace stands in none of its own. Functions that others call are extern "C", which is the
+# same function in every namespace.
+#
+# Where DM2_TOGETHER is OFF, OUT is the sources: quicker for one who edits one of them.
+function(dm2_together out name count)
+  list(LENGTH ARGN length)
+  if(NOT DM2_TOGETHER OR length LESS 2)
+    set(${out} ${ARGN} PARENT_SCOPE)
+    return()
+  endif()
+  set(units "")
+  set(begin 0)
+  foreach(number RANGE 1 ${count})
+    math(EXPR end "${length} * ${number} / ${count}")
+    math(EXPR size "${end} - ${begin}")
+    if(size LESS 1)
+      continue()
+    endif()
+    list(SUBLIST ARGN ${begin} ${size} part)
+    set(begin ${end})
+    dm2_join(text ${part})
+    set(unit ${CMAKE_CURRENT_BINARY_DIR}/together/${name}_${number}.cpp)
+    file(CONFIGURE OUTPUT ${unit} CONTENT "${text}" @ONLY)  # written where it is another
+    list(APPEND units ${unit})
+  endforeach()
+  set(${out} ${units} PARENT_SCOPE)
+endfunction()
+
+# dm2_join(OUT SOURCE...): the text of a unit. CMake runs again when a source has changed: it may include other headers.
+function(dm2_join out)
+  set(includes "")
+  set(text "")
+  set(number 0)
+  foreach(source IN LISTS ARGN)
+    get_filename_component(source ${source} ABSOLUTE)
+    get_filename_component(folder ${source} DIRECTORY)
+    get_filename_component(name ${source} NAME_WE)
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
+    math(EXPR number "${number} + 1")
+    set(begin "namespace joined_${number}_${name} {\n")
+    set(end "}\n")
+    file(STRINGS ${source} lines REGEX "^(#include |#define |#if|#el|#endif|namespace dm2)")
+    foreach(line IN LISTS lines)
+      if(line MATCHES "^#define +([A-Za-z0-9_]+)")
+        string(APPEND end "#undef ${CMAKE_MATCH_1}\n")
+      elseif(line MATCHES "^namespace dm2")
+        set(begin "")
+        string(REGEX REPLACE "^}\n" "" end "${end}")
+      elseif(line MATCHES "^#include ([<\"])(.+)[>\"]")
+        set(include "${CMAKE_MATCH_0}")
+        get_filename_component(header "${folder}/${CMAKE_MATCH_2}" ABSOLUTE)
+        if(CMAKE_MATCH_1 STREQUAL "\"" AND EXISTS "${header}")
+          set(include "#include \"${header}\"")
+        endif()
+        string(APPEND includes "${include}\n")
+      else()
+        string(APPEND includes "${line}\n")
+      endif()
+    endforeach()
+    string(APPEND text "${begin}#include \"${source}\"\n${end}")
+  endforeach()
+  set(${out} "// Joined by dm2's cmake/together.cmake.\n${includes}\n${text}" PARENT_SCOPE)
+endfunction()
