@@ -1,13 +1,16 @@
 /// @file
 /// A model's compiled-in code and the same from a shared object, in turn.
 ///
-///     dm2_run_time_speed [BACKEND [SAMPLES [FOLDER]]]      cpu, 400, the user's cache
+///     dm2_run_time_speed [BACKEND [SAMPLES [OBJECT]]]      cpu, 400, that of the user's cache
 ///
 /// BACKEND is cpu, cuda-bf16, ...; the model is the first that is compiled in for it. First logits and three steps of
 /// training are compared bit by bit. Then pairs of samples, each of 10 ms or more, are timed in turn, the one that goes
 /// first by turns as well: on a CPU the time of the one thread that computes, with a GPU the clock's. Printed are the
 /// medians, the median of the pairs' ratios, and the 95 % interval of that median by the ranks of a binomial
 /// distribution, which asks nothing of how the noise is distributed. Returns 1 where a bit differs.
+///
+/// OBJECT is a shared object that was compiled elsewhere: by the compiler that compiled this program, as its bits and its
+/// speed are the compiler's.
 ///
 /// Of a GPU's backend the distance of the logits from the compiled-in CPU code's is printed too. Where nothing is
 /// compiled in for it (cuda-tf32), that is all, of the CPU's first model.
@@ -222,13 +225,15 @@ int run_all(int argc, char** argv) {
   run::model_code const* const told = here != nullptr ? here : first_compiled_in(run::backend::cpu);
   if (told == nullptr) throw std::invalid_argument{"no model is compiled in"};
   run::find_options o;
-  if (argc > 3) o.folder = argv[3];
   o.compiled_in = false;
   o.say = [](std::string const& line) { std::fprintf(stderr, "%s\n", line.c_str()); };
 #ifdef DM2_EXAMPLES_CUDA
   if (*backend != run::backend::cpu) o.architecture = example::gpu_architecture();
 #endif
-  run::model_code const& loaded = run::find_code(told->configuration(), *backend, o);
+  run::model_code const& loaded =
+      argc > 3 ? run::load_code(argv[3]) : run::find_code(told->configuration(), *backend, o);
+  if (loaded.backend() != *backend || to_json(loaded.configuration()) != to_json(told->configuration()))
+    throw std::invalid_argument{"the object is of another model or backend"};
   bool good = *backend == run::backend::cpu || compare_with_cpu(loaded);
   if (here == nullptr) return good ? 0 : 1;
   std::printf(

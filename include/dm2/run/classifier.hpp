@@ -2,7 +2,7 @@
 /// Pictures of bytes in, logits out, for a model of any configuration and device.
 #pragma once
 
-#include <dm2/data/transform.hpp>
+#include <dm2/core/shapes.hpp>
 #include <dm2/model/config.hpp>
 
 #include <cstddef>
