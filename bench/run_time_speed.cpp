@@ -9,8 +9,8 @@
 /// medians, the median of the pairs' ratios, and the 95 % interval of that median by the ranks of a binomial
 /// distribution, which asks nothing of how the noise is distributed. Returns 1 where a bit differs.
 ///
-/// OBJECT is a shared object that was compiled elsewhere: by the compiler that compiled this program, as its bits and its
-/// speed are the compiler's.
+/// OBJECT is a shared object that was compiled elsewhere: by the compiler that compiled this program, as its bits and
+/// its speed are the compiler's.
 ///
 /// Of a GPU's backend the distance of the logits from the compiled-in CPU code's is printed too. Where nothing is
 /// compiled in for it (cuda-tf32), that is all, of the CPU's first model.

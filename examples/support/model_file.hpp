@@ -112,9 +112,9 @@ namespace detail {
 
 }  // namespace detail
 
-/// What a model's file with this text says: TOML, or JSON where its name ends in .json. The fields are a checkpoint's (`image`, `patch`,
-/// `depth` ...; one number for `image` is a square); `base` is the preset that the others come from, tiny where it is
-/// left out.
+/// What a model's file with this text says: TOML, or JSON where its name ends in .json. The fields are a checkpoint's
+/// (`image`, `patch`, `depth` ...; one number for `image` is a square); `base` is the preset that the others come from,
+/// tiny where it is left out.
 ///
 /// Throws file_error that names the file and the field: one that no model has, with the nearest name; a value of
 /// another type; a base that there is not. Whether the sizes fit each other is not looked at.
