@@ -220,6 +220,12 @@ TEST_CASE("model file: what no model has is refused by file and field") {
   CHECK(why("m.toml", "depth = \"deep\"\n") == "config: depth is \"deep\", not a number of pixels, channels or layers");
   CHECK(why("m.toml", "depth = 3\ndim = 8\ndepth = 4\n") == "has the field 'depth' twice");
   CHECK(why("m.toml", "[model]\ndepth = 3\n") == "has a table [model]: a model's fields stand by themselves");
+  for (char const* text : {"base = \"\xff\"\n", "dim = \"\xff\"\n", "\xff = 1\n"})
+    CHECK(why("m.toml", text) == "is not UTF-8 text");
+  CHECK(why("m.json", "{\"dim\": \"\xff\"}") == "is not UTF-8 text");
+  CHECK(why("m.toml", "#" + std::string(1 << 20, ' ')) == "is over 1 MiB, which no description of a model is");
+  CHECK(why("m.toml", "[a]\nb = 1\n#" + std::string((1 << 20) - 11, ' ')) ==  // 1 MiB is read
+        "has a table [a]: a model's fields stand by themselves");
   CHECK(why("m.toml", "base = \"big\"\n") == "base \"big\" is none of tiny, small, quick, micro");
   CHECK(why("m.json", "[1]") == "is not a JSON object of a model's fields");
   CHECK(why("m.json", "{") == "is not a JSON object of a model's fields");
