@@ -62,8 +62,30 @@ namespace detail {
   return parsed.is_number() || parsed.is_boolean() ? parsed : nlohmann::json(word);
 }
 
+/// Whether a TOML text ends inside a list or a quoted word, as a file does that was cut off; CLI11 would take what is
+/// there.
+[[nodiscard]] inline bool ends_inside(std::string_view text) {
+  int lists = 0;
+  char quote = 0;
+  bool comment = false;
+  for (char const c : text) {
+    if (c == '\n') comment = false;
+    if (comment) continue;
+    if (quote != 0)
+      quote = c == quote ? char{0} : quote;
+    else if (c == '"' || c == '\'')
+      quote = c;
+    else if (c == '#')
+      comment = true;
+    else
+      lists += c == '[' ? 1 : c == ']' ? -1 : 0;
+  }
+  return lists != 0 || quote != 0;
+}
+
 /// A TOML file as a JSON object, by CLI11's parser. Throws file_error for tables and for a field that is there twice.
 [[nodiscard]] inline nlohmann::json toml_fields(std::filesystem::path const& path, std::string const& text) {
+  if (ends_inside(text)) throw file_error{path, "ends inside a list or a quoted word"};
   nlohmann::json out = nlohmann::json::object();
   std::istringstream stream{text};
   std::vector<CLI::ConfigItem> items;
