@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 namespace dm2::example {
+#ifdef DM2_WITH_NCCL
 namespace {
 
 std::string variable(char const* name) {
@@ -25,6 +26,7 @@ std::string variable(char const* name) {
 }
 
 }  // namespace
+#endif
 
 std::unique_ptr<communicator> connect_gpus(process_place const& place, communicator* host, double deadline) {
   int count = 0;

@@ -121,16 +121,15 @@ inline void refuse_output_onto_input(std::string const& flag, std::filesystem::p
       throw usage_error{flag + " " + output.string() + " would overwrite " + input.string() + ", which is read"};
 }
 
-/// Runs `body` and turns what it throws into a line on stderr and an exit code.
+/// Runs `body` and turns what it throws into a line on stderr, after `name`, and an exit code.
 template <class Body>
-int guarded(CLI::App& app, Body const& body) {
+int guarded(CLI::App& app, std::string const& name, Body const& body) {
   try {
     return body();
   } catch (CLI::ParseError const& problem) {
     return app.exit(problem) == 0 ? exit_ok : exit_usage;
   } catch (usage_error const& problem) {
-    std::cerr << app.get_name() << ": " << printable(problem.what(), true)
-              << "\nRun with --help for more information.\n";
+    std::cerr << name << ": " << printable(problem.what(), true) << "\nRun with --help for more information.\n";
     return exit_usage;
   } catch (std::bad_alloc const&) {
     std::cerr << app.get_name() << ": there is not enough memory for this\n";
@@ -139,10 +138,10 @@ int guarded(CLI::App& app, Body const& body) {
     std::cerr << app.get_name() << ": there is not enough memory for this\n";
     return exit_model;
   } catch (process_error const& problem) {
-    std::cerr << app.get_name() << ": " << printable(problem.what(), true) << std::endl;
+    std::cerr << name << ": " << printable(problem.what(), true) << std::endl;
     std::_Exit(exit_process);  // what is under way to the lost process would be waited for
   } catch (std::exception const& problem) {
-    std::cerr << app.get_name() << ": " << first_lines(printable(problem.what(), true), 12) << '\n';
+    std::cerr << name << ": " << first_lines(printable(problem.what(), true), 12) << '\n';
     return exit_model;
   }
 }
@@ -152,18 +151,19 @@ int guarded(CLI::App& app, Body const& body) {
 template <class Body>
 int run_program(CLI::App& app, int argc, char** argv, Body const& body, exit_code unwritten = exit_incomplete) {
   open_standard_files();
-  if (as_word) app.name("dm2 " + app.get_name());
+  std::string const name = app.get_name();  // messages begin with the command, whichever program it is a part of
+  if (as_word) app.name("dm2 " + name);
   app.set_version_flag("--version", app.get_name() + " (dm2) " + version_text);
-  app.failure_message([](CLI::App const* a, CLI::Error const& problem) {
-    return a->get_name() + ": " + printable(problem.what(), true) + "\nRun with --help for more information.\n";
+  app.failure_message([&name](CLI::App const*, CLI::Error const& problem) {
+    return name + ": " + printable(problem.what(), true) + "\nRun with --help for more information.\n";
   });
-  int const code = guarded(app, [&] {
+  int const code = guarded(app, name, [&] {
     std::vector<std::string> words = with_joined_image_size({argv + 1, argv + argc});
     std::reverse(words.begin(), words.end());  // as CLI11 takes them
     app.parse(std::move(words));
     return body();
   });
-  return output_written(app.get_name()) || code != exit_ok ? code : unwritten;
+  return output_written(name) || code != exit_ok ? code : unwritten;
 }
 
 }  // namespace dm2::example

@@ -65,7 +65,7 @@ inline int completion_command(int argc, char** argv) {
                  "compdef _dm2 dm2 ./dm2\n";
     return exit_ok;
   }
-  std::cerr << "dm2 completion: name a shell, bash or zsh\n";
+  std::cerr << "completion: name a shell, bash or zsh\n";
   return exit_usage;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/io/bytes.hpp>
 #include <dm2/io/config_json.hpp>
 #include <dm2/io/json_text.hpp>
 #include <dm2/model/find_tensor.hpp>
@@ -61,8 +62,30 @@ namespace detail {
   return parsed.is_number() || parsed.is_boolean() ? parsed : nlohmann::json(word);
 }
 
+/// Whether a TOML text ends inside a list or a quoted word, as a file does that was cut off; CLI11 would take what is
+/// there.
+[[nodiscard]] inline bool ends_inside(std::string_view text) {
+  int lists = 0;
+  char quote = 0;
+  bool comment = false;
+  for (char const c : text) {
+    if (c == '\n') comment = false;
+    if (comment) continue;
+    if (quote != 0)
+      quote = c == quote ? char{0} : quote;
+    else if (c == '"' || c == '\'')
+      quote = c;
+    else if (c == '#')
+      comment = true;
+    else
+      lists += c == '[' ? 1 : c == ']' ? -1 : 0;
+  }
+  return lists != 0 || quote != 0;
+}
+
 /// A TOML file as a JSON object, by CLI11's parser. Throws file_error for tables and for a field that is there twice.
 [[nodiscard]] inline nlohmann::json toml_fields(std::filesystem::path const& path, std::string const& text) {
+  if (ends_inside(text)) throw file_error{path, "ends inside a list or a quoted word"};
   nlohmann::json out = nlohmann::json::object();
   std::istringstream stream{text};
   std::vector<CLI::ConfigItem> items;
@@ -90,19 +113,19 @@ namespace detail {
 
 /// The whole of a small text file. Throws file_error where it cannot be read, or is over 1 MiB.
 [[nodiscard]] inline std::string small_text(std::filesystem::path const& path) {
+  constexpr std::size_t most = std::size_t{1} << 20;
   std::ifstream in{path, std::ios::binary};
-  std::string text(std::size_t{1} << 20, '\0');
+  std::string text(most + 1, '\0');
   in.read(text.data(), std::streamsize(text.size()));
   if (in.bad() || (!in.eof() && !in)) throw file_error{path, "cannot be read"};
-  if (!in.eof() && in.peek() != std::ifstream::traits_type::eof())
-    throw file_error{path, "is over 1 MiB, which no description of a model is"};
   text.resize(std::size_t(in.gcount()));
+  if (text.size() > most) throw file_error{path, "is over 1 MiB, which no description of a model is"};
   return text;
 }
 
-/// The fields of a model's file, `base` among them.
-[[nodiscard]] inline nlohmann::json file_fields(std::filesystem::path const& path) {
-  std::string const text = small_text(path);
+/// The fields of a model's file with this text, `base` among them.
+[[nodiscard]] inline nlohmann::json fields_of_text(std::filesystem::path const& path, std::string const& text) {
+  if (!dm2::detail::is_utf8(text)) throw file_error{path, "is not UTF-8 text"};  // messages quote it as JSON does
   if (path.extension() != ".json") return toml_fields(path, text);
   nlohmann::json parsed = dm2::detail::parse_json(text);
   if (!parsed.is_object()) throw file_error{path, "is not a JSON object of a model's fields"};
@@ -111,14 +134,14 @@ namespace detail {
 
 }  // namespace detail
 
-/// Reads a model's file: TOML, or JSON where its name ends in .json. The fields are a checkpoint's (`image`, `patch`,
-/// `depth` ...; one number for `image` is a square); `base` is the preset that the others come from, tiny where it is
-/// left out.
+/// What a model's file with this text says: TOML, or JSON where its name ends in .json. The fields are a checkpoint's
+/// (`image`, `patch`, `depth` ...; one number for `image` is a square); `base` is the preset that the others come from,
+/// tiny where it is left out.
 ///
 /// Throws file_error that names the file and the field: one that no model has, with the nearest name; a value of
 /// another type; a base that there is not. Whether the sizes fit each other is not looked at.
-[[nodiscard]] inline named_model read_model_file(std::filesystem::path const& path) {
-  named_model out{tiny, detail::file_fields(path), path.string()};
+[[nodiscard]] inline named_model model_of_text(std::filesystem::path const& path, std::string const& text) {
+  named_model out{tiny, detail::fields_of_text(path, text), path.string()};
   if (auto const base = out.given.find("base"); base != out.given.end()) {
     preset const* const known = base->is_string() ? find_preset(base->get<std::string>()) : nullptr;
     if (known == nullptr) throw file_error{path, "base " + base->dump() + " is none of " + joined(preset_names())};
@@ -138,6 +161,11 @@ namespace detail {
     throw file_error{path, problem.what()};
   }
   return out;
+}
+
+/// Reads a model's file, as model_of_text does. Throws file_error where it cannot be read, or is over 1 MiB.
+[[nodiscard]] inline named_model read_model_file(std::filesystem::path const& path) {
+  return model_of_text(path, detail::small_text(path));
 }
 
 /// The model that `--model WORD` means. Throws usage_error where it is neither a preset's name nor a .toml or .json

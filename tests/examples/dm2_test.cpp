@@ -61,6 +61,22 @@ TEST_CASE("dm2: what is no command is refused, on stderr, with code 2") {
   }
 }
 
+TEST_CASE("dm2: a message begins with the command's word, whoever says it") {
+  scratch_folder const folder;
+  write_raw(folder / "m.toml", "dept = 3\n");
+  std::vector<std::vector<std::string>> const wrong{
+      {"train", "--nonsense"},                                                              // said by CLI11
+      {"train", "nowhere", "--processes", "2", "--gpus", "0"},                              // by the command
+      {"models", "--compile", (folder / "m.toml").string(), "--device", "cpu"},             // by a file
+      {"classify", "--weights", "nowhere.safetensors", "nowhere.png", "--device", "cpu"}};  // by the library
+  for (auto const& words : wrong) {
+    CAPTURE(words.front());
+    outcome const refused = dm2_program(words);
+    CHECK(refused.code != 0);
+    CHECK(refused.err.starts_with(words.front() + ": "));
+  }
+}
+
 TEST_CASE("dm2: bash completes commands, and the flags of the command before") {
   scratch_folder const folder;
   write_raw(folder / "complete.sh", "eval \"$(" + quoted(DM2_DM2) + " completion bash)\"\n" + "try() { COMP_WORDS=(" +

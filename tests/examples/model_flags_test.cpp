@@ -204,6 +204,8 @@ TEST_CASE("model file: TOML and JSON are a preset and fields over it") {
   CHECK(settled({"-m", toml.string(), "--num-classes", "3"}).configuration.classes == 3);
   test::write_raw(toml, "image = 64\nattn_layers = []\n");
   CHECK(settled({"--model", toml.string()}, 5).name == "tiny with image 64 x 64, classes 5, attn_layers none");
+  test::write_raw(toml, "# don't mind [this\nimage = [64, 64]  # nor \"this\nattn_layers = [3]\n");
+  CHECK(settled({"--model", toml.string()}).configuration.attn_layers.bits == layers(3).bits);
   test::write_raw(toml, "attn_layers = 4\n");
   CHECK(settled({"--model", toml.string()}).configuration.attn_layers.bits == layers(4).bits);
 }
@@ -220,6 +222,15 @@ TEST_CASE("model file: what no model has is refused by file and field") {
   CHECK(why("m.toml", "depth = \"deep\"\n") == "config: depth is \"deep\", not a number of pixels, channels or layers");
   CHECK(why("m.toml", "depth = 3\ndim = 8\ndepth = 4\n") == "has the field 'depth' twice");
   CHECK(why("m.toml", "[model]\ndepth = 3\n") == "has a table [model]: a model's fields stand by themselves");
+  for (char const* text : {"base = \"\xff\"\n", "dim = \"\xff\"\n", "\xff = 1\n"})
+    CHECK(why("m.toml", text) == "is not UTF-8 text");
+  for (char const* text :
+       {"attn_layers = [5,", "attn_layers = [5, 7\n", "base = \"qui", "variant = 'published\n", "]\n"})
+    CHECK(why("m.toml", text) == "ends inside a list or a quoted word");
+  CHECK(why("m.json", "{\"dim\": \"\xff\"}") == "is not UTF-8 text");
+  CHECK(why("m.toml", "#" + std::string(1 << 20, ' ')) == "is over 1 MiB, which no description of a model is");
+  CHECK(why("m.toml", "[a]\nb = 1\n#" + std::string((1 << 20) - 11, ' ')) ==  // 1 MiB is read
+        "has a table [a]: a model's fields stand by themselves");
   CHECK(why("m.toml", "base = \"big\"\n") == "base \"big\" is none of tiny, small, quick, micro");
   CHECK(why("m.json", "[1]") == "is not a JSON object of a model's fields");
   CHECK(why("m.json", "{") == "is not a JSON object of a model's fields");

@@ -275,6 +275,58 @@ for name, data in {"config": b'{"depth":2,"image":[16,16],"attn_layers":[1],"var
                    "deep": b"[" * 70 + b"]" * 70, "object_for_a_number": b'{"eps":{},"image":{"0":1,"1":2}}', "nul": b"{}\0{"}.items():
     put("json", name, data)
 
+# configurations: a file's tensors in lines, as configurations.cpp takes them
+
+
+def network(image=(16, 16), patch=8, stem=4, dim=8, classes=3, mlp=0, layers="ma", headdim=4, state=2, width=8):
+    """The lines of a network: `layers` has an m for a mixer and an a for an attention layer."""
+    out, tokens = [f"cls_token 1 1 {dim}"], image[0] * image[1] // patch**2
+    out += [f"pos_embed 1 {tokens + 1} {dim}", f"patch_embed.conv1.weight {stem} 3 7 7"]
+    for i in (1, 2, 3):
+        out += [f"patch_embed.conv{i}.weight {stem} {stem} 3 3"] if i > 1 else []
+        out += [f"patch_embed.bn{i}.{part} {stem}" for part in ("weight", "bias", "running_mean", "running_var")]
+        out += [f"patch_embed.bn{i}.num_batches_tracked"]
+    out += [f"patch_embed.proj.weight {dim} {stem} {patch // 2} {patch // 2}", f"patch_embed.proj.bias {dim}"]
+    for head in ("head", "aux_head"):
+        out += [f"{head}.weight {classes} {dim}", f"{head}.bias {classes}"]
+    for i, kind in enumerate(layers):
+        front, inner = f"layers.{i}.", 2 * dim
+        out += [f"{front}norm.weight {dim}"]
+        if kind == "a":
+            out += [f"{front}mixer.in_proj.weight {3 * width} {dim}", f"{front}mixer.in_proj.bias {3 * width}"]
+            out += [f"{front}mixer.conv1d.weight {3 * width} 1 4", f"{front}mixer.conv1d.bias {3 * width}"]
+            out += [f"{front}mixer.out_proj.weight {dim} {width}", f"{front}mixer.out_proj.bias {dim}"]
+        if kind == "m":
+            out += [f"{front}mixer.{name} {inner // headdim}" for name in ("dt_bias", "dt_bias_b", "A_log", "A_log_b", "D", "D_b")]
+        for end in ("", "_b") if kind == "m" else ():
+            out += [f"{front}mixer.conv1d{end}.weight {inner + 2 * state} 1 4", f"{front}mixer.conv1d{end}.bias {inner + 2 * state}"]
+            out += [f"{front}mixer.norm{end}.weight {inner}", f"{front}mixer.out_proj{end}.weight {dim} {inner}"]
+        out += [f"{front}mixer.in_proj.weight {2 * inner + 2 * state + inner // headdim} {dim}"] if kind == "m" else []
+        if mlp:
+            out += [f"{front}norm2.weight {dim}", f"{front}mlp.fc1.weight {2 * mlp} {dim}", f"{front}mlp.fc2.weight {dim} {mlp}"]
+    return out + [f"norm_f.weight {dim}"]
+
+
+told = '=config {"image":[16,16],"patch":8,"dim":8,"classes":3,"headdim":4,"d_state":2,"attn_layers":[1],"depth":2,"eps":1e-5}'
+for name, lines in {
+        "shapes": network(), "bidirectional": [told.replace("}", ',"variant":"bidirectional"}')] + network(), "with_mlp": network(mlp=16), "attention_alone": network(layers="aa"),
+        "mixers_alone": network(layers="mm"), "told": [told] + network(), "said": ["?image [8, 32]", "?groups 2", "?eps 1e-6"] + network(),
+        "no_square": network(image=(8, 24)), "no_square_said": ["?image [24, 8]"] + network(image=(8, 24)),
+        "contradicts": [told.replace('"classes":3', '"classes":4')] + network(), "said_of_another_type": ['?dim "wide"'] + network(),
+        "prefix": ["module.model." + line for line in network()], "layer_64": network() + ["layers.64.norm.weight 8"],
+        "huge": [line.replace(" 3 8", f" {2**31 - 1} 8") for line in network()], "no_layers": network(layers=""),
+        "no_head": [line for line in network() if "head" not in line], "not_utf8": ["=config \udcff"] + network()}.items():
+    put("config", name, "\n".join(lines).encode("utf-8", "surrogateescape"))
+for name, data in {"some": b'base = "quick"\ndepth = 12\nattn_layers = [5, 10]\nimage = [32, 48]\neps = 1e-6\n', "table": b"[a]\ndim = 8\n",
+                   "twice": b"dim = 8\ndim = 9\n", "no_layers": b"attn_layers = []\nimage = 32 # square\n", "cut_off": b"attn_layers = [5,",
+                   "quotes": b'variant = "bidirectional"\n\'dim\' = 8\n', "base_not_utf8": b'base = "\xff"\n', "field_not_utf8": b"\xff = 1\n",
+                   "number_not_utf8": b'dim = "\xff"\n', "many_lines": b'"""\n' * 9, "dots": b"a.b.c = 1\n"}.items():
+    put("model_toml", name, data)
+for name, data in {"some": b'{"base":"small","depth":12,"attn_layers":[5,10],"image":32,"variant":"published"}', "list": b"[1]",
+                   "deep": b'{"attn_layers":' + b"[" * 60 + b"]" * 60 + b"}", "unknown": b'{"dimension":8}', "base": b'{"base":{}}',
+                   "big": b'{"dim":1e300,"image":1.5}'}.items():
+    put("model_json", name, data)
+
 # large: the frame's number, and what is repeated
 
 for name, data in {"shared_dict": b"\0\x8c\3\xfe\xfe\xfeh\1", "shared_text": b"\1h\1", "shared_keys": b"\2\x8c\3\xfe\xfe\xfeh\1", "list": b"\3h\1",

@@ -5,6 +5,7 @@
 #include <dm2/core/error.hpp>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -25,13 +26,15 @@ namespace dm2::fuzz {
 /// A file that is in memory alone.
 class memory_file {
  public:
-  explicit memory_file(std::span<std::byte const> bytes) : fd_{::memfd_create("fuzz", 0)} {
+  /// Of these bytes, and of zeros behind them, which take no memory.
+  explicit memory_file(std::span<std::byte const> bytes, std::uint64_t zeros = 0) : fd_{::memfd_create("fuzz", 0)} {
     if (fd_ < 0) finding("memfd_create failed");
     for (std::size_t done = 0; done < bytes.size();) {
       auto const count = ::write(fd_, bytes.data() + done, bytes.size() - done);
       if (count <= 0) finding("write failed");
       done += std::size_t(count);
     }
+    if (zeros != 0 && ::ftruncate(fd_, ::off_t(bytes.size() + zeros)) != 0) finding("ftruncate failed");
   }
   memory_file(memory_file const&) = delete;
   memory_file& operator=(memory_file const&) = delete;

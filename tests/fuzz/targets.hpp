@@ -18,12 +18,13 @@ struct target {
   bool (*run)(std::span<std::byte const> bytes);
 };
 
-std::vector<target> tensor_targets();   ///< safetensors, zip, pickle, legacy, lightning, label_map
-std::vector<target> picture_targets();  ///< png, jpeg, stb_png, stb_jpeg
-std::vector<target> text_targets();     ///< class_list, csv, json
-std::vector<target> resume_targets();   ///< resume
-std::vector<target> large_targets();    ///< large
-std::vector<target> pack_targets();     ///< pack_index, pack_shard, pack_map, jpeg_part, jpeg_restarts
+std::vector<target> tensor_targets();         ///< safetensors, zip, pickle, legacy, lightning, label_map
+std::vector<target> picture_targets();        ///< png, jpeg, stb_png, stb_jpeg
+std::vector<target> text_targets();           ///< class_list, csv, json
+std::vector<target> resume_targets();         ///< resume
+std::vector<target> large_targets();          ///< large
+std::vector<target> pack_targets();           ///< pack_index, pack_shard, pack_map, jpeg_part, jpeg_restarts
+std::vector<target> configuration_targets();  ///< config, model_toml, model_json
 
 /// Writes a training checkpoint that the target `resume` takes.
 void write_checkpoint_seed(std::filesystem::path const& path);
@@ -31,8 +32,8 @@ void write_checkpoint_seed(std::filesystem::path const& path);
 /// All of them.
 inline std::vector<target> all_targets() {
   std::vector<target> out;
-  for (auto const& part :
-       {tensor_targets(), picture_targets(), text_targets(), resume_targets(), large_targets(), pack_targets()})
+  for (auto const& part : {tensor_targets(), picture_targets(), text_targets(), resume_targets(), large_targets(),
+                           pack_targets(), configuration_targets()})
     out.insert(out.end(), part.begin(), part.end());
   return out;
 }

@@ -8,6 +8,7 @@
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/io/told_config.hpp>
 #include <dm2/io/torch_file.hpp>
+#include <dm2/run/config_of_file.hpp>
 
 #include "fuzz/support.hpp"
 #include "fuzz/targets.hpp"
@@ -77,6 +78,7 @@ bool lightning(std::span<std::byte const> bytes) {
       (void)config_differences(config{}, detail::told_config(opened, notices));
       (void)opened.hyper_parameters().dump();
       (void)read_class_names(opened);
+      (void)reads(file.path(), [&] { (void)config_of(opened); });
     });
   return taken;
 }

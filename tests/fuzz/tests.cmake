@@ -1,11 +1,11 @@
 # The readers that are fuzzed. Every compiler runs their corpus (fuzz.corpus); clang builds dm2_fuzz for scripts/fuzz.
-set(dm2_fuzz_readers tensors texts pictures resume large pack)
+set(dm2_fuzz_readers tensors texts pictures resume large pack configurations)
 list(TRANSFORM dm2_fuzz_readers REPLACE "(.+)" "${CMAKE_CURRENT_LIST_DIR}/\\1.cpp")
 dm2_together(dm2_fuzz_units fuzz 2 ${dm2_fuzz_readers})
 
 if(NOT DM2_FUZZ)
   add_executable(dm2_fuzz_tests ${CMAKE_CURRENT_LIST_DIR}/corpus_test.cpp ${dm2_fuzz_units})
-  target_link_libraries(dm2_fuzz_tests PRIVATE dm2_test_main)
+  target_link_libraries(dm2_fuzz_tests PRIVATE dm2_test_main CLI11::CLI11)
   target_compile_definitions(dm2_fuzz_tests PRIVATE DM2_FUZZ_CORPUS="${CMAKE_CURRENT_LIST_DIR}/corpus")
   add_test(NAME fuzz.corpus COMMAND dm2_fuzz_tests)
   set_tests_properties(fuzz.corpus PROPERTIES TIMEOUT 900 ENVIRONMENT "${dm2_test_environment}" LABELS unit
@@ -15,7 +15,7 @@ else()
   set(dm2_fuzz_flags -O1 -g1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
                      -D_GLIBCXX_ASSERTIONS)
   add_executable(dm2_fuzz ${CMAKE_CURRENT_LIST_DIR}/libfuzzer.cpp ${dm2_fuzz_units} ${PROJECT_SOURCE_DIR}/cmake/stb_image.cpp)
-  target_link_libraries(dm2_fuzz PRIVATE dm2::dm2)
+  target_link_libraries(dm2_fuzz PRIVATE dm2::dm2 CLI11::CLI11)
   target_include_directories(dm2_fuzz PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_include_directories(dm2_fuzz SYSTEM PRIVATE ${DM2_STB_INCLUDE_DIR})
   target_compile_definitions(dm2_fuzz PRIVATE DM2_WITH_STB=1)

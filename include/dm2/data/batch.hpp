@@ -5,7 +5,7 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/label_map.hpp>
 #include <dm2/core/shapes.hpp>
-#include <dm2/data/label_map_file.hpp>
+#include <dm2/data/label_map_data.hpp>
 
 #include <algorithm>
 #include <cstddef>

@@ -1,8 +1,9 @@
 /// @file
-/// A token-label map of a picture, and its reading from a file.
+/// The reading of a token-label map from a file.
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/data/label_map_data.hpp>
 #include <dm2/io/tensor.hpp>
 #include <dm2/io/tensor_file.hpp>
 
@@ -15,14 +16,6 @@
 #include <vector>
 
 namespace dm2 {
-
-/// A label map as planes of floats: the scores of the five likeliest classes at each point of a coarse grid over the
-/// picture, then the indices of those classes.
-struct label_map_data {
-  int height = 0;             ///< points down
-  int width = 0;              ///< points across
-  std::vector<float> values;  ///< [2, 5, height, width]: scores, then class indices (whole numbers)
-};
 
 /// The longest side of a label map that is read. The published maps have 18 points a side; the limit bounds the memory
 /// that a file with strides of zero can ask for to 10 MiB.

@@ -155,6 +155,20 @@ std::vector<std::string> load_entries(config const& c, std::span<parameter_entry
   return std::move(fit.notices);
 }
 
+/// As save, of whatever has a configuration, a table, a state and counters.
+template <class T>
+void save_entries(config const& c, std::span<parameter_entry const> table, std::span<T const> state,
+                  std::span<std::int64_t const> counters, std::filesystem::path const& path,
+                  std::map<std::string, std::string> metadata) {
+  if (metadata.contains("config") || metadata.contains("format") || metadata.contains(training_key))
+    throw std::invalid_argument{"dm2::save: the metadata keys 'config', 'format' and 'training' are dm2's own"};
+  metadata["config"] = to_json(c).dump();
+  metadata["format"] = "pt";
+  std::vector<stored_tensor> tensors;
+  add_entry_tensors(tensors, "", table, state, counters);
+  write_safetensors(path, tensors, metadata);
+}
+
 }  // namespace detail
 
 /// Fills the model's parameters, statistics and counters from an opened file, converting from whatever floating type it
@@ -193,16 +207,10 @@ std::vector<std::string> load(M& net, std::filesystem::path const& path, weights
 /// Throws std::invalid_argument for such a key, file_error where the file cannot be written.
 template <checkpoint_model M>
 void save(M const& net, std::filesystem::path const& path, std::map<std::string, std::string> metadata = {}) {
-  if (metadata.contains("config") || metadata.contains("format") || metadata.contains(training_key))
-    throw std::invalid_argument{"dm2::save: the metadata keys 'config', 'format' and 'training' are dm2's own"};
-  metadata["config"] = to_json(M::configuration).dump();
-  metadata["format"] = "pt";
   auto const state = net.state();
   using value = std::remove_cvref_t<decltype(state[0])>;
-  std::vector<stored_tensor> tensors;
-  detail::add_entry_tensors(tensors, "", std::span<parameter_entry const>{net.table()}, std::span<value const>{state},
-                            net.counters());
-  write_safetensors(path, tensors, metadata);
+  detail::save_entries<value>(M::configuration, std::span<parameter_entry const>{net.table()}, state, net.counters(),
+                              path, std::move(metadata));
 }
 
 }  // namespace dm2

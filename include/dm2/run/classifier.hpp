@@ -2,7 +2,7 @@
 /// Classifies pictures of bytes by any model on any device.
 #pragma once
 
-#include <dm2/data/transform.hpp>
+#include <dm2/core/shapes.hpp>
 #include <dm2/model/config.hpp>
 
 #include <cstddef>

@@ -5,7 +5,7 @@
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/picture_pipeline.cuh>
-#include <dm2/data/transform.hpp>
+#include <dm2/data/normalise.hpp>
 #include <dm2/run/classifier.hpp>
 #include <dm2/run/model_code.hpp>
 #include <dm2/run/network.hpp>

@@ -2,7 +2,7 @@
 /// A classifier whose pictures are normalised on the host: the CPU's, and that of class maps on any device.
 #pragma once
 
-#include <dm2/data/transform.hpp>
+#include <dm2/data/normalise.hpp>
 #include <dm2/run/classifier.hpp>
 #include <dm2/run/network.hpp>
 

@@ -3,16 +3,11 @@
 #pragma once
 
 #include <dm2/io/checkpoint.hpp>
-#include <dm2/io/config_json.hpp>
-#include <dm2/io/safetensors_write.hpp>
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/run/network.hpp>
 
-#include <cstdint>
 #include <filesystem>
 #include <map>
-#include <span>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,14 +26,8 @@ inline std::vector<std::string> load(network& net, tensor_file const& file) {
 /// Writes a network's state to a safetensors file, whole or not at all, with the configuration: what dm2::save writes
 /// of the same model, byte by byte. Throws as dm2::save does.
 inline void save(network& net, std::filesystem::path const& path, std::map<std::string, std::string> metadata = {}) {
-  if (metadata.contains("config") || metadata.contains("format") || metadata.contains(training_key))
-    throw std::invalid_argument{"dm2::run::save: the metadata keys 'config', 'format' and 'training' are dm2's own"};
-  metadata["config"] = to_json(net.configuration()).dump();
-  metadata["format"] = "pt";
-  std::vector<stored_tensor> tensors;
-  dm2::detail::add_entry_tensors(tensors, "", net.table(), std::span<float const>{net.state()},
-                                 std::span<std::int64_t const>{net.counters()});
-  write_safetensors(path, tensors, metadata);
+  dm2::detail::save_entries<float>(net.configuration(), net.table(), net.state(), net.counters(), path,
+                                   std::move(metadata));
 }
 
 }  // namespace dm2::run
