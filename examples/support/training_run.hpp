@@ -102,6 +102,11 @@ class training_run {
     trainer_options options = driver_options();
     training_loop::require_options(model_, options, training, validation ? &*validation : nullptr, processes_);
     auto const state = code_.make_training({validation_batch(), flags_.threads, state_options(options), &processes_});
+    std::pmr::memory_resource* const raw = state->raw_memory();
+    if (augments_on_device(flags_.augment_on, raw != nullptr)) {
+      training.leave_raw(*raw);
+      if (validation) validation->leave_raw(*raw);
+    }
     fill(*state);
     training_loop driver{*state,          std::move(options), training, validation ? &*validation : nullptr,
                          folder_.files(), processes_};

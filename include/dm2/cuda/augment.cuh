@@ -235,10 +235,10 @@ class augmenter {
       chosen += lists_[k].pictures.size();
     }
     unsigned const count = unsigned(count_);
-    detail::launch("resize weights", detail::resize_weights_kernel, {dim3(count, 4), 128}, s, call);
-    detail::launch("resize columns", detail::resize_columns_kernel, {dim3(count, blocks(extent_.largest)), 256}, s,
+    detail::launch("resize weights", detail::resize_weights_kernel<detail::augment_call>, {dim3(count, 4), 128}, s, call);
+    detail::launch("resize columns", detail::resize_columns_kernel<detail::augment_call>, {dim3(count, blocks(extent_.largest)), 256}, s,
                    call);
-    detail::launch("finish pictures", detail::finish_pictures_kernel<Finished>,
+    detail::launch("finish pictures", detail::finish_pictures_kernel<detail::augment_call, Finished>,
                    {dim3(count, blocks(height_ * width_)), 256}, s, call, finished);
     augmenting_.end(s);
   }
@@ -255,14 +255,14 @@ class augmenter {
       auto* const tables =
           reinterpret_cast<detail::level_tables*>(memory + count_ * sizeof(detail::level_counts));
       check(cudaMemsetAsync(counts, 0, count_bytes, s), "augmenter: counts");
-      detail::launch("count levels", detail::count_levels_kernel, {dim3(counted, each), 256}, s, call, chosen, number,
+      detail::launch("count levels", detail::count_levels_kernel<detail::augment_call>, {dim3(counted, each), 256}, s, call, chosen, number,
                      counts);
-      detail::launch("level tables", detail::make_tables_kernel, {dim3(counted), 256}, s, call, chosen, number, counts,
+      detail::launch("level tables", detail::make_tables_kernel<detail::augment_call>, {dim3(counted), 256}, s, call, chosen, number, counts,
                      tables);
-      detail::launch("augment", detail::apply_step_kernel, {dim3(counted, each), 256}, s, call, chosen, number, tables);
+      detail::launch("augment", detail::apply_step_kernel<detail::augment_call>, {dim3(counted, each), 256}, s, call, chosen, number, tables);
     }
     if (others > 0)
-      detail::launch("augment", detail::apply_step_kernel, {dim3(others, each), 256}, s, call, chosen + counted, number,
+      detail::launch("augment", detail::apply_step_kernel<detail::augment_call>, {dim3(others, each), 256}, s, call, chosen + counted, number,
                      static_cast<detail::level_tables const*>(nullptr));
   }
 

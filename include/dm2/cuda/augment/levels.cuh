@@ -23,8 +23,9 @@ struct level_tables {
 };
 
 /// counts[block.x] += the histograms of what step `number` of picture chosen[block.x] reads, which is the whole picture.
-inline __global__ void __launch_bounds__(256)
-    count_levels_kernel(augment_call call, int const* chosen, int number, level_counts* counts) {
+template <class Call>
+__global__ void __launch_bounds__(256)
+    count_levels_kernel(Call call, int const* chosen, int number, level_counts* counts) {
   __shared__ unsigned count[3 * 256];
   __shared__ unsigned luma;
   int const i = chosen[blockIdx.x];
@@ -72,8 +73,9 @@ inline __global__ void __launch_bounds__(256)
 }
 
 /// tables[block] from counts[block], of picture chosen[block]: a level a thread.
-inline __global__ void __launch_bounds__(256)
-    make_tables_kernel(augment_call call, int const* chosen, int number, level_counts const* counts,
+template <class Call>
+__global__ void __launch_bounds__(256)
+    make_tables_kernel(Call call, int const* chosen, int number, level_counts const* counts,
                        level_tables* tables) {
   __shared__ unsigned count[3 * 256];
   int const i = chosen[blockIdx.x], v = int(threadIdx.x);

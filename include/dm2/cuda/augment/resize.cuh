@@ -12,7 +12,8 @@
 namespace dm2::cuda::detail {
 
 /// The rows that picture block.x's outputs are made of, their columns resampled and rounded to bytes.
-inline __global__ void __launch_bounds__(256) resize_columns_kernel(augment_call call) {
+template <class Call>
+__global__ void __launch_bounds__(256) resize_columns_kernel(Call call) {
   int const i = int(blockIdx.x);
   picture_record const& p = call.pictures[i];
   resize_axis const &down = p.task.down, &across = p.task.across;
@@ -66,8 +67,8 @@ struct finished_bytes {
 };
 
 /// The finished pictures: rows resampled, black where an evaluation's picture is smaller than its crop.
-template <class Finished>
-__global__ void __launch_bounds__(256) finish_pictures_kernel(augment_call call, Finished finished) {
+template <class Call, class Finished>
+__global__ void __launch_bounds__(256) finish_pictures_kernel(Call call, Finished finished) {
   int const i = int(blockIdx.x);
   picture_record const& p = call.pictures[i];
   resize_axis const &down = p.task.down, &across = p.task.across;

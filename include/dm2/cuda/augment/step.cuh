@@ -65,8 +65,9 @@ __device__ inline void step_pixel(pixel_view const& from, picture_step const& st
 
 /// Step `number` of picture chosen[block.x]; block.y takes every gridDim.y-th stretch of 256 pixels. `tables`, one for
 /// each of these, for steps that count levels; else null.
-inline __global__ void __launch_bounds__(256)
-    apply_step_kernel(augment_call call, int const* chosen, int number, level_tables const* tables) {
+template <class Call>
+__global__ void __launch_bounds__(256)
+    apply_step_kernel(Call call, int const* chosen, int number, level_tables const* tables) {
   int const i = chosen[blockIdx.x];
   step_record const& record = call.steps[i * call.steps_each + number];
   picture_task const& t = call.pictures[i].task;

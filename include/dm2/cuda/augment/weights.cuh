@@ -23,7 +23,8 @@ __device__ inline tap_range make_weights(resize_axis const& a, int output, resiz
 }
 
 /// The weights of picture block.x: an output a thread, first the rows', then the columns'.
-inline __global__ void __launch_bounds__(128) resize_weights_kernel(augment_call call) {
+template <class Call>
+__global__ void __launch_bounds__(128) resize_weights_kernel(Call call) {
   picture_record const& p = call.pictures[blockIdx.x];
   resize_axis const &down = p.task.down, &across = p.task.across;
   for (int k = int(blockIdx.y * 128 + threadIdx.x); k < down.count + across.count; k += int(gridDim.y) * 128) {
