@@ -15,6 +15,7 @@
 #include <dm2/cuda/training/rounds.cuh>
 #include <dm2/cuda/training/rule.cuh>
 #include <dm2/train/step_engine.hpp>
+#include <dm2/train/time_parts.hpp>
 
 #include <array>
 #include <cmath>
