@@ -1,5 +1,7 @@
 /// @file
-/// How fast the host loads a folder's or a set's pictures, without a network, and where its threads' time goes.
+/// How fast the host loads a folder's or a set's pictures.
+///
+/// There is no network; its threads' time is told by stage.
 ///
 ///     dm2_loading_rate PICTURES [MAPS [THREADS...]]     training and evaluation, finished on the host and left raw
 #include <dm2/data/loader.hpp>
@@ -70,7 +72,9 @@ int main(int argc, char** argv) {
     std::vector<int> threads;
     for (int i = 3; i < argc; ++i) threads.push_back(std::atoi(argv[i]));
     if (threads.empty()) threads.push_back(0);
-    std::puts("| | threads | pictures/s | reading, ms | decoding | transforming | all |\n|---|---:|---:|---:|---:|---:|---:|");
+    std::puts(
+        "| | threads | pictures/s | reading, ms | decoding | transforming | all "
+        "|\n|---|---:|---:|---:|---:|---:|---:|");
     for (int const n : threads)
       for (loading const mode : {loading::training, loading::evaluation})
         for (bool const raw : {false, true}) measure(set, mode, raw, n);

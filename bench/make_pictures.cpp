@@ -1,5 +1,5 @@
 /// @file
-/// Makes a folder of different photograph-like JPEGs with label maps, to measure the data path on.
+/// Photograph-like JPEGs with label maps, to measure the data path on.
 ///
 ///     dm2_make_pictures DIR COUNT [CLASSES [QUALITY]]     DIR/train/cNNN/N.jpg, DIR/maps/cNNN/N.pt
 #include <dm2/core/random.hpp>
@@ -61,8 +61,12 @@ std::vector<edge> make_edges(int height, int width, random_stream& random) {
   std::vector<edge> edges(24 + random.below(40));
   for (edge& e : edges) {
     double const angle = random.uniform(0, 6.2832);
-    e = {float(random.uniform(0, height)), float(random.uniform(0, width)), float(random.uniform(8, 110)),
-         float(std::sin(angle)), float(std::cos(angle)), float(random.uniform(-60, 60)),
+    e = {float(random.uniform(0, height)),
+         float(random.uniform(0, width)),
+         float(random.uniform(8, 110)),
+         float(std::sin(angle)),
+         float(std::cos(angle)),
+         float(random.uniform(-60, 60)),
          {float(random.uniform(0.6, 1.4)), float(random.uniform(0.6, 1.4)), float(random.uniform(0.6, 1.4))}};
   }
   return edges;

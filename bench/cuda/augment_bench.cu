@@ -1,5 +1,7 @@
 /// @file
-/// What the device spends on a batch of raw pictures: copying them, and each mix of operations, beside the host's time.
+/// The device's time for a batch of raw pictures.
+///
+/// Copying, then each mix of operations, beside the host's time.
 #include <dm2/cuda/augment.cuh>
 #include <dm2/cuda/device/pinned_resource.cuh>
 #include <dm2/data/sample_transform.hpp>
@@ -86,7 +88,8 @@ void time_batch(char const* name, augmentation const& a) {
 
 int main() {
   std::printf("%d pictures of %d x %d to %d x %d\n\n", batch, width, height, size.width, size.height);
-  std::printf("| | result | MB copied | copying, ms | augmenting, ms | one host thread, ms |\n|---|---|---:|---:|---:|---:|\n");
+  std::printf(
+      "| | result | MB copied | copying, ms | augmenting, ms | one host thread, ms |\n|---|---|---:|---:|---:|---:|\n");
   augmentation a;
   time_batch("the recipe", a);
   a.operations = 0;

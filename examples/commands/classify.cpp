@@ -187,10 +187,10 @@ struct run {
   run_speed all(std::span<picture_entry const> entries, int batch, chosen_device const& device) {
     writer.begin();
     progress.show(0);
-    run_speed const speed =
-        run_pictures(net, entries, batch, device.workers,
-                     [&](picture_batch const& b, dm2::run::batch_results const& results) { finish(b, results); }, {},
-                     device.augment);
+    run_speed const speed = run_pictures(
+        net, entries, batch, device.workers,
+        [&](picture_batch const& b, dm2::run::batch_results const& results) { finish(b, results); }, {},
+        device.augment);
     progress.clear();
     writer.end();
     return speed;

@@ -262,10 +262,10 @@ counted count(options const& o, prepared& p, picture_deal const& deal, int worke
   std::vector<picture_entry> entries;
   for (std::size_t i = 0; i < p.set.size(); ++i)
     if (deal.owns(i)) entries.push_back({p.set.image(i), "", p.set.packed(), p.set.packed() ? p.set.record(i) : 0});
-  run_speed const speed =
-      run_pictures(*p.net.pictures, entries, int(deal.batch), workers,
-                   [&](picture_batch const& b, dm2::run::batch_results const& results) { found.add(b, results); },
-                   {.max_pixels = o.max_pixels, .max_scans = o.max_scans}, augment);
+  run_speed const speed = run_pictures(
+      *p.net.pictures, entries, int(deal.batch), workers,
+      [&](picture_batch const& b, dm2::run::batch_results const& results) { found.add(b, results); },
+      {.max_pixels = o.max_pixels, .max_scans = o.max_scans}, augment);
   found.progress.clear();
   return {std::move(found.pictures), speed};
 }

@@ -1,5 +1,7 @@
 /// @file
-/// Where the data path's time goes, as train --profile-data tells it: a table and a timeline of each epoch.
+/// Where the data path's time goes: a table and a timeline.
+///
+/// Of each epoch, as train --profile-data tells it.
 #pragma once
 
 #include <dm2/data/encode_png.hpp>
@@ -86,7 +88,8 @@ class data_profile {
     bool const threads = std::string{of} == "threads";
     std::array<char, 120> text;
     std::snprintf(text.data(), text.size(), "  %-16s %8.2f  %12.4f  %.*f%s %s", name, seconds,
-                  1e3 * seconds / all.pictures, threads ? 2 : 1, threads ? share : 100 * share, threads ? "" : " %", of);
+                  1e3 * seconds / all.pictures, threads ? 2 : 1, threads ? share : 100 * share, threads ? "" : " %",
+                  of);
     return text.data();
   }
 

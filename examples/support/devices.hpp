@@ -31,7 +31,8 @@ enum class augment_place { any, host, device };
 
 /// Whether the device finishes them. Throws usage_error where it is asked to, and cannot.
 [[nodiscard]] inline bool augments_on_device(augment_place asked, bool can) {
-  if (asked == augment_place::device && !can) throw usage_error{"--augment device: pictures are finished there by a GPU"};
+  if (asked == augment_place::device && !can)
+    throw usage_error{"--augment device: pictures are finished there by a GPU"};
   return can && asked != augment_place::host;
 }
 
@@ -52,7 +53,8 @@ inline void add_device_options(CLI::App& app, device_flags& f) {
       ->check(CLI::IsMember(std::vector<std::string>(precision_names.begin(), precision_names.end())).description(""));
   app.add_option_function<std::string>(
          "--augment", [&f](std::string const& name) { f.augment = augment_places().at(name); },
-         "What finishes pictures once they are decoded: host, device, or auto: a GPU that computes (auto). The results\n"
+         "What finishes pictures once they are decoded: host, device, or auto: a GPU that computes (auto). The "
+         "results\n"
          "are the same")
       ->type_name("NAME")
       ->check(CLI::IsMember({"auto", "host", "device"}).description(""));

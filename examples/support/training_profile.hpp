@@ -29,8 +29,7 @@ class training_profile {
       : rows_{folder / "profile.csv",
               "step",
               {"step_seconds", "waiting_seconds", "computing_seconds", "exchange_seconds", "exchange_bytes",
-               "reading_seconds", "decoding_seconds", "transforming_seconds", "copying_seconds",
-               "augmenting_seconds"},
+               "reading_seconds", "decoding_seconds", "transforming_seconds", "copying_seconds", "augmenting_seconds"},
               resumed} {}
 
   void add(step_report const& s) {

@@ -115,8 +115,7 @@ class training_run {
     make_room();
     if (processes_.rank() != 0) return follow(driver);
     training_log log{folder_.files().root(), flags_.rates.epochs, flags_.accumulate, flags_.log_interval,
-                     driver.epoch(),         driver.steps(),      flags_.profile,
-                     flags_.profile_data};
+                     driver.epoch(),         driver.steps(),      flags_.profile,    flags_.profile_data};
     log.text("configuration", "    " + arguments_.dump());
     log_ = &log;
     draw_ = [&](epoch_report const& e) {

@@ -1,5 +1,5 @@
 /// @file
-/// The whole transforms on the device: the host's bytes, whatever the picture, its file and its place.
+/// The whole transforms on the device: the host's bytes.
 #include <dm2/data/sample_transform.hpp>
 
 #include "cuda/augment/case.cuh"
@@ -81,7 +81,8 @@ TEST_CASE("augmenter: the published recipe has the host's bytes on the golden pi
   for (std::uint64_t epoch = 0; epoch < 3; ++epoch) check_same(run(transform, golden_files(), epoch));
 }
 
-TEST_CASE("augmenter: many operations in a row have the host's bytes at odd sizes, larger and smaller than the result") {
+TEST_CASE(
+    "augmenter: many operations in a row have the host's bytes at odd sizes, larger and smaller than the result") {
   augmentation a;
   a.operations = 5;
   a.operation_probability = 0.8;

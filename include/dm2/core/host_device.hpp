@@ -1,5 +1,5 @@
 /// @file
-/// Functions that the host and a GPU share, and products with a rounding of their own.
+/// Functions for host and GPU, and products with their own rounding.
 #pragma once
 
 #include <dm2/core/compiler.hpp>

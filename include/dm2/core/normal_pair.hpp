@@ -1,5 +1,5 @@
 /// @file
-/// Two standard normal numbers from two uniform ones, the same bits on every machine.
+/// Standard normal numbers from uniform ones, alike on every machine.
 ///
 /// The C library's logarithm and sine differ in the last bit from one processor to the next, and from a GPU's. These
 /// are series, each step of which is one rounded operation or one explicit fused one: a compiler has nothing to fuse.

@@ -47,12 +47,12 @@ constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> count
 /// What is left of a random_stream's normal numbers, as plain numbers: any one of them can be found on its own, by any
 /// thread, on the host or on a GPU.
 struct normal_numbers {
-  std::uint64_t seed = 0;       ///< of the stream
-  std::uint32_t a = 0;          ///< the first of the numbers that name its purpose
-  std::uint64_t b = 0;          ///< the second one
-  std::uint64_t drawn = 0;      ///< words that have been drawn
-  bool has_spare = false;       ///< whether number 0 is `spare`
-  double spare = 0;             ///< the second number of a pair whose first one has been drawn
+  std::uint64_t seed = 0;   ///< of the stream
+  std::uint32_t a = 0;      ///< the first of the numbers that name its purpose
+  std::uint64_t b = 0;      ///< the second one
+  std::uint64_t drawn = 0;  ///< words that have been drawn
+  bool has_spare = false;   ///< whether number 0 is `spare`
+  double spare = 0;         ///< the second number of a pair whose first one has been drawn
 
   /// Number i of those that normal() would draw from here on.
   [[nodiscard]] DM2_HOST_DEVICE double operator[](std::uint64_t i) const noexcept {
@@ -70,8 +70,8 @@ struct normal_numbers {
                                      std::uint32_t(seed), std::uint32_t(seed >> 32));
       words[k] = block.word[place % 4];
     }
-    detail::normal_pair const pair = detail::make_normal_pair(detail::uniform_of(words[0], words[1]),
-                                                              detail::uniform_of(words[2], words[3]));
+    detail::normal_pair const pair =
+        detail::make_normal_pair(detail::uniform_of(words[0], words[1]), detail::uniform_of(words[2], words[3]));
     return i % 2 == 0 ? pair.first : pair.second;
   }
 };
@@ -130,12 +130,8 @@ class random_stream {
   }
   /// The numbers that normal() would draw from here on.
   [[nodiscard]] constexpr normal_numbers normals() const {
-    return {std::uint64_t{key_[1]} << 32 | key_[0],
-            counter_[1],
-            std::uint64_t{counter_[3]} << 32 | counter_[2],
-            std::uint64_t{counter_[0]} * 4 - (4 - next_),
-            has_spare_,
-            spare_};
+    return {std::uint64_t{key_[1]} << 32 | key_[0],       counter_[1], std::uint64_t{counter_[3]} << 32 | counter_[2],
+            std::uint64_t{counter_[0]} * 4 - (4 - next_), has_spare_,  spare_};
   }
 
  private:

@@ -1,5 +1,7 @@
 /// @file
-/// A batch's raw pictures to what the network reads, on the device, with the bytes that the host would come to.
+/// Raw pictures to what the network reads, on the device.
+///
+/// The bytes are those that the host would come to.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -102,7 +104,7 @@ class grown_memory {
 /// Finishes raw pictures on the device: copies them there, and does what their tasks say.
 ///
 ///     cuda::augmenter augment;
-///     augment.enqueue(batch.raw, floats, stream);   // [pictures, 3, height, width], or bytes [pictures, height, width, 3]
+///     augment.enqueue(batch.raw, floats, stream);   // [pictures, 3, height, width]
 ///     augment.wait_until_copied();                  // the batch may go
 ///
 /// The bytes are those of the transform on the host. One batch is under way at a time: calls on one stream follow each
@@ -235,9 +237,10 @@ class augmenter {
       chosen += lists_[k].pictures.size();
     }
     unsigned const count = unsigned(count_);
-    detail::launch("resize weights", detail::resize_weights_kernel<detail::augment_call>, {dim3(count, 4), 128}, s, call);
-    detail::launch("resize columns", detail::resize_columns_kernel<detail::augment_call>, {dim3(count, blocks(extent_.largest)), 256}, s,
+    detail::launch("resize weights", detail::resize_weights_kernel<detail::augment_call>, {dim3(count, 4), 128}, s,
                    call);
+    detail::launch("resize columns", detail::resize_columns_kernel<detail::augment_call>,
+                   {dim3(count, blocks(extent_.largest)), 256}, s, call);
     detail::launch("finish pictures", detail::finish_pictures_kernel<detail::augment_call, Finished>,
                    {dim3(count, blocks(height_ * width_)), 256}, s, call, finished);
     augmenting_.end(s);
@@ -252,18 +255,18 @@ class augmenter {
       std::size_t const count_bytes = counted * sizeof(detail::level_counts);
       std::byte* const memory = counts_.reserve(count_ * (sizeof(detail::level_counts) + sizeof(detail::level_tables)));
       auto* const counts = reinterpret_cast<detail::level_counts*>(memory);
-      auto* const tables =
-          reinterpret_cast<detail::level_tables*>(memory + count_ * sizeof(detail::level_counts));
+      auto* const tables = reinterpret_cast<detail::level_tables*>(memory + count_ * sizeof(detail::level_counts));
       check(cudaMemsetAsync(counts, 0, count_bytes, s), "augmenter: counts");
-      detail::launch("count levels", detail::count_levels_kernel<detail::augment_call>, {dim3(counted, each), 256}, s, call, chosen, number,
-                     counts);
-      detail::launch("level tables", detail::make_tables_kernel<detail::augment_call>, {dim3(counted), 256}, s, call, chosen, number, counts,
-                     tables);
-      detail::launch("augment", detail::apply_step_kernel<detail::augment_call>, {dim3(counted, each), 256}, s, call, chosen, number, tables);
+      detail::launch("count levels", detail::count_levels_kernel<detail::augment_call>, {dim3(counted, each), 256}, s,
+                     call, chosen, number, counts);
+      detail::launch("level tables", detail::make_tables_kernel<detail::augment_call>, {dim3(counted), 256}, s, call,
+                     chosen, number, counts, tables);
+      detail::launch("augment", detail::apply_step_kernel<detail::augment_call>, {dim3(counted, each), 256}, s, call,
+                     chosen, number, tables);
     }
     if (others > 0)
-      detail::launch("augment", detail::apply_step_kernel<detail::augment_call>, {dim3(others, each), 256}, s, call, chosen + counted, number,
-                     static_cast<detail::level_tables const*>(nullptr));
+      detail::launch("augment", detail::apply_step_kernel<detail::augment_call>, {dim3(others, each), 256}, s, call,
+                     chosen + counted, number, static_cast<detail::level_tables const*>(nullptr));
   }
 
   /// Blocks that share a picture whose largest part has so many pixels: 2,048 each, where that makes few enough.

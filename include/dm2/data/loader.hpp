@@ -49,7 +49,8 @@ namespace detail {
 /// bad one's random stream, so that it differs from that sample's own appearance. Each bad sample is reported once, and
 /// more than max_bad of them make next() throw.
 ///
-/// Memory: prefetch + 1 batches (raw ones of a fixed size, raw_pictures), taken by the first epoch and used again, and a picture for each thread.
+/// Memory: prefetch + 1 batches (raw ones of a fixed size, raw_pictures), taken by the first epoch and used again, and a
+/// picture for each thread.
 ///
 /// The set has to outlive the loader. One thread at a time may call it. Destroying it, or starting another epoch, at
 /// any time waits for the samples that threads are at and drops them. In a process that was forked after it was made,
@@ -98,8 +99,9 @@ class loader {
   /// Different bad samples so far.
   [[nodiscard]] std::size_t bad() const noexcept { return bad_.size(); }
 
-  /// From the next start() on batches are raw (batch::raw): pictures are decoded to memory from `memory`, which outlives
-  /// the loader, and what else the transform does to them is described, for a device to finish with the same bytes.
+  /// From the next start() on batches are raw (batch::raw): pictures are decoded to memory from `memory`, which
+  /// outlives the loader, and what else the transform does to them is described, for a device to finish with the same
+  /// bytes.
   ///
   /// Throws std::invalid_argument where the transform cannot leave pictures so (sample_transform::can_leave_raw).
   void leave_raw(std::pmr::memory_resource& memory) {

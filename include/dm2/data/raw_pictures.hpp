@@ -1,5 +1,7 @@
 /// @file
-/// A batch's pictures as they are decoded, with what is left to do to each: what a device finishes.
+/// A batch's pictures as they are decoded.
+///
+/// With what is left to do to each: a device finishes them.
 #pragma once
 
 #include <dm2/core/shapes.hpp>
@@ -49,8 +51,7 @@ struct raw_pictures {
     used = 0;
     std::size_t const wanted = std::max(least_bytes, n * bytes_each), all = wanted + n * finished_bytes();
     if (memory && wanted <= capacity) return;
-    memory = {static_cast<std::byte*>(from.allocate(all)),
-              [&from, all](std::byte* p) { from.deallocate(p, all); }};
+    memory = {static_cast<std::byte*>(from.allocate(all)), [&from, all](std::byte* p) { from.deallocate(p, all); }};
     capacity = wanted;
   }
   /// Picture `to` becomes picture `from`.

@@ -4,9 +4,9 @@
 
 #include <dm2/core/label_map.hpp>
 #include <dm2/core/random.hpp>
+#include <dm2/data/augment/picture_task.hpp>
 #include <dm2/data/encoded_picture.hpp>
 #include <dm2/data/label_map_file.hpp>
-#include <dm2/data/augment/picture_task.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/raw_pictures.hpp>
 #include <dm2/data/training_transform.hpp>

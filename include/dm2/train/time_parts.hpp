@@ -22,10 +22,10 @@ struct device_times {
 /// Seconds of one process, and the bytes that it sent. What is left of the total is the adding of gradients, the
 /// optimizer and checkpoints. On a GPU the parts overlap, since it computes while the host waits for data.
 struct time_parts {
-  double total = 0;      ///< by the clock
-  double waiting = 0;    ///< for data, on the host
-  double computing = 0;  ///< loss and gradients of the process's micro-batches; on a GPU the device's own time
-  traffic exchanged{};   ///< with other processes, the waiting for later ones included
+  double total = 0;          ///< by the clock
+  double waiting = 0;        ///< for data, on the host
+  double computing = 0;      ///< loss and gradients of the process's micro-batches; on a GPU the device's own time
+  traffic exchanged{};       ///< with other processes, the waiting for later ones included
   loading_times loading{};   ///< of the threads that load the training pictures, added up
   device_times augmented{};  ///< where a device finishes the pictures
 
@@ -36,8 +36,7 @@ struct time_parts {
             now.computing - before.computing,
             {now.exchanged.bytes - before.exchanged.bytes, now.exchanged.seconds - before.exchanged.seconds},
             now.loading - before.loading,
-            {now.augmented.copying - before.augmented.copying,
-             now.augmented.augmenting - before.augmented.augmenting}};
+            {now.augmented.copying - before.augmented.copying, now.augmented.augmenting - before.augmented.augmenting}};
   }
   /// Outside of exchanges: the process's own work, and its waiting for data.
   [[nodiscard]] double work() const { return total - exchanged.seconds; }

@@ -1,5 +1,5 @@
 /// @file
-/// Each operation on the device: what Pillow made of the golden picture, and the host's bytes at odd sizes.
+/// Each operation on the device, against Pillow and the host.
 #include <dm2/data/augment/apply.hpp>
 
 #include "cuda/augment/case.cuh"
@@ -79,7 +79,8 @@ TEST_CASE("augmenter: every golden picture to the byte") {
     for (std::size_t i = 0; i < augment_operation_count; ++i)
       if (augment_operation_names[i] == stem || augment_operation_names[i] == stem + "Increasing")
         o.operation = augment_operation(i);
-    if (auto const at = name.find('_'); at != std::string::npos) o.argument = std::strtod(name.c_str() + at + 1, nullptr);
+    if (auto const at = name.find('_'); at != std::string::npos)
+      o.argument = std::strtod(name.c_str() + at + 1, nullptr);
     o.filter = name.ends_with("_bicubic/image") ? resize_filter::bicubic : resize_filter::bilinear;
     CHECK(different(on_device(before, o), g.get<std::uint8_t>(name)) == 0);
     ++pictures;

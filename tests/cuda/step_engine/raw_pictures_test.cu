@@ -1,5 +1,5 @@
 /// @file
-/// Training on pictures that the device finishes: the bytes of a run whose pictures the host finished.
+/// Training on pictures that the device finishes: the same bytes.
 #include <dm2/cuda/device/pinned_resource.cuh>
 #include <dm2/cuda/step_engine.cuh>
 #include <dm2/data/pack/pack.hpp>

@@ -1,5 +1,7 @@
 /// @file
-/// Histograms of whole pictures, and the new levels that follow from them: contrast, auto_contrast, equalize.
+/// Histograms of whole pictures, and the levels that follow.
+///
+/// For contrast, auto_contrast and equalize.
 #pragma once
 
 #include <dm2/cuda/augment/records.cuh>
@@ -22,7 +24,7 @@ struct level_tables {
   std::uint8_t level[3][256];
 };
 
-/// counts[block.x] += the histograms of what step `number` of picture chosen[block.x] reads, which is the whole picture.
+/// counts[block.x] += the histograms of what step `number` of picture chosen[block.x] reads: the whole picture.
 template <class Call>
 __global__ void __launch_bounds__(256)
     count_levels_kernel(Call call, int const* chosen, int number, level_counts* counts) {
@@ -65,8 +67,7 @@ __global__ void __launch_bounds__(256)
     if (u < v) below += n;
     ++levels;
   }
-  if (operation == augment_operation::auto_contrast)
-    return high <= low ? v : dm2::detail::level_stretch{low, high}(v);
+  if (operation == augment_operation::auto_contrast) return high <= low ? v : dm2::detail::level_stretch{low, high}(v);
   unsigned const step = (total - highest) / 255;
   if (levels <= 1 || step == 0) return v;
   return int(dm2::detail::least((step / 2 + below) / step, 255u));
@@ -75,8 +76,7 @@ __global__ void __launch_bounds__(256)
 /// tables[block] from counts[block], of picture chosen[block]: a level a thread.
 template <class Call>
 __global__ void __launch_bounds__(256)
-    make_tables_kernel(Call call, int const* chosen, int number, level_counts const* counts,
-                       level_tables* tables) {
+    make_tables_kernel(Call call, int const* chosen, int number, level_counts const* counts, level_tables* tables) {
   __shared__ unsigned count[3 * 256];
   int const i = chosen[blockIdx.x], v = int(threadIdx.x);
   level_counts const& from = counts[blockIdx.x];

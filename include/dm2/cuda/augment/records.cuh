@@ -1,5 +1,7 @@
 /// @file
-/// A batch's raw pictures as the kernels see them: pixels, steps and where each one's results go.
+/// A batch's raw pictures as the kernels see them.
+///
+/// Pixels, steps, and where each one's results go.
 #pragma once
 
 #include <dm2/cuda/check.cuh>

@@ -1,5 +1,7 @@
 /// @file
-/// The resize of each picture's box, and what the network reads: columns first, then rows with all that follows.
+/// The resize of each picture's box, and the finished pictures.
+///
+/// Columns first, then rows with all that follows.
 #pragma once
 
 #include <dm2/core/random.hpp>
@@ -19,8 +21,7 @@ __global__ void __launch_bounds__(256) resize_columns_kernel(Call call) {
   resize_axis const &down = p.task.down, &across = p.task.across;
   pixel_view const from = input_of(call, i, p.task.steps);
   tap_range const* const windows = call.windows + p.windows + down.count;
-  std::int32_t const* const weights =
-      call.weights + p.weights + std::size_t(down.count) * std::size_t(down.taps);
+  std::int32_t const* const weights = call.weights + p.weights + std::size_t(down.count) * std::size_t(down.taps);
   unsigned const columns = unsigned(across.count), pixels = unsigned(down.reads) * columns;
   for (unsigned k = blockIdx.y * 256 + threadIdx.x; k < pixels; k += gridDim.y * 256) {
     unsigned const row = k / columns, column = k % columns;
@@ -50,8 +51,9 @@ struct finished_floats {
       std::uint64_t const number =
           (std::uint64_t(c) * std::uint64_t(e.height) + std::uint64_t(y - e.top)) * std::uint64_t(e.width) +
           std::uint64_t(x - e.left);
-      to[std::size_t(c) * plane] = erased ? float(t.noise[number])
-                                          : __fdiv_rn(__fsub_rn(__fdiv_rn(float(rgb[c]), 255.0f), t.mean[c]), t.deviation[c]);
+      to[std::size_t(c) * plane] =
+          erased ? float(t.noise[number])
+                 : __fdiv_rn(__fsub_rn(__fdiv_rn(float(rgb[c]), 255.0f), t.mean[c]), t.deviation[c]);
     }
   }
 };

@@ -1,5 +1,7 @@
 /// @file
-/// One operation on each picture of a batch that has one: look-ups, blends, the blur, warps.
+/// One operation on each picture that has one.
+///
+/// Look-ups, blends, the blur, warps.
 #pragma once
 
 #include <dm2/cuda/augment/levels.cuh>

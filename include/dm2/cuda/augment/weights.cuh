@@ -30,9 +30,9 @@ __global__ void __launch_bounds__(128) resize_weights_kernel(Call call) {
   for (int k = int(blockIdx.y * 128 + threadIdx.x); k < down.count + across.count; k += int(gridDim.y) * 128) {
     bool const rows = k < down.count;
     int const output = rows ? k : k - down.count;
-    std::size_t const at = rows ? std::size_t(output) * std::size_t(down.taps)
-                                : std::size_t(down.count) * std::size_t(down.taps) +
-                                      std::size_t(output) * std::size_t(across.taps);
+    std::size_t const at =
+        rows ? std::size_t(output) * std::size_t(down.taps)
+             : std::size_t(down.count) * std::size_t(down.taps) + std::size_t(output) * std::size_t(across.taps);
     call.windows[p.windows + std::size_t(k)] =
         make_weights(rows ? down : across, output, p.task.filter, call.weights + p.weights + at);
   }

@@ -118,7 +118,8 @@ class training_input {
     if (pictures_.size() == 0) pictures_ = pinned_memory{bytes};
     if (raw_) {
       copied_.synchronize();
-      check(cudaMemcpy(pictures_.data(), device_pictures_.data(), bytes, cudaMemcpyDeviceToHost), "pictures: copy back");
+      check(cudaMemcpy(pictures_.data(), device_pictures_.data(), bytes, cudaMemcpyDeviceToHost),
+            "pictures: copy back");
     }
     return {reinterpret_cast<float const*>(pictures_.data()), count_ * numbers_};
   }

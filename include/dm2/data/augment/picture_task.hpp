@@ -1,5 +1,7 @@
 /// @file
-/// What is left to do to a decoded picture, as plain numbers that a device can execute.
+/// What is left to do to a decoded picture.
+///
+/// Plain numbers, which a device can execute.
 ///
 /// The host draws a sample, decodes the pixels that it follows from, and describes the rest: the flip, the operations,
 /// the crop's resize, the erased rectangle. Whoever executes that, on the host or on a GPU, comes to the same bytes.
@@ -30,10 +32,10 @@ struct picture_step {
   augment_operation operation{};                   ///< to apply
   resize_filter filter = resize_filter::bilinear;  ///< of a geometric one
   std::uint8_t fill[3] = {};                       ///< of a geometric one
-  int level = 0;        ///< bits of posterize, threshold of solarize, levels that solarize_add adds
-  float factor = 1;     ///< of color, contrast, brightness and sharpness
-  affine_map map{};     ///< of a geometric one
-  pixel_box out{};      ///< the pixels that later steps read, of the flipped picture
+  int level = 0;     ///< bits of posterize, threshold of solarize, levels that solarize_add adds
+  float factor = 1;  ///< of color, contrast, brightness and sharpness
+  affine_map map{};  ///< of a geometric one
+  pixel_box out{};   ///< the pixels that later steps read, of the flipped picture
 };
 
 /// One axis of a resize of which a window's pixels are kept.
@@ -50,19 +52,19 @@ struct resize_axis {
 
 /// A picture that is decoded and not finished. All boxes but `part` are of the flipped picture.
 struct picture_task {
-  std::size_t offset = 0;    ///< of its pixels' first byte, where the batch's are
-  int height = 0;            ///< of the whole picture
-  int width = 0;             ///< of the whole picture
-  pixel_box part{};          ///< the pixels that are there, in the picture as it is stored: [height, width, 3] bytes
-  bool flip = false;         ///< mirrored left to right, first
-  bool finished = false;     ///< nothing but normalising and erasing is left
-  int steps = 0;             ///< operations, then, in their order
-  pixel_box box{};           ///< then cut
+  std::size_t offset = 0;  ///< of its pixels' first byte, where the batch's are
+  int height = 0;          ///< of the whole picture
+  int width = 0;           ///< of the whole picture
+  pixel_box part{};        ///< the pixels that are there, in the picture as it is stored: [height, width, 3] bytes
+  bool flip = false;       ///< mirrored left to right, first
+  bool finished = false;   ///< nothing but normalising and erasing is left
+  int steps = 0;           ///< operations, then, in their order
+  pixel_box box{};         ///< then cut
   resize_filter filter = resize_filter::bilinear;  ///< then resized with this
   resize_axis down{};                              ///< rows
   resize_axis across{};                            ///< columns
-  float mean[3] = {};        ///< then normalised with these, where the result is of floats
-  float deviation[3] = {};   ///< of each channel, on the scale of 0 to 1, as the mean
+  float mean[3] = {};                              ///< then normalised with these, where the result is of floats
+  float deviation[3] = {};                         ///< of each channel, on the scale of 0 to 1, as the mean
   pixel_box erased{};      ///< of the result, filled with noise where the result is of floats; height 0: none
   normal_numbers noise{};  ///< that fills it, plane by plane
 };
@@ -133,8 +135,8 @@ inline void set_norm(picture_task& t, normalisation const& n) {
   std::copy(fill.begin(), fill.end(), step.fill);
   step.level = static_cast<int>(std::min(1e6, std::max(-1e6, o.argument)));  // as apply()
   step.factor = static_cast<float>(o.argument);
-  bool const blends = o.operation == color || o.operation == contrast || o.operation == brightness ||
-                      o.operation == sharpness;
+  bool const blends =
+      o.operation == color || o.operation == contrast || o.operation == brightness || o.operation == sharpness;
   if (blends && step.factor == 1) return false;
   if (o.operation == sharpness && (height < 3 || width < 3)) return false;
   if (!is_geometric(o.operation)) return true;

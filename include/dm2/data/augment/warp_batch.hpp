@@ -35,8 +35,7 @@ class own_rounding {
 /// Filter through points at -1, 0, 1 and 2, at part t between the second and the third; bilinear takes those two only.
 /// r multiplies with a rounding of its own.
 template <resize_filter Filter, class Product>
-[[nodiscard]] DM2_HOST_DEVICE double interpolate(double a, double b, double c, double d, double t,
-                                                 Product r) noexcept {
+[[nodiscard]] DM2_HOST_DEVICE double interpolate(double a, double b, double c, double d, double t, Product r) noexcept {
   if constexpr (Filter == resize_filter::bilinear) return b + r(c - b, t);
   double const slope = c - a, square = 2 * (a - b) + c - d, cube = b - a - c + d;  // Keys' cubic with a = -1
   return b + r(t, slope + r(t, square + r(t, cube)));

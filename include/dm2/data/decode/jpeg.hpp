@@ -180,8 +180,8 @@ inline void start_jpeg(jpeg_reader& reader, std::filesystem::path const& name) {
 }
 
 [[noreturn]] inline void refuse_truncated(std::filesystem::path const& name, int rows, int height) {
-  throw file_error{name, "JPEG file is truncated: " + std::to_string(rows) + " of " + std::to_string(height) +
-                             " rows are there"};
+  throw file_error{
+      name, "JPEG file is truncated: " + std::to_string(rows) + " of " + std::to_string(height) + " rows are there"};
 }
 
 /// The whole picture of a JPEG of `bytes` that start_jpeg was called for. Throws file_error as decode_jpeg does.

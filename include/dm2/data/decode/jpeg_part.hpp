@@ -72,7 +72,8 @@ inline void read_jpeg_part(jpeg_reader& reader, pixel_box box, std::filesystem::
     if (got < n) break;
     if (cmyk) cmyk_to_rgb(rows.data(), colours.data(), wide * static_cast<std::size_t>(n));
     std::uint8_t const* from = (cmyk ? colours : rows).data() + 3 * (static_cast<std::size_t>(box.left) - left);
-    for (int i = 0; i < n; ++i, from += 3 * wide) std::copy_n(from, 3 * width, out + 3 * width * static_cast<std::size_t>(y + i));
+    for (int i = 0; i < n; ++i, from += 3 * wide)
+      std::copy_n(from, 3 * width, out + 3 * width * static_cast<std::size_t>(y + i));
   }
   if (info.output_scanline < above + static_cast<JDIMENSION>(box.height))
     throw file_error{name, "JPEG file is truncated before the rows that are asked for"};
