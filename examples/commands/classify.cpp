@@ -184,12 +184,13 @@ struct run {
     progress.show(batch.first + batch.entries.size());
   }
 
-  run_speed all(std::span<picture_entry const> entries, int batch, int workers) {
+  run_speed all(std::span<picture_entry const> entries, int batch, chosen_device const& device) {
     writer.begin();
     progress.show(0);
-    run_speed const speed =
-        run_pictures(net, entries, batch, workers,
-                     [&](picture_batch const& b, dm2::run::batch_results const& results) { finish(b, results); });
+    run_speed const speed = run_pictures(
+        net, entries, batch, device.workers,
+        [&](picture_batch const& b, dm2::run::batch_results const& results) { finish(b, results); }, {},
+        device.augment);
     progress.clear();
     writer.end();
     return speed;
@@ -217,7 +218,7 @@ int classify(options const& o) {
   auto const writer = make_writer(o, paths, names);
   run r{o, *net, *writer, o.heatmap.empty() ? std::vector<fs::path>{} : heatmap_files(o.heatmap, paths),
         progress_bar{entries.size()}};
-  run_speed const speed = r.all(entries, batch, device.workers);
+  run_speed const speed = r.all(entries, batch, device);
   if (o.speed) std::cerr << "classify: " << speed.text() << " (" << device.text() << ")\n";
   return r.exit;
 }

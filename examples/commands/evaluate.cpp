@@ -257,15 +257,15 @@ struct counted {
 };
 
 /// Counts this process's pictures.
-counted count(options const& o, prepared& p, picture_deal const& deal, int workers) {
+counted count(options const& o, prepared& p, picture_deal const& deal, int workers, bool augment) {
   counts found{p.set, deal, std::size_t(o.max_bad), p.net.pictures->classes()};
   std::vector<picture_entry> entries;
   for (std::size_t i = 0; i < p.set.size(); ++i)
     if (deal.owns(i)) entries.push_back({p.set.image(i), "", p.set.packed(), p.set.packed() ? p.set.record(i) : 0});
-  run_speed const speed =
-      run_pictures(*p.net.pictures, entries, int(deal.batch), workers,
-                   [&](picture_batch const& b, dm2::run::batch_results const& results) { found.add(b, results); },
-                   {.max_pixels = o.max_pixels, .max_scans = o.max_scans});
+  run_speed const speed = run_pictures(
+      *p.net.pictures, entries, int(deal.batch), workers,
+      [&](picture_batch const& b, dm2::run::batch_results const& results) { found.add(b, results); },
+      {.max_pixels = o.max_pixels, .max_scans = o.max_scans}, augment);
   found.progress.clear();
   return {std::move(found.pictures), speed};
 }
@@ -296,7 +296,7 @@ int share_counting(options const& o, chosen_device const& device, dm2::communica
   together(all, [&] {
     ready.emplace(prepare(o, device, batch, !first));
     deal.pictures = ready->set.size();
-    own = count(o, *ready, deal, device.workers);
+    own = count(o, *ready, deal, device.workers, device.augment);
   });
   auto const pictures = gather_counts(all, deal, std::move(own.pictures));
   run_speed const speed = gather_speed(all, own.speed);

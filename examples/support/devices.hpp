@@ -13,6 +13,7 @@
 #include "command_line.hpp"
 #include "gpu.hpp"
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,11 +21,27 @@
 
 namespace dm2::example {
 
+/// What finishes the pictures: operations, resizing, normalising. The bytes are the same.
+enum class augment_place { any, host, device };
+
+/// The names of augment_place, for --augment.
+[[nodiscard]] inline std::map<std::string, augment_place> augment_places() {
+  return {{"auto", augment_place::any}, {"host", augment_place::host}, {"device", augment_place::device}};
+}
+
+/// Whether the device finishes them. Throws usage_error where it is asked to, and cannot.
+[[nodiscard]] inline bool augments_on_device(augment_place asked, bool can) {
+  if (asked == augment_place::device && !can)
+    throw usage_error{"--augment device: pictures are finished there by a GPU"};
+  return can && asked != augment_place::host;
+}
+
 /// --device, --precision, --threads, --workers and --batch.
 struct device_flags {
   std::string device = "auto", precision;
   int threads = 0;
   std::optional<int> workers, batch;
+  augment_place augment = augment_place::any;
 };
 
 inline void add_device_options(CLI::App& app, device_flags& f) {
@@ -34,6 +51,13 @@ inline void add_device_options(CLI::App& app, device_flags& f) {
   app.add_option("--precision", f.precision, "Numbers that a GPU computes in: bf16, fp16, fp32 or tf32 (bf16)")
       ->type_name("NAME")
       ->check(CLI::IsMember(std::vector<std::string>(precision_names.begin(), precision_names.end())).description(""));
+  app.add_option_function<std::string>(
+         "--augment", [&f](std::string const& name) { f.augment = augment_places().at(name); },
+         "What finishes pictures once they are decoded: host, device, or auto: a GPU that computes (auto). The "
+         "results\n"
+         "are the same")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"auto", "host", "device"}).description(""));
   app.add_option("-t,--threads", f.threads, "Threads that compute on the CPU; 0 takes all processors (0)")
       ->type_name("N")
       ->check(number_from(0, 1024));
@@ -47,6 +71,7 @@ struct chosen_device {
   bool gpu;
   std::string precision;  ///< of the GPU
   int threads, workers;
+  bool augment;  ///< whether the GPU finishes pictures
 
   /// Where a model's code computes.
   [[nodiscard]] run::backend backend() const {
@@ -64,7 +89,8 @@ struct chosen_device {
   if (!gpu && !f.precision.empty() && f.precision != "fp32")
     throw usage_error{"--precision " + f.precision + ": the CPU computes in fp32" +
                       (problem.empty() ? "" : "; " + problem)};
-  return {gpu, f.precision.empty() ? precision_names.front() : f.precision, f.threads, f.workers.value_or(gpu ? 0 : 2)};
+  return {gpu, f.precision.empty() ? precision_names.front() : f.precision, f.threads, f.workers.value_or(gpu ? 0 : 2),
+          augments_on_device(f.augment, gpu)};
 }
 
 /// The code of a configuration for the device: compiled in, from the cache, or compiled now, which is said on stderr.

@@ -7,6 +7,8 @@
 #include <dm2/data/image_folder.hpp>
 #include <dm2/data/pack/packed_set.hpp>
 #include <dm2/data/picture_bytes.hpp>
+#include <dm2/data/raw_pictures.hpp>
+#include <dm2/data/sample_transform.hpp>
 #include <dm2/data/transform.hpp>
 #include <dm2/data/worker_threads.hpp>
 #include <dm2/run/classifier.hpp>
@@ -78,6 +80,7 @@ struct picture_batch {
   std::size_t first = 0;  ///< number of the first entry in the whole list
   std::vector<picture_entry> entries;
   int good = 0;
+  bool raw = false;  ///< whether they are raw there
 };
 
 /// How fast pictures went through.
@@ -97,21 +100,52 @@ struct run_speed {
   }
 };
 
+/// Where a batch's pictures go: finished bytes, or raw ones.
+class batch_memory {
+ public:
+  /// The next batch's of `net`: raw where `raw` is set and the model's device finishes pictures.
+  batch_memory(run::classifier& net, bool raw) : crop_{net.crop()}, raw_{raw ? net.raw_staging() : nullptr} {
+    if (raw_ == nullptr) bytes_ = net.staging();
+  }
+  [[nodiscard]] bool is_raw() const { return raw_ != nullptr; }
+  /// The evaluation's pixels of a picture, in place i, or what leads to them. Throws as evaluation_transform.
+  void put(std::size_t i, encoded_picture& encoded) const {
+    if (raw_ != nullptr)
+      return evaluation_transform(encoded, crop_, evaluation_resize(crop_), imagenet_normalisation,
+                                  raw_place{*raw_, int(i)});
+    picture const p = evaluation_transform(encoded, crop_);
+    std::copy(p.pixels.begin(), p.pixels.end(), place(i));
+  }
+  /// Picture `to` becomes picture `from`.
+  void move(std::size_t from, std::size_t to) const {
+    if (raw_ != nullptr)
+      raw_->move(from, to);
+    else
+      std::copy_n(place(from), each(), place(to));
+  }
+
+ private:
+  [[nodiscard]] std::size_t each() const { return 3 * std::size_t(crop_.height) * std::size_t(crop_.width); }
+  [[nodiscard]] std::span<std::uint8_t>::iterator place(std::size_t i) const {
+    return bytes_.begin() + std::ptrdiff_t(i * each());
+  }
+
+  image_extent crop_;
+  raw_pictures* raw_;
+  std::span<std::uint8_t> bytes_;
+};
+
 /// Reads entries into `to`, as the model wants them, with `workers` threads (0: one a processor).
-[[nodiscard]] inline picture_batch read_pictures(std::size_t first, std::span<picture_entry const> entries,
-                                                 image_extent crop, int workers, decode_options const& decoding,
-                                                 std::span<std::uint8_t> to) {
-  picture_batch out{first, {entries.begin(), entries.end()}, 0};
-  std::size_t const each = 3 * std::size_t(crop.height) * std::size_t(crop.width);
-  auto const place = [&](std::size_t i) { return to.begin() + std::ptrdiff_t(i * each); };
+[[nodiscard]] inline picture_batch read_pictures(std::size_t first, std::span<picture_entry const> entries, int workers,
+                                                 decode_options const& decoding, batch_memory const& to) {
+  picture_batch out{first, {entries.begin(), entries.end()}, 0, to.is_raw()};
   for_each_index(entries.size(), workers, [&](std::size_t i) {
     picture_entry& entry = out.entries[i];
     if (!entry.error.empty()) return;
     try {
       picture_bytes const file = entry.open();
       encoded_picture encoded{file.bytes(), file.name(), decoding};
-      picture const p = evaluation_transform(encoded, crop);
-      std::copy(p.pixels.begin(), p.pixels.end(), place(i));
+      to.put(i, encoded);
     } catch (std::exception const& problem) {
       entry.error = reason(entry.path, problem);
     }
@@ -119,7 +153,7 @@ struct run_speed {
   for (std::size_t i = 0; i < entries.size(); ++i) {  // the bad ones' gaps are closed
     if (!out.entries[i].error.empty()) continue;
     std::size_t const at = std::size_t(out.good++);
-    if (at != i) std::copy_n(place(i), each, place(at));
+    if (at != i) to.move(i, at);
   }
   return out;
 }
@@ -127,12 +161,12 @@ struct run_speed {
 /// Runs the model over the entries in batches of up to `batch`, in their order, and calls
 /// use(picture_batch const&, run::batch_results const&) after each, with results of the good ones.
 ///
-/// `decoding` are the limits that pictures are held against.
+/// `decoding` are the limits that pictures are held against. `raw`: a device that can finishes the pictures.
 ///
 /// Three batches are in hand: one whose results are used, one that is computed, one that is read.
 template <class Use>
 run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entries, int batch, int workers,
-                       Use const& use, decode_options const& decoding = {}) {
+                       Use const& use, decode_options const& decoding = {}, bool raw = true) {
   using clock = std::chrono::steady_clock;
   auto const begin = clock::now();
   run_speed speed;
@@ -141,8 +175,8 @@ run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entr
     std::size_t const first = next;
     auto const own = entries.subspan(first, std::min(std::size_t(batch), entries.size() - first));
     next += own.size();
-    return std::async(std::launch::async, [first, own, crop = net.crop(), workers, &decoding, to = net.staging()] {
-      return read_pictures(first, own, crop, workers, decoding, to);
+    return std::async(std::launch::async, [first, own, workers, &decoding, to = batch_memory{net, raw}] {
+      return read_pictures(first, own, workers, decoding, to);
     });
   };
   std::optional<picture_batch> computed;
@@ -156,7 +190,10 @@ run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entr
     picture_batch now = reading.get();
     speed.waiting += std::chrono::duration<double>(clock::now() - asked).count();
     if (now.entries.empty()) break;
-    if (now.good > 0) net.submit(now.good);
+    if (now.good > 0 && now.raw)
+      net.submit_raw(now.good);
+    else if (now.good > 0)
+      net.submit(now.good);
     reading = read();
     finish();
     computed = std::move(now);

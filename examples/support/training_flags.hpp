@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "command_line.hpp"
+#include "devices.hpp"
 #include "model_flags.hpp"
 #include "text.hpp"
 #include "tuning_flags.hpp"
@@ -40,6 +41,7 @@ struct training_flags {
   std::filesystem::path output = "runs", resume, initial;
   std::string experiment;
   std::string device = "auto", precision;
+  augment_place augment_on = augment_place::any;  ///< what finishes the pictures
   class_order order = class_order::natural;
   bool overwrite = false, check = false, token_labels = false, fresh_optimizer = false, amp = false;
 
@@ -66,7 +68,7 @@ struct training_flags {
   int max_scans = max_sample_scans;
   int history = 2, checkpoint_steps = 0, stop_after = 0;
   int log_interval = 50, image_interval = 5, images = 8;
-  bool profile = false;
+  bool profile = false, profile_data = false;
 
   int processes = 0, restarts = 0;
   std::string gpus;
@@ -271,6 +273,10 @@ inline void add_run(CLI::App& app, training_flags& f) {
       ->type_name("NAME")
       ->check(CLI::IsMember({"bf16", "fp32"}).description(""))
       ->group(group);
+  add_choice<augment_place>(app, "--augment", f.augment_on, augment_places(),
+                            "What finishes pictures once they are decoded: auto is a GPU that computes. The bytes are "
+                            "the same")
+      ->group(group);
   app.add_option("--threads", f.threads, "Threads that compute (0: one a processor)")
       ->check(number_from(0, 1024))
       ->group(group);
@@ -288,6 +294,9 @@ inline void add_run(CLI::App& app, training_flags& f) {
       ->group(group);
   app.add_flag("--profile", f.profile,
                "Tell where the time goes: data, computing, exchanges and their bytes, on the lines and in profile.csv")
+      ->group(group);
+  app.add_flag("--profile-data", f.profile_data,
+               "Tell where the data path's time goes: a table after each epoch, and its timeline in data_profile.png")
       ->group(group);
   app.add_option("--image-interval", f.image_interval, "Epochs between two pictures with class maps (0: none)")
       ->check(number_from(0, 1'000'000))
@@ -367,7 +376,8 @@ namespace detail {
                                              "precision",    "max-pixels",      "max-scans",
                                              "log-interval", "profile",         "image-interval",
                                              "images",       "checkpoint-hist", "checkpoint-steps",
-                                             "max-bad",      "token-label",     "token-label-size"};
+                                             "max-bad",      "token-label",     "token-label-size",
+                                             "augment",      "profile-data"};
   return !option.get_lnames().empty() && !machine.contains(option.get_lnames().front()) &&
          !is_model_flag(option.get_lnames().front());
 }

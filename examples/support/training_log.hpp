@@ -9,6 +9,7 @@
 #include <dm2/train/trainer.hpp>
 
 #include "command_line.hpp"
+#include "data_profile.hpp"
 #include "text.hpp"
 #include "training_profile.hpp"
 
@@ -30,9 +31,9 @@ namespace dm2::example {
 class training_log {
  public:
   /// `epochs_done` and `steps_done`: where a resumed run goes on; later rows of the files are removed. `profile`: tells
-  /// where the time goes, too.
+  /// where the time goes, too; `profile_data`: where the data path's goes.
   training_log(std::filesystem::path const& folder, int epochs, int accumulate, int interval, int epochs_done,
-               std::int64_t steps_done, bool profile = false)
+               std::int64_t steps_done, bool profile = false, bool profile_data = false)
       : epochs_{epochs},
         accumulate_{accumulate},
         interval_{interval},
@@ -45,6 +46,7 @@ class training_log {
                     resumed_ ? std::optional<std::int64_t>{epochs_done} : std::nullopt},
         board_{folder, resumed_} {
     if (profile) profile_.emplace(folder, resumed_);
+    if (profile_data) data_profile_.emplace(folder);
   }
 
   void text(std::string_view tag, std::string_view markdown) { board_.text(tag, resumed_.value_or(0), markdown); }
@@ -64,6 +66,7 @@ class training_log {
     waited_ = s.waiting;
     images_ += std::size_t(s.samples);
     if (profile_) profile_->add(s);
+    if (data_profile_) data_profile_->add(s);
     training_position at{s.epoch + 1, epochs_, whole_steps(s.batch), whole_steps(s.batches), s.rate};
     if (line_.due()) line_.show(step_line(at));
     if (s.step % interval_ != 0) return;
@@ -96,6 +99,8 @@ class training_log {
     say(epoch_line(e, speed, waiting));
     if (profile_)
       for (std::string const& line : profile_->epoch(e, board_)) say(line);
+    if (data_profile_)
+      for (std::string const& line : data_profile_->epoch()) say(line);
     images_ = 0;
     meter_.restart();
     last_ = clock::now();
@@ -140,6 +145,7 @@ class training_log {
   csv_log step_rows_, epoch_rows_;
   tensorboard_log board_;
   std::optional<training_profile> profile_;
+  std::optional<data_profile> data_profile_;
   training_meter meter_;
   status_line line_;
   clock::time_point last_ = clock::now();

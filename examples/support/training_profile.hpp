@@ -28,7 +28,8 @@ class training_profile {
   training_profile(std::filesystem::path const& folder, std::optional<std::int64_t> resumed)
       : rows_{folder / "profile.csv",
               "step",
-              {"step_seconds", "waiting_seconds", "computing_seconds", "exchange_seconds", "exchange_bytes"},
+              {"step_seconds", "waiting_seconds", "computing_seconds", "exchange_seconds", "exchange_bytes",
+               "reading_seconds", "decoding_seconds", "transforming_seconds", "copying_seconds", "augmenting_seconds"},
               resumed} {}
 
   void add(step_report const& s) {
@@ -43,7 +44,8 @@ class training_profile {
   [[nodiscard]] std::string line() const {
     time_parts const& t = recent_.times;
     if (!(recent_.steps > 0)) return {};
-    return "  computing " + share(t.computing, t.total) + exchange(share(t.exchanged.seconds, t.total), recent_);
+    return "  computing " + share(t.computing, t.total) + loading(t) +
+           exchange(share(t.exchanged.seconds, t.total), recent_);
   }
 
   /// A row of means over the steps since the row before.
@@ -51,7 +53,9 @@ class training_profile {
     if (!(row_.steps > 0)) return;
     time_parts const& t = row_.times;
     double const n = row_.steps, total = std::max(t.total, 1e-9);
-    rows_.append(step, {t.total / n, t.waiting / n, t.computing / n, t.exchanged.seconds / n, row_.bytes / n});
+    rows_.append(step, {t.total / n, t.waiting / n, t.computing / n, t.exchanged.seconds / n, row_.bytes / n,
+                        t.loading.reading / n, t.loading.decoding / n, t.loading.transforming / n,
+                        t.augmented.copying / n, t.augmented.augmenting / n});
     board.scalar("profile/computing", step, t.computing / total);
     board.scalar("profile/exchange", step, t.exchanged.seconds / total);
     board.scalar("profile/exchange_bytes", step, row_.bytes / n);
@@ -67,7 +71,7 @@ class training_profile {
       sum all = of(t);
       all.steps = epoch_.steps;
       lines.push_back("  process " + std::to_string(r) + "  data " + part(t.waiting, t.total) + "  computing " +
-                      part(t.computing, t.total) + exchange(part(t.exchanged.seconds, t.total), all));
+                      part(t.computing, t.total) + loading(t) + exchange(part(t.exchanged.seconds, t.total), all));
     }
     if (e.validation.samples != 0) lines.push_back("  validating " + seconds(e.validating));
     board.scalar("profile/validating_seconds", e.step, e.validating);
@@ -87,12 +91,22 @@ class training_profile {
       times.waiting += o.times.waiting;
       times.computing += o.times.computing;
       times.exchanged.seconds += o.times.exchanged.seconds;
+      times.loading += o.times.loading;
+      times.augmented.copying += o.times.augmented.copying;
+      times.augmented.augmenting += o.times.augmented.augmenting;
       steps += o.steps;
       bytes += o.bytes;
       return *this;
     }
     sum operator*(double f) const {
-      return {{times.total * f, times.waiting * f, times.computing * f, {0, times.exchanged.seconds * f}},
+      loading_times const& l = times.loading;
+      device_times const& d = times.augmented;
+      return {{times.total * f,
+               times.waiting * f,
+               times.computing * f,
+               {0, times.exchanged.seconds * f},
+               {l.reading * f, l.decoding * f, l.transforming * f},
+               {d.copying * f, d.augmenting * f}},
               steps * f,
               bytes * f};
     }
@@ -112,6 +126,17 @@ class training_profile {
   }
   /// "12.34 s (5 %)"
   static std::string part(double s, double total) { return seconds(s) + " (" + share(s, total) + ")"; }
+  /// "  reading 0.1  decoding 11.2  transforming 0.5 threads  copying 6 %  augmenting 2 %"
+  static std::string loading(time_parts const& t) {
+    double const total = std::max(t.total, 1e-9);
+    std::array<char, 96> text;
+    std::snprintf(text.data(), text.size(), "  reading %.1f  decoding %.1f  transforming %.1f threads",
+                  t.loading.reading / total, t.loading.decoding / total, t.loading.transforming / total);
+    std::string const host = text.data();
+    if (!(t.augmented.augmenting > 0)) return host;
+    return host + "  copying " + share(t.augmented.copying, t.total) + "  augmenting " +
+           share(t.augmented.augmenting, t.total);
+  }
   /// Empty where nothing was sent.
   static std::string exchange(std::string const& time, sum const& all) {
     if (!(all.bytes > 0)) return {};

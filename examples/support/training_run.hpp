@@ -102,6 +102,11 @@ class training_run {
     trainer_options options = driver_options();
     training_loop::require_options(model_, options, training, validation ? &*validation : nullptr, processes_);
     auto const state = code_.make_training({validation_batch(), flags_.threads, state_options(options), &processes_});
+    std::pmr::memory_resource* const raw = state->raw_memory();
+    if (augments_on_device(flags_.augment_on, raw != nullptr)) {
+      training.leave_raw(*raw);
+      if (validation) validation->leave_raw(*raw);
+    }
     fill(*state);
     training_loop driver{*state,          std::move(options), training, validation ? &*validation : nullptr,
                          folder_.files(), processes_};
@@ -110,7 +115,7 @@ class training_run {
     make_room();
     if (processes_.rank() != 0) return follow(driver);
     training_log log{folder_.files().root(), flags_.rates.epochs, flags_.accumulate, flags_.log_interval,
-                     driver.epoch(),         driver.steps(),      flags_.profile};
+                     driver.epoch(),         driver.steps(),      flags_.profile,    flags_.profile_data};
     log.text("configuration", "    " + arguments_.dump());
     log_ = &log;
     draw_ = [&](epoch_report const& e) {

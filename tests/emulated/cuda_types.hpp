@@ -173,11 +173,16 @@ inline float __frcp_rn(float x) { return 1 / x; }
 inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __fadd_rn(float x, float y) { return x + y; }
 inline float __fsub_rn(float x, float y) { return x - y; }
+inline float __fdiv_rn(float x, float y) { return x / y; }
 inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
 inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1.f) : 0.f; }
 inline void __sincosf(float x, float* s, float* c) { *s = std::sin(x), *c = std::cos(x); }
 inline void sincospif(float x, float* s, float* c) {
   *s = float(std::sin(3.14159265358979323846 * double(x))), *c = float(std::cos(3.14159265358979323846 * double(x)));
+}
+template <class T>
+T atomicAdd(T* p, std::type_identity_t<T> x) {
+  return __atomic_fetch_add(p, x, __ATOMIC_RELAXED);
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }

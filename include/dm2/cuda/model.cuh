@@ -6,12 +6,14 @@
 #include <dm2/core/error.hpp>
 #include <dm2/core/operands.hpp>
 #include <dm2/core/view.hpp>
+#include <dm2/cuda/augment.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/heads.cuh>
 #include <dm2/cuda/inference/trunk.cuh>
 #include <dm2/cuda/inference/weights.cuh>
+#include <dm2/data/raw_pictures.hpp>
 #include <dm2/model/model.hpp>
 
 #include <array>
@@ -119,6 +121,21 @@ class model<C, cuda::context<P>> {
     int const batch = detail::picture_count<C>("model.forward.pictures", pictures.size());
     require_extent("model.forward.logits", logits.size(), std::size_t(batch) * classes);
     plan const p = upload(pictures, batch);
+    forward_device(p.pictures, batch, p.logits, stream_.get());
+    download(p.logits, logits);
+  }
+
+  /// The same of raw pictures, whose memory is free again when it returns. Throws shape_error if their size is not the
+  /// model's.
+  void forward(raw_pictures const& raw, std::span<float> logits) {
+    if (raw.size != C.image) throw shape_error{"model.forward: raw pictures of another size than the model's"};
+    int const batch = int(raw.tasks.size());
+    require_extent("model.forward.logits", logits.size(), std::size_t(batch) * classes);
+    reserve(batch);
+    refresh();
+    plan const p = planned(batch);
+    done_.make_wait(stream_.get());
+    augment_.enqueue(raw, p.pictures, stream_.get());
     forward_device(p.pictures, batch, p.logits, stream_.get());
     download(p.logits, logits);
   }
@@ -286,6 +303,7 @@ class model<C, cuda::context<P>> {
   }
 
   cuda::stream stream_;
+  cuda::augmenter augment_;
   cuda::event done_;
   context context_;
   state_context state_context_{1};

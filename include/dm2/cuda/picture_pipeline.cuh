@@ -5,9 +5,12 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/cuda/augment.cuh>
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/device/memory.cuh>
+#include <dm2/cuda/device/pinned_resource.cuh>
 #include <dm2/cuda/device/stream.cuh>
+#include <dm2/data/raw_pictures.hpp>
 
 #include <array>
 #include <cstddef>
@@ -71,28 +74,32 @@ class picture_pipeline {
     return {reinterpret_cast<std::uint8_t*>(s.pictures.data()), s.pictures.size()};
   }
 
+  /// Where the next batch's raw pictures go, `batch` places. Waits until the device has what was there.
+  [[nodiscard]] raw_pictures& raw_staging() {
+    slot& s = slots_[submitted_ % depth];
+    s.uploaded.synchronize();
+    s.raw.prepare(batch_, Model::configuration.image, 0, pinned_resource::get());
+    return s.raw;
+  }
+  /// As submit, of raw_staging(): the device finishes them to the bytes that staging() would have had.
+  void submit_raw(int count) {
+    slot& s = begin(count);
+    s.raw.tasks.resize(std::size_t(count));
+    augment_.copy(s.raw, copies_.get());
+    augment_.finish(reinterpret_cast<std::uint8_t*>(s.device_pictures.data()), copies_.get());
+    enqueue(s);
+  }
+
   /// Hands over the first `count` pictures of staging(), which must not be written until staging() gives it again.
   ///
   /// Throws shape_error unless count is 1 to batch(), std::logic_error where `depth` batches are pending, cuda::error.
   void submit(int count) {
-    if (count < 1 || count > batch_)
-      throw shape_error{"picture_pipeline.submit: got " + std::to_string(count) + " pictures, expected 1 to " +
-                        std::to_string(batch_)};
-    if (pending() == depth) throw std::logic_error{"dm2::cuda::picture_pipeline: submit before take"};
-    slot& s = slots_[submitted_ % depth];
-    s.count = count;
+    slot& s = begin(count);
     // The batch that was in this slot has been taken, so nothing on the device reads it any more.
     check(cudaMemcpyAsync(s.device_pictures.data(), s.pictures.data(), std::size_t(count) * Model::pixels,
                           cudaMemcpyHostToDevice, copies_.get()),
           "picture_pipeline: pictures");
-    s.uploaded.record(copies_.get());
-    s.uploaded.make_wait(compute_.get());
-    compute(s, count);
-    check(cudaMemcpyAsync(s.logits.data(), s.device_logits.data(), logits_of(s) * sizeof(float), cudaMemcpyDeviceToHost,
-                          compute_.get()),
-          "picture_pipeline: logits");
-    s.done.record(compute_.get());
-    ++submitted_;
+    enqueue(s);
   }
 
   /// Waits for the oldest batch that was not taken. Its logits [count, classes] stay until the next submit.
@@ -109,11 +116,33 @@ class picture_pipeline {
  private:
   struct slot {
     pinned_memory pictures, logits;
+    raw_pictures raw;
     device_memory device_pictures, device_logits;
     event uploaded, done;
     int count = 0;
   };
 
+  /// The next slot, for `count` pictures.
+  slot& begin(int count) {
+    if (count < 1 || count > batch_)
+      throw shape_error{"picture_pipeline.submit: got " + std::to_string(count) + " pictures, expected 1 to " +
+                        std::to_string(batch_)};
+    if (pending() == depth) throw std::logic_error{"dm2::cuda::picture_pipeline: submit before take"};
+    slot& s = slots_[submitted_ % depth];
+    s.count = count;
+    return s;
+  }
+  /// Computes what is on its way to the device.
+  void enqueue(slot& s) {
+    s.uploaded.record(copies_.get());
+    s.uploaded.make_wait(compute_.get());
+    compute(s, s.count);
+    check(cudaMemcpyAsync(s.logits.data(), s.device_logits.data(), logits_of(s) * sizeof(float), cudaMemcpyDeviceToHost,
+                          compute_.get()),
+          "picture_pipeline: logits");
+    s.done.record(compute_.get());
+    ++submitted_;
+  }
   static int required(int batch) {
     if (batch < 1) throw shape_error{"picture_pipeline.batch: got " + std::to_string(batch) + ", expected at least 1"};
     return batch;
@@ -130,6 +159,7 @@ class picture_pipeline {
   int batch_;
   bytes_type normalise_;
   stream copies_, compute_;
+  augmenter augment_;
   std::array<slot, depth> slots_;
   std::size_t submitted_ = 0, taken_ = 0;
 };

@@ -2,8 +2,10 @@
 /// The training loop's steps on the GPU: what trainer<C, cuda::context<P>> computes with.
 #pragma once
 
+#include <dm2/cuda/augment.cuh>
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/pinned_resource.cuh>
 #include <dm2/cuda/device/stopwatch.cuh>
 #include <dm2/cuda/device/stream.cuh>
 #include <dm2/cuda/memory.cuh>
@@ -13,12 +15,14 @@
 #include <dm2/cuda/training/rounds.cuh>
 #include <dm2/cuda/training/rule.cuh>
 #include <dm2/train/step_engine.hpp>
+#include <dm2/train/time_parts.hpp>
 
 #include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory_resource>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -71,7 +75,7 @@ class step_engine<C, cuda::context<P>> {
     std::size_t const slot = std::exchange(slot_, 1 - slot_);
     auto& in = inputs_[slot];
     in.fill(b, box);
-    in.upload(copies_.get());
+    in.upload(b, augment_, copies_.get());
     cudaStream_t const s = network_.stream().get();
     in.make_wait(s);
     if (places_.empty()) rule_.begin(optimizer_.steps() + 1);
@@ -79,6 +83,7 @@ class step_engine<C, cuda::context<P>> {
     compute(slot, scale * loss_scale);
     computing_.end(s);
     in.release(s);
+    if (b.is_raw()) augment_.wait_until_copied();
   }
   /// Enqueues the end of a round of `count` micro-batches, the first of them at `first`. Throws process_error.
   /// `stop`: whether this process was asked to stop; a later step's result says it of them all.
@@ -135,9 +140,9 @@ class step_engine<C, cuda::context<P>> {
     network_.stream().synchronize();
   }
   /// The pictures of the latest micro-batch.
-  [[nodiscard]] std::span<float const> pictures() const {
-    return {inputs_[1 - slot_].host_pictures(), std::size_t(network_.batch()) * net_.pixels};
-  }
+  [[nodiscard]] std::span<float const> pictures() { return inputs_[1 - slot_].host_pictures(); }
+  /// Memory for raw pictures, which micro_batch takes: the device copies from it without a detour.
+  [[nodiscard]] std::pmr::memory_resource& raw_memory() const { return cuda::pinned_resource::get(); }
   /// Gradients of the step under way, on the host.
   [[nodiscard]] std::span<float const> gradients() {
     gradients_.resize(state_extent<C>);
@@ -147,9 +152,14 @@ class step_engine<C, cuda::context<P>> {
   }
   /// Seconds that the device computed micro-batches so far.
   [[nodiscard]] double seconds_computing() { return computing_.seconds(); }
+  /// Seconds that the device copied raw pictures, and that it worked on them, so far.
+  [[nodiscard]] device_times seconds_augmenting() {
+    return {augment_.seconds_copying(), augment_.seconds_augmenting()};
+  }
   /// Bytes on the device.
   [[nodiscard]] std::size_t bytes() const {
-    return network_.bytes() + rounds_.bytes() + rule_.bytes_held() + inputs_[0].bytes() + inputs_[1].bytes();
+    return network_.bytes() + rounds_.bytes() + rule_.bytes_held() + inputs_[0].bytes() + inputs_[1].bytes() +
+           augment_.bytes();
   }
 
  private:
@@ -202,6 +212,7 @@ class step_engine<C, cuda::context<P>> {
   cuda::target_options targets_;
   std::array<cuda::training_input, 2> inputs_;
   cuda::stream copies_;
+  cuda::augmenter augment_;
   cuda::stopwatch computing_;
   std::array<recorded, 2> graphs_;
   std::size_t slot_ = 0;

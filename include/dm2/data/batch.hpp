@@ -6,6 +6,7 @@
 #include <dm2/core/label_map.hpp>
 #include <dm2/core/shapes.hpp>
 #include <dm2/data/label_map_data.hpp>
+#include <dm2/data/raw_pictures.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -20,7 +21,8 @@ struct batch {
   int size = 0;                      ///< samples
   int height = 0;                    ///< of every picture, in pixels
   int width = 0;                     ///< of every picture, in pixels
-  std::vector<float> pictures;       ///< [size, 3, height, width], normalised
+  std::vector<float> pictures;       ///< [size, 3, height, width], normalised; empty where `raw` has them
+  raw_pictures raw;                  ///< the pictures as they are decoded, where a device is to finish them
   std::vector<int> labels;           ///< class of each
   std::vector<std::size_t> samples;  ///< number of each in the set
   std::vector<label_map_data> maps;  ///< label map of each, or empty
@@ -42,11 +44,17 @@ struct batch {
     return {std::span{m.values}, m.height, m.width};
   }
 
-  /// Makes every list `count` long, keeping their memory.
+  /// Whether a device is to finish the pictures.
+  [[nodiscard]] bool is_raw() const noexcept { return !raw.tasks.empty(); }
+
+  /// Makes every list `count` long, keeping their memory; the raw pictures' where there are some, else the pictures'.
   void resize(int count, bool with_maps) {
     size = count;
     std::size_t const n = std::size_t(count);
-    pictures.resize(n * picture_size());
+    if (is_raw())
+      raw.tasks.resize(n);
+    else
+      pictures.resize(n * picture_size());
     labels.resize(n);
     samples.resize(n);
     maps.resize(with_maps ? n : 0);
@@ -60,7 +68,12 @@ namespace detail {
 inline void require_batch(batch const& b, int count, image_extent size) {
   std::size_t const n = std::size_t(count);
   require_extent("batch.size", std::size_t(std::max(b.size, 0)), n);
-  require_extent("batch.pictures", b.pictures.size(), n * 3 * std::size_t(size.height) * std::size_t(size.width));
+  if (b.is_raw()) {
+    require_extent("batch.raw.tasks", b.raw.tasks.size(), n);
+    if (b.raw.size != size) throw shape_error{"batch.raw: pictures of another size than the model's"};
+  } else {
+    require_extent("batch.pictures", b.pictures.size(), n * 3 * std::size_t(size.height) * std::size_t(size.width));
+  }
   require_extent("batch.labels", b.labels.size(), n);
   if (b.maps.empty()) return;
   require_extent("batch.maps", b.maps.size(), n);

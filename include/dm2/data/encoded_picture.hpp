@@ -11,7 +11,10 @@
 #include <dm2/data/decode/jpeg_part.hpp>
 #endif
 
+#include <algorithm>
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <new>
@@ -58,11 +61,32 @@ class encoded_picture {
     detail::require_box("encoded_picture::part", box, height_, width_);
     return guarded([&] { return decode_part(box); });
   }
+  /// The same, written to `out`, [box.height, box.width, 3] bytes. Where it throws, `out` holds anything.
+  void part_into(pixel_box box, std::uint8_t* out) {
+    detail::require_box("encoded_picture::part_into", box, height_, width_);
+    guarded([&] { decode_part_into(box, out); });
+  }
+  /// Seconds that it has been decoding.
+  [[nodiscard]] double seconds_decoding() const noexcept { return std::chrono::duration<double>(decoding_).count(); }
 
  private:
-  /// f(), with memory that runs out told as decode_image tells it.
+  /// Adds its lifetime to a duration.
+  class timed {
+   public:
+    explicit timed(std::chrono::steady_clock::duration& sum) : sum_{sum} {}
+    timed(timed const&) = delete;
+    timed& operator=(timed const&) = delete;
+    ~timed() { sum_ += std::chrono::steady_clock::now() - begin_; }
+
+   private:
+    std::chrono::steady_clock::duration& sum_;
+    std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+  };
+
+  /// f(), timed, and with memory that runs out told as decode_image tells it.
   template <class F>
   auto guarded(F const& f) -> decltype(f()) {
+    timed const watch{decoding_};
     try {
       return f();
     } catch (std::bad_alloc const&) {
@@ -114,20 +138,36 @@ class encoded_picture {
 #endif
     return cut(detail::read_jpeg_picture(*reader, file_.size(), name_, options_), box);
   }
+  void decode_part_into(pixel_box box, std::uint8_t* out) {
+#ifdef LIBJPEG_TURBO_VERSION_NUMBER
+    if (sniff_format(file_) == picture_format::jpeg && detail::ends_with_marker(file_)) {
+      auto const reader = started();
+      if (detail::has_exact_parts(reader->info) && !is_whole(box))
+        return detail::read_jpeg_part(*reader, box, name_, options_, out);
+      if (is_whole(box)) return detail::read_jpeg_whole(*reader, name_, options_, out);
+      return copy_out(cut(detail::read_jpeg_picture(*reader, file_.size(), name_, options_), box), out);
+    }
+#endif
+    copy_out(decode_part(box), out);
+  }
 #else
   void open() { keep(decode_image(file_, name_, options_)); }
   [[nodiscard]] picture decode_whole() { return taken(); }
   [[nodiscard]] picture decode_part(pixel_box box) { return cut(taken(), box); }
+  void decode_part_into(pixel_box box, std::uint8_t* out) { copy_out(decode_part(box), out); }
 #endif
 
   [[nodiscard]] picture cut(picture p, pixel_box box) const {
     return is_whole(box) ? std::move(p) : detail::copy_box(p, box);
   }
 
+  static void copy_out(picture const& p, std::uint8_t* out) { std::copy(p.pixels.begin(), p.pixels.end(), out); }
+
   std::span<std::byte const> file_;
   std::filesystem::path name_;
   decode_options options_;
   int height_ = 0, width_ = 0;
+  std::chrono::steady_clock::duration decoding_{};
   std::unique_ptr<picture> decoded_;
 #ifdef DM2_WITH_JPEG
   std::unique_ptr<detail::jpeg_reader> jpeg_;  ///< behind its header; null once it is used

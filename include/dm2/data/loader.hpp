@@ -11,12 +11,15 @@
 #include <dm2/data/epoch_order.hpp>
 #include <dm2/data/label_map_file.hpp>
 #include <dm2/data/loader_options.hpp>
+#include <dm2/data/loading_times.hpp>
+#include <dm2/data/raw_pictures.hpp>
 #include <dm2/data/sample_transform.hpp>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <memory_resource>
 #include <optional>
 #include <set>
 #include <stdexcept>
@@ -46,7 +49,8 @@ namespace detail {
 /// bad one's random stream, so that it differs from that sample's own appearance. Each bad sample is reported once, and
 /// more than max_bad of them make next() throw.
 ///
-/// Memory: prefetch + 1 batches, taken by the first epoch and used again, and a picture for each thread.
+/// Memory: prefetch + 1 batches (raw ones of a fixed size, raw_pictures), taken by the first epoch and used again, and a
+/// picture for each thread.
 ///
 /// The set has to outlive the loader. One thread at a time may call it. Destroying it, or starting another epoch, at
 /// any time waits for the samples that threads are at and drops them. In a process that was forked after it was made,
@@ -90,8 +94,21 @@ class loader {
   [[nodiscard]] std::size_t batches() const noexcept { return cut_.count(); }
   /// Seconds that next() has waited for data since the loader was made.
   [[nodiscard]] double seconds_waiting() const { return queue_->seconds_waiting(); }
+  /// Where its threads' time has gone so far.
+  [[nodiscard]] loading_times times() const noexcept { return clock_.get(); }
   /// Different bad samples so far.
   [[nodiscard]] std::size_t bad() const noexcept { return bad_.size(); }
+
+  /// From the next start() on batches are raw (batch::raw): pictures are decoded to memory from `memory`, which
+  /// outlives the loader, and what else the transform does to them is described, for a device to finish with the same
+  /// bytes.
+  ///
+  /// Throws std::invalid_argument where the transform cannot leave pictures so (sample_transform::can_leave_raw).
+  void leave_raw(std::pmr::memory_resource& memory) {
+    if (!transform_.can_leave_raw())
+      throw std::invalid_argument{"loader: the transform leaves no picture for a device to finish"};
+    raw_ = &memory;
+  }
 
   /// Begins an epoch at its batch `first`, counted over all processes, and reading ahead. Drops the rest of the epoch
   /// before.
@@ -109,7 +126,10 @@ class loader {
       slot.content.number = own_[slot.content.number];
       slot.content.height = options_.image.height;
       slot.content.width = options_.image.width;
-      slot.content.resize(int(cut_.size(slot.content.number)), has_label_maps());
+      slot.content.raw.tasks.clear();
+      int const size = int(cut_.size(slot.content.number));
+      if (raw_ != nullptr) slot.content.raw.prepare(size, options_.image, transform_.raw_steps(), *raw_);
+      slot.content.resize(size, has_label_maps());
     });
   }
 
@@ -154,14 +174,18 @@ class loader {
   /// Reads and transforms a sample into place i.
   void read(batch& to, int i, std::size_t sample, random_stream stream) const {
     std::size_t const at = std::size_t(i);
+    auto const begin = detail::loading_clock::clock::now();
     label_map_data* map = nullptr;
     if (has_label_maps()) {
       map = &to.maps[at];
       *map = set_->load_label_map(sample, options_.label_map_classes);
     }
     picture_bytes const file = set_->open_image(sample);
+    auto const read = detail::loading_clock::clock::now();
     encoded_picture encoded{file.bytes(), file.name(), options_.decoding};
-    to.crops[at] = transform_(encoded, map, stream, to.picture_at(i));
+    to.crops[at] = to.is_raw() ? transform_(encoded, map, stream, raw_place{to.raw, i})
+                               : transform_(encoded, map, stream, to.picture_at(i));
+    clock_.add(begin, read, encoded.seconds_decoding());
     to.labels[at] = set_->label(sample);
     to.samples[at] = sample;
   }
@@ -194,7 +218,10 @@ class loader {
       if (slot.good[std::size_t(i)] == 0) continue;
       if (kept != i) {
         std::size_t const from = std::size_t(i), to = std::size_t(kept);
-        std::copy_n(b.picture_at(i).begin(), b.picture_size(), b.picture_at(kept).begin());
+        if (b.is_raw())
+          b.raw.move(from, to);
+        else
+          std::copy_n(b.picture_at(i).begin(), b.picture_size(), b.picture_at(kept).begin());
         b.labels[to] = b.labels[from];
         b.samples[to] = b.samples[from];
         b.crops[to] = b.crops[from];
@@ -208,6 +235,8 @@ class loader {
   dataset const* set_;
   loader_options options_;
   sample_transform transform_;
+  std::pmr::memory_resource* raw_ = nullptr;  ///< of raw pictures; null where they are finished here
+  mutable detail::loading_clock clock_;
   epoch_batches cut_;
   std::uint32_t epoch_ = 0;
   std::vector<std::uint32_t> order_;  ///< training only

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/core/host_device.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/resample_weights.hpp>
 
@@ -19,8 +20,8 @@ namespace dm2 {
 namespace detail {
 
 /// 2^-22 fixed point to a byte, clamped. The accumulator started at one half and is two's complement.
-[[nodiscard]] inline std::uint8_t to_byte(std::uint32_t sum) noexcept {
-  return static_cast<std::uint8_t>(std::clamp(static_cast<std::int32_t>(sum) >> weight_bits, 0, 255));
+[[nodiscard]] DM2_HOST_DEVICE inline std::uint8_t to_byte(std::uint32_t sum) noexcept {
+  return static_cast<std::uint8_t>(within(static_cast<std::int32_t>(sum) >> weight_bits, 0, 255));
 }
 
 /// Sums are unsigned, so that the few weights whose roundings add up wrap instead of being undefined.

@@ -8,10 +8,14 @@
 #include <dm2/data/augment/apply.hpp>
 #include <dm2/data/augment/augmentation.hpp>
 #include <dm2/data/augment/drawn_sample.hpp>
+#include <dm2/data/augment/picture_task.hpp>
 #include <dm2/data/encoded_picture.hpp>
+#include <dm2/data/raw_pictures.hpp>
 #include <dm2/data/transform.hpp>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <utility>
 
@@ -47,6 +51,29 @@ inline void require_training(augmentation const& a, label_map_data const* map, i
 
 }  // namespace detail
 
+/// The pixels of a drawn sample, before they are normalised and erased, and what apply_drawn does to the map.
+///
+/// Shapes   the result is [height, width, 3].
+/// Throws   as apply_drawn.
+[[nodiscard]] inline picture drawn_pixels(drawn_sample const& d, picture p, pixel_box part, int source_width,
+                                          label_map_data* map, augmentation const& a, int height, int width) {
+  require_picture("drawn_pixels", p);
+  int const left = d.flip ? source_width - part.left - part.width : part.left;  // of the part, in the flipped picture
+  if (d.flip) {
+    flip(p);
+    if (map != nullptr) flip(*map);
+  }
+  for (drawn_operation const& o : d.operations) apply(o.operation, p, map, o.argument, o.filter, a.fill);
+  pixel_box const box{d.crop.top - part.top, d.crop.left - left, d.crop.height, d.crop.width};
+  return resized_crop(p, box, height, width, d.filter);
+}
+
+/// The crop of a drawn sample, as fractions of the picture.
+[[nodiscard]] inline crop_fraction drawn_crop(drawn_sample const& d, int source_height, int source_width) {
+  return {double(d.crop.top) / source_height, double(d.crop.left) / source_width, double(d.crop.height) / source_height,
+          double(d.crop.width) / source_width};
+}
+
 /// Executes a drawn sample of a picture of source_height x source_width, of which `p` is needed_part, or `part` where
 /// that is more.
 ///
@@ -58,18 +85,9 @@ inline void require_training(augmentation const& a, label_map_data const* map, i
 inline crop_fraction apply_drawn(drawn_sample& d, picture p, pixel_box part, int source_height, int source_width,
                                  label_map_data* map, augmentation const& a, int height, int width,
                                  std::span<float> out) {
-  require_picture("apply_drawn", p);
-  int const left = d.flip ? source_width - part.left - part.width : part.left;  // of the part, in the flipped picture
-  if (d.flip) {
-    flip(p);
-    if (map != nullptr) flip(*map);
-  }
-  for (drawn_operation const& o : d.operations) apply(o.operation, p, map, o.argument, o.filter, a.fill);
-  pixel_box const box{d.crop.top - part.top, d.crop.left - left, d.crop.height, d.crop.width};
-  normalise(resized_crop(p, box, height, width, d.filter), out, a.norm);
+  normalise(drawn_pixels(d, std::move(p), part, source_width, map, a, height, width), out, a.norm);
   if (d.erased) erase_box(out, height, width, *d.erased, d.noise);
-  return {double(d.crop.top) / source_height, double(d.crop.left) / source_width, double(d.crop.height) / source_height,
-          double(d.crop.width) / source_width};
+  return drawn_crop(d, source_height, source_width);
 }
 
 /// The training transform, in the recipe's order: flip, RandAugment, random resized crop, normalisation, random
@@ -102,6 +120,31 @@ inline crop_fraction training_transform(encoded_picture& p, label_map_data* map,
   crop_fraction const crop = apply_drawn(d, p.part(part), part, p.height(), p.width(), map, a, height, width, out);
   random = d.noise;
   return crop;
+}
+
+/// The same, but that the pixels are left for a device to finish: draws, decodes and describes. A picture that does not
+/// fit its batch's memory is finished here.
+///
+/// Writes   to (its task and pixels); map, as above.
+inline crop_fraction training_transform(encoded_picture& p, label_map_data* map, augmentation const& a,
+                                        random_stream& random, raw_place const& to) {
+  auto const [height, width] = to.size();
+  int const rows = p.height(), columns = p.width();
+  drawn_sample const d = draw_sample(a, rows, columns, height, width, random);
+  random = d.noise;
+  picture_task const task = plan_sample(d, a, rows, columns, height, width, to.steps());
+  if (std::uint8_t* const pixels = to.take(task)) {
+    p.part_into(task.part, pixels);
+    if (map != nullptr) {
+      if (d.flip) flip(*map);
+      for (drawn_operation const& o : d.operations) apply_to_map(o.operation, *map, o.argument);
+    }
+  } else {
+    pixel_box const part = needed_part(d, rows, columns);
+    picture const done = drawn_pixels(d, p.part(part), part, columns, map, a, height, width);
+    std::copy(done.pixels.begin(), done.pixels.end(), to.take_finished(task));
+  }
+  return drawn_crop(d, rows, columns);
 }
 
 }  // namespace dm2

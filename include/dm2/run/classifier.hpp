@@ -3,11 +3,13 @@
 #pragma once
 
 #include <dm2/core/shapes.hpp>
+#include <dm2/data/raw_pictures.hpp>
 #include <dm2/model/config.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 
 namespace dm2::run {
 
@@ -46,6 +48,14 @@ class classifier {
   [[nodiscard]] virtual std::span<std::uint8_t> staging() = 0;
   /// Hands over the first `count` pictures of staging(). At most two batches may be submitted and not taken.
   virtual void submit(int count) = 0;
+  /// Where the next batch's raw pictures go, as many places as a batch has: a device finishes them to what
+  /// evaluation_transform would have given. Null where there is none: staging() it is, then.
+  [[nodiscard]] virtual raw_pictures* raw_staging() { return nullptr; }
+  /// As submit, of raw_staging().
+  virtual void submit_raw(int count) {
+    static_cast<void>(count);
+    throw std::logic_error{"dm2::run::classifier: it takes finished pictures"};
+  }
   /// What the model says of the oldest batch that was not taken.
   [[nodiscard]] virtual batch_results take() = 0;
 };

@@ -28,6 +28,8 @@ class gpu_classifier final : public classifier {
   [[nodiscard]] config const& configuration() const override { return configuration_; }
   [[nodiscard]] std::span<std::uint8_t> staging() override { return pipeline_.staging(); }
   void submit(int count) override { pipeline_.submit(count); }
+  [[nodiscard]] raw_pictures* raw_staging() override { return &pipeline_.raw_staging(); }
+  void submit_raw(int count) override { pipeline_.submit_raw(count); }
   [[nodiscard]] batch_results take() override { return {pipeline_.take(), {}}; }
 
  private:

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <span>
+#include <stdexcept>
 #include <vector>
 
 namespace dm2 {
@@ -23,9 +24,11 @@ class batch_counter {
   /// The counts of a batch of pictures of the model's size.
   [[nodiscard]] evaluation operator()(batch const& b) {
     evaluation counts;
-    pictures_.assign(b.pictures.begin(), b.pictures.end());
     logits_.resize(std::size_t(b.size) * net_.classes);
-    net_.forward(pictures_, logits_);
+    if (b.is_raw())
+      forward_raw(b);
+    else
+      forward(b);
     for (int i = 0; i < b.size; ++i)
       counts.add(std::span<scalar const>{logits_}.subspan(std::size_t(i) * net_.classes, net_.classes),
                  b.labels[std::size_t(i)]);
@@ -34,6 +37,17 @@ class batch_counter {
 
  private:
   using scalar = typename Context::scalar;
+
+  void forward(batch const& b) {
+    pictures_.assign(b.pictures.begin(), b.pictures.end());
+    net_.forward(pictures_, logits_);
+  }
+  void forward_raw(batch const& b) {
+    if constexpr (requires { net_.forward(b.raw, std::span{logits_}); })
+      net_.forward(b.raw, std::span{logits_});
+    else
+      throw std::logic_error{"dm2: this model takes finished pictures, the loader leaves raw ones"};
+  }
 
   model<C, Context>& net_;
   std::vector<scalar> pictures_, logits_;

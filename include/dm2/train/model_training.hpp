@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory_resource>
 #include <optional>
 #include <span>
 #include <vector>
@@ -58,10 +59,22 @@ class model_training : public training_state {
   [[nodiscard]] std::optional<step_result> next_result(bool wait) override { return engine_.next_result(wait); }
   void pull() override { engine_.pull(); }
   void push() override { engine_.push(); }
-  [[nodiscard]] any_values pictures() const override { return engine_.pictures(); }
+  [[nodiscard]] any_values pictures() override { return engine_.pictures(); }
+  [[nodiscard]] std::pmr::memory_resource* raw_memory() override {
+    if constexpr (requires { engine_.raw_memory(); })
+      return &engine_.raw_memory();
+    else
+      return nullptr;
+  }
   [[nodiscard]] any_values gradients() override { return std::span<scalar const>{engine_.gradients()}; }
 
   [[nodiscard]] double seconds_computing() override { return engine_.seconds_computing(); }
+  [[nodiscard]] device_times seconds_augmenting() override {
+    if constexpr (requires { engine_.seconds_augmenting(); })
+      return engine_.seconds_augmenting();
+    else
+      return {};
+  }
   [[nodiscard]] evaluation count(batch const& b) override { return counter_(b); }
   void patches(std::span<float const> picture, std::span<float> cls, std::span<float> patches) override {
     std::vector<scalar> in(picture.begin(), picture.end()), logits(cls.size()), maps(patches.size());

@@ -63,6 +63,8 @@ class step_engine {
   /// Throws   shape_error if a size disagrees or a class is out of range.
   void micro_batch(batch const& b, mix_box box, double scale) {
     detail::require_batch(b, options_.batch, C.image);
+    if (b.is_raw())
+      throw std::logic_error{"dm2::step_engine: the host takes finished pictures, the loader leaves raw ones"};
     auto const begin = std::chrono::steady_clock::now();
     compute(b, box, scale);
     computing_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/comm/communicator.hpp>
+#include <dm2/data/loading_times.hpp>
 
 #include <algorithm>
 #include <cstddef>
@@ -12,20 +13,30 @@
 
 namespace dm2 {
 
+/// Seconds that a device spent on raw pictures, beside the network.
+struct device_times {
+  double copying = 0;     ///< to the device
+  double augmenting = 0;  ///< operations, resizing, normalising, erasing
+};
+
 /// Seconds of one process, and the bytes that it sent. What is left of the total is the adding of gradients, the
 /// optimizer and checkpoints. On a GPU the parts overlap, since it computes while the host waits for data.
 struct time_parts {
-  double total = 0;      ///< by the clock
-  double waiting = 0;    ///< for data, on the host
-  double computing = 0;  ///< loss and gradients of the process's micro-batches; on a GPU the device's own time
-  traffic exchanged{};   ///< with other processes, the waiting for later ones included
+  double total = 0;          ///< by the clock
+  double waiting = 0;        ///< for data, on the host
+  double computing = 0;      ///< loss and gradients of the process's micro-batches; on a GPU the device's own time
+  traffic exchanged{};       ///< with other processes, the waiting for later ones included
+  loading_times loading{};   ///< of the threads that load the training pictures, added up
+  device_times augmented{};  ///< where a device finishes the pictures
 
   /// What has come since an earlier time.
   [[nodiscard]] friend time_parts operator-(time_parts const& now, time_parts const& before) {
     return {now.total - before.total,
             now.waiting - before.waiting,
             now.computing - before.computing,
-            {now.exchanged.bytes - before.exchanged.bytes, now.exchanged.seconds - before.exchanged.seconds}};
+            {now.exchanged.bytes - before.exchanged.bytes, now.exchanged.seconds - before.exchanged.seconds},
+            now.loading - before.loading,
+            {now.augmented.copying - before.augmented.copying, now.augmented.augmenting - before.augmented.augmenting}};
   }
   /// Outside of exchanges: the process's own work, and its waiting for data.
   [[nodiscard]] double work() const { return total - exchanged.seconds; }

@@ -229,8 +229,12 @@ class training_loop {
   }
   /// This process's times since the loop was made.
   [[nodiscard]] time_parts times() {
-    return {std::chrono::duration<double>(clock::now() - made_).count(), training_.seconds_waiting(),
-            state_.seconds_computing(), processes_.sent()};
+    return {std::chrono::duration<double>(clock::now() - made_).count(),
+            training_.seconds_waiting(),
+            state_.seconds_computing(),
+            processes_.sent(),
+            training_.times(),
+            state_.seconds_augmenting()};
   }
   /// What of an epoch's report is about its time. All processes call it.
   void report_times(epoch_report& report) {

@@ -9,9 +9,11 @@
 #include <dm2/model/config.hpp>
 #include <dm2/train/evaluation.hpp>
 #include <dm2/train/steps.hpp>
+#include <dm2/train/time_parts.hpp>
 
 #include <cstddef>
 #include <cstdint>
+#include <memory_resource>
 #include <optional>
 #include <span>
 #include <variant>
@@ -85,12 +87,17 @@ class training_state {
   /// @copydoc step_engine::push
   virtual void push() = 0;
   /// The pictures of the latest micro-batch, [size, channels, height, width].
-  [[nodiscard]] virtual any_values pictures() const = 0;
+  [[nodiscard]] virtual any_values pictures() = 0;
+  /// Where the memory of raw pictures is to come from, where micro_batch and count take batches of them (batch::raw);
+  /// null where they do not.
+  [[nodiscard]] virtual std::pmr::memory_resource* raw_memory() { return nullptr; }
   /// Gradients of the latest micro-batch, laid out as the state.
   [[nodiscard]] virtual any_values gradients() = 0;
 
   /// Seconds that this process has computed micro-batches.
   [[nodiscard]] virtual double seconds_computing() = 0;
+  /// Seconds that a device has copied raw pictures and worked on them.
+  [[nodiscard]] virtual device_times seconds_augmenting() { return {}; }
 
   /// How often the model, as its state is, is right on a batch.
   [[nodiscard]] virtual evaluation count(batch const& b) = 0;

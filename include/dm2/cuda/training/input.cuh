@@ -6,6 +6,7 @@
 
 #include <dm2/core/arena.hpp>
 #include <dm2/core/operands.hpp>
+#include <dm2/cuda/augment.cuh>
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/device/stream.cuh>
@@ -16,6 +17,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <span>
 
 namespace dm2::cuda {
 
@@ -36,15 +38,20 @@ class training_input {
       : count_{std::size_t(count)},
         numbers_{numbers},
         options_{options},
-        fixed_{planned_bytes<fixed_part>(count_, numbers_)},
+        fixed_{planned_bytes<fixed_part>(count_)},
+        device_pictures_{count_ * numbers_ * sizeof(float)},
         device_{fixed_.size()} {}
 
   /// Copies a batch into the pinned memory; waits until its last contents have been copied to the device. Label maps
   /// that are larger than any before take new memory, for which the device's work is waited for.
   void fill(batch const& b, mix_box box) {
     copied_.synchronize();
-    fixed_part const host{fixed_.data(), count_, numbers_};
-    std::memcpy(host.pictures, b.pictures.data(), count_ * numbers_ * sizeof(float));
+    fixed_part const host{fixed_.data(), count_};
+    raw_ = b.is_raw();
+    if (!raw_) {
+      if (pictures_.size() == 0) pictures_ = pinned_memory{device_pictures_.size()};
+      std::memcpy(pictures_.data(), b.pictures.data(), pictures_.size());
+    }
     *host.box = box;
     std::size_t total = 0;
     side_ = 0;
@@ -70,9 +77,17 @@ class training_input {
     used_ = total;
   }
 
-  /// Enqueues the copies to the device, after everything that computes with the earlier contents.
-  void upload(cudaStream_t s) {
+  /// Enqueues the copies to the device, after everything that computes with the earlier contents. The pictures of a raw
+  /// batch, which may be used before that, are copied and finished by `augment`: `b` has to stay until the device has
+  /// them (augmenter::wait_until_copied).
+  void upload(batch const& b, augmenter& augment, cudaStream_t s) {
+    if (raw_) augment.copy(b.raw, s);
     computed_.make_wait(s);
+    if (raw_)
+      augment.finish(pictures(), s);
+    else
+      check(cudaMemcpyAsync(device_pictures_.data(), pictures_.data(), pictures_.size(), cudaMemcpyHostToDevice, s),
+            "pictures: copy");
     check(cudaMemcpyAsync(device_.data(), fixed_.data(), fixed_.size(), cudaMemcpyHostToDevice, s), "batch: copy");
     if (used_ != 0)
       check(cudaMemcpyAsync(device_maps_.data(), maps_.data(), used_ * sizeof(float), cudaMemcpyHostToDevice, s),
@@ -85,7 +100,7 @@ class training_input {
   void release(cudaStream_t s) const { computed_.record(s); }
 
   /// [count, channels, height, width] on the device.
-  [[nodiscard]] float const* pictures() const { return device_part().pictures; }
+  [[nodiscard]] float* pictures() const { return reinterpret_cast<float*>(device_pictures_.data()); }
   /// The box on the device.
   [[nodiscard]] mix_box const* box() const { return device_part().box; }
   /// The label maps on the device, as token_label_loss takes them.
@@ -97,28 +112,35 @@ class training_input {
             .cols = options_.cols,
             .smoothing = options_.smoothing};
   }
-  /// The pictures on the host.
-  [[nodiscard]] float const* host_pictures() const { return fixed_part{fixed_.data(), count_, numbers_}.pictures; }
+  /// The pictures on the host, which are brought there where a device has finished them. Waits for the device then.
+  [[nodiscard]] std::span<float const> host_pictures() {
+    std::size_t const bytes = device_pictures_.size();
+    if (pictures_.size() == 0) pictures_ = pinned_memory{bytes};
+    if (raw_) {
+      copied_.synchronize();
+      check(cudaMemcpy(pictures_.data(), device_pictures_.data(), bytes, cudaMemcpyDeviceToHost),
+            "pictures: copy back");
+    }
+    return {reinterpret_cast<float const*>(pictures_.data()), count_ * numbers_};
+  }
   /// Bytes on the device.
-  [[nodiscard]] std::size_t bytes() const { return device_.size() + device_maps_.size(); }
+  [[nodiscard]] std::size_t bytes() const { return device_.size() + device_pictures_.size() + device_maps_.size(); }
 
  private:
   /// What has the same size in every batch.
   struct fixed_part {
-    float* pictures;
     label_sample* samples;
     mix_box* box;
 
-    fixed_part(arena& a, std::size_t count, std::size_t numbers)
-        : pictures{a.take<float>(count * numbers)}, samples{a.take<label_sample>(count)}, box{a.take<mix_box>(1)} {}
-    fixed_part(std::byte* memory, std::size_t count, std::size_t numbers)
-        : fixed_part{arena{memory, planned_bytes<fixed_part>(count, numbers)}, count, numbers} {}
+    fixed_part(arena& a, std::size_t count) : samples{a.take<label_sample>(count)}, box{a.take<mix_box>(1)} {}
+    fixed_part(std::byte* memory, std::size_t count)
+        : fixed_part{arena{memory, planned_bytes<fixed_part>(count)}, count} {}
 
    private:
-    fixed_part(arena&& a, std::size_t count, std::size_t numbers) : fixed_part{a, count, numbers} {}
+    fixed_part(arena&& a, std::size_t count) : fixed_part{a, count} {}
   };
 
-  [[nodiscard]] fixed_part device_part() const { return {device_.data(), count_, numbers_}; }
+  [[nodiscard]] fixed_part device_part() const { return {device_.data(), count_}; }
 
   void reserve_maps(std::size_t numbers) {
     if (numbers * sizeof(float) <= maps_.size()) return;
@@ -130,11 +152,12 @@ class training_input {
 
   std::size_t count_, numbers_;
   target_options options_;
-  pinned_memory fixed_, maps_;
-  device_memory device_, device_maps_;
+  pinned_memory fixed_, maps_, pictures_;
+  device_memory device_pictures_, device_, device_maps_;
   event copied_, computed_;
   std::size_t used_ = 0;
   int side_ = 0;
+  bool raw_ = false;  ///< whether a device finishes the pictures
 };
 
 }  // namespace dm2::cuda

@@ -62,4 +62,24 @@ inline void apply(augment_operation operation, picture& p, label_map_data* map, 
   }
 }
 
+/// What apply() does to the label map alone: nothing where the operation is not geometric. Throws shape_error if the
+/// map's values disagree with its sides.
+inline void apply_to_map(augment_operation operation, label_map_data& map, double argument) {
+  using enum augment_operation;
+  if (!is_geometric(operation)) return;
+  require_label_map("apply", map);
+  switch (operation) {
+    case rotate:
+      return dm2::rotate(map, argument);
+    case shear_x:
+      return dm2::shear_x(map, argument);
+    case shear_y:
+      return dm2::shear_y(map, argument);
+    case translate_x:
+      return dm2::translate_x(map, argument);
+    default:
+      return dm2::translate_y(map, argument);
+  }
+}
+
 }  // namespace dm2

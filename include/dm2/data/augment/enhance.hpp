@@ -2,6 +2,7 @@
 /// Augmentations that blend as Pillow's ImageEnhance does, byte for byte.
 #pragma once
 
+#include <dm2/core/host_device.hpp>
 #include <dm2/data/augment/lookup.hpp>
 #include <dm2/data/picture.hpp>
 
@@ -18,10 +19,10 @@ namespace detail {
 ///
 /// Pillow rounds the product to float and then the sum. The product is exact in double, so rounding it to float gives
 /// the same number, and the compiler cannot fuse it with the sum.
-[[nodiscard]] inline std::uint8_t blend(int from, int to, float factor) noexcept {
+[[nodiscard]] DM2_HOST_DEVICE inline std::uint8_t blend(int from, int to, float factor) noexcept {
   auto const product = static_cast<float>(static_cast<double>(factor) * (to - from));
   float const sum = static_cast<float>(from) + product;
-  return static_cast<std::uint8_t>(static_cast<int>(std::min(255.0f, std::max(0.0f, sum))));  // NaN becomes 0
+  return static_cast<std::uint8_t>(static_cast<int>(least(255.0f, greatest(0.0f, sum))));  // NaN becomes 0
 }
 
 /// Blends with one level everywhere.
@@ -35,8 +36,18 @@ inline void blend_row(std::uint8_t const* from, std::uint8_t* to, std::size_t n,
 }
 
 /// Luma of ITU-R 601 in 16-bit fixed point, rounded to nearest.
-[[nodiscard]] inline std::uint32_t luma(std::uint8_t const* rgb) noexcept {
+[[nodiscard]] DM2_HOST_DEVICE inline std::uint32_t luma(std::uint8_t const* rgb) noexcept {
   return (rgb[0] * 19595u + rgb[1] * 38470u + rgb[2] * 7471u + 0x8000u) >> 16;
+}
+
+/// The blur of a level: 1 1 1 / 1 5 1 / 1 1 1 over 13, rounded to nearest; `neighbours` is the sum of the eight.
+[[nodiscard]] DM2_HOST_DEVICE inline std::uint8_t blurred(int neighbours, int level) noexcept {
+  return static_cast<std::uint8_t>((neighbours + 5 * level + 6) / 13);
+}
+
+/// The level that a picture's lumas, whose sum is given, are blended with: their mean, rounded.
+[[nodiscard]] DM2_HOST_DEVICE inline int mean_level(std::uint64_t sum, std::uint64_t pixels) noexcept {
+  return static_cast<int>(static_cast<double>(sum) / static_cast<double>(pixels) + 0.5);
 }
 
 /// One row blurred by 1 1 1 / 1 5 1 / 1 1 1 over 13, rounded to nearest; the first and the last pixel stay.
@@ -81,8 +92,7 @@ inline void enhance_contrast(picture& p, double factor) {
     for (std::size_t i = 0; i < p.stride(); i += 3) sum += detail::luma(row + i);
   }
   std::size_t const pixels = p.pixels.size() / 3;
-  double const mean = static_cast<double>(sum) / static_cast<double>(pixels);
-  detail::blend_with_level(p, static_cast<int>(mean + 0.5), f);
+  detail::blend_with_level(p, detail::mean_level(sum, pixels), f);
 }
 
 /// Blends black (factor 0) with the picture (factor 1).

@@ -5,6 +5,9 @@
 /// are not square the two part by the cells' aspect; and the map's origin is a cell's centre, not its corner.
 #pragma once
 
+#include <dm2/core/error.hpp>
+#include <dm2/core/host_device.hpp>
+#include <dm2/data/augment/operation.hpp>
 #include <dm2/data/augment/warp.hpp>
 #include <dm2/data/augment/warp_map.hpp>
 #include <dm2/data/label_map_file.hpp>
@@ -16,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numbers>
+#include <optional>
 #include <utility>
 
 namespace dm2 {
@@ -42,7 +46,7 @@ struct turn {
 
 /// a x + b y, each product and the sum rounded.
 [[nodiscard]] inline double sum_of_products(double a, double x, double b, double y) noexcept {
-  return rounded(a * x) + rounded(b * y);
+  return rounded_product(a, x) + rounded_product(b, y);
 }
 
 }  // namespace detail
@@ -62,19 +66,49 @@ inline void flip(label_map_data& map) {
   for (auto row = map.values.begin(); row != map.values.end(); row += width) std::reverse(row, row + width);
 }
 
+/// Where the pixels of a picture of height x width come from in a geometric operation (is_geometric), by apply()'s
+/// argument; nothing where each stays in its place. Throws shape_error if a rotation's degrees are not finite.
+[[nodiscard]] inline std::optional<affine_map> geometric_map(augment_operation operation, double argument, int height,
+                                                             int width) {
+  using enum augment_operation;
+  switch (operation) {
+    case rotate: {
+      if (!std::isfinite(argument)) throw shape_error{"rotate: the angle must be finite"};
+      double degrees = std::fmod(argument, 360.0);
+      if (degrees < 0) degrees += 360;
+      if (degrees == 0) return std::nullopt;
+      auto const [cos, sin] = detail::turn_by(-degrees);
+      double const x = width / 2.0, y = height / 2.0;
+      return affine_map{cos,  sin, detail::sum_of_products(cos, -x, sin, -y) + x,
+                        -sin, cos, detail::sum_of_products(-sin, -x, cos, -y) + y};
+    }
+    case shear_x:
+      return affine_map{1, argument, 0, 0, 1, 0};
+    case shear_y:
+      return affine_map{1, 0, 0, argument, 1, 0};
+    case translate_x:
+      return affine_map{1, 0, argument * width, 0, 1, 0};
+    case translate_y:
+      return affine_map{1, 0, 0, 0, 1, argument * height};
+    default:
+      return std::nullopt;
+  }
+}
+
+namespace detail {
+
+/// One geometric operation on a picture.
+inline void move_pixels(augment_operation operation, picture& p, double argument, resize_filter filter,
+                        colour const& fill) {
+  require_picture(name_of(operation).data(), p);
+  if (auto const map = geometric_map(operation, argument, p.height, p.width)) warp(p, *map, filter, fill);
+}
+
+}  // namespace detail
+
 /// Turns p counter-clockwise about its centre. Throws shape_error if p has no pixel or degrees is not finite.
 inline void rotate(picture& p, double degrees, resize_filter filter, colour const& fill = imagenet_colour) {
-  require_picture("rotate", p);
-  if (!std::isfinite(degrees)) throw shape_error{"rotate: the angle must be finite"};
-  degrees = std::fmod(degrees, 360.0);
-  if (degrees < 0) degrees += 360;
-  if (degrees == 0) return;
-  auto const [cos, sin] = detail::turn_by(-degrees);
-  double const x = p.width / 2.0, y = p.height / 2.0;
-  warp(p,
-       {cos, sin, detail::sum_of_products(cos, -x, sin, -y) + x, -sin, cos,
-        detail::sum_of_products(-sin, -x, cos, -y) + y},
-       filter, fill);
+  detail::move_pixels(augment_operation::rotate, p, degrees, filter, fill);
 }
 
 /// The same for a label map.
@@ -88,28 +122,28 @@ inline void rotate(label_map_data& map, double degrees) {
 
 /// Row y shows what was `factor` * y further right. Throws as warp does, as all of these do.
 inline void shear_x(picture& p, double factor, resize_filter filter, colour const& fill = imagenet_colour) {
-  warp(p, {1, factor, 0, 0, 1, 0}, filter, fill);
+  detail::move_pixels(augment_operation::shear_x, p, factor, filter, fill);
 }
 /// The same for a label map.
 inline void shear_x(label_map_data& map, double factor) { warp(map, {1, 0, 0, factor, 1, 0}); }
 
 /// Column x shows what was `factor` * x further down.
 inline void shear_y(picture& p, double factor, resize_filter filter, colour const& fill = imagenet_colour) {
-  warp(p, {1, 0, 0, factor, 1, 0}, filter, fill);
+  detail::move_pixels(augment_operation::shear_y, p, factor, filter, fill);
 }
 /// The same for a label map.
 inline void shear_y(label_map_data& map, double factor) { warp(map, {1, factor, 0, 0, 1, 0}); }
 
 /// Moves p left by `part` of its width.
 inline void translate_x(picture& p, double part, resize_filter filter, colour const& fill = imagenet_colour) {
-  warp(p, {1, 0, part * p.width, 0, 1, 0}, filter, fill);
+  detail::move_pixels(augment_operation::translate_x, p, part, filter, fill);
 }
 /// The same for a label map.
 inline void translate_x(label_map_data& map, double part) { warp(map, {1, 0, 0, 0, 1, part * map.width}); }
 
 /// Moves p up by `part` of its height.
 inline void translate_y(picture& p, double part, resize_filter filter, colour const& fill = imagenet_colour) {
-  warp(p, {1, 0, 0, 0, 1, part * p.height}, filter, fill);
+  detail::move_pixels(augment_operation::translate_y, p, part, filter, fill);
 }
 /// The same for a label map.
 inline void translate_y(label_map_data& map, double part) { warp(map, {1, 0, part * map.height, 0, 1, 0}); }

@@ -2,6 +2,7 @@
 /// Augmentations by a table of levels, byte for byte as Pillow's.
 #pragma once
 
+#include <dm2/core/host_device.hpp>
 #include <dm2/data/picture.hpp>
 
 #include <algorithm>
@@ -45,18 +46,41 @@ inline void look_up(picture& p, level_table const& table) noexcept {
   return h;
 }
 
+/// Stretches the levels low..high to 0..255; high is above low.
+struct level_stretch {
+  double scale, offset;
+
+  DM2_HOST_DEVICE level_stretch(int low, int high) noexcept
+      : scale{255.0 / (high - low)}, offset{rounded_product(-low, scale)} {}
+  /// The new level of v.
+  [[nodiscard]] DM2_HOST_DEVICE int operator()(int v) const noexcept {
+    return within(static_cast<int>(rounded_product(v, scale) + offset), 0, 255);
+  }
+};
+
+/// The new level of v where the levels from `threshold` on are inverted.
+[[nodiscard]] DM2_HOST_DEVICE constexpr int solarized(int v, int threshold) noexcept {
+  return v < threshold ? v : 255 - v;
+}
+
+/// The new level of v where `add` is added to the levels below 128.
+[[nodiscard]] DM2_HOST_DEVICE constexpr int solarized_by(int v, int add) noexcept {
+  return v < 128 ? within(v + within(add, -255, 255), 0, 255) : v;
+}
+
+/// The bits of a level that are kept: none at 0 and less, all at 8 and more.
+[[nodiscard]] DM2_HOST_DEVICE constexpr std::uint8_t kept_bits(int bits) noexcept {
+  return static_cast<std::uint8_t>(0xff00u >> within(bits, 0, 8));
+}
+
 /// Stretches the levels in use to 0..255; a channel of one level stays.
 [[nodiscard]] inline level_table contrast_table(histogram const& h) {
   auto const used = [](std::size_t n) { return n != 0; };
   int const low = static_cast<int>(std::find_if(h.begin(), h.end(), used) - h.begin());
   int const high = 255 - static_cast<int>(std::find_if(h.rbegin(), h.rend(), used) - h.rbegin());
   if (high <= low) return make_table([](int v) { return v; });
-  // Two roundings before the sum, which a fused operation would merge: memory holds each product.
-  double const volatile scale = 255.0 / (high - low), offset = -low * scale;
-  return make_table([&](int v) {
-    double const volatile scaled = v * scale;
-    return std::clamp(static_cast<int>(scaled + offset), 0, 255);
-  });
+  level_stretch const stretched{low, high};
+  return make_table(stretched);
 }
 
 /// Spreads the pixels evenly over the levels. A channel stays where fewer than 255 pixels have other levels than its
@@ -109,21 +133,20 @@ inline void invert(picture& p) {
 /// Keeps the highest `bits` bits of every level: none at 0 and less, all at 8 and more.
 inline void posterize(picture& p, int bits) {
   require_picture("posterize", p);
-  auto const mask = static_cast<std::uint8_t>(0xff00u >> std::clamp(bits, 0, 8));
+  std::uint8_t const mask = detail::kept_bits(bits);
   for (std::uint8_t& v : p.pixels) v &= mask;
 }
 
 /// Inverts the levels from `threshold` on.
 inline void solarize(picture& p, int threshold) {
   require_picture("solarize", p);
-  detail::look_up(p, detail::make_table([&](int v) { return v < threshold ? v : 255 - v; }));
+  detail::look_up(p, detail::make_table([&](int v) { return detail::solarized(v, threshold); }));
 }
 
 /// Adds `add`, which may be negative, to the levels below 128, within 0..255.
 inline void solarize_add(picture& p, int add) {
   require_picture("solarize_add", p);
-  int const within = std::clamp(add, -255, 255);
-  detail::look_up(p, detail::make_table([&](int v) { return v < 128 ? std::clamp(v + within, 0, 255) : v; }));
+  detail::look_up(p, detail::make_table([&](int v) { return detail::solarized_by(v, add); }));
 }
 
 }  // namespace dm2

@@ -2,7 +2,7 @@
 /// The operations of RandAugment whose effect grows with their magnitude.
 #pragma once
 
-#include <dm2/core/compiler.hpp>
+#include <dm2/core/host_device.hpp>
 
 #include <array>
 #include <cstddef>
@@ -55,7 +55,7 @@ inline constexpr std::size_t augment_operation_count = augment_operation_names.s
 }
 
 /// Whether the operation moves pixels, and the label map's cells with them.
-[[nodiscard]] constexpr bool is_geometric(augment_operation o) noexcept {
+[[nodiscard]] DM2_HOST_DEVICE constexpr bool is_geometric(augment_operation o) noexcept {
   return o == augment_operation::rotate || o >= augment_operation::shear_x;
 }
 

@@ -78,8 +78,9 @@ void warp_rows(warp_source const& p, affine_map const& m, colour const& fill, pi
   warp_batch<Filter> batch;
   for (int y = 0; y < p.height; ++y)
     warp_row<Filter>(
-        p, {across_x.data(), across_y.data(), rounded(m.xy * (y + 0.5)), rounded(m.yy * (y + 0.5)), m.x0, m.y0}, fill,
-        batch, r, to.row(y));
+        p,
+        {across_x.data(), across_y.data(), rounded_product(m.xy, y + 0.5), rounded_product(m.yy, y + 0.5), m.x0, m.y0},
+        fill, batch, r, to.row(y));
 }
 
 }  // namespace detail

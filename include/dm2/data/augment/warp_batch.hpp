@@ -2,6 +2,7 @@
 /// Interpolation between a picture's pixels, a few pixels at a time.
 #pragma once
 
+#include <dm2/core/host_device.hpp>
 #include <dm2/data/resample_weights.hpp>
 
 #include <algorithm>
@@ -22,8 +23,9 @@ class own_rounding {
     std::uint64_t const volatile nothing = 0;
     zero_ = nothing;
   }
-  [[nodiscard]] double operator()(double product) const noexcept {
-    return std::bit_cast<double>(std::bit_cast<std::uint64_t>(product) ^ zero_);
+  /// x * y.
+  [[nodiscard]] double operator()(double x, double y) const noexcept {
+    return std::bit_cast<double>(std::bit_cast<std::uint64_t>(x * y) ^ zero_);
   }
 
  private:
@@ -31,11 +33,12 @@ class own_rounding {
 };
 
 /// Filter through points at -1, 0, 1 and 2, at part t between the second and the third; bilinear takes those two only.
-template <resize_filter Filter>
-[[nodiscard]] double interpolate(double a, double b, double c, double d, double t, own_rounding r) noexcept {
-  if constexpr (Filter == resize_filter::bilinear) return b + r((c - b) * t);
+/// r multiplies with a rounding of its own.
+template <resize_filter Filter, class Product>
+[[nodiscard]] DM2_HOST_DEVICE double interpolate(double a, double b, double c, double d, double t, Product r) noexcept {
+  if constexpr (Filter == resize_filter::bilinear) return b + r(c - b, t);
   double const slope = c - a, square = 2 * (a - b) + c - d, cube = b - a - c + d;  // Keys' cubic with a = -1
-  return b + r(t * (slope + r(t * (square + r(t * cube)))));
+  return b + r(t, slope + r(t, square + r(t, cube)));
 }
 
 /// A coordinate less half a pixel: the pixel whose centre is at or before it, and the part of the way to the next.
@@ -43,7 +46,7 @@ struct between {
   int first;
   double part;
 
-  explicit between(double v) noexcept {
+  DM2_HOST_DEVICE explicit between(double v) noexcept {
     v -= 0.5;
     first = v < 0 ? -1 : static_cast<int>(v);  // v >= -1/2
     part = v - first;

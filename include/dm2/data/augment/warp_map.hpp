@@ -56,8 +56,8 @@ inline void warp(label_map_data& map, cell_map const& m) {
   std::vector<float> out(map.values.size());
   for (int y = 0; y < map.height; ++y)
     for (int x = 0; x < map.width; ++x) {
-      double const from_y = detail::rounded(m.yy * y) + detail::rounded(m.yx * x) + m.y0;
-      double const from_x = detail::rounded(m.xy * y) + detail::rounded(m.xx * x) + m.x0;
+      double const from_y = detail::rounded_product(m.yy, y) + detail::rounded_product(m.yx, x) + m.y0;
+      double const from_x = detail::rounded_product(m.xy, y) + detail::rounded_product(m.xx, x) + m.x0;
       bool const inside = from_y >= 0 && from_y <= map.height - 1 && from_x >= 0 && from_x <= map.width - 1;
       std::size_t const to = static_cast<std::size_t>(y) * width + static_cast<std::size_t>(x);
       std::size_t const from =

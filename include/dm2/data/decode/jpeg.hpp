@@ -179,6 +179,11 @@ inline void start_jpeg(jpeg_reader& reader, std::filesystem::path const& name) {
   if (started == FALSE) throw file_error{name, "JPEG file is truncated"};
 }
 
+[[noreturn]] inline void refuse_truncated(std::filesystem::path const& name, int rows, int height) {
+  throw file_error{
+      name, "JPEG file is truncated: " + std::to_string(rows) + " of " + std::to_string(height) + " rows are there"};
+}
+
 /// The whole picture of a JPEG of `bytes` that start_jpeg was called for. Throws file_error as decode_jpeg does.
 inline picture read_jpeg_picture(jpeg_reader& reader, std::size_t bytes, std::filesystem::path const& name,
                                  decode_options const& options) {
@@ -193,13 +198,28 @@ inline picture read_jpeg_picture(jpeg_reader& reader, std::size_t bytes, std::fi
     int const n = std::min(decode_band, out.height - y);
     out.pixels.resize(static_cast<std::size_t>(y + n) * out.stride());
     int const got = read_jpeg_rows(reader, cmyk ? inks.data() : out.row(y), (cmyk ? 4 : 3) * columns, n);
-    if (got < n)
-      throw file_error{name, "JPEG file is truncated: " + std::to_string(y + got) + " of " +
-                                 std::to_string(out.height) + " rows are there"};
+    if (got < n) refuse_truncated(name, y + got, out.height);
     if (cmyk) cmyk_to_rgb(inks.data(), out.row(y), columns * static_cast<std::size_t>(n));
   }
   if (reader.damaged() && !options.keep_damaged) throw file_error{name, std::string{"JPEG: "} + reader.message()};
   return out;
+}
+
+/// The same, where there is memory for it already: out [height, width, 3].
+inline void read_jpeg_whole(jpeg_reader& reader, std::filesystem::path const& name, decode_options const& options,
+                            std::uint8_t* out) {
+  bool const cmyk = reader.info.out_color_space == JCS_CMYK;
+  int const height = static_cast<int>(reader.info.output_height);
+  std::size_t const columns = reader.info.output_width;
+  std::vector<std::uint8_t> inks(cmyk ? 4 * columns * decode_band : 0);
+  for (int y = 0; y < height; y += decode_band) {
+    int const n = std::min(decode_band, height - y);
+    std::uint8_t* const row = out + 3 * columns * static_cast<std::size_t>(y);
+    int const got = read_jpeg_rows(reader, cmyk ? inks.data() : row, (cmyk ? 4 : 3) * columns, n);
+    if (got < n) refuse_truncated(name, y + got, height);
+    if (cmyk) cmyk_to_rgb(inks.data(), row, columns * static_cast<std::size_t>(n));
+  }
+  if (reader.damaged() && !options.keep_damaged) throw file_error{name, std::string{"JPEG: "} + reader.message()};
 }
 
 }  // namespace detail

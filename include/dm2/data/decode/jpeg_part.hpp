@@ -49,8 +49,10 @@ inline constexpr int jpeg_part_margin = 2;
 
 /// The rectangle's pixels, where has_exact_parts holds; after start_jpeg. Throws file_error naming `name`, where data
 /// run out before its last row, or are damaged before it and options.keep_damaged is not set.
-[[nodiscard]] inline picture read_jpeg_part(jpeg_reader& reader, pixel_box box, std::filesystem::path const& name,
-                                            decode_options const& options) {
+///
+/// Writes   out [box.height, box.width, 3].
+inline void read_jpeg_part(jpeg_reader& reader, pixel_box box, std::filesystem::path const& name,
+                           decode_options const& options, std::uint8_t* out) {
   auto& info = reader.info;
   reader.end_with_markers();
   int const first = std::max(0, box.left - jpeg_part_margin);
@@ -63,7 +65,6 @@ inline constexpr int jpeg_part_margin = 2;
   });
   bool const cmyk = info.out_color_space == JCS_CMYK;
   std::size_t const width = static_cast<std::size_t>(box.width), wide = columns;
-  picture out{box.height, box.width};
   std::vector<std::uint8_t> rows((cmyk ? 4 : 3) * wide * decode_band), colours(cmyk ? 3 * wide * decode_band : 0);
   for (int y = 0; y < box.height && skipped == above; y += decode_band) {
     int const n = std::min(decode_band, box.height - y),
@@ -71,11 +72,18 @@ inline constexpr int jpeg_part_margin = 2;
     if (got < n) break;
     if (cmyk) cmyk_to_rgb(rows.data(), colours.data(), wide * static_cast<std::size_t>(n));
     std::uint8_t const* from = (cmyk ? colours : rows).data() + 3 * (static_cast<std::size_t>(box.left) - left);
-    for (int i = 0; i < n; ++i, from += 3 * wide) std::copy_n(from, 3 * width, out.row(y + i));
+    for (int i = 0; i < n; ++i, from += 3 * wide)
+      std::copy_n(from, 3 * width, out + 3 * width * static_cast<std::size_t>(y + i));
   }
   if (info.output_scanline < above + static_cast<JDIMENSION>(box.height))
     throw file_error{name, "JPEG file is truncated before the rows that are asked for"};
   if (reader.damaged() && !options.keep_damaged) throw file_error{name, std::string{"JPEG: "} + reader.message()};
+}
+/// The same, as a picture.
+[[nodiscard]] inline picture read_jpeg_part(jpeg_reader& reader, pixel_box box, std::filesystem::path const& name,
+                                            decode_options const& options) {
+  picture out{box.height, box.width};
+  read_jpeg_part(reader, box, name, options, out.row(0));
   return out;
 }
 
