@@ -10,7 +10,7 @@
 #include <dm2/data/augment/operation.hpp>
 #include <dm2/data/augment/warp.hpp>
 #include <dm2/data/augment/warp_map.hpp>
-#include <dm2/data/label_map_file.hpp>
+#include <dm2/data/label_map_data.hpp>
 #include <dm2/data/picture.hpp>
 
 #include <algorithm>

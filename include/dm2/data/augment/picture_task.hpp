@@ -14,9 +14,10 @@
 #include <dm2/data/augment/geometry.hpp>
 #include <dm2/data/augment/operation.hpp>
 #include <dm2/data/augment/warp.hpp>
+#include <dm2/data/evaluation_crop.hpp>
+#include <dm2/data/normalise.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/resample_weights.hpp>
-#include <dm2/data/transform.hpp>
 
 #include <algorithm>
 #include <cmath>

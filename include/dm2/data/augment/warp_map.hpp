@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
-#include <dm2/data/label_map_file.hpp>
+#include <dm2/data/label_map_data.hpp>
 #include <dm2/data/resample_weights.hpp>
 
 #include <algorithm>
