@@ -3,7 +3,7 @@
 #pragma once
 
 #include <dm2/data/augment/warp.hpp>
-#include <dm2/data/transform.hpp>
+#include <dm2/data/normalise.hpp>
 
 #include <stdexcept>
 #include <string>
