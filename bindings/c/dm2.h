@@ -181,8 +181,8 @@ DM2_API int dm2_tensor_at(dm2_model* model, size_t index, dm2_tensor* tensor);
 /// understood.
 DM2_API int dm2_notice(dm2_model* model, size_t index, char const** line);
 
-/// The k best classes of a JPEG or PNG in memory, best first: decoded, resized, cropped and normalised as in evaluation,
-/// with the numbers of `dm2 classify`.
+/// The k best classes of a JPEG or PNG in memory, best first: decoded, resized, cropped and normalised as in
+/// evaluation, with the numbers of `dm2 classify`.
 ///
 /// Writes   best[0 .. k - 1].
 /// Errors   #DM2_PICTURE; #DM2_ARGUMENT where k is below 1 or over the classes; #DM2_NUMBERS.
@@ -280,8 +280,8 @@ typedef struct dm2_step {
 /// Fills options, whose `size` is set, with the published recipe; what is named is NULL.
 DM2_API int dm2_trainer_defaults(dm2_trainer_options* options);
 
-/// Makes a model to train. With `start` weights are taken as by `dm2 train --pretrained`: what does not fit begins anew.
-/// On success `*trainer` is a handle for dm2_trainer_close; on failure it is NULL. Errors as dm2_open.
+/// Makes a model to train. With `start` weights are taken as by `dm2 train --pretrained`: what does not fit begins
+/// anew. On success `*trainer` is a handle for dm2_trainer_close; on failure it is NULL. Errors as dm2_open.
 DM2_API int dm2_trainer_open(dm2_trainer_options const* options, dm2_trainer** trainer);
 
 /// Closes a handle, as dm2_close.

@@ -68,6 +68,7 @@ std::shared_ptr<dm2_model> open_model(char const* path, dm2_open_options const& 
   auto out = std::make_shared<dm2_model>();
   out->where = find_place(options.device, options.precision);
   require_range<std::int32_t>("threads", options.threads, 0, 1024);
+  require_range<std::int32_t>("reserved", options.reserved, 0, 0);
   nlohmann::json const said = said_fields(options.configuration, "configuration");
   tensor_file const file{path, find_weights(options.weights)};
   told_model told = config_of(file, said);

@@ -96,6 +96,8 @@ TEST_CASE("C errors: open refuses null pointers, sizes, numbers out of range and
   check_not_opened(micro_file, &options, DM2_ARGUMENT, "weights is 7");
   options = with(&dm2_open_options::threads, 1025);
   check_not_opened(micro_file, &options, DM2_ARGUMENT, "threads is 1025");
+  options = with(&dm2_open_options::reserved, 1);
+  check_not_opened(micro_file, &options, DM2_ARGUMENT, "reserved is 1");
   options = DM2_OPEN_OPTIONS;
   for (auto const& [text, words] : {std::pair{"huge", "'huge' is neither"}, std::pair{"{\"depth\": \"x\"}", "depth"},
                                     std::pair{"{\"no_field\": 1}", "no_field"}, std::pair{"[1]", "neither"}}) {
@@ -106,8 +108,6 @@ TEST_CASE("C errors: open refuses null pointers, sizes, numbers out of range and
 
 TEST_CASE("C errors: a configuration without code is refused, and says what would compile it") {
   scratch_folder const folder;
-  config odd = presets::micro;
-  odd.classes = 23;
   dm2_trainer_options options{};
   options.size = sizeof options;
   REQUIRE(dm2_trainer_defaults(&options) == DM2_OK);

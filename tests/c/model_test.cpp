@@ -143,9 +143,8 @@ TEST_CASE("C: every tensor is the file's, by name, shape and value") {
     t.size = sizeof t;
     REQUIRE(dm2_tensor_at(model, i, &t) == DM2_OK);
     CAPTURE(t.name);
-    auto const found = std::find_if(file.tensors().begin(), file.tensors().end(),
-                                    [&](stored_tensor const& s) { return s.name.ends_with(t.name); });
-    REQUIRE(found != file.tensors().end());
+    stored_tensor const* const found = file.find(t.name);
+    REQUIRE(found != nullptr);
     CHECK(std::vector<std::int64_t>(t.shape, t.shape + t.rank) == found->shape);
     CHECK(t.count == found->size());
     trained += t.trained != 0 ? t.count : 0;
