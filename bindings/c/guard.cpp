@@ -33,9 +33,9 @@ int keep(int status, char const* text) noexcept {
   return status;
 }
 
-constexpr std::array<char const*, 11> names{"DM2_OK",      "DM2_ARGUMENT", "DM2_HANDLE",  "DM2_FILE",
-                                            "DM2_PICTURE", "DM2_SIZE",     "DM2_MEMORY",  "DM2_DEVICE",
-                                            "DM2_CODE",    "DM2_NUMBERS",  "DM2_INTERNAL"};
+constexpr std::array<char const*, 11> status_names{"DM2_OK",      "DM2_ARGUMENT", "DM2_HANDLE",  "DM2_FILE",
+                                                   "DM2_PICTURE", "DM2_SIZE",     "DM2_MEMORY",  "DM2_DEVICE",
+                                                   "DM2_CODE",    "DM2_NUMBERS",  "DM2_INTERNAL"};
 
 }  // namespace
 
@@ -80,7 +80,8 @@ char const* dm2_version(void) { return dm2::version_text; }
 char const* dm2_last_error(void) { return dm2::c::last_error(); }
 
 char const* dm2_status_name(int status) {
-  return status < 0 || std::size_t(status) >= dm2::c::names.size() ? "unknown" : dm2::c::names[std::size_t(status)];
+  return status < 0 || std::size_t(status) >= dm2::c::status_names.size() ? "unknown"
+                                                                          : dm2::c::status_names[std::size_t(status)];
 }
 
 }  // extern "C"
