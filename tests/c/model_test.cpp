@@ -81,7 +81,7 @@ TEST_CASE("C: pixels give what the encoded picture gives, with and without a str
 TEST_CASE("C: forward, features and patches are the network's for batches of any size") {
   opened const model;
   auto const net = micro_network(3);
-  for (std::size_t const batch : {1, 3, 2}) {
+  for (std::size_t const batch : {std::size_t{1}, std::size_t{3}, std::size_t{2}}) {
     CAPTURE(batch);
     std::vector<float> const in = noise(batch * pixels, unsigned(batch));
     std::size_t const length = tokens + 1, dim = std::size_t(presets::micro.dim);
