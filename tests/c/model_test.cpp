@@ -40,15 +40,14 @@ void check_same(std::vector<dm2_prediction> const& got, std::vector<prediction> 
 TEST_CASE("C: the classes of encoded pictures of every kind are the network's, to the last bit") {
   opened const model;
   auto const net = micro_network();
+  int k = 0;  // 1 to 10, a picture each: under the sanitizers an evaluation takes a second
   for (char const* const name : {"photo.jpg", "gray.jpg", "cmyk.jpg", "progressive.jpg", "rotated_exif.jpg",
                                  "full_chroma.jpg", "alpha.png", "palette.png", "one_pixel.png", "wide.png"}) {
     CAPTURE(name);
     std::string const bytes = read_raw(golden("images") / name);
-    for (int const k : {1, 5, 10}) {
-      std::vector<dm2_prediction> best(static_cast<std::size_t>(k));
-      REQUIRE(dm2_classify_encoded(model, bytes.data(), bytes.size(), k, best.data()) == DM2_OK);
-      check_same(best, expected(*net, read_image(golden("images") / name), k));
-    }
+    std::vector<dm2_prediction> best(static_cast<std::size_t>(++k));
+    REQUIRE(dm2_classify_encoded(model, bytes.data(), bytes.size(), k, best.data()) == DM2_OK);
+    check_same(best, expected(*net, read_image(golden("images") / name), k));
   }
 }
 
