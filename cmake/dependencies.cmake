@@ -14,7 +14,7 @@ if(DM2_TESTS)
     URL https://github.com/doctest/doctest/archive/refs/tags/v2.4.11.tar.gz
     SHA256 632ed2c05a7f53fa961381497bf8069093f0d6628c5f26286161fbd32a560186)
 endif()
-if(DM2_EXAMPLES OR DM2_TESTS)
+if(DM2_EXAMPLES OR DM2_TESTS OR DM2_C)
   dm2_headers(CLI11 VERSION 2.1 TARGET CLI11::CLI11 PACKAGE libcli11-dev INCLUDE include
     URL https://github.com/CLIUtils/CLI11/archive/refs/tags/v2.5.0.tar.gz
     SHA256 17e02b4cddc2fa348e5dbdbb582c59a3486fa2b2433e70a0c3bacb871334fd55)

@@ -69,3 +69,4 @@ add_library(dm2_built_toolchain STATIC EXCLUDE_FROM_ALL ${dm2_run_folder}/built_
 target_compile_features(dm2_built_toolchain PUBLIC cxx_std_20)
 target_include_directories(dm2_built_toolchain PUBLIC ${PROJECT_SOURCE_DIR}/include
                                                PRIVATE ${dm2_run_folder} ${dm2_run_folder}/$<CONFIG>)
+set_target_properties(dm2_built_toolchain PROPERTIES POSITION_INDEPENDENT_CODE ON)  # libdm2 has it, too

@@ -1,0 +1,36 @@
+# cmake -DLIBRARY=libdm2.so -DHEADER=dm2.h -DSONAME=libdm2.so.0.1 -DCOMPILER=c++ -P symbols.cmake
+#
+# The library shows the header's functions and nothing else, its soname has the version, and the header stands alone in old
+# C++, too.
+execute_process(COMMAND nm -D --defined-only --without-symbol-versions ${LIBRARY} RESULT_VARIABLE status OUTPUT_VARIABLE text)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "nm ${LIBRARY}: ${status}")
+endif()
+string(REGEX MATCHALL "[^\n]+" lines "${text}")
+set(shown "")
+foreach(line ${lines})
+  string(REGEX MATCH "([A-Za-z]) ([^ ]+)$" matched "${line}")
+  if(NOT CMAKE_MATCH_1 STREQUAL "A")  # the version's own name
+    list(APPEND shown ${CMAKE_MATCH_2})
+  endif()
+endforeach()
+file(READ ${HEADER} header)
+string(REGEX MATCHALL "DM2_API [a-z]+[a-z *]*dm2_[a-z_]+\\(" declared "${header}")
+list(TRANSFORM declared REPLACE ".*(dm2_[a-z_]+)\\($" "\\1")
+list(LENGTH declared count)
+list(SORT shown)
+list(SORT declared)
+if(count LESS 20 OR NOT "${shown}" STREQUAL "${declared}")
+  message(FATAL_ERROR "shown: ${shown}\ndeclared: ${declared}")
+endif()
+execute_process(COMMAND readelf -d ${LIBRARY} OUTPUT_VARIABLE text)
+string(FIND "${text}" "[${SONAME}]" at)
+if(at EQUAL -1)
+  message(FATAL_ERROR "${LIBRARY} has another soname than ${SONAME}")
+endif()
+execute_process(COMMAND ${COMPILER} -x c++ -std=c++98 -Wall -Wextra -Werror -fsyntax-only ${HEADER}
+                RESULT_VARIABLE status ERROR_VARIABLE text)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "dm2.h in C++98:\n${text}")
+endif()
+message(STATUS "${count} functions")
