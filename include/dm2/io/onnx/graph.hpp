@@ -96,7 +96,7 @@ class onnx_graph {
     return inputs_.back().name;
   }
 
-  /// float32 numbers. Equal small constants are one.
+  /// float32 numbers. What is called "numbers", "integers" or "mask" is there once, if it is equal.
   std::string numbers(std::span<double const> values, std::vector<std::int64_t> shape) {
     std::vector<float> const floats(values.begin(), values.end());
     return constant(onnx_type::float32, std::as_bytes(std::span{floats}), std::move(shape), "numbers");
@@ -193,15 +193,15 @@ class onnx_graph {
 
   std::string constant(onnx_type type, std::span<std::byte const> bytes, std::vector<std::int64_t> shape,
                        std::string_view label) {
-    constexpr std::size_t small = 1024;
+    bool const shared = label == "numbers" || label == "integers" || label == "mask";
     std::string key;
-    if (bytes.size() <= small) {
+    if (shared) {
       key = std::to_string(int(type)) + shape_text(shape) + std::string{as_text(bytes)};
       if (auto const found = known_.find(key); found != known_.end()) return found->second;
     }
-    std::string name = unused((label == "numbers" || label == "integers" ? "" : scope_) + std::string{label});
+    std::string name = unused((shared ? "" : scope_) + std::string{label});
     constants_.push_back({name, type, std::move(shape), {bytes.begin(), bytes.end()}});
-    if (bytes.size() <= small) known_.emplace(std::move(key), name);
+    if (shared) known_.emplace(std::move(key), name);
     return name;
   }
 

@@ -20,13 +20,14 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cmath>
 #include <cstddef>
 #include <filesystem>
 #include <map>
 #include <span>
 #include <stdexcept>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace dm2 {
@@ -57,8 +58,8 @@ inline void require_onnx_options(config const& c, onnx_options const& o) {
   if (!o.class_names.empty()) out[class_names_key] = class_names_text(o.class_names);
   nlohmann::ordered_json input{{"layout", o.input == onnx_input::bytes ? "NHWC" : "NCHW"}};
   input["range"] = o.input == onnx_input::bytes ? "0..255" : o.input == onnx_input::unit ? "0..1" : "normalised";
-  input["mean"] = o.statistics.mean;
-  input["std"] = o.statistics.std;
+  for (auto const& [key, values] : {std::pair{"mean", o.statistics.mean}, std::pair{"std", o.statistics.std}})
+    for (float const value : values) input[key].push_back(std::round(double(value) * 1e6) / 1e6);  // as it was written
   out[onnx_input_key] = input.dump();
   return out;
 }
@@ -75,21 +76,21 @@ inline void write_matched_onnx(config const& c, std::span<parameter_entry const>
 
 }  // namespace detail
 
-/// Writes a model to an ONNX file: opset 17, one input `pixel_values` of the configuration's picture size and any batch,
-/// outputs `logits` [batch, classes] and what the options ask for. No code of the model is needed. BatchNorm is folded
-/// into the stem's convolutions, each norm's weight into the projection behind it, and a mixer's two output projections
-/// are one. docs/onnx.md describes the graph.
+/// Writes a model to an ONNX file: opset 17, one input `pixel_values` of the configuration's picture size and any
+/// batch, outputs `logits` [batch, classes] and what the options ask for. No code of the model is needed. BatchNorm is
+/// folded into the stem's convolutions, each norm's weight into the projection behind it, and a mixer's two output
+/// projections are one. docs/onnx.md describes the graph.
 ///
-/// `tensors` has the model's entries under their names in the published state dict, in any order and floating type, with
-/// any of the prefixes that load ignores; other tensors are left out. They are only read.
+/// `tensors` has the model's entries under their names in the published state dict, in any order and floating type,
+/// with any of the prefixes that load ignores; other tensors are left out. They are only read.
 ///
 ///     dm2::tensor_file const file{"tiny.ckpt"};
 ///     dm2::write_onnx(dm2::config_of(file).configuration, file, {.input = dm2::onnx_input::bytes}, "tiny.onnx");
 ///
 /// Writes   `path`, and `path`.data where weights are external, each whole or not at all (atomic_file).
 /// Throws   std::invalid_argument where the configuration breaks a rule, an option makes no sense, or the tensors are
-///          not the model's: which are missing, and whose sizes differ, with both sizes. std::range_error where a weight
-///          does not fit half precision. file_error where the file cannot be written.
+///          not the model's: which are missing, and whose sizes differ, with both sizes. std::range_error where a
+///          weight does not fit half precision. file_error where the file cannot be written.
 /// Source   https://onnx.ai/onnx/operators, https://onnx.ai/onnx/intro/concepts.html
 inline void write_onnx(config const& c, std::span<stored_tensor const> tensors, onnx_options const& o,
                        std::filesystem::path const& path) {
