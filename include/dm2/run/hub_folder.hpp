@@ -72,7 +72,7 @@ namespace detail {
 /// Of what the weights are, for the model card.
 [[nodiscard]] inline std::string provenance(tensor_file const& file) {
   std::string text = "`" + file.path().filename().string() + "` (" + std::string{name_of(file.format())} + ")";
-  return text + (file.averaged() ? ", its averaged (EMA) weights" : ", one set of weights or the raw one");
+  return text + (file.averaged() ? ", its averaged (EMA) weights" : "");
 }
 
 /// README.md, with what only the author knows left to fill in.
