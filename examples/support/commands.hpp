@@ -15,6 +15,7 @@ int train_command(int argc, char** argv);
 int evaluate_command(int argc, char** argv);
 int classify_command(int argc, char** argv);
 int convert_command(int argc, char** argv);
+int export_command(int argc, char** argv);
 int pack_command(int argc, char** argv);
 int plot_command(int argc, char** argv);
 int make_shapes_command(int argc, char** argv);
@@ -37,6 +38,7 @@ inline constexpr std::array commands{
     dm2_command{"evaluate", evaluate_command, "says how often a model is right on labelled pictures"},
     dm2_command{"classify", classify_command, "says what is in pictures"},
     dm2_command{"convert", convert_command, "converts model files to safetensors, and lists what is in them"},
+    dm2_command{"export", export_command, "writes a model as an ONNX file, or as a folder for a model hub"},
     dm2_command{"pack", pack_command, "packs a folder of pictures into a set that is quick to read"},
     dm2_command{"models", models_command, "lists, compiles and removes models' code"},
     dm2_command{"plot", plot_command, "draws curves of a run's logs"},

@@ -52,9 +52,9 @@ TEST_CASE("C errors: a thread has no last error of another's, and an empty one b
 
 TEST_CASE("C errors: files that are missing, no model, damaged or cut are refused by name") {
   scratch_folder const folder;
-  std::string const whole = read_raw(golden("lightning/epoch=0-step=2-EMA.safetensors"));
+  std::string const whole = read_raw(golden_file("lightning/epoch=0-step=2-EMA.safetensors"));
   check_not_opened(folder / "none", nullptr, DM2_FILE, "none");
-  check_not_opened(golden("images/photo.jpg"), nullptr, DM2_FILE, "JPEG");
+  check_not_opened(golden_file("images/photo.jpg"), nullptr, DM2_FILE, "JPEG");
   write_raw(folder / "empty", "");
   check_not_opened(folder / "empty", nullptr, DM2_FILE, "is empty");
   for (std::size_t const size : {std::size_t{1}, std::size_t{9}, whole.size() / 2, whole.size() - 1}) {
@@ -172,11 +172,11 @@ TEST_CASE("C errors: null pointers and indices of an open model are refused, and
 
 TEST_CASE("C errors: pictures that are none, k and buffers of other sizes are refused, and nothing is written") {
   opened const model;
-  std::string const bytes = read_raw(golden("images/photo.jpg"));
+  std::string const bytes = read_raw(golden_file("images/photo.jpg"));
   dm2_prediction best[classes + 1] = {{-7, -7.0f}};
   for (char const* const name : {"bad_bomb.png", "bad_empty.png", "bad_text.jpg", "bad_truncated.jpg"}) {
     CAPTURE(name);
-    std::string const bad = read_raw(golden("images") / name);
+    std::string const bad = read_raw(golden_file("images") / name);
     check_refused(dm2_classify_encoded(model, bad.data(), bad.size(), 5, best), DM2_PICTURE, "picture");
   }
   for (std::size_t size = 0; size < bytes.size(); size += 97)
@@ -199,7 +199,7 @@ TEST_CASE("C errors: forward, features, patches and input name a buffer of anoth
   opened const model;
   std::vector<float> const in(2 * pixels);
   std::vector<float> out(40000, 3.0f), other(out);
-  std::string const bytes = read_raw(golden("images/photo.jpg"));
+  std::string const bytes = read_raw(golden_file("images/photo.jpg"));
   for (std::size_t const count : {std::size_t{0}, classes - 1, classes + 1, 2 * classes})
     check_refused(dm2_forward(model, in.data(), 1, out.data(), count), DM2_SIZE,
                   "logits: got " + std::to_string(count) + " numbers, expected 10");

@@ -44,17 +44,17 @@ TEST_CASE("C: the classes of encoded pictures of every kind are the network's, t
   for (char const* const name : {"photo.jpg", "gray.jpg", "cmyk.jpg", "progressive.jpg", "rotated_exif.jpg",
                                  "full_chroma.jpg", "alpha.png", "palette.png", "one_pixel.png", "wide.png"}) {
     CAPTURE(name);
-    std::string const bytes = read_raw(golden("images") / name);
+    std::string const bytes = read_raw(golden_file("images") / name);
     std::vector<dm2_prediction> best(static_cast<std::size_t>(++k));
     REQUIRE(dm2_classify_encoded(model, bytes.data(), bytes.size(), k, best.data()) == DM2_OK);
-    check_same(best, expected(*net, read_image(golden("images") / name), k));
+    check_same(best, expected(*net, read_image(golden_file("images") / name), k));
   }
 }
 
 TEST_CASE("C: pixels give what the encoded picture gives, with and without a stride, and so does the input") {
   opened const model;
-  std::string const bytes = read_raw(golden("images/photo.jpg"));
-  picture const p = read_image(golden("images/photo.jpg"));
+  std::string const bytes = read_raw(golden_file("images/photo.jpg"));
+  picture const p = read_image(golden_file("images/photo.jpg"));
   std::vector<dm2_prediction> encoded(5), tight(5), padded(5);
   REQUIRE(dm2_classify_encoded(model, bytes.data(), bytes.size(), 5, encoded.data()) == DM2_OK);
   REQUIRE(dm2_classify_pixels(model, p.pixels.data(), p.height, p.width, 0, 5, tight.data()) == DM2_OK);
@@ -132,7 +132,7 @@ TEST_CASE("C: a description says what the file is") {
 
 TEST_CASE("C: every tensor is the file's, by name, shape and value") {
   opened const model;
-  tensor_file const file{golden("lightning/epoch=0-step=2-EMA.safetensors")};
+  tensor_file const file{golden_file("lightning/epoch=0-step=2-EMA.safetensors")};
   dm2_description d{};
   d.size = sizeof d;
   REQUIRE(dm2_describe(model, &d) == DM2_OK);

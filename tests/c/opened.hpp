@@ -22,7 +22,7 @@
 
 namespace dm2::test {
 
-inline std::filesystem::path const micro_file = golden("lightning/epoch=0-step=2-EMA.ckpt");
+inline std::filesystem::path const micro_file = golden_file("lightning/epoch=0-step=2-EMA.ckpt");
 
 /// The handle of the micro model, closed with the object.
 class opened {

@@ -39,6 +39,9 @@ kind const kinds[] = {
     {"GGUF\3\0\0\0"s, "a GGUF model"},
     {"\x89HDF\r\n\x1a\n...", "an HDF5 file"},
     {"\x08\x07\x12\x07pytorch", "an ONNX model"},
+    {"\x08\x08\x12\x03"
+     "dm2\x1A\x05",
+     "an ONNX model"},
     {"\x93NUMPY\1\0v"s, "a NumPy array"},
     {"\x1c\0\0\0TFL3"s, "a TensorFlow Lite model"},
     {"\1\2\3"s + std::string(60, '\7') + "\x57\xfb\x80\x8b\x24\x75\x47\xdb", "the index of a TensorFlow checkpoint"},

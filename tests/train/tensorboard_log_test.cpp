@@ -2,7 +2,7 @@
 /// Event files, taken apart by hand; tensorboard_check.py reads them with TensorBoard's own reader.
 #include <dm2/data/decode.hpp>
 #include <dm2/io/crc32c.hpp>
-#include <dm2/train/log/protobuf_writer.hpp>
+#include <dm2/io/protobuf_writer.hpp>
 #include <dm2/train/log/tensorboard_log.hpp>
 
 #include <doctest/doctest.h>

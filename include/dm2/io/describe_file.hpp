@@ -103,7 +103,7 @@ inline constexpr std::array known{
   if (all.ends_with("\x57\xfb\x80\x8b\x24\x75\x47\xdb")) return " (it is the index of a TensorFlow checkpoint)";
   std::string_view const head = all.substr(0, 256);
   if (head.size() > 3 && head[0] == '\x08' && head[1] < 0x20 && head[2] == '\x12' &&
-      (head.find("onnx") != head.npos || head.find("pytorch") != head.npos))
+      (head.find("onnx") != head.npos || head.find("pytorch") != head.npos || head.substr(4, 3) == "dm2"))
     return " (it is an ONNX model)";
   if (!file.empty() && std::all_of(file.begin(), file.end(), [](std::byte b) { return b == std::byte{0}; }))
     return " (it is nothing but zeros)";

@@ -6,9 +6,9 @@
 #include <dm2/data/encode_png.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/io/crc32c.hpp>
+#include <dm2/io/protobuf_writer.hpp>
 #include <dm2/train/host_name.hpp>
 #include <dm2/train/log/append_file.hpp>
-#include <dm2/train/log/protobuf_writer.hpp>
 
 #include <algorithm>
 #include <array>

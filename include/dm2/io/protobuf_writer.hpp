@@ -33,9 +33,13 @@ class protobuf_writer {
     key(field, 5);
     fixed(std::bit_cast<std::uint32_t>(value), 4);
   }
-  void bytes(std::uint32_t field, std::span<std::byte const> value) {
+  /// What stands before the bytes of a text, of bytes or of a message that follow elsewhere.
+  void begin(std::uint32_t field, std::size_t count) {
     key(field, 2);
-    varint(value.size());
+    varint(count);
+  }
+  void bytes(std::uint32_t field, std::span<std::byte const> value) {
+    begin(field, value.size());
     out_.insert(out_.end(), value.begin(), value.end());
   }
   void text(std::uint32_t field, std::string_view value) { bytes(field, std::as_bytes(std::span{value})); }
