@@ -6,6 +6,7 @@
 #include <dm2/data/label_map_file.hpp>
 #include <dm2/data/pack/packed_label_map.hpp>
 #include <dm2/data/picture_bytes.hpp>
+#include <dm2/data/raw_pictures.hpp>
 #include <dm2/data/training_transform.hpp>
 #include <dm2/io/crc32c.hpp>
 
@@ -16,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory_resource>
 #include <string>
 #include <utility>
 #include <vector>
@@ -128,6 +130,22 @@ void whole_sample(benchmark::State& state, bool parts) {
   count_pictures(state);
 }
 
+/// What the host does to a sample that a device finishes: draws, decodes, describes.
+void raw_sample(benchmark::State& state) {
+  auto const bytes = photo_bytes(false);
+  augmentation const a;
+  raw_pictures raw;
+  std::uint64_t i = 0;
+  for (auto _ : state) {
+    raw.prepare(1, {side, side}, a.operations, *std::pmr::new_delete_resource());
+    random_stream random{1, 0, i++ % draws};
+    encoded_picture p{bytes, photo};
+    benchmark::DoNotOptimize(training_transform(p, nullptr, a, random, raw_place{raw, 0}));
+    benchmark::ClobberMemory();
+  }
+  count_pictures(state);
+}
+
 void label_map_of_file(benchmark::State& state) {
   for (auto _ : state)
     benchmark::DoNotOptimize(read_label_map(DM2_GOLDEN_DIR "/token_labels/zip.pt", 1000).values.data());
@@ -160,3 +178,4 @@ BENCHMARK_CAPTURE(augment, crop, 0)->Name("stage/augment/crop");
 BENCHMARK_CAPTURE(augment, recipe, 2)->Name("stage/augment/recipe");
 BENCHMARK_CAPTURE(whole_sample, whole, false)->Name("sample/whole");
 BENCHMARK_CAPTURE(whole_sample, part, true)->Name("sample/part");
+BENCHMARK(raw_sample)->Name("sample/raw");

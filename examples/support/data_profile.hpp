@@ -6,15 +6,17 @@
 
 #include <dm2/data/encode_png.hpp>
 #include <dm2/train/log/chart.hpp>
+#include <dm2/train/log/csv_log.hpp>
 #include <dm2/train/trainer_options.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace dm2::example {
@@ -22,10 +24,31 @@ namespace dm2::example {
 /// Collects the steps of an epoch; of process 0 where there are several.
 class data_profile {
  public:
-  /// Writes data_profile.png, of the latest epoch, into `folder`.
-  explicit data_profile(std::filesystem::path folder) : path_{std::move(folder) / "data_profile.png"} {}
+  /// Writes data_profile.csv, and data_profile.png of the latest epoch, into `folder`; `resumed`: the steps of a run
+  /// that goes on.
+  data_profile(std::filesystem::path const& folder, std::optional<std::int64_t> resumed)
+      : path_{folder / "data_profile.png"},
+        rows_{folder / "data_profile.csv",
+              "step",
+              {"step_seconds", "waiting_seconds", "reading_seconds", "decoding_seconds", "transforming_seconds",
+               "copying_seconds", "augmenting_seconds", "computing_seconds"},
+              resumed} {}
+
+  /// A row of means over the steps since the row before.
+  void row(std::int64_t step) {
+    if (!(row_steps_ > 0)) return;
+    time_parts const& t = row_.times;
+    double const n = row_steps_;
+    rows_.append(step,
+                 {t.total / n, t.waiting / n, t.loading.reading / n, t.loading.decoding / n, t.loading.transforming / n,
+                  t.augmented.copying / n, t.augmented.augmenting / n, t.computing / n});
+    row_ = {};
+    row_steps_ = 0;
+  }
 
   void add(step_report const& s) {
+    row_ += {s.times, double(s.samples)};
+    ++row_steps_;
     spans_.push_back({s.times, double(s.samples)});
     if (spans_.size() == 2 * most_points) halve();
   }
@@ -124,7 +147,10 @@ class data_profile {
   }
 
   std::filesystem::path path_;
+  csv_log rows_;
   std::vector<span> spans_;
+  span row_;
+  double row_steps_ = 0;
 };
 
 }  // namespace dm2::example

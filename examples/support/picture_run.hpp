@@ -10,9 +10,9 @@
 #include <dm2/data/raw_pictures.hpp>
 #include <dm2/data/sample_transform.hpp>
 #include <dm2/data/transform.hpp>
-#include <dm2/data/worker_threads.hpp>
 #include <dm2/run/classifier.hpp>
 
+#include "reading_threads.hpp"
 #include "text.hpp"
 
 #include <algorithm>
@@ -21,9 +21,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <deque>
 #include <exception>
 #include <filesystem>
-#include <future>
 #include <memory>
 #include <new>
 #include <optional>
@@ -80,7 +80,6 @@ struct picture_batch {
   std::size_t first = 0;  ///< number of the first entry in the whole list
   std::vector<picture_entry> entries;
   int good = 0;
-  bool raw = false;  ///< whether they are raw there
 };
 
 /// How fast pictures went through.
@@ -108,6 +107,13 @@ class batch_memory {
     if (raw_ == nullptr) bytes_ = net.staging();
   }
   [[nodiscard]] bool is_raw() const { return raw_ != nullptr; }
+  /// Hands the first `count` pictures over.
+  void submit(run::classifier& net, int count) const {
+    if (raw_ != nullptr)
+      net.submit_raw(*raw_, count);
+    else
+      net.submit(count);
+  }
   /// The evaluation's pixels of a picture, in place i, or what leads to them. Throws as evaluation_transform.
   void put(std::size_t i, encoded_picture& encoded) const {
     if (raw_ != nullptr)
@@ -135,35 +141,59 @@ class batch_memory {
   std::span<std::uint8_t> bytes_;
 };
 
-/// Reads entries into `to`, as the model wants them, with `workers` threads (0: one a processor).
-[[nodiscard]] inline picture_batch read_pictures(std::size_t first, std::span<picture_entry const> entries, int workers,
-                                                 decode_options const& decoding, batch_memory const& to) {
-  picture_batch out{first, {entries.begin(), entries.end()}, 0, to.is_raw()};
-  for_each_index(entries.size(), workers, [&](std::size_t i) {
-    picture_entry& entry = out.entries[i];
+/// A batch that threads are reading.
+class batch_reading {
+ public:
+  /// Has `threads`, which outlive it, read the entries, from number `first` on into `to`.
+  batch_reading(reading_threads& threads, std::span<picture_entry const> entries, std::size_t first,
+                decode_options const& decoding, batch_memory const& to)
+      : threads_{threads}, out_{first, {entries.begin(), entries.end()}, 0}, memory_{to} {
+    list_ = threads.start(entries.size(), [this, &decoding](std::size_t i) { read(i, decoding); });
+  }
+  batch_reading(batch_reading const&) = delete;
+  batch_reading& operator=(batch_reading const&) = delete;
+  /// Waits for the threads.
+  ~batch_reading() { threads_.wait(*list_); }
+
+  /// Waits until all are read.
+  void wait() { threads_.wait(*list_); }
+  /// The entries, the bad ones' gaps among their pictures closed; call it once, after wait().
+  [[nodiscard]] picture_batch take() {
+    for (std::size_t i = 0; i < out_.entries.size(); ++i) {
+      if (!out_.entries[i].error.empty()) continue;
+      std::size_t const at = std::size_t(out_.good++);
+      if (at != i) memory_.move(i, at);
+    }
+    return std::move(out_);
+  }
+  [[nodiscard]] batch_memory const& memory() const { return memory_; }
+
+ private:
+  void read(std::size_t i, decode_options const& decoding) {
+    picture_entry& entry = out_.entries[i];
     if (!entry.error.empty()) return;
     try {
       picture_bytes const file = entry.open();
       encoded_picture encoded{file.bytes(), file.name(), decoding};
-      to.put(i, encoded);
+      memory_.put(i, encoded);
     } catch (std::exception const& problem) {
       entry.error = reason(entry.path, problem);
     }
-  });
-  for (std::size_t i = 0; i < entries.size(); ++i) {  // the bad ones' gaps are closed
-    if (!out.entries[i].error.empty()) continue;
-    std::size_t const at = std::size_t(out.good++);
-    if (at != i) to.move(i, at);
   }
-  return out;
-}
+
+  reading_threads& threads_;
+  picture_batch out_;
+  batch_memory memory_;
+  std::shared_ptr<reading_threads::list> list_;
+};
 
 /// Runs the model over the entries in batches of up to `batch`, in their order, and calls
 /// use(picture_batch const&, run::batch_results const&) after each, with results of the good ones.
 ///
 /// `decoding` are the limits that pictures are held against. `raw`: a device that can finishes the pictures.
 ///
-/// Three batches are in hand: one whose results are used, one that is computed, one that is read.
+/// Three batches are in hand: one whose results are used, one that is computed, one that is read; of raw ones, two are
+/// read, so that no thread waits for the others at a batch's end.
 template <class Use>
 run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entries, int batch, int workers,
                        Use const& use, decode_options const& decoding = {}, bool raw = true) {
@@ -171,13 +201,15 @@ run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entr
   auto const begin = clock::now();
   run_speed speed;
   std::size_t next = 0;
-  auto const read = [&] {
-    std::size_t const first = next;
-    auto const own = entries.subspan(first, std::min(std::size_t(batch), entries.size() - first));
-    next += own.size();
-    return std::async(std::launch::async, [first, own, workers, &decoding, to = batch_memory{net, raw}] {
-      return read_pictures(first, own, workers, decoding, to);
-    });
+  reading_threads threads{workers};
+  std::deque<std::unique_ptr<batch_reading>> readings;
+  auto const read_ahead = [&] {
+    while (next < entries.size() &&
+           (readings.empty() || (readings.size() < 2 && readings.front()->memory().is_raw()))) {
+      auto const own = entries.subspan(next, std::min(std::size_t(batch), entries.size() - next));
+      readings.push_back(std::make_unique<batch_reading>(threads, own, next, decoding, batch_memory{net, raw}));
+      next += own.size();
+    }
   };
   std::optional<picture_batch> computed;
   auto const finish = [&] {
@@ -185,16 +217,14 @@ run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entr
     use(*computed, computed->good > 0 ? net.take() : run::batch_results{});
     speed.pictures += std::size_t(computed->good);
   };
-  for (auto reading = read();;) {
+  for (read_ahead(); !readings.empty();) {
     auto const asked = clock::now();
-    picture_batch now = reading.get();
+    readings.front()->wait();
     speed.waiting += std::chrono::duration<double>(clock::now() - asked).count();
-    if (now.entries.empty()) break;
-    if (now.good > 0 && now.raw)
-      net.submit_raw(now.good);
-    else if (now.good > 0)
-      net.submit(now.good);
-    reading = read();
+    picture_batch now = readings.front()->take();
+    if (now.good > 0) readings.front()->memory().submit(net, now.good);
+    readings.pop_front();
+    read_ahead();
     finish();
     computed = std::move(now);
   }

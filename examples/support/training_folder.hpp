@@ -177,7 +177,7 @@ class training_folder {
     std::filesystem::create_directory(to, problem);
     for (auto const& file : later)
       if (!problem) std::filesystem::rename(file, to / file.filename(), problem);
-    for (char const* log : {"steps.csv", "epochs.csv", "profile.csv"})
+    for (char const* log : {"steps.csv", "epochs.csv", "profile.csv", "data_profile.csv"})
       if (!problem && std::filesystem::exists(files_.root() / log, problem))
         std::filesystem::copy_file(files_.root() / log, to / log, problem);
     if (problem) throw file_error{to, "cannot take the checkpoints that are further on: " + problem.message()};

@@ -46,7 +46,7 @@ class training_log {
                     resumed_ ? std::optional<std::int64_t>{epochs_done} : std::nullopt},
         board_{folder, resumed_} {
     if (profile) profile_.emplace(folder, resumed_);
-    if (profile_data) data_profile_.emplace(folder);
+    if (profile_data) data_profile_.emplace(folder, resumed_);
   }
 
   void text(std::string_view tag, std::string_view markdown) { board_.text(tag, resumed_.value_or(0), markdown); }
@@ -72,6 +72,7 @@ class training_log {
     if (s.step % interval_ != 0) return;
     if (!stderr_is_terminal()) say(step_line(at));
     if (profile_) profile_->row(s.step, board_);
+    if (data_profile_) data_profile_->row(s.step);
     std::optional<double> const norm = s.gradient_norm > 0 ? std::optional{s.gradient_norm} : std::nullopt;
     double const speed = meter_.images_per_second(), waiting = meter_.waiting_share();
     step_rows_.append(s.step, {s.loss, s.rate, norm, speed, waiting});

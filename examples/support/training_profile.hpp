@@ -28,8 +28,7 @@ class training_profile {
   training_profile(std::filesystem::path const& folder, std::optional<std::int64_t> resumed)
       : rows_{folder / "profile.csv",
               "step",
-              {"step_seconds", "waiting_seconds", "computing_seconds", "exchange_seconds", "exchange_bytes",
-               "reading_seconds", "decoding_seconds", "transforming_seconds", "copying_seconds", "augmenting_seconds"},
+              {"step_seconds", "waiting_seconds", "computing_seconds", "exchange_seconds", "exchange_bytes"},
               resumed} {}
 
   void add(step_report const& s) {
@@ -53,9 +52,7 @@ class training_profile {
     if (!(row_.steps > 0)) return;
     time_parts const& t = row_.times;
     double const n = row_.steps, total = std::max(t.total, 1e-9);
-    rows_.append(step, {t.total / n, t.waiting / n, t.computing / n, t.exchanged.seconds / n, row_.bytes / n,
-                        t.loading.reading / n, t.loading.decoding / n, t.loading.transforming / n,
-                        t.augmented.copying / n, t.augmented.augmenting / n});
+    rows_.append(step, {t.total / n, t.waiting / n, t.computing / n, t.exchanged.seconds / n, row_.bytes / n});
     board.scalar("profile/computing", step, t.computing / total);
     board.scalar("profile/exchange", step, t.exchanged.seconds / total);
     board.scalar("profile/exchange_bytes", step, row_.bytes / n);

@@ -2,7 +2,10 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
+#include <cstdint>
+#include <numbers>
 #include <vector>
 
 using namespace dm2;
@@ -56,5 +59,26 @@ TEST_CASE("random_stream: below(1) is 0 and chance() keeps to its ends") {
     CHECK(r.below(1) == 0);
     CHECK_FALSE(r.chance(0));
     CHECK(r.chance(1));
+  }
+}
+
+TEST_CASE("normal_numbers: number i is the one that the stream would draw, wherever it stands") {
+  for (int words = 0; words < 9; ++words)
+    for (int normals = 0; normals < 3; ++normals) {
+      random_stream r{0x123456789ABCDEFu, 3, 0x1234567890u};
+      for (int i = 0; i < words; ++i) r.bits();
+      for (int i = 0; i < normals; ++i) r.normal();
+      normal_numbers const n = r.normals();
+      for (std::uint64_t i = 0; i < 40; ++i) CHECK(n[i] == r.normal());
+    }
+}
+
+TEST_CASE("random_stream: normal numbers are those of the C library's functions to 1e-14") {
+  random_stream r{9, 1, 2}, same = r;
+  for (int i = 0; i < 5000; ++i) {
+    double const u = same.uniform(), v = same.uniform();
+    double const radius = std::sqrt(-2 * std::log(1 - u)), angle = 2 * std::numbers::pi * v;
+    CHECK(std::abs(r.normal() - radius * std::cos(angle)) < 1e-14);
+    CHECK(std::abs(r.normal() - radius * std::sin(angle)) < 1e-14);
   }
 }

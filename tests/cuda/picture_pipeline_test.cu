@@ -1,6 +1,8 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/picture_pipeline.cuh>
+#include <dm2/data/encode_png.hpp>
+#include <dm2/data/sample_transform.hpp>
 #include <dm2/data/transform.hpp>
 
 #include <doctest/doctest.h>
@@ -15,6 +17,7 @@
 #include <random>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 using namespace dm2;
@@ -46,6 +49,12 @@ struct summing_model {
                          int(classes));
   }
 };
+
+/// The same of 4 x 4 pixels of three channels.
+struct summing_images : summing_model {
+  static constexpr config configuration{.image = {4, 4}, .patch = 4, .classes = 5};
+};
+std::vector<std::vector<std::byte>> own_files;
 
 float fill(std::span<std::uint8_t> to, int picture, std::mt19937& random) {
   float sum = 0;
@@ -94,6 +103,45 @@ void check_network() {
 }
 
 }  // namespace
+
+TEST_CASE("picture_pipeline: raw pictures come to the bytes of finished ones, two batches filled at a time") {
+  summing_images net;
+  cuda::picture_pipeline<summing_images> pipeline{net, 3, {nullptr, 1}};
+  std::mt19937 random{4};
+  std::vector<std::vector<float>> sums;
+  std::size_t seen = 0;
+  auto const fill_raw = [&](raw_pictures& raw, int count) {
+    auto& own = sums.emplace_back();
+    for (int i = 0; i < count; ++i) {
+      picture p{5 + int(random() % 30), 5 + int(random() % 30)};
+      for (std::uint8_t& v : p.pixels) v = std::uint8_t(random());
+      encoded_picture encoded{own_files.emplace_back(encode_png(p)), "noise"};
+      evaluation_transform(encoded, {4, 4}, {5, 5}, imagenet_normalisation, raw_place{raw, i});
+      float sum = 0;
+      for (std::uint8_t const v : evaluation_transform(p, image_extent{4, 4}, image_extent{5, 5}).pixels)
+        sum += float(v);
+      own.push_back(sum);
+    }
+  };
+  auto const check_oldest = [&] {
+    auto const got = pipeline.take();
+    std::vector<float> const& want = sums[seen++];
+    REQUIRE(got.size() == want.size() * summing_images::classes);
+    for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == want[i / 5] + float(i % 5));
+  };
+  for (int round = 0; round < 4; ++round) {
+    raw_pictures& one = pipeline.raw_staging();
+    raw_pictures& other = pipeline.raw_staging();
+    fill_raw(one, 3);
+    fill_raw(other, 1 + round % 3);
+    for (auto [raw, count] : {std::pair{&one, 3}, std::pair{&other, 1 + round % 3}}) {
+      pipeline.submit_raw(*raw, count);
+      if (pipeline.pending() == 2) check_oldest();
+    }
+  }
+  while (pipeline.pending() != 0) check_oldest();
+  CHECK(seen == sums.size());
+}
 
 TEST_CASE("picture_pipeline: every batch's logits are its own, in order, however many pictures it has") {
   summing_model net;

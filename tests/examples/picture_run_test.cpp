@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory_resource>
 #include <numeric>
 #include <span>
 #include <stdexcept>
@@ -51,6 +52,40 @@ class summing final : public dm2::run::classifier {
   std::size_t submitted_ = 0, taken_ = 0;
 };
 
+/// The same of raw pictures: its logit is the number of a task's bytes, which are there until they are submitted.
+class counting_raw final : public dm2::run::classifier {
+ public:
+  explicit counting_raw(int batch) : batch_{batch} {}
+  [[nodiscard]] config const& configuration() const override { return thumbnails; }
+  [[nodiscard]] std::span<std::uint8_t> staging() override { throw std::logic_error{"finished pictures"}; }
+  void submit(int) override { throw std::logic_error{"finished pictures"}; }
+  [[nodiscard]] raw_pictures* raw_staging() override {
+    raw_pictures& raw = raw_[staged_++ % raw_.size()];
+    raw.prepare(batch_, crop(), 0, *std::pmr::new_delete_resource());
+    return &raw;
+  }
+  void submit_raw(raw_pictures& from, int count) override {
+    if (submitted_ - taken_ == 2) throw std::logic_error{"three batches"};
+    auto& sums = sums_[submitted_++ % 2];
+    sums.clear();
+    for (std::size_t i = 0; i < std::size_t(count); ++i) {
+      picture_task const& t = from.tasks[i];
+      std::size_t const bytes = 3 * std::size_t(t.part.height) * std::size_t(t.part.width);
+      sums.push_back(sum_of({reinterpret_cast<std::uint8_t const*>(from.memory.get() + t.offset), bytes}));
+    }
+  }
+  [[nodiscard]] dm2::run::batch_results take() override {
+    if (submitted_ == taken_) throw std::logic_error{"nothing to take"};
+    return {sums_[taken_++ % 2], {}};
+  }
+
+ private:
+  int batch_;
+  std::array<raw_pictures, 3> raw_;
+  std::array<std::vector<float>, 2> sums_;
+  std::size_t staged_ = 0, submitted_ = 0, taken_ = 0;
+};
+
 std::vector<picture_entry> golden_pictures() {
   std::array<std::filesystem::path, 2> const paths{DM2_GOLDEN_DIR "/images", DM2_GOLDEN_DIR "/images/gone.png"};
   return gather_pictures(paths);
@@ -86,6 +121,29 @@ TEST_CASE("picture_run: every picture has its own result, in order, whatever the
       CHECK(bad == 5);
       CHECK(speed.pictures == 12);
       CHECK(speed.waiting <= speed.seconds);
+    }
+}
+
+TEST_CASE("picture_run: raw pictures are each in their place, in order, also where whole batches are bad") {
+  auto const entries = golden_pictures();
+  for (int const batch : {1, 2, 5, 64})
+    for (int const workers : {1, 3, 0}) {
+      counting_raw net{batch};
+      std::size_t next = 0, good = 0;
+      run_pictures(net, entries, batch, workers, [&](picture_batch const& b, dm2::run::batch_results const& results) {
+        CHECK(b.first == next);
+        std::size_t at = 0;
+        for (picture_entry const& entry : b.entries) {
+          CHECK(entry.path == entries[next++].path);
+          if (!entry.error.empty()) continue;
+          picture const p = read_image(entry.path);
+          picture_task const t = plan_evaluation(p.height, p.width, net.crop(), evaluation_resize(net.crop()));
+          CHECK(results.logits[at++] == sum_of(dm2::detail::copy_box(p, t.part).pixels));
+          ++good;
+        }
+      });
+      CHECK(next == entries.size());
+      CHECK(good == 12);
     }
 }
 

@@ -1,4 +1,5 @@
 // examples/train and examples/evaluate as a user runs them.
+#include <dm2/data/decode.hpp>
 #include <dm2/io/tensor_file.hpp>
 
 #include <nlohmann/json.hpp>
@@ -59,6 +60,33 @@ TEST_CASE("train: --profile tells where one process's time goes, and changes no 
   CHECK(rows[4].ends_with(",0"));
   for (char const* name : {"last.safetensors", "best.safetensors"})
     CHECK(read_raw(here.folder / "runs/plain" / name) == read_raw(here.folder / "runs/profiled" / name));
+}
+
+TEST_CASE("train: --profile-data prints a table, writes rows and a picture, and changes no byte of a checkpoint") {
+  picture_folder const here;
+  CHECK(here.train({"--experiment", "plain"}).code == 0);
+  auto const run = here.train({"--experiment", "profiled", "--profile-data", "--log-interval", "1"});
+  CHECK(run.code == 0);
+  for (char const* line : {"\n  data path  ", "\n  reading  ", "\n  decoding  ", "\n  transforming  ", "\n  waiting  "})
+    CHECK(contains(run.out, line));
+  auto const rows = lines_of(read_raw(here.folder / "runs/profiled/data_profile.csv"));
+  REQUIRE(rows.size() == 5);
+  CHECK(rows[0] ==
+        "step,step_seconds,waiting_seconds,reading_seconds,decoding_seconds,transforming_seconds,copying_seconds,"
+        "augmenting_seconds,computing_seconds");
+  CHECK(dm2::read_image(here.folder / "runs/profiled/data_profile.png").width == 1200);
+  for (char const* name : {"last.safetensors", "best.safetensors"})
+    CHECK(read_raw(here.folder / "runs/plain" / name) == read_raw(here.folder / "runs/profiled" / name));
+}
+
+TEST_CASE("train: --augment device is refused where no GPU computes, host and auto are the same there") {
+  picture_folder const here;
+  auto const refused = here.train({"--experiment", "none", "--device", "cpu", "--augment", "device"});
+  CHECK(refused.code == 2);
+  CHECK(contains(refused.err, "--augment device: pictures are finished there by a GPU"));
+  CHECK(here.train({"--experiment", "host", "--device", "cpu", "--augment", "host"}).code == 0);
+  CHECK(here.train({"--experiment", "auto", "--device", "cpu"}).code == 0);
+  CHECK(read_raw(here.folder / "runs/host/last.safetensors") == read_raw(here.folder / "runs/auto/last.safetensors"));
 }
 
 TEST_CASE("train: a run in two parts has the checkpoints of one in one part") {

@@ -33,8 +33,9 @@ std::map<std::string, std::string> tree(fs::path const& root) {
 
 /// A folder with an old run in it, and two files that are nobody's.
 void write_run(fs::path const& root, std::string const& whose) {
-  for (char const* name : {"last.safetensors", "best.safetensors", "epoch-0009.safetensors", "epoch-12345.safetensors",
-                           "steps.csv", "epochs.csv", "profile.csv", "events.out.tfevents.7.host"})
+  for (char const* name :
+       {"last.safetensors", "best.safetensors", "epoch-0009.safetensors", "epoch-12345.safetensors", "steps.csv",
+        "epochs.csv", "profile.csv", "data_profile.csv", "data_profile.png", "events.out.tfevents.7.host"})
     write_raw(root / name, whose);
 }
 

@@ -74,18 +74,21 @@ class picture_pipeline {
     return {reinterpret_cast<std::uint8_t*>(s.pictures.data()), s.pictures.size()};
   }
 
-  /// Where the next batch's raw pictures go, `batch` places. Waits until the device has what was there.
+  /// Where a batch's raw pictures go, `batch` places: one of three memories in turn, so that two can be filled while
+  /// the device copies the third. Waits until the device has what was there.
   [[nodiscard]] raw_pictures& raw_staging() {
-    slot& s = slots_[submitted_ % depth];
-    s.uploaded.synchronize();
-    s.raw.prepare(batch_, Model::configuration.image, 0, pinned_resource::get());
-    return s.raw;
+    raw_slot& r = raw_[raw_staged_++ % raw_.size()];
+    r.copied.synchronize();
+    r.pictures.prepare(batch_, Model::configuration.image, 0, pinned_resource::get());
+    return r.pictures;
   }
-  /// As submit, of raw_staging(): the device finishes them to the bytes that staging() would have had.
-  void submit_raw(int count) {
+  /// As submit, of what raw_staging() gave: the device finishes it to the bytes that staging() would have had.
+  void submit_raw(raw_pictures& from, int count) {
     slot& s = begin(count);
-    s.raw.tasks.resize(std::size_t(count));
-    augment_.copy(s.raw, copies_.get());
+    from.tasks.resize(std::size_t(count));
+    augment_.copy(from, copies_.get());
+    for (raw_slot& r : raw_)
+      if (&r.pictures == &from) r.copied.record(copies_.get());
     augment_.finish(reinterpret_cast<std::uint8_t*>(s.device_pictures.data()), copies_.get());
     enqueue(s);
   }
@@ -116,10 +119,14 @@ class picture_pipeline {
  private:
   struct slot {
     pinned_memory pictures, logits;
-    raw_pictures raw;
     device_memory device_pictures, device_logits;
     event uploaded, done;
     int count = 0;
+  };
+
+  struct raw_slot {
+    raw_pictures pictures;
+    event copied;
   };
 
   /// The next slot, for `count` pictures.
@@ -161,7 +168,8 @@ class picture_pipeline {
   stream copies_, compute_;
   augmenter augment_;
   std::array<slot, depth> slots_;
-  std::size_t submitted_ = 0, taken_ = 0;
+  std::array<raw_slot, 3> raw_;
+  std::size_t submitted_ = 0, taken_ = 0, raw_staged_ = 0;
 };
 
 }  // namespace dm2::cuda

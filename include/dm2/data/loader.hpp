@@ -49,8 +49,8 @@ namespace detail {
 /// bad one's random stream, so that it differs from that sample's own appearance. Each bad sample is reported once, and
 /// more than max_bad of them make next() throw.
 ///
-/// Memory: prefetch + 1 batches (raw ones of a fixed size, raw_pictures), taken by the first epoch and used again, and a
-/// picture for each thread.
+/// Memory: prefetch + 1 batches (raw ones of a fixed size, raw_pictures), taken by the first epoch and used again, and
+/// a picture for each thread.
 ///
 /// The set has to outlive the loader. One thread at a time may call it. Destroying it, or starting another epoch, at
 /// any time waits for the samples that threads are at and drops them. In a process that was forked after it was made,

@@ -48,12 +48,13 @@ class classifier {
   [[nodiscard]] virtual std::span<std::uint8_t> staging() = 0;
   /// Hands over the first `count` pictures of staging(). At most two batches may be submitted and not taken.
   virtual void submit(int count) = 0;
-  /// Where the next batch's raw pictures go, as many places as a batch has: a device finishes them to what
-  /// evaluation_transform would have given. Null where there is none: staging() it is, then.
+  /// Where a batch's raw pictures go, as many places as a batch has: a device finishes them to what
+  /// evaluation_transform would have given. Two may be filled at once; a third one waits until the device has what was
+  /// in it. Null where there is none: staging() it is, then.
   [[nodiscard]] virtual raw_pictures* raw_staging() { return nullptr; }
-  /// As submit, of raw_staging().
-  virtual void submit_raw(int count) {
-    static_cast<void>(count);
+  /// As submit, of what raw_staging() gave.
+  virtual void submit_raw(raw_pictures& from, int count) {
+    static_cast<void>(from), static_cast<void>(count);
     throw std::logic_error{"dm2::run::classifier: it takes finished pictures"};
   }
   /// What the model says of the oldest batch that was not taken.

@@ -44,7 +44,7 @@ namespace detail {
 /// Whether a run writes files of that name: checkpoints, and the logs of train/log.
 [[nodiscard]] inline bool is_run_file(std::string_view name) noexcept {
   return is_run_checkpoint(name) || name == "steps.csv" || name == "epochs.csv" || name == "profile.csv" ||
-         name.starts_with("events.out.tfevents.");
+         name == "data_profile.csv" || name == "data_profile.png" || name.starts_with("events.out.tfevents.");
 }
 
 }  // namespace detail
