@@ -11,6 +11,7 @@ dm2.data has the exact transforms, dm2.train the training recipe, dm2.torch the 
 from . import data
 from ._dm2 import cuda_problem, version as __version__
 from ._model import Model, Prediction, create, load
+from ._onnx import export_onnx
 from ._train import TrainingResult, train
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "create",
     "cuda_problem",
     "data",
+    "export_onnx",
     "load",
     "train",
 ]

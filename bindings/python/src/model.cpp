@@ -8,6 +8,10 @@
 #include <dm2/model/model_table.hpp>
 #include <dm2/run/network_file.hpp>
 #include <dm2/train/initialise.hpp>
+#if __has_include(<dm2/io/onnx/write_onnx.hpp>)
+#include <dm2/io/onnx/write_onnx.hpp>
+#define DM2_PYTHON_ONNX 1
+#endif
 
 #include "../../../examples/support/devices.hpp"
 #include "../../../examples/support/models.hpp"
@@ -186,6 +190,7 @@ class model {
 
   /// The weights may have been written to through entries(): what was made of them is made anew.
   void weights_changed() {
+    nb::gil_scoped_release const released;
     std::scoped_lock const lock{mutex_};
     classifier_.reset();
     (void)net_->state();
@@ -197,6 +202,31 @@ class model {
     if (!names_.empty() && !metadata.contains(class_names_key)) metadata[class_names_key] = class_names_text(names_);
     run::save(*net_, path, std::move(metadata));
   }
+
+#ifdef DM2_PYTHON_ONNX
+  /// Writes an ONNX file; `input` is normalised, unit or bytes.
+  void export_onnx(std::string const& path, std::string const& input, bool half, bool features, bool patches,
+                   bool external_data, int chunk) {
+    nb::gil_scoped_release const released;
+    onnx_options o{.half = half,
+                   .features = features,
+                   .patches = patches,
+                   .external_data = external_data,
+                   .chunk = chunk,
+                   .class_names = names_};
+    if (input == "bytes")
+      o.input = onnx_input::bytes;
+    else if (input == "unit")
+      o.input = onnx_input::unit;
+    else if (input != "normalised")
+      throw std::invalid_argument{"input is '" + input + "', expected normalised, unit or bytes"};
+    std::scoped_lock const lock{mutex_};
+    std::vector<stored_tensor> tensors;
+    dm2::detail::add_entry_tensors(tensors, "", net_->table(), std::span<float const>{net_->state()},
+                                   std::span<std::int64_t const>{net_->counters()});
+    write_onnx(net_->configuration(), tensors, o, path);
+  }
+#endif
 
  private:
   static chosen_device choose(place const& where) {
@@ -265,7 +295,8 @@ void add_model(nb::module_& m) {
   auto const at = [](std::string device, std::string precision, int threads, int batch) {
     return place{std::move(device), std::move(precision), threads, batch};
   };
-  nb::class_<model>(m, "Model")
+  nb::class_<model> of_model{m, "Model"};
+  of_model
       .def_static(
           "load",
           [at](std::string const& path, std::string const& named, std::string const& fields, std::string const& set,
@@ -291,6 +322,10 @@ void add_model(nb::module_& m) {
       .def("entries", [](nb::handle self) { return model::entries(self); })
       .def("weights_changed", &model::weights_changed)
       .def("save", &model::save, nb::arg("path"), nb::arg("metadata"));
+#ifdef DM2_PYTHON_ONNX
+  of_model.def("export_onnx", &model::export_onnx, nb::arg("path"), nb::arg("input"), nb::arg("half"),
+               nb::arg("features"), nb::arg("patches"), nb::arg("external_data"), nb::arg("chunk"));
+#endif
   m.def("best", best, nb::arg("logits"), nb::arg("k"), "(class, probability) of the k best of each row.");
   m.def(
       "address", [](nb::ndarray<nb::ro> const& a) { return std::uintptr_t(a.data()); }, nb::arg("array"),
