@@ -115,6 +115,8 @@ class Folder:
         self.classes: List[str]
         self.samples: List[Tuple[str, int]]
         self.classes, self.samples = _dm2.list_folder(os.fspath(root), order == "natural")
+        if not os.path.exists(self.samples[0][0]):
+            raise ValueError(f"{os.fspath(root)} is a packed set, which dm2.train reads; Folder reads folders of classes")
         self.transform = EvaluationTransform() if transform is None else transform
         self.epoch = 0
 
