@@ -3,12 +3,14 @@
     python bench/python/mixer_core.py [--batch 256] [--length 197] [--repeats 20] [--chunks 64 128 256]
 
 Two pairs, forward and backward each, at the shape of DeMansia 2 Tiny (8 heads of 48 channels, a state of 128), in
-bfloat16: the scan (dm2.torch.ssd beside mamba_chunk_scan_combined), and the bidirectional mixer between its projections
-(dm2.torch.mixer_core beside conv1d and SiLU of PyTorch, mamba_chunk_scan_combined and the gated RMSNorm of mamba_ssm, for
-both directions). The mixer is also computed in float64 by the specification in tests/reference, from the same bfloat16
-inputs, on a part of the batch: that tells whose error is whose. Prints a line each; returns 1 where a result is wrong.
+bfloat16: the scan (dm2.torch.ssd beside mamba_chunk_scan_combined), and the bidirectional mixer between its
+projections (dm2.torch.mixer_core beside conv1d and SiLU of PyTorch, mamba_chunk_scan_combined and the gated RMSNorm
+of mamba_ssm, for both directions). The mixer is also computed in float64 by the specification in tests/reference,
+from the same bfloat16 inputs, on a part of the batch: that tells whose error is whose. Prints a line each; returns 1
+where a result is wrong.
 
-Times are medians of CUDA events with the L2 cache overwritten before each run. mamba_ssm is left out where it is missing.
+Times are medians of CUDA events with the L2 cache overwritten before each run. mamba_ssm is left out where it is
+missing.
 """
 
 import argparse
@@ -93,7 +95,10 @@ def bench_scan(report, batch, length):
     leaves, cotangent = [x, dt, a, b, c, d], torch.randn_like(x)
     ours = lambda: dm2.torch.ssd(x, dt, a, b, c, d)
     report.time("dm2.torch.ssd", ours, cotangent, leaves)
-    part = [one[:2].detach().double().requires_grad_() if one.ndim > 1 else one.detach().double().requires_grad_() for one in leaves]
+    part = [
+        one[:2].detach().double().requires_grad_() if one.ndim > 1 else one.detach().double().requires_grad_()
+        for one in leaves
+    ]
     small = [one[:2].detach().requires_grad_() if one.ndim > 1 else one.detach().requires_grad_() for one in leaves]
     exact = gradients(lambda: specification().ssd(*part), cotangent[:2].double(), part)
     report.compare("dm2 against float64", gradients(lambda: dm2.torch.ssd(*small), cotangent[:2], small), exact, 2e-2)
@@ -104,16 +109,23 @@ def bench_scan(report, batch, length):
         report.time(f"mamba_chunk_scan_combined, chunks of {chunk}", theirs, cotangent, leaves)
     theirs = lambda: mamba_chunk_scan_combined(small[0], *small[1:5], report.chunks[-1], D=small[5])
     report.compare("mamba_ssm against float64", gradients(theirs, cotangent[:2], small), exact, 5e-2)
-    report.compare("dm2 against mamba_ssm", gradients(lambda: dm2.torch.ssd(*small), cotangent[:2], small),
-                   gradients(theirs, cotangent[:2], small), 5e-2)
+    report.compare(
+        "dm2 against mamba_ssm",
+        gradients(lambda: dm2.torch.ssd(*small), cotangent[:2], small),
+        gradients(theirs, cotangent[:2], small),
+        5e-2,
+    )
 
 
 def direction():
     one = lambda *shape: normal(*shape, dtype=torch.float32, scale=0.3)
     return dm2.torch.Direction(
-        one(CHANNELS, 1, TAPS), one(CHANNELS),
-        (one(HEADS) - 4).detach().requires_grad_(), torch.empty(HEADS, device="cuda").uniform_(0, 2.7).requires_grad_(),
-        torch.ones(HEADS, device="cuda").requires_grad_(), torch.ones(INNER, device="cuda").requires_grad_(),
+        one(CHANNELS, 1, TAPS),
+        one(CHANNELS),
+        (one(HEADS) - 4).detach().requires_grad_(),
+        torch.empty(HEADS, device="cuda").uniform_(0, 2.7).requires_grad_(),
+        torch.ones(HEADS, device="cuda").requires_grad_(),
+        torch.ones(INNER, device="cuda").requires_grad_(),
     )
 
 
@@ -130,27 +142,46 @@ def exact_mixer(z, sides):
     c = reference.Config(dim=INNER, expand=1, headdim=HEADDIM, d_state=STATE, d_conv=TAPS, variant="bidirectional")
     p = {}
     for suffix, side in (("", sides[0]), ("_b", sides[1])):
-        p |= {f"m.conv1d{suffix}.weight": side.conv, f"m.conv1d{suffix}.bias": side.conv_bias, f"m.D{suffix}": side.D,
-              f"m.dt_bias{suffix}": side.dt_bias, f"m.A_log{suffix}": side.A_log, f"m.norm{suffix}.weight": side.norm,
-              f"m.out_proj{suffix}.weight": torch.eye(INNER, dtype=z.dtype, device=z.device)}
-    return torch.cat([reference.mamba2_direction(z, p, "m", "", c),
-                      reference.mamba2_direction(z.flip(1), p, "m", "_b", c).flip(1)], -1)
+        p |= {
+            f"m.conv1d{suffix}.weight": side.conv,
+            f"m.conv1d{suffix}.bias": side.conv_bias,
+            f"m.D{suffix}": side.D,
+            f"m.dt_bias{suffix}": side.dt_bias,
+            f"m.A_log{suffix}": side.A_log,
+            f"m.norm{suffix}.weight": side.norm,
+            f"m.out_proj{suffix}.weight": torch.eye(INNER, dtype=z.dtype, device=z.device),
+        }
+    return torch.cat(
+        [reference.mamba2_direction(z, p, "m", "", c), reference.mamba2_direction(z.flip(1), p, "m", "_b", c).flip(1)],
+        -1,
+    )
 
 
 def their_direction(zxbcdt, p, chunk):
     z, xbc, dt = zxbcdt.split([INNER, CHANNELS, HEADS], -1)
-    xbc = F.conv1d(xbc.transpose(1, 2), p.conv.to(xbc.dtype), p.conv_bias.to(xbc.dtype), padding=TAPS - 1, groups=CHANNELS)
+    xbc = F.conv1d(
+        xbc.transpose(1, 2), p.conv.to(xbc.dtype), p.conv_bias.to(xbc.dtype), padding=TAPS - 1, groups=CHANNELS
+    )
     x, b, c = F.silu(xbc[..., : zxbcdt.shape[1]]).transpose(1, 2).split([INNER, STATE, STATE], -1)
     batch, length, _ = x.shape
     y = mamba_chunk_scan_combined(
-        x.reshape(batch, length, HEADS, HEADDIM), dt, -torch.exp(p.A_log), b.reshape(batch, length, 1, STATE),
-        c.reshape(batch, length, 1, STATE), chunk, D=p.D, dt_bias=p.dt_bias, dt_softplus=True,
+        x.reshape(batch, length, HEADS, HEADDIM),
+        dt,
+        -torch.exp(p.A_log),
+        b.reshape(batch, length, 1, STATE),
+        c.reshape(batch, length, 1, STATE),
+        chunk,
+        D=p.D,
+        dt_bias=p.dt_bias,
+        dt_softplus=True,
     )
     return rmsnorm_fn(y.reshape(batch, length, INNER), p.norm, None, z=z, eps=1e-5, norm_before_gate=False)
 
 
 def their_mixer(zxbcdt, sides, chunk):
-    return torch.cat([their_direction(zxbcdt, sides[0], chunk), their_direction(zxbcdt.flip(1), sides[1], chunk).flip(1)], -1)
+    return torch.cat(
+        [their_direction(zxbcdt, sides[0], chunk), their_direction(zxbcdt.flip(1), sides[1], chunk).flip(1)], -1
+    )
 
 
 def bench_mixer(report, batch, length):
@@ -158,8 +189,12 @@ def bench_mixer(report, batch, length):
     leaves = [z, *sides[0], *sides[1]]
     cotangent = torch.randn(batch, length, 2 * INNER, device="cuda", dtype=torch.bfloat16)
     sizes = dict(headdim=HEADDIM, d_state=STATE)
-    report.time("dm2.torch.mixer_core, bidirectional", lambda: dm2.torch.mixer_core(z, *sides, variant="bidirectional", **sizes),
-                cotangent, leaves)
+    report.time(
+        "dm2.torch.mixer_core, bidirectional",
+        lambda: dm2.torch.mixer_core(z, *sides, variant="bidirectional", **sizes),
+        cotangent,
+        leaves,
+    )
     report.time("dm2.torch.mixer_core, published", lambda: dm2.torch.mixer_core(z, *sides, **sizes), cotangent, leaves)
     part = z[:2].detach().double().requires_grad_()
     doubled = tuple(dm2.torch.Direction(*(one.detach().double().requires_grad_() for one in side)) for side in sides)
@@ -171,7 +206,9 @@ def bench_mixer(report, batch, length):
     if THEIRS:
         return
     for chunk in report.chunks:
-        report.time(f"mamba_ssm, both directions, chunks of {chunk}", lambda: their_mixer(z, sides, chunk), cotangent, leaves)
+        report.time(
+            f"mamba_ssm, both directions, chunks of {chunk}", lambda: their_mixer(z, sides, chunk), cotangent, leaves
+        )
     theirs = gradients(lambda: their_mixer(small, sides, report.chunks[-1]), cotangent[:2], few)
     report.compare("mamba_ssm against float64", theirs, exact, 6e-2)
     report.compare("dm2 against mamba_ssm", got, theirs, 6e-2)
@@ -186,7 +223,9 @@ def main():
     asked = parser.parse_args()
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {asked.batch} x {asked.length} tokens, bfloat16")
+    print(
+        f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {asked.batch} x {asked.length} tokens, bfloat16"
+    )
     if THEIRS:
         print(f"mamba_ssm's Triton kernels are left out: {THEIRS}")
     report = Report(asked.repeats, asked.chunks)

@@ -9,7 +9,8 @@ dm2.data has the exact transforms, dm2.train the training recipe, dm2.torch the 
 """
 
 from . import data
-from ._dm2 import cuda_problem, version as __version__
+from ._dm2 import cuda_problem
+from ._dm2 import version as __version__
 from ._model import Model, Prediction, create, load
 from ._onnx import export_onnx
 from ._train import TrainingResult, train

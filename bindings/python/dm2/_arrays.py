@@ -76,5 +76,7 @@ def pictures(x: Any) -> Tuple[List[Union[str, bytes, np.ndarray]], bool]:
         if x.ndim == 3:
             return [picture(x)], True
         if x.ndim != 4:
-            raise TypeError(f"pictures of bytes are [height, width, 3] or [batch, height, width, 3], not {list(x.shape)}")
+            raise TypeError(
+                f"pictures of bytes are [height, width, 3] or [batch, height, width, 3], not {list(x.shape)}"
+            )
     return [picture(one) for one in x], False

@@ -16,7 +16,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 class Prediction(NamedTuple):
     """A class and how likely the model holds it."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # in the place of a tuple's method
     """The class's number."""
     name: str
     """Its name; the number as a text where the model has no names."""

@@ -24,10 +24,11 @@ def export_onnx(
 
     The input is called pixel_values, of any batch. input: "normalised", float [batch, 3, height, width]; "unit", the
     same from 0 to 1; "bytes", uint8 [batch, height, width, 3]. The output is logits; features and patches are further
-    ones. half: weights and most of the computation in half precision. external_data: weights in PATH.data. chunk: tokens
-    of a scan's chunk, 0: what costs least.
+    ones. half: weights and most of the computation in half precision. external_data: weights in PATH.data. chunk:
+    tokens of a scan's chunk, 0: what costs least.
 
-    Raises ValueError for an argument that makes no sense, RuntimeError where the file cannot be written.
+    Raises ValueError for an argument that makes no sense, FileNotFoundError or RuntimeError where the file cannot be
+    written.
     """
     if not hasattr(_dm2.Model, "export_onnx"):
         raise RuntimeError("this dm2 was built without dm2/io/onnx")

@@ -72,7 +72,9 @@ def _words(flags: Dict[str, Any]) -> List[str]:
 
 
 def _text(value: Any) -> str:
-    return os.fspath(value) if isinstance(value, os.PathLike) else repr(value) if isinstance(value, float) else str(value)
+    return (
+        os.fspath(value) if isinstance(value, os.PathLike) else repr(value) if isinstance(value, float) else str(value)
+    )
 
 
 def train(

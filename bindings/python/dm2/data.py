@@ -92,7 +92,9 @@ class TrainingTransform:
     def __call__(self, picture: Any, index: int, epoch: int = 0) -> np.ndarray:
         return self.with_crop(picture, index, epoch)[0]
 
-    def with_crop(self, picture: Any, index: int, epoch: int = 0) -> Tuple[np.ndarray, Tuple[float, float, float, float]]:
+    def with_crop(
+        self, picture: Any, index: int, epoch: int = 0
+    ) -> Tuple[np.ndarray, Tuple[float, float, float, float]]:
         """The same, and the crop as fractions of the picture: top, left, height, width."""
         return self._native.apply(_arrays.picture(picture), index, epoch)
 
@@ -116,7 +118,9 @@ class Folder:
         self.samples: List[Tuple[str, int]]
         self.classes, self.samples = _dm2.list_folder(os.fspath(root), order == "natural")
         if not os.path.exists(self.samples[0][0]):
-            raise ValueError(f"{os.fspath(root)} is a packed set, which dm2.train reads; Folder reads folders of classes")
+            raise ValueError(
+                f"{os.fspath(root)} is a packed set, which dm2.train reads; Folder reads folders of classes"
+            )
         self.transform = EvaluationTransform() if transform is None else transform
         self.epoch = 0
 

@@ -3,9 +3,9 @@
     y = dm2.torch.ssd(x, dt, A, B, C, D)
     g = dm2.torch.mixer_core(zxbcdt, forward, backward, headdim=48, d_state=128)
 
-Both differentiate, run under torch.compile, and compute on the CPU (float32, float64) and, where dm2 was built with CUDA,
-on a GPU (bfloat16, float16, float32) on PyTorch's present stream. The code of a shape is compiled at its first call, by
-the compiler that dm2 was built with, and kept in ~/.cache/dm2.
+Both differentiate, run under torch.compile, and compute on the CPU (float32, float64) and, where dm2 was built with
+CUDA, on a GPU (bfloat16, float16, float32) on PyTorch's present stream. The code of a shape is compiled at its first
+call, by the compiler that dm2 was built with, and kept in ~/.cache/dm2.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ _lock = threading.Lock()
 
 
 def _operation(what: str, shape: Tuple[Any, ...], x: Tensor, stream: int) -> "_dm2.Operation":
-    """The compiled operation of that shape for x's type and device, and of a GPU for the stream: its scratch is one's."""
+    """The compiled operation of that shape for x's type and device; on a GPU one a stream, as its scratch is."""
     threads = torch.get_num_threads() if x.device.type == "cpu" else 0
     key = (what, shape, x.dtype, x.device, stream, threads)
     with _lock:
         if key not in _operations:
             device = x.device.type
-            _operations[key] = _dm2.Operation(what, *shape, device, str(x.dtype).replace("torch.", ""), threads)
+            heads, headdim, d_state, groups, taps, variant = shape
+            _operations[key] = _dm2.Operation(
+                what, heads, headdim, d_state, groups, taps, variant, device, str(x.dtype)[len("torch.") :], threads
+            )
         return _operations[key]
 
 
@@ -254,8 +257,8 @@ def mixer_core(
 
     zxbcdt: [batch, length, channels], the input projection's result, channels [z, x, B, C, dt]. variant: "published",
     whose second direction reverses the channels and not the tokens, and leaves its result's channels in reverse; or
-    "bidirectional", which reverses the tokens. Parameters are float32 on a GPU, else of zxbcdt's type, and are converted
-    to it. Raises ValueError for shapes that disagree.
+    "bidirectional", which reverses the tokens. Parameters are float32 on a GPU, else of zxbcdt's type, and are
+    converted to it. Raises ValueError for shapes that disagree.
 
     At Tiny's shape that is layers.I.mixer of the published model: heads 8, headdim 48, d_state 128.
     """

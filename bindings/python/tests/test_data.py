@@ -79,8 +79,12 @@ def test_without_chance_the_training_transform_is_a_plain_crop():
         pixels = np.rint((got.transpose(1, 2, 0) * STD + MEAN) * 255)
         np.testing.assert_allclose(got.transpose(1, 2, 0), (pixels / 255 - MEAN) / STD, atol=1e-5)  # bytes, normalised
     assert len(seen) == 8
-    mirrored = dm2.data.TrainingTransform(64, auto_augment="none", hflip=1.0, reprob=0.0, scale=(1, 1), ratio=(4 / 3, 4 / 3))
-    upright = dm2.data.TrainingTransform(64, auto_augment="none", hflip=0.0, reprob=0.0, scale=(1, 1), ratio=(4 / 3, 4 / 3))
+    mirrored = dm2.data.TrainingTransform(
+        64, auto_augment="none", hflip=1.0, reprob=0.0, scale=(1, 1), ratio=(4 / 3, 4 / 3)
+    )
+    upright = dm2.data.TrainingTransform(
+        64, auto_augment="none", hflip=0.0, reprob=0.0, scale=(1, 1), ratio=(4 / 3, 4 / 3)
+    )
     np.testing.assert_allclose(mirrored(path, 0)[..., ::-1], upright(path, 0), atol=0.02)
 
 
@@ -117,9 +121,7 @@ def test_a_folder_numbers_classes_and_draws_by_epoch(shapes):
 def test_a_data_loader_gives_the_same_with_any_number_of_workers(shapes):
     torch = pytest.importorskip("torch")
     folder = dm2.data.Folder(shapes / "train", dm2.data.TrainingTransform(32, seed=1))
-    batches = [
-        list(torch.utils.data.DataLoader(folder, batch_size=5, num_workers=workers)) for workers in (0, 2)
-    ]
+    batches = [list(torch.utils.data.DataLoader(folder, batch_size=5, num_workers=workers)) for workers in (0, 2)]
     assert len(batches[0]) == 8
     for (a, la), (b, lb) in zip(*batches):
         assert torch.equal(a, b) and torch.equal(la, lb)

@@ -82,7 +82,11 @@ def test_a_state_that_does_not_fit_is_refused_whole(micro):
     state["pos_embed"] = state["pos_embed"] + 1
     with pytest.raises(ValueError) as told:
         micro.load_state_dict(state)
-    for part in ("'stranger' is not of this model", "'cls_token' is missing", "'head.weight' is [10, 31], expected [10, 32]"):
+    for part in (
+        "'stranger' is not of this model",
+        "'cls_token' is missing",
+        "'head.weight' is [10, 31], expected [10, 32]",
+    ):
         assert part in str(told.value)
     for name, value in micro.state_dict().items():
         np.testing.assert_array_equal(value, before[name])

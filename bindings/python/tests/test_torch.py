@@ -19,7 +19,11 @@ def scan_inputs(batch, length, heads, headdim, groups, d_state, dtype=torch.floa
     def normal(*shape):
         return torch.randn(shape, generator=numbers, dtype=torch.float64).to(dtype)
 
-    x, b, c = normal(batch, length, heads, headdim), normal(batch, length, groups, d_state), normal(batch, length, groups, d_state)
+    x, b, c = (
+        normal(batch, length, heads, headdim),
+        normal(batch, length, groups, d_state),
+        normal(batch, length, groups, d_state),
+    )
     dt = torch.nn.functional.softplus(normal(batch, length, heads))
     return [one.requires_grad_() for one in (x, dt, -normal(heads).exp(), b, c, normal(heads))]
 
@@ -65,7 +69,9 @@ def mixer_inputs(variant, batch=2, length=5, heads=4, headdim=8, groups=2, d_sta
     inner, channels = heads * headdim, heads * headdim + 2 * groups * d_state
     zxbcdt = normal(batch, length, inner + channels + heads)
     sides = [
-        dm2.torch.Direction(normal(channels, 1, taps), normal(channels), normal(heads), normal(heads), normal(heads), normal(inner))
+        dm2.torch.Direction(
+            normal(channels, 1, taps), normal(channels), normal(heads), normal(heads), normal(heads), normal(inner)
+        )
         for _ in range(2)
     ]
     return zxbcdt, *sides, dict(headdim=headdim, d_state=d_state, groups=groups, variant=variant)
@@ -75,14 +81,23 @@ def reference_mixer(zxbcdt, forward, backward, *, headdim, d_state, groups, vari
     """Both directions by the executable specification; an identity is its output projection."""
     heads = forward.A_log.shape[0]
     c = reference.Config(
-        dim=heads * headdim, expand=1, headdim=headdim, d_state=d_state, groups=groups,
-        d_conv=forward.conv.shape[-1], variant=variant,
+        dim=heads * headdim,
+        expand=1,
+        headdim=headdim,
+        d_state=d_state,
+        groups=groups,
+        d_conv=forward.conv.shape[-1],
+        variant=variant,
     )
     p = {}
     for suffix, side in (("", forward), ("_b", backward)):
         p |= {
-            f"m.conv1d{suffix}.weight": side.conv, f"m.conv1d{suffix}.bias": side.conv_bias, f"m.D{suffix}": side.D,
-            f"m.dt_bias{suffix}": side.dt_bias, f"m.A_log{suffix}": side.A_log, f"m.norm{suffix}.weight": side.norm,
+            f"m.conv1d{suffix}.weight": side.conv,
+            f"m.conv1d{suffix}.bias": side.conv_bias,
+            f"m.D{suffix}": side.D,
+            f"m.dt_bias{suffix}": side.dt_bias,
+            f"m.A_log{suffix}": side.A_log,
+            f"m.norm{suffix}.weight": side.norm,
             f"m.out_proj{suffix}.weight": torch.eye(heads * headdim, dtype=zxbcdt.dtype),
         }
     first = reference.mamba2_direction(zxbcdt, p, "m", "", c)
@@ -99,7 +114,9 @@ def flat(inputs):
 
     def call(z, *parameters):
         n = len(forward)
-        return dm2.torch.mixer_core(z, dm2.torch.Direction(*parameters[:n]), dm2.torch.Direction(*parameters[n:]), **sizes)
+        return dm2.torch.mixer_core(
+            z, dm2.torch.Direction(*parameters[:n]), dm2.torch.Direction(*parameters[n:]), **sizes
+        )
 
     return call, [zxbcdt, *forward, *backward]
 
@@ -109,7 +126,10 @@ def flat(inputs):
 def test_the_mixer_and_its_gradients_are_the_references(variant, length):
     inputs = mixer_inputs(variant, length=length)
     zxbcdt, forward, backward, sizes = inputs
-    got, want = dm2.torch.mixer_core(zxbcdt, forward, backward, **sizes), reference_mixer(zxbcdt, forward, backward, **sizes)
+    got, want = (
+        dm2.torch.mixer_core(zxbcdt, forward, backward, **sizes),
+        reference_mixer(zxbcdt, forward, backward, **sizes),
+    )
     assert relative(got, want) < 1e-11
     cotangent = torch.randn(want.shape, generator=torch.Generator().manual_seed(1), dtype=want.dtype)
     leaves = [zxbcdt, *forward, *backward]

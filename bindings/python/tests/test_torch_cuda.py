@@ -52,8 +52,12 @@ def mixer_inputs(dtype, batch=2, length=197):
     torch.manual_seed(1)
     inner, channels = HEADS * HEADDIM, HEADS * HEADDIM + 2 * STATE
     normal = lambda *shape: (0.3 * torch.randn(shape, device="cuda")).requires_grad_()
-    sides = [dm2.torch.Direction(normal(channels, 1, 4), normal(channels), normal(HEADS), normal(HEADS), normal(HEADS),
-                                 normal(inner)) for _ in range(2)]
+    sides = [
+        dm2.torch.Direction(
+            normal(channels, 1, 4), normal(channels), normal(HEADS), normal(HEADS), normal(HEADS), normal(inner)
+        )
+        for _ in range(2)
+    ]
     return torch.randn(batch, length, inner + channels + HEADS, device="cuda").to(dtype).requires_grad_(), sides
 
 
@@ -66,9 +70,15 @@ def exact_mixer(z, sides, variant):
     c = reference.Config(dim=inner, expand=1, headdim=HEADDIM, d_state=STATE, variant=variant)
     p = {}
     for suffix, side in (("", sides[0]), ("_b", sides[1])):
-        p |= {f"m.conv1d{suffix}.weight": side.conv, f"m.conv1d{suffix}.bias": side.conv_bias, f"m.D{suffix}": side.D,
-              f"m.dt_bias{suffix}": side.dt_bias, f"m.A_log{suffix}": side.A_log, f"m.norm{suffix}.weight": side.norm,
-              f"m.out_proj{suffix}.weight": torch.eye(inner, dtype=z.dtype, device=z.device)}
+        p |= {
+            f"m.conv1d{suffix}.weight": side.conv,
+            f"m.conv1d{suffix}.bias": side.conv_bias,
+            f"m.D{suffix}": side.D,
+            f"m.dt_bias{suffix}": side.dt_bias,
+            f"m.A_log{suffix}": side.A_log,
+            f"m.norm{suffix}.weight": side.norm,
+            f"m.out_proj{suffix}.weight": torch.eye(inner, dtype=z.dtype, device=z.device),
+        }
     second = reference.mamba2_direction(z.flip(axis), p, "m", "_b", c).flip(axis)
     return torch.cat([reference.mamba2_direction(z, p, "m", "", c), second], -1)
 

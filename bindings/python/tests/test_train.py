@@ -6,8 +6,17 @@ import pytest
 from conftest import run_python
 
 FLAGS = dict(
-    model="micro", image=32, batch_size=12, grad_accum_steps=1, epochs=3, warmup_epochs=1, lr=1e-3, workers=1, threads=1,
-    device="cpu", image_interval=0,
+    model="micro",
+    image=32,
+    batch_size=12,
+    grad_accum_steps=1,
+    epochs=3,
+    warmup_epochs=1,
+    lr=1e-3,
+    workers=1,
+    threads=1,
+    device="cpu",
+    image_interval=0,
 )
 
 
@@ -17,8 +26,9 @@ def test_a_run_and_its_resumption_end_in_the_same_bytes(shapes, tmp_path):
     assert all(np.isfinite(list(row.values())[0]) for row in whole.epochs)
     first = dm2.train(shapes, output=tmp_path, experiment="parts", stop_after=1, **FLAGS)
     assert len(first.epochs) == 1
-    parts = dm2.train(shapes, output=tmp_path, experiment="parts", resume="auto", workers=1, threads=1, device="cpu",
-                      image_interval=0)
+    parts = dm2.train(
+        shapes, output=tmp_path, experiment="parts", resume="auto", workers=1, threads=1, device="cpu", image_interval=0
+    )
     assert parts.last.read_bytes() == whole.last.read_bytes()
     model = dm2.load(whole.best, device="cpu")
     assert model.class_names == ["disc", "square", "stripes"] and model.config["classes"] == 3
