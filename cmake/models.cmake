@@ -1,6 +1,10 @@
 # dm2_models: the code of the models that dm2's own programs and libdm2 have compiled in: the same objects for both. Others
 # are compiled when they are wanted.
-set(DM2_MODELS "tiny;small;quick;micro" CACHE STRING
+set(models "tiny;small;quick;micro")
+if(SKBUILD)
+  set(models "tiny;small;quick")  # pip compiles them each time
+endif()
+set(DM2_MODELS "${models}" CACHE STRING
     "Models to compile into dm2's programs: names, names with fields (tiny:classes=37,image=384), and files (mine.toml)")
 set(DM2_MODEL_PRECISIONS "bf16;fp32" CACHE STRING "What they compute in on a GPU: bf16, fp16, fp32, tf32")
 

@@ -15,10 +15,12 @@
 #include "../support/run_request.hpp"
 #include "../support/start_processes.hpp"
 #include "../support/stop_signal.hpp"
+#include "../support/train_call.hpp"
 #include "../support/training_flags.hpp"
 #include "../support/training_folder.hpp"
 #include "../support/training_run.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <optional>
@@ -160,6 +162,19 @@ int train(CLI::App& app, training_flags& flags, std::vector<std::string> const& 
 }
 
 }  // namespace
+
+extern "C" int train_by_words(std::vector<std::string> words) {
+  CLI::App app{"Trains a DeMansia 2 model.", "train"};
+  training_flags flags;
+  add_training_flags(app, flags);
+  std::reverse(words.begin(), words.end());  // as CLI11 takes them
+  app.parse(std::move(words));
+  if (flags.processes > 1 || !flags.gpus.empty() || flags.restarts > 0)
+    throw usage_error{"--processes, --gpus and --restarts start the program dm2 anew; mpirun or srun start others"};
+  run_processes processes{flags.deadline};
+  quiet_output const quiet{!processes.first()};
+  return train_here(app, flags, processes);
+}
 
 extern "C" int train_command(int argc, char** argv) {
   CLI::App app{"Trains a DeMansia 2 model.", "train"};

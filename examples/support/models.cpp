@@ -28,12 +28,17 @@ void shorten(told_model& told, model_flags const& flags) {
 
 }  // namespace
 
-config choose_model(std::string const& program, tensor_file const& file, model_flags const& flags) {
+told_model tell_model(tensor_file const& file, model_flags const& flags) {
   told_model told = settle(flags, config_of(file, said_fields(flags)), std::nullopt);
   shorten(told, flags);
   std::erase_if(told.notices, [](std::string const& line) {  // what is said of the file's tensors, too
     return line.starts_with("metadata '") || line.starts_with("hyper_parameters:");
   });
+  return told;
+}
+
+config choose_model(std::string const& program, tensor_file const& file, model_flags const& flags) {
+  told_model const told = tell_model(file, flags);
   print_notices(program, file, told.notices);
   return told.configuration;
 }

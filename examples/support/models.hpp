@@ -13,6 +13,11 @@
 
 namespace dm2::example {
 
+/// The model in a file, which says what the flags leave open. Its notices are what was assumed.
+///
+/// Throws as choose_model.
+[[nodiscard]] told_model tell_model(tensor_file const& file, model_flags const& flags);
+
 /// The configuration of the model in a file, which says what the flags leave open. What was assumed is noted on stderr.
 ///
 /// Throws file_error where the file holds no DeMansia 2, usage_error where a flag contradicts it.

@@ -70,28 +70,34 @@ inline void print_notices(std::string_view program, tensor_file const& file, std
   return out;
 }
 
-/// Prints the file's notices and those of its being a model of configuration c.
+/// The file's notices and those of its being a model of configuration c.
 ///
 /// Throws file_error where a tensor is not what its checksum is of, or that names the tensors which the model reads and
 /// that are not finite: nothing that it says would mean anything.
-inline void require_sound_weights(std::string_view program, config const& c, tensor_file const& file) {
-  print_notices(program, file, file.notices());
+[[nodiscard]] inline std::vector<std::string> sound_weights_notices(config const& c, tensor_file const& file) {
+  std::vector<std::string> notices{file.notices().begin(), file.notices().end()};
   model_table const model{c};
   std::span<parameter_entry const> const table = model.entries();
   dm2::detail::model_fit const fit = dm2::detail::fit_model(c, table, file);
-  if (!fit.differences.empty()) return;  // load says them
-  print_notices(program, file, fit.notices);
+  if (!fit.differences.empty()) return notices;  // load says them
+  notices.insert(notices.end(), fit.notices.begin(), fit.notices.end());
   std::string text;
   for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
   for (std::size_t i = 0; i < table.size(); ++i)
-    if (std::string const line = not_finite_text(*fit.match.entries[i]); line.empty())
+    if (std::string line = not_finite_text(*fit.match.entries[i]); line.empty())
       continue;
     else if (table[i].kind == entry_kind::unused)
-      print_notices(program, file, std::span{&line, 1});
+      notices.push_back(std::move(line));
     else
       text += "\n  " + line;
   if (!text.empty())
     throw file_error{file.path(), "its weights are not finite numbers (a training that diverged?)" + text};
+  return notices;
+}
+
+/// Prints what sound_weights_notices says, and throws as that does.
+inline void require_sound_weights(std::string_view program, config const& c, tensor_file const& file) {
+  print_notices(program, file, sound_weights_notices(c, file));
 }
 
 }  // namespace dm2::example

@@ -7,6 +7,7 @@
 #include <dm2/run/headers_hash.hpp>
 #include <dm2/run/processor.hpp>
 
+#include <dlfcn.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -45,6 +46,8 @@ class toolchain {
     std::error_code none;
     auto const file = std::filesystem::canonical(program, none);
     if (!none) candidates_.push_back(file.parent_path().parent_path() / "include");
+    if (auto const own = own_folder(); !own.empty())
+      for (auto const& folder : {own / "include", own.parent_path() / "include"}) candidates_.push_back(folder);
     for (std::string_view const folder : {build.installed_folder, build.source_folder})
       if (!folder.empty()) candidates_.emplace_back(folder);
   }
@@ -68,7 +71,8 @@ class toolchain {
   }
 
   /// The folder that holds dm2/ with the headers that this program was built from: include/ beside the program's
-  /// folder, the installation's, the source tree's. Empty where there is none.
+  /// folder, in or beside the folder of the shared object that this is in, the installation's, the source tree's. Empty
+  /// where there is none.
   [[nodiscard]] std::filesystem::path headers() const {
     for (auto const& folder : candidates_)
       if (std::error_code none; std::filesystem::is_directory(folder / "dm2", none))
@@ -145,6 +149,14 @@ class toolchain {
     }
     if (there.empty()) return "dm2's headers are not at " + places + "; the package dm2-dev or a clone has them";
     return "dm2's headers at " + there + " are not those that this program was built from: build it again";
+  }
+  /// The folder of the program or shared object that holds this code; empty where nothing tells it.
+  [[nodiscard]] static std::filesystem::path own_folder() {
+    ::Dl_info told{};
+    if (::dladdr(reinterpret_cast<void const*>(&built_toolchain), &told) == 0 || told.dli_fname == nullptr) return {};
+    std::error_code none;
+    auto const file = std::filesystem::canonical(told.dli_fname, none);
+    return none ? std::filesystem::path{} : file.parent_path();
   }
   /// A file by its path without links, its size and its time.
   [[nodiscard]] static std::string file_text(std::string const& path) {

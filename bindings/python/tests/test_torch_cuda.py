@@ -1,0 +1,141 @@
+"""dm2.torch on a GPU: the specification's results and gradients, streams, torch.compile. At Tiny's shape."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("there is no GPU", allow_module_level=True)
+
+import dm2.torch  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests" / "reference"))
+import demansia2_ref as reference  # noqa: E402
+
+HEADS, HEADDIM, STATE = 8, 48, 128
+BOUNDS = {torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float32: 1e-5}
+
+
+def relative(got, want):
+    """Norm of the difference over the norm of what is wanted; where that is 0, all have to be."""
+    norm = want.double().norm()
+    error = ((got.double() - want.double()).norm() / (norm if norm > 0 else 1)).item()
+    return error if error == error else float("inf")
+
+
+def scan_inputs(batch, length, dtype):
+    torch.manual_seed(length)
+    x = torch.randn(batch, length, HEADS, HEADDIM, device="cuda").to(dtype)
+    b, c = (torch.randn(batch, length, 1, STATE, device="cuda").to(dtype) for _ in range(2))
+    dt = torch.nn.functional.softplus(torch.randn(batch, length, HEADS, device="cuda") - 4)
+    a = -torch.empty(HEADS, device="cuda").uniform_(1, 16)
+    return [one.requires_grad_() for one in (x, dt, a, b, c, torch.randn(HEADS, device="cuda"))]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("length", [1, 63, 197, 300])
+def test_the_scan_and_its_gradients_are_the_recurrences(dtype, length):
+    inputs = scan_inputs(2, length, dtype)
+    doubled = [one.detach().double().requires_grad_() for one in inputs]
+    got, want = dm2.torch.ssd(*inputs), reference.ssd(*doubled)
+    cotangent = torch.randn_like(got)
+    assert got.dtype == dtype and relative(got, want) < BOUNDS[dtype]
+    ours = torch.autograd.grad(got, inputs, cotangent)
+    theirs = torch.autograd.grad(want, doubled, cotangent.double())
+    for one, other in zip(ours, theirs):
+        assert relative(one, other) < 2 * BOUNDS[dtype]
+
+
+def mixer_inputs(dtype, batch=2, length=197):
+    torch.manual_seed(1)
+    inner, channels = HEADS * HEADDIM, HEADS * HEADDIM + 2 * STATE
+    normal = lambda *shape: (0.3 * torch.randn(shape, device="cuda")).requires_grad_()
+    sides = [
+        dm2.torch.Direction(
+            normal(channels, 1, 4), normal(channels), normal(HEADS), normal(HEADS), normal(HEADS), normal(inner)
+        )
+        for _ in range(2)
+    ]
+    return torch.randn(batch, length, inner + channels + HEADS, device="cuda").to(dtype).requires_grad_(), sides
+
+
+def mixer(z, sides, variant="bidirectional"):
+    return dm2.torch.mixer_core(z, *sides, headdim=HEADDIM, d_state=STATE, variant=variant)
+
+
+def exact_mixer(z, sides, variant):
+    inner, axis = HEADS * HEADDIM, 1 if variant == "bidirectional" else -1
+    c = reference.Config(dim=inner, expand=1, headdim=HEADDIM, d_state=STATE, variant=variant)
+    p = {}
+    for suffix, side in (("", sides[0]), ("_b", sides[1])):
+        p |= {
+            f"m.conv1d{suffix}.weight": side.conv,
+            f"m.conv1d{suffix}.bias": side.conv_bias,
+            f"m.D{suffix}": side.D,
+            f"m.dt_bias{suffix}": side.dt_bias,
+            f"m.A_log{suffix}": side.A_log,
+            f"m.norm{suffix}.weight": side.norm,
+            f"m.out_proj{suffix}.weight": torch.eye(inner, dtype=z.dtype, device=z.device),
+        }
+    second = reference.mamba2_direction(z.flip(axis), p, "m", "_b", c).flip(axis)
+    return torch.cat([reference.mamba2_direction(z, p, "m", "", c), second], -1)
+
+
+@pytest.mark.parametrize(
+    "dtype, variant",
+    [(torch.bfloat16, "published"), (torch.bfloat16, "bidirectional"), (torch.float16, "bidirectional")],
+)
+def test_the_mixer_and_its_gradients_are_the_references(dtype, variant):
+    z, sides = mixer_inputs(dtype)
+    leaves = [z, *sides[0], *sides[1]]
+    doubled = [one.detach().double().requires_grad_() for one in leaves]
+    got = mixer(z, sides, variant)
+    want = exact_mixer(doubled[0], [dm2.torch.Direction(*doubled[1:7]), dm2.torch.Direction(*doubled[7:])], variant)
+    assert relative(got, want) < 1.5 * BOUNDS[dtype]
+    cotangent = torch.randn_like(got)
+    ours = torch.autograd.grad(got, leaves, cotangent)
+    theirs = torch.autograd.grad(want, doubled, cotangent.double(), allow_unused=True)
+    for i, (one, other) in enumerate(zip(ours, theirs)):
+        if other is None:
+            assert not one.any()
+        else:
+            assert relative(one, other) < 4 * BOUNDS[dtype], i
+
+
+def test_two_streams_at_once_give_what_each_gives_alone():
+    inputs = [mixer_inputs(torch.bfloat16, batch, 197) for batch in (8, 5)]
+    want = [mixer(*one) for one in inputs]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in inputs]
+    for _ in range(5):
+        got = []
+        for stream, one in zip(streams, inputs):
+            with torch.cuda.stream(stream):
+                got.append(mixer(*one))
+        torch.cuda.synchronize()
+        assert all(torch.equal(a, b) for a, b in zip(got, want))
+
+
+def test_torch_compile_gives_the_same():
+    z, sides = mixer_inputs(torch.bfloat16)
+    call = lambda z: mixer(z, sides).float().square().mean()
+    compiled = torch.compile(call, backend="aot_eager", fullgraph=True)
+    assert relative(compiled(z), call(z)) < 1e-6
+    assert torch.equal(torch.autograd.grad(compiled(z), z)[0], torch.autograd.grad(call(z), z)[0])
+
+
+def test_a_graph_replays_the_mixer():
+    z, sides = mixer_inputs(torch.bfloat16)
+    with torch.no_grad():
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            want = mixer(z, sides)  # its scratch is there before the capture
+            side.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=side):
+                got = mixer(z, sides)
+        graph.replay()
+        torch.cuda.synchronize()
+    assert torch.equal(got, want)
