@@ -22,7 +22,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-
 using namespace dm2;
 using namespace dm2::test;
 namespace fs = std::filesystem;

@@ -128,13 +128,17 @@ template <class T>
 void save_training(std::filesystem::path const& path, training_numbers<T> const& numbers, training_head head) {
   using values = std::span<T const>;
   std::vector<stored_tensor> tensors;
-  for (auto const& [prefix, state] :
-       {std::pair{raw_prefix, values{numbers.state}}, std::pair{ema_prefix, values{numbers.average}}})
+  auto const add = [&](std::string_view prefix, values state) {
     detail::add_entry_tensors(tensors, prefix, numbers.table, state, std::span<std::int64_t const>{numbers.counters});
-  for (auto const& [prefix, state] : {std::pair{detail::momentum_prefix, values{numbers.momentum}},
-                                      std::pair{detail::second_prefix, values{numbers.second}}})
+  };
+  add(raw_prefix, numbers.state);
+  add(ema_prefix, numbers.average);
+  auto const add_moments = [&](std::string_view prefix, values state) {
     for (parameter_entry const& e : numbers.table)
       if (e.kind == entry_kind::parameter && !state.empty()) tensors.push_back(detail::entry_tensor(prefix, e, state));
+  };
+  add_moments(detail::momentum_prefix, numbers.momentum);
+  add_moments(detail::second_prefix, numbers.second);
   head.progress["optimizer_steps"] = head.steps.optimizer;
   head.progress["ema_steps"] = head.steps.average;
   head.progress["optimizer"] = detail::optimizer_name(head.optimizer);

@@ -81,18 +81,18 @@ class training_input {
   /// batch, which may be used before that, are copied and finished by `augment`: `b` has to stay until the device has
   /// them (augmenter::wait_until_copied).
   void upload(batch const& b, augmenter& augment, cudaStream_t s) {
-    if (raw_) augment.copy(b.raw, s);
+    if (!raw_) return upload(s);
+    augment.copy(b.raw, s);
     computed_.make_wait(s);
-    if (raw_)
-      augment.finish(pictures(), s);
-    else
-      check(cudaMemcpyAsync(device_pictures_.data(), pictures_.data(), pictures_.size(), cudaMemcpyHostToDevice, s),
-            "pictures: copy");
-    check(cudaMemcpyAsync(device_.data(), fixed_.data(), fixed_.size(), cudaMemcpyHostToDevice, s), "batch: copy");
-    if (used_ != 0)
-      check(cudaMemcpyAsync(device_maps_.data(), maps_.data(), used_ * sizeof(float), cudaMemcpyHostToDevice, s),
-            "label maps: copy");
-    copied_.record(s);
+    augment.finish(pictures(), s);
+    upload_targets(s);
+  }
+  /// The same of a batch whose pictures are finished.
+  void upload(cudaStream_t s) {
+    computed_.make_wait(s);
+    check(cudaMemcpyAsync(device_pictures_.data(), pictures_.data(), pictures_.size(), cudaMemcpyHostToDevice, s),
+          "pictures: copy");
+    upload_targets(s);
   }
   /// Later work in `s` finds the contents on the device.
   void make_wait(cudaStream_t s) const { copied_.make_wait(s); }
@@ -127,6 +127,14 @@ class training_input {
   [[nodiscard]] std::size_t bytes() const { return device_.size() + device_pictures_.size() + device_maps_.size(); }
 
  private:
+  /// All but the pictures.
+  void upload_targets(cudaStream_t s) {
+    check(cudaMemcpyAsync(device_.data(), fixed_.data(), fixed_.size(), cudaMemcpyHostToDevice, s), "batch: copy");
+    if (used_ != 0)
+      check(cudaMemcpyAsync(device_maps_.data(), maps_.data(), used_ * sizeof(float), cudaMemcpyHostToDevice, s),
+            "label maps: copy");
+    copied_.record(s);
+  }
   /// What has the same size in every batch.
   struct fixed_part {
     label_sample* samples;
