@@ -84,7 +84,8 @@ TEST_CASE("toolchain: says what lacks, and how to have it") {
   CHECK(has(f.tools().lacks(), f.folder + "/dm2 are not those that this program was built from: build it again"));
   CHECK_THROWS_AS((void)f.tools().compile(), dm2::run::toolchain_error);
   fs::remove_all(f.folder);
-  CHECK(has(f.tools().lacks(), "dm2's headers are not at " + f.folder + "; the package dm2-dev or a clone"));
+  CHECK(has(f.tools().lacks(), "dm2's headers are not at "));
+  CHECK(has(f.tools().lacks(), f.folder + "; the package dm2-dev or a clone"));
   fs::remove(f.compiler);
   CHECK(has(f.tools().lacks(), "no compiler: GNU 12 is not at " + f.compiler));
 }
