@@ -58,7 +58,7 @@ raw_batch make_batch(augmentation const& a) {
     picture const part = dm2::detail::copy_box(p, t.part);
     std::copy(part.pixels.begin(), part.pixels.end(), place.take(t));
     auto const begin = std::chrono::steady_clock::now();
-    apply_drawn(d, p, {0, 0, height, width}, height, width, nullptr, a, size.height, size.width,
+    apply_drawn(d, p, {0, 0, height, width}, height, width, nullptr, a, size,
                 std::span{out.host}.subspan(std::size_t(i) * each, each));
     out.host_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }

@@ -1,5 +1,5 @@
 /// @file
-/// Threads that work on several lists of pictures, one list after the other.
+/// Threads that work on lists of pictures, one after the other.
 #pragma once
 
 #include <dm2/data/worker_threads.hpp>

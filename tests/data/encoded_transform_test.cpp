@@ -74,8 +74,8 @@ TEST_CASE("training_transform: parts suffice for every operation that looks at n
         pixel_box const part = needed_part(d, whole.height, whole.width), all{0, 0, whole.height, whole.width};
         CHECK(operation_reach(operation).has_value() == (part.height < whole.height || part.width < whole.width));
         std::vector<float> want(3 * height * width), got(want.size());
-        apply_drawn(d, whole, all, whole.height, whole.width, nullptr, a, height, width, want);
-        apply_drawn(e, encoded.part(part), part, whole.height, whole.width, nullptr, a, height, width, got);
+        apply_drawn(d, whole, all, whole.height, whole.width, nullptr, a, {height, width}, want);
+        apply_drawn(e, encoded.part(part), part, whole.height, whole.width, nullptr, a, {height, width}, got);
         CHECK(same(got, want));
       }
   }

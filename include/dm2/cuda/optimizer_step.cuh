@@ -377,8 +377,9 @@ __global__ void __launch_bounds__(256) update_kernel(update_call<E> c) {
 ///          p <- p (1 - lr decay) - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 /// Average  a <- a - (1 - decay) (a - p), of the still lines too
 ///
-/// Shapes   every buffer [n], n a multiple of 64; lines.kinds [n / 64], as update_lines<C>(rule) makes them, and so lines.groups;
-///          scalars, measure, guard on the device. measure and guard may be null: a factor of 1, and no guard.
+/// Shapes   every buffer [n], n a multiple of 64; lines.kinds [n / 64], as update_lines<C>(rule) makes them, and so
+///          lines.groups; scalars, measure, guard on the device. measure and guard may be null: a factor of 1, and no
+///          guard.
 /// Writes   weights, moments, average (updated), the rounded copy (=), gradients (= 0 with `clear`). Where guard names
 ///          a step, nothing.
 /// Bytes    30 a number with Lion, average and a 16-bit copy, 34 with the clearing: 0.32 GB for 9.5 million.

@@ -77,16 +77,15 @@ inline void require_training(augmentation const& a, label_map_data const* map, i
 /// Executes a drawn sample of a picture of source_height x source_width, of which `p` is needed_part, or `part` where
 /// that is more.
 ///
-/// Shapes   out [3, height, width], planar, overwritten.
+/// Shapes   out [3, to.height, to.width], planar, overwritten.
 /// Writes   map (null: there is none) is flipped and warped in place as the picture is, but not cropped; d.noise goes
 ///          on behind the noise.
 /// Returns  the crop, as fractions of the picture: where in `map` the result is.
 /// Throws   shape_error if p has no pixel, the crop is not in it, or a size disagrees.
 inline crop_fraction apply_drawn(drawn_sample& d, picture p, pixel_box part, int source_height, int source_width,
-                                 label_map_data* map, augmentation const& a, int height, int width,
-                                 std::span<float> out) {
-  normalise(drawn_pixels(d, std::move(p), part, source_width, map, a, height, width), out, a.norm);
-  if (d.erased) erase_box(out, height, width, *d.erased, d.noise);
+                                 label_map_data* map, augmentation const& a, image_extent to, std::span<float> out) {
+  normalise(drawn_pixels(d, std::move(p), part, source_width, map, a, to.height, to.width), out, a.norm);
+  if (d.erased) erase_box(out, to.height, to.width, *d.erased, d.noise);
   return drawn_crop(d, source_height, source_width);
 }
 
@@ -104,7 +103,7 @@ inline crop_fraction training_transform(picture p, label_map_data* map, augmenta
   int const rows = p.height, columns = p.width;
   drawn_sample d = draw_sample(a, rows, columns, height, width, random);
   crop_fraction const crop =
-      apply_drawn(d, std::move(p), {0, 0, rows, columns}, rows, columns, map, a, height, width, out);
+      apply_drawn(d, std::move(p), {0, 0, rows, columns}, rows, columns, map, a, {height, width}, out);
   random = d.noise;
   return crop;
 }
@@ -117,7 +116,7 @@ inline crop_fraction training_transform(encoded_picture& p, label_map_data* map,
   detail::require_training(a, map, height, width, out);
   drawn_sample d = draw_sample(a, p.height(), p.width(), height, width, random);
   pixel_box const part = needed_part(d, p.height(), p.width());
-  crop_fraction const crop = apply_drawn(d, p.part(part), part, p.height(), p.width(), map, a, height, width, out);
+  crop_fraction const crop = apply_drawn(d, p.part(part), part, p.height(), p.width(), map, a, {height, width}, out);
   random = d.noise;
   return crop;
 }

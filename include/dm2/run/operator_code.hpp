@@ -1,5 +1,5 @@
 /// @file
-/// A mixer's operation whose sizes are known at run time only, as compiled code.
+/// Compiled code of a mixer's operation, its sizes told at run time.
 #pragma once
 
 #include <dm2/core/shapes.hpp>
@@ -37,7 +37,7 @@ struct operation_call {
 /// stream.
 class operator_code {
  public:
-  virtual ~operator_code() = default;
+  virtual ~operator_code() = default;  ///< by what deletes it through this type
   /// Throws shape_error where rows and length disagree, std::invalid_argument for another number of operands.
   virtual void forward(operation_call const& call) = 0;
   /// As forward.

@@ -1,5 +1,5 @@
 /// @file
-/// A graph as an ONNX file, its weights inside or in a file beside it.
+/// Writes a graph as an ONNX file, weights inside or beside it.
 #pragma once
 
 #include <dm2/core/error.hpp>

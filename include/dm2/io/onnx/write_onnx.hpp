@@ -1,5 +1,5 @@
 /// @file
-/// A model as an ONNX file, of any configuration that is known at run time.
+/// Writes a model of any configuration as an ONNX file.
 #pragma once
 
 #include <dm2/core/error.hpp>
