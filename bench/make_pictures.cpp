@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -150,8 +151,7 @@ std::vector<std::byte> make_label_map(int classes, random_stream random) {
   head.resize((head.size() + 7) / 8 * 8, ' ');
   std::vector<std::byte> out;
   auto const append = [&](auto value) {
-    auto const* const bytes = reinterpret_cast<std::byte const*>(&value);
-    out.insert(out.end(), bytes, bytes + sizeof value);
+    for (std::byte const b : std::bit_cast<std::array<std::byte, sizeof value>>(value)) out.push_back(b);
   };
   append(std::uint64_t(head.size()));
   for (char const c : head) out.push_back(std::byte(c));
