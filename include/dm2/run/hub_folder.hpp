@@ -42,6 +42,7 @@ namespace detail {
 /// Numbers as people write them: 0.485, which is 0.48500001430511475 as a float.
 [[nodiscard]] inline std::vector<double> decimal(std::array<float, 3> const& values) {
   std::vector<double> out;
+  out.reserve(values.size());
   for (float const value : values) out.push_back(std::round(double(value) * 1e6) / 1e6);
   return out;
 }

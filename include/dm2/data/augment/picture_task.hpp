@@ -23,6 +23,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 
@@ -107,7 +108,8 @@ inline void take_range(double low, double high, int size, int& first, int& count
   }
   if (!is_geometric(step.operation)) return in;
   affine_map const& m = step.map;
-  double low_x = INFINITY, high_x = -INFINITY, low_y = INFINITY, high_y = -INFINITY;
+  constexpr double none = std::numeric_limits<double>::infinity();
+  double low_x = none, high_x = -none, low_y = none, high_y = -none;
   for (int corner = 0; corner < 4; ++corner) {  // an affine map has its extremes there
     double const x = out.left + (corner % 2 == 0 ? 0.5 : out.width - 0.5);
     double const y = out.top + (corner / 2 == 0 ? 0.5 : out.height - 0.5);

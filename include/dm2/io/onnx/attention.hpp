@@ -51,7 +51,7 @@ class onnx_attention {
     }
     std::string const product = g_.node("MatMul", {g_.weights(in, {3 * width, c_.dim}, "in_proj"), u});
     // before the convolution, which the first tokens see a part of
-    std::string const all = g_.node("Add", {product, g_.weights(bias, {3 * width, 1}, "in_proj_bias")});
+    std::string all = g_.node("Add", {product, g_.weights(bias, {3 * width, 1}, "in_proj_bias")});
     if (a_.d_conv == 0) return all;
     return onnx_token_convolution(g_, all, scale_rows(w_(mixer + ".conv1d.weight"), factor),
                                   scale_rows(w_(mixer + ".conv1d.bias"), factor), false);

@@ -81,6 +81,7 @@ class onnx_graph {
   std::vector<std::string> nodes(std::string_view op, inputs const& from, int outputs, attributes const& with = {}) {
     std::string const name = unused(scope_ + std::string{op});
     std::vector<std::string> to;
+    to.reserve(std::size_t(outputs));
     for (int i = 0; i < outputs; ++i) to.push_back(outputs == 1 ? name : name + ":" + std::to_string(i));
     add(op, name, from, to, with);
     return to;

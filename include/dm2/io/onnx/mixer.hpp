@@ -29,10 +29,9 @@ inline std::string onnx_token_convolution(onnx_graph& g, std::string const& x, s
   std::vector<std::int64_t> const pads =
       reversed ? std::vector<std::int64_t>{0, 0, 0, length - 1} : std::vector<std::int64_t>{0, length - 1, 0, 0};
   std::string const row = g.node("Unsqueeze", {x, g.integers({2})});
-  std::string const out = g.node(
-      "Conv", {row, g.weights(taps, {channels, 1, 1, length}, "conv1d"), g.weights(bias, {channels}, "conv1d_bias")},
-      {{"group", channels}, {"kernel_shape", std::vector<std::int64_t>{1, length}}, {"pads", pads}});
-  return out;
+  return g.node("Conv",
+                {row, g.weights(taps, {channels, 1, 1, length}, "conv1d"), g.weights(bias, {channels}, "conv1d_bias")},
+                {{"group", channels}, {"kernel_shape", std::vector<std::int64_t>{1, length}}, {"pads", pads}});
 }
 
 /// Writes mixers into a graph.

@@ -80,14 +80,15 @@ class onnx_network {
       folded_convolution f = fold_batch_norm(w_, number);
       std::int64_t const stride = number == 1 ? 2 : 1, taps = number == 1 ? 7 : 3, pad = taps / 2;
       if (number == 1) f.weight = for_picture(std::move(f.weight));
-      std::string const label = "conv" + std::to_string(number);
+      std::string const label = "conv" + std::to_string(number), bias = label + "_bias";
       std::int64_t const in = number == 1 ? s_.channels : hidden;
-      x = g_.node("Relu", {g_.node("Conv",
-                                   {x, g_.weights(f.weight, {hidden, in, taps, taps}, label),
-                                    g_.weights(f.bias, {hidden}, label + "_bias")},
-                                   {{"kernel_shape", std::vector{taps, taps}},
-                                    {"strides", std::vector{stride, stride}},
-                                    {"pads", std::vector{pad, pad, pad, pad}}})});
+      x = g_.node(
+          "Relu",
+          {g_.node("Conv",
+                   {x, g_.weights(f.weight, {hidden, in, taps, taps}, label), g_.weights(f.bias, {hidden}, bias)},
+                   {{"kernel_shape", std::vector{taps, taps}},
+                    {"strides", std::vector{stride, stride}},
+                    {"pads", std::vector{pad, pad, pad, pad}}})});
     }
     x = g_.node("Conv",
                 {x, g_.weights(w_("patch_embed.proj.weight"), {c_.dim, hidden, side, side}, "proj"),
