@@ -34,7 +34,7 @@ file_list golden_files() {
 file_list random_files(std::initializer_list<std::pair<int, int>> sizes) {
   file_list all;
   std::mt19937 random{5};
-  for (auto const [height, width] : sizes)
+  for (auto const& [height, width] : sizes)
     all.add(encode_png(random_picture(height, width, random)), std::to_string(height) + "x" + std::to_string(width));
   return all;
 }
