@@ -10,6 +10,7 @@
 #include <memory_resource>
 #include <span>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "data/picture_set.hpp"
@@ -81,6 +82,38 @@ TEST_CASE("raw_pictures: places never overlap, and the memory is taken once") {
   raw.prepare(2, {8, 8}, 2, *std::pmr::new_delete_resource());
   CHECK(raw.memory.get() == memory);
   CHECK(raw.used == 0);
+}
+
+/// Counts the bytes of the latest allocation.
+class counted_memory : public std::pmr::memory_resource {
+ public:
+  std::size_t latest = 0;
+
+ private:
+  void* do_allocate(std::size_t bytes, std::size_t alignment) override {
+    latest = bytes;
+    return std::pmr::new_delete_resource()->allocate(bytes, alignment);
+  }
+  void do_deallocate(void* p, std::size_t bytes, std::size_t alignment) override {
+    std::pmr::new_delete_resource()->deallocate(p, bytes, alignment);
+  }
+  [[nodiscard]] bool do_is_equal(memory_resource const& other) const noexcept override { return this == &other; }
+};
+
+TEST_CASE("raw_pictures: more or larger pictures than any before have room for their results") {
+  counted_memory memory;
+  raw_pictures raw;
+  for (auto const& next : {std::pair{2, 8}, std::pair{20, 8}, std::pair{20, 300}, std::pair{3, 300}}) {
+    int const count = next.first, side = next.second;
+    CAPTURE(count);
+    CAPTURE(side);
+    raw.prepare(count, {side, side}, 0, memory);
+    for (int i = 0; i < count; ++i) {
+      std::uint8_t* const pixels = raw_place{raw, i}.take_finished({});
+      REQUIRE(raw.tasks[std::size_t(i)].offset + raw.finished_bytes() <= memory.latest);
+      std::fill_n(pixels, raw.finished_bytes(), std::uint8_t(i));
+    }
+  }
 }
 
 TEST_CASE("loader: raw batches have the samples, labels and crops of finished ones, and no pictures") {

@@ -33,6 +33,7 @@ struct raw_pictures {
   std::vector<picture_task> tasks;    ///< one a picture; none: the batch's pictures are finished
   std::vector<picture_step> steps;    ///< [pictures, steps_each]
   std::shared_ptr<std::byte> memory;  ///< `capacity` bytes, then room for each picture's result
+  std::size_t bytes = 0;              ///< of all of it
   std::size_t capacity = 0;           ///< of the pictures as they are decoded
   std::size_t used = 0;               ///< of them; an atomic number while a batch is filled
 
@@ -50,9 +51,10 @@ struct raw_pictures {
     steps.resize(n * std::size_t(most_steps));
     used = 0;
     std::size_t const wanted = std::max(least_bytes, n * bytes_each), all = wanted + n * finished_bytes();
-    if (memory && wanted <= capacity) return;
+    if (memory && wanted <= capacity && capacity + n * finished_bytes() <= bytes) return;
     memory = {static_cast<std::byte*>(from.allocate(all)), [&from, all](std::byte* p) { from.deallocate(p, all); }};
     capacity = wanted;
+    bytes = all;
   }
   /// Picture `to` becomes picture `from`.
   void move(std::size_t from, std::size_t to) {
