@@ -320,7 +320,8 @@ for name, lines in {
 for name, data in {"some": b'base = "quick"\ndepth = 12\nattn_layers = [5, 10]\nimage = [32, 48]\neps = 1e-6\n', "table": b"[a]\ndim = 8\n",
                    "twice": b"dim = 8\ndim = 9\n", "no_layers": b"attn_layers = []\nimage = 32 # square\n", "cut_off": b"attn_layers = [5,",
                    "quotes": b'variant = "bidirectional"\n\'dim\' = 8\n', "base_not_utf8": b'base = "\xff"\n', "field_not_utf8": b"\xff = 1\n",
-                   "number_not_utf8": b'dim = "\xff"\n', "many_lines": b'"""\n' * 9, "dots": b"a.b.c = 1\n"}.items():
+                   "number_not_utf8": b'dim = "\xff"\n', "many_lines": b'"""\n' * 9, "dots": b"a.b.c = 1\n",
+                   "behind_a_quote": b'base = "quick"\xef\xbb\xbfp = 1\n'}.items():
     put("model_toml", name, data)
 for name, data in {"some": b'{"base":"small","depth":12,"attn_layers":[5,10],"image":32,"variant":"published"}', "list": b"[1]",
                    "deep": b'{"attn_layers":' + b"[" * 60 + b"]" * 60 + b"}", "unknown": b'{"dimension":8}', "base": b'{"base":{}}',
