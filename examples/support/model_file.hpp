@@ -83,13 +83,13 @@ namespace detail {
   return lists != 0 || quote != 0;
 }
 
-/// Throws file_error for words that are not UTF-8. CLI11 cuts a line that goes on behind a quoted word between two bytes,
-/// which can be those of one character.
+/// Throws file_error for words that are not UTF-8. CLI11 cuts a line that goes on behind a quoted word between two
+/// bytes, which can be those of one character.
 inline void check_words(std::filesystem::path const& path, CLI::ConfigItem const& item) {
   bool whole = dm2::detail::is_utf8(item.name);
   for (std::string const& word : item.parents) whole = whole && dm2::detail::is_utf8(word);
   for (std::string const& word : item.inputs) whole = whole && dm2::detail::is_utf8(word);
-  if (!whole) throw file_error{path, "is no TOML: a word is cut inside a character, as one is behind a quoted word"};
+  if (!whole) throw file_error{path, "is no TOML: a word is cut inside a character, as behind a quoted word"};
 }
 
 /// A TOML file as a JSON object, by CLI11's parser. Throws file_error for tables and for a field that is there twice.
