@@ -19,6 +19,8 @@
 #include <dm2/run/models.hpp>
 #include <dm2/train/initialise.hpp>
 
+#include "../tests/support/noisy_batch.hpp"
+#include "../tests/support/random.hpp"
 #ifdef DM2_EXAMPLES_CUDA
 #include "../examples/support/gpu.hpp"
 #endif
@@ -31,7 +33,6 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <random>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -48,34 +49,17 @@ using namespace dm2;
 constexpr int size_of_batch = 8;
 constexpr double shortest_sample = 0.010;
 
-std::vector<float> noise(std::size_t count, unsigned seed) {
-  std::mt19937 random{seed};
-  std::normal_distribution<float> normal;
-  std::vector<float> out(count);
-  std::generate(out.begin(), out.end(), [&] { return normal(random); });
-  return out;
-}
-
-batch noisy_batch(config const& c, unsigned seed) {
-  batch b;
-  b.height = c.image.height;
-  b.width = c.image.width;
-  b.resize(size_of_batch, false);
-  b.pictures = noise(b.pictures.size(), seed);
-  for (int i = 0; i < size_of_batch; ++i) b.labels[std::size_t(i)] = (i + int(seed)) % c.classes;
-  return b;
-}
-
 /// Evaluations of one batch of noise.
 class inference {
  public:
   explicit inference(run::model_code const& code)
       : net_{code.make_network(size_of_batch, 1)},
-        pictures_{noisy_batch(code.configuration(), 1).pictures},
+        pictures_{test::noisy_batch(code.configuration(), size_of_batch, 1).pictures},
         logits_(std::size_t(size_of_batch) * std::size_t(code.configuration().classes)) {
     initialise(code.configuration(), net_->table(), net_->state(), net_->counters(), 7);
     for (parameter_entry const& e : net_->table())  // an initial head is zero, and so would be its logits
-      if (e.name == "head.weight") std::copy_n(noise(e.size, 3).data(), e.size, net_->state().data() + e.offset);
+      if (e.name == "head.weight")
+        std::ranges::copy(test::random_source{3}.normal<float>(e.size), net_->state().data() + e.offset);
   }
   void operator()() { net_->forward(pictures_, logits_); }
   [[nodiscard]] std::span<float const> numbers() const { return logits_; }
@@ -88,7 +72,7 @@ class inference {
 /// Steps of training on one batch of noise, each waited for.
 class training {
  public:
-  explicit training(run::model_code const& code) : batch_{noisy_batch(code.configuration(), 2)} {
+  explicit training(run::model_code const& code) : batch_{test::noisy_batch(code.configuration(), size_of_batch, 2)} {
     run::training_request request;
     request.batch = size_of_batch;
     request.threads = 1;

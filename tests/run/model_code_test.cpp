@@ -9,13 +9,14 @@
 #include <dm2/train/initialise.hpp>
 
 #include "io/scratch.hpp"
+#include "support/noisy_batch.hpp"
+#include "support/random.hpp"
 
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
-#include <random>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -29,31 +30,12 @@ namespace {
 constexpr config micro = presets::micro;
 constexpr std::size_t tokens = 16, length = tokens + 1, pixels = 3 * 64 * 64;
 
-std::vector<float> noise(std::size_t count, unsigned seed) {
-  std::mt19937 random{seed};
-  std::normal_distribution<float> normal;
-  std::vector<float> out(count);
-  std::generate(out.begin(), out.end(), [&] { return normal(random); });
-  return out;
-}
-
-/// A batch of pictures of noise.
-batch noisy_batch(int size, unsigned seed) {
-  batch b;
-  b.height = micro.image.height;
-  b.width = micro.image.width;
-  b.resize(size, false);
-  b.pictures = noise(b.pictures.size(), seed);
-  for (int i = 0; i < size; ++i) b.labels[std::size_t(i)] = (i + int(seed)) % micro.classes;
-  return b;
-}
-
 /// What a network with weights of seed 7 says of three pictures: logits, features, the class token's and the patches'.
 std::vector<std::vector<float>> answers(run::model_code const& code) {
   auto const net = code.make_network(3, 1);
   model_table const table{micro};
   initialise(micro, table.entries(), net->state(), net->counters(), 7);
-  std::vector<float> const pictures = noise(3 * pixels, 1);
+  std::vector<float> const pictures = test::random_source{1}.normal<float>(3 * pixels);
   std::size_t const classes = std::size_t(micro.classes);
   std::vector<float> logits(3 * classes), cls(logits), patches(3 * classes * tokens);
   std::vector<float> features(3 * length * std::size_t(micro.dim));
@@ -76,7 +58,7 @@ std::vector<std::vector<float>> three_steps(run::model_code const& code) {
   state->restart_average();
   state->push();
   for (unsigned step = 0; step < 3; ++step) {
-    state->micro_batch(noisy_batch(4, step), {0, 1, 0, 1}, 1);
+    state->micro_batch(test::noisy_batch(micro, 4, step), {0, 1, 0, 1}, 1);
     state->finish_round(1, {0, step, step}, false);
     state->finish_step(1e-3);
     (void)state->next_result(true);
