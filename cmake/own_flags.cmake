@@ -11,6 +11,13 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   list(APPEND DM2_WARNINGS -Wno-uninitialized -Wno-maybe-uninitialized -Wno-restrict)
 endif()
 target_compile_options(dm2_own INTERFACE ${DM2_WARNINGS})
+# g++ looks for memory to free from 512 MB on, and not from 128 MB: a sixth of the time to compile a model (26 s for 31 s), and
+# 1.1 GB for 0.8 GB. What it makes is the same.
+set(DM2_COLLECT "")
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(DM2_COLLECT --param=ggc-min-heapsize=524288)
+  target_compile_options(dm2_own INTERFACE $<$<COMPILE_LANGUAGE:CXX>:${DM2_COLLECT}>)
+endif()
 if(DM2_NATIVE)
   include(CheckCXXCompilerFlag)
   check_cxx_compiler_flag(-march=native DM2_HAS_MARCH_NATIVE)

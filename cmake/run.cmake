@@ -11,7 +11,7 @@ endfunction()
 
 # dm2_run_tell(LANGUAGE OWN FLAGS LIBRARIES): writes LANGUAGE_as_LANGUAGE.inc, the built_compiler of what a program is compiled with that
 # links OWN: words a line each. FLAGS come before the others. Words that begin with -W are left out, save what is passed on
-# (-Wl,...): models are compiled without warnings.
+# (-Wl,...): models are compiled without warnings. --param is, too: users' machines may have little memory.
 function(dm2_run_tell language own flags libraries)
   set(probe dm2_run_probe_${language})  # never built: its properties are asked for
   add_library(${probe} OBJECT EXCLUDE_FROM_ALL ${PROJECT_SOURCE_DIR}/cmake/run/headers_hash.cpp)
@@ -24,7 +24,7 @@ function(dm2_run_tell language own flags libraries)
     string(APPEND flags "\n$<$<CONFIG:${configuration}>:${words}>")
   endforeach()
   set(all "$<TARGET_PROPERTY:${probe},COMPILE_OPTIONS>")
-  set(options "$<FILTER:${all},EXCLUDE,^(-Xcompiler=)?-W([^alp]|[alp][^$<COMMA>])>")
+  set(options "$<FILTER:${all},EXCLUDE,^(--param=|(-Xcompiler=)?-W([^alp]|[alp][^$<COMMA>]))>")
   # The properties depend on the language: CMake writes a file for each that is enabled, and one of them is right.
   file(GENERATE OUTPUT ${dm2_run_folder}/$<CONFIG>/${language}_as_$<COMPILE_LANGUAGE>.inc CONTENT
 "{R\"dm2(${CMAKE_${language}_COMPILER})dm2\", \"${CMAKE_${language}_COMPILER_ID} ${CMAKE_${language}_COMPILER_VERSION}\",

@@ -95,11 +95,14 @@ prepare_machine() {
   export CXX=$compiler
 }
 
-# One job a processor, and 2 GiB for each: a unit of several files takes about that much to compile.
+# How many jobs run at a time: DM2_JOBS, or one a processor.
+jobs_at_once() { echo "${DM2_JOBS:-$(nproc)}"; }
+
+# That many, and 2.5 GiB for each: a unit of several files takes about that much to compile.
 build_jobs() {
   local cores memory
-  cores=$(nproc)
-  memory=$(awk '/^MemAvailable:/ { print int($2 / 2097152) }' /proc/meminfo)
+  cores=$(jobs_at_once)
+  memory=$(awk '/^MemAvailable:/ { print int($2 / 2621440) }' /proc/meminfo)
   [ "${memory:-1}" -ge 1 ] || memory=1
   echo $((cores < memory ? cores : memory))
 }

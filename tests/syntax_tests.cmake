@@ -1,7 +1,7 @@
 # Tests that only compile: every header alone, all of them behind macros that other people's headers define, the programs of
 # compile_pass/, and those of compile_fail/, which must be refused.
 set(dm2_flags_file ${CMAKE_CURRENT_BINARY_DIR}/syntax_flags.txt)
-set(flags -std=c++20 ${DM2_WARNINGS})
+set(flags -std=c++20 ${DM2_WARNINGS} ${DM2_COLLECT})
 if(DM2_HAS_OPENMP)
   separate_arguments(openmp UNIX_COMMAND "${OpenMP_CXX_FLAGS}")
   list(APPEND flags ${openmp})
