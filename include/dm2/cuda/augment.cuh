@@ -12,6 +12,7 @@
 #include <dm2/cuda/augment/step.cuh>
 #include <dm2/cuda/augment/weights.cuh>
 #include <dm2/cuda/check.cuh>
+#include <dm2/cuda/device/grown_memory.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/device/stopwatch.cuh>
@@ -81,23 +82,6 @@ inline void place_picture(picture_record& p, std::span<step_record> steps, augme
   p.weights = take(e.weights, std::size_t(t.down.count) * std::size_t(t.down.taps) +
                                   std::size_t(t.across.count) * std::size_t(t.across.taps));
 }
-
-/// Device memory that grows as it is asked for.
-class grown_memory {
- public:
-  /// At least so many bytes; what was in it may be lost. Waits for the device where it grows.
-  std::byte* reserve(std::size_t bytes) {
-    if (bytes > memory_.size()) {
-      memory_ = {};
-      memory_ = device_memory{bytes + bytes / 4};
-    }
-    return memory_.data();
-  }
-  [[nodiscard]] std::size_t size() const { return memory_.size(); }
-
- private:
-  device_memory memory_;
-};
 
 }  // namespace detail
 
