@@ -3,7 +3,6 @@
 #pragma once
 
 #include <dm2/cuda/decode.cuh>
-#include <dm2/data/decode/jpeg_streams.hpp>
 #include <dm2/data/encoded_picture.hpp>
 
 #include "data/make_jpeg.hpp"
@@ -37,18 +36,14 @@ struct prepared {
   std::vector<std::byte> streams;
 };
 inline std::optional<prepared> prepare(std::span<std::byte const> file) {
-  std::filesystem::path const name = "test.jpg";
   try {
-    detail::jpeg_reader reader{file, name, 64};
-    detail::read_jpeg_header(reader, file.size(), name, {});
-    auto const jpeg = detail::record_of(reader.info);
-    auto const data = detail::data_behind_header(reader.info);
-    if (!jpeg || !detail::has_room_for_intervals(*jpeg, data.size())) return std::nullopt;
-    prepared out{*jpeg, std::vector<std::byte>(detail::streams_extent(*jpeg, data.size()))};
-    std::size_t const used = detail::write_streams(out.jpeg, data, out.streams.data());
+    encoded_picture const from{file, "test.jpg"};
+    auto const given = from.for_device();
+    if (!given) return std::nullopt;
+    prepared out{given->header, std::vector<std::byte>(detail::streams_extent(given->header, given->data.size()))};
+    std::size_t const used = detail::write_streams(out.jpeg, given->data, out.streams.data());
     if (used == 0) return std::nullopt;
     out.streams.resize(used);
-    out.streams.shrink_to_fit();  // so that a sanitizer sees what is read behind the end
     return out;
   } catch (file_error const&) {
     return std::nullopt;

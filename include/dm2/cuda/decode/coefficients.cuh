@@ -49,16 +49,17 @@ inline constexpr int most_constant = 8191;
   return in.left() >= 0;
 }
 
-/// Decodes interval `number` of a picture up to the rows that are read; false where its data are damaged.
+/// Decodes interval `number` of a picture up to the rows that are read; false where its data are damaged. `constant`:
+/// room for each component's latest constant term.
 [[nodiscard]] __device__ inline bool decode_interval(decode_call const& call, decode_record const& p,
-                                                     code_tables const& codes, int number) {
+                                                     code_tables const& codes, int number, int* constant) {
   jpeg_record const& jpeg = p.jpeg;
   int const across = jpeg.mcus_across(), first = number * jpeg.interval;
   int const end = dm2::detail::least(first + jpeg.interval, across * p.rows.read);
   if (first >= end) return true;
   std::uint32_t const* const streams = call.streams + p.streams;
   bit_reader in{streams + streams[2 * number], streams[2 * number + 1]};
-  int constant[3] = {};
+  for (int c = 0; c < 3; ++c) constant[c] = 0;
   int row = first / across, column = first % across;
   for (int mcu = first; mcu < end; ++mcu) {
     bool const kept = row >= p.rows.first && row < p.rows.end;
@@ -95,18 +96,20 @@ __device__ inline void load_codes(code_tables& to, jpeg_record const& jpeg) {
 }
 
 /// The coefficients of picture block.x; block.y takes every gridDim.y-th stretch of its intervals.
+/// Eight blocks a multiprocessor leave 64 registers: asked for no number, the compiler takes 32 and spills.
 template <class Call>
-__global__ void __launch_bounds__(interval_threads::threads) decode_intervals_kernel(Call call) {
+__global__ void __launch_bounds__(interval_threads::threads, 8) decode_intervals_kernel(Call call) {
   using shape = interval_threads;
   __shared__ code_tables codes;
+  __shared__ int constants[shape::intervals][3];
   decode_record const& p = call.pictures[blockIdx.x];
   int const intervals = p.jpeg.intervals, lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   if (int(blockIdx.y) * shape::intervals >= intervals) return;
   load_codes(codes, p.jpeg);
   if (lane >= shape::each_warp) return;
-  int const mine = int(blockIdx.y) * shape::intervals + warp * shape::each_warp + lane;
-  for (int i = mine; i < intervals; i += int(gridDim.y) * shape::intervals)
-    if (!decode_interval(call, p, codes, i)) call.damaged[blockIdx.x] = 1;
+  int const own = warp * shape::each_warp + lane;
+  for (int i = int(blockIdx.y) * shape::intervals + own; i < intervals; i += int(gridDim.y) * shape::intervals)
+    if (!decode_interval(call, p, codes, i, constants[own])) call.damaged[blockIdx.x] = 1;
 }
 
 }  // namespace dm2::cuda::detail

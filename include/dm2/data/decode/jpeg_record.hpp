@@ -1,5 +1,5 @@
 /// @file
-/// A baseline JPEG's header as plain numbers, which a device can decode by.
+/// A baseline JPEG's header as plain numbers, for a device.
 /// Source: ITU-T T.81, annexes C and F.
 #pragma once
 

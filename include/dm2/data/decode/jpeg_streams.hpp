@@ -1,5 +1,5 @@
 /// @file
-/// A baseline JPEG's header and data, prepared for a device that decodes them.
+/// A baseline JPEG, prepared for a device that decodes it.
 ///
 /// Headers are libjpeg's to read and judge; what is left for the device is said in jpeg_record.
 #pragma once
@@ -16,7 +16,15 @@
 #include <dm2/data/decode/jpeg.hpp>
 #endif
 
-namespace dm2::detail {
+namespace dm2 {
+
+/// A JPEG that a device can decode.
+struct device_jpeg {
+  jpeg_record header;
+  std::span<std::byte const> data;  ///< what stands behind the header; valid as long as the file's bytes
+};
+
+namespace detail {
 
 /// Bytes of the longest interval that a device is given: one thread decodes it, a picture's others wait for it. A row
 /// of blocks of a photograph of 500 x 375 at quality 96 takes 5 KiB.
@@ -136,11 +144,15 @@ inline constexpr std::size_t most_interval_bytes = std::size_t{16} << 10;
   return out;
 }
 
-/// The entropy-coded data and all that follows them; after jpeg_read_header.
-[[nodiscard]] inline std::span<std::byte const> data_behind_header(jpeg_decompress_struct const& info) noexcept {
-  return {reinterpret_cast<std::byte const*>(info.src->next_input_byte), info.src->bytes_in_buffer};
+/// The file for a device, after jpeg_read_header; nothing where record_of finds nothing.
+[[nodiscard]] inline std::optional<device_jpeg> device_jpeg_of(jpeg_decompress_struct const& info) {
+  auto const header = record_of(info);
+  std::span const data{reinterpret_cast<std::byte const*>(info.src->next_input_byte), info.src->bytes_in_buffer};
+  if (!header || !has_room_for_intervals(*header, data.size())) return std::nullopt;
+  return device_jpeg{*header, data};
 }
 
 #endif
 
-}  // namespace dm2::detail
+}  // namespace detail
+}  // namespace dm2
