@@ -81,4 +81,11 @@ struct jpeg_rows {
   return {top / each, end, detail::least(all, end + 1)};
 }
 
+/// Samples, and so coefficients, of all components in rows.count() rows of MCUs.
+[[nodiscard]] DM2_HOST_DEVICE inline std::size_t samples_of(jpeg_record const& jpeg, jpeg_rows rows) noexcept {
+  int blocks = 0;  // of an MCU
+  for (int c = 0; c < jpeg.components; ++c) blocks += jpeg.part[c].down * jpeg.part[c].across;
+  return std::size_t{64} * std::size_t(blocks) * std::size_t(rows.count()) * std::size_t(jpeg.mcus_across());
+}
+
 }  // namespace dm2
