@@ -190,7 +190,7 @@ struct run {
     run_speed const speed = run_pictures(
         net, entries, batch, device.workers,
         [&](picture_batch const& b, dm2::run::batch_results const& results) { finish(b, results); }, {},
-        device.augment);
+        device.pictures);
     progress.clear();
     writer.end();
     return speed;

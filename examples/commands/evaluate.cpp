@@ -257,7 +257,7 @@ struct counted {
 };
 
 /// Counts this process's pictures.
-counted count(options const& o, prepared& p, picture_deal const& deal, int workers, bool augment) {
+counted count(options const& o, prepared& p, picture_deal const& deal, int workers, device_pictures on_device) {
   counts found{p.set, deal, std::size_t(o.max_bad), p.net.pictures->classes()};
   std::vector<picture_entry> entries;
   for (std::size_t i = 0; i < p.set.size(); ++i)
@@ -265,7 +265,7 @@ counted count(options const& o, prepared& p, picture_deal const& deal, int worke
   run_speed const speed = run_pictures(
       *p.net.pictures, entries, int(deal.batch), workers,
       [&](picture_batch const& b, dm2::run::batch_results const& results) { found.add(b, results); },
-      {.max_pixels = o.max_pixels, .max_scans = o.max_scans}, augment);
+      {.max_pixels = o.max_pixels, .max_scans = o.max_scans}, on_device);
   found.progress.clear();
   return {std::move(found.pictures), speed};
 }
@@ -296,7 +296,7 @@ int share_counting(options const& o, chosen_device const& device, dm2::communica
   together(all, [&] {
     ready.emplace(prepare(o, device, batch, !first));
     deal.pictures = ready->set.size();
-    own = count(o, *ready, deal, device.workers, device.augment);
+    own = count(o, *ready, deal, device.workers, device.pictures);
   });
   auto const pictures = gather_counts(all, deal, std::move(own.pictures));
   run_speed const speed = gather_speed(all, own.speed);

@@ -31,7 +31,7 @@ class data_profile {
         rows_{folder / "data_profile.csv",
               "step",
               {"step_seconds", "waiting_seconds", "reading_seconds", "decoding_seconds", "transforming_seconds",
-               "copying_seconds", "augmenting_seconds", "computing_seconds"},
+               "copying_seconds", "augmenting_seconds", "computing_seconds", "device_decoding_seconds"},
               resumed} {}
 
   /// A row of means over the steps since the row before.
@@ -41,7 +41,7 @@ class data_profile {
     double const n = row_steps_;
     rows_.append(step,
                  {t.total / n, t.waiting / n, t.loading.reading / n, t.loading.decoding / n, t.loading.transforming / n,
-                  t.augmented.copying / n, t.augmented.augmenting / n, t.computing / n});
+                  t.augmented.copying / n, t.augmented.augmenting / n, t.computing / n, t.augmented.decoding / n});
     row_ = {};
     row_steps_ = 0;
   }
@@ -69,6 +69,7 @@ class data_profile {
             row("transforming", l.transforming, all, "threads"),
             row("host, all", l.sum(), all, "threads"),
             row("copying", d.copying, all, "device"),
+            row("decoding there", d.decoding, all, "device"),
             row("augmenting", d.augmenting, all, "device"),
             row("GPU or CPU", all.times.computing, all, "computing"),
             row("waiting", all.times.waiting, all, "for data"),
@@ -90,6 +91,7 @@ class data_profile {
       times.loading += o.times.loading;
       times.augmented.copying += o.times.augmented.copying;
       times.augmented.augmenting += o.times.augmented.augmenting;
+      times.augmented.decoding += o.times.augmented.decoding;
       pictures += o.pictures;
       return *this;
     }
@@ -140,6 +142,7 @@ class data_profile {
     c.panels.push_back({"% of the time",
                         {curve("computing", 100, [](span const& s) { return s.times.computing; }),
                          curve("copying", 100, [](span const& s) { return s.times.augmented.copying; }),
+                         curve("decoding there", 100, [](span const& s) { return s.times.augmented.decoding; }),
                          curve("augmenting", 100, [](span const& s) { return s.times.augmented.augmenting; }),
                          curve("waiting for data", 100, [](span const& s) { return s.times.waiting; })}});
     c.panels.push_back({"pictures a second", {curve("pictures/s", 1, [](span const& s) { return s.pictures; })}});

@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 
 #include "command_line.hpp"
+#include "device_pictures.hpp"
 #include "gpu.hpp"
 
 #include <map>
@@ -36,12 +37,21 @@ enum class augment_place { any, host, device };
   return can && asked != augment_place::host;
 }
 
+/// The flags' choice. Decoding is the host's unless the device is asked to: its rate beside a network that computes has
+/// not been measured. Throws usage_error where the device is asked to do what it cannot.
+[[nodiscard]] inline device_pictures choose_pictures(augment_place augment, augment_place decode, bool can) {
+  bool const finishes = augments_on_device(augment, can);
+  if (decode == augment_place::device && !finishes)
+    throw usage_error{"--decode device: pictures are decoded there by a GPU that finishes them, too"};
+  return {finishes, decode == augment_place::device};
+}
+
 /// --device, --precision, --threads, --workers and --batch.
 struct device_flags {
   std::string device = "auto", precision;
   int threads = 0;
   std::optional<int> workers, batch;
-  augment_place augment = augment_place::any;
+  augment_place augment = augment_place::any, decode = augment_place::any;
 };
 
 inline void add_device_options(CLI::App& app, device_flags& f) {
@@ -58,6 +68,13 @@ inline void add_device_options(CLI::App& app, device_flags& f) {
          "are the same")
       ->type_name("NAME")
       ->check(CLI::IsMember({"auto", "host", "device"}).description(""));
+  app.add_option_function<std::string>(
+         "--decode", [&f](std::string const& name) { f.decode = augment_places().at(name); },
+         "What decodes JPEGs: host, device (a GPU, those with restart intervals, as packed sets have them), or auto: "
+         "the\n"
+         "host (auto). The results are the same")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"auto", "host", "device"}).description(""));
   app.add_option("-t,--threads", f.threads, "Threads that compute on the CPU; 0 takes all processors (0)")
       ->type_name("N")
       ->check(number_from(0, 1024));
@@ -71,7 +88,7 @@ struct chosen_device {
   bool gpu;
   std::string precision;  ///< of the GPU
   int threads, workers;
-  bool augment;  ///< whether the GPU finishes pictures
+  device_pictures pictures;  ///< what the GPU does to them
 
   /// Where a model's code computes.
   [[nodiscard]] run::backend backend() const {
@@ -90,7 +107,7 @@ struct chosen_device {
     throw usage_error{"--precision " + f.precision + ": the CPU computes in fp32" +
                       (problem.empty() ? "" : "; " + problem)};
   return {gpu, f.precision.empty() ? precision_names.front() : f.precision, f.threads, f.workers.value_or(gpu ? 0 : 2),
-          augments_on_device(f.augment, gpu)};
+          choose_pictures(f.augment, f.decode, gpu)};
 }
 
 /// The code of a configuration for the device: compiled in, from the cache, or compiled now, which is said on stderr.

@@ -12,6 +12,7 @@
 #include <dm2/data/transform.hpp>
 #include <dm2/run/classifier.hpp>
 
+#include "device_pictures.hpp"
 #include "reading_threads.hpp"
 #include "text.hpp"
 
@@ -102,8 +103,11 @@ struct run_speed {
 /// Where a batch's pictures go: finished bytes, or raw ones.
 class batch_memory {
  public:
-  /// The next batch's of `net`: raw where `raw` is set and the model's device finishes pictures.
-  batch_memory(run::classifier& net, bool raw) : crop_{net.crop()}, raw_{raw ? net.raw_staging() : nullptr} {
+  /// The next batch's of `net`: raw where the model's device finishes pictures and is to.
+  batch_memory(run::classifier& net, device_pictures on_device)
+      : crop_{net.crop()},
+        raw_{on_device.finishes ? net.raw_staging() : nullptr},
+        decoder_{raw_ != nullptr && on_device.decodes ? net.decoder() : nullptr} {
     if (raw_ == nullptr) bytes_ = net.staging();
   }
   [[nodiscard]] bool is_raw() const { return raw_ != nullptr; }
@@ -114,11 +118,16 @@ class batch_memory {
     else
       net.submit(count);
   }
-  /// The evaluation's pixels of a picture, in place i, or what leads to them. Throws as evaluation_transform.
-  void put(std::size_t i, encoded_picture& encoded) const {
+  /// Has the device decode what was left encoded; returns the places that it could not.
+  [[nodiscard]] std::span<int const> decode() const {
+    return decoder_ == nullptr ? std::span<int const>{} : decoder_->decode(*raw_);
+  }
+  /// The evaluation's pixels of a picture, in place i, or what leads to them. `decoded`: the device is not to decode
+  /// it. Throws as evaluation_transform.
+  void put(std::size_t i, encoded_picture& encoded, bool decoded) const {
     if (raw_ != nullptr)
       return evaluation_transform(encoded, crop_, evaluation_resize(crop_), imagenet_normalisation,
-                                  raw_place{*raw_, int(i)});
+                                  raw_place{*raw_, int(i), decoder_ != nullptr && !decoded});
     picture const p = evaluation_transform(encoded, crop_);
     std::copy(p.pixels.begin(), p.pixels.end(), place(i));
   }
@@ -138,25 +147,29 @@ class batch_memory {
 
   image_extent crop_;
   raw_pictures* raw_;
+  raw_decoder* decoder_;
   std::span<std::uint8_t> bytes_;
 };
 
 /// A batch that threads are reading.
 class batch_reading {
  public:
-  /// Has `threads`, which outlive it, read the entries, from number `first` on into `to`.
+  /// Has `threads`, which outlive it as `decoding` does, read the entries, from number `first` on into `to`.
   batch_reading(reading_threads& threads, std::span<picture_entry const> entries, std::size_t first,
                 decode_options const& decoding, batch_memory const& to)
-      : threads_{threads}, out_{first, {entries.begin(), entries.end()}, 0}, memory_{to} {
-    list_ = threads.start(entries.size(), [this, &decoding](std::size_t i) { read(i, decoding); });
+      : threads_{threads}, decoding_{decoding}, out_{first, {entries.begin(), entries.end()}, 0}, memory_{to} {
+    list_ = threads.start(entries.size(), [this](std::size_t i) { read(i, false); });
   }
   batch_reading(batch_reading const&) = delete;
   batch_reading& operator=(batch_reading const&) = delete;
   /// Waits for the threads.
   ~batch_reading() { threads_.wait(*list_); }
 
-  /// Waits until all are read.
-  void wait() { threads_.wait(*list_); }
+  /// Waits until all are read and, where the device decodes, decoded.
+  void wait() {
+    threads_.wait(*list_);
+    for (int const i : memory_.decode()) read(std::size_t(i), true);
+  }
   /// The entries, the bad ones' gaps among their pictures closed; call it once, after wait().
   [[nodiscard]] picture_batch take() {
     for (std::size_t i = 0; i < out_.entries.size(); ++i) {
@@ -169,19 +182,20 @@ class batch_reading {
   [[nodiscard]] batch_memory const& memory() const { return memory_; }
 
  private:
-  void read(std::size_t i, decode_options const& decoding) {
+  void read(std::size_t i, bool decoded) {
     picture_entry& entry = out_.entries[i];
     if (!entry.error.empty()) return;
     try {
       picture_bytes const file = entry.open();
-      encoded_picture encoded{file.bytes(), file.name(), decoding};
-      memory_.put(i, encoded);
+      encoded_picture encoded{file.bytes(), file.name(), decoding_};
+      memory_.put(i, encoded, decoded);
     } catch (std::exception const& problem) {
       entry.error = reason(entry.path, problem);
     }
   }
 
   reading_threads& threads_;
+  decode_options const& decoding_;
   picture_batch out_;
   batch_memory memory_;
   std::shared_ptr<reading_threads::list> list_;
@@ -190,13 +204,13 @@ class batch_reading {
 /// Runs the model over the entries in batches of up to `batch`, in their order, and calls
 /// use(picture_batch const&, run::batch_results const&) after each, with results of the good ones.
 ///
-/// `decoding` are the limits that pictures are held against. `raw`: a device that can finishes the pictures.
+/// `decoding` are the limits that pictures are held against. `on_device`: what a device that can does to the pictures.
 ///
 /// Three batches are in hand: one whose results are used, one that is computed, one that is read; of raw ones, two are
 /// read, so that no thread waits for the others at a batch's end.
 template <class Use>
 run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entries, int batch, int workers,
-                       Use const& use, decode_options const& decoding = {}, bool raw = true) {
+                       Use const& use, decode_options const& decoding = {}, device_pictures on_device = {}) {
   using clock = std::chrono::steady_clock;
   auto const begin = clock::now();
   run_speed speed;
@@ -207,7 +221,7 @@ run_speed run_pictures(run::classifier& net, std::span<picture_entry const> entr
     while (next < entries.size() &&
            (readings.empty() || (readings.size() < 2 && readings.front()->memory().is_raw()))) {
       auto const own = entries.subspan(next, std::min(std::size_t(batch), entries.size() - next));
-      readings.push_back(std::make_unique<batch_reading>(threads, own, next, decoding, batch_memory{net, raw}));
+      readings.push_back(std::make_unique<batch_reading>(threads, own, next, decoding, batch_memory{net, on_device}));
       next += own.size();
     }
   };

@@ -42,6 +42,7 @@ struct training_flags {
   std::string experiment;
   std::string device = "auto", precision;
   augment_place augment_on = augment_place::any;  ///< what finishes the pictures
+  augment_place decode_on = augment_place::any;   ///< what decodes them
   class_order order = class_order::natural;
   bool overwrite = false, check = false, token_labels = false, fresh_optimizer = false, amp = false;
 
@@ -277,6 +278,10 @@ inline void add_run(CLI::App& app, training_flags& f) {
                             "What finishes pictures once they are decoded: auto is a GPU that computes. The bytes are "
                             "the same")
       ->group(group);
+  add_choice<augment_place>(app, "--decode", f.decode_on, augment_places(),
+                            "What decodes JPEGs: the device those with restart intervals, as packed sets have them; "
+                            "auto is the host. The bytes are the same")
+      ->group(group);
   app.add_option("--threads", f.threads, "Threads that compute (0: one a processor)")
       ->check(number_from(0, 1024))
       ->group(group);
@@ -377,7 +382,7 @@ namespace detail {
                                              "log-interval", "profile",         "image-interval",
                                              "images",       "checkpoint-hist", "checkpoint-steps",
                                              "max-bad",      "token-label",     "token-label-size",
-                                             "augment",      "profile-data"};
+                                             "augment",      "profile-data",    "decode"};
   return !option.get_lnames().empty() && !machine.contains(option.get_lnames().front()) &&
          !is_model_flag(option.get_lnames().front());
 }

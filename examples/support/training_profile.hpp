@@ -91,6 +91,7 @@ class training_profile {
       times.loading += o.times.loading;
       times.augmented.copying += o.times.augmented.copying;
       times.augmented.augmenting += o.times.augmented.augmenting;
+      times.augmented.decoding += o.times.augmented.decoding;
       steps += o.steps;
       bytes += o.bytes;
       return *this;
@@ -103,7 +104,7 @@ class training_profile {
                times.computing * f,
                {0, times.exchanged.seconds * f},
                {l.reading * f, l.decoding * f, l.transforming * f},
-               {d.copying * f, d.augmenting * f}},
+               {d.copying * f, d.augmenting * f, d.decoding * f}},
               steps * f,
               bytes * f};
     }
@@ -131,7 +132,9 @@ class training_profile {
                   t.loading.reading / total, t.loading.decoding / total, t.loading.transforming / total);
     std::string const host = text.data();
     if (!(t.augmented.augmenting > 0)) return host;
-    return host + "  copying " + share(t.augmented.copying, t.total) + "  augmenting " +
+    std::string const decoding =
+        t.augmented.decoding > 0 ? "  decoding there " + share(t.augmented.decoding, t.total) : "";
+    return host + "  copying " + share(t.augmented.copying, t.total) + decoding + "  augmenting " +
            share(t.augmented.augmenting, t.total);
   }
   /// Empty where nothing was sent.

@@ -103,9 +103,11 @@ class training_run {
     training_loop::require_options(model_, options, training, validation ? &*validation : nullptr, processes_);
     auto const state = code_.make_training({validation_batch(), flags_.threads, state_options(options), &processes_});
     std::pmr::memory_resource* const raw = state->raw_memory();
-    if (augments_on_device(flags_.augment_on, raw != nullptr)) {
-      training.leave_raw(*raw);
-      if (validation) validation->leave_raw(*raw);
+    device_pictures const given = choose_pictures(flags_.augment_on, flags_.decode_on, raw != nullptr);
+    if (given.finishes) {
+      raw_decoder* const decoder = given.decodes ? state->picture_decoder() : nullptr;
+      training.leave_raw(*raw, decoder);
+      if (validation) validation->leave_raw(*raw, decoder);
     }
     fill(*state);
     training_loop driver{*state,          std::move(options), training, validation ? &*validation : nullptr,

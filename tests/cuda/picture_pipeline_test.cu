@@ -2,6 +2,7 @@
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/picture_pipeline.cuh>
 #include <dm2/data/encode_png.hpp>
+#include <dm2/data/pack/jpeg_restarts.hpp>
 #include <dm2/data/sample_transform.hpp>
 #include <dm2/data/transform.hpp>
 
@@ -104,19 +105,25 @@ void check_network() {
 
 }  // namespace
 
-TEST_CASE("picture_pipeline: raw pictures come to the bytes of finished ones, two batches filled at a time") {
+TEST_CASE(
+    "picture_pipeline: raw and encoded pictures come to the bytes of finished ones, two batches filled at a time") {
   summing_images net;
   cuda::picture_pipeline<summing_images> pipeline{net, 3, {nullptr, 1}};
   std::mt19937 random{4};
   std::vector<std::vector<float>> sums;
   std::size_t seen = 0;
+  int left = 0;  // encoded
   auto const fill_raw = [&](raw_pictures& raw, int count) {
     auto& own = sums.emplace_back();
     for (int i = 0; i < count; ++i) {
       picture p{5 + int(random() % 30), 5 + int(random() % 30)};
       for (std::uint8_t& v : p.pixels) v = std::uint8_t(random());
-      encoded_picture encoded{own_files.emplace_back(encode_png(p)), "noise"};
-      evaluation_transform(encoded, {4, 4}, {5, 5}, imagenet_normalisation, raw_place{raw, i});
+      bool const jpeg = random() % 3 != 0;
+      auto const& file = own_files.emplace_back(jpeg ? detail::encode_jpeg(p, 90, "noise") : encode_png(p));
+      encoded_picture encoded{file, "noise"};
+      evaluation_transform(encoded, {4, 4}, {5, 5}, imagenet_normalisation, raw_place{raw, i, true});
+      left += int(raw.tasks[std::size_t(i)].encoded);
+      if (jpeg) p = decode_image(file, "noise");
       float sum = 0;
       for (std::uint8_t const v : evaluation_transform(p, image_extent{4, 4}, image_extent{5, 5}).pixels)
         sum += float(v);
@@ -135,12 +142,14 @@ TEST_CASE("picture_pipeline: raw pictures come to the bytes of finished ones, tw
     fill_raw(one, 3);
     fill_raw(other, 1 + round % 3);
     for (auto [raw, count] : {std::pair{&one, 3}, std::pair{&other, 1 + round % 3}}) {
+      CHECK(pipeline.decoder().decode(*raw).empty());
       pipeline.submit_raw(*raw, count);
       if (pipeline.pending() == 2) check_oldest();
     }
   }
   while (pipeline.pending() != 0) check_oldest();
   CHECK(seen == sums.size());
+  CHECK(left > 5);
 }
 
 TEST_CASE("picture_pipeline: every batch's logits are its own, in order, however many pictures it has") {

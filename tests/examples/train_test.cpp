@@ -73,7 +73,7 @@ TEST_CASE("train: --profile-data prints a table, writes rows and a picture, and 
   REQUIRE(rows.size() == 5);
   CHECK(rows[0] ==
         "step,step_seconds,waiting_seconds,reading_seconds,decoding_seconds,transforming_seconds,copying_seconds,"
-        "augmenting_seconds,computing_seconds");
+        "augmenting_seconds,computing_seconds,device_decoding_seconds");
   CHECK(dm2::read_image(here.folder / "runs/profiled/data_profile.png").width == 1200);
   for (char const* name : {"last.safetensors", "best.safetensors"})
     CHECK(read_raw(here.folder / "runs/plain" / name) == read_raw(here.folder / "runs/profiled" / name));

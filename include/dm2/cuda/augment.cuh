@@ -12,6 +12,7 @@
 #include <dm2/cuda/augment/step.cuh>
 #include <dm2/cuda/augment/weights.cuh>
 #include <dm2/cuda/check.cuh>
+#include <dm2/cuda/device/grown_memory.cuh>
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/device/stopwatch.cuh>
@@ -23,6 +24,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <stdexcept>
 #include <vector>
 
 namespace dm2::cuda {
@@ -82,23 +84,6 @@ inline void place_picture(picture_record& p, std::span<step_record> steps, augme
                                   std::size_t(t.across.count) * std::size_t(t.across.taps));
 }
 
-/// Device memory that grows as it is asked for.
-class grown_memory {
- public:
-  /// At least so many bytes; what was in it may be lost. Waits for the device where it grows.
-  std::byte* reserve(std::size_t bytes) {
-    if (bytes > memory_.size()) {
-      memory_ = {};
-      memory_ = device_memory{bytes + bytes / 4};
-    }
-    return memory_.data();
-  }
-  [[nodiscard]] std::size_t size() const { return memory_.size(); }
-
- private:
-  device_memory memory_;
-};
-
 }  // namespace detail
 
 /// Finishes raw pictures on the device: copies them there, and does what their tasks say.
@@ -122,8 +107,10 @@ class augmenter {
   /// Shapes   out [pictures, height, width, 3] on the device, neither normalised nor erased.
   void enqueue(raw_pictures const& raw, std::uint8_t* out, cudaStream_t s) { run(raw, detail::finished_bytes{out}, s); }
   /// The same in two parts: copies a batch's pictures to the device. Later work in `s` may still read the results of
-  /// the batch before.
+  /// the batch before. Throws std::logic_error where a picture is encoded still: raw_decoder::decode comes first.
   void copy(raw_pictures const& raw, cudaStream_t s) {
+    for (picture_task const& t : raw.tasks)
+      if (t.encoded) throw std::logic_error{"dm2::cuda::augmenter: a batch with encoded pictures, not decoded yet"};
     copied_.synchronize();
     prepare(raw);
     copying_.begin(s);
@@ -157,6 +144,10 @@ class augmenter {
     finish_copied(finished, s);
   }
 
+  [[nodiscard]] static std::size_t bytes_of(picture_task const& t) {
+    return 3 * std::size_t(t.part.height) * std::size_t(t.part.width);
+  }
+
   /// The records of a batch, in pinned memory.
   struct record_part {
     detail::picture_record* pictures;
@@ -182,17 +173,18 @@ class augmenter {
     if (record_bytes_ > host_records_.size()) host_records_ = pinned_memory{record_bytes_ + record_bytes_ / 4};
     record_part const to = records_in(host_records_.data(), record_bytes_);
     extent_ = {};
-    extent_.raw = raw.used;
-    finished_.clear();
+    decoded_ = raw.on_device;
+    extent_.raw = decoded_ == nullptr ? raw.used : 0;
+    behind_.clear();
     for (std::size_t i = 0; i < count_; ++i) {
       std::size_t const first = i * std::size_t(steps_each_);
       to.pictures[i] = {raw.tasks[i], 0, 0, 0};
       for (std::size_t k = first; k < first + std::size_t(steps_each_); ++k) to.steps[k] = {raw.steps[k], 0};
       detail::place_picture(to.pictures[i], {to.steps + first, std::size_t(steps_each_)}, extent_);
-      if (!raw.tasks[i].finished) continue;
-      finished_.push_back(i);  // behind the others on the device
+      if (raw.tasks[i].on_device || (decoded_ == nullptr && !raw.tasks[i].finished)) continue;
+      behind_.push_back(i);  // the others on the device
       to.pictures[i].task.offset = extent_.raw;
-      extent_.raw += raw.finished_bytes();
+      extent_.raw += (bytes_of(raw.tasks[i]) + 15) / 16 * 16;
     }
     lists_ = detail::list_steps(raw);
     int* at = to.chosen;
@@ -204,10 +196,10 @@ class augmenter {
     auto const copy_bytes = [&](std::byte* out, std::byte const* in, std::size_t n) {
       if (n != 0) check(cudaMemcpyAsync(out, in, n, cudaMemcpyHostToDevice, s), "augmenter: pictures");
     };
-    copy_bytes(to, raw.memory.get(), raw.used);
+    if (decoded_ == nullptr) copy_bytes(to, raw.memory.get(), raw.used);
     record_part const records = records_in(host_records_.data(), record_bytes_);
-    for (std::size_t const i : finished_)
-      copy_bytes(to + records.pictures[i].task.offset, raw.memory.get() + raw.tasks[i].offset, raw.finished_bytes());
+    for (std::size_t const i : behind_)
+      copy_bytes(to + records.pictures[i].task.offset, raw.memory.get() + raw.tasks[i].offset, bytes_of(raw.tasks[i]));
     copy_bytes(records_.reserve(record_bytes_), host_records_.data(), record_bytes_);
   }
 
@@ -218,6 +210,7 @@ class augmenter {
             on_device.steps,
             steps_each_,
             bytes(raw_.reserve(extent_.raw)),
+            decoded_,
             bytes(results_.reserve(extent_.results)),
             bytes(narrow_.reserve(extent_.narrow)),
             reinterpret_cast<detail::tap_range*>(windows_.reserve(extent_.windows * sizeof(detail::tap_range))),
@@ -277,7 +270,9 @@ class augmenter {
   event copied_;
   stopwatch copying_, augmenting_;
   std::vector<detail::step_list> lists_;
-  std::vector<std::size_t> finished_;  ///< pictures that the host has finished
+  std::vector<std::size_t> behind_;  ///< pictures that are copied one by one: those that the host has finished
+                                     ///< and, where the device has decoded others, all that the host has decoded
+  std::uint8_t const* decoded_ = nullptr;
   detail::augment_extent extent_;
   std::size_t count_ = 0, record_bytes_ = 0;
   int steps_each_ = 0, height_ = 0, width_ = 0;

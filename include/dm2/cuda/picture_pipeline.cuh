@@ -6,6 +6,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/cuda/augment.cuh>
+#include <dm2/cuda/batch_decoder.cuh>
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/device/memory.cuh>
 #include <dm2/cuda/device/pinned_resource.cuh>
@@ -82,6 +83,8 @@ class picture_pipeline {
     r.pictures.prepare(batch_, Model::configuration.image, 0, pinned_resource::get());
     return r.pictures;
   }
+  /// What decodes pictures that raw_staging() was given encoded, before submit_raw and behind what was submitted.
+  [[nodiscard]] raw_decoder& decoder() { return decoder_; }
   /// As submit, of what raw_staging() gave: the device finishes it to the bytes that staging() would have had.
   void submit_raw(raw_pictures& from, int count) {
     slot& s = begin(count);
@@ -167,6 +170,7 @@ class picture_pipeline {
   bytes_type normalise_;
   stream copies_, compute_;
   augmenter augment_;
+  batch_decoder decoder_{copies_.get()};
   std::array<slot, depth> slots_;
   std::array<raw_slot, 3> raw_;
   std::size_t submitted_ = 0, taken_ = 0, raw_staged_ = 0;

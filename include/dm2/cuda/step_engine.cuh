@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/cuda/augment.cuh>
+#include <dm2/cuda/batch_decoder.cuh>
 #include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/pinned_resource.cuh>
@@ -143,6 +144,8 @@ class step_engine<C, cuda::context<P>> {
   [[nodiscard]] std::span<float const> pictures() { return inputs_[1 - slot_].host_pictures(); }
   /// Memory for raw pictures, which micro_batch takes: the device copies from it without a detour.
   [[nodiscard]] std::pmr::memory_resource& raw_memory() const { return cuda::pinned_resource::get(); }
+  /// What decodes pictures that batches leave encoded, beside the computing.
+  [[nodiscard]] raw_decoder& picture_decoder() { return decoder_; }
   /// Gradients of the step under way, on the host.
   [[nodiscard]] std::span<float const> gradients() {
     gradients_.resize(state_extent<C>);
@@ -152,14 +155,15 @@ class step_engine<C, cuda::context<P>> {
   }
   /// Seconds that the device computed micro-batches so far.
   [[nodiscard]] double seconds_computing() { return computing_.seconds(); }
-  /// Seconds that the device copied raw pictures, and that it worked on them, so far.
+  /// Seconds that the device copied raw pictures, finished and decoded them, so far.
   [[nodiscard]] device_times seconds_augmenting() {
-    return {augment_.seconds_copying(), augment_.seconds_augmenting()};
+    return {augment_.seconds_copying() + decoder_.seconds_copying(), augment_.seconds_augmenting(),
+            decoder_.seconds_decoding().sum()};
   }
   /// Bytes on the device.
   [[nodiscard]] std::size_t bytes() const {
     return network_.bytes() + rounds_.bytes() + rule_.bytes_held() + inputs_[0].bytes() + inputs_[1].bytes() +
-           augment_.bytes();
+           augment_.bytes() + decoder_.bytes();
   }
 
  private:
@@ -213,6 +217,7 @@ class step_engine<C, cuda::context<P>> {
   std::array<cuda::training_input, 2> inputs_;
   cuda::stream copies_;
   cuda::augmenter augment_;
+  cuda::batch_decoder decoder_{copies_.get()};
   cuda::stopwatch computing_;
   std::array<recorded, 2> graphs_;
   std::size_t slot_ = 0;

@@ -4,6 +4,7 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/data/decode.hpp>
+#include <dm2/data/decode/jpeg_streams.hpp>
 #include <dm2/data/picture.hpp>
 #include <dm2/data/resize.hpp>
 
@@ -18,6 +19,7 @@
 #include <filesystem>
 #include <memory>
 #include <new>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -65,6 +67,14 @@ class encoded_picture {
   void part_into(pixel_box box, std::uint8_t* out) {
     detail::require_box("encoded_picture::part_into", box, height_, width_);
     guarded([&] { decode_part_into(box, out); });
+  }
+  /// A JPEG for a device that decodes it to the pixels of whole(); nothing where the host has to: another format, a
+  /// JPEG of another kind (detail::record_of), one without its end marker. Before whole() and the others.
+  [[nodiscard]] std::optional<device_jpeg> for_device() const {
+#if defined(DM2_WITH_JPEG) && defined(LIBJPEG_TURBO_VERSION_NUMBER)
+    if (jpeg_ && detail::ends_with_marker(file_)) return detail::device_jpeg_of(jpeg_->info);
+#endif
+    return std::nullopt;
   }
   /// Seconds that it has been decoding.
   [[nodiscard]] double seconds_decoding() const noexcept { return std::chrono::duration<double>(decoding_).count(); }

@@ -76,8 +76,9 @@ class loader {
       throw std::invalid_argument{"loader: " + std::to_string(set.size()) + " samples fill no batch of " +
                                   std::to_string(options_.batch)};
     if (options_.label_map_classes == 0) options_.label_map_classes = set.classes();
-    queue_.reset(new detail::batch_queue{options_.prefetch + 1, worker_count(options_.threads),
-                                         [this](detail::batch_slot& slot, int place) { load(slot, place); }});
+    queue_.reset(new detail::batch_queue{
+        options_.prefetch + 1, worker_count(options_.threads),
+        [this](detail::batch_slot& slot, int place) { load(slot, place, decoder_ != nullptr); }});
   }
   loader(loader const&) = delete;
   loader& operator=(loader const&) = delete;
@@ -101,13 +102,16 @@ class loader {
 
   /// From the next start() on batches are raw (batch::raw): pictures are decoded to memory from `memory`, which
   /// outlives the loader, and what else the transform does to them is described, for a device to finish with the same
-  /// bytes.
+  /// bytes. With a decoder, which outlives the loader, JPEGs that it can decode are not decoded here: next() has it do
+  /// that. What it cannot is decoded in next(), so that the samples that are bad, and those that take their places, are
+  /// the same.
   ///
   /// Throws std::invalid_argument where the transform cannot leave pictures so (sample_transform::can_leave_raw).
-  void leave_raw(std::pmr::memory_resource& memory) {
+  void leave_raw(std::pmr::memory_resource& memory, raw_decoder* decoder = nullptr) {
     if (!transform_.can_leave_raw())
       throw std::invalid_argument{"loader: the transform leaves no picture for a device to finish"};
     raw_ = &memory;
+    decoder_ = decoder;
   }
 
   /// Begins an epoch at its batch `first`, counted over all processes, and reading ahead. Drops the rest of the epoch
@@ -141,6 +145,7 @@ class loader {
   [[nodiscard]] batch const* next() {
     if (fatal_) throw file_error{*fatal_};
     while (detail::batch_slot* const slot = queue_->next()) {
+      decode_encoded(*slot);
       report_bad(*slot);
       if (options_.mode == loading::evaluation) leave_out_bad(*slot);
       if (slot->content.size > 0) return &slot->content;
@@ -154,8 +159,17 @@ class loader {
     return options_.mode == loading::training ? order_[place] : place;
   }
 
+  /// Has the device decode what was left to it, and loads anew what it could not.
+  void decode_encoded(detail::batch_slot& slot) const {
+    if (decoder_ == nullptr || !slot.content.is_raw()) return;
+    for (int const i : decoder_->decode(slot.content.raw)) {
+      slot.failures[std::size_t(i)].clear();
+      load(slot, i, false);
+    }
+  }
+
   /// Fills place i of a batch, or marks it as bad. Called by the queue's threads.
-  void load(detail::batch_slot& slot, int i) const {
+  void load(detail::batch_slot& slot, int i, bool encoded) const {
     std::size_t const place = cut_.first(slot.content.number) + std::size_t(i), asked = sample_at(place);
     std::size_t const attempts =
         options_.mode == loading::training ? std::min(set_->size(), options_.max_bad + 1) : std::size_t{1};
@@ -163,7 +177,8 @@ class loader {
     for (std::size_t attempt = 0; attempt < attempts; ++attempt) {
       std::size_t const sample = sample_at((place + attempt) % set_->size());
       try {
-        return read(slot.content, i, sample, random_stream{options_.seed, epoch_, asked});
+        return read(slot.content, raw_place{slot.content.raw, i, encoded}, i, sample,
+                    random_stream{options_.seed, epoch_, asked});
       } catch (file_error const& problem) {
         failures.push_back({sample, problem});
       }
@@ -171,8 +186,8 @@ class loader {
     slot.good[std::size_t(i)] = 0;
   }
 
-  /// Reads and transforms a sample into place i.
-  void read(batch& to, int i, std::size_t sample, random_stream stream) const {
+  /// Reads and transforms a sample into place i, which is `place` among raw ones.
+  void read(batch& to, raw_place const& place, int i, std::size_t sample, random_stream stream) const {
     std::size_t const at = std::size_t(i);
     auto const begin = detail::loading_clock::clock::now();
     label_map_data* map = nullptr;
@@ -183,8 +198,8 @@ class loader {
     picture_bytes const file = set_->open_image(sample);
     auto const read = detail::loading_clock::clock::now();
     encoded_picture encoded{file.bytes(), file.name(), options_.decoding};
-    to.crops[at] = to.is_raw() ? transform_(encoded, map, stream, raw_place{to.raw, i})
-                               : transform_(encoded, map, stream, to.picture_at(i));
+    to.crops[at] =
+        to.is_raw() ? transform_(encoded, map, stream, place) : transform_(encoded, map, stream, to.picture_at(i));
     clock_.add(begin, read, encoded.seconds_decoding());
     to.labels[at] = set_->label(sample);
     to.samples[at] = sample;
@@ -236,6 +251,7 @@ class loader {
   loader_options options_;
   sample_transform transform_;
   std::pmr::memory_resource* raw_ = nullptr;  ///< of raw pictures; null where they are finished here
+  raw_decoder* decoder_ = nullptr;            ///< of those that are left encoded
   mutable detail::loading_clock clock_;
   epoch_batches cut_;
   std::uint32_t epoch_ = 0;

@@ -121,8 +121,15 @@ inline crop_fraction training_transform(encoded_picture& p, label_map_data* map,
   return crop;
 }
 
-/// The same, but that the pixels are left for a device to finish: draws, decodes and describes. A picture that does not
-/// fit its batch's memory is finished here.
+/// Leaves a picture encoded where the place takes such and the file is one that a device decodes; else does nothing.
+[[nodiscard]] inline bool leave_encoded(encoded_picture const& p, picture_task const& task, raw_place const& to) {
+  if (!to.takes_encoded()) return false;
+  auto const jpeg = p.for_device();
+  return jpeg && to.take_encoded(task, *jpeg);
+}
+
+/// The same, but that the pixels are left for a device to finish: draws, decodes (or leaves that to the device, too)
+/// and describes. A picture that does not fit its batch's memory is finished here.
 ///
 /// Writes   to (its task and pixels); map, as above.
 inline crop_fraction training_transform(encoded_picture& p, label_map_data* map, augmentation const& a,
@@ -132,12 +139,16 @@ inline crop_fraction training_transform(encoded_picture& p, label_map_data* map,
   drawn_sample const d = draw_sample(a, rows, columns, height, width, random);
   random = d.noise;
   picture_task const task = plan_sample(d, a, rows, columns, height, width, to.steps());
-  if (std::uint8_t* const pixels = to.take(task)) {
+  auto const change_map = [&] {
+    if (map == nullptr) return;
+    if (d.flip) flip(*map);
+    for (drawn_operation const& o : d.operations) apply_to_map(o.operation, *map, o.argument);
+  };
+  if (leave_encoded(p, task, to)) {
+    change_map();
+  } else if (std::uint8_t* const pixels = to.take(task)) {
     p.part_into(task.part, pixels);
-    if (map != nullptr) {
-      if (d.flip) flip(*map);
-      for (drawn_operation const& o : d.operations) apply_to_map(o.operation, *map, o.argument);
-    }
+    change_map();
   } else {
     pixel_box const part = needed_part(d, rows, columns);
     picture const done = drawn_pixels(d, p.part(part), part, columns, map, a, height, width);

@@ -52,6 +52,9 @@ class classifier {
   /// evaluation_transform would have given. Two may be filled at once; a third one waits until the device has what was
   /// in it. Null where there is none: staging() it is, then.
   [[nodiscard]] virtual raw_pictures* raw_staging() { return nullptr; }
+  /// What decodes the pictures that raw_staging() was given encoded (raw_place), after those of the batch before were
+  /// submitted; null where nothing does.
+  [[nodiscard]] virtual raw_decoder* decoder() { return nullptr; }
   /// As submit, of what raw_staging() gave.
   virtual void submit_raw(raw_pictures& from, int count) {
     static_cast<void>(from), static_cast<void>(count);

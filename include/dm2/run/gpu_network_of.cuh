@@ -29,6 +29,7 @@ class gpu_classifier final : public classifier {
   [[nodiscard]] std::span<std::uint8_t> staging() override { return pipeline_.staging(); }
   void submit(int count) override { pipeline_.submit(count); }
   [[nodiscard]] raw_pictures* raw_staging() override { return &pipeline_.raw_staging(); }
+  [[nodiscard]] raw_decoder* decoder() override { return &pipeline_.decoder(); }
   void submit_raw(raw_pictures& from, int count) override { pipeline_.submit_raw(from, count); }
   [[nodiscard]] batch_results take() override { return {pipeline_.take(), {}}; }
 

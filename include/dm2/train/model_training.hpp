@@ -66,6 +66,12 @@ class model_training : public training_state {
     else
       return nullptr;
   }
+  [[nodiscard]] raw_decoder* picture_decoder() override {
+    if constexpr (requires { engine_.picture_decoder(); })
+      return &engine_.picture_decoder();
+    else
+      return nullptr;
+  }
   [[nodiscard]] any_values gradients() override { return std::span<scalar const>{engine_.gradients()}; }
 
   [[nodiscard]] double seconds_computing() override { return engine_.seconds_computing(); }

@@ -17,6 +17,7 @@ namespace dm2 {
 struct device_times {
   double copying = 0;     ///< to the device
   double augmenting = 0;  ///< operations, resizing, normalising, erasing
+  double decoding = 0;    ///< JPEGs, where the host leaves them encoded
 };
 
 /// Seconds of one process, and the bytes that it sent. What is left of the total is the adding of gradients, the
@@ -36,7 +37,8 @@ struct time_parts {
             now.computing - before.computing,
             {now.exchanged.bytes - before.exchanged.bytes, now.exchanged.seconds - before.exchanged.seconds},
             now.loading - before.loading,
-            {now.augmented.copying - before.augmented.copying, now.augmented.augmenting - before.augmented.augmenting}};
+            {now.augmented.copying - before.augmented.copying, now.augmented.augmenting - before.augmented.augmenting,
+             now.augmented.decoding - before.augmented.decoding}};
   }
   /// Outside of exchanges: the process's own work, and its waiting for data.
   [[nodiscard]] double work() const { return total - exchanged.seconds; }

@@ -60,6 +60,8 @@ class trainer {
   [[nodiscard]] double best() const { return loop_.best(); }
   /// @copydoc training_loop::best_epoch
   [[nodiscard]] int best_epoch() const { return loop_.best_epoch(); }
+  /// What decodes pictures that raw batches leave encoded (loader::leave_raw), before the run; null on a CPU.
+  [[nodiscard]] raw_decoder* picture_decoder() { return training_.picture_decoder(); }
   /// The averaged weights.
   [[nodiscard]] ema<C, Context>& average() { return training_.average(); }
 

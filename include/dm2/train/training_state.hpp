@@ -91,6 +91,8 @@ class training_state {
   /// Where the memory of raw pictures is to come from, where micro_batch and count take batches of them (batch::raw);
   /// null where they do not.
   [[nodiscard]] virtual std::pmr::memory_resource* raw_memory() { return nullptr; }
+  /// What decodes pictures that such batches leave encoded (loader::leave_raw); null where nothing does.
+  [[nodiscard]] virtual raw_decoder* picture_decoder() { return nullptr; }
   /// Gradients of the latest micro-batch, laid out as the state.
   [[nodiscard]] virtual any_values gradients() = 0;
 

@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <map>
+#include <span>
 #include <string>
 
 using namespace dm2;
@@ -27,11 +28,35 @@ void leave_raw(run& r) {
   r.validation.leave_raw(cuda::pinned_resource::get());
 }
 
-std::map<std::string, std::string> trained(bool raw, int threads) {
+/// Counts what a trainer's decoder is given.
+class counting_decoder final : public raw_decoder {
+ public:
+  explicit counting_decoder(raw_decoder& of) : of_{of} {}
+  [[nodiscard]] std::span<int const> decode(raw_pictures& raw) override {
+    for (picture_task const& t : raw.tasks) ++(t.encoded ? encoded : others);
+    return of_.decode(raw);
+  }
+  int encoded = 0, others = 0;
+
+ private:
+  raw_decoder& of_;
+};
+
+enum class decoded { finished_on_host, on_host, on_device };
+
+std::map<std::string, std::string> trained(decoded how, int threads, dataset const& set = mapped()) {
   scratch_folder const folder;
-  run r{mapped(), small_options(), run_folder{folder.path(), 3}, threads, training_sample_transform({16, 16})};
-  if (raw) leave_raw(r);
+  run r{set, small_options(), run_folder{folder.path(), 3}, threads, training_sample_transform({16, 16})};
+  REQUIRE(r.driver.picture_decoder() != nullptr);
+  counting_decoder decoder{*r.driver.picture_decoder()};
+  if (how == decoded::on_host) leave_raw(r);
+  if (how == decoded::on_device) {
+    r.training.leave_raw(cuda::pinned_resource::get(), &decoder);
+    r.validation.leave_raw(cuda::pinned_resource::get(), &decoder);
+  }
   CHECK(r.driver.run());
+  CHECK((decoder.encoded > 0) == (how == decoded::on_device));
+  CHECK(decoder.others == 0);
   return contents(folder.path());
 }
 
@@ -50,14 +75,23 @@ struct packed_pictures {
 }  // namespace
 
 TEST_CASE("cuda trainer: the device's pictures make the bytes that the host's make, from any number of threads") {
-  auto const want = trained(false, 1);
+  auto const want = trained(decoded::finished_on_host, 1);
   REQUIRE(want.size() == 4);
-  CHECK(trained(true, 1) == want);
-  CHECK(trained(true, 3) == want);
+  CHECK(trained(decoded::on_host, 1) == want);
+  CHECK(trained(decoded::on_host, 3) == want);
+}
+
+TEST_CASE("cuda trainer: the JPEGs of a set that the device decodes make the bytes that the host's decoding makes") {
+  scratch_folder const folder;
+  pack_pictures(mapped(), folder / "set", {.quality = 85});
+  dataset const set{folder / "set", {.label_maps = folder / "set"}};
+  auto const want = trained(decoded::finished_on_host, 1, set);
+  CHECK(trained(decoded::on_device, 1, set) == want);
+  CHECK(trained(decoded::on_device, 3, set) == want);
 }
 
 TEST_CASE("cuda trainer: a run stopped in an epoch's middle goes on with raw pictures of a set to the same bytes") {
-  auto const want = trained(false, 1);
+  auto const want = trained(decoded::finished_on_host, 1);
   packed_pictures const pack;
   scratch_folder const folder;
   std::atomic<bool> stop{false};

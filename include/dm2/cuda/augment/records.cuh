@@ -36,9 +36,10 @@ struct augment_call {
   picture_record const* pictures;
   step_record const* steps;  ///< [pictures, steps_each]
   int steps_each;
-  std::uint8_t const* raw;  ///< the pictures' parts
-  std::uint8_t* results;    ///< of steps
-  std::uint8_t* narrow;     ///< columns resampled, rows not
+  std::uint8_t const* raw;      ///< the pictures' parts
+  std::uint8_t const* decoded;  ///< those that the device has decoded
+  std::uint8_t* results;        ///< of steps
+  std::uint8_t* narrow;         ///< columns resampled, rows not
   tap_range* windows;
   std::int32_t* weights;
   int height, width;  ///< of the finished pictures
@@ -66,7 +67,7 @@ struct pixel_view {
   }
   pixel_box box = t.part;
   if (t.flip) box.left = t.width - t.part.left - t.part.width;
-  return {call.raw + t.offset, box, t.flip};
+  return {(t.on_device ? call.decoded : call.raw) + t.offset, box, t.flip};
 }
 
 }  // namespace dm2::cuda::detail

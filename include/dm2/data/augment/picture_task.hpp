@@ -55,6 +55,8 @@ struct resize_axis {
 /// A picture that is decoded and not finished. All boxes but `part` are of the flipped picture.
 struct picture_task {
   std::size_t offset = 0;  ///< of its pixels' first byte, where the batch's are
+  bool encoded = false;    ///< there are a JPEG's header and data instead, which a device decodes first
+  bool on_device = false;  ///< the pixels are in the memory of the device that decoded them
   int height = 0;          ///< of the whole picture
   int width = 0;           ///< of the whole picture
   pixel_box part{};        ///< the pixels that are there, in the picture as it is stored: [height, width, 3] bytes
