@@ -23,6 +23,11 @@ import torch.nn.functional as F
 
 import dm2.torch
 
+# the executable specification
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "reference"))
+import demansia2_ref as reference  # noqa: E402
+from exact_mixer import exact_mixer  # noqa: E402
+
 HEADS, HEADDIM, STATE, TAPS = 8, 48, 128, 4
 INNER, CHANNELS = HEADS * HEADDIM, HEADS * HEADDIM + 2 * STATE
 
@@ -100,7 +105,7 @@ def bench_scan(report, batch, length):
         for one in leaves
     ]
     small = [one[:2].detach().requires_grad_() if one.ndim > 1 else one.detach().requires_grad_() for one in leaves]
-    exact = gradients(lambda: specification().ssd(*part), cotangent[:2].double(), part)
+    exact = gradients(lambda: reference.ssd(*part), cotangent[:2].double(), part)
     report.compare("dm2 against float64", gradients(lambda: dm2.torch.ssd(*small), cotangent[:2], small), exact, 2e-2)
     if THEIRS:
         return
@@ -126,34 +131,6 @@ def direction():
         torch.empty(HEADS, device="cuda").uniform_(0, 2.7).requires_grad_(),
         torch.ones(HEADS, device="cuda").requires_grad_(),
         torch.ones(INNER, device="cuda").requires_grad_(),
-    )
-
-
-def specification():
-    """The executable specification, tests/reference."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "reference"))
-    import demansia2_ref
-
-    return demansia2_ref
-
-
-def exact_mixer(z, sides):
-    reference = specification()
-    c = reference.Config(dim=INNER, expand=1, headdim=HEADDIM, d_state=STATE, d_conv=TAPS, variant="bidirectional")
-    p = {}
-    for suffix, side in (("", sides[0]), ("_b", sides[1])):
-        p |= {
-            f"m.conv1d{suffix}.weight": side.conv,
-            f"m.conv1d{suffix}.bias": side.conv_bias,
-            f"m.D{suffix}": side.D,
-            f"m.dt_bias{suffix}": side.dt_bias,
-            f"m.A_log{suffix}": side.A_log,
-            f"m.norm{suffix}.weight": side.norm,
-            f"m.out_proj{suffix}.weight": torch.eye(INNER, dtype=z.dtype, device=z.device),
-        }
-    return torch.cat(
-        [reference.mamba2_direction(z, p, "m", "", c), reference.mamba2_direction(z.flip(1), p, "m", "_b", c).flip(1)],
-        -1,
     )
 
 
@@ -198,7 +175,11 @@ def bench_mixer(report, batch, length):
     report.time("dm2.torch.mixer_core, published", lambda: dm2.torch.mixer_core(z, *sides, **sizes), cotangent, leaves)
     part = z[:2].detach().double().requires_grad_()
     doubled = tuple(dm2.torch.Direction(*(one.detach().double().requires_grad_() for one in side)) for side in sides)
-    exact = gradients(lambda: exact_mixer(part, doubled), cotangent[:2].double(), [part, *doubled[0], *doubled[1]])
+    exact = gradients(
+        lambda: exact_mixer(part, *doubled, variant="bidirectional", **sizes),
+        cotangent[:2].double(),
+        [part, *doubled[0], *doubled[1]],
+    )
     small = z[:2].detach().requires_grad_()
     few = [small, *sides[0], *sides[1]]
     got = gradients(lambda: dm2.torch.mixer_core(small, *sides, variant="bidirectional", **sizes), cotangent[:2], few)

@@ -1,6 +1,7 @@
 // Configurations, backends and code: see code.hpp.
 #include "code.hpp"
 
+#include <dm2/io/class_names.hpp>
 #include <dm2/io/config_json.hpp>
 #include <dm2/io/json_text.hpp>
 #include <dm2/model/config_rules.hpp>
@@ -13,10 +14,12 @@
 #include "../../examples/support/gpu.hpp"
 #include "guard.hpp"
 
+#include <cstddef>
 #include <filesystem>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace dm2::c {
 
@@ -122,6 +125,22 @@ config usable_config(nlohmann::json const& fields, char const* name) {
   if (config_rule const* const rule = broken_rule(c))
     throw failure{DM2_ARGUMENT, std::string{name} + ": " + std::string{rule->sentence}};
   return c;
+}
+
+std::vector<std::string> given_class_names(char const* const* names, int classes) {
+  std::vector<std::string> out;
+  if (names == nullptr) return out;
+  out.reserve(std::size_t(classes));
+  for (int i = 0; i < classes; ++i) {
+    require_pointer(names[i], "class_names[...]");
+    out.emplace_back(names[i]);
+  }
+  try {
+    (void)class_names_text(out);
+  } catch (nlohmann::json::exception const&) {
+    throw failure{DM2_ARGUMENT, "class_names: one is not UTF-8"};
+  }
+  return out;
 }
 
 }  // namespace dm2::c

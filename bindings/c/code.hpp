@@ -1,5 +1,5 @@
 /// @file
-/// From the caller's words to a configuration, a backend and its code.
+/// From the caller's words to a configuration, a backend, its code and class names.
 #pragma once
 
 #include <dm2/io/tensor_file.hpp>
@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "dm2.h"
 
@@ -48,5 +49,8 @@ struct code_wishes {
 
 /// config_from_json, every rule of which is kept. Throws failure with the rule's sentence.
 [[nodiscard]] config usable_config(nlohmann::json const& fields, char const* name);
+
+/// The caller's class names, one a class; none for null. Throws failure for one that is NULL or not UTF-8.
+[[nodiscard]] std::vector<std::string> given_class_names(char const* const* names, int classes);
 
 }  // namespace dm2::c

@@ -223,6 +223,46 @@ DM2_API int dm2_patches(dm2_model* model, float const* pictures, size_t batch, f
 /// Writes the model as safetensors, whole or not at all, with its configuration and class names.
 DM2_API int dm2_save(dm2_model* model, char const* path);
 
+/// What an exported model takes as its input `pixel_values`, of any batch.
+enum dm2_export_input {
+  DM2_EXPORT_NORMALISED = 0,  ///< float [batch, channels, height, width], as dm2_input_pixels writes it
+  DM2_EXPORT_UNIT = 1,        ///< float [batch, 3, height, width] from 0 to 1; normalised inside
+  DM2_EXPORT_BYTES = 2        ///< uint8 [batch, height, width, 3], red, green and blue; normalised inside
+};
+
+/// How a model is exported. All zero but for the size are the defaults: #DM2_EXPORT_OPTIONS.
+typedef struct dm2_export_options {
+  size_t size;            ///< sizeof(dm2_export_options)
+  int32_t input;          ///< a ::dm2_export_input
+  int32_t half;           ///< not 0: weights and most of the computation in half precision
+  int32_t features;       ///< not 0: an output `features` [batch, length, dim], as dm2_features
+  int32_t patches;        ///< not 0: an output `patches` [batch, grid_height, grid_width, classes]
+  int32_t external_data;  ///< not 0: weights in a file of their own, PATH.data; from 1.75 GB on they always are
+  int32_t chunk;          ///< tokens of a scan's chunk; 0: what costs least
+  char const* const* class_names;  ///< one a class, for the file's metadata; NULL: the model's, where it has them
+} dm2_export_options;
+
+/// The defaults: `dm2_export_options options = DM2_EXPORT_OPTIONS;`
+#define DM2_EXPORT_OPTIONS \
+  { sizeof(dm2_export_options), 0, 0, 0, 0, 0, 0, NULL }
+
+/// Writes the model as an ONNX file (opset 17), whole or not at all: what `dm2 export` writes of the same weights, byte
+/// by byte. One that is there is replaced. The output is `logits` [batch, classes], and what the options ask for. No
+/// code of the model is needed, and no GPU computes.
+///
+///     dm2_export_options options = DM2_EXPORT_OPTIONS;
+///     options.input = DM2_EXPORT_BYTES;
+///     dm2_export_onnx(model, "model.onnx", &options);
+///
+/// `options` may be NULL for the defaults. #DM2_ARGUMENT for an option that makes no sense; #DM2_NUMBERS, naming the
+/// tensor, where a weight does not fit half precision; #DM2_FILE where the file cannot be written.
+DM2_API int dm2_export_onnx(dm2_model* model, char const* path, dm2_export_options const* options);
+
+/// Writes the model as a folder for model hubs, as `dm2 export --hub`: model.safetensors, onnx/model.onnx (of the
+/// options), README.md (a model card; one that is there is kept) and config.json, each whole or not at all. The folder
+/// is made where it is not there. Options and errors as dm2_export_onnx.
+DM2_API int dm2_export_hub(dm2_model* model, char const* folder, dm2_export_options const* options);
+
 /// The rule that moves the weights.
 enum dm2_optimizer {
   DM2_OPTIMIZER_LION = 0,  ///< the published recipe's

@@ -54,6 +54,8 @@ int explain() noexcept {
     return keep(DM2_CODE, e.what());
   } catch (run::compile_error const& e) {
     return keep(DM2_CODE, e.what());
+  } catch (std::range_error const& e) {
+    return keep(DM2_NUMBERS, e.what());
   } catch (std::invalid_argument const& e) {
     return keep(DM2_ARGUMENT, e.what());
   } catch (std::domain_error const& e) {

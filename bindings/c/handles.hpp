@@ -67,6 +67,8 @@ void on_device(bool gpu, F const& f) {
     throw;
   } catch (file_error const&) {
     throw;
+  } catch (std::range_error const&) {
+    throw;  // a weight that does not fit half precision
   } catch (std::runtime_error const& problem) {
     if (!gpu) throw;
     throw failure{DM2_DEVICE, problem.what()};

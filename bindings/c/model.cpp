@@ -8,7 +8,6 @@
 
 #include "dm2.h"
 #include "guard.hpp"
-#include "handles.hpp"
 #include "opened_model.hpp"
 
 #include <algorithm>
@@ -24,22 +23,6 @@
 namespace {
 
 using namespace dm2::c;
-
-/// Never destroyed: other threads may be in a call while the program ends.
-handle_table<dm2_model>& models() {
-  static auto* const table = new handle_table<dm2_model>{"dm2_model"};
-  return *table;
-}
-
-/// f(model) for an open handle, one call at a time.
-template <class F>
-int with(dm2_model* handle, F const& f) noexcept {
-  return guarded([&] {
-    auto const model = models().find(handle);
-    std::lock_guard const lock{model->mutex};
-    on_device(model->where.gpu(), [&] { f(*model); });
-  });
-}
 
 void require_rgb(dm2_model const& model) {
   if (model.configuration.channels != 3)
@@ -165,23 +148,23 @@ int dm2_open(char const* path, dm2_open_options const* options, dm2_model** mode
     require_pointer(path, "path");
     dm2_open_options const defaults = DM2_OPEN_OPTIONS;
     if (options != nullptr) require_struct(options, "dm2_open_options");
-    *model = models().open(open_model(path, options == nullptr ? defaults : *options));
+    *model = open_models().open(open_model(path, options == nullptr ? defaults : *options));
   });
 }
 
 int dm2_close(dm2_model* model) {
-  return guarded([&] { models().close(model); });
+  return guarded([&] { open_models().close(model); });
 }
 
 int dm2_describe(dm2_model* model, dm2_description* description) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     require_struct(description, "dm2_description");
     *description = description_of(m);
   });
 }
 
 int dm2_class_name(dm2_model* model, int32_t index, char const** name) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     require_pointer(name, "name");
     require_index("class name", index < 0 ? m.class_names.size() : std::size_t(index), m.class_names.size());
     *name = m.class_names[std::size_t(index)].c_str();
@@ -189,7 +172,7 @@ int dm2_class_name(dm2_model* model, int32_t index, char const** name) {
 }
 
 int dm2_tensor_at(dm2_model* model, size_t index, dm2_tensor* tensor) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     require_struct(tensor, "dm2_tensor");
     require_index("tensor", index, m.net->table().size());
     *tensor = tensor_of(m, index);
@@ -197,7 +180,7 @@ int dm2_tensor_at(dm2_model* model, size_t index, dm2_tensor* tensor) {
 }
 
 int dm2_notice(dm2_model* model, size_t index, char const** line) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     require_pointer(line, "line");
     require_index("notice", index, m.notices.size());
     *line = m.notices[index].c_str();
@@ -205,7 +188,7 @@ int dm2_notice(dm2_model* model, size_t index, char const** line) {
 }
 
 int dm2_classify_encoded(dm2_model* model, void const* bytes, size_t size, int32_t k, dm2_prediction* best) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     require_classes(m, k, best);
     classify(m, kept_of(m, bytes, size), k, best);
   });
@@ -213,14 +196,14 @@ int dm2_classify_encoded(dm2_model* model, void const* bytes, size_t size, int32
 
 int dm2_classify_pixels(dm2_model* model, uint8_t const* pixels, int32_t height, int32_t width, size_t stride,
                         int32_t k, dm2_prediction* best) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     require_classes(m, k, best);
     classify(m, kept_of(m, pixels, height, width, stride), k, best);
   });
 }
 
 int dm2_input_encoded(dm2_model* model, void const* bytes, size_t size, float* input, size_t count) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     require_input(m, input, count);
     dm2::normalise(kept_of(m, bytes, size), std::span{input, count});
   });
@@ -228,21 +211,21 @@ int dm2_input_encoded(dm2_model* model, void const* bytes, size_t size, float* i
 
 int dm2_input_pixels(dm2_model* model, uint8_t const* pixels, int32_t height, int32_t width, size_t stride,
                      float* input, size_t count) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     require_input(m, input, count);
     dm2::normalise(kept_of(m, pixels, height, width, stride), std::span{input, count});
   });
 }
 
 int dm2_forward(dm2_model* model, float const* pictures, size_t batch, float* logits, size_t count) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     auto const in = batch_of(m, pictures, batch);
     m.net->forward(in, buffer_of("logits", logits, count, batch, std::size_t(m.configuration.classes)));
   });
 }
 
 int dm2_features(dm2_model* model, float const* pictures, size_t batch, float* features, size_t count) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     auto const in = batch_of(m, pictures, batch);
     std::size_t const each = (m.patches() + 1) * std::size_t(m.configuration.dim);
     m.net->forward_features(in, buffer_of("features", features, count, batch, each));
@@ -251,7 +234,7 @@ int dm2_features(dm2_model* model, float const* pictures, size_t batch, float* f
 
 int dm2_patches(dm2_model* model, float const* pictures, size_t batch, float* cls, size_t cls_count, float* patches,
                 size_t patches_count) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     auto const in = batch_of(m, pictures, batch);
     std::size_t const classes = std::size_t(m.configuration.classes);
     auto const tokens = buffer_of("cls", cls, cls_count, batch, classes);
@@ -260,7 +243,7 @@ int dm2_patches(dm2_model* model, float const* pictures, size_t batch, float* cl
 }
 
 int dm2_save(dm2_model* model, char const* path) {
-  return with(model, [&](dm2_model& m) {
+  return with_model(model, [&](dm2_model& m) {
     require_pointer(path, "path");
     std::map<std::string, std::string> metadata;
     if (!m.class_names.empty()) metadata[dm2::class_names_key] = dm2::class_names_text(m.class_names);

@@ -8,10 +8,8 @@
 #include <dm2/io/finite.hpp>
 #include <dm2/model/model_table.hpp>
 #include <dm2/run/config_of_file.hpp>
+#include <dm2/run/hub_folder.hpp>
 #include <dm2/run/network_file.hpp>
-
-#include "guard.hpp"
-#include "handles.hpp"
 
 #include <algorithm>
 #include <iterator>
@@ -51,6 +49,12 @@ void require_finite_weights(config const& c, tensor_file const& file, std::vecto
 
 }  // namespace
 
+handle_table<dm2_model>& open_models() {
+  // never destroyed: other threads may be in a call while the program ends
+  static auto* const table = new handle_table<dm2_model>{"dm2_model"};
+  return *table;
+}
+
 std::vector<std::string> file_class_names(tensor_file const& file, std::size_t classes,
                                           std::vector<std::string>& notices) {
   try {
@@ -76,6 +80,7 @@ std::shared_ptr<dm2_model> open_model(char const* path, dm2_open_options const& 
   out->name = told.name;
   out->configuration_text = to_json(told.configuration).dump();
   out->averaged = file.averaged();
+  out->origin = weights_origin(file);
   out->notices.assign(file.notices().begin(), file.notices().end());
   std::move(told.notices.begin(), told.notices.end(), std::back_inserter(out->notices));
   require_finite_weights(out->configuration, file, out->notices);

@@ -17,12 +17,15 @@
 
 #include "code.hpp"
 #include "dm2.h"
+#include "guard.hpp"
+#include "handles.hpp"
 
 /// What a dm2_model handle is.
 struct dm2_model {
   std::mutex mutex;  ///< held by the call that is in it
   dm2::config configuration;
   std::string name, configuration_text;
+  std::string origin;  ///< of what the weights are, for a model card
   dm2::c::place where;
   bool averaged = false;
   std::vector<std::string> class_names, notices, tensor_names;
@@ -53,5 +56,18 @@ namespace dm2::c {
 /// notice.
 [[nodiscard]] std::vector<std::string> file_class_names(tensor_file const& file, std::size_t classes,
                                                         std::vector<std::string>& notices);
+
+/// The open handles.
+[[nodiscard]] handle_table<dm2_model>& open_models();
+
+/// f(model) for an open handle, one call at a time.
+template <class F>
+int with_model(dm2_model* handle, F const& f) noexcept {
+  return guarded([&] {
+    auto const model = open_models().find(handle);
+    std::lock_guard const lock{model->mutex};
+    on_device(model->where.gpu(), [&] { f(*model); });
+  });
+}
 
 }  // namespace dm2::c

@@ -174,20 +174,10 @@ model_training_options recipe_of(dm2_trainer_options const& o, config const& c) 
   return out;
 }
 
-/// The caller's class names as metadata. Throws failure for one that is NULL or no UTF-8.
+/// The caller's class names as metadata.
 std::map<std::string, std::string> metadata_of(dm2_trainer_options const& o, config const& c) {
   if (o.class_names == nullptr) return {};
-  std::vector<std::string> names;
-  names.reserve(std::size_t(c.classes));
-  for (int i = 0; i < c.classes; ++i) {
-    require_pointer(o.class_names[i], "class_names[...]");
-    names.emplace_back(o.class_names[i]);
-  }
-  try {
-    return {{class_names_key, class_names_text(names)}};
-  } catch (nlohmann::json::exception const&) {
-    throw failure{DM2_ARGUMENT, "class_names: one is not UTF-8"};
-  }
+  return {{class_names_key, class_names_text(given_class_names(o.class_names, c.classes))}};
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 """dm2 from Python through ctypes, without another package: classify.py LIBRARY MODEL PICTURE PROGRAM.
 
-Says the same five classes as the program does, with the same bits, and that what fails says why.
+Says the same five classes as the program does, with the same bits, exports the same files, and what fails says why.
 """
 
 import ctypes
@@ -8,10 +8,38 @@ import json
 import struct
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 
 class Prediction(ctypes.Structure):
     _fields_ = [("index", ctypes.c_int32), ("probability", ctypes.c_float)]
+
+
+class ExportOptions(ctypes.Structure):
+    _fields_ = [("size", ctypes.c_size_t)] + [
+        (name, ctypes.c_int32) for name in ("input", "half", "features", "patches", "external_data", "chunk")
+    ] + [("class_names", ctypes.POINTER(ctypes.c_char_p))]
+
+
+def check_export(dm2, handle, model, program):
+    """An ONNX file and a hub's folder are those that the program writes, byte by byte."""
+    options = ExportOptions(size=ctypes.sizeof(ExportOptions), input=2, features=1, external_data=1)
+    with tempfile.TemporaryDirectory() as name:
+        ours, theirs = Path(name) / "ours", Path(name) / "theirs"
+        for folder in (ours, theirs):
+            folder.mkdir()
+        status = dm2.dm2_export_onnx(handle, bytes(ours / "m.onnx"), ctypes.byref(options))
+        assert status == 0, dm2.dm2_last_error()
+        flags = ["--uint8", "--features", "--external-data"]
+        subprocess.run([program, "export", model, theirs / "m.onnx", *flags], check=True, capture_output=True)
+        assert dm2.dm2_export_hub(handle, bytes(ours / "hub"), None) == 0, dm2.dm2_last_error()
+        subprocess.run([program, "export", model, "--hub", theirs / "hub"], check=True, capture_output=True)
+        files = [{p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()} for f in (ours, theirs)]
+        assert len(files[0]) == 6 and files[0] == files[1], [list(one) for one in files]
+        wrong = ExportOptions(size=1)
+        assert dm2.dm2_export_onnx(handle, bytes(ours / "no.onnx"), ctypes.byref(wrong)) == 1
+        assert not (ours / "no.onnx").exists()
 
 
 def main(library, model, picture, program):
@@ -36,6 +64,7 @@ def main(library, model, picture, program):
 
     assert dm2.dm2_classify_encoded(handle, b"no picture", ctypes.c_size_t(10), 5, best) == 4
     assert b"picture" in dm2.dm2_last_error()
+    check_export(dm2, handle, model, program)
     assert dm2.dm2_close(handle) == 0
     assert dm2.dm2_close(handle) == 2, "a closed handle is found out"
     print("five classes, the program's bits:", [(p.index, p.probability) for p in best])

@@ -144,6 +144,8 @@ TEST_CASE("C errors: closed, foreign and null handles are found out") {
     check_refused(dm2_features(handle, numbers, 1, numbers, 1), DM2_HANDLE, words);
     check_refused(dm2_patches(handle, numbers, 1, numbers, 1, numbers, 1), DM2_HANDLE, words);
     check_refused(dm2_save(handle, "x"), DM2_HANDLE, words);
+    check_refused(dm2_export_onnx(handle, "x", nullptr), DM2_HANDLE, words);
+    check_refused(dm2_export_hub(handle, "x", nullptr), DM2_HANDLE, words);
     if (handle != nullptr) check_refused(dm2_close(handle), DM2_HANDLE, words);
   }
   CHECK(dm2_close(nullptr) == DM2_OK);
@@ -214,4 +216,57 @@ TEST_CASE("C errors: forward, features, patches and input name a buffer of anoth
   check_refused(dm2_input_encoded(model, bytes.data(), bytes.size(), nullptr, pixels), DM2_ARGUMENT, "input is NULL");
   CHECK(std::all_of(out.begin(), out.end(), [](float v) { return v == 3.0f; }));
   CHECK(std::all_of(other.begin(), other.end(), [](float v) { return v == 3.0f; }));
+}
+
+TEST_CASE("C errors: an export with options that make no sense, or to nowhere, is refused, and nothing is written") {
+  opened const model;
+  scratch_folder const folder;
+  std::string const path = folder / "m.onnx", hub = folder / "hub";
+  auto const refused = [&](dm2_export_options const& options, std::string_view words) {
+    check_refused(dm2_export_onnx(model, path.c_str(), &options), DM2_ARGUMENT, words);
+    check_refused(dm2_export_hub(model, hub.c_str(), &options), DM2_ARGUMENT, words);
+  };
+  check_refused(dm2_export_onnx(model, nullptr, nullptr), DM2_ARGUMENT, "path is NULL");
+  check_refused(dm2_export_hub(model, nullptr, nullptr), DM2_ARGUMENT, "folder is NULL");
+  for (std::size_t const size : {std::size_t{0}, sizeof(dm2_export_options) - 1, sizeof(dm2_export_options) + 8}) {
+    dm2_export_options options = DM2_EXPORT_OPTIONS;
+    options.size = size;
+    refused(options, "dm2_export_options.size is " + std::to_string(size));
+  }
+  dm2_export_options options = DM2_EXPORT_OPTIONS;
+  options.input = 3;
+  refused(options, "input is 3, expected 0 to 2");
+  options = DM2_EXPORT_OPTIONS;
+  options.chunk = -1;
+  refused(options, "chunk is -1");
+  for (auto const& [name, words] : {std::pair<char const*, char const*>{nullptr, "class_names[...] is NULL"},
+                                    std::pair<char const*, char const*>{"\xff", "not UTF-8"}}) {
+    std::vector<char const*> names(classes, "name");
+    names.back() = name;
+    options = DM2_EXPORT_OPTIONS;
+    options.class_names = names.data();
+    refused(options, words);
+  }
+  CHECK(std::filesystem::is_empty(folder.path()));
+  check_refused(dm2_export_onnx(model, "/nowhere/at/all.onnx", nullptr), DM2_FILE, "/nowhere/at/all.onnx");
+  check_refused(dm2_export_onnx(model, "", nullptr), DM2_FILE, "");
+  write_raw(folder / "file", "");
+  check_refused(dm2_export_hub(model, (folder / "file").c_str(), nullptr), DM2_FILE, "file");
+}
+
+TEST_CASE("C errors: a weight that half precision has not is refused with the tensor's name") {
+  scratch_folder const folder;
+  auto const net = micro_network();
+  auto const& e = *std::find_if(net->table().begin(), net->table().end(),
+                                [](parameter_entry const& t) { return t.name == "head.weight"; });
+  net->state()[e.offset + 3] = 1e6f;
+  run::save(*net, folder / "large.safetensors");
+  opened const model{folder / "large.safetensors"};
+  dm2_export_options options = DM2_EXPORT_OPTIONS;
+  options.half = 1;
+  std::string const path = folder / "m.onnx";
+  check_refused(dm2_export_onnx(model, path.c_str(), &options), DM2_NUMBERS, "head");
+  CHECK_FALSE(std::filesystem::exists(path));
+  options.half = 0;
+  CHECK(dm2_export_onnx(model, path.c_str(), &options) == DM2_OK);
 }

@@ -11,6 +11,7 @@ import dm2.torch  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "tests" / "reference"))
 import demansia2_ref as reference  # noqa: E402
+from exact_mixer import exact_mixer  # noqa: E402
 
 
 def scan_inputs(batch, length, heads, headdim, groups, d_state, dtype=torch.float64, seed=0):
@@ -77,38 +78,6 @@ def mixer_inputs(variant, batch=2, length=5, heads=4, headdim=8, groups=2, d_sta
     return zxbcdt, *sides, dict(headdim=headdim, d_state=d_state, groups=groups, variant=variant)
 
 
-def reference_mixer(zxbcdt, forward, backward, *, headdim, d_state, groups, variant):
-    """Both directions by the executable specification; an identity is its output projection."""
-    heads = forward.A_log.shape[0]
-    c = reference.Config(
-        dim=heads * headdim,
-        expand=1,
-        headdim=headdim,
-        d_state=d_state,
-        groups=groups,
-        d_conv=forward.conv.shape[-1],
-        variant=variant,
-    )
-    p = {}
-    for suffix, side in (("", forward), ("_b", backward)):
-        p |= {
-            f"m.conv1d{suffix}.weight": side.conv,
-            f"m.conv1d{suffix}.bias": side.conv_bias,
-            f"m.D{suffix}": side.D,
-            f"m.dt_bias{suffix}": side.dt_bias,
-            f"m.A_log{suffix}": side.A_log,
-            f"m.norm{suffix}.weight": side.norm,
-            f"m.out_proj{suffix}.weight": torch.eye(heads * headdim, dtype=zxbcdt.dtype),
-        }
-    first = reference.mamba2_direction(zxbcdt, p, "m", "", c)
-    if variant == "published":
-        # the channels are in reverse on the way in; what is left in reverse on the way out is told of in the docstring
-        second = reference.mamba2_direction(zxbcdt.flip(-1), p, "m", "_b", c).flip(-1)
-    else:
-        second = reference.mamba2_direction(zxbcdt.flip(1), p, "m", "_b", c).flip(1)
-    return torch.cat([first, second], -1)
-
-
 def flat(inputs):
     zxbcdt, forward, backward, sizes = inputs
 
@@ -128,7 +97,7 @@ def test_the_mixer_and_its_gradients_are_the_references(variant, length):
     zxbcdt, forward, backward, sizes = inputs
     got, want = (
         dm2.torch.mixer_core(zxbcdt, forward, backward, **sizes),
-        reference_mixer(zxbcdt, forward, backward, **sizes),
+        exact_mixer(zxbcdt, forward, backward, **sizes),
     )
     assert relative(got, want) < 1e-11
     cotangent = torch.randn(want.shape, generator=torch.Generator().manual_seed(1), dtype=want.dtype)

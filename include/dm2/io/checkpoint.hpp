@@ -109,6 +109,15 @@ inline std::string misfit_text(std::span<parameter_entry const> table, tensor_fi
   return text;
 }
 
+/// A file's tensors as a model's entries. Throws file_error where they are not, or where a tensor is not what its
+/// checksum is of.
+inline model_fit fit_sound_model(config const& c, std::span<parameter_entry const> table, tensor_file const& file) {
+  model_fit fit = fit_model(c, table, file);
+  if (!fit.differences.empty()) throw file_error{file.path(), misfit_text(table, file, fit.match, fit.differences)};
+  for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
+  return fit;
+}
+
 /// A table's entry as a tensor to write, under its name with `prefix` before it: a view of its part of `values`.
 template <class T>
 stored_tensor entry_tensor(std::string_view prefix, parameter_entry const& entry, std::span<T const> values) {
@@ -140,9 +149,7 @@ namespace detail {
 template <class T>
 std::vector<std::string> load_entries(config const& c, std::span<parameter_entry const> table, std::span<T> state,
                                       std::span<std::int64_t> counters, tensor_file const& file) {
-  model_fit fit = fit_model(c, table, file);
-  if (!fit.differences.empty()) throw file_error{file.path(), misfit_text(table, file, fit.match, fit.differences)};
-  for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
+  model_fit fit = fit_sound_model(c, table, file);
   for (std::size_t i = 0; i < table.size(); ++i) {
     parameter_entry const& entry = table[i];
     stored_tensor const& t = *fit.match.entries[i];

@@ -2,6 +2,7 @@
 /// The network behind the run-time interface, on a GPU.
 #pragma once
 
+#include <dm2/cuda/check.cuh>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/model.cuh>
 #include <dm2/cuda/picture_pipeline.cuh>
@@ -15,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 
 namespace dm2::run {
 
@@ -50,14 +52,25 @@ class gpu_classifier final : public classifier {
 
 /// A network in precision P on the current GPU. With patches, pictures are normalised on the host.
 template <config C, cuda::precision P>
-class gpu_network_of final : public network_of<C, cuda::context<P>> {
+class gpu_network_of final : public network_of<C, cuda::context<P>>, public device_network {
  public:
-  using network_of<C, cuda::context<P>>::network_of;
+  /// As network_of's constructor, on the current device.
+  explicit gpu_network_of(int batch, cuda::context<P> ctx) : network_of<C, cuda::context<P>>{batch, std::move(ctx)} {
+    cuda::check(cudaGetDevice(&device_), "device: current");
+  }
 
+  [[nodiscard]] device_network* on_device() override { return this; }
+  [[nodiscard]] int device() const override { return device_; }
+  void forward_device(float const* pictures, int batch, float* logits, void* stream) override {
+    this->net().forward_device(pictures, batch, logits, static_cast<cudaStream_t>(stream));
+  }
   [[nodiscard]] std::unique_ptr<classifier> make_classifier(int batch, bool patches) override {
     if (patches) return network_of<C, cuda::context<P>>::make_classifier(batch, patches);
     return std::make_unique<gpu_classifier<model<C, cuda::context<P>>>>(this->net(), batch);
   }
+
+ private:
+  int device_ = 0;
 };
 
 // Defined in gpu_training_of.cuh, which a unit of its own includes.

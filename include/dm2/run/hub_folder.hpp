@@ -3,15 +3,16 @@
 #pragma once
 
 #include <dm2/core/error.hpp>
+#include <dm2/core/parameters.hpp>
 #include <dm2/core/version.hpp>
 #include <dm2/data/transform.hpp>
 #include <dm2/io/atomic_file.hpp>
 #include <dm2/io/checkpoint.hpp>
-#include <dm2/io/checksums.hpp>
 #include <dm2/io/class_names.hpp>
 #include <dm2/io/config_json.hpp>
 #include <dm2/io/onnx/write_onnx.hpp>
 #include <dm2/io/safetensors_write.hpp>
+#include <dm2/io/tensor.hpp>
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/model/config.hpp>
 #include <dm2/model/model_table.hpp>
@@ -70,14 +71,8 @@ namespace detail {
   return out;
 }
 
-/// Of what the weights are, for the model card.
-[[nodiscard]] inline std::string provenance(tensor_file const& file) {
-  std::string text = "`" + file.path().filename().string() + "` (" + std::string{name_of(file.format())} + ")";
-  return text + (file.averaged() ? ", its averaged (EMA) weights" : "");
-}
-
 /// README.md, with what only the author knows left to fill in.
-[[nodiscard]] inline std::string hub_card(config const& c, tensor_file const& file, std::string const& title) {
+[[nodiscard]] inline std::string hub_card(config const& c, std::string const& origin, std::string const& title) {
   model_table const table{c};
   std::string const height = std::to_string(c.image.height), width = std::to_string(c.image.width);
   image_extent const resize = evaluation_resize(c.image);
@@ -102,7 +97,7 @@ namespace detail {
          resized + " (bilinear, antialiased), the centre " + height + " x " + width +
          ", normalised by the mean and deviation in `config.json`.\n\n"
          "## Provenance\n\nWritten by dm2 " +
-         version_text + " from " + provenance(file) +
+         version_text + " from " + origin +
          ".\n\n"
          "To fill in: who trained it, on which data, with which recipe, and its accuracy.\n\n"
          "## Licence\n\nTo fill in. The weights that the authors of DeMansia 2 publish state none: ask them before you "
@@ -121,7 +116,36 @@ inline void make_folder(std::filesystem::path const& folder) {
   if (problem) throw file_error{folder, "cannot be created: " + problem.message()};
 }
 
+/// As write_hub_folder, of tensors that are the model's, one for each entry.
+inline void write_matched_hub_folder(config const& c, std::span<parameter_entry const> table,
+                                     std::span<stored_tensor const* const> matched, std::string const& origin,
+                                     onnx_options const& o, std::filesystem::path const& folder) {
+  make_folder(folder / "onnx");
+  write_matched_onnx(c, table, matched, o, folder / "onnx" / "model.onnx");
+  std::vector<stored_tensor> tensors;
+  tensors.reserve(table.size());
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    tensors.push_back(*matched[i]);
+    tensors.back().name = table[i].name;
+  }
+  std::map<std::string, std::string> metadata{{"config", to_json(c).dump()}, {"format", "pt"}};
+  if (!o.class_names.empty()) metadata[class_names_key] = class_names_text(o.class_names);
+  write_safetensors(folder / "model.safetensors", tensors, metadata);
+  std::error_code ignored;
+  if (std::filesystem::path const card = folder / "README.md"; !std::filesystem::exists(card, ignored)) {
+    std::string const title = std::filesystem::weakly_canonical(folder, ignored).filename().string();
+    write_text(card, hub_card(c, origin, title.empty() ? "DeMansia 2" : title));
+  }
+  write_text(folder / "config.json", hub_config(c, o).dump(2) + "\n");
+}
+
 }  // namespace detail
+
+/// Of what a file's weights are, as a model card says it: "`tiny.ckpt` (Lightning), its averaged (EMA) weights".
+[[nodiscard]] inline std::string weights_origin(tensor_file const& file) {
+  std::string text = "`" + file.path().filename().string() + "` (" + std::string{name_of(file.format())} + ")";
+  return text + (file.averaged() ? ", its averaged (EMA) weights" : "");
+}
 
 /// Writes a model as model hubs keep them: model.safetensors (the table's entries as they are stored, the configuration
 /// and class names in its metadata), onnx/model.onnx (write_onnx with the options), README.md (a model card, with
@@ -139,26 +163,19 @@ inline std::vector<std::string> write_hub_folder(config const& c, tensor_file co
                                                  std::filesystem::path const& folder) {
   model_table const table{c};
   detail::require_onnx_options(c, o);
-  detail::model_fit const fit = detail::fit_model(c, table.entries(), file);
-  if (!fit.differences.empty())
-    throw file_error{file.path(), detail::misfit_text(table.entries(), file, fit.match, fit.differences)};
-  detail::make_folder(folder / "onnx");
-  std::vector<std::string> notices = write_onnx(c, file, o, folder / "onnx" / "model.onnx");
-  std::vector<stored_tensor> tensors;
-  for (std::size_t i = 0; i < table.entries().size(); ++i) {
-    tensors.push_back(*fit.match.entries[i]);
-    tensors.back().name = table.entries()[i].name;
-  }
-  std::map<std::string, std::string> metadata{{"config", to_json(c).dump()}, {"format", "pt"}};
-  if (!o.class_names.empty()) metadata[class_names_key] = class_names_text(o.class_names);
-  write_safetensors(folder / "model.safetensors", tensors, metadata);
-  std::error_code ignored;
-  if (std::filesystem::path const card = folder / "README.md"; !std::filesystem::exists(card, ignored)) {
-    std::string const title = std::filesystem::weakly_canonical(folder, ignored).filename().string();
-    detail::write_text(card, detail::hub_card(c, file, title.empty() ? "DeMansia 2" : title));
-  }
-  detail::write_text(folder / "config.json", detail::hub_config(c, o).dump(2) + "\n");
-  return notices;
+  detail::model_fit fit = detail::fit_sound_model(c, table.entries(), file);
+  detail::write_matched_hub_folder(c, table.entries(), fit.match.entries, weights_origin(file), o, folder);
+  return std::move(fit.notices);
+}
+
+/// The same of tensors as write_onnx takes them. `origin`: of what the weights are, for the model card, as
+/// weights_origin says it of a file.
+inline void write_hub_folder(config const& c, std::span<stored_tensor const> tensors, std::string const& origin,
+                             onnx_options const& o, std::filesystem::path const& folder) {
+  model_table const table{c};
+  detail::require_onnx_options(c, o);
+  auto const matched = detail::match_tensors(table.entries(), tensors, "write_hub_folder");
+  detail::write_matched_hub_folder(c, table.entries(), matched, origin, o, folder);
 }
 
 }  // namespace dm2

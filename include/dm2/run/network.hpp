@@ -13,6 +13,19 @@
 
 namespace dm2::run {
 
+/// A network whose pictures and logits are in the memory of its GPU.
+class device_network {
+ public:
+  virtual ~device_network() = default;
+
+  /// The CUDA device that it is on; the one of the thread that calls forward_device.
+  [[nodiscard]] virtual int device() const = 0;
+  /// Logits of normalised pictures, without a copy: shapes, what is written and errors as of
+  /// dm2::model<C, cuda::context<P>>::forward_device. `stream` is a cudaStream_t; the call returns before its work is
+  /// done.
+  virtual void forward_device(float const* pictures, int batch, float* logits, void* stream) = 0;
+};
+
 /// A network for inference, on the device of its code: what dm2::model is, behind one interface. Its numbers are those
 /// of the model<C, Context> that it holds, to the last bit.
 ///
@@ -37,6 +50,9 @@ class network {
   virtual void forward_features(std::span<float const> pictures, std::span<float> features) = 0;
   /// As dm2::model::forward_patches.
   virtual void forward_patches(std::span<float const> pictures, std::span<float> cls, std::span<float> patches) = 0;
+
+  /// The same network for what is on its GPU already; null on the CPU.
+  [[nodiscard]] virtual device_network* on_device() { return nullptr; }
 
   /// What computes batches of up to `batch` pictures of bytes with this network, whose weights are there and stay; it
   /// outlives the classifier. `patches`: results have the patches' logits too.

@@ -4,7 +4,6 @@
 
 #include <dm2/core/error.hpp>
 #include <dm2/io/checkpoint.hpp>
-#include <dm2/io/checksums.hpp>
 #include <dm2/io/class_names.hpp>
 #include <dm2/io/config_json.hpp>
 #include <dm2/io/model_match.hpp>
@@ -64,6 +63,24 @@ inline void require_onnx_options(config const& c, onnx_options const& o) {
   return out;
 }
 
+/// The tensors that are a model's entries, one for each. Throws std::invalid_argument, which names the caller, where
+/// they are not: which are missing, and whose sizes differ, with both sizes.
+[[nodiscard]] inline std::vector<stored_tensor const*> match_tensors(std::span<parameter_entry const> table,
+                                                                     std::span<stored_tensor const> tensors,
+                                                                     char const* caller) {
+  model_match match = model_matcher{table, tensors}();
+  std::vector<std::string> differences;
+  for (std::string const& line : match.twice) differences.push_back("twice: " + line);
+  compare_entries(table, match, differences);
+  std::string text;
+  for (std::size_t i = 0; i < differences.size() && i < 8; ++i) text += "\n  " + differences[i];
+  if (!differences.empty())
+    throw std::invalid_argument{std::string{caller} + ": the tensors are not the model's (" +
+                                std::to_string(differences.size()) +
+                                (differences.size() == 1 ? " difference)" : " differences)") + text};
+  return std::move(match.entries);
+}
+
 /// As write_onnx, of tensors that are the model's, one for each entry.
 inline void write_matched_onnx(config const& c, std::span<parameter_entry const> table,
                                std::span<stored_tensor const* const> tensors, onnx_options const& o,
@@ -96,16 +113,8 @@ inline void write_onnx(config const& c, std::span<stored_tensor const> tensors, 
                        std::filesystem::path const& path) {
   model_table const table{c};
   detail::require_onnx_options(c, o);
-  detail::model_match const match = detail::model_matcher{table.entries(), tensors}();
-  std::vector<std::string> differences;
-  for (std::string const& line : match.twice) differences.push_back("twice: " + line);
-  detail::compare_entries(table.entries(), match, differences);
-  std::string text;
-  for (std::size_t i = 0; i < differences.size() && i < 8; ++i) text += "\n  " + differences[i];
-  if (!differences.empty())
-    throw std::invalid_argument{"write_onnx: the tensors are not the model's (" + std::to_string(differences.size()) +
-                                (differences.size() == 1 ? " difference)" : " differences)") + text};
-  detail::write_matched_onnx(c, table.entries(), match.entries, o, path);
+  detail::write_matched_onnx(c, table.entries(), detail::match_tensors(table.entries(), tensors, "write_onnx"), o,
+                             path);
 }
 
 /// The same from an opened file of any format that tensor_file knows. Returns notices, a line each, as load does:
@@ -117,10 +126,7 @@ inline std::vector<std::string> write_onnx(config const& c, tensor_file const& f
                                            std::filesystem::path const& path) {
   model_table const table{c};
   detail::require_onnx_options(c, o);
-  detail::model_fit fit = detail::fit_model(c, table.entries(), file);
-  if (!fit.differences.empty())
-    throw file_error{file.path(), detail::misfit_text(table.entries(), file, fit.match, fit.differences)};
-  for (stored_tensor const* const t : fit.match.entries) require_checksum(*t, file.path());
+  detail::model_fit fit = detail::fit_sound_model(c, table.entries(), file);
   detail::write_matched_onnx(c, table.entries(), fit.match.entries, o, path);
   return std::move(fit.notices);
 }
