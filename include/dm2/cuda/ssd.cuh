@@ -3,10 +3,11 @@
 ///
 /// Dao & Gu 2024, arXiv 2405.21060. Alone or inside a model; this header is all that a caller needs.
 ///
-/// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Three ways to the same numbers:
+/// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Four ways to the same numbers:
 ///  - quadratic (ssd/quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
 ///  - chunked (ssd/chunked.cuh): any length, in chunks of 64 tokens with the state carried between them;
-///  - the recurrence (ssd/general.cuh): float, and sizes that the tensor cores' tiles do not divide.
+///  - in tiles of float or TF32 (ssd/tiled.cuh): float up to 800 tokens, as a masked product;
+///  - the recurrence (ssd/general.cuh): longer ones of float, and sizes that no tile divides.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -18,9 +19,11 @@
 #include <dm2/cuda/ssd/chunked.cuh>
 #include <dm2/cuda/ssd/general.cuh>
 #include <dm2/cuda/ssd/quadratic.cuh>
+#include <dm2/cuda/ssd/tiled.cuh>
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -38,7 +41,7 @@ template <mixer_shape M, class T>
 inline constexpr bool on_tensor_cores = is_half<T>&& M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
 /// What one call does, decided before its memory is taken.
-enum class chosen_form : unsigned char { recurrence, quadratic, chunked, chunked_pairs };
+enum class chosen_form : unsigned char { recurrence, tiled, quadratic, chunked, chunked_pairs };
 
 /// `aligned`: every pointer is at a multiple of 16 bytes.
 template <mixer_shape M, class T>
@@ -52,6 +55,8 @@ chosen_form choose_form(int length, bool aligned, scan_form form, device_propert
       return chosen_form::quadratic;
     if (one::unit::count > 1 && two::bytes <= device.shared_per_block) return chosen_form::chunked_pairs;
     if (one::bytes <= device.shared_per_block) return chosen_form::chunked;
+  } else if constexpr (std::is_same_v<T, float>) {
+    if (aligned && tiled_fits<M>(length)) return chosen_form::tiled;
   }
   return chosen_form::recurrence;
 }
@@ -73,6 +78,39 @@ bool aligned_for_vectors(P const*... p) {
   return ((reinterpret_cast<std::uintptr_t>(p) % 16 == 0) && ...);
 }
 
+/// What the kernels take of a caller's operands.
+template <mixer_shape M, class T>
+arguments<T> kernel_arguments(ssd_input<M, T> const& in, rows<T, M.d_inner(), space::device> y) {
+  return {.x = in.x.data,
+          .b = in.b.data,
+          .c = in.c.data,
+          .dt = in.dt.data,
+          .a = in.a.data,
+          .d = in.d.data,
+          .y = y.data,
+          .length = in.length};
+}
+
+/// What the composed mixer's scan has beside its operands: in tiles where it is float and they fit.
+template <mixer_shape M, class T>
+struct composed_scratch {
+  std::optional<tiled_scratch<M>> tiles;
+
+  composed_scratch(arena& a, int sequences, int length) {
+    if constexpr (std::is_same_v<T, float> && tiled_traits<M>::possible)
+      if (tiled_fits<M>(length)) tiles.emplace(a, sequences, length);
+  }
+};
+
+/// ssd's scan for the composed mixer, of any shape. The operands lie at multiples of 16 bytes.
+template <mixer_shape M, class T, precision P>
+void scan_composed(context<P>& ctx, ssd_input<M, T> const& in, rows<T, M.d_inner(), space::device> y,
+                   composed_scratch<M, T> const& scratch) {
+  if constexpr (std::is_same_v<T, float> && tiled_traits<M>::possible)
+    if (scratch.tiles) return scan_tiled<M>(ctx, kernel_arguments<M>(in, y), in.sequences(), *scratch.tiles);
+  scan_general(ctx, in, y);
+}
+
 }  // namespace detail::ssd
 
 /// y = scan(x, dt, A, B, C) + D x for each sequence; head h reads group h / (H / G).
@@ -80,10 +118,11 @@ bool aligned_for_vectors(P const*... p) {
 /// Shapes   ssd_input; y [B L, H P]. Any L >= 1; P at most 128, N at most 256.
 /// Writes   y (=). y overlaps no input. The same input on the same device gives the same bits.
 /// Forms    automatic: quadratic where L <= 256 and a block's shared memory holds the scores, else chunked. quadratic:
-///          the same. chunked: chunked. T = float, P or N not a multiple of 16, and pointers that are not at a
-///          multiple of 16 bytes take the recurrence whatever the form.
-/// Scratch  None, but for chunked scans of so few sequences that they are cut into runs: at most 18 MB on 132
-///          multiprocessors.
+///          the same. chunked: chunked. Whatever the form, T = float is in tiles up to 800 tokens where 4 divides P and
+///          N, TF32's where the context has that precision; else, with P or N not a multiple of 16, and with pointers
+///          that are not at a multiple of 16 bytes the scan is the recurrence.
+/// Scratch  None, but for chunked scans of so few sequences that they are cut into runs, at most 18 MB on 132
+///          multiprocessors, and for tiles of float: scores of L x L a sequence and group, 64 MB or one sequence's.
 /// Throws   shape_error if the operands disagree; nothing is written then.
 /// Source   Dao & Gu 2024, section 6 (arXiv 2405.21060).
 template <mixer_shape M, class T, precision P>
@@ -94,14 +133,7 @@ void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
   static_assert(M.heads % M.groups == 0, "dm2::cuda::ssd: groups must divide heads");
   int const count = in.sequences();
   require_extent("ssd.y rows", y.count, in.x.count);
-  detail::ssd::arguments<T> const p{.x = in.x.data,
-                                    .b = in.b.data,
-                                    .c = in.c.data,
-                                    .dt = in.dt.data,
-                                    .a = in.a.data,
-                                    .d = in.d.data,
-                                    .y = y.data,
-                                    .length = in.length};
+  auto const p = detail::ssd::kernel_arguments<M>(in, y);
   bool const aligned = detail::ssd::aligned_for_vectors(p.x, p.b, p.c, p.y);
   auto const way = detail::ssd::choose_form<M, T>(in.length, aligned, form, ctx.device());
   if constexpr (detail::ssd::on_tensor_cores<M, T>) {
@@ -111,6 +143,8 @@ void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
     if (!ctx.reserve(0) || count == 0) return;
     if (way == detail::ssd::chosen_form::quadratic)
       return detail::ssd::launch_quadratic<detail::ssd::quadratic_traits<sizes>>(p, count, ctx.device(), ctx.stream());
+  } else if constexpr (std::is_same_v<T, float> && detail::ssd::tiled_traits<M>::possible) {
+    if (way == detail::ssd::chosen_form::tiled) return detail::ssd::scan_tiled<M>(ctx, p, count);
   }
   detail::ssd::scan_general(ctx, in, y);
 }

@@ -39,8 +39,8 @@ __device__ inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-/// c += a b of TF32, m16n8k8: a[0]: (g, t)  a[1]: (g + 8, t)  a[2]: (g, t + 4)  a[3]: (g + 8, t + 4); b0: row t of column
-/// g, b1: row t + 4; c as above. Operands are floats' bits, rounded.
+/// c += a b of TF32, m16n8k8: a[0]: (g, t)  a[1]: (g + 8, t)  a[2]: (g, t + 4)  a[3]: (g + 8, t + 4); b0: row t of
+/// column g, b1: row t + 4; c as above. Operands are floats' bits, rounded.
 __device__ inline void mma_tf32(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   asm volatile(
       "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
