@@ -61,16 +61,30 @@ chosen_form choose_form(int length, bool aligned, scan_form form, device_propert
   return chosen_form::recurrence;
 }
 
-/// The chunked form with `Teams` units a block.
+/// Bytes of scratch of the chunked form with `Teams` units a block.
+template <int Teams, mixer_shape M, class T>
+std::size_t chunked_bytes(int length, int sequences, device_properties const& device) {
+  using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
+  arena ruler;
+  static_cast<void>(take_runs<traits>(ruler, chunked_plan::make<traits>(length, sequences, device), sequences));
+  return ruler.peak();
+}
+
+/// The chunked form with its scratch from `memory`.
+template <int Teams, mixer_shape M, class T>
+void launch_chunked_from(arena& memory, device_properties const& device, cudaStream_t stream, arguments<T> const& p,
+                         int sequences) {
+  using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
+  auto const plan = chunked_plan::make<traits>(p.length, sequences, device);
+  arena_scope const scope{memory};
+  launch_chunked<traits>(p, take_runs<traits>(memory, plan, sequences), plan, sequences, stream);
+}
+
+/// The same with scratch of the context's.
 template <int Teams, mixer_shape M, class T, precision P>
 void run_chunked(context<P>& ctx, arguments<T> const& p, int sequences) {
-  using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
-  auto const plan = chunked_plan::make<traits>(p.length, sequences, ctx.device());
-  arena ruler;
-  static_cast<void>(take_runs<traits>(ruler, plan, sequences));
-  if (!ctx.reserve(ruler.peak()) || sequences == 0) return;
-  arena_scope const scope{ctx.shared()};
-  launch_chunked<traits>(p, take_runs<traits>(ctx.shared(), plan, sequences), plan, sequences, ctx.stream());
+  if (!ctx.reserve(chunked_bytes<Teams, M, T>(p.length, sequences, ctx.device())) || sequences == 0) return;
+  launch_chunked_from<Teams, M>(ctx.shared(), ctx.device(), ctx.stream(), p, sequences);
 }
 
 template <class... P>
@@ -91,23 +105,45 @@ arguments<T> kernel_arguments(ssd_input<M, T> const& in, rows<T, M.d_inner(), sp
           .length = in.length};
 }
 
-/// What the composed mixer's scan has beside its operands: in tiles where it is float and they fit.
-template <mixer_shape M, class T>
+/// How the composed mixer's scan runs, and its scratch: in ssd's automatic form, its operands at multiples of 16 bytes.
+/// Whole: a mixer of these sizes has kernels that do all of it, and those of the scan alone in 16 bits are not built.
+template <mixer_shape M, class T, bool Whole>
 struct composed_scratch {
-  std::optional<tiled_scratch<M>> tiles;
+  /// Sizes that ssd refuses take the recurrence.
+  static constexpr bool limited = M.headdim <= 128 && M.d_state <= 256 && !Whole;
+  chosen_form form = chosen_form::recurrence;
+  std::optional<tiled_scratch<M>> tiles;  ///< where it is in tiles of float
+  std::size_t bytes = 0;
+  std::byte* runs = nullptr;  ///< where it is in chunks
 
-  composed_scratch(arena& a, int sequences, int length) {
-    if constexpr (std::is_same_v<T, float> && tiled_traits<M>::possible)
-      if (tiled_fits<M>(length)) tiles.emplace(a, sequences, length);
+  composed_scratch(arena& a, device_properties const& device, int sequences, int length) {
+    if constexpr (limited) form = choose_form<M, T>(length, true, scan_form::automatic, device);
+    if (form == chosen_form::tiled) tiles.emplace(a, sequences, length);
+    if constexpr (limited && on_tensor_cores<M, T>) {
+      if (form == chosen_form::chunked) bytes = chunked_bytes<1, M, T>(length, sequences, device);
+      if (form == chosen_form::chunked_pairs) bytes = chunked_bytes<2, M, T>(length, sequences, device);
+      runs = a.template take<std::byte>(bytes);
+    }
   }
 };
 
-/// ssd's scan for the composed mixer, of any shape. The operands lie at multiples of 16 bytes.
-template <mixer_shape M, class T, precision P>
+/// The composed mixer's scan, of any shape.
+template <mixer_shape M, class T, precision P, bool Whole>
 void scan_composed(context<P>& ctx, ssd_input<M, T> const& in, rows<T, M.d_inner(), space::device> y,
-                   composed_scratch<M, T> const& scratch) {
+                   composed_scratch<M, T, Whole> const& scratch) {
+  using way = chosen_form;
+  [[maybe_unused]] auto const p = kernel_arguments<M>(in, y);
+  [[maybe_unused]] int const count = in.sequences();
   if constexpr (std::is_same_v<T, float> && tiled_traits<M>::possible)
-    if (scratch.tiles) return scan_tiled<M>(ctx, kernel_arguments<M>(in, y), in.sequences(), *scratch.tiles);
+    if (scratch.form == way::tiled) return scan_tiled<M>(ctx, p, count, *scratch.tiles);
+  if constexpr (composed_scratch<M, T, Whole>::limited && on_tensor_cores<M, T>) {
+    arena memory{scratch.runs, scratch.bytes};
+    if (scratch.form == way::chunked) return launch_chunked_from<1, M>(memory, ctx.device(), ctx.stream(), p, count);
+    if (scratch.form == way::chunked_pairs)
+      return launch_chunked_from<2, M>(memory, ctx.device(), ctx.stream(), p, count);
+    if (scratch.form == way::quadratic)
+      return launch_quadratic<quadratic_traits<ssd_sizes<M, T>>>(p, count, ctx.device(), ctx.stream());
+  }
   scan_general(ctx, in, y);
 }
 
