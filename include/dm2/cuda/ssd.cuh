@@ -21,6 +21,7 @@
 #include <dm2/cuda/ssd/quadratic.cuh>
 #include <dm2/cuda/ssd/tiled.cuh>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -68,6 +69,15 @@ std::size_t chunked_bytes(int length, int sequences, device_properties const& de
   arena ruler;
   static_cast<void>(take_runs<traits>(ruler, chunked_plan::make<traits>(length, sequences, device), sequences));
   return ruler.peak();
+}
+
+/// The most of that for any number of sequences up to `sequences`: few are cut into runs, many are not.
+template <int Teams, mixer_shape M, class T>
+std::size_t most_chunked_bytes(int length, int sequences, device_properties const& device) {
+  std::size_t most = 0;
+  for (int n = 1; n <= std::min(sequences, 2 * device.multiprocessors); ++n)
+    most = std::max(most, chunked_bytes<Teams, M, T>(length, n, device));
+  return most;
 }
 
 /// The chunked form with its scratch from `memory`.
@@ -120,8 +130,8 @@ struct composed_scratch {
     if constexpr (limited) form = choose_form<M, T>(length, true, scan_form::automatic, device);
     if (form == chosen_form::tiled) tiles.emplace(a, sequences, length);
     if constexpr (limited && on_tensor_cores<M, T>) {
-      if (form == chosen_form::chunked) bytes = chunked_bytes<1, M, T>(length, sequences, device);
-      if (form == chosen_form::chunked_pairs) bytes = chunked_bytes<2, M, T>(length, sequences, device);
+      if (form == chosen_form::chunked) bytes = most_chunked_bytes<1, M, T>(length, sequences, device);
+      if (form == chosen_form::chunked_pairs) bytes = most_chunked_bytes<2, M, T>(length, sequences, device);
       runs = a.template take<std::byte>(bytes);
     }
   }

@@ -1,5 +1,5 @@
 /// @file
-/// The scan as a masked product of float matrices, in float or in TF32.
+/// The scan as a masked product in float or TF32.
 ///
 /// Three kernels. Decays of all tokens and heads; scores B C^T once a group, in tiles on and above the diagonal; then a
 /// warp makes y of 32 tokens and one head, or a slice of it: 16 earlier tokens at a time it weights the scores in its

@@ -1,7 +1,7 @@
 /// @file
-/// A warp's sums of weighted scores times x, in float or in TF32.
+/// A warp's sums of weighted scores times x.
 ///
-/// 32 tokens by a unit's columns. `each` gives neighbouring columns together.
+/// 32 tokens by a unit's columns, in float or in TF32. `each` gives neighbouring columns together.
 #pragma once
 
 #include <dm2/core/compiler.hpp>
