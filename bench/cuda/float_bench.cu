@@ -54,10 +54,10 @@ struct three_forms {
   }
 };
 
-/// Tiny's stem, one product of 128 pictures after the other.
+/// The stem's products of 128 pictures, one after the other.
+template <config C>
 class stem_products {
-  static constexpr stem_shape S = sizes<tiny>::stem;
-  using G = cuda::detail::stem::geometry<S>;
+  using G = cuda::detail::stem::geometry<sizes<C>::stem>;
   static constexpr int pictures = 128, pixels = pictures * G::plane_pixels, patches = pictures * G::tokens;
   static constexpr std::size_t plane = std::size_t(pixels) * G::hidden;
 
@@ -67,19 +67,19 @@ class stem_products {
     constexpr float mean[3]{0.485f, 0.456f, 0.406f}, deviation[3]{0.229f, 0.224f, 0.225f};
     auto const reader = cuda::detail::reader_of<G>(cuda::byte_pictures<3>::normalised(bytes_.data(), mean, deviation));
     using reader_type = std::remove_const_t<decltype(reader)>;
-    row<49, S.channels, G::hidden>("7 x 7, stride 2", pixels, room::picture_source<G, float, reader_type>{reader},
-                                   room::picture_rows<G, reader_type>{reader, pixels}, [&](float* to) {
-                                     return room::plane_sink<G, false, float>{bias_.data(), to};
-                                   });
+    row<49, G::channels, G::hidden>("7 x 7, stride 2", pixels, room::picture_source<G, float, reader_type>{reader},
+                                    room::picture_rows<G, reader_type>{reader, pixels}, [&](float* to) {
+                                      return room::plane_sink<G, false, float>{bias_.data(), to};
+                                    });
     row<9, G::hidden, G::hidden>("3 x 3", pixels, room::plane_source<G, float>{in_.data()},
                                  room::plane_rows<G>{in_.data(), pixels}, [&](float* to) {
                                    return room::plane_sink<G, false, float>{bias_.data(), to};
                                  });
-    row<G::side * G::side, G::hidden, S.dim>("projection", patches, room::patch_source<G, float>{in_.data()},
-                                             cuda::detail::float_rows{in_.data(), G::depth, patches, G::depth},
-                                             [&](float* to) {
-                                               return room::grid_sink<S.dim>{bias_.data(), to};
-                                             });
+    row<G::side * G::side, G::hidden, G::dim>("projection", patches, room::patch_source<G, float>{in_.data()},
+                                              cuda::detail::float_rows{in_.data(), G::depth, patches, G::depth},
+                                              [&](float* to) {
+                                                return room::grid_sink<G::dim>{bias_.data(), to};
+                                              });
   }
 
  private:
@@ -111,13 +111,14 @@ class stem_products {
   }
 
   cuda::stream s_;
-  random_array<std::uint8_t> bytes_{std::size_t(pictures) * sizes<tiny>::pixels};
+  random_array<std::uint8_t> bytes_{std::size_t(pictures) * sizes<C>::pixels};
   random_array<float> in_{plane}, out_{plane}, want_{plane}, bias_{1024};
 };
 
-/// One direction's scan of Tiny's or Small's shape.
-template <mixer_shape M>
+/// One direction's scan.
+template <config C>
 void scan(char const* name, int batch, int length) {
+  constexpr mixer_shape M = sizes<C>::mixer;
   std::size_t const n = std::size_t(batch) * std::size_t(length);
   constexpr std::size_t inner = M.d_inner(), states = std::size_t(M.groups) * M.d_state;
   random_array<float> const x{n * inner}, b{n * states, 0.1f}, c{n * states, 0.1f}, dt{n * M.heads, 0.002f, 0.01f};
@@ -170,11 +171,11 @@ int main() {
         "\n| product | GFLOP | plain us | tiles us | TF32 us | plain TFLOP/s | tiles | TF32 | tiles apart | TF32 apart "
         "|\n"
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n");
-    stem_products{}.run();
-    scan<sizes<tiny>::mixer>("Tiny", 256, 197);
-    scan<sizes<tiny>::mixer>("Tiny", 87, 577);
-    scan<sizes<tiny>::mixer>("Tiny", 64, 785);
-    scan<sizes<published_small>::mixer>("Small", 256, 197);
+    stem_products<tiny>{}.run();
+    scan<tiny>("Tiny", 256, 197);
+    scan<tiny>("Tiny", 87, 577);
+    scan<tiny>("Tiny", 64, 785);
+    scan<published_small>("Small", 256, 197);
     network<tiny, fp32>("Tiny 224, fp32", 256);
     network<tiny, tf32>("Tiny 224, TF32", 256);
   } catch (std::exception const& e) {
