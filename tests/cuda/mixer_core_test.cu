@@ -13,7 +13,7 @@ namespace {
 template <cuda::precision P, mixer_shape M>
 struct variant {
   using T = cuda::element<P>;
-  static constexpr double tolerance = P == cuda::precision::bf16 ? 1.5e-2 : P == cuda::precision::fp16 ? 2e-3 : 2e-5;
+  static constexpr double tolerance = P == cuda::precision::bf16 ? 1.5e-2 : P == cuda::precision::fp32 ? 2e-5 : 2e-3;
 
   static void check_length(int sequences, int length) {
     CAPTURE(length);
@@ -31,9 +31,13 @@ struct variant {
   }
 };
 
+constexpr mixer_shape six_heads{.heads = 6, .headdim = 64, .d_state = 64, .groups = 2, .d_conv = 4};
+constexpr mixer_shape wide_state{.heads = 4, .headdim = 16, .d_state = 256, .groups = 1, .d_conv = 5};
+
 constexpr auto bf16 = cuda::precision::bf16;
 constexpr auto fp16 = cuda::precision::fp16;
 constexpr auto fp32 = cuda::precision::fp32;
+constexpr auto tf32 = cuda::precision::tf32;
 
 }  // namespace
 
@@ -45,8 +49,13 @@ TEST_CASE_TEMPLATE("cuda mixer_core: equals the CPU's in double at every length"
 
 TEST_CASE_TEMPLATE("cuda mixer_core: float and odd sizes take the composed form", V, variant<fp32, tiny_mixer>,
                    variant<fp32, published_mixer>, variant<bf16, published_mixer>, variant<fp32, plain_mixer>,
-                   variant<fp32, bidirectional_mixer>) {
+                   variant<fp32, bidirectional_mixer>, variant<tf32, tiny_mixer>, variant<fp32, four_heads>) {
   for (int const length : {1, 17, 65, 197, 785}) V::check_length(1, length);
+}
+
+TEST_CASE_TEMPLATE("cuda mixer_core: composed sizes whose scan is on tensor cores equal the CPU's in double", V,
+                   variant<bf16, six_heads>, variant<fp16, wide_state>) {
+  for (int const length : {1, 65, 197, 257}) V::check_length(1, length);
 }
 
 TEST_CASE("cuda mixer_core: many sequences give what one gives") {

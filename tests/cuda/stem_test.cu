@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include "cuda/stem/device_case.cuh"
+#include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 
 #include <cmath>
@@ -23,15 +24,15 @@ constexpr stem_shape broad{.height = 16, .width = 40, .channels = 1, .hidden = 9
 constexpr stem_shape tiny{.height = 224, .width = 224, .channels = 3, .hidden = 64, .patch = 16, .dim = 192};
 
 /// Four products, each with rounded operands, behind one another.
-template <class T>
-constexpr double tolerance = 2 * rounding_tolerance<T>;
+template <class F>
+constexpr double tolerance = 2 * product_tolerance<F::number_precision>;
 
 template <class F>
 void check_forms(F& f) {
   f.prepare();
   f.host.evaluate();
   auto const planar = f.forward(static_cast<float const*>(f.planar.data()));
-  CHECK(relative_error(planar, f.host.grid) < tolerance<typename F::T>);
+  CHECK(relative_error(planar, f.host.grid) < tolerance<F>);
   f.poison_scratch();
   CHECK(f.forward(f.pictures_in_bytes()) == planar);  // the same numbers once they are rounded
   CHECK(f.grid.margins_untouched());
@@ -62,10 +63,11 @@ void make_integers(F& f) {
 
 }  // namespace
 
-#define DM2_STEMS                                                                                                \
-  device_stem<small, precision::bf16>, device_stem<small, precision::fp16>, device_stem<small, precision::fp32>, \
-      device_stem<quick, precision::bf16>, device_stem<odd, precision::bf16>, device_stem<odd, precision::fp32>, \
-      device_stem<narrow, precision::fp16>, device_stem<broad, precision::bf16>
+#define DM2_STEMS                                                                                                     \
+  device_stem<small, precision::bf16>, device_stem<small, precision::fp16>, device_stem<small, precision::fp32>,      \
+      device_stem<quick, precision::bf16>, device_stem<odd, precision::bf16>, device_stem<odd, precision::fp32>,      \
+      device_stem<narrow, precision::fp16>, device_stem<broad, precision::bf16>, device_stem<broad, precision::fp32>, \
+      device_stem<narrow, precision::tf32>, device_stem<small, precision::tf32>
 
 TEST_CASE_TEMPLATE("cuda stem: equals the CPU's in double, from floats and from bytes", F, DM2_STEMS) {
   for (int const batch : {1, 3}) {
@@ -75,7 +77,7 @@ TEST_CASE_TEMPLATE("cuda stem: equals the CPU's in double, from floats and from 
 }
 
 TEST_CASE_TEMPLATE("cuda stem: equals the CPU's in double at Tiny's size", F, device_stem<tiny, precision::bf16>,
-                   device_stem<tiny, precision::fp32>) {
+                   device_stem<tiny, precision::fp32>, device_stem<tiny, precision::tf32>) {
   for (int const batch : {1, 3}) {
     F f{batch};
     check_forms(f);
@@ -85,7 +87,8 @@ TEST_CASE_TEMPLATE("cuda stem: equals the CPU's in double at Tiny's size", F, de
 TEST_CASE_TEMPLATE("cuda stem: integers come out exact, with any amount of shared memory", F,
                    device_stem<small, precision::bf16>, device_stem<quick, precision::bf16>,
                    device_stem<narrow, precision::fp16>, device_stem<broad, precision::bf16>,
-                   device_stem<tiny, precision::bf16>) {
+                   device_stem<tiny, precision::bf16>, device_stem<narrow, precision::fp32>,
+                   device_stem<broad, precision::fp32>, device_stem<narrow, precision::tf32>) {
   F f{F::shape.height == 224 ? 2 : 5};
   make_integers(f);
   f.prepare();

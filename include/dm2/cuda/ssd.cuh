@@ -3,10 +3,11 @@
 ///
 /// Dao & Gu 2024, arXiv 2405.21060. Alone or inside a model; this header is all that a caller needs.
 ///
-/// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Three ways to the same numbers:
+/// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Four ways to the same numbers:
 ///  - quadratic (ssd/quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
 ///  - chunked (ssd/chunked.cuh): any length, in chunks of 64 tokens with the state carried between them;
-///  - the recurrence (ssd/general.cuh): float, and sizes that the tensor cores' tiles do not divide.
+///  - in tiles of float or TF32 (ssd/tiled.cuh): float up to 800 tokens, as a masked product;
+///  - the recurrence (ssd/general.cuh): longer ones of float, and sizes that no tile divides.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -18,9 +19,12 @@
 #include <dm2/cuda/ssd/chunked.cuh>
 #include <dm2/cuda/ssd/general.cuh>
 #include <dm2/cuda/ssd/quadratic.cuh>
+#include <dm2/cuda/ssd/tiled.cuh>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -38,7 +42,7 @@ template <mixer_shape M, class T>
 inline constexpr bool on_tensor_cores = is_half<T>&& M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
 /// What one call does, decided before its memory is taken.
-enum class chosen_form : unsigned char { recurrence, quadratic, chunked, chunked_pairs };
+enum class chosen_form : unsigned char { recurrence, tiled, quadratic, chunked, chunked_pairs };
 
 /// `aligned`: every pointer is at a multiple of 16 bytes.
 template <mixer_shape M, class T>
@@ -52,25 +56,105 @@ chosen_form choose_form(int length, bool aligned, scan_form form, device_propert
       return chosen_form::quadratic;
     if (one::unit::count > 1 && two::bytes <= device.shared_per_block) return chosen_form::chunked_pairs;
     if (one::bytes <= device.shared_per_block) return chosen_form::chunked;
+  } else if constexpr (std::is_same_v<T, float>) {
+    if (aligned && tiled_fits<M>(length)) return chosen_form::tiled;
   }
   return chosen_form::recurrence;
 }
 
-/// The chunked form with `Teams` units a block.
+/// Bytes of scratch of the chunked form with `Teams` units a block.
+template <int Teams, mixer_shape M, class T>
+std::size_t chunked_bytes(int length, int sequences, device_properties const& device) {
+  using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
+  arena ruler;
+  static_cast<void>(take_runs<traits>(ruler, chunked_plan::make<traits>(length, sequences, device), sequences));
+  return ruler.peak();
+}
+
+/// The most of that for any number of sequences up to `sequences`: few are cut into runs, many are not.
+template <int Teams, mixer_shape M, class T>
+std::size_t most_chunked_bytes(int length, int sequences, device_properties const& device) {
+  std::size_t most = 0;
+  for (int n = 1; n <= std::min(sequences, 2 * device.multiprocessors); ++n)
+    most = std::max(most, chunked_bytes<Teams, M, T>(length, n, device));
+  return most;
+}
+
+/// The chunked form with its scratch from `memory`.
+template <int Teams, mixer_shape M, class T>
+void launch_chunked_from(arena& memory, device_properties const& device, cudaStream_t stream, arguments<T> const& p,
+                         int sequences) {
+  using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
+  auto const plan = chunked_plan::make<traits>(p.length, sequences, device);
+  arena_scope const scope{memory};
+  launch_chunked<traits>(p, take_runs<traits>(memory, plan, sequences), plan, sequences, stream);
+}
+
+/// The same with scratch of the context's.
 template <int Teams, mixer_shape M, class T, precision P>
 void run_chunked(context<P>& ctx, arguments<T> const& p, int sequences) {
-  using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
-  auto const plan = chunked_plan::make<traits>(p.length, sequences, ctx.device());
-  arena ruler;
-  static_cast<void>(take_runs<traits>(ruler, plan, sequences));
-  if (!ctx.reserve(ruler.peak()) || sequences == 0) return;
-  arena_scope const scope{ctx.shared()};
-  launch_chunked<traits>(p, take_runs<traits>(ctx.shared(), plan, sequences), plan, sequences, ctx.stream());
+  if (!ctx.reserve(chunked_bytes<Teams, M, T>(p.length, sequences, ctx.device())) || sequences == 0) return;
+  launch_chunked_from<Teams, M>(ctx.shared(), ctx.device(), ctx.stream(), p, sequences);
 }
 
 template <class... P>
 bool aligned_for_vectors(P const*... p) {
   return ((reinterpret_cast<std::uintptr_t>(p) % 16 == 0) && ...);
+}
+
+/// What the kernels take of a caller's operands.
+template <mixer_shape M, class T>
+arguments<T> kernel_arguments(ssd_input<M, T> const& in, rows<T, M.d_inner(), space::device> y) {
+  return {.x = in.x.data,
+          .b = in.b.data,
+          .c = in.c.data,
+          .dt = in.dt.data,
+          .a = in.a.data,
+          .d = in.d.data,
+          .y = y.data,
+          .length = in.length};
+}
+
+/// How the composed mixer's scan runs, and its scratch: in ssd's automatic form, its operands at multiples of 16 bytes.
+/// Whole: a mixer of these sizes has kernels that do all of it, and those of the scan alone in 16 bits are not built.
+template <mixer_shape M, class T, bool Whole>
+struct composed_scratch {
+  /// Sizes that ssd refuses take the recurrence.
+  static constexpr bool limited = M.headdim <= 128 && M.d_state <= 256 && !Whole;
+  chosen_form form = chosen_form::recurrence;
+  std::optional<tiled_scratch<M>> tiles;  ///< where it is in tiles of float
+  std::size_t bytes = 0;
+  std::byte* runs = nullptr;  ///< where it is in chunks
+
+  composed_scratch(arena& a, device_properties const& device, int sequences, int length) {
+    if constexpr (limited) form = choose_form<M, T>(length, true, scan_form::automatic, device);
+    if (form == chosen_form::tiled) tiles.emplace(a, sequences, length);
+    if constexpr (limited && on_tensor_cores<M, T>) {
+      if (form == chosen_form::chunked) bytes = most_chunked_bytes<1, M, T>(length, sequences, device);
+      if (form == chosen_form::chunked_pairs) bytes = most_chunked_bytes<2, M, T>(length, sequences, device);
+      runs = a.template take<std::byte>(bytes);
+    }
+  }
+};
+
+/// The composed mixer's scan, of any shape.
+template <mixer_shape M, class T, precision P, bool Whole>
+void scan_composed(context<P>& ctx, ssd_input<M, T> const& in, rows<T, M.d_inner(), space::device> y,
+                   composed_scratch<M, T, Whole> const& scratch) {
+  using way = chosen_form;
+  [[maybe_unused]] auto const p = kernel_arguments<M>(in, y);
+  [[maybe_unused]] int const count = in.sequences();
+  if constexpr (std::is_same_v<T, float> && tiled_traits<M>::possible)
+    if (scratch.form == way::tiled) return scan_tiled<M>(ctx, p, count, *scratch.tiles);
+  if constexpr (composed_scratch<M, T, Whole>::limited && on_tensor_cores<M, T>) {
+    arena memory{scratch.runs, scratch.bytes};
+    if (scratch.form == way::chunked) return launch_chunked_from<1, M>(memory, ctx.device(), ctx.stream(), p, count);
+    if (scratch.form == way::chunked_pairs)
+      return launch_chunked_from<2, M>(memory, ctx.device(), ctx.stream(), p, count);
+    if (scratch.form == way::quadratic)
+      return launch_quadratic<quadratic_traits<ssd_sizes<M, T>>>(p, count, ctx.device(), ctx.stream());
+  }
+  scan_general(ctx, in, y);
 }
 
 }  // namespace detail::ssd
@@ -80,10 +164,11 @@ bool aligned_for_vectors(P const*... p) {
 /// Shapes   ssd_input; y [B L, H P]. Any L >= 1; P at most 128, N at most 256.
 /// Writes   y (=). y overlaps no input. The same input on the same device gives the same bits.
 /// Forms    automatic: quadratic where L <= 256 and a block's shared memory holds the scores, else chunked. quadratic:
-///          the same. chunked: chunked. T = float, P or N not a multiple of 16, and pointers that are not at a
-///          multiple of 16 bytes take the recurrence whatever the form.
-/// Scratch  None, but for chunked scans of so few sequences that they are cut into runs: at most 18 MB on 132
-///          multiprocessors.
+///          the same. chunked: chunked. Whatever the form, T = float is in tiles up to 800 tokens where 4 divides P and
+///          N, TF32's where the context has that precision; else, with P or N not a multiple of 16, and with pointers
+///          that are not at a multiple of 16 bytes the scan is the recurrence.
+/// Scratch  None, but for chunked scans of so few sequences that they are cut into runs, at most 18 MB on 132
+///          multiprocessors, and for tiles of float: scores of L x L a sequence and group, 64 MB or one sequence's.
 /// Throws   shape_error if the operands disagree; nothing is written then.
 /// Source   Dao & Gu 2024, section 6 (arXiv 2405.21060).
 template <mixer_shape M, class T, precision P>
@@ -94,14 +179,7 @@ void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
   static_assert(M.heads % M.groups == 0, "dm2::cuda::ssd: groups must divide heads");
   int const count = in.sequences();
   require_extent("ssd.y rows", y.count, in.x.count);
-  detail::ssd::arguments<T> const p{.x = in.x.data,
-                                    .b = in.b.data,
-                                    .c = in.c.data,
-                                    .dt = in.dt.data,
-                                    .a = in.a.data,
-                                    .d = in.d.data,
-                                    .y = y.data,
-                                    .length = in.length};
+  auto const p = detail::ssd::kernel_arguments<M>(in, y);
   bool const aligned = detail::ssd::aligned_for_vectors(p.x, p.b, p.c, p.y);
   auto const way = detail::ssd::choose_form<M, T>(in.length, aligned, form, ctx.device());
   if constexpr (detail::ssd::on_tensor_cores<M, T>) {
@@ -111,6 +189,8 @@ void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
     if (!ctx.reserve(0) || count == 0) return;
     if (way == detail::ssd::chosen_form::quadratic)
       return detail::ssd::launch_quadratic<detail::ssd::quadratic_traits<sizes>>(p, count, ctx.device(), ctx.stream());
+  } else if constexpr (std::is_same_v<T, float> && detail::ssd::tiled_traits<M>::possible) {
+    if (way == detail::ssd::chosen_form::tiled) return detail::ssd::scan_tiled<M>(ctx, p, count);
   }
   detail::ssd::scan_general(ctx, in, y);
 }

@@ -15,6 +15,7 @@
 #include <dm2/cuda/stem/conv3_hopper.cuh>
 #include <dm2/cuda/stem/general.cuh>
 #include <dm2/cuda/stem/project.cuh>
+#include <dm2/cuda/stem/tiled.cuh>
 #include <dm2/cuda/stem/weights.cuh>
 
 #include <algorithm>
@@ -56,8 +57,9 @@ struct scratch {
 };
 
 /// One slice of pictures through the stem. The device's shared memory decides between the kernels.
-template <stem_shape S, class T>
+template <stem_shape S, precision P>
 class pass {
+  using T = element<P>;
   using G = geometry<S>;
   using layouts = stem::layouts<S, T>;
 
@@ -84,9 +86,13 @@ class pass {
         launch_conv1<G>(stream_, device_.multiprocessors, picture, w_.conv[0], w_.bias[0], s_.plane[0], pictures_);
         return;
       }
-    launch_general<typename layouts::conv1, S.hidden>(stream_, picture_source<G, T, Reader>{picture}, w_.conv[0],
-                                                      plane_sink<G, false, T>{w_.bias[0], s_.plane[0]},
-                                                      pictures_ * G::plane_pixels);
+    int const rows = pictures_ * G::plane_pixels;
+    plane_sink<G, false, T> const sink{w_.bias[0], s_.plane[0]};
+    if constexpr (layouts::float_tiles)
+      launch_tiled<P, typename layouts::conv1>(stream_, picture_rows<G, Reader>{picture, rows}, w_.conv[0], sink, rows);
+    else
+      launch_general<typename layouts::conv1, S.hidden>(stream_, picture_source<G, T, Reader>{picture}, w_.conv[0],
+                                                        sink, rows);
   }
 
   template <bool Patches>
@@ -110,8 +116,12 @@ class pass {
       if (!few && (with.template operator()<conv3_wide>() || with.template operator()<conv3_medium>())) return;
       if (with.template operator()<conv3_small>()) return;
     }
-    launch_general<typename layouts::conv3, S.hidden>(
-        stream_, plane_source<G, T>{in}, weights, plane_sink<G, Patches, T>{bias, out}, pictures_ * G::plane_pixels);
+    int const rows = pictures_ * G::plane_pixels;
+    plane_sink<G, Patches, T> const sink{bias, out};
+    if constexpr (layouts::float_tiles)
+      launch_tiled<P, typename layouts::conv3>(stream_, plane_rows<G>{in, rows}, weights, sink, rows);
+    else
+      launch_general<typename layouts::conv3, S.hidden>(stream_, plane_source<G, T>{in}, weights, sink, rows);
   }
 
   template <class Sink>
@@ -131,7 +141,11 @@ class pass {
                     : with.template operator()<project_few>())
         return;
     }
-    launch_general<typename layouts::project, S.dim>(stream_, patch_source<G, T>{patches}, w_.proj, sink, rows);
+    if constexpr (layouts::float_tiles)
+      launch_tiled<P, typename layouts::project>(stream_, float_rows{patches, G::depth, rows, G::depth}, w_.proj, sink,
+                                                 rows);
+    else
+      launch_general<typename layouts::project, S.dim>(stream_, patch_source<G, T>{patches}, w_.proj, sink, rows);
   }
 
   cudaStream_t stream_;
@@ -153,7 +167,7 @@ void run(context<P>& ctx, device_properties const& device, Reader const& picture
   scratch<S, T> const scratch{ctx.shared(), device, batch};
   int const slice = slice_of<G, T>(batch);
   for (int b = 0; b < batch; b += slice)
-    pass<S, T>{ctx.stream(), device, weights, scratch, std::min(slice, batch - b), ctx.early()}.run(
+    pass<S, P>{ctx.stream(), device, weights, scratch, std::min(slice, batch - b), ctx.early()}.run(
         picture.skip(b), sink.skip(std::ptrdiff_t{b} * G::tokens));
 }
 

@@ -19,6 +19,7 @@ namespace dm2::test {
 template <stem_shape S, cuda::precision P>
 struct device_stem {
   using T = cuda::element<P>;
+  static constexpr cuda::precision number_precision = P;
   static constexpr stem_shape shape = S;
   static constexpr int dim = S.dim, length = S.tokens() + 1;
   static constexpr float mean[4] = {0.485f, 0.456f, 0.406f, 0.5f}, deviation[4] = {0.229f, 0.224f, 0.225f, 0.25f};

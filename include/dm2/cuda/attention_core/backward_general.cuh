@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(Tr::threads)
     queries_backward_kernel(T const* qkv, T const* dy, query_statistics const* statistics, T* d, int length, int tiles,
                             float scale) {
   __shared__ slabs<Tr> s;
-  __shared__ float factors[Tr::tile][Tr::tile + 1];
+  alignas(16) __shared__ float factors[Tr::tile][Tr::factor_pitch];
   head_backward_place<Tr, T> const at{qkv, dy, length, tiles};
   query_statistics mine[4];
 #pragma unroll
@@ -119,11 +119,11 @@ __global__ void __launch_bounds__(Tr::threads)
 
 /// d's keys and values: dv = sum over queries of weight dy, dk = sum of weight (slope - mean) q / sqrt(d).
 template <class Tr, class T>
-__global__ void __launch_bounds__(Tr::threads)
+__global__ void __launch_bounds__(Tr::threads, 2)
     keys_backward_kernel(T const* qkv, T const* dy, query_statistics const* statistics, T* d, int length, int tiles,
                          float scale) {
   __shared__ slabs<Tr> s;
-  __shared__ float factors[Tr::tile][Tr::tile + 1];
+  alignas(16) __shared__ float factors[Tr::tile][Tr::factor_pitch];
   head_backward_place<Tr, T> const at{qkv, dy, length, tiles};
   float dk[4][2 * Tr::slabs] = {}, dv[4][2 * Tr::slabs] = {};
   for (int query = 0; query < length; query += Tr::tile) {

@@ -29,6 +29,8 @@ struct general_traits {
   static constexpr int width = A.width(), taps = A.d_conv;
   static constexpr int tile = 64, depth = 32, threads = 256;
   static constexpr int slabs = (head_dim + depth - 1) / depth;  ///< of `depth` channels
+  /// Numbers of a slab's row and of a row of factors: 16 bytes more than whole 128, so that eight rows' lie apart.
+  static constexpr int pitch = depth + 4, factor_pitch = tile + 4;
 };
 
 /// Row t: cosines, then sines of t 10000^(-2 i / rotary). In double, since float loses 1e-5 at token 197.
@@ -116,18 +118,25 @@ struct tile_thread {
 /// What passes through shared memory.
 template <class Tr>
 struct slabs {
-  float a[Tr::tile][Tr::depth + 1], b[Tr::tile][Tr::depth + 1];
+  alignas(16) float a[Tr::tile][Tr::pitch];
+  alignas(16) float b[Tr::tile][Tr::pitch];
 };
 
 /// slab[i][c] = token first + i, channel c0 + c; zeros outside.
 template <class Tr, class T>
 __device__ inline void load_slab(head_tokens<T const> from, int first, int length, int c0,
-                                 float (&slab)[Tr::tile][Tr::depth + 1]) {
+                                 float (&slab)[Tr::tile][Tr::pitch]) {
   for (int at = int(threadIdx.x); at < Tr::tile * Tr::depth; at += Tr::threads) {
     int const i = at / Tr::depth, c = at % Tr::depth;
     bool const inside = first + i < length && c0 + c < Tr::head_dim;
     slab[i][c] = inside ? to_float(from.data[std::ptrdiff_t{first + i} * from.stride + c0 + c]) : 0.f;
   }
+}
+
+/// sum += a b, in the order of the numbers.
+__device__ inline void add_products(float& sum, packet<float, 4> const& a, packet<float, 4> const& b) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) sum = fmaf(a.v[k], b.v[k], sum);
 }
 
 /// out[i][j] = the thread's row i of a's tile from `row` on, times its column j of b's from `column` on, over a head's
@@ -144,34 +153,47 @@ __device__ inline void tile_product(head_tokens<T const> a, int row, head_tokens
     load_slab<Tr>(a, row, length, slab * Tr::depth, s.a);
     load_slab<Tr>(b, column, length, slab * Tr::depth, s.b);
     __syncthreads();
-#pragma unroll 8
-    for (int c = 0; c < Tr::depth; ++c)
+#pragma unroll 1  // more would spill, or leave a multiprocessor one block
+    for (int c = 0; c < Tr::depth; c += 4) {
+      packet<float, 4> left[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < 4; ++i) left[i] = load_packet<4>(&s.a[tile_thread::row() + i][c]);
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          out[i][j] = fmaf(s.a[tile_thread::row() + i][c], s.b[tile_thread::column() + 16 * j][c], out[i][j]);
+      for (int j = 0; j < 4; ++j) {
+        auto const right = load_packet<4>(&s.b[tile_thread::column() + 16 * j][c]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) add_products(out[i][j], left[i], right);
+      }
+    }
   }
 }
 
-/// out[i][2 n + j] += sum over k of factors[row i][k] rows[first + k], channel 32 n + column + 16 j. Begins and ends
+/// out[i][2 n + j] += sum over k of factors[row i][k] rows[first + k], channel 32 n + 2 column + j. Begins and ends
 /// with a barrier.
 template <class Tr, class T>
-__device__ inline void add_product(float const (&factors)[Tr::tile][Tr::tile + 1], head_tokens<T const> rows, int first,
-                                   int length, float (&slab)[Tr::tile][Tr::depth + 1], float (&out)[4][2 * Tr::slabs]) {
+__device__ inline void add_product(float const (&factors)[Tr::tile][Tr::factor_pitch], head_tokens<T const> rows,
+                                   int first, int length, float (&slab)[Tr::tile][Tr::pitch],
+                                   float (&out)[4][2 * Tr::slabs]) {
 #pragma unroll
   for (int n = 0; n < Tr::slabs; ++n) {
     __syncthreads();
     load_slab<Tr>(rows, first, length, n * Tr::depth, slab);
     __syncthreads();
-#pragma unroll 8
-    for (int k = 0; k < Tr::tile; ++k)
+#pragma unroll 2
+    for (int k = 0; k < Tr::tile; k += 4) {
+      packet<float, 4> left[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < 4; ++i) left[i] = load_packet<4>(&factors[tile_thread::row() + i][k]);
 #pragma unroll
-        for (int j = 0; j < 2; ++j)
-          out[i][2 * n + j] =
-              fmaf(factors[tile_thread::row() + i][k], slab[k][tile_thread::column() + 16 * j], out[i][2 * n + j]);
+      for (int l = 0; l < 4; ++l) {
+        auto const right = load_packet<2>(&slab[k + l][2 * tile_thread::column()]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          out[i][2 * n] = fmaf(left[i].v[l], right.v[0], out[i][2 * n]);
+          out[i][2 * n + 1] = fmaf(left[i].v[l], right.v[1], out[i][2 * n + 1]);
+        }
+      }
+    }
   }
   __syncthreads();
 }
@@ -183,7 +205,7 @@ __device__ inline void write_tokens(head_tokens<T> to, int tile, int length, Num
   for (int i = 0; i < 4; ++i)
 #pragma unroll
     for (int c = 0; c < 2 * Tr::slabs; ++c) {
-      int const t = tile + tile_thread::row() + i, channel = c / 2 * Tr::depth + tile_thread::column() + 16 * (c % 2);
+      int const t = tile + tile_thread::row() + i, channel = c / 2 * Tr::depth + 2 * tile_thread::column() + c % 2;
       if (t < length && channel < Tr::head_dim)
         to.data[std::ptrdiff_t{t} * to.stride + channel] = from_float<T>(number(i, c));
     }
@@ -207,7 +229,7 @@ struct score_rows {
 /// scores to weights exp(score - most) in shared memory; what was summed before is scaled to the new maximum.
 template <class Tr>
 __device__ inline void soften(score_rows<Tr>& s, float (&scores)[4][4], int keys, float scale,
-                              float (&weights)[Tr::tile][Tr::tile + 1]) {
+                              float (&weights)[Tr::tile][Tr::factor_pitch]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     float const most = greatest_score(s.most[i], scores[i], keys);
@@ -231,7 +253,7 @@ __device__ inline void soften(score_rows<Tr>& s, float (&scores)[4][4], int keys
 template <class Tr, class T>
 __global__ void __launch_bounds__(Tr::threads) general_kernel(T const* qkv, T* y, int length, int tiles, float scale) {
   __shared__ slabs<Tr> shared;
-  __shared__ float weights[Tr::tile][Tr::tile + 1];
+  alignas(16) __shared__ float weights[Tr::tile][Tr::factor_pitch];
   head_place<Tr, T> const at{qkv, length, tiles};
   score_rows<Tr> s;
 #pragma unroll

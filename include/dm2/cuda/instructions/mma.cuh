@@ -1,7 +1,7 @@
 /// @file
 /// The instructions that tensor kernels are built from, each under a name.
 ///
-/// mma.sync m16n8k16, ldmatrix, cp.async, and the fast forms of exp2 and tanh.
+/// mma.sync m16n8k16 and m16n8k8, ldmatrix, cp.async, and the fast forms of exp2 and tanh.
 ///
 /// Fragments of mma.sync.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"), lane l, g = l / 4, t = l % 4:
 ///     A [16, 16] row-major   a[0]: (g, 2t..)  a[1]: (g + 8, 2t..)  a[2]: (g, 2t + 8..)  a[3]: (g + 8, 2t + 8..)
@@ -37,6 +37,23 @@ __device__ inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// c += a b of TF32, m16n8k8: a[0]: (g, t)  a[1]: (g + 8, t)  a[2]: (g, t + 4)  a[3]: (g + 8, t + 4); b0: row t of
+/// column g, b1: row t + 4; c as above. Operands are floats' bits, rounded.
+__device__ inline void mma_tf32(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+/// A float's bits rounded to the nearest TF32; the product alone would cut them off.
+__device__ inline void round_to_tf32(std::uint32_t& bits) { asm("cvt.rna.tf32.f32 %0, %0;" : "+r"(bits)); }
+/// The same for several.
+template <int N>
+__device__ inline void round_to_tf32(std::uint32_t (&bits)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) round_to_tf32(bits[i]);
 }
 
 /// Four 8 x 8 matrices of 16-bit numbers: lane 8 i + r gives the address of row r of matrix i, 16 bytes, aligned.

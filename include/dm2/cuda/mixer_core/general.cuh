@@ -1,7 +1,8 @@
 /// @file
 /// The mixer core, composed: for any shape, length and precision.
 ///
-/// Two kernels around the scan: convolution with SiLU and softplus before it, gate and norm after it.
+/// Two kernels around the scan: convolution with SiLU and softplus before it, gate and norm after it. The scan is on
+/// tensor cores where the whole mixer has no kernel there but the scan has.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -13,6 +14,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/mixer_core/gate.cuh>
+#include <dm2/cuda/mixer_core/layout.cuh>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 #include <dm2/cuda/tile/squares.cuh>
@@ -167,13 +169,16 @@ __global__ void __launch_bounds__(Tr::threads)
   }
 }
 
-/// What one direction keeps between its kernels, and the second then overwrites: for Tiny in float, 4.1 KB a token.
+/// What one direction keeps between its kernels, and the second then overwrites: for Tiny in float, 4.1 KB a token, and
+/// what the scan has.
 template <mixer_shape M, class T>
 struct direction_scratch {
   scan_arrays<T> in;
   T* y;  ///< [B L, d_inner], what the scan gives
+  ssd::composed_scratch<M, T, traits<T, M>::possible> scan;
 
-  direction_scratch(arena& s, std::size_t count) {
+  direction_scratch(arena& s, device_properties const& device, std::size_t count, int length)
+      : scan{s, device, int(count / std::size_t(length)), length} {
     constexpr std::size_t inner = M.d_inner(), states = std::size_t(M.groups) * M.d_state;
     in.x = s.template take<T>(count * inner);
     in.b = s.template take<T>(count * states);
@@ -212,7 +217,7 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
                                  .c = {s.in.c, n},
                                  .d = block<float const, space::device, M.heads>{s.in.d},
                                  .length = length};
-  ssd_general(ctx, operands, rows<T, inner, space::device>{s.y, n});
+  ssd::scan_composed(ctx, operands, rows<T, inner, space::device>{s.y, n}, s.scan);
   launch("mixer_core: gate and norm", gate_and_norm_kernel<traits, T>,
          {blocks_for(n * traits::groups, traits::warps), traits::threads}, ctx.stream(), s.y, zxbcdt.data, p.norm.data,
          g.data, factors, n, length);
@@ -234,9 +239,11 @@ void launch_general(context<P>& ctx, rows<element<P> const, M.projected(), space
                     rows<element<P>, 2 * M.d_inner(), space::device> g, int length, float* factors = nullptr) {
   static_cast<void>(whole_sequences("mixer_core.zxbcdt", zxbcdt.count, length));
   require_extent("mixer_core.g rows", g.count, zxbcdt.count);
-  if (!ctx.reserve(planned_bytes<direction_scratch<M, element<P>>>(zxbcdt.count)) || zxbcdt.count == 0) return;
+  if (!ctx.reserve(planned_bytes<direction_scratch<M, element<P>>>(ctx.device(), zxbcdt.count, length)) ||
+      zxbcdt.count == 0)
+    return;
   arena_scope const scope{ctx.shared()};
-  direction_scratch<M, element<P>> const scratch{ctx.shared(), zxbcdt.count};
+  direction_scratch<M, element<P>> const scratch{ctx.shared(), ctx.device(), zxbcdt.count, length};
   run_direction<false, M>(ctx, zxbcdt, p.forward, g, length, factors, scratch);
   run_direction<true, M>(ctx, zxbcdt, p.backward, g, length, factors, scratch);
 }

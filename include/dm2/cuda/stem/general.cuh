@@ -1,7 +1,7 @@
 /// @file
 /// The stem's products, general form.
 ///
-/// Without tensor cores: any size, any element type, and no TF32.
+/// Without tensor cores: any size, any element type, and no TF32. For sizes that no other kernel takes.
 ///
 /// A thread sums 4 rows by 4 columns in float; neighbouring threads take neighbouring columns, so that they read
 /// consecutive weights and the same inputs.

@@ -33,6 +33,16 @@ struct plain_layout {
   }
 };
 
+/// [N, Taps, Inner] with rows of whole 16 bytes: for the float kernels. What fills a row up is zeros.
+template <int Taps, int Inner, int N>
+struct rows_layout {
+  static constexpr int rows = N, pitch = (Taps * Inner + 3) / 4 * 4;
+  static constexpr std::size_t size = std::size_t(N) * pitch;
+  static __host__ __device__ constexpr int index(int tap, int channel, int out) {
+    return out * pitch + tap * Inner + channel;
+  }
+};
+
 /// Where B(k, n) of a 16 x 16 tile lies: 8 numbers a lane, those of columns 0..7 first.
 __host__ __device__ constexpr int fragment_position(int k, int n) {
   int const lane = n % 8 * 4 + k % 8 / 2, half_register = n / 8 * 2 + k / 8;
@@ -93,11 +103,18 @@ struct layouts {
   /// Whether the tensor kernel takes its projection: steps of 64 inputs, and 8 columns.
   static constexpr bool tensor_projection = is_half<T> && geometry::depth % 64 == 0 && S.dim % 8 == 0;
 
-  using conv1 = std::conditional_t<tensor_planes, conv1_layout<S.hidden>, plain_layout<49, S.channels, S.hidden>>;
-  using conv3 = std::conditional_t<tensor_planes, conv3_layout<S.hidden>, plain_layout<9, S.hidden, S.hidden>>;
-  using project =
-      std::conditional_t<tensor_projection, project_layout<geometry::side * geometry::side, S.hidden, S.dim>,
-                         plain_layout<geometry::side * geometry::side, S.hidden, S.dim>>;
+  /// Whether the float kernels take all of it: copies of four channels.
+  static constexpr bool float_tiles = std::is_same_v<T, float> && S.hidden % 4 == 0;
+
+  /// How the weights lie for kernels that are not the tensor cores' of 16 bits.
+  template <int Taps, int Inner, int N>
+  using float_layout = std::conditional_t<float_tiles, rows_layout<Taps, Inner, N>, plain_layout<Taps, Inner, N>>;
+  static constexpr int side_taps = geometry::side * geometry::side;  ///< of the projection
+
+  using conv1 = std::conditional_t<tensor_planes, conv1_layout<S.hidden>, float_layout<49, S.channels, S.hidden>>;
+  using conv3 = std::conditional_t<tensor_planes, conv3_layout<S.hidden>, float_layout<9, S.hidden, S.hidden>>;
+  using project = std::conditional_t<tensor_projection, project_layout<side_taps, S.hidden, S.dim>,
+                                     float_layout<side_taps, S.hidden, S.dim>>;
 };
 
 }  // namespace dm2::cuda::detail::stem

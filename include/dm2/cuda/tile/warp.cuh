@@ -29,11 +29,11 @@ __device__ inline float max_over_warp(float x) { return max_over_lanes<32>(x); }
 __device__ inline float max_over_half_warp(float x) { return max_over_lanes<16>(x); }
 
 /// The sum of the numbers of this lane and those before it, among `Lanes` neighbouring lanes, of which it is `place`.
-template <int Lanes = 32>
-__device__ inline float sum_up_to_lane(float x, int place) {
+template <int Lanes = 32, class T>
+__device__ inline T sum_up_to_lane(T x, int place) {
 #pragma unroll
   for (int distance = 1; distance < Lanes; distance *= 2) {
-    float const before = __shfl_up_sync(~0u, x, distance);
+    T const before = __shfl_up_sync(~0u, x, distance);
     if (place >= distance) x += before;
   }
   return x;

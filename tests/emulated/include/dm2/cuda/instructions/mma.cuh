@@ -54,6 +54,41 @@ void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint
   emulated::machine::current().together("mma", mine, multiply_tiles<T>);
 }
 
+/// Products of TF32, operands cut as the device cuts them.
+inline void multiply_tf32(std::array<product_operands*, 32> const& all) {
+  float a[16][8], b[8][8];  // b transposed
+  auto const number = [](std::uint32_t bits) {
+    bits &= ~0x1fffu;
+    float v;
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+  };
+  for (unsigned l = 0; l < 32; ++l) {
+    unsigned const g = l / 4, t = l % 4;
+    for (unsigned i = 0; i < 4; ++i) a[g + i % 2 * 8][t + i / 2 * 4] = number(all[l]->a[i]);
+    for (unsigned i = 0; i < 2; ++i) b[g][t + 4 * i] = number(all[l]->b[i]);
+  }
+  for (unsigned l = 0; l < 32; ++l)
+    for (unsigned i = 0; i < 4; ++i) {
+      float const *const x = a[l / 4 + i / 2 * 8], *const y = b[l % 4 * 2 + i % 2];
+      float sum = 0;
+      for (unsigned k = 0; k < 8; ++k) sum += x[k] * y[k];
+      all[l]->c[i] += sum;
+    }
+}
+inline void mma_tf32(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  product_operands mine{c, a, {b0, b1}};
+  emulated::machine::current().together("mma_tf32", mine, multiply_tf32);
+}
+inline void round_to_tf32(std::uint32_t& bits) {
+  if ((bits & 0x7f800000u) != 0x7f800000u) bits += 0x1000u;
+  bits &= ~0x1fffu;
+}
+template <int N>
+void round_to_tf32(std::uint32_t (&bits)[N]) {
+  for (auto& b : bits) round_to_tf32(b);
+}
+
 /// A lane's part of ldmatrix.
 struct matrix_operands {
   std::uint32_t* r;
