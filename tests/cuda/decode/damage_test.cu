@@ -1,7 +1,7 @@
 /// @file
 /// Damaged JPEGs on the device: told, or decoded as libjpeg does.
 ///
-/// Under a sanitizer these tests show that no byte outside a picture's data is read and none outside its pixels written.
+/// Under a sanitizer they show that no byte outside a picture's data is read, and none outside its pixels written.
 #include "cuda/decode/case.cuh"
 
 #include <algorithm>
