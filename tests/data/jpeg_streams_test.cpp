@@ -6,6 +6,7 @@
 
 #ifdef DM2_WITH_JPEG
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
