@@ -1,10 +1,10 @@
 /// @file
 /// JPEGs prepared for a device: headers and data, without a device.
+#ifdef DM2_WITH_JPEG
+
 #include <dm2/data/encoded_picture.hpp>
 
 #include <doctest/doctest.h>
-
-#ifdef DM2_WITH_JPEG
 
 #include <algorithm>
 #include <cstddef>
@@ -141,6 +141,19 @@ TEST_CASE("jpeg_record: the rows of MCUs for a part are those that its pixels fo
   CHECK(same(rows(18, 10), 1, 2, 3));
   CHECK(same(rows(17, 10), 0, 2, 3));
   CHECK(same(rows(99, 1), 6, 7, 7));
+}
+
+#else  // libjpeg reads the headers: without it no file is a device's
+
+#include <dm2/data/encoded_picture.hpp>
+
+#include "data/golden_images.hpp"
+
+#include <doctest/doctest.h>
+
+TEST_CASE("jpeg_streams: without libjpeg a device is given no file") {
+  auto const file = dm2::test::file_bytes(dm2::test::golden_image("gray.jpg"));
+  CHECK_FALSE(dm2::encoded_picture{file, "gray.jpg"}.for_device());
 }
 
 #endif

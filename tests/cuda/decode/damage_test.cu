@@ -2,6 +2,8 @@
 /// Damaged JPEGs on the device: told, or decoded as libjpeg does.
 ///
 /// Under a sanitizer they show that no byte outside a picture's data is read, and none outside its pixels written.
+#ifdef DM2_WITH_JPEG
+
 #include "cuda/decode/case.cuh"
 
 #include <algorithm>
@@ -151,3 +153,18 @@ TEST_CASE("jpeg_decoder: any bytes as data, long codes and the largest numbers i
   CHECK(seen.wrong == 0);
   CHECK(seen.damaged > 20);
 }
+
+#else  // libjpeg reads the headers: without it no file is a device's
+
+#include <dm2/data/encoded_picture.hpp>
+
+#include "data/golden_images.hpp"
+
+#include <doctest/doctest.h>
+
+TEST_CASE("jpeg_decoder, damage: without libjpeg a device is given no file") {
+  auto const file = dm2::test::file_bytes(dm2::test::golden_image("gray.jpg"));
+  CHECK_FALSE(dm2::encoded_picture{file, "gray.jpg"}.for_device());
+}
+
+#endif
