@@ -4,9 +4,12 @@
 /// Under a sanitizer they show that no byte outside a picture's data is read, and none outside its pixels written.
 #ifdef DM2_WITH_JPEG
 
+#include <dm2/data/pack/jpeg_restarts.hpp>
+
 #include "cuda/decode/case.cuh"
 
 #include <algorithm>
+#include <filesystem>
 #include <random>
 #include <vector>
 
@@ -34,6 +37,35 @@ std::size_t data_of(std::vector<std::byte> const& file) {
       return i + 2 + (std::to_integer<std::size_t>(file[i + 2]) << 8 | std::to_integer<std::size_t>(file[i + 3]));
   FAIL("no scan");
   return 0;
+}
+
+/// A file of grey blocks whose coefficients k, row by row, are value(k) over the step of quality 50 that they are
+/// multiplied with, so far as whole numbers go.
+template <class Value>
+std::vector<std::byte> with_coefficients(Value const& value) {
+  jpeg_recipe r = layout(0);
+  r.quality = 50;
+  picture p{16, 24};
+  auto const file = file_of(p, r);
+  std::filesystem::path const name = "made.jpg";
+  detail::jpeg_reader from{file, name, 1};
+  detail::read_jpeg_header(from, file.size(), name, {});
+  jvirt_barray_ptr* arrays = nullptr;
+  from.run([&] { arrays = jpeg_read_coefficients(&from.info); });
+  auto* const info = reinterpret_cast<j_common_ptr>(&from.info);
+  for (JDIMENSION row = 0; row < 2; ++row) {
+    JBLOCKARRAY const blocks = from.info.mem->access_virt_barray(info, arrays[0], row, 1, TRUE);
+    for (int column = 0; column < 3; ++column)
+      for (int k = 0; k < DCTSIZE2; ++k)
+        blocks[0][column][k] = JCOEF(value(k) / from.info.quant_tbl_ptrs[0]->quantval[k]);
+  }
+  detail::jpeg_writer to{name};
+  to.run([&] {
+    jpeg_copy_critical_parameters(&from.info, &to.info);
+    jpeg_write_coefficients(&to.info, arrays);
+    jpeg_finish_compress(&to.info);
+  });
+  return to.take();
 }
 
 struct tally {
@@ -132,6 +164,16 @@ TEST_CASE("jpeg_decoder: markers out of order, doubled, lost or filled up are th
   CHECK(changed([&](bytes& b) { b.insert(at(b, 2), 2, b[marks[2]]); }) == outcome::hosts);
   CHECK(changed([&](bytes& b) { b[marks[1] + 1] = std::byte{0xD9}; }) == outcome::hosts);
   CHECK(changed([&](bytes& b) { b[marks[1] + 1] = std::byte{0xC4}; }) == outcome::hosts);
+}
+
+TEST_CASE("jpeg_decoder: numbers that no picture has are the host's, at each stage of the transform") {
+  decoded_on_device device;
+  auto const outcome_of = [&](auto const& value) { return device.one(with_coefficients(value)); };
+  CHECK(outcome_of([](int k) { return k == 0 ? 900 : k < 5 ? -150 : 0; }) == outcome::same);
+  CHECK(outcome_of([](int k) { return k == 0 ? 16000 : 0; }) == outcome::damaged);  // a coefficient
+  CHECK(outcome_of([](int k) { return k == 0 ? 4000 : 0; }) == outcome::damaged);   // between columns and rows
+  CHECK(outcome_of([](int k) { return k < 8 ? 1500 : 0; }) == outcome::damaged);    // a sample
+  CHECK(outcome_of([](int k) { return k < 8 ? -1500 : 0; }) == outcome::damaged);
 }
 
 TEST_CASE("jpeg_decoder: any bytes as data, long codes and the largest numbers included, keep to their place") {
