@@ -1,5 +1,7 @@
 /// @file
 /// Batches that leave their JPEGs encoded: decoded on the device, with the host's bytes and the host's errors.
+#ifdef DM2_WITH_JPEG
+
 #include <dm2/cuda/batch_decoder.cuh>
 #include <dm2/data/loader.hpp>
 #include <dm2/data/pack/jpeg_restarts.hpp>
@@ -195,3 +197,18 @@ TEST_CASE("augmenter: a batch whose pictures are encoded still is refused") {
   cuda::stream stream;
   CHECK_THROWS_AS(augment.copy(raw, stream.get()), std::logic_error);
 }
+
+#else  // libjpeg reads the headers: without it no file is a device's
+
+#include <dm2/data/encoded_picture.hpp>
+
+#include "data/golden_images.hpp"
+
+#include <doctest/doctest.h>
+
+TEST_CASE("batch_decoder: without libjpeg a device is given no file") {
+  auto const file = dm2::test::file_bytes(dm2::test::golden_image("gray.jpg"));
+  CHECK_FALSE(dm2::encoded_picture{file, "gray.jpg"}.for_device());
+}
+
+#endif

@@ -1,5 +1,7 @@
 /// @file
 /// JPEGs on the device: libjpeg-turbo's pixels.
+#ifdef DM2_WITH_JPEG
+
 #include <dm2/data/pack/jpeg_restarts.hpp>
 
 #include "cuda/decode/case.cuh"
@@ -115,3 +117,18 @@ TEST_CASE("jpeg_decoder: a part outside its picture is refused, and nothing is d
   }
   CHECK(decode.wait().empty());
 }
+
+#else  // libjpeg reads the headers: without it no file is a device's
+
+#include <dm2/data/encoded_picture.hpp>
+
+#include "data/golden_images.hpp"
+
+#include <doctest/doctest.h>
+
+TEST_CASE("jpeg_decoder: without libjpeg a device is given no file") {
+  auto const file = dm2::test::file_bytes(dm2::test::golden_image("gray.jpg"));
+  CHECK_FALSE(dm2::encoded_picture{file, "gray.jpg"}.for_device());
+}
+
+#endif

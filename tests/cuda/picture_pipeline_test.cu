@@ -57,6 +57,15 @@ struct summing_images : summing_model {
 };
 std::vector<std::vector<std::byte>> own_files;
 
+/// A JPEG where there is what writes one.
+std::vector<std::byte> as_jpeg(picture const& p) {
+#ifdef DM2_WITH_JPEG
+  return detail::encode_jpeg(p, 90, "noise");
+#else
+  return encode_png(p);
+#endif
+}
+
 float fill(std::span<std::uint8_t> to, int picture, std::mt19937& random) {
   float sum = 0;
   for (std::size_t i = 0; i < summing_model::pixels; ++i)
@@ -119,7 +128,7 @@ TEST_CASE(
       picture p{5 + int(random() % 30), 5 + int(random() % 30)};
       for (std::uint8_t& v : p.pixels) v = std::uint8_t(random());
       bool const jpeg = random() % 3 != 0;
-      auto const& file = own_files.emplace_back(jpeg ? detail::encode_jpeg(p, 90, "noise") : encode_png(p));
+      auto const& file = own_files.emplace_back(jpeg ? as_jpeg(p) : encode_png(p));
       encoded_picture encoded{file, "noise"};
       evaluation_transform(encoded, {4, 4}, {5, 5}, imagenet_normalisation, raw_place{raw, i, true});
       left += int(raw.tasks[std::size_t(i)].encoded);
@@ -149,7 +158,9 @@ TEST_CASE(
   }
   while (pipeline.pending() != 0) check_oldest();
   CHECK(seen == sums.size());
+#ifdef DM2_WITH_JPEG
   CHECK(left > 5);
+#endif
 }
 
 TEST_CASE("picture_pipeline: every batch's logits are its own, in order, however many pictures it has") {

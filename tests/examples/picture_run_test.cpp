@@ -52,6 +52,22 @@ class summing final : public dm2::run::classifier {
   std::size_t submitted_ = 0, taken_ = 0;
 };
 
+/// Hands every encoded picture back to the host.
+class refusing_decoder final : public raw_decoder {
+ public:
+  int refused = 0;
+  [[nodiscard]] std::span<int const> decode(raw_pictures& raw) override {
+    places_.clear();
+    for (std::size_t i = 0; i < raw.tasks.size(); ++i)
+      if (raw.tasks[i].encoded) places_.push_back(int(i));
+    refused += int(places_.size());
+    return places_;
+  }
+
+ private:
+  std::vector<int> places_;
+};
+
 /// The same of raw pictures: its logit is the number of a task's bytes, which are there until they are submitted.
 class counting_raw final : public dm2::run::classifier {
  public:
@@ -64,6 +80,8 @@ class counting_raw final : public dm2::run::classifier {
     raw.prepare(batch_, crop(), 0, *std::pmr::new_delete_resource());
     return &raw;
   }
+  [[nodiscard]] raw_decoder* decoder() override { return &decoder_; }
+  [[nodiscard]] int refused() const { return decoder_.refused; }
   void submit_raw(raw_pictures& from, int count) override {
     if (submitted_ - taken_ == 2) throw std::logic_error{"three batches"};
     auto& sums = sums_[submitted_++ % 2];
@@ -81,6 +99,7 @@ class counting_raw final : public dm2::run::classifier {
 
  private:
   int batch_;
+  refusing_decoder decoder_;
   std::array<raw_pictures, 3> raw_;
   std::array<std::vector<float>, 2> sums_;
   std::size_t staged_ = 0, submitted_ = 0, taken_ = 0;
@@ -124,27 +143,40 @@ TEST_CASE("picture_run: every picture has its own result, in order, whatever the
     }
 }
 
-TEST_CASE("picture_run: raw pictures are each in their place, in order, also where whole batches are bad") {
+namespace {
+
+/// Runs the golden pictures, and checks each one's result and place. `decodes`: those that a device may decode are left
+/// to one, which hands them back.
+void run_raw(int batch, int workers, bool decodes) {
   auto const entries = golden_pictures();
-  for (int const batch : {1, 2, 5, 64})
-    for (int const workers : {1, 3, 0}) {
-      counting_raw net{batch};
-      std::size_t next = 0, good = 0;
-      run_pictures(net, entries, batch, workers, [&](picture_batch const& b, dm2::run::batch_results const& results) {
-        CHECK(b.first == next);
-        std::size_t at = 0;
-        for (picture_entry const& entry : b.entries) {
-          CHECK(entry.path == entries[next++].path);
-          if (!entry.error.empty()) continue;
-          picture const p = read_image(entry.path);
-          picture_task const t = plan_evaluation(p.height, p.width, net.crop(), evaluation_resize(net.crop()));
-          CHECK(results.logits[at++] == sum_of(dm2::detail::copy_box(p, t.part).pixels));
-          ++good;
-        }
-      });
-      CHECK(next == entries.size());
-      CHECK(good == 12);
+  counting_raw net{batch};
+  std::size_t next = 0, good = 0;
+  auto const use = [&](picture_batch const& b, dm2::run::batch_results const& results) {
+    CHECK(b.first == next);
+    std::size_t at = 0;
+    for (picture_entry const& entry : b.entries) {
+      CHECK(entry.path == entries[next++].path);
+      if (!entry.error.empty()) continue;
+      picture const p = read_image(entry.path);
+      picture_task const t = plan_evaluation(p.height, p.width, net.crop(), evaluation_resize(net.crop()));
+      CHECK(results.logits[at++] == sum_of(dm2::detail::copy_box(p, t.part).pixels));
+      ++good;
     }
+  };
+  run_pictures(net, entries, batch, workers, use, {}, {true, decodes});
+  CHECK(next == entries.size());
+  CHECK(good == 12);
+#ifdef DM2_WITH_JPEG
+  CHECK((net.refused() > 0) == decodes);
+#endif
+}
+
+}  // namespace
+
+TEST_CASE("picture_run: raw pictures are each in their place, in order, also where whole batches are bad") {
+  for (int const batch : {1, 2, 5, 64})
+    for (int const workers : {1, 3, 0})
+      for (bool const decodes : {false, true}) run_raw(batch, workers, decodes);
 }
 
 TEST_CASE("picture_run: what the use of a result throws ends the run, and no thread is left behind") {

@@ -79,12 +79,15 @@ TEST_CASE("train: --profile-data prints a table, writes rows and a picture, and 
     CHECK(read_raw(here.folder / "runs/plain" / name) == read_raw(here.folder / "runs/profiled" / name));
 }
 
-TEST_CASE("train: --augment device is refused where no GPU computes, host and auto are the same there") {
+TEST_CASE("train: --augment and --decode device are refused where no GPU computes, host and auto are the same there") {
   picture_folder const here;
   auto const refused = here.train({"--experiment", "none", "--device", "cpu", "--augment", "device"});
   CHECK(refused.code == 2);
   CHECK(contains(refused.err, "--augment device: pictures are finished there by a GPU"));
-  CHECK(here.train({"--experiment", "host", "--device", "cpu", "--augment", "host"}).code == 0);
+  auto const decoding = here.train({"--experiment", "none", "--device", "cpu", "--decode", "device"});
+  CHECK(decoding.code == 2);
+  CHECK(contains(decoding.err, "--decode device: pictures are decoded there by a GPU that finishes them, too"));
+  CHECK(here.train({"--experiment", "host", "--device", "cpu", "--augment", "host", "--decode", "host"}).code == 0);
   CHECK(here.train({"--experiment", "auto", "--device", "cpu"}).code == 0);
   CHECK(read_raw(here.folder / "runs/host/last.safetensors") == read_raw(here.folder / "runs/auto/last.safetensors"));
 }

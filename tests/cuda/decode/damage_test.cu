@@ -1,10 +1,15 @@
 /// @file
 /// Damaged JPEGs on the device: told, or decoded as libjpeg does.
 ///
-/// Under a sanitizer these tests show that no byte outside a picture's data is read and none outside its pixels written.
+/// Under a sanitizer they show that no byte outside a picture's data is read, and none outside its pixels written.
+#ifdef DM2_WITH_JPEG
+
+#include <dm2/data/pack/jpeg_restarts.hpp>
+
 #include "cuda/decode/case.cuh"
 
 #include <algorithm>
+#include <filesystem>
 #include <random>
 #include <vector>
 
@@ -32,6 +37,35 @@ std::size_t data_of(std::vector<std::byte> const& file) {
       return i + 2 + (std::to_integer<std::size_t>(file[i + 2]) << 8 | std::to_integer<std::size_t>(file[i + 3]));
   FAIL("no scan");
   return 0;
+}
+
+/// A file of grey blocks whose coefficients k, row by row, are value(k) over the step of quality 50 that they are
+/// multiplied with, so far as whole numbers go.
+template <class Value>
+std::vector<std::byte> with_coefficients(Value const& value) {
+  jpeg_recipe r = layout(0);
+  r.quality = 50;
+  picture p{16, 24};
+  auto const file = file_of(p, r);
+  std::filesystem::path const name = "made.jpg";
+  detail::jpeg_reader from{file, name, 1};
+  detail::read_jpeg_header(from, file.size(), name, {});
+  jvirt_barray_ptr* arrays = nullptr;
+  from.run([&] { arrays = jpeg_read_coefficients(&from.info); });
+  auto* const info = reinterpret_cast<j_common_ptr>(&from.info);
+  for (JDIMENSION row = 0; row < 2; ++row) {
+    JBLOCKARRAY const blocks = from.info.mem->access_virt_barray(info, arrays[0], row, 1, TRUE);
+    for (int column = 0; column < 3; ++column)
+      for (int k = 0; k < DCTSIZE2; ++k)
+        blocks[0][column][k] = JCOEF(value(k) / from.info.quant_tbl_ptrs[0]->quantval[k]);
+  }
+  detail::jpeg_writer to{name};
+  to.run([&] {
+    jpeg_copy_critical_parameters(&from.info, &to.info);
+    jpeg_write_coefficients(&to.info, arrays);
+    jpeg_finish_compress(&to.info);
+  });
+  return to.take();
 }
 
 struct tally {
@@ -132,6 +166,16 @@ TEST_CASE("jpeg_decoder: markers out of order, doubled, lost or filled up are th
   CHECK(changed([&](bytes& b) { b[marks[1] + 1] = std::byte{0xC4}; }) == outcome::hosts);
 }
 
+TEST_CASE("jpeg_decoder: numbers that no picture has are the host's, at each stage of the transform") {
+  decoded_on_device device;
+  auto const outcome_of = [&](auto const& value) { return device.one(with_coefficients(value)); };
+  CHECK(outcome_of([](int k) { return k == 0 ? 900 : k < 5 ? -150 : 0; }) == outcome::same);
+  CHECK(outcome_of([](int k) { return k == 0 ? 16000 : 0; }) == outcome::damaged);  // a coefficient
+  CHECK(outcome_of([](int k) { return k == 0 ? 4000 : 0; }) == outcome::damaged);   // between columns and rows
+  CHECK(outcome_of([](int k) { return k < 8 ? 1500 : 0; }) == outcome::damaged);    // a sample
+  CHECK(outcome_of([](int k) { return k < 8 ? -1500 : 0; }) == outcome::damaged);
+}
+
 TEST_CASE("jpeg_decoder: any bytes as data, long codes and the largest numbers included, keep to their place") {
   decoded_on_device device;
   std::mt19937 random{11};
@@ -151,3 +195,18 @@ TEST_CASE("jpeg_decoder: any bytes as data, long codes and the largest numbers i
   CHECK(seen.wrong == 0);
   CHECK(seen.damaged > 20);
 }
+
+#else  // libjpeg reads the headers: without it no file is a device's
+
+#include <dm2/data/encoded_picture.hpp>
+
+#include "data/golden_images.hpp"
+
+#include <doctest/doctest.h>
+
+TEST_CASE("jpeg_decoder, damage: without libjpeg a device is given no file") {
+  auto const file = dm2::test::file_bytes(dm2::test::golden_image("gray.jpg"));
+  CHECK_FALSE(dm2::encoded_picture{file, "gray.jpg"}.for_device());
+}
+
+#endif

@@ -81,6 +81,8 @@ TEST_CASE("cuda trainer: the device's pictures make the bytes that the host's ma
   CHECK(trained(decoded::on_host, 3) == want);
 }
 
+#ifdef DM2_WITH_JPEG
+
 TEST_CASE("cuda trainer: the JPEGs of a set that the device decodes make the bytes that the host's decoding makes") {
   scratch_folder const folder;
   pack_pictures(mapped(), folder / "set", {.quality = 85});
@@ -89,6 +91,8 @@ TEST_CASE("cuda trainer: the JPEGs of a set that the device decodes make the byt
   CHECK(trained(decoded::on_device, 1, set) == want);
   CHECK(trained(decoded::on_device, 3, set) == want);
 }
+
+#endif
 
 TEST_CASE("cuda trainer: a run stopped in an epoch's middle goes on with raw pictures of a set to the same bytes") {
   auto const want = trained(decoded::finished_on_host, 1);

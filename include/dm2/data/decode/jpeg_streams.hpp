@@ -20,7 +20,7 @@ namespace dm2 {
 
 /// A JPEG that a device can decode.
 struct device_jpeg {
-  jpeg_record header;
+  jpeg_record header;               ///< what it says
   std::span<std::byte const> data;  ///< what stands behind the header; valid as long as the file's bytes
 };
 
