@@ -3,7 +3,8 @@
 ///
 /// Saved: the projection, and in bfloat16 what the forward left. Computed again: convolutions, SiLU and steps, which
 /// pass between kernels through scratch, rounded to the context's element:
-///     inputs     x, B, C and dt of both directions (mixer_core/backward_inputs.cuh)
+///     inputs     x, B, C and dt of both directions (mixer_core/backward_inputs.cuh), unless the scan's backward makes
+///                them itself (mixer_core/backward_scan.cuh), which is not the default
 ///     scan       y of each direction (ssd.cuh), where the forward left nothing or y cannot be had from it
 ///     gate       dy, dz, the norms' sums (mixer_core/backward_gate.cuh)
 ///     scan back  dx, dB, dC, ddt, sums for A and D of both directions at once (ssd_backward.cuh)

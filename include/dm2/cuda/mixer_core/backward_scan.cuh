@@ -5,7 +5,7 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/mixer_core/backward_plan.cuh>
-#include <dm2/cuda/ssd/backward_quadratic_two_units.cuh>
+#include <dm2/cuda/ssd_backward.cuh>
 
 namespace dm2::cuda::detail::mixer_core {
 

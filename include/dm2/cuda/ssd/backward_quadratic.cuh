@@ -154,18 +154,22 @@ __device__ inline void finish_states(backward_quadratic_block<Tr> const& k) {
   auto const multiply = [&](int part, unsigned char* b, unsigned char* c) {
     if (k.warp >= k.at.tiles) return;
     float dc[1][Tr::part / 8][4] = {}, db[1][Tr::part / 8][4] = {};
+    constexpr std::uint32_t step = 16 * Tr::part_pitch;
     std::uint32_t a[1][4], at = shared_address(b) + k.row_operand(Tr::part_pitch);
+    std::uint32_t tile =
+        shared_address(k.tile(k.warp, 0)) + std::uint32_t(fragment::transposed_left_operand(unsigned(k.lane)));
 #pragma unroll 2
-    for (int j = 0; j <= k.warp; ++j) {  // dG B
-      load_transposed(a[0], k.tile(k.warp, j), k.lane);
-      multiply_x<T, 0, 1, Tr::part>(dc, a, at + j * 16 * Tr::part_pitch);
+    for (int j = 0; j <= k.warp; ++j, at += step, tile += fragment_bytes) {  // dG B
+      load_matrix_transposed(a[0], tile);
+      multiply_x<T, 0, 1, Tr::part>(dc, a, at);
     }
     write_part(k, dc[0], k.p.dc, k.p.dc_stride, part);
-    at = shared_address(c) + k.row_operand(Tr::part_pitch);
+    at = shared_address(c) + k.row_operand(Tr::part_pitch) + std::uint32_t(k.warp) * step;
+    tile = shared_address(k.tile(k.warp, k.warp)) + std::uint32_t(k.lane * 16);
 #pragma unroll 2
-    for (int i = k.warp; i < k.at.tiles; ++i) {  // dG^T C
-      load_matrix(a[0], shared_address(k.tile(i, k.warp)) + k.lane * 16);
-      multiply_x<T, 0, 1, Tr::part>(db, a, at + i * 16 * Tr::part_pitch);
+    for (int i = k.warp; i < k.at.tiles; ++i, at += step, tile += std::uint32_t(i * fragment_bytes)) {  // dG^T C
+      load_matrix(a[0], tile);
+      multiply_x<T, 0, 1, Tr::part>(db, a, at);
     }
     write_part(k, db[0], k.p.db, k.p.db_stride, part);
   };
@@ -200,11 +204,11 @@ template <class Tr>
 __device__ inline void begin_unit([[maybe_unused]] backward_quadratic_block<Tr> const& k, [[maybe_unused]] int unit) {
   if constexpr (Tr::input == quadratic_input::all_warps) {
     if (unit > 0) {
-      auto own = convolution_of_x(k, all_threads<Tr>(), unit);
+      auto own = convolution_of_x<2>(k, all_threads<Tr>(), unit);
       wait_copies<0>();
       meet<Tr>();
       own.run(
-          k.x(unit), [] { meet<Tr>(); }, [](int, int, float const(&)[4]) {});
+          k.x(unit), [] { meet<Tr>(); }, [](int, int, auto const&) {});
     }
   }
   wait_copies<0>();
@@ -216,10 +220,10 @@ __device__ inline void convolve_beside([[maybe_unused]] backward_quadratic_block
                                        [[maybe_unused]] copying_threads threads, [[maybe_unused]] int unit,
                                        [[maybe_unused]] Wait const& wait) {
   if constexpr (Tr::input == quadratic_input::free_warps) {
-    auto own = convolution_of_x(k, threads, unit);
+    auto own = convolution_of_x<4>(k, threads, unit);
     wait_copies<0>();
     wait();
-    own.run(k.x(unit), wait, [](int, int, float const(&)[4]) {});
+    own.run(k.x(unit), wait, [](int, int, auto const&) {});
   }
 }
 
@@ -271,7 +275,7 @@ __device__ inline void units_of_tiles(backward_quadratic_block<Tr> k) {
   store_tiles(k, gradient);
 }
 
-/// Block: group + G sequence; of a projection, of two sets the group + G sequence of set y. Where at.stages is 2, the next unit's operands are copied, and the tokens of the unit
+/// Block: group + G sequence. Where at.stages is 2, the next unit's operands are copied, and the tokens of the unit
 /// before finished, while a unit is computed.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, 1)

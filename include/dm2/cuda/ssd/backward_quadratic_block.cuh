@@ -167,14 +167,16 @@ struct backward_quadratic_block {
   [[nodiscard]] __device__ bool two_units() const { return Tr::always_two || at.stages == 2; }
   [[nodiscard]] __device__ int sequence() const {
     int in_grid = int(blockIdx.x) / sizes::groups;
-    if constexpr (Tr::projected) in_grid += int(blockIdx.y) * p.set_size;
     if constexpr (Tr::always_two) hide(in_grid);  // else it is kept in registers, and with it what begins there
     return in_grid;
   }
-  [[nodiscard]] __device__ int set() const { return Tr::projected ? int(blockIdx.y) : sequence() / p.set_size; }
-  /// The sequence's first row of the projection.
+  [[nodiscard]] __device__ int set() const {
+    return Tr::projected ? int(sequence() >= p.set_size) : sequence() / p.set_size;
+  }
+  /// The sequence's first row of the projection, which two sets read.
   [[nodiscard]] __device__ std::ptrdiff_t projected_row() const {
-    return std::ptrdiff_t(blockIdx.x) / sizes::groups * p.length;
+    int const own = sequence();
+    return std::ptrdiff_t(own >= p.set_size ? own - p.set_size : own) * p.length;
   }
   [[nodiscard]] __device__ int group() const { return int(blockIdx.x) % sizes::groups; }
   /// The row of a token of the sequence.

@@ -1,5 +1,5 @@
 /// @file
-/// The scan's backward in the quadratic form, always with two units' operands in shared memory.
+/// The quadratic scan's backward, always with two units in shared memory.
 ///
 /// The kernel of backward_quadratic.cuh, without what it does where there is room for one unit's only. It may take a
 /// mixer's projection instead of x, B, C and dt, and make them itself: no kernel before it writes them, and x is never
@@ -40,9 +40,9 @@ struct backward_quadratic_two_units {
   /// Enqueues the gradient. Only where fits(p, device).
   static void launch(operands const& p, device_properties const&, cudaStream_t stream) {
     if (p.sequences == 0) return;
-    dim3 const grid = traits::projected ? dim3(unsigned(p.set_size * M.groups), 2) : unsigned(p.sequences * M.groups);
     detail::launch("ssd_backward_quadratic, two units", backward_quadratic_kernel<traits>,
-                   {grid, traits::threads, std::size_t(plan(p.length).bytes)}, stream, p, plan(p.length));
+                   {dim3(unsigned(p.sequences * M.groups)), traits::threads, std::size_t(plan(p.length).bytes)}, stream,
+                   p, plan(p.length));
   }
 
  private:

@@ -1,7 +1,7 @@
 /// @file
 /// A causal convolution with SiLU of rows in shared memory, in place.
 ///
-/// Rows are tokens. A thread goes down a run of them, with four neighbouring channels, and needs the last tokens of the
+/// Rows are tokens. A thread goes down a run of them, with some neighbouring channels, and needs the last tokens of the
 /// run before: it reads them first, and all threads wait for each other before the first writes.
 #pragma once
 
@@ -12,21 +12,22 @@
 
 namespace dm2::cuda::detail {
 
-/// One thread's part, of rows of `Width` 16-bit numbers, 2 Width + 16 bytes apart. Sums are float's, in the order of the
-/// taps. They are kept halved, so that a sum is the argument of SiLU's tanh: h tanh(h) + h.
-template <class T, int Width, int Taps>
+/// One thread's part, of rows of `Width` 16-bit numbers, 2 Width + 16 bytes apart. Sums are float's, in the order of
+/// taps. Taps and bias are kept halved, so that a sum is the argument of SiLU's tanh: h tanh(h) + h.
+///
+/// V: channels of a thread. More of them are fewer accesses, fewer are longer runs where there are many threads.
+template <class T, int Width, int Taps, int V = 4>
 class row_convolution {
  public:
-  static constexpr int V = 4;  ///< channels of a thread
   static constexpr int pieces = Width / V, pitch = 2 * Width + 16;
   using numbers = vector_numbers<T, V>;
   static_assert(is_half<T> && Width % V == 0, "dm2::cuda::detail::row_convolution: whole pieces of 16-bit numbers");
 
-  /// Thread `own` of `count`, at least `pieces`, which do `rows` rows together.
-  __device__ row_convolution(int own, int count, int rows) : channel_{own % pieces * V} {
+  /// Thread `own` of `count`, at least `pieces`, which do `rows` rows together, of which the first `inside` are there.
+  __device__ row_convolution(int own, int count, int rows, int inside) : channel_{own % pieces * V} {
     int const runs = count / pieces, each = (rows + runs - 1) / runs, run = own / pieces;
     first_ = run < runs ? run * each : rows;
-    last_ = min(first_ + each, rows);
+    last_ = min(first_ + each, inside);
   }
 
   /// Reads the thread's parameters: taps [channels, Taps] and bias [channels] of the rows' first channel, `step` is 1
@@ -53,25 +54,30 @@ class row_convolution {
       numbers::load_if(row >= 0 && first_ < last_, at(own, row)).get(raw[Taps - back]);
     }
     wait();
+    int row = first_;
 #pragma unroll 1
-    for (int row = first_; row < last_; row += Taps) {
-      numbers in[Taps];
-#pragma unroll
-      for (int u = 0; u < Taps; ++u) in[u] = numbers::load_if(row + u < last_, at(own, row + u));
-#pragma unroll
-      for (int u = 0; u < Taps; ++u) {
-        in[u].get(raw[u]);
-        float sum[V];
-        convolve(raw, u, sum);
-        if (row + u >= last_) continue;
-        numbers::store(at(own, row + u), sum);
-        keep(row + u, channel_, sum);
-      }
-    }
+    for (; row + Taps <= last_; row += Taps) step<true>(own, row, raw, keep);
+    if (row < last_) step<false>(own, row, raw, keep);
   }
 
  private:
   [[nodiscard]] static __device__ T* at(unsigned char* own, int row) { return reinterpret_cast<T*>(own + row * pitch); }
+  /// Taps rows from `row` on. Whole: all of them are the thread's.
+  template <bool Whole, class Keep>
+  __device__ void step(unsigned char* own, int row, float (&raw)[Taps][V], Keep const& keep) const {
+    numbers in[Taps];
+#pragma unroll
+    for (int u = 0; u < Taps; ++u) in[u] = numbers::load_if(Whole || row + u < last_, at(own, row + u));
+#pragma unroll
+    for (int u = 0; u < Taps; ++u) {
+      if (!Whole && row + u >= last_) break;
+      in[u].get(raw[u]);
+      float sum[V];
+      convolve(raw, u, sum);
+      numbers::store(at(own, row + u), sum);
+      keep(row + u, channel_, sum);
+    }
+  }
   /// The result of the token at `newest`, of which those before it are before it in the ring.
   __device__ void convolve(float const (&raw)[Taps][V], int newest, float (&sum)[V]) const {
 #pragma unroll
