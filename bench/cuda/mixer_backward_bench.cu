@@ -3,9 +3,9 @@
 //   dm2_cuda_mixer_backward_bench            Tiny and Small at batch 256, Tiny at fewer sequences, both variants
 //   dm2_cuda_mixer_backward_bench --once     each once, without times, for a profiler
 //
-// `ready` is what mixer_core_backward takes: a kernel makes x, B and C. `two_units` is the same with a scan for two units
-// in shared memory only; `free_warps` and `all_warps` convolve in the scan (ssd/backward_quadratic_block.cuh). Each is
-// compared with the first, to the last bit, before it is timed.
+// `ready` is what mixer_core_backward takes: a kernel makes x, B and C. `two_units` is the same with a scan for two
+// units in shared memory only; `free_warps` and `all_warps` convolve in the scan (ssd/backward_quadratic_block.cuh).
+// Each is compared with the first, to the last bit, before it is timed.
 #include <dm2/cuda/mixer_core.cuh>
 #include <dm2/cuda/mixer_core_backward.cuh>
 #include <dm2/model/config.hpp>

@@ -198,8 +198,8 @@ __device__ inline void copy_single(backward_quadratic_block<Tr> const& k, int un
   commit_copies();
 }
 
-/// Every warp: the unit's operands and decays are there, those of the unit before are done with. Where all warps convolve
-/// x, that; the first unit's is.
+/// Every warp: the unit's operands and decays are there, those of the unit before are done with. Where all warps
+/// convolve x, that; the first unit's is convolved before.
 template <class Tr>
 __device__ inline void begin_unit([[maybe_unused]] backward_quadratic_block<Tr> const& k, [[maybe_unused]] int unit) {
   if constexpr (Tr::input == quadratic_input::all_warps) {

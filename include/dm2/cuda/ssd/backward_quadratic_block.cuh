@@ -68,7 +68,7 @@ template <class Tr>
 struct backward_quadratic_layout {
   int tiles;       ///< of 16 tokens
   int tokens;      ///< of all tiles
-  int unit_parts;  ///< pairs of floats in row_parts of a unit: these three are read as constants, so that none is computed
+  int unit_parts;  ///< pairs of floats in row_parts of a unit; kept, as the two above, so that nothing computes it
   int stages;      ///< units whose operands are there at a time, 1 or 2
   int operands;    ///< x, then dy of a unit
   int stage;       ///< bytes of a unit's operands
