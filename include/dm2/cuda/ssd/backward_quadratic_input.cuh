@@ -60,14 +60,15 @@ __device__ inline void convolve_states(backward_quadratic_block<Tr> const& k, in
 /// A and D of the group's heads to shared memory.
 template <class Tr>
 __device__ inline void keep_parameters(backward_quadratic_block<Tr> const& k) {
-  int const head = int(threadIdx.x), all = k.group() * Tr::sizes::per_group + head;
-  if (head >= Tr::sizes::per_group) return;
-  if constexpr (Tr::projected) {
-    int const own = k.own_head(all);
-    k.parameters(head) = {-expf(k.front().a_log[own]), k.front().d[own]};
-  } else {
-    int const own = k.set() * Tr::sizes::heads + all;
-    k.parameters(head) = {k.p.a[own], k.p.d[own]};
+  for (int head = int(threadIdx.x); head < Tr::sizes::per_group; head += Tr::threads) {
+    int const all = k.group() * Tr::sizes::per_group + head;
+    if constexpr (Tr::projected) {
+      int const own = k.own_head(all);
+      k.parameters(head) = {-expf(k.front().a_log[own]), k.front().d[own]};
+    } else {
+      int const own = k.set() * Tr::sizes::heads + all;
+      k.parameters(head) = {k.p.a[own], k.p.d[own]};
+    }
   }
 }
 
