@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "cpu/mixer_case.hpp"
+#include "cuda/mixer_core/backward_case.cuh"
 #include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 
@@ -18,108 +19,6 @@ using namespace dm2;
 using namespace dm2::test;
 
 namespace {
-
-/// A mixer_case whose numbers the device can hold, their copies there, and the gradients.
-template <cuda::precision P, mixer_shape M>
-struct device_mixer {
-  using T = cuda::element<P>;
-  static constexpr std::size_t second_d = mixer_case<M>::second_d;
-  mixer_case<M> host;
-  cuda::context<P> ctx;
-  std::array<std::array<device_array<float>, 6>, 2> p, grad;
-  device_array<T> in, dg, din, g;
-  device_array<float> factors;
-
-  device_mixer(int sequences, int tokens) : host{sequences, tokens, 2} {
-    host.in = rounded<T>(host.in), host.dg = rounded<T>(host.dg);
-    in = device_array<T>{host.in}, dg = device_array<T>{host.dg};
-    for (std::size_t i = 0; i < 2; ++i)
-      for (std::size_t k = 0; k < 6; ++k) {
-        host.p[i][k] = rounded<float>(host.p[i][k]);
-        p[i][k] = device_array<float>{host.p[i][k]};
-      }
-    poison();
-  }
-  void poison() {
-    din = device_array<T>{host.in.size()};
-    for (std::size_t i = 0; i < 2; ++i)
-      for (std::size_t k = 0; k < 6; ++k) grad[i][k] = device_array<float>{std::vector<double>(host.p[i][k].size())};
-  }
-  template <class N>
-  static mixer_direction<M, N, space::device> direction(std::array<device_array<float>, 6> const& v,
-                                                        device_array<float> const& d) {
-    constexpr int C = M.conv_dim();
-    return {v[0].template as_block<C, 1, M.d_conv>(), v[1].template as_block<C>(),
-            v[2].template as_block<M.heads>(),        v[3].template as_block<M.heads>(),
-            d.template as_block<M.heads>(),           v[5].template as_block<M.d_inner()>()};
-  }
-  [[nodiscard]] mixer_parameters<M, float const, space::device> parameters() const {
-    return {direction<float const>(p[0], p[0][4]), direction<float const>(p[1], p[second_d][4])};
-  }
-  /// What the forward leaves for backward(true).
-  void forward() {
-    g = device_array<T>{host.dg.size()};
-    factors = device_array<float>{host.count() * 2 * M.groups};
-    cuda::mixer_core<M>(ctx, in.template as_rows<M.projected()>(), parameters(), g.template as_rows<2 * M.d_inner()>(),
-                        host.length, factors.data());
-    CHECK(factors.margins_untouched());
-  }
-  void backward(bool from_left = false) {
-    cuda::mixer_left<M, P> left;
-    if (from_left) left = {g.template as_rows<2 * M.d_inner()>(), factors.data()};
-    cuda::mixer_core_backward<M>(
-        ctx, in.template as_rows<M.projected()>(), parameters(), dg.template as_rows<2 * M.d_inner()>(),
-        din.template as_rows<M.projected()>(),
-        mixer_parameters<M, float, space::device>{direction<float>(grad[0], grad[0][4]),
-                                                  direction<float>(grad[1], grad[second_d][4])},
-        host.length, left);
-  }
-  [[nodiscard]] std::vector<double> bits() const {
-    std::vector<double> all = din.read();
-    for (auto const& one : grad)
-      for (auto const& part : one) {
-        auto const numbers = part.read();
-        all.insert(all.end(), numbers.begin(), numbers.end());
-      }
-    return all;
-  }
-  /// Against double. In 16 bits x, B, C, y, dy and their gradients are rounded between kernels, dzxbcdt once more by
-  /// the second direction. In bfloat16 with and without what the forward left.
-  void check(double allowed = P == cuda::precision::bf16 ? 3e-2 : P == cuda::precision::fp16 ? 8e-3 : 4e-5) {
-    CAPTURE(host.length);
-    CAPTURE(M.headdim);
-    host.backward();
-    backward();
-    compare(allowed);
-    if (P != cuda::precision::bf16) return;
-    forward();
-    poison();
-    backward(true);
-    compare(allowed);
-  }
-  void compare(double allowed) {
-    near("dzxbcdt", din, host.din, 0, allowed);
-    for (std::size_t i = 0; i < 2; ++i)
-      for (std::size_t k = 0; k < 6; ++k)
-        near(direction_names[k] + (i == 0 ? "" : "_b"), grad[i][k], host.grad[i][k], norm_of(host.grad[i][5]), allowed);
-  }
-  static double norm_of(std::vector<double> const& x) {
-    double sum = 0;
-    for (double v : x) sum += v * v;
-    return std::sqrt(sum);
-  }
-  /// Gradients that nearly cancel (a head's scale does not matter to the norm behind it, so that of D may be all
-  /// rounding) are held against a tenth of the norm's weights'.
-  template <class A>
-  void near(std::string const& name, A const& got, std::vector<double> const& want, double norms, double allowed) {
-    CAPTURE(name);
-    double const size = norm_of(want), whole = std::max(size, 0.1 * norms);
-    double const error = relative_error(got.read(), want) * (size == 0 ? 1 : size) / (whole == 0 ? 1 : whole);
-    CAPTURE(error);
-    CHECK(error < allowed);
-    CHECK(got.margins_untouched());
-  }
-};
 
 /// More states than a block's product has columns; more channels; a group that no warp holds; wide enough for accesses
 /// of two and of four channels.
@@ -141,43 +40,43 @@ constexpr mixer_shape small_mixer{.heads = 8, .headdim = 96, .d_state = 128, .gr
 TEST_CASE("cuda mixer_core_backward: equals the CPU's in double, at lengths around those of its parts") {
   constexpr auto fp32 = cuda::precision::fp32;
   for (int const length : {1, 2, 15, 16, 17, 63, 64, 65, 197}) {
-    device_mixer<fp32, published_mixer>{2, length}.check();
-    device_mixer<fp32, plain_mixer>{3, length}.check();
-    device_mixer<fp32, bidirectional_mixer>{2, length}.check();
-    device_mixer<fp32, pairs>{1, length}.check();
-    device_mixer<fp32, fours>{2, length}.check();
-    device_mixer<fp32, least>{1, length}.check();
+    backward_mixer<fp32, published_mixer>{2, length}.check();
+    backward_mixer<fp32, plain_mixer>{3, length}.check();
+    backward_mixer<fp32, bidirectional_mixer>{2, length}.check();
+    backward_mixer<fp32, pairs>{1, length}.check();
+    backward_mixer<fp32, fours>{2, length}.check();
+    backward_mixer<fp32, least>{1, length}.check();
   }
 }
 
 TEST_CASE("cuda mixer_core_backward: equals the CPU's for states, heads and groups of any size") {
   constexpr auto fp32 = cuda::precision::fp32;
-  device_mixer<fp32, many_states>{2, 65}.check();
-  device_mixer<fp32, many_channels>{1, 17}.check();
-  device_mixer<fp32, wide_group>{1, 17}.check();
+  backward_mixer<fp32, many_states>{2, 65}.check();
+  backward_mixer<fp32, many_channels>{1, 17}.check();
+  backward_mixer<fp32, wide_group>{1, 17}.check();
 }
 
 TEST_CASE_TEMPLATE("cuda mixer_core_backward: in 16 bits it is near the CPU's in double", P, in_bf16, in_fp16) {
   // Among groups of few channels are some of nearly zeros, whose rounding the norm magnifies.
   constexpr double few = P::value == cuda::precision::bf16 ? 6e-2 : 2.5e-2;
   for (int const length : {1, 17, 63, 64, 65, 197}) {
-    device_mixer<P::value, tiny_mixer>{1, length}.check();
-    device_mixer<P::value, turned>{2, length}.check(few);
-    if (length < 197) device_mixer<P::value, published_mixer>{2, length}.check(2 * few);
+    backward_mixer<P::value, tiny_mixer>{1, length}.check();
+    backward_mixer<P::value, turned>{2, length}.check(few);
+    if (length < 197) backward_mixer<P::value, published_mixer>{2, length}.check(2 * few);
   }
 }
 
 TEST_CASE("cuda mixer_core_backward: accesses of several channels, and Small's sizes, are near the CPU's in bfloat16") {
   constexpr auto bf16 = cuda::precision::bf16;
   for (int const length : {1, 17, 65}) {
-    device_mixer<bf16, fours>{2, length}.check(6e-2);
-    device_mixer<bf16, least>{2, length}.check(6e-2);
-    device_mixer<bf16, small_mixer>{1, length}.check();
+    backward_mixer<bf16, fours>{2, length}.check(6e-2);
+    backward_mixer<bf16, least>{2, length}.check(6e-2);
+    backward_mixer<bf16, small_mixer>{1, length}.check();
   }
 }
 
 TEST_CASE("cuda mixer_core_backward: gates and weights that are zero, or nearly, can be undone") {
-  using mixer = device_mixer<cuda::precision::bf16, turned>;
+  using mixer = backward_mixer<cuda::precision::bf16, turned>;
   constexpr int inner = turned.d_inner(), wide = turned.projected();
   mixer f{2, 33};
   for (std::size_t row = 0; row < f.host.count(); ++row)
@@ -206,9 +105,9 @@ TEST_CASE("cuda mixer_core_backward: gates and weights that are zero, or nearly,
 
 TEST_CASE("cuda mixer_core_backward: long sequences are near the CPU's in double [long]") {
   for (int const length : {785, 3137}) {
-    device_mixer<cuda::precision::bf16, tiny_mixer>{1, length}.check();
-    device_mixer<cuda::precision::fp32, tiny_mixer>{1, length}.check();
-    device_mixer<cuda::precision::fp32, fours>{1, length}.check();
+    backward_mixer<cuda::precision::bf16, tiny_mixer>{1, length}.check();
+    backward_mixer<cuda::precision::fp32, tiny_mixer>{1, length}.check();
+    backward_mixer<cuda::precision::fp32, fours>{1, length}.check();
   }
 }
 
@@ -230,7 +129,7 @@ TEST_CASE("cuda mixer_core_backward: the convolution's runs have every token onc
 }
 
 TEST_CASE("cuda mixer_core_backward: the input's gradient is overwritten, the parameters' accumulate") {
-  device_mixer<cuda::precision::fp32, published_mixer> f{3, 17};
+  backward_mixer<cuda::precision::fp32, published_mixer> f{3, 17};
   f.backward();
   auto const din = f.din.read();
   std::vector<std::vector<double>> once;
@@ -245,20 +144,20 @@ TEST_CASE("cuda mixer_core_backward: the input's gradient is overwritten, the pa
 }
 
 TEST_CASE_TEMPLATE("cuda mixer_core_backward: more sequences than are summed at a time equal the CPU's", F,
-                   device_mixer<cuda::precision::fp32, plain_mixer>,
-                   device_mixer<cuda::precision::fp32, bidirectional_mixer>) {
+                   backward_mixer<cuda::precision::fp32, plain_mixer>,
+                   backward_mixer<cuda::precision::fp32, bidirectional_mixer>) {
   F{600, 3}.check();
 }
 
 TEST_CASE("cuda mixer_core_backward: more sequences than are done at a time equal the CPU's [long]") {
-  device_mixer<cuda::precision::fp32, plain_mixer> f{3, 26500};
+  backward_mixer<cuda::precision::fp32, plain_mixer> f{3, 26500};
   CHECK(cuda::detail::mixer_core::backward_slice(3, 26500) == 1);
   f.check();
 }
 
 TEST_CASE_TEMPLATE("cuda mixer_core_backward: two runs give the same bits, and a plan takes the memory of both", F,
-                   device_mixer<cuda::precision::bf16, least>, device_mixer<cuda::precision::bf16, published_mixer>,
-                   device_mixer<cuda::precision::fp32, fours>) {
+                   backward_mixer<cuda::precision::bf16, least>, backward_mixer<cuda::precision::bf16, published_mixer>,
+                   backward_mixer<cuda::precision::fp32, fours>) {
   F f{2, 81};
   f.ctx.plan([&] { f.backward(); });
   for (double v : f.din.read()) REQUIRE(v != v);
@@ -276,7 +175,7 @@ TEST_CASE_TEMPLATE("cuda mixer_core_backward: two runs give the same bits, and a
 }
 
 TEST_CASE("cuda mixer_core_backward: operands that are aligned to their numbers only are read") {
-  device_mixer<cuda::precision::bf16, least> f{2, 17};
+  backward_mixer<cuda::precision::bf16, least> f{2, 17};
   auto values = f.host.dg;
   values.insert(values.begin(), 0);
   device_array<__nv_bfloat16> const shifted{values};
@@ -293,7 +192,7 @@ TEST_CASE("cuda mixer_core_backward: operands that are aligned to their numbers 
 }
 
 TEST_CASE("cuda mixer_core_backward: rows that disagree are refused by name, and nothing is written") {
-  device_mixer<cuda::precision::bf16, plain_mixer> f{2, 7};
+  backward_mixer<cuda::precision::bf16, plain_mixer> f{2, 7};
   f.din = device_array<__nv_bfloat16>{std::size_t(13 * plain_mixer.projected())};
   CHECK(shape_message([&] { f.backward(); }) == "mixer_core_backward.dzxbcdt rows: got 13, expected 14");
   for (double v : f.din.read()) CHECK(v != v);
@@ -310,7 +209,7 @@ TEST_CASE("cuda mixer_core_backward: rows that disagree are refused by name, and
 }
 
 TEST_CASE("cuda mixer_core_backward: no sequences are no work") {
-  device_mixer<cuda::precision::bf16, plain_mixer> f{1, 7};
+  backward_mixer<cuda::precision::bf16, plain_mixer> f{1, 7};
   for (auto* x : {&f.in, &f.dg, &f.din}) *x = device_array<__nv_bfloat16>{0};
   f.backward();
   for (double v : f.grad[0][0].read()) CHECK(v == 0);

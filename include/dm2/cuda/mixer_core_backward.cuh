@@ -3,7 +3,8 @@
 ///
 /// Saved: the projection, and in bfloat16 what the forward left. Computed again: convolutions, SiLU and steps, which
 /// pass between kernels through scratch, rounded to the context's element:
-///     inputs     x, B, C and dt of both directions (mixer_core/backward_inputs.cuh)
+///     inputs     x, B, C and dt of both directions (mixer_core/backward_inputs.cuh), unless the scan's backward makes
+///                them itself (mixer_core/backward_scan.cuh), which is not the default
 ///     scan       y of each direction (ssd.cuh), where the forward left nothing or y cannot be had from it
 ///     gate       dy, dz, the norms' sums (mixer_core/backward_gate.cuh)
 ///     scan back  dx, dB, dC, ddt, sums for A and D of both directions at once (ssd_backward.cuh)
@@ -22,6 +23,7 @@
 #include <dm2/cuda/mixer_core/backward_gate.cuh>
 #include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/mixer_core/backward_plan.cuh>
+#include <dm2/cuda/mixer_core/backward_scan.cuh>
 #include <dm2/cuda/mixer_core/backward_sums.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
 
@@ -40,8 +42,9 @@ struct mixer_left {
 
 namespace detail::mixer_core {
 
-/// One call's operands and scratch.
-template <mixer_shape M, precision P>
+/// One call's operands and scratch. Input: where the scan's backward has x, B and C from, where it fits. From the
+/// projection, the kernel that makes them goes.
+template <mixer_shape M, precision P, ssd::quadratic_input Input>
 struct backward_call {
   using T = element<P>;
   context<P>& ctx;
@@ -125,7 +128,28 @@ struct backward_call {
            s.statistics);
   }
 
-  void scans_back() const {
+  /// What the scan's backward reads, in the form that Input names.
+  [[nodiscard]] auto scan_operands() const {
+    auto const ready = plan.operands(s.arrays, s.a_parts, s.d_parts);
+    if constexpr (ssd::two_units_traits<M, T, 1, Input>::projected)
+      return projected_operands(ready, zxbcdt, s.arrays.in.dt, pointers());
+    else
+      return ready;
+  }
+  /// Whether the scan's backward makes x, B, C and dt itself.
+  template <int V>
+  [[nodiscard]] bool scan_convolves() const {
+    if constexpr (Input == ssd::quadratic_input::free_warps || Input == ssd::quadratic_input::all_warps)
+      return undone<V>() && ssd::backward_quadratic_two_units<M, T, Input>::fits(scan_operands(), ctx.device());
+    return false;
+  }
+  void scans_back(bool convolves) const {
+    if constexpr (Input != ssd::quadratic_input::ready) {
+      using form = ssd::backward_quadratic_two_units<M, T, Input>;
+      if constexpr (form::possible)
+        if (convolves || (Input == ssd::quadratic_input::two_units && form::fits(scan_operands(), ctx.device())))
+          return form::launch(scan_operands(), ctx.device(), ctx.stream());
+    }
     ssd::launch_backward(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(), ctx.device(), ctx.stream());
   }
 
@@ -198,10 +222,11 @@ struct backward_call {
   /// Wide: channels of an access; the convolutions' backward takes Narrow where it has both directions.
   template <int Wide, int Narrow>
   void run() const {
-    inputs<Wide>();
+    bool const convolves = scan_convolves<Wide>();
+    if (!convolves) inputs<Wide>();
     if (!undone<Wide>()) scans();
     gate<Wide>();
-    scans_back();
+    scans_back(convolves);
     convolutions<Wide, Narrow>();
     sums<Wide, Narrow>();
   }
@@ -213,6 +238,41 @@ struct backward_call {
       run<1, 1>();
   }
 };
+
+/// mixer_core_backward, with Input as backward_call has it.
+template <ssd::quadratic_input Input, mixer_shape M, precision P>
+void run_backward(context<P>& ctx, rows<element<P> const, M.projected(), space::device> const& zxbcdt,
+                  mixer_parameters<M, float const, space::device> const& p,
+                  rows<element<P> const, 2 * M.d_inner(), space::device> const& dg,
+                  rows<element<P>, M.projected(), space::device> const& dzxbcdt,
+                  mixer_parameters<M, float, space::device> const& grad, int length, mixer_left<M, P> const& left) {
+  using T = element<P>;
+  int const sequences = whole_sequences("mixer_core_backward.zxbcdt", zxbcdt.count, length);
+  require_extent("mixer_core_backward.dg rows", dg.count, zxbcdt.count);
+  require_extent("mixer_core_backward.dzxbcdt rows", dzxbcdt.count, zxbcdt.count);
+  bool const kept = left.factors != nullptr;
+  if (kept) require_extent("mixer_core_backward.left.g rows", left.g.count, zxbcdt.count);
+  int const slice = backward_slice(sequences, length);
+  auto const bytes = [&](int n) { return backward_plan<M, T>{n, length, ctx.device()}.bytes(); };
+  if (!ctx.reserve(std::max(bytes(slice), bytes(sequences % slice)))) return;  // few sequences are cut into more runs
+  for (int first = 0; first < sequences; first += slice) {
+    std::size_t const row = std::size_t(first) * std::size_t(length);
+    backward_plan<M, T> const plan{std::min(slice, sequences - first), length, ctx.device()};
+    arena_scope const scope{ctx.shared()};
+    backward_scratch<M, T> const scratch{ctx.shared(), plan};
+    backward_call<M, P, Input> const call{.ctx = ctx,
+                                          .zxbcdt = zxbcdt.data + row * M.projected(),
+                                          .dg = dg.data + row * 2 * M.d_inner(),
+                                          .g = kept ? left.g.data + row * 2 * M.d_inner() : nullptr,
+                                          .factors = kept ? left.factors + row * 2 * M.groups : nullptr,
+                                          .p = p,
+                                          .dzxbcdt = dzxbcdt.data + row * M.projected(),
+                                          .grad = grad,
+                                          .plan = plan,
+                                          .s = scratch};
+    call.run();
+  }
+}
 
 }  // namespace detail::mixer_core
 
@@ -236,33 +296,8 @@ void mixer_core_backward(context<P>& ctx,
                          std::type_identity_t<rows<element<P>, M.projected(), space::device>> dzxbcdt,
                          mixer_parameters<M, float, space::device> const& grad, int length,
                          std::type_identity_t<mixer_left<M, P>> const& left = {}) {
-  using namespace detail;
-  using T = element<P>;
-  int const sequences = whole_sequences("mixer_core_backward.zxbcdt", zxbcdt.count, length);
-  require_extent("mixer_core_backward.dg rows", dg.count, zxbcdt.count);
-  require_extent("mixer_core_backward.dzxbcdt rows", dzxbcdt.count, zxbcdt.count);
-  bool const kept = left.factors != nullptr;
-  if (kept) require_extent("mixer_core_backward.left.g rows", left.g.count, zxbcdt.count);
-  int const slice = mixer_core::backward_slice(sequences, length);
-  auto const bytes = [&](int n) { return mixer_core::backward_plan<M, T>{n, length, ctx.device()}.bytes(); };
-  if (!ctx.reserve(std::max(bytes(slice), bytes(sequences % slice)))) return;  // few sequences are cut into more runs
-  for (int first = 0; first < sequences; first += slice) {
-    std::size_t const row = std::size_t(first) * std::size_t(length);
-    mixer_core::backward_plan<M, T> const plan{std::min(slice, sequences - first), length, ctx.device()};
-    arena_scope const scope{ctx.shared()};
-    mixer_core::backward_scratch<M, T> const scratch{ctx.shared(), plan};
-    mixer_core::backward_call<M, P> const call{.ctx = ctx,
-                                               .zxbcdt = zxbcdt.data + row * M.projected(),
-                                               .dg = dg.data + row * 2 * M.d_inner(),
-                                               .g = kept ? left.g.data + row * 2 * M.d_inner() : nullptr,
-                                               .factors = kept ? left.factors + row * 2 * M.groups : nullptr,
-                                               .p = p,
-                                               .dzxbcdt = dzxbcdt.data + row * M.projected(),
-                                               .grad = grad,
-                                               .plan = plan,
-                                               .s = scratch};
-    call.run();
-  }
+  detail::mixer_core::run_backward<detail::ssd::quadratic_input::ready, M>(ctx, zxbcdt, p, dg, dzxbcdt, grad, length,
+                                                                           left);
 }
 
 }  // namespace dm2::cuda

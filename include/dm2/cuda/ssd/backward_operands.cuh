@@ -23,6 +23,7 @@ template <mixer_shape M>
 struct backward_sizes {
   static constexpr int heads = M.heads, headdim = M.headdim, state = M.d_state, groups = M.groups;
   static constexpr int per_group = heads / groups, inner = heads * headdim, states = groups * state;
+  static constexpr int taps = M.d_conv, convolved = M.conv_dim(), projected = M.projected();
 };
 
 /// Operands of the scan's backward over a batch of sequences. Token t of sequence s is row s * length + t of each
@@ -69,6 +70,27 @@ struct backward_operands {
       bits |= std::uintptr_t(stride) * sizeof(T);
     return bits % 16 == 0;
   }
+};
+
+/// One set's way from a row of a mixer's projection to its scan: x, B and C are SiLU of a convolution, dt is softplus.
+/// Columns are those of the projection.
+struct scan_front {
+  float const *taps, *bias;  ///< [convolved, taps] and [convolved]
+  float const* dt_bias;      ///< [H]
+  float const *a_log, *d;    ///< [H]; A = -exp(a_log)
+  int x, b, c, dt;           ///< columns at which they start
+  int convolved;             ///< column at which the convolution's channels start
+  bool channels_reversed;    ///< whether channel or head i has the parameters of the i-th from behind
+  bool tokens_reversed;      ///< whether token t is the t-th from the sequence's end
+};
+
+/// Operands of the scan's backward with what is in front of the scan: of two sets, which read the same rows of the
+/// projection. b and c, which are db and dc, get B and C, and dt gets dt; x, a and d are not read.
+template <mixer_shape M, class T>
+struct projected_operands : backward_operands<M, T> {
+  T const* projection;  ///< [set_size L, projected]
+  float* steps;         ///< dt
+  scan_front front[2];
 };
 
 }  // namespace dm2::cuda::detail::ssd

@@ -30,6 +30,7 @@
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/ssd/backward_quadratic_block.cuh>
 #include <dm2/cuda/ssd/backward_quadratic_columns.cuh>
+#include <dm2/cuda/ssd/backward_quadratic_input.cuh>
 #include <dm2/cuda/ssd/backward_quadratic_tokens.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
@@ -48,6 +49,14 @@ template <class Tr>
 __device__ inline void copy_c(backward_quadratic_block<Tr> const& k, copying_threads threads, int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
   copy_columns<Tr::part>(k, threads, k.p.c + column, k.p.c_stride, k.part(part) + k.at.half_bytes());
+}
+
+/// The same of what B and C are made from.
+template <class Tr>
+__device__ inline void copy_states_raw(backward_quadratic_block<Tr> const& k, int part) {
+  int const column = k.group() * Tr::sizes::state + part * Tr::part;
+  copy_projected<Tr::part>(k, all_threads<Tr>(), k.front().b + column, k.part(part));
+  copy_projected<Tr::part>(k, all_threads<Tr>(), k.front().c + column, k.part(part) + k.at.half_bytes());
 }
 
 /// f(part, its B, its C in shared memory) for every part. The copies of the first at.buffers() have been started, a
@@ -80,10 +89,16 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
   tile_sums<Tr> scores;
   scores.clear();
   for (int part = 0; part < k.at.buffers(); ++part) {
-    copy_b(k, all_threads<Tr>(), part), copy_c(k, all_threads<Tr>(), part);
+    if constexpr (Tr::projected)
+      copy_states_raw(k, part);
+    else
+      copy_b(k, all_threads<Tr>(), part), copy_c(k, all_threads<Tr>(), part);
     commit_copies();
   }
-  auto const multiply = [&](int, unsigned char* b, unsigned char* c) {
+  if constexpr (Tr::always_two) keep_parameters(k);
+  if constexpr (Tr::projected) make_steps(k);
+  auto const multiply = [&]([[maybe_unused]] int part, unsigned char* b, unsigned char* c) {
+    if constexpr (Tr::projected) convolve_states(k, part, b, c);
     if (k.free_warp() >= 0) return;
     std::uint32_t const columns = shared_address(b) + k.row_operand(Tr::part_pitch);
     std::uint32_t const rows = shared_address(c) + k.column_operand(Tr::part_pitch);
@@ -102,12 +117,12 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
   bool const early = k.at.buffers() == Tr::parts && over < Tr::parts;
   auto const copy_first = [&] { copy_unit(k, all_threads<Tr>(), 0); };
   each_part(k, multiply, [&](int part) {
-    if (early && part == over && k.at.stages == 2) copy_first();
+    if (early && part == over && k.two_units()) copy_first();
   });
   if (k.free_warp() < 0) store_tiles(k, scores);
-  if (early && k.at.stages == 2) return;
+  if (early && k.two_units()) return;
   __syncthreads();
-  if (k.at.stages == 2) copy_first();
+  if (k.two_units()) copy_first();
   commit_copies();
 }
 
@@ -139,18 +154,22 @@ __device__ inline void finish_states(backward_quadratic_block<Tr> const& k) {
   auto const multiply = [&](int part, unsigned char* b, unsigned char* c) {
     if (k.warp >= k.at.tiles) return;
     float dc[1][Tr::part / 8][4] = {}, db[1][Tr::part / 8][4] = {};
+    constexpr std::uint32_t step = 16 * Tr::part_pitch;
     std::uint32_t a[1][4], at = shared_address(b) + k.row_operand(Tr::part_pitch);
+    std::uint32_t tile =
+        shared_address(k.tile(k.warp, 0)) + std::uint32_t(fragment::transposed_left_operand(unsigned(k.lane)));
 #pragma unroll 2
-    for (int j = 0; j <= k.warp; ++j) {  // dG B
-      load_transposed(a[0], k.tile(k.warp, j), k.lane);
-      multiply_x<T, 0, 1, Tr::part>(dc, a, at + j * 16 * Tr::part_pitch);
+    for (int j = 0; j <= k.warp; ++j, at += step, tile += fragment_bytes) {  // dG B
+      load_matrix_transposed(a[0], tile);
+      multiply_x<T, 0, 1, Tr::part>(dc, a, at);
     }
     write_part(k, dc[0], k.p.dc, k.p.dc_stride, part);
-    at = shared_address(c) + k.row_operand(Tr::part_pitch);
+    at = shared_address(c) + k.row_operand(Tr::part_pitch) + std::uint32_t(k.warp) * step;
+    tile = shared_address(k.tile(k.warp, k.warp)) + std::uint32_t(k.lane * 16);
 #pragma unroll 2
-    for (int i = k.warp; i < k.at.tiles; ++i) {  // dG^T C
-      load_matrix(a[0], shared_address(k.tile(i, k.warp)) + k.lane * 16);
-      multiply_x<T, 0, 1, Tr::part>(db, a, at + i * 16 * Tr::part_pitch);
+    for (int i = k.warp; i < k.at.tiles; ++i, at += step, tile += std::uint32_t(i * fragment_bytes)) {  // dG^T C
+      load_matrix(a[0], tile);
+      multiply_x<T, 0, 1, Tr::part>(db, a, at);
     }
     write_part(k, db[0], k.p.db, k.p.db_stride, part);
   };
@@ -160,7 +179,7 @@ __device__ inline void finish_states(backward_quadratic_block<Tr> const& k) {
 /// Whether the first part of B can come while the last unit is computed: it lies over the first stage.
 template <class Tr>
 __device__ inline bool early_b(backward_quadratic_block<Tr> const& k) {
-  return Tr::units % 2 == 0 && k.at.stages == 2 && k.at.half_bytes() <= k.at.stage;
+  return Tr::units % 2 == 0 && k.two_units() && k.at.half_bytes() <= k.at.stage;
 }
 
 /// Every warp waits, each kind of warps in its own loop over units. compute-sanitizer's racecheck lists accesses that
@@ -174,9 +193,38 @@ __device__ inline void meet() {
 /// Every thread starts its copies of a unit's operands where there is room for one unit's only.
 template <class Tr>
 __device__ inline void copy_single(backward_quadratic_block<Tr> const& k, int unit) {
-  if (k.at.stages == 2 || unit == Tr::units) return;
+  if (k.two_units() || unit == Tr::units) return;
   copy_unit(k, all_threads<Tr>(), unit);
   commit_copies();
+}
+
+/// Every warp: the unit's operands and decays are there, those of the unit before are done with. Where all warps
+/// convolve x, that; the first unit's is convolved before.
+template <class Tr>
+__device__ inline void begin_unit([[maybe_unused]] backward_quadratic_block<Tr> const& k, [[maybe_unused]] int unit) {
+  if constexpr (Tr::input == quadratic_input::all_warps) {
+    if (unit > 0) {
+      auto own = convolution_of_x<2>(k, all_threads<Tr>(), unit);
+      wait_copies<0>();
+      meet<Tr>();
+      own.run(
+          k.x(unit), [] { meet<Tr>(); }, [](int, int, auto const&) {});
+    }
+  }
+  wait_copies<0>();
+  meet<Tr>();
+}
+/// Where the free warps convolve x: that, beside the tiles of the unit before.
+template <class Tr, class Wait>
+__device__ inline void convolve_beside([[maybe_unused]] backward_quadratic_block<Tr> const& k,
+                                       [[maybe_unused]] copying_threads threads, [[maybe_unused]] int unit,
+                                       [[maybe_unused]] Wait const& wait) {
+  if constexpr (Tr::input == quadratic_input::free_warps) {
+    auto own = convolution_of_x<4>(k, threads, unit);
+    wait_copies<0>();
+    wait();
+    own.run(k.x(unit), wait, [](int, int, auto const&) {});
+  }
 }
 
 /// The free warps' loop, beside the others' unit_columns: operands of the next unit, or the first part of B; its
@@ -186,25 +234,25 @@ template <class Tr>
 __device__ inline void units_beside(backward_quadratic_block<Tr> k) {
   int const warps = k.at.free_warps();
   copying_threads const threads{k.free_warp() * 32 + k.lane, warps * 32};
+  auto const wait = [&] { barrier(Tr::most_tiles / 2, warps * 32); };
   copy_single(k, 0);
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     bool const scanner = k.warp == Tr::warps - 1 && unit + 1 < Tr::units;
-    wait_copies<0>();
-    meet<Tr>();  // the unit's operands and decays are there, those of the unit before are done with
+    begin_unit(k, unit);
     lane_steps steps;
     if (scanner) steps = load_lane_steps(k, unit + 1);
     if (unit + 1 == Tr::units && early_b(k)) copy_b(k, threads, 0);
-    if (unit + 1 < Tr::units && k.at.stages == 2) copy_unit(k, threads, unit + 1);
+    if (unit + 1 < Tr::units && k.two_units()) copy_unit(k, threads, unit + 1);
     commit_copies();
     if (scanner) scan_vectors(k, unit + 1, steps);
-    if (k.at.stages == 1) meet<Tr>();
+    if (!k.two_units()) meet<Tr>();
     copy_single(k, unit + 1);
-    int const done = unit - (k.at.stages - 1);
-    if (done >= 0 && done + 1 < Tr::units)
-      finish_tokens(k, done, {k.free_warp(), warps}, [&] { barrier(Tr::most_tiles / 2, warps * 32); });
+    int const done = k.two_units() ? unit - 1 : unit;
+    if (done >= 0 && done + 1 < Tr::units) finish_tokens(k, done, {k.free_warp(), warps}, wait);
+    if (unit + 1 < Tr::units) convolve_beside(k, threads, unit + 1, wait);
   }
-  if (k.at.stages == 2) meet<Tr>();
+  if (k.two_units()) meet<Tr>();
 }
 
 /// The others' loop. dG goes to the scores' place.
@@ -215,14 +263,15 @@ __device__ inline void units_of_tiles(backward_quadratic_block<Tr> k) {
   copy_single(k, 0);
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
-    wait_copies<0>();
-    meet<Tr>();
+    begin_unit(k, unit);
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
-    unit_columns(k, unit, gradient);
-    if (k.at.stages == 1) meet<Tr>();
+    int own = unit;
+    if constexpr (Tr::always_two) hide(own);
+    unit_columns(k, own, gradient);
+    if (!k.two_units()) meet<Tr>();
     copy_single(k, unit + 1);
   }
-  if (k.at.stages == 2) meet<Tr>();
+  if (k.two_units()) meet<Tr>();
   store_tiles(k, gradient);
 }
 
@@ -233,6 +282,7 @@ __global__ void __launch_bounds__(Tr::threads, 1)
     backward_quadratic_kernel(typename Tr::operands const p, backward_quadratic_layout<Tr> const at) {
   backward_quadratic_block<Tr> const k{p, at, dynamic_shared()};
   score_tiles(k);
+  if constexpr (Tr::projected) convolve_first(k);
   if (k.warp == Tr::warps - 1) scan_vectors(k, 0, load_lane_steps(k, 0));
   if (k.free_warp() >= 0)
     units_beside(k);

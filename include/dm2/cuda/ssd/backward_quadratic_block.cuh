@@ -11,8 +11,18 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace dm2::cuda::detail::ssd {
+
+/// Where a block's x, B and C come from. All but the first are kernels for two units' operands in shared memory at a
+/// time, which need no choice where anything lies, and so fewer instructions.
+enum class quadratic_input {
+  ready,       ///< memory, with one unit's operands at a time or two
+  two_units,   ///< memory
+  free_warps,  ///< the projection: warps free of tiles convolve a unit's x while the others do the unit before
+  all_warps    ///< the projection: every warp convolves a unit's x before the unit
+};
 
 /// How a block computes: 16 warps, of which each of the first 2 (tiles / 2) + 1 has at most `Slots` tiles below the
 /// diagonal, whose gradient stays in registers over all heads, and one on it. The free warps behind them copy operands,
@@ -22,6 +32,9 @@ struct backward_quadratic_traits {
   using element = T;
   using sizes = backward_sizes<M>;
   using operands = backward_operands<M, T>;
+  static constexpr quadratic_input input = quadratic_input::ready;
+  static constexpr bool projected = false;   ///< whether operands are projected_operands
+  static constexpr bool always_two = false;  ///< whether there are always two units' operands in shared memory
   static constexpr int warps = 16, threads = 32 * warps, slots = Slots;
   /// Columns of a head at a time: a unit. Every result is a sum over them, or theirs alone.
   static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice;
@@ -36,6 +49,15 @@ struct backward_quadratic_traits {
   static_assert(most_tiles < warps);
 };
 
+/// The same with two units' operands in shared memory, from Input.
+template <mixer_shape M, class T, int Slots, quadratic_input Input>
+struct two_units_traits : backward_quadratic_traits<M, T, Slots> {
+  static constexpr quadratic_input input = Input;
+  static constexpr bool projected = Input == quadratic_input::free_warps || Input == quadratic_input::all_warps;
+  static constexpr bool always_two = true;
+  using operands = std::conditional_t<projected, projected_operands<M, T>, backward_operands<M, T>>;
+};
+
 /// Byte offsets into a block's shared memory; the scores are at 0, in the order of their tiles' rows. A 16 x 16 tile is
 /// four 8 x 8 matrices in the order of an A fragment's registers, transposed: [j, i]. ldmatrix reads it, or its
 /// transpose, at 16 bytes a lane.
@@ -44,39 +66,45 @@ struct backward_quadratic_traits {
 /// or any more, and over what is behind them; and behind them dB and dC on their way out.
 template <class Tr>
 struct backward_quadratic_layout {
-  int tiles;      ///< of 16 tokens
-  int stages;     ///< units whose operands are there at a time, 1 or 2
-  int operands;   ///< x, then dy of a unit
-  int stage;      ///< bytes of a unit's operands
-  int shares;     ///< what a warp leaves of a column that another finishes, by the column
-  int row_parts;  ///< [stages, tiles below the diagonal, 32 lanes] pairs of floats
-  int patches;    ///< [tiles] 16 rows of a part
-  int vectors;    ///< decay_vectors, of two units, dt of three
-  int sums;       ///< token_sums, of two units
-  int around;     ///< [16 warps, 16] floats: of Gamma over the tiles i after and j before a tile
-  int carried;    ///< [tokens] floats: a head's d dt of its slices so far
-  int totals;     ///< [free warps, heads] pairs of floats, sums for A and D
+  int tiles;       ///< of 16 tokens
+  int tokens;      ///< of all tiles
+  int unit_parts;  ///< pairs of floats in row_parts of a unit; kept, as the two above, so that nothing computes it
+  int stages;      ///< units whose operands are there at a time, 1 or 2
+  int operands;    ///< x, then dy of a unit
+  int stage;       ///< bytes of a unit's operands
+  int shares;      ///< what a warp leaves of a column that another finishes, by the column
+  int row_parts;   ///< [stages, tiles below the diagonal, 32 lanes] pairs of floats
+  int patches;     ///< [tiles] 16 rows of a part
+  int vectors;     ///< decay_vectors, of two units, dt of three
+  int sums;        ///< token_sums, of two units
+  int around;      ///< [16 warps, 16] floats: of Gamma over the tiles i after and j before a tile
+  int carried;     ///< [tokens] floats: a head's d dt of its slices so far
+  int totals;      ///< [free warps, heads] pairs of floats, sums for A and D
+  int parameters;  ///< where always_two: [heads] pairs of floats, A and D
   int bytes;
 
   __host__ __device__ backward_quadratic_layout(int length, int units_at_a_time)
       : tiles{(length + 15) / 16},
+        tokens{tiles * 16},
+        unit_parts{tiles_below(tiles) * 32},
         stages{units_at_a_time},
         operands{tiles_below(tiles + 1) * fragment_bytes},
         stage{2 * rows() * Tr::pitch},
         shares{operands + stages * stage},
         row_parts{shares + tiles / 2 * share_bytes},
         patches{operands + buffers() * part_bytes()} {
-    int const units_end = row_parts + stages * tiles_below(tiles) * 256;
+    int const units_end = row_parts + stages * unit_parts * 8;
     int const parts_end = patches + tiles * patch_bytes;
     vectors = units_end > parts_end ? units_end : parts_end;
     sums = vectors + 9 * rows() * 4;
     around = sums + 2 * token_sums_bytes();
     carried = around + Tr::warps * 64;
     totals = carried + (Tr::slices > 1 ? rows() * 4 : 0);
-    bytes = totals + free_warps() * Tr::sizes::per_group * 8;
+    parameters = totals + free_warps() * Tr::sizes::per_group * 8;
+    bytes = parameters + (Tr::always_two ? Tr::sizes::per_group * 8 : 0);
   }
   static constexpr int share_bytes = Tr::slice * 64;  ///< a warp's accumulators
-  __host__ __device__ int rows() const { return tiles * 16; }
+  __host__ __device__ int rows() const { return tokens; }
   /// Warps that have tiles, and the others.
   __host__ __device__ int tile_warps() const { return tiles | 1; }
   __host__ __device__ int free_warps() const { return Tr::warps - tile_warps(); }
@@ -135,7 +163,21 @@ struct backward_quadratic_block {
   __device__ backward_quadratic_block(typename Tr::operands const& all, backward_quadratic_layout<Tr> const& layout,
                                       unsigned char* memory)
       : p{all}, at{layout}, shared{memory}, warp{int(threadIdx.x) >> 5}, lane{int(threadIdx.x) & 31} {}
-  [[nodiscard]] __device__ int sequence() const { return int(blockIdx.x) / sizes::groups; }
+  /// Whether the next unit's operands come while a unit is computed.
+  [[nodiscard]] __device__ bool two_units() const { return Tr::always_two || at.stages == 2; }
+  [[nodiscard]] __device__ int sequence() const {
+    int in_grid = int(blockIdx.x) / sizes::groups;
+    if constexpr (Tr::always_two) hide(in_grid);  // else it is kept in registers, and with it what begins there
+    return in_grid;
+  }
+  [[nodiscard]] __device__ int set() const {
+    return Tr::projected ? int(sequence() >= p.set_size) : sequence() / p.set_size;
+  }
+  /// The sequence's first row of the projection, which two sets read.
+  [[nodiscard]] __device__ std::ptrdiff_t projected_row() const {
+    int const own = sequence();
+    return std::ptrdiff_t(own >= p.set_size ? own - p.set_size : own) * p.length;
+  }
   [[nodiscard]] __device__ int group() const { return int(blockIdx.x) % sizes::groups; }
   /// The row of a token of the sequence.
   [[nodiscard]] __device__ std::size_t row(int token) const {
@@ -148,10 +190,28 @@ struct backward_quadratic_block {
     return head(unit) * sizes::headdim + unit % Tr::slices * Tr::slice;
   }
   /// A and D of a unit's head.
-  [[nodiscard]] __device__ int parameter(int unit) const { return sequence() / p.set_size * sizes::heads + head(unit); }
+  [[nodiscard]] __device__ int parameter(int unit) const { return set() * sizes::heads + head(unit); }
+  /// A unit's A and D.
+  [[nodiscard]] __device__ float rate(int unit) const {
+    if constexpr (Tr::always_two) return parameters(unit / Tr::slices).x;
+    return p.a[parameter(unit)];
+  }
+  [[nodiscard]] __device__ float skip(int unit) const {
+    if constexpr (Tr::always_two) return parameters(unit / Tr::slices).y;
+    return p.d[parameter(unit)];
+  }
+  /// A and D of a head of the group, in shared memory.
+  [[nodiscard]] __device__ float2& parameters(int head) const {
+    return reinterpret_cast<float2*>(shared + at.parameters)[head];
+  }
+  /// Of the sequence's set, where the scan's operands are made from the projection.
+  [[nodiscard]] __device__ scan_front const& front() const { return p.front[set()]; }
+  [[nodiscard]] __device__ int own_head(int head) const {
+    return front().channels_reversed ? sizes::heads - 1 - head : head;
+  }
   /// A unit's x in shared memory.
   [[nodiscard]] __device__ unsigned char* x(int unit) const {
-    return shared + at.operands + (at.stages == 2 ? unit & 1 : 0) * at.stage;
+    return shared + at.operands + (two_units() ? unit & 1 : 0) * at.stage;
   }
   [[nodiscard]] __device__ unsigned char* dy(int unit) const { return x(unit) + at.rows() * Tr::pitch; }
   /// A part of B and C in shared memory.
@@ -167,8 +227,8 @@ struct backward_quadratic_block {
   /// A unit's parts of the sums of Gamma over j, of the tile (i, j) below the diagonal: lane l has those of the rows
   /// 8 (l / 16) + 2 (l % 4) and the next.
   [[nodiscard]] __device__ float2* row_parts(int unit, int i, int j) const {
-    return reinterpret_cast<float2*>(shared + at.row_parts) +
-           ((at.stages == 2 ? unit & 1 : 0) * tiles_below(at.tiles) + tiles_below(i) + j) * 32;
+    return reinterpret_cast<float2*>(shared + at.row_parts) + (two_units() ? unit & 1 : 0) * at.unit_parts +
+           (tiles_below(i) + j) * 32;
   }
   /// fragment::left_operand and right_operand. Theirs, through unsigned numbers, take registers that the columns do not
   /// have: 250 us for Tiny's 512 sequences, these 243.
@@ -189,16 +249,17 @@ __device__ inline copying_threads all_threads() {
   return {int(threadIdx.x), Tr::threads};
 }
 
-/// Starts the threads' copies of `Width` columns of the sequence; zeros behind its end.
+/// Starts the threads' copies of `Width` columns of the sequence, token t of which is `stride` t from `from`; zeros
+/// behind its end.
 template <int Width, class Tr>
-__device__ inline void copy_columns(backward_quadratic_block<Tr> const& k, copying_threads threads,
-                                    typename Tr::element const* from, int stride, unsigned char* to) {
+__device__ inline void copy_tokens(backward_quadratic_block<Tr> const& k, copying_threads threads,
+                                   typename Tr::element const* from, std::ptrdiff_t stride, unsigned char* to) {
   constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
   hide(threads.own);
   int const each = threads.count / pieces, column = threads.own % pieces * 8, rows = k.at.rows();
   int row = threads.own / pieces;
   if (row >= each) return;
-  from += k.row(row) * std::size_t(stride) + column;
+  from += row * stride + column;
   std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + column * 2);
 #pragma unroll 4
   for (; row < rows; row += each) {
@@ -206,11 +267,30 @@ __device__ inline void copy_columns(backward_quadratic_block<Tr> const& k, copyi
     from += each * stride, at += each * pitch;
   }
 }
+/// The same of an array's rows.
+template <int Width, class Tr>
+__device__ inline void copy_columns(backward_quadratic_block<Tr> const& k, copying_threads threads,
+                                    typename Tr::element const* from, int stride, unsigned char* to) {
+  copy_tokens<Width>(k, threads, from + k.row(0) * std::size_t(stride), stride, to);
+}
+/// The same of the projection's rows.
+template <int Width, class Tr>
+__device__ inline void copy_projected(backward_quadratic_block<Tr> const& k, copying_threads threads, int column,
+                                      unsigned char* to) {
+  constexpr std::ptrdiff_t stride = Tr::sizes::projected;
+  std::ptrdiff_t const first = k.projected_row();
+  bool const turned = k.front().tokens_reversed;
+  copy_tokens<Width>(k, threads, k.p.projection + (turned ? first + k.p.length - 1 : first) * stride + column,
+                     turned ? -stride : stride, to);
+}
 
-/// Starts the copy of a unit's operands.
+/// Starts the copy of a unit's operands; of x, where it is convolved in the block, of what it is made from.
 template <class Tr>
 __device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, copying_threads threads, int unit) {
-  copy_columns<Tr::slice>(k, threads, k.p.x + k.column(unit), k.p.x_stride, k.x(unit));
+  if constexpr (Tr::projected)
+    copy_projected<Tr::slice>(k, threads, k.front().x + k.column(unit), k.x(unit));
+  else
+    copy_columns<Tr::slice>(k, threads, k.p.x + k.column(unit), k.p.x_stride, k.x(unit));
   copy_columns<Tr::slice>(k, threads, k.p.dy + k.column(unit), k.p.dy_stride, k.dy(unit));
 }
 
@@ -227,7 +307,10 @@ __device__ inline lane_steps load_lane_steps(backward_quadratic_block<Tr> const&
 #pragma unroll
   for (int i = 0; i < lane_steps::run; ++i) {
     int const token = i * 32 + k.lane;
-    to.dt[i] = token < k.p.length ? __ldg(from + token * heads) : 0.f;
+    if constexpr (Tr::projected)  // what the block itself has written
+      to.dt[i] = token < k.p.length ? from[token * heads] : 0.f;
+    else
+      to.dt[i] = token < k.p.length ? __ldg(from + token * heads) : 0.f;
   }
   return to;
 }
@@ -238,7 +321,7 @@ template <class Tr>
 __device__ inline void scan_vectors(backward_quadratic_block<Tr> const& k, int unit, lane_steps const& steps) {
   constexpr int run = lane_steps::run;
   decay_vectors<Tr> const to{k.shared, k.at, unit};
-  float const rate = k.p.a[k.parameter(unit)] * log2_e;
+  float const rate = k.rate(unit) * log2_e;
   float dt[run], c[run], rest[run], rest_step[run], sum = 0;
 #pragma unroll
   for (int i = 0; i < run; ++i)  // neighbouring lanes have read neighbouring tokens, and exchange them in shared memory

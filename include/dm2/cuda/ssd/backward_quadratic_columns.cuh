@@ -232,7 +232,7 @@ __device__ inline diagonal_parts end_column(backward_quadratic_block<Tr> const& 
   multiply_rows<T>(w, down.x, dy + k.column_operand(Tr::pitch));
   std::uint32_t s[4], a[1][4];
   load_matrix(s, shared_address(k.tile(column, column)) + k.lane * 16);
-  float const direct = k.p.d[k.parameter(unit)];
+  float const direct = k.skip(unit);
   float const from[2] = {v.c[t0 + g], v.c[t0 + g + 8]}, step[2] = {v.dt[t0 + g], v.dt[t0 + g + 8]};
   float2 gamma[3];
   diagonal_parts parts{{}, {0, 0}, 0};
@@ -302,6 +302,14 @@ __device__ inline void write_dx(backward_quadratic_block<Tr> const& k, int unit,
                         k.p.length - t0, k.lane);
 }
 
+/// The block, of whose lane the compiler knows nothing more: what depends on it is computed from here on, not kept in
+/// registers over the tiles before. Operands that are there without a choice of their place leave it the room to.
+template <class Tr>
+[[nodiscard]] __device__ inline backward_quadratic_block<Tr> afresh(backward_quadratic_block<Tr> k) {
+  if constexpr (Tr::always_two) hide(k.lane);
+  return k;
+}
+
 /// Every tile of the warp for one unit.
 template <class Tr>
 __device__ inline void unit_columns(backward_quadratic_block<Tr> const& k, int unit, tile_sums<Tr>& gradient) {
@@ -313,16 +321,18 @@ __device__ inline void unit_columns(backward_quadratic_block<Tr> const& k, int u
   columns.each<Tr::slots>(
       k.at.tiles, [&](int s, int row, int index) { down.descend(k, place, row, index, gradient.below[s]); },
       [&] {
-        down.give(k, columns.first);
-        if (columns.own >= 0) down.start(k, unit, columns.own);
+        auto const here = afresh(k);
+        down.give(here, columns.first);
+        if (columns.own >= 0) down.start(here, unit, columns.own);
       });
   if (columns.own < 0) return;
-  if (warp_columns::given(warp, k.at.tiles)) down.take(k, columns.own);
+  auto const end = afresh(k);
+  if (warp_columns::given(warp, k.at.tiles)) down.take(end, columns.own);
   float later[2] = {};
   down.dot(later);
-  auto const parts = end_column(k, unit, columns.own, down, gradient.diagonal);
-  store_sums(k, unit, columns.own, parts, later);
-  write_dx(k, unit, columns.own, down.u[0]);
+  auto const parts = end_column(end, unit, columns.own, down, gradient.diagonal);
+  store_sums(end, unit, columns.own, parts, later);
+  write_dx(end, unit, columns.own, down.u[0]);
 }
 
 }  // namespace dm2::cuda::detail::ssd

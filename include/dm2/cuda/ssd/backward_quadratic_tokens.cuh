@@ -93,7 +93,7 @@ __device__ inline void finish_tokens(backward_quadratic_block<Tr> const& k, int 
   auto const from = k.sums(unit);
   float const* const dt = k.vectors(unit).dt;
   float* const carried = reinterpret_cast<float*>(k.shared + k.at.carried);
-  float const around = sum_around(k, team.count), rate = k.p.a[k.parameter(unit)];
+  float const around = sum_around(k, team.count), rate = k.rate(unit);
   float sum = 0;
 #pragma unroll 1
   for (int first = team.own * 32; first < k.at.rows(); first += k.at.free_warps() * 32) {

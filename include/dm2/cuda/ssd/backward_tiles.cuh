@@ -198,11 +198,11 @@ __device__ inline void write_rows(unsigned char const* from, T* to, int stride, 
   constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
   __syncwarp();
 #pragma unroll
-  for (int i = lane; i < 16 * pieces; i += 32) {
-    int const row = i / pieces, piece = i % pieces;
-    if (row < inside)
-      *reinterpret_cast<uint4*>(to + std::size_t(row) * stride + piece * 8) =
-          *reinterpret_cast<uint4 const*>(from + row * pitch + piece * 16);
+  for (int first = 0; first < 16 * pieces; first += 32) {
+    int const i = first + lane, row = i / pieces, piece = i % pieces;
+    if (row < inside && row < 16)
+      *reinterpret_cast<uint4*>(to + (row * stride + piece * 8)) =
+          *reinterpret_cast<uint4 const*>(from + (row * pitch + piece * 16));
   }
 }
 

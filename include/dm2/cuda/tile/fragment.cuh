@@ -48,6 +48,13 @@ struct fragment {
   [[nodiscard]] __host__ __device__ static constexpr int right_operand(Lane lane, int pitch) {
     return (int(lane % 8) + int(lane / 16) * 8) * pitch + int(lane / 8 % 2) * 16;
   }
+
+  /// Bytes into a tile that lies as the four 8 x 8 matrices of a left operand, in the order of its registers, to the
+  /// row whose address the lane gives load_matrix_transposed: its transpose is a left operand then, without a move.
+  template <class Lane>
+  [[nodiscard]] __host__ __device__ static constexpr int transposed_left_operand(Lane lane) {
+    return int(lane % 8 + lane / 8 % 2 * 16 + lane / 16 * 8) * 16;
+  }
 };
 
 /// The sum, and the greatest, of the numbers of the four lanes that share a row of results, in each of them.
