@@ -34,6 +34,7 @@ namespace dm2::cuda::detail::mixer_core {
 struct packed_steps {
   bool halves = true;       ///< x, B, C and scores are halves, convolved in pairs; else as tensor.cuh has them
   bool boxes = true;        ///< a tensor map copies raw x, on a Hopper; else each thread copies some rows
+  bool fetch_z = true;      ///< where boxes are copied, the unit's z is fetched into L2 as well
   bool early_gate = false;  ///< z is loaded before the warp's own block is multiplied; registers spill
 };
 
@@ -41,7 +42,8 @@ struct packed_steps {
 template <class T, mixer_shape M, packed_steps Steps>
 struct packed_traits : traits<T, M> {
   using base = traits<T, M>;
-  static constexpr bool packs = true, halves = Steps.halves, boxes = Steps.boxes, early_gate = Steps.early_gate;
+  static constexpr bool packs = true, halves = Steps.halves, boxes = Steps.boxes;
+  static constexpr bool fetches_z = Steps.fetch_z, early_gate = Steps.early_gate;
   using inside = std::conditional_t<halves, __half, T>;
   static constexpr int score_shift = halves ? 4 : 0;
   static constexpr int raw_pitch = base::pitch;
@@ -104,6 +106,7 @@ struct raw_stage {
     arrive_expecting(phase(), (k.lay.tokens + Tr::before) * Tr::raw_pitch);
     load_box_of(shared_address(shared) + std::uint32_t(k.lay.raw), p.raw, int(blockIdx.z), first,
                 k.at.x() + unit * Tr::width, phase());
+    if constexpr (Tr::fetches_z) prefetch_box_of(p.raw, int(blockIdx.z), first, k.at.z() + unit * Tr::width);
   }
 };
 
