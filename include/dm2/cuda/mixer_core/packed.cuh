@@ -78,10 +78,11 @@ struct raw_stage {
   [[nodiscard]] __device__ std::uint32_t phase() const { return shared_address(shared) + std::uint32_t(k.lay.phase); }
   /// Every thread calls it, once, behind a barrier: what was written to the place of raw x is done with.
   __device__ void begin() const {
-    if constexpr (!Tr::boxes) return;
-    if (threadIdx.x == 0) init_phases(phase(), 1), publish_phases();
-    fence_copies();
-    __syncthreads();
+    if constexpr (Tr::boxes) {
+      if (threadIdx.x == 0) init_phases(phase(), 1), publish_phases();
+      fence_copies();
+      __syncthreads();
+    }
   }
   __device__ void start(int unit) const {
     int const thread = thread_here();
@@ -167,11 +168,15 @@ bool packed_fits(device_properties const& device, int length) {
     int const tiles = (length + 15) / 16;
     if (tiles > Tr::most_tiles || layout<Tr>{tiles}.bytes + (Tr::boxes ? 128 : 0) > device.shared_per_block)
       return false;
-    if constexpr (!Tr::boxes) return true;
-    static bool const compiled = has_hopper_code("mixer_core", packed_kernel<Tr>);
-    return device.major == 9 && compiled;
+    if constexpr (Tr::boxes) {
+      static bool const compiled = has_hopper_code("mixer_core", packed_kernel<Tr>);
+      return device.major == 9 && compiled;
+    } else {
+      return true;
+    }
+  } else {
+    return false;
   }
-  return false;
 }
 
 /// As launch_whole(), by the packed kernel; packed_fits() must hold, and there are some sequences.
@@ -200,14 +205,15 @@ inline constexpr bool packs_by_choice = false;
 
 /// Whether a packed kernel does sequences of this length on this device, one that tensor.cuh's does as well.
 template <class T, mixer_shape M>
-bool packs(device_properties const& device, int length) {
+bool packed_replaces_whole(device_properties const& device, int length) {
   return whole_fits<T, M>(device, length) && packed_fits<T, M, packed_steps{.boxes = false}>(device, length);
 }
 
-/// As launch_whole(), by a tensor map where the device has them; packs() must hold.
+/// As launch_whole(), by a tensor map where the device has them; packed_replaces_whole() must hold.
 template <precision P, mixer_shape M>
-bool launch_packs(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
-                  element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+bool launch_best_packed(context<P>& ctx, element<P> const* zxbcdt,
+                        mixer_parameters<M, float const, space::device> const& p, element<P>* g,
+                        scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   if constexpr (packed_traits<element<P>, M, packed_steps{}>::possible) {
     if (packed_fits<element<P>, M, packed_steps{}>(ctx.device(), length))
       return launch_packed<packed_steps{}, P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);

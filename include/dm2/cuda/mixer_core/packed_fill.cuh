@@ -47,12 +47,11 @@ using raw_quad = packed<4>;
 
 /// Halved taps and bias of four channels, in pairs: the sum is the h of silu(2 h).
 template <class Tr>
-struct quad_taps {
+struct alignas(16) quad_taps {
   using pair = channel_pair<Tr>;
   using number = typename pair::number;
   number weight[Tr::taps][2], bias[2];
 
-  __device__ quad_taps() {}
   __device__ explicit quad_taps(channel_taps<Tr> const& c) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -76,7 +75,7 @@ template <class Tr>
 __device__ inline void fill_taps(direction_slices<Tr> const& at, direction_pointers const& p, layout<Tr> const& lay,
                                  int begin, int end, unsigned char* shared) {
   constexpr int quads = Tr::columns / 4;
-  static_assert(sizeof(quad_taps<Tr>) <= std::size_t(Tr::tap_bytes));
+  static_assert(sizeof(quad_taps<Tr>) <= std::size_t(Tr::tap_bytes) && Tr::tap_bytes % 16 == 0);
   for (int i = int(threadIdx.x); i < (end - begin) * quads; i += Tr::threads) {
     int const unit = begin + i / quads, channel = at.conv_channel(at.x(), unit * Tr::width + i % quads * 4);
     *reinterpret_cast<quad_taps<Tr>*>(shared + lay.taps + i * Tr::tap_bytes) =

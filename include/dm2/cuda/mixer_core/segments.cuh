@@ -419,8 +419,8 @@ template <precision P, mixer_shape M>
 bool launch_tensor(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                    element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
   if constexpr (packs_by_choice) {
-    if (packs<element<P>, M>(ctx.device(), length))
-      return launch_packs<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+    if (packed_replaces_whole<element<P>, M>(ctx.device(), length))
+      return launch_best_packed<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
   }
   if (whole_fits<element<P>, M>(ctx.device(), length))
     return launch_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
