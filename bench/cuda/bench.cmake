@@ -1,6 +1,6 @@
 # Programs of their own: times come from the device's clock. dm2_cuda_bench is all of them.
 add_custom_target(dm2_cuda_bench)
-set(benches model lengths operations training kernels float augment mixer_backward)
+set(benches model lengths operations training kernels float augment mixer_core mixer_backward)
 if(DM2_HAS_JPEG)
   list(APPEND benches decode)
 endif()
@@ -10,6 +10,13 @@ foreach(name ${benches})
   target_include_directories(dm2_cuda_${name}_bench PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests)
   add_dependencies(dm2_cuda_bench dm2_cuda_${name}_bench)
 endforeach()
+
+# The lengths benchmark with the packed mixer core, beside the one that it is to be compared with.
+add_executable(dm2_cuda_lengths_packed_bench cuda/lengths_bench.cu)
+target_compile_definitions(dm2_cuda_lengths_packed_bench PRIVATE DM2_PACKED_MIXER_CORE)
+target_link_libraries(dm2_cuda_lengths_packed_bench PRIVATE dm2_cuda_own)
+target_include_directories(dm2_cuda_lengths_packed_bench PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests)
+add_dependencies(dm2_cuda_bench dm2_cuda_lengths_packed_bench)
 
 if(DM2_HAS_NCCL)
   add_executable(dm2_cuda_processes_bench cuda/processes_bench.cu)

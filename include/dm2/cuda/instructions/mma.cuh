@@ -111,6 +111,15 @@ __device__ inline void arrive(int group) {
 /// x, of which the compiler now knows nothing: what depends on it is computed anew after this point, not kept in
 /// registers from before.
 __device__ inline void hide(int& x) { asm volatile("" : "+r"(x)); }
+__device__ inline void hide(std::size_t& x) { asm volatile("" : "+l"(x)); }
+
+/// The address of global memory that p is, to be hidden, and p again: of a pointer that was hidden itself the compiler
+/// would not know which memory it is of.
+__device__ inline std::size_t global_address(void const* p) { return __cvta_generic_to_global(p); }
+template <class T>
+__device__ inline T* global_pointer(std::size_t address) {
+  return static_cast<T*>(__cvta_global_to_generic(address));
+}
 
 /// 2^x, error 2^-22; 0 below -126.
 __device__ inline float exp2_fast(float x) {

@@ -46,26 +46,46 @@ inline PFN_cuTensorMapEncodeTiled_v12000 map_encoder() {
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(found);
 }
 
-/// The map of a row-major matrix [rows, columns] without gaps; rows are a multiple of 16 bytes, and `data` is aligned
-/// to 16. Throws error where the driver refuses it.
+/// Row-major matrices of one size, one behind another without gaps.
+struct matrix_batch {
+  std::size_t count, rows;
+  int columns;
+};
+
+/// The map of matrices at `data`, in `dimensions` of which the last may be their number.
 template <class T>
-tensor_map make_tensor_map(T const* data, std::size_t rows, int columns, tile_shape tile) {
+tensor_map encode_map(T const* data, int dimensions, matrix_batch const& of, tile_shape tile) {
   constexpr auto type = std::is_same_v<T, float>           ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
                         : std::is_same_v<T, __nv_bfloat16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                            : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
   static_assert(is_half<T> || std::is_same_v<T, float>);
   static PFN_cuTensorMapEncodeTiled_v12000 const encode = map_encoder();
-  cuuint64_t const extents[2] = {cuuint64_t(columns), cuuint64_t(rows)}, pitch[1] = {cuuint64_t(columns) * sizeof(T)};
-  cuuint32_t const box[2] = {cuuint32_t(tile.columns), cuuint32_t(tile.rows)}, every[2] = {1, 1};
+  cuuint64_t const pitch = cuuint64_t(of.columns) * sizeof(T);
+  cuuint64_t const extents[3] = {cuuint64_t(of.columns), cuuint64_t(of.rows), cuuint64_t(of.count)};
+  cuuint64_t const pitches[2] = {pitch, pitch * of.rows};
+  cuuint32_t const box[3] = {cuuint32_t(tile.columns), cuuint32_t(tile.rows), 1}, every[3] = {1, 1, 1};
   tensor_map map;
   CUresult const status =
-      encode(&map, type, 2, const_cast<T*>(data), extents, pitch, box, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             tile.swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
+      encode(&map, type, cuuint32_t(dimensions), const_cast<T*>(data), extents, pitches, box, every,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, tile.swizzled ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
-    throw error{"tensor map: the driver refuses a matrix [" + std::to_string(rows) + ", " + std::to_string(columns) +
-                "], status " + std::to_string(int(status))};
+    throw error{"tensor map: the driver refuses matrices [" + std::to_string(of.count) + ", " +
+                std::to_string(of.rows) + ", " + std::to_string(of.columns) + "], status " +
+                std::to_string(int(status))};
   return map;
+}
+
+/// The map of a row-major matrix [rows, columns] without gaps; rows are a multiple of 16 bytes, and `data` is aligned
+/// to 16. Throws error where the driver refuses it.
+template <class T>
+tensor_map make_tensor_map(T const* data, std::size_t rows, int columns, tile_shape tile) {
+  return encode_map(data, 2, {1, rows, columns}, tile);
+}
+/// The same of many: a tile is of one matrix, and what lies outside of that one is zeros.
+template <class T>
+tensor_map make_tensor_map(T const* data, matrix_batch const& of, tile_shape tile) {
+  return encode_map(data, 3, of, tile);
 }
 
 /// A barrier of 8 bytes at `at` whose phases end when `count` arrivals and all expected bytes are there.
@@ -103,6 +123,21 @@ __device__ inline void load_box(std::uint32_t to, tensor_map const& map, int row
       "[%0], [%1, {%2, %3}], [%4];" ::"r"(to),
       "l"(&map), "r"(column), "r"(row), "r"(barrier)
       : "memory");
+}
+/// The same from (row, column) of one matrix of a batch; both may be negative.
+__device__ inline void load_box_of(std::uint32_t to, tensor_map const& map, int matrix, int row, int column,
+                                   std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(to),
+      "l"(&map), "r"(column), "r"(row), "r"(matrix), "r"(barrier)
+      : "memory");
+}
+/// Starts fetching such a tile into the L2 cache.
+__device__ inline void prefetch_box_of(tensor_map const& map, int matrix, int row, int column) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map), "r"(column), "r"(row),
+               "r"(matrix)
+               : "memory");
 }
 /// Starts the copy of a tile from shared memory; what lies outside the matrix is left out. Writers have called
 /// fence_copies and met this thread at a barrier before.

@@ -37,6 +37,12 @@ bool has_hopper_code(char const* name, void (*kernel)(Parameters...)) {
   return attributes.sharedSizeBytes % 1024 != 0;
 }
 
+/// In a kernel with no shared memory of its own: what has_hopper_code() finds.
+__device__ inline void mark_hopper_code() {
+  __shared__ int mark;
+  asm volatile("" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(&mark))));
+}
+
 /// Gives up registers of a thread beyond N; the whole warpgroup calls it.
 template <int N>
 __device__ inline void release_registers() {

@@ -162,7 +162,8 @@ __device__ inline void load_state_rows(state_rows<Tr>& c, int r, layout<Tr> cons
 template <class Tr>
 __device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][4], int r, layout<Tr> const& lay,
                                    unsigned char* shared) {
-  using T = typename Tr::element;
+  using T = typename Tr::inside;
+  constexpr float scale = 1.f / float(1 << Tr::score_shift);
   int const lane = int(threadIdx.x) % 32;
   std::uint32_t const b = shared_address(shared) + std::uint32_t(lay.b);
   unsigned char* const to = shared + lay.scores + r * (r + 1) / 2 * 512 + lane * 16;
@@ -177,32 +178,52 @@ __device__ inline void fill_scores(std::uint32_t const (&a)[Tr::state / 16][4], 
       mma<T>(s[0], a[k], v[0], v[1]);
       mma<T>(s[1], a[k], v[2], v[3]);
     }
-    *reinterpret_cast<uint4*>(to + c * 512) = {pack<T>(s[0][0], s[0][1]), pack<T>(s[0][2], s[0][3]),
-                                               pack<T>(s[1][0], s[1][1]), pack<T>(s[1][2], s[1][3])};
+    auto const both = [](float low, float high) {
+      if constexpr (Tr::score_shift == 0)
+        return pack<T>(low, high);
+      else
+        return pack_finite_halves(low * scale, high * scale);
+    };
+    *reinterpret_cast<uint4*>(to + c * 512) = {both(s[0][0], s[0][1]), both(s[0][2], s[0][3]), both(s[1][0], s[1][1]),
+                                               both(s[1][2], s[1][3])};
   }
 }
 
-/// Starts the copy of one unit's decays and raw x, from `start` on, to shared memory; `decays` are the head's. Tokens
-/// of x before the sequence and from `length` on are zeros.
+/// Starts the copy of one unit's raw x, from `start` on, to shared memory. Tokens before the sequence and from `length`
+/// on are zeros.
+template <class Tr>
+__device__ inline void stage_raw(int thread, typename Tr::element const* sequence, direction_slices<Tr> const& at,
+                                 layout<Tr> const& lay, int unit, int start, int length, unsigned char* shared) {
+  constexpr int wide = Tr::vector == 8 ? 8 : 4, pieces = Tr::width / wide, step = Tr::threads / pieces;
+  int const piece = thread % pieces, row = thread / pieces;
+  if (row >= step) return;
+  auto const* const from = sequence + at.x() + unit * Tr::width + piece * wide;
+  std::uint32_t to = shared_address(shared) + std::uint32_t(lay.raw + row * Tr::raw_pitch + piece * wide * 2);
+#pragma unroll 1
+  for (int r = row; r < lay.tokens + Tr::before; r += step, to += std::uint32_t(step * Tr::raw_pitch)) {
+    int const t = start + r - Tr::before;
+    bool const valid = t >= 0 && t < length;
+    copy_async<2 * wide>(to, from + at.row(valid ? t : 0, length) * Tr::projected, valid);
+  }
+}
+
+/// The same of the decays of its head, which `decays` are.
+template <class Tr>
+__device__ inline void stage_decays(int thread, layout<Tr> const& lay, int unit, float const* decays,
+                                    unsigned char* shared) {
+  if (thread < lay.tokens / 2)  // cum and ev, four numbers at a time
+    copy_async(shared_address(shared) + std::uint32_t(lay.vectors + unit % 2 * 8 * lay.tokens + thread * 16),
+               decays + thread * 4);
+}
+
+/// Starts the copy of one unit's decays and raw x.
 template <class Tr>
 __device__ inline void stage_unit(typename Tr::element const* sequence, direction_slices<Tr> const& at,
                                   layout<Tr> const& lay, int unit, int start, int length, float const* decays,
                                   unsigned char* shared) {
-  constexpr int wide = Tr::vector == 8 ? 8 : 4, pieces = Tr::width / wide, step = Tr::threads / pieces;
-  int const thread = thread_here(), piece = thread % pieces, row = thread / pieces;
-  if (row < step) {
-    auto const* const from = sequence + at.x() + unit * Tr::width + piece * wide;
-    std::uint32_t to = shared_address(shared) + std::uint32_t(lay.raw + (row * Tr::columns + piece * wide) * 2);
-#pragma unroll 1
-    for (int r = row; r < lay.tokens + Tr::before; r += step, to += std::uint32_t(step * Tr::columns * 2)) {
-      int const t = start + r - Tr::before;
-      bool const valid = t >= 0 && t < length;
-      copy_async<2 * wide>(to, from + at.row(valid ? t : 0, length) * Tr::projected, valid);
-    }
-  }
-  if (thread < lay.tokens / 2)  // cum and ev, four numbers at a time
-    copy_async(shared_address(shared) + std::uint32_t(lay.vectors + unit % 2 * 8 * lay.tokens + thread * 16),
-               decays + thread * 4);
+  int const thread = thread_here();
+  stage_raw<Tr>(thread, sequence, at, lay, unit, start, length, shared);
+  stage_decays<Tr>(thread, lay, unit, decays, shared);
   commit_copies();
 }
 
@@ -233,7 +254,7 @@ __device__ inline void fill_unit(int thread, unit_columns<Tr> const& own, channe
   int const scaled = Tr::carries ? 0 : (lay.tokens - 1) / 64 * 64, t0 = run * per_run,
             t1 = min(t0 + per_run, lay.tokens);
   unsigned char* const x = shared + lay.x + own.q * 8;
-  unsigned char const* const raw = shared + lay.raw + (Tr::before * Tr::columns + own.first) * 2;
+  unsigned char const* const raw = shared + lay.raw + Tr::before * Tr::raw_pitch + own.first * 2;
   int const gap = own.gap * 2;
   auto const write = [&](unsigned char* to, float const(&v)[4], float scale) {
     *reinterpret_cast<packed<4>*>(to) = {{pack<T>(scale * v[0], scale * v[1]), pack<T>(scale * v[2], scale * v[3])}};
@@ -241,7 +262,7 @@ __device__ inline void fill_unit(int thread, unit_columns<Tr> const& own, channe
   convolve<Tr, 2>(
       taps, t0, t1,
       [&](int t) {
-        unsigned char const* const from = raw + t * Tr::columns * 2;
+        unsigned char const* const from = raw + t * Tr::raw_pitch;
         return packed<4>{
             {*reinterpret_cast<std::uint32_t const*>(from), *reinterpret_cast<std::uint32_t const*>(from + gap)}};
       },

@@ -28,6 +28,9 @@ struct traits {
   static constexpr int units = heads * per_head, group_units = units / groups, group = inner / groups;
   static constexpr bool padded = width != columns;
   static constexpr bool carries = false;  ///< whether a block has a state from one segment of a sequence to the next
+  static constexpr bool packs = false;    ///< whether shared memory is the packed kernel's: see packed.cuh
+  using inside = T;                       ///< numbers of convolved x, B and C, and of scores
+  static constexpr int score_shift = 0;   ///< scores are kept divided by two to this power
   static constexpr int warps = 14, threads = 32 * warps, most_tiles = warps;  ///< a warp has a tile of 16 tokens
 
   /// Channels that a thread loads at a time: every slice of the projection starts at a multiple of it.
@@ -43,16 +46,18 @@ struct traits {
   /// over stand in groups of 16, of which a lane has four.
   static constexpr int wide_groups = vector == 8 ? columns / 32 : 0;
   static constexpr int pitch = columns * 2 + 16;  ///< bytes of a row of x: an odd number of 16 bytes
+  static constexpr int raw_pitch = columns * 2;   ///< of a row of raw x
   static constexpr int state_bytes = state * 2;   ///< of a row of B and C
   static constexpr bool share = state == 128;     ///< S takes C's place
 };
 
 /// Bytes of shared memory: where things lie, for n tiles of 16 tokens. A block that carries a state keeps B, and has
 /// the state and factors of the tokens instead of scaled x; its C goes to registers, and 16 rows of it to `rows` where
-/// there are more tiles than warps, before scores and x take its place.
+/// there are more tiles than warps, before scores and x take its place. The packed kernel has whole runs of tokens,
+/// factors, taps and D instead of scaled x.
 template <class Tr>
 struct layout {
-  int tokens, scores, c, b, x, scaled, raw, state, vectors, factors, rows, bytes;
+  int tokens, scores, c, b, x, scaled, raw, state, vectors, factors, taps, skips, phase, rows, bytes;
 
   __host__ __device__ explicit layout(int n) {
     tokens = 16 * n;
@@ -68,15 +73,27 @@ struct layout {
       factors = vectors + 4 * tokens * int(sizeof(float));
       rows = factors + 2 * tokens * 2;
       bytes = rows + (n > Tr::warps ? 16 * Tr::state_bytes : 0);
+      taps = skips = phase = 0;
       return;
     }
-    state = factors = rows = 0;
+    state = factors = taps = skips = phase = rows = 0;
     c = Tr::share ? 0 : triangle;
     b = c + all_rows;
     x = triangle;
     scaled = x + tokens * Tr::pitch;
-    raw = scaled + (tokens - 1) / 64 * 64 * Tr::pitch;
-    int const last = raw + (tokens + Tr::before) * Tr::columns * 2;
+    int last = 0;
+    if constexpr (Tr::packs) {
+      int const runs = (tokens + Tr::run - 1) / Tr::run * Tr::run, blocks = (n - 1) / 4;
+      raw = (x + runs * Tr::pitch + 127) / 128 * 128;
+      factors = (raw + (runs + Tr::before) * Tr::raw_pitch + 15) / 16 * 16;
+      taps = factors + 64 * blocks * (blocks + 1) / 2 * 2;
+      skips = taps + Tr::group_units * Tr::columns / 4 * Tr::tap_bytes;
+      phase = skips + (Tr::group_units + 3) / 4 * 16;
+      last = phase + 16;
+    } else {
+      raw = scaled + (tokens - 1) / 64 * 64 * Tr::pitch;
+      last = raw + (tokens + Tr::before) * Tr::raw_pitch;
+    }
     vectors = last > b + all_rows ? last : b + all_rows;
     bytes = vectors + 4 * tokens * int(sizeof(float));
   }

@@ -20,6 +20,7 @@
 
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/mixer_core/carried_state.cuh>
+#include <dm2/cuda/mixer_core/packed.cuh>
 #include <dm2/cuda/mixer_core/tensor.cuh>
 
 #include <algorithm>
@@ -417,6 +418,10 @@ std::size_t state_packets(device_properties const& device, int sequences, int le
 template <precision P, mixer_shape M>
 bool launch_tensor(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                    element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  if constexpr (packs_by_choice) {
+    if (packed_replaces_whole<element<P>, M>(ctx.device(), length))
+      return launch_best_packed<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  }
   if (whole_fits<element<P>, M>(ctx.device(), length))
     return launch_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
   segment_plan<element<P>, M> const plan{ctx.device(), sequences, length};

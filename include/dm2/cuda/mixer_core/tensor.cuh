@@ -39,11 +39,13 @@ namespace dm2::cuda::detail::mixer_core {
 /// What a warp needs to multiply its tile's row of S with x or X'.
 template <class Tr>
 struct unit_operands {
-  using T = typename Tr::element;
+  using T = typename Tr::inside;
   static constexpr int G = Tr::column_groups;
   unsigned char const* scores;  ///< the warp's row of tiles, this lane's part
   std::uint32_t x, scaled;      ///< this lane's place in the first tile
 
+  __device__ unit_operands(unsigned char const* of_scores, std::uint32_t of_x)
+      : scores{of_scores}, x{of_x}, scaled{of_x} {}
   __device__ unit_operands(int r, layout<Tr> const& lay, unsigned char const* shared) {
     int const lane = thread_here() % 32;
     scores = shared + lay.scores + r * (r + 1) / 2 * 512 + lane * 16;
@@ -177,25 +179,49 @@ struct gate_rows {
   /// Whether this lane's words from n on, a whole access, are channels.
   [[nodiscard]] __device__ static bool real(int n, int lane) { return !Tr::padded || column(n, lane) < Tr::width; }
 
+  __device__ gate_rows() {}
   __device__ gate_rows(int r, direction_slices<Tr> const& at, int unit, T const* sequence, int length) {
     int const lane = thread_here() % 32;
     T const* const from = sequence + at.z() + unit * Tr::width;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      T const* const row = from + at.row(min(token(r, half, lane), length - 1), length) * Tr::projected;
+    for (int half = 0; half < 2; ++half)
+      load(half, from + at.row(min(token(r, half, lane), length - 1), length) * Tr::projected, lane);
+  }
+  /// z of one of the lane's rows.
+  __device__ void load(int half, T const* row, int lane) {
 #pragma unroll
-      for (int n = 0; n < wide; n += 4) {
-        uint4 v{};
-        if (real(n, lane)) v = *reinterpret_cast<uint4 const*>(row + column(n, lane));
-        z[half][n] = v.x, z[half][n + 1] = v.y, z[half][n + 2] = v.z, z[half][n + 3] = v.w;
-      }
-#pragma unroll
-      for (int n = wide; n < words; n += 2) {
-        uint2 v{};
-        if (real(n, lane)) v = *reinterpret_cast<uint2 const*>(row + column(n, lane));
-        z[half][n] = v.x, z[half][n + 1] = v.y;
-      }
+    for (int n = 0; n < wide; n += 4) {
+      uint4 v{};
+      if (real(n, lane)) v = *reinterpret_cast<uint4 const*>(row + column(n, lane));
+      z[half][n] = v.x, z[half][n + 1] = v.y, z[half][n + 2] = v.z, z[half][n + 3] = v.w;
     }
+#pragma unroll
+    for (int n = wide; n < words; n += 2) {
+      uint2 v{};
+      if (real(n, lane)) v = *reinterpret_cast<uint2 const*>(row + column(n, lane));
+      z[half][n] = v.x, z[half][n + 1] = v.y;
+    }
+  }
+  /// g = y silu(z) of one of the lane's rows, rounded; the squares of this lane's part are added to `sum`.
+  __device__ void gate(std::uint32_t (&out)[words], float const (&acc)[words][4], int half, int lane,
+                       float& sum) const {
+#pragma unroll
+    for (int n = 0; n < words; ++n) {
+      float2 const gate = unpack<T>(z[half][n]);
+      float const first = acc[n][half * 2] * gate_silu(gate.x), next = acc[n][half * 2 + 1] * gate_silu(gate.y);
+      if (real(n < wide ? n & ~3 : n & ~1, lane)) sum = fmaf(first, first, fmaf(next, next, sum));
+      out[n] = pack<T>(first, next);
+    }
+  }
+  /// This lane's part of one row of g.
+  __device__ static void store(std::uint32_t const (&out)[words], T* row, int lane) {
+#pragma unroll
+    for (int n = 0; n < wide; n += 4)
+      if (real(n, lane))
+        __stcg(reinterpret_cast<uint4*>(row + column(n, lane)), uint4{out[n], out[n + 1], out[n + 2], out[n + 3]});
+#pragma unroll
+    for (int n = wide; n < words; n += 2)
+      if (real(n, lane)) __stcg(reinterpret_cast<uint2*>(row + column(n, lane)), uint2{out[n], out[n + 1]});
   }
   /// g = y silu(z); the squares of this lane's part of each row are added to `sums`.
   __device__ void write(float const (&acc)[words][4], int r, direction_slices<Tr> const& at, int unit,
@@ -204,24 +230,11 @@ struct gate_rows {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       std::uint32_t out[words];
-#pragma unroll
-      for (int n = 0; n < words; ++n) {
-        float2 const gate = unpack<T>(z[half][n]);
-        float const first = acc[n][half * 2] * gate_silu(gate.x), next = acc[n][half * 2 + 1] * gate_silu(gate.y);
-        if (real(n < wide ? n & ~3 : n & ~1, lane)) sums[half] = fmaf(first, first, fmaf(next, next, sums[half]));
-        out[n] = pack<T>(first, next);
-      }
+      gate(out, acc, half, lane, sums[half]);
       int const t = token(r, half, lane);
       if (t >= p.length) continue;
       std::size_t const row = 2 * (first_row + std::size_t(at.row(t, p.length))) + std::size_t(at.second());
-      T* const g = p.g + row * Tr::inner + unit * Tr::width;
-#pragma unroll
-      for (int n = 0; n < wide; n += 4)
-        if (real(n, lane))
-          __stcg(reinterpret_cast<uint4*>(g + column(n, lane)), uint4{out[n], out[n + 1], out[n + 2], out[n + 3]});
-#pragma unroll
-      for (int n = wide; n < words; n += 2)
-        if (real(n, lane)) __stcg(reinterpret_cast<uint2*>(g + column(n, lane)), uint2{out[n], out[n + 1]});
+      store(out, p.g + row * Tr::inner + unit * Tr::width, lane);
     }
   }
 };
@@ -333,11 +346,12 @@ struct whole_place {
   [[nodiscard]] __device__ float* decays_of(int unit) const { return decays + unit / Tr::per_head * 2 * lay.tokens; }
 };
 
-/// The scores of the sequence to shared memory, its decays to memory.
-template <class Tr>
+/// The scores of the sequence to shared memory, its decays to memory; fill_states() makes B and C.
+template <class Tr, class FillStates>
 __device__ inline void prepare_whole(arguments<typename Tr::element> const& p, whole_place<Tr> const& k,
-                                     direction_pointers const& parameters, unsigned char* shared) {
-  fill_state<Tr>(k.sequence, k.at, parameters, k.lay, k.group, 0, p.length, shared);
+                                     direction_pointers const& parameters, unsigned char* shared,
+                                     FillStates const& fill_states) {
+  fill_states();
   __syncthreads();
   state_rows<Tr> c;
   if (k.tile >= 0) load_state_rows<Tr>(c, k.tile, k.lay, shared);
@@ -357,7 +371,8 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   whole_place<Tr> const k{p};
   direction_pointers const& parameters = p.direction[blockIdx.y];
   float* const vectors = reinterpret_cast<float*>(shared + k.lay.vectors);
-  prepare_whole(p, k, parameters, shared);
+  prepare_whole(p, k, parameters, shared,
+                [&] { fill_state<Tr>(k.sequence, k.at, parameters, k.lay, k.group, 0, p.length, shared); });
   auto const stage = [&](int unit) {
     stage_unit<Tr>(k.sequence, k.at, k.lay, unit, 0, p.length, k.decays_of(unit), shared);
   };

@@ -154,6 +154,12 @@ void arrive(int group) {
   emulated::machine::current().arrive(unsigned(group) + 1, Threads);
 }
 inline void hide(int&) {}
+inline void hide(std::size_t&) {}
+inline std::size_t global_address(void const* p) { return reinterpret_cast<std::size_t>(p); }
+template <class T>
+T* global_pointer(std::size_t address) {
+  return reinterpret_cast<T*>(address);
+}
 
 inline float exp2_fast(float x) { return x < -126 ? 0.f : std::exp2(x); }
 inline float tanh_fast(float x) { return std::tanh(x); }

@@ -4,8 +4,11 @@
 
 #include <dm2/cuda/element.cuh>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace dm2::cuda::detail {
 
@@ -32,6 +35,25 @@ template <class T>
 std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
   float2 const x = unpack<T>(a), y = unpack<T>(b);
   return pack<T>(x.x * y.x, x.y * y.y);
+}
+template <class T>
+std::uint32_t fma_pairs(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  float2 const x = unpack<T>(a), y = unpack<T>(b), z = unpack<T>(c);
+  return pack<T>(std::fma(x.x, y.x, z.x), std::fma(x.y, y.y, z.y));
+}
+inline std::uint32_t tanh_halves(std::uint32_t x) {
+  float2 const v = unpack<__half>(x);
+  return pack<__half>(std::tanh(v.x), std::tanh(v.y));
+}
+inline std::uint32_t pack_finite_halves(float low, float high) {
+  auto const finite = [](float x) { return std::isnan(x) ? x : std::clamp(x, -65504.f, 65504.f); };
+  return pack<__half>(finite(low), finite(high));
+}
+template <class T>
+std::uint32_t as_halves(std::uint32_t v) {
+  if constexpr (std::is_same_v<T, __half>) return v;
+  float2 const both = unpack<T>(v);
+  return pack_finite_halves(both.x, both.y);
 }
 
 }  // namespace dm2::cuda::detail

@@ -29,16 +29,26 @@ struct tensor_map {
   int rows, row_bytes;
   tile_shape tile;
   int tile_bytes;  ///< of a row of the tile
+  std::size_t matrices;
+};
+struct matrix_batch {
+  std::size_t count, rows;
+  int columns;
 };
 
 template <class T>
-tensor_map make_tensor_map(T const* data, std::size_t rows, int columns, tile_shape tile) {
+tensor_map make_tensor_map(T const* data, matrix_batch const& of, tile_shape tile) {
   auto const address = reinterpret_cast<std::uintptr_t>(data);
-  int const row_bytes = columns * int(sizeof(T)), tile_bytes = tile.columns * int(sizeof(T));
-  if (address % 16 != 0 || rows == 0 || columns <= 0 || row_bytes % 16 != 0 || tile_bytes % 16 != 0 || tile.rows < 1 ||
-      tile.rows > 256 || tile.columns < 1 || tile.columns > 256 || (tile.swizzled && tile_bytes > 128))
+  int const row_bytes = of.columns * int(sizeof(T)), tile_bytes = tile.columns * int(sizeof(T));
+  if (address % 16 != 0 || of.count == 0 || of.rows == 0 || of.columns <= 0 || row_bytes % 16 != 0 ||
+      tile_bytes % 16 != 0 || tile.rows < 1 || tile.rows > 256 || tile.columns < 1 || tile.columns > 256 ||
+      (tile.swizzled && tile_bytes > 128))
     throw error{"tensor map: refused by the emulation"};
-  return {reinterpret_cast<unsigned char*>(address), int(rows), row_bytes, tile, tile_bytes};
+  return {reinterpret_cast<unsigned char*>(address), int(of.rows), row_bytes, tile, tile_bytes, of.count};
+}
+template <class T>
+tensor_map make_tensor_map(T const* data, std::size_t rows, int columns, tile_shape tile) {
+  return make_tensor_map(data, matrix_batch{1, rows, columns}, tile);
 }
 
 /// A barrier in shared memory.
@@ -96,7 +106,8 @@ inline void wait_phase(std::uint32_t at, unsigned parity) {
 
 /// Calls piece(shared, global) for each 16 bytes of a tile; global is null outside the matrix.
 template <class Piece>
-void for_each_piece(tensor_map const& map, int row, int column, std::uint32_t at, Piece const& piece) {
+void for_each_piece(tensor_map const& map, int matrix, int row, int column, std::uint32_t at, Piece const& piece) {
+  if (matrix < 0 || std::size_t(matrix) >= map.matrices) throw std::logic_error{"a tile of no matrix"};
   int const element = map.tile_bytes / map.tile.columns;
   if (column * element % 16 != 0) throw std::logic_error{"a tile whose columns are not aligned"};
   if (at % (map.tile.swizzled ? 1024 : 128) != 0) throw std::logic_error{"a tile in shared memory that is not aligned"};
@@ -104,20 +115,30 @@ void for_each_piece(tensor_map const& map, int row, int column, std::uint32_t at
     for (int b = 0; b < map.tile_bytes; b += 16) {
       std::uint32_t to = at + std::uint32_t(r * map.tile_bytes + b);
       if (map.tile.swizzled) to ^= (to >> 7 & 7u) << 4;
-      bool const inside = row + r < map.rows && column * element + b < map.row_bytes;
-      piece(emulated::machine::current().at(to, 16),
-            inside ? map.data + std::ptrdiff_t(row + r) * map.row_bytes + column * element + b : nullptr);
+      int const byte = column * element + b;
+      bool const inside = row + r >= 0 && row + r < map.rows && byte >= 0 && byte < map.row_bytes;
+      std::ptrdiff_t const first = std::ptrdiff_t{matrix} * map.rows + row + r;
+      piece(emulated::machine::current().at(to, 16), inside ? map.data + first * map.row_bytes + byte : nullptr);
     }
 }
-inline void load_box(std::uint32_t to, tensor_map const& map, int row, int column, std::uint32_t barrier) {
-  for_each_piece(map, row, column, to, [&](unsigned char* shared, unsigned char* global) {
+inline void load_box_of(std::uint32_t to, tensor_map const& map, int matrix, int row, int column,
+                        std::uint32_t barrier) {
+  for_each_piece(map, matrix, row, column, to, [&](unsigned char* shared, unsigned char* global) {
     std::memset(shared, 0xff, 16);
     copies_to(barrier).push_back({shared, global, 16});
   });
   emulated::machine::current().wake(barrier);
 }
+inline void prefetch_box_of(tensor_map const& map, int matrix, int, int column) {
+  if (matrix < 0 || std::size_t(matrix) >= map.matrices) throw std::logic_error{"a tile of no matrix"};
+  if (column * (map.tile_bytes / map.tile.columns) % 16 != 0)
+    throw std::logic_error{"a tile whose columns are not aligned"};
+}
+inline void load_box(std::uint32_t to, tensor_map const& map, int row, int column, std::uint32_t barrier) {
+  load_box_of(to, map, 0, row, column, barrier);
+}
 inline void store_box(tensor_map const& map, int row, int column, std::uint32_t from) {
-  for_each_piece(map, row, column, from, [](unsigned char* shared, unsigned char* global) {
+  for_each_piece(map, 0, row, column, from, [](unsigned char* shared, unsigned char* global) {
     if (global != nullptr) emulated::machine::current().copies().back().push_back({global, shared, 16});
   });
 }

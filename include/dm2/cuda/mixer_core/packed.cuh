@@ -1,0 +1,224 @@
+/// @file
+/// The mixer core for short sequences, packed: halves in pairs, fewer instructions.
+///
+/// For at most 224 tokens, as tensor.cuh, with the same steps. That one's kernel executes 173,000 warp instructions a
+/// block of Tiny's with 197 tokens, this one 116,000 (compiled, counts times trips). Here
+///   - x has no scaled twin: scores of earlier blocks of 64 tokens take the factors of their columns, up to the start
+///     of the warp's own block, so that nothing is decayed between blocks;
+///   - taps lie in shared memory, halved and packed, once a block, and what a thread needs to find its numbers is kept;
+///   - raw x has rows of the same pitch as x, a tensor map copies them, and a thread convolves six tokens at a time in
+///     an order in which its warp reads from all banks;
+///   - x, B, C and the scores are halves, also where the mixer's numbers are bfloat16, and are convolved in pairs. A
+///     half has three more bits: g of Tiny is wrong by 2.4e-3 instead of 3.0e-3 (emulated). Its range is smaller: what
+///     is beyond 65504 of the projection, and 16 times that of a score, becomes that.
+#pragma once
+
+#include <dm2/core/operands.hpp>
+#include <dm2/core/shapes.hpp>
+#include <dm2/cuda/context.cuh>
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/device/properties.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
+#include <dm2/cuda/instructions/wgmma.cuh>
+#include <dm2/cuda/mixer_core/packed_fill.cuh>
+#include <dm2/cuda/mixer_core/packed_scan.cuh>
+#include <dm2/cuda/mixer_core/tensor.cuh>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+namespace dm2::cuda::detail::mixer_core {
+
+/// Steps of the packed kernel that may be left out, so that a benchmark can tell what each is worth.
+struct packed_steps {
+  bool halves = true;       ///< x, B, C and scores are halves, convolved in pairs; else as tensor.cuh has them
+  bool boxes = true;        ///< a tensor map copies raw x, on a Hopper; else each thread copies some rows
+  bool fetch_z = true;      ///< where boxes are copied, the unit's z is fetched into L2 as well
+  bool early_gate = false;  ///< z is loaded before the warp's own block is multiplied; registers spill
+};
+
+/// The constants of the packed kernel.
+template <class T, mixer_shape M, packed_steps Steps>
+struct packed_traits : traits<T, M> {
+  using base = traits<T, M>;
+  static constexpr bool packs = true, halves = Steps.halves, boxes = Steps.boxes;
+  static constexpr bool fetches_z = Steps.fetch_z, early_gate = Steps.early_gate;
+  using inside = std::conditional_t<halves, __half, T>;
+  static constexpr int score_shift = halves ? 4 : 0;
+  static constexpr int raw_pitch = base::pitch;
+  static constexpr int run = 6;                       ///< tokens that a thread convolves at a time
+  static constexpr int tap_bytes = halves ? 48 : 80;  ///< of four channels, whole vectors of 16
+
+  /// Between the runs of neighbouring slots of threads: half a warp then reads from 32 banks.
+  [[nodiscard]] static constexpr int step() {
+    for (int s = 1; s < 8; ++s)
+      if ((s * run * raw_pitch / 4 - base::columns / 2) % 32 == 0) return s;
+    return 1;
+  }
+  static constexpr int run_step = step();
+  /// Whether the kernel can do this shape at all.
+  static constexpr bool possible = base::possible && (!boxes || (base::vector == 8 && raw_pitch / 2 <= 256));
+};
+
+template <class T>
+struct packed_arguments {
+  arguments<T> core;
+  tensor_map raw;  ///< of zxbcdt [B, L, projected], in boxes of a unit's raw x; nothing where threads copy
+};
+
+/// Raw x and decays of a block's units on their way to shared memory, one unit ahead.
+template <class Tr>
+struct raw_stage {
+  using T = typename Tr::element;
+  packed_arguments<T> const& p;
+  whole_place<Tr> const& k;
+  unsigned char* shared;
+
+  [[nodiscard]] __device__ std::uint32_t phase() const { return shared_address(shared) + std::uint32_t(k.lay.phase); }
+  /// Every thread calls it, once, behind a barrier: what was written to the place of raw x is done with.
+  __device__ void begin() const {
+    if constexpr (Tr::boxes) {
+      if (threadIdx.x == 0) init_phases(phase(), 1), publish_phases();
+      fence_copies();
+      __syncthreads();
+    }
+  }
+  __device__ void start(int unit) const {
+    int const thread = thread_here();
+    if constexpr (Tr::boxes) {
+      if (thread == Tr::threads - 1) start_box(unit);  // of a warp that has a short row or none
+    } else {
+      stage_raw<Tr>(thread, k.sequence, k.at, k.lay, unit, 0, p.core.length, shared);
+    }
+    stage_decays<Tr>(Tr::threads - 1 - thread, k.lay, unit, k.decays_of(unit), shared);
+    commit_copies();
+  }
+  /// This thread's part has landed, and the box.
+  __device__ void wait(int unit) const {
+    if constexpr (Tr::boxes) wait_phase(phase(), unsigned(unit - k.begin) % 2);
+    wait_copies<0>();
+  }
+
+ private:
+  /// Tokens -4 to the last tile's last, in memory's order: zeros outside of the sequence.
+  __device__ void start_box(int unit) const {
+    int const first = k.at.tokens_reversed ? p.core.length - k.lay.tokens : -Tr::before;
+    arrive_expecting(phase(), (k.lay.tokens + Tr::before) * Tr::raw_pitch);
+    load_box_of(shared_address(shared) + std::uint32_t(k.lay.raw), p.raw, int(blockIdx.z), first,
+                k.at.x() + unit * Tr::width, phase());
+    if constexpr (Tr::fetches_z) prefetch_box_of(p.raw, int(blockIdx.z), first, k.at.z() + unit * Tr::width);
+  }
+};
+
+/// A block's units, once the scores are there.
+template <class Tr>
+__device__ inline void run_units(arguments<typename Tr::element> const& p, whole_place<Tr> const& k,
+                                 raw_stage<Tr> const& stage, unsigned char* shared, float (&sums)[2]) {
+  convolved_place<Tr> const convolved{int(threadIdx.x), k.at, k.lay};
+  scan_places<Tr> own{p, k, shared};
+#pragma unroll 1
+  for (int unit = k.begin; unit < k.end; ++unit) {
+    float const* const cum = reinterpret_cast<float const*>(shared + k.lay.vectors + unit % 2 * 8 * k.lay.tokens);
+    stage.wait(unit);
+    __syncthreads();
+    fill_packed<Tr>(convolved, k.lay, unit - k.begin, shared);
+    fill_block_factors<Tr>(Tr::threads - 1 - thread_here(), k.lay, cum, cum + k.lay.tokens, shared);
+    __syncthreads();
+    if (unit + 1 < k.end) stage.start(unit + 1);
+    float const skip = reinterpret_cast<float const*>(shared + k.lay.skips)[unit - k.begin];
+    if (k.tile >= 0) scan_packed<Tr>(p.length, k, own, cum, skip, shared, sums);
+    own.advance();
+  }
+}
+
+/// Grid (unit sets of all groups, 2, sequences).
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, 2)
+    packed_kernel(__grid_constant__ packed_arguments<typename Tr::element> const all) {
+  if constexpr (!Tr::boxes || hopper_code) {
+    if constexpr (Tr::boxes) mark_hopper_code();
+    unsigned char* const shared = dynamic_shared();
+    arguments<typename Tr::element> const& p = all.core;
+    whole_place<Tr> const k{p};
+    direction_pointers const& parameters = p.direction[blockIdx.y];
+    raw_stage<Tr> const stage{all, k, shared};
+    prepare_whole(p, k, parameters, shared,
+                  [&] { fill_packed_state<Tr>(k.sequence, k.at, parameters, k.lay, k.group, p.length, shared); });
+    stage.begin();
+    stage.start(k.begin);
+    fill_taps<Tr>(k.at, parameters, k.lay, k.begin, k.end, shared);
+    float sums[2] = {};
+    run_units(p, k, stage, shared, sums);
+    float* const vectors = reinterpret_cast<float*>(shared + k.lay.vectors);
+    if (p.finish) __syncthreads();  // the decays' place is free
+    if (k.tile >= 0)
+      write_sums<Tr>(sums, k.tile, k.at, k.begin, k.end, k.first_row, p, 0, p.finish ? vectors : nullptr);
+    if (!p.finish) return;
+    __syncthreads();
+    finish_rows<Tr>(p, k.at, k.first_row, k.group, 0, p.length, vectors);
+  }
+}
+
+/// Whether the packed kernel does sequences of this length on this device.
+template <class T, mixer_shape M, packed_steps Steps>
+bool packed_fits(device_properties const& device, int length) {
+  using Tr = packed_traits<T, M, Steps>;
+  if constexpr (Tr::possible) {
+    int const tiles = (length + 15) / 16;
+    if (tiles > Tr::most_tiles || layout<Tr>{tiles}.bytes + (Tr::boxes ? 128 : 0) > device.shared_per_block)
+      return false;
+    if constexpr (Tr::boxes) {
+      static bool const compiled = has_hopper_code("mixer_core", packed_kernel<Tr>);
+      return device.major == 9 && compiled;
+    } else {
+      return true;
+    }
+  } else {
+    return false;
+  }
+}
+
+/// As launch_whole(), by the packed kernel; packed_fits() must hold, and there are some sequences.
+template <packed_steps Steps, precision P, mixer_shape M>
+bool launch_packed(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
+                   element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  using Tr = packed_traits<element<P>, M, Steps>;
+  int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
+  layout<Tr> const lay{(length + 15) / 16};
+  packed_arguments<element<P>> all{arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish), {}};
+  if constexpr (Tr::boxes)
+    all.raw = make_tensor_map(zxbcdt, {std::size_t(sequences), std::size_t(length), Tr::projected},
+                              {lay.tokens + Tr::before, Tr::raw_pitch / 2, false});
+  dim3 const grid(unsigned(Tr::units / take), 2, unsigned(sequences));
+  launch("mixer_core", packed_kernel<Tr>, {grid, Tr::threads, std::size_t(lay.bytes)}, ctx.stream(), all);
+  return all.core.finish;
+}
+
+/// Whether the mixer core takes the packed kernel where it can. It has been compiled and emulated, and not been timed:
+/// so only where all of a program is compiled with this macro.
+#if defined(DM2_PACKED_MIXER_CORE)
+inline constexpr bool packs_by_choice = true;
+#else
+inline constexpr bool packs_by_choice = false;
+#endif
+
+/// Whether a packed kernel does sequences of this length on this device, one that tensor.cuh's does as well.
+template <class T, mixer_shape M>
+bool packed_replaces_whole(device_properties const& device, int length) {
+  return whole_fits<T, M>(device, length) && packed_fits<T, M, packed_steps{.boxes = false}>(device, length);
+}
+
+/// As launch_whole(), by a tensor map where the device has them; packed_replaces_whole() must hold.
+template <precision P, mixer_shape M>
+bool launch_best_packed(context<P>& ctx, element<P> const* zxbcdt,
+                        mixer_parameters<M, float const, space::device> const& p, element<P>* g,
+                        scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
+  if constexpr (packed_traits<element<P>, M, packed_steps{}>::possible) {
+    if (packed_fits<element<P>, M, packed_steps{}>(ctx.device(), length))
+      return launch_packed<packed_steps{}, P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  }
+  return launch_packed<packed_steps{.boxes = false}, P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+}
+
+}  // namespace dm2::cuda::detail::mixer_core
