@@ -2,7 +2,7 @@
 # are compiled when they are wanted.
 set(models "tiny;small;quick;micro")
 if(SKBUILD)
-  set(models "tiny;small;quick")  # pip compiles them each time
+  set(models "tiny;quick")  # pip compiles them each time, 45 s of a processor a model of this size; the others when wanted
 endif()
 set(DM2_MODELS "${models}" CACHE STRING
     "Models to compile into dm2's programs: names, names with fields (tiny:classes=37,image=384), and files (mine.toml)")

@@ -12,7 +12,7 @@ from . import data
 from ._dm2 import cuda_problem
 from ._dm2 import version as __version__
 from ._model import Model, Prediction, create, load
-from ._onnx import export_onnx
+from ._onnx import export_hub, export_onnx
 from ._train import TrainingResult, train
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "create",
     "cuda_problem",
     "data",
+    "export_hub",
     "export_onnx",
     "load",
     "train",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, List, Tuple, Union
+from typing import Any, List, Optional, Tuple, Union
 
 import numpy as np
 
@@ -27,6 +27,11 @@ def host_array(x: Any) -> Any:
         x = x.detach()
         return (x if x.device.type == "cpu" else x.cpu()).contiguous()
     return np.asarray(x, order="C")  # ascontiguousarray would make a list of a scalar
+
+
+def is_on_gpu(x: Any, index: Optional[int]) -> bool:
+    """Whether x is a PyTorch tensor on the CUDA device of that number."""
+    return index is not None and is_tensor(x) and x.device.type == "cuda" and x.device.index == index
 
 
 def like(array: np.ndarray, x: Any) -> Any:

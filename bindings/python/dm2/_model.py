@@ -80,7 +80,8 @@ class Model:
         a JPEG's or PNG's bytes, a PIL picture, an array [height, width, 3] of bytes, or a list of such.
 
         The result is a tensor for a tensor, else an array. Numbers on the host are read where they lie, and a tensor's
-        result shares the array's memory; a tensor on a GPU goes through the host.
+        result shares the array's memory. Normalised numbers of a tensor on the model's GPU are read there, and the
+        logits written, in the order of PyTorch's present stream; other tensors on a GPU go through the host.
         """
         if _arrays.is_floating(images):
             return self._forward(images, _dm2.Wanted.logits)
@@ -166,6 +167,8 @@ class Model:
 
     def _forward(self, images: Any, what: "_dm2.Wanted") -> Any:
         self._settle()
+        if what == _dm2.Wanted.logits and _arrays.is_on_gpu(images, self._native.device_index):
+            return self._forward_device(images)
         array = _arrays.host_array(images)
         if str(array.dtype) not in ("float32", "torch.float32"):
             raise TypeError(f"normalised pictures are float32, these are {array.dtype}")
@@ -175,6 +178,23 @@ class Model:
         if isinstance(result, tuple):
             return tuple(_arrays.like(one, images) for one in result)
         return _arrays.like(result, images)
+
+    def _forward_device(self, images: Any) -> Any:
+        """Logits of a tensor on the model's GPU, without a copy."""
+        import torch
+
+        if images.dtype != torch.float32:
+            raise TypeError(f"normalised pictures are float32, these are {images.dtype}")
+        images = images.detach().contiguous()
+        images = images[None] if images.ndim == 3 else images
+        if images.data_ptr() % 16 != 0:  # a part of another tensor; kernels read 16 bytes at a time
+            images = images.clone()
+        classes = int(self.config["classes"])
+        logits = torch.empty((images.shape[0], classes), dtype=torch.float32, device=images.device)
+        with torch.cuda.device(images.device):
+            stream = torch.cuda.current_stream(images.device).cuda_stream
+            self._native.forward_device(images, logits, stream)
+        return logits
 
     def _input(self, images: Any) -> Any:
         """The normalised form of what a call takes."""

@@ -1,11 +1,10 @@
-"""A model as an ONNX file."""
+"""A model as an ONNX file, and as a folder for model hubs."""
 
 from __future__ import annotations
 
 import os
 from typing import Union
 
-from . import _dm2
 from ._model import Model, PathLike, load
 
 
@@ -30,7 +29,32 @@ def export_onnx(
     Raises ValueError for an argument that makes no sense, FileNotFoundError or RuntimeError where the file cannot be
     written.
     """
-    if not hasattr(_dm2.Model, "export_onnx"):
-        raise RuntimeError("this dm2 was built without dm2/io/onnx")
+    choice = (input, half, features, patches, external_data, chunk)
+    _opened(model)._native.export_onnx(os.fspath(path), choice)
+
+
+def export_hub(
+    model: Union[Model, PathLike],
+    folder: PathLike,
+    *,
+    input: str = "normalised",
+    half: bool = False,
+    features: bool = False,
+    patches: bool = False,
+    external_data: bool = False,
+    chunk: int = 0,
+) -> None:
+    """Writes a model, or that of a file, as a folder for model hubs: what `dm2 export --hub` writes.
+
+    That is model.safetensors, onnx/model.onnx (of the arguments of export_onnx), config.json and README.md, a model
+    card; one that is there is kept. Raises as export_onnx.
+    """
+    choice = (input, half, features, patches, external_data, chunk)
+    _opened(model)._native.export_hub(os.fspath(folder), choice)
+
+
+def _opened(model: Union[Model, PathLike]) -> Model:
+    """The model, or that of a file."""
     model = model if isinstance(model, Model) else load(model, device="cpu")
-    model._native.export_onnx(os.fspath(path), input, half, features, patches, external_data, chunk)
+    model._settle()
+    return model

@@ -21,6 +21,10 @@ namespace nb = nanobind;
 template <class T>
 using read_array = nb::ndarray<T const, nb::c_contig, nb::device::cpu>;
 
+/// The same on a GPU.
+template <class T>
+using device_array = nb::ndarray<T, nb::c_contig, nb::device::cuda>;
+
 /// A NumPy array that owns its numbers.
 template <class T>
 struct made_array {

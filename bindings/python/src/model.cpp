@@ -4,14 +4,12 @@
 #include <dm2/io/class_names.hpp>
 #include <dm2/io/config_json.hpp>
 #include <dm2/io/json_text.hpp>
+#include <dm2/io/onnx/options.hpp>
 #include <dm2/io/tensor_file.hpp>
 #include <dm2/model/model_table.hpp>
+#include <dm2/run/network_export.hpp>
 #include <dm2/run/network_file.hpp>
 #include <dm2/train/initialise.hpp>
-#if __has_include(<dm2/io/onnx/write_onnx.hpp>)
-#include <dm2/io/onnx/write_onnx.hpp>
-#define DM2_PYTHON_ONNX 1
-#endif
 
 #include "../../../examples/support/devices.hpp"
 #include "../../../examples/support/models.hpp"
@@ -68,6 +66,9 @@ model_flags flags_of(std::string const& model, std::string const& fields) {
 /// What the second argument of forward chooses.
 enum class wanted { logits, features, patches };
 
+/// input (normalised, unit or bytes), half, features, patches, external_data, chunk.
+using onnx_choice = std::tuple<std::string, bool, bool, bool, bool, int>;
+
 class model {
  public:
   model(config const& c, place const& where) : device_{choose(where)}, batch_{where.batch} {
@@ -87,6 +88,7 @@ class model {
     notices.insert(notices.end(), more.begin(), more.end());
     auto out = std::make_unique<model>(told.configuration, where);
     (void)run::load(*out->net_, file);
+    out->origin_ = weights_origin(file);
     out->notices_ = std::move(notices);
     auto names = read_class_names(file);
     if (names.size() == std::size_t(told.configuration.classes))
@@ -103,12 +105,18 @@ class model {
     told_model const told = example::settle(flags_of(named, fields), std::nullopt, std::nullopt);
     auto out = std::make_unique<model>(told.configuration, where);
     initialise(told.configuration, out->net_->table(), out->net_->state(), out->net_->counters(), seed);
+    out->origin_ = "the first weights of a training, seed " + std::to_string(seed);
     return out;
   }
 
   [[nodiscard]] std::string configuration() const { return to_json(net_->configuration()).dump(); }
   [[nodiscard]] std::string name() const { return name_of(net_->configuration()); }
   [[nodiscard]] std::string device() const { return device_.gpu ? "cuda" : "cpu"; }
+  /// The GPU that it is on; none on the CPU.
+  [[nodiscard]] std::optional<int> device_index() const {
+    run::device_network const* const net = net_->on_device();
+    return net == nullptr ? std::nullopt : std::optional{net->device()};
+  }
   [[nodiscard]] std::string precision() const { return device_.gpu ? device_.precision : "fp32"; }
   [[nodiscard]] std::vector<std::string> const& names() const { return names_; }
   [[nodiscard]] std::vector<std::string> const& notices() const { return notices_; }
@@ -143,6 +151,26 @@ class model {
     if (what == wanted::features) return nb::cast(first.give({n, tokens + 1, std::size_t(c.dim)}));
     nb::object const logits = nb::cast(first.give({n, classes}));
     return what == wanted::logits ? logits : nb::make_tuple(logits, patches.give({n, rows, columns, classes}));
+  }
+
+  /// Logits of normalised pictures on the model's GPU, read and written where they lie, in the order of `stream`'s
+  /// work. Both begin at a multiple of 16 bytes.
+  void forward_device(device_array<float const> const& pictures, device_array<float> const& logits,
+                      std::uintptr_t stream) {
+    run::device_network* const net = net_->on_device();
+    if (net == nullptr || pictures.device_id() != net->device() || logits.device_id() != net->device())
+      throw std::invalid_argument{"pictures are on another device than the model"};
+    std::size_t const n = require_pictures(pictures), classes = std::size_t(net_->configuration().classes);
+    if (logits.ndim() != 2 || logits.shape(0) != n || logits.shape(1) != classes)
+      throw shape_error{"logits: expected [" + std::to_string(n) + ", " + std::to_string(classes) + "]"};
+    nb::gil_scoped_release const released;
+    std::scoped_lock const lock{mutex_};
+    std::size_t const most = (std::size_t(batch_) + 3) / 4 * 4;  // so that each part begins at such a multiple, too
+    for (std::size_t at = 0; at < n; at += most) {
+      std::size_t const count = std::min(n - at, most), pixels = pictures.size() / n;
+      net->forward_device(pictures.data() + at * pixels, int(count), logits.data() + at * classes,
+                          reinterpret_cast<void*>(stream));
+    }
   }
 
   /// Logits of pictures of any size, after the evaluation transform: the program's numbers.
@@ -194,6 +222,7 @@ class model {
     std::scoped_lock const lock{mutex_};
     classifier_.reset();
     (void)net_->state();
+    changed_ = true;
   }
 
   void save(std::string const& path, std::map<std::string, std::string> metadata) {
@@ -203,11 +232,29 @@ class model {
     run::save(*net_, path, std::move(metadata));
   }
 
-#ifdef DM2_PYTHON_ONNX
-  /// Writes an ONNX file; `input` is normalised, unit or bytes.
-  void export_onnx(std::string const& path, std::string const& input, bool half, bool features, bool patches,
-                   bool external_data, int chunk) {
+  /// Writes an ONNX file.
+  void export_onnx(std::string const& path, onnx_choice const& choice) {
     nb::gil_scoped_release const released;
+    std::scoped_lock const lock{mutex_};
+    run::write_onnx(*net_, options_of(choice), path);
+  }
+  /// Writes a folder for model hubs.
+  void export_hub(std::string const& folder, onnx_choice const& choice) {
+    nb::gil_scoped_release const released;
+    std::scoped_lock const lock{mutex_};
+    run::write_hub_folder(*net_, origin_ + (changed_ ? ", changed since" : ""), options_of(choice), folder);
+  }
+
+ private:
+  static chosen_device choose(place const& where) {
+    if (where.threads < 0 || where.threads > 1024) throw std::invalid_argument{"threads is not from 0 to 1024"};
+    auto const& known = example::precision_names;
+    if (!where.precision.empty() && std::find(known.begin(), known.end(), where.precision) == known.end())
+      throw std::invalid_argument{"precision is '" + where.precision + "', expected bf16, fp16, fp32 or tf32"};
+    return example::choose_device({where.device, where.precision, where.threads, {}, {}});
+  }
+  [[nodiscard]] onnx_options options_of(onnx_choice const& choice) const {
+    auto const& [input, half, features, patches, external_data, chunk] = choice;
     onnx_options o{.half = half,
                    .features = features,
                    .patches = patches,
@@ -220,23 +267,10 @@ class model {
       o.input = onnx_input::unit;
     else if (input != "normalised")
       throw std::invalid_argument{"input is '" + input + "', expected normalised, unit or bytes"};
-    std::scoped_lock const lock{mutex_};
-    std::vector<stored_tensor> tensors;
-    dm2::detail::add_entry_tensors(tensors, "", net_->table(), std::span<float const>{net_->state()},
-                                   std::span<std::int64_t const>{net_->counters()});
-    write_onnx(net_->configuration(), tensors, o, path);
+    return o;
   }
-#endif
-
- private:
-  static chosen_device choose(place const& where) {
-    if (where.threads < 0 || where.threads > 1024) throw std::invalid_argument{"threads is not from 0 to 1024"};
-    auto const& known = example::precision_names;
-    if (!where.precision.empty() && std::find(known.begin(), known.end(), where.precision) == known.end())
-      throw std::invalid_argument{"precision is '" + where.precision + "', expected bf16, fp16, fp32 or tf32"};
-    return example::choose_device({where.device, where.precision, where.threads, {}, {}});
-  }
-  [[nodiscard]] std::size_t require_pictures(read_array<float> const& a) const {
+  template <class Array>
+  [[nodiscard]] std::size_t require_pictures(Array const& a) const {
     config const& c = net_->configuration();
     std::vector<std::size_t> const want{std::size_t(c.channels), std::size_t(c.image.height),
                                         std::size_t(c.image.width)};
@@ -271,6 +305,8 @@ class model {
   std::unique_ptr<run::network> net_;
   std::unique_ptr<run::classifier> classifier_;
   std::vector<std::string> names_, notices_;
+  std::string origin_;    ///< of what the weights are, for a model card
+  bool changed_ = false;  ///< the caller may have written to them
   std::mutex mutex_;
 };
 
@@ -295,8 +331,7 @@ void add_model(nb::module_& m) {
   auto const at = [](std::string device, std::string precision, int threads, int batch) {
     return place{std::move(device), std::move(precision), threads, batch};
   };
-  nb::class_<model> of_model{m, "Model"};
-  of_model
+  nb::class_<model>{m, "Model"}
       .def_static(
           "load",
           [at](std::string const& path, std::string const& named, std::string const& fields, std::string const& set,
@@ -314,18 +349,18 @@ void add_model(nb::module_& m) {
       .def_prop_ro("configuration", &model::configuration)
       .def_prop_ro("name", &model::name)
       .def_prop_ro("device", &model::device)
+      .def_prop_ro("device_index", &model::device_index)
       .def_prop_ro("precision", &model::precision)
       .def_prop_ro("notices", &model::notices)
       .def_prop_rw("class_names", &model::names, &model::set_names)
       .def("forward", &model::forward, nb::arg("pictures"), nb::arg("what"))
+      .def("forward_device", &model::forward_device, nb::arg("pictures"), nb::arg("logits"), nb::arg("stream"))
       .def("picture_logits", &model::picture_logits, nb::arg("pictures"))
       .def("entries", [](nb::handle self) { return model::entries(self); })
       .def("weights_changed", &model::weights_changed)
-      .def("save", &model::save, nb::arg("path"), nb::arg("metadata"));
-#ifdef DM2_PYTHON_ONNX
-  of_model.def("export_onnx", &model::export_onnx, nb::arg("path"), nb::arg("input"), nb::arg("half"),
-               nb::arg("features"), nb::arg("patches"), nb::arg("external_data"), nb::arg("chunk"));
-#endif
+      .def("save", &model::save, nb::arg("path"), nb::arg("metadata"))
+      .def("export_onnx", &model::export_onnx, nb::arg("path"), nb::arg("choice"))
+      .def("export_hub", &model::export_hub, nb::arg("folder"), nb::arg("choice"));
   m.def("best", best, nb::arg("logits"), nb::arg("k"), "(class, probability) of the k best of each row.");
   m.def(
       "address", [](nb::ndarray<nb::ro> const& a) { return std::uintptr_t(a.data()); }, nb::arg("array"),

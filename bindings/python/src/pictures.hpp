@@ -9,6 +9,8 @@
 
 #include "bound.hpp"
 
+#include <nanobind/stl/optional.h>  // read_array in an optional is cast by it in every unit
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -1,14 +1,11 @@
-"""dm2.export_onnx: what onnxruntime computes with the file is what the model computes."""
+"""dm2.export_onnx and export_hub: what onnxruntime computes with the file is what the model computes."""
+
+import json
 
 import dm2
 import numpy as np
 import pytest
 from conftest import GOLDEN, distance
-
-from dm2 import _dm2
-
-if not hasattr(_dm2.Model, "export_onnx"):
-    pytest.skip("built without dm2/io/onnx", allow_module_level=True)
 
 
 def test_onnxruntime_gives_the_models_numbers(micro, tmp_path):
@@ -41,3 +38,25 @@ def test_arguments_that_make_no_sense_are_refused(micro, tmp_path):
     with pytest.raises(FileNotFoundError, match="model.onnx: cannot be created"):
         dm2.export_onnx(micro, tmp_path / "nowhere" / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_hub_folder_holds_the_model_and_its_card(micro, checkpoint, tmp_path):
+    dm2.export_hub(checkpoint, tmp_path / "hub", patches=True)
+    files = sorted(str(p.relative_to(tmp_path / "hub")) for p in (tmp_path / "hub").rglob("*") if p.is_file())
+    assert files == ["README.md", "config.json", "model.safetensors", "onnx/model.onnx"]
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert checkpoint.name in card and "changed since" not in card
+    assert json.loads((tmp_path / "hub" / "config.json").read_text())["num_classes"] == 10
+    images = np.random.default_rng(0).standard_normal((1, 3, 64, 64), np.float32)
+    assert (dm2.load(tmp_path / "hub" / "model.safetensors", device="cpu")(images) == micro(images)).all()
+    dm2.export_onnx(checkpoint, tmp_path / "alone.onnx", patches=True)
+    assert (tmp_path / "hub" / "onnx" / "model.onnx").read_bytes() == (tmp_path / "alone.onnx").read_bytes()
+
+
+def test_what_is_written_to_the_parameters_is_exported_and_said(checkpoint, tmp_path):
+    model = dm2.load(checkpoint, device="cpu")
+    dict(model.named_parameters())["head.bias"][...] = 7
+    dm2.export_hub(model, tmp_path / "hub")
+    assert "changed since" in (tmp_path / "hub" / "README.md").read_text()
+    again = dm2.load(tmp_path / "hub" / "model.safetensors", device="cpu")
+    assert (again.state_dict()["head.bias"] == 7).all()

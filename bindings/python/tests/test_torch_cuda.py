@@ -1,4 +1,4 @@
-"""dm2.torch on a GPU: the specification's results and gradients, streams, torch.compile. At Tiny's shape."""
+"""dm2.torch and models on a GPU: the specification's results and gradients, streams, torch.compile, no copies."""
 
 import sys
 from pathlib import Path
@@ -9,10 +9,12 @@ torch = pytest.importorskip("torch")
 if not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
 
+import dm2  # noqa: E402
 import dm2.torch  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests" / "reference"))
 import demansia2_ref as reference  # noqa: E402
+from exact_mixer import exact_mixer  # noqa: E402
 
 HEADS, HEADDIM, STATE = 8, 48, 128
 BOUNDS = {torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float32: 1e-5}
@@ -65,24 +67,6 @@ def mixer(z, sides, variant="bidirectional"):
     return dm2.torch.mixer_core(z, *sides, headdim=HEADDIM, d_state=STATE, variant=variant)
 
 
-def exact_mixer(z, sides, variant):
-    inner, axis = HEADS * HEADDIM, 1 if variant == "bidirectional" else -1
-    c = reference.Config(dim=inner, expand=1, headdim=HEADDIM, d_state=STATE, variant=variant)
-    p = {}
-    for suffix, side in (("", sides[0]), ("_b", sides[1])):
-        p |= {
-            f"m.conv1d{suffix}.weight": side.conv,
-            f"m.conv1d{suffix}.bias": side.conv_bias,
-            f"m.D{suffix}": side.D,
-            f"m.dt_bias{suffix}": side.dt_bias,
-            f"m.A_log{suffix}": side.A_log,
-            f"m.norm{suffix}.weight": side.norm,
-            f"m.out_proj{suffix}.weight": torch.eye(inner, dtype=z.dtype, device=z.device),
-        }
-    second = reference.mamba2_direction(z.flip(axis), p, "m", "_b", c).flip(axis)
-    return torch.cat([reference.mamba2_direction(z, p, "m", "", c), second], -1)
-
-
 @pytest.mark.parametrize(
     "dtype, variant",
     [(torch.bfloat16, "published"), (torch.bfloat16, "bidirectional"), (torch.float16, "bidirectional")],
@@ -92,7 +76,8 @@ def test_the_mixer_and_its_gradients_are_the_references(dtype, variant):
     leaves = [z, *sides[0], *sides[1]]
     doubled = [one.detach().double().requires_grad_() for one in leaves]
     got = mixer(z, sides, variant)
-    want = exact_mixer(doubled[0], [dm2.torch.Direction(*doubled[1:7]), dm2.torch.Direction(*doubled[7:])], variant)
+    exact = (dm2.torch.Direction(*doubled[1:7]), dm2.torch.Direction(*doubled[7:]))
+    want = exact_mixer(doubled[0], *exact, headdim=HEADDIM, d_state=STATE, variant=variant)
     assert relative(got, want) < 1.5 * BOUNDS[dtype]
     cotangent = torch.randn_like(got)
     ours = torch.autograd.grad(got, leaves, cotangent)
@@ -139,3 +124,75 @@ def test_a_graph_replays_the_mixer():
         graph.replay()
         torch.cuda.synchronize()
     assert torch.equal(got, want)
+
+
+@pytest.fixture(scope="module")
+def on_gpu(checkpoint):
+    return dm2.load(checkpoint, device="cuda", batch=6)
+
+
+def pictures(batch, seed=0):
+    return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(seed)).cuda()
+
+
+@pytest.mark.parametrize("batch", [1, 3, 6, 8, 9, 17])
+def test_a_models_logits_of_a_tensor_on_its_gpu_are_the_hosts(on_gpu, batch):
+    images = pictures(batch)
+    got, want = on_gpu(images), on_gpu(images.cpu())
+    assert got.device == images.device and got.shape == (batch, 10) and want.device.type == "cpu"
+    assert relative(got.cpu(), want) < 1e-6
+    assert on_gpu(images[:0]).shape == (0, 10)
+    assert torch.equal(on_gpu(images[0]), on_gpu(images[:1]))
+
+
+def test_nothing_of_a_tensor_on_the_gpu_goes_through_the_host(on_gpu):
+    images = pictures(4)
+    on_gpu(images)  # weights go to the device
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as profile:
+        on_gpu(images)
+        torch.cuda.synchronize()
+    names = [event.name for event in profile.events()]
+    assert not [name for name in names if "HtoD" in name or "DtoH" in name]
+
+
+def test_a_models_call_keeps_to_the_present_stream(on_gpu):
+    """What fills the pictures is slow and in the same stream; so is what reads the logits."""
+    images, want = torch.zeros(4, 3, 64, 64, device="cuda"), on_gpu(pictures(4, seed=5)).clone()
+    source, large = pictures(4, seed=5), torch.randn(4096, 4096, device="cuda")
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()) as _:
+        for _ in range(20):
+            large = large @ large / 4096
+        images.copy_(source)
+        doubled = on_gpu(images) * 2
+        images.zero_()
+    torch.cuda.synchronize()
+    assert torch.equal(doubled, want * 2)
+
+
+def test_views_that_lie_badly_and_other_types_on_the_gpu(on_gpu):
+    images = pictures(3)
+    want = on_gpu(images)
+    shifted = torch.empty(images.numel() + 1, device="cuda")[1:].view_as(images).copy_(images)
+    assert shifted.data_ptr() % 16 != 0
+    assert torch.equal(on_gpu(shifted), want)
+    assert torch.equal(on_gpu(images.to(memory_format=torch.channels_last)), want)
+    with pytest.raises(TypeError, match="float32"):
+        on_gpu(images.half())
+    with pytest.raises(ValueError, match=r"got \[3, 3, 64, 32\]"):
+        on_gpu(images[..., :32])
+
+
+def test_weights_that_are_written_to_count_on_the_gpu(on_gpu):
+    images, before = pictures(2), on_gpu(pictures(2)).clone()
+    bias = dict(on_gpu.named_parameters())["head.bias"]
+    bias += 1
+    assert relative(on_gpu(images), before + 1) < 1e-2
+    bias -= 1
+
+
+def test_a_model_on_the_cpu_takes_a_tensor_on_the_gpu_through_the_host(micro):
+    images = pictures(2)
+    got = micro(images)
+    assert got.device == images.device and torch.equal(got.cpu(), micro(images.cpu()))
