@@ -12,7 +12,7 @@ if(NOT DM2_FUZZ)
                        FAIL_REGULAR_EXPRESSION "test cases: +0 ")
 else()
   # stb_image is one of the readers, and is instrumented like them.
-  set(dm2_fuzz_flags -O1 -g1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+  set(dm2_fuzz_flags -O2 -g1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
                      -D_GLIBCXX_ASSERTIONS)
   add_executable(dm2_fuzz ${CMAKE_CURRENT_LIST_DIR}/libfuzzer.cpp ${dm2_fuzz_units} ${PROJECT_SOURCE_DIR}/cmake/stb_image.cpp)
   target_link_libraries(dm2_fuzz PRIVATE dm2::dm2 CLI11::CLI11)
