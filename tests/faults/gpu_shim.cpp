@@ -1,10 +1,10 @@
 // A library to preload (LD_PRELOAD) that lets one call of the CUDA runtime fail, under a program on a real GPU.
 //
-// gpu_plan.hpp says which, by DM2_GPU_FAULT. The program has to be linked with the shared runtime and cuBLASLt, as dm2's
-// own are: calls into a static one are not seen, and scripts/gpu_faults says so.
+// gpu_plan.hpp says which, by DM2_GPU_FAULT. The program has to be linked with the shared runtime and cuBLASLt, as
+// dm2's own are: calls into a static one are not seen, and scripts/gpu_faults says so.
 //
-// DM2_GPU_LAUNCHES names a file that gets "KERNEL COUNT" lines at the end of the process: what was launched or captured,
-// by its mangled name, for scripts/sanitize_kernels.
+// DM2_GPU_LAUNCHES names a file that gets "KERNEL COUNT" lines at the end of the process: what was launched or
+// captured, by its mangled name, for scripts/sanitize_kernels.
 #include "gpu_plan.hpp"
 
 #include <cublasLt.h>

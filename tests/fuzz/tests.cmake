@@ -21,6 +21,13 @@ else()
   target_compile_definitions(dm2_fuzz PRIVATE DM2_WITH_STB=1)
   target_compile_options(dm2_fuzz PRIVATE ${dm2_fuzz_flags})
   target_link_options(dm2_fuzz PRIVATE -fsanitize=fuzzer,address,undefined)
+  # For valgrind, which wants no sanitizer, and knows no AVX-512.
+  add_executable(dm2_fuzz_inputs EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/inputs.cpp ${dm2_fuzz_units} ${PROJECT_SOURCE_DIR}/cmake/stb_image.cpp)
+  target_link_libraries(dm2_fuzz_inputs PRIVATE dm2::dm2 CLI11::CLI11)
+  target_include_directories(dm2_fuzz_inputs PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_include_directories(dm2_fuzz_inputs SYSTEM PRIVATE ${DM2_STB_INCLUDE_DIR})
+  target_compile_definitions(dm2_fuzz_inputs PRIVATE DM2_WITH_STB=1)
+  target_compile_options(dm2_fuzz_inputs PRIVATE -O1 -g1 -fno-omit-frame-pointer)
 endif()
 
 # stb_image and the walks before it under the memory sanitizer. The other readers use parts of libstdc++ that are compiled
