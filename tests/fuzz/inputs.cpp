@@ -1,4 +1,4 @@
-// Gives files to a reader, each once: what scripts/valgrind_readers runs under valgrind, so that no sanitizer is compiled in.
+// Gives files to a reader, each once: what scripts/valgrind_readers runs, with no sanitizer compiled in.
 #include "fuzz/targets.hpp"
 
 #include <cstdio>
@@ -17,7 +17,7 @@ std::string bytes_of(char const* path) {
 
 }  // namespace
 
-/// --targets lists the readers; --checkpoint-seed FILE writes what the target `resume` begins with; TARGET FILE... runs.
+/// --targets lists the readers; --checkpoint-seed FILE writes what `resume` begins with; TARGET FILE... runs.
 int main(int argc, char** argv) {
   auto const targets = dm2::fuzz::all_targets();
   std::string_view const word = argc > 1 ? argv[1] : "";

@@ -13,7 +13,7 @@ if(NOT DM2_FUZZ)
 else()
   # stb_image is one of the readers, and is instrumented like them.
   set(dm2_fuzz_flags -O2 -g1 -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
-                     -D_GLIBCXX_ASSERTIONS)
+                     -D_GLIBCXX_ASSERTIONS -fsanitize-coverage-ignorelist=${CMAKE_CURRENT_LIST_DIR}/coverage_ignore.txt)
   add_executable(dm2_fuzz ${CMAKE_CURRENT_LIST_DIR}/libfuzzer.cpp ${dm2_fuzz_units} ${PROJECT_SOURCE_DIR}/cmake/stb_image.cpp)
   target_link_libraries(dm2_fuzz PRIVATE dm2::dm2 CLI11::CLI11)
   target_include_directories(dm2_fuzz PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
