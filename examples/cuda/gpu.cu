@@ -17,14 +17,7 @@ std::string gpu_problem() {
   return "";
 }
 
-bool gpu_has_code() {
-  try {
-    cuda::require_code(cuda::device_properties{cuda::current_device()});
-  } catch (cuda::error const&) {
-    return false;
-  }
-  return true;
-}
+bool gpu_has_code() { return cuda::has_code(); }
 
 std::string gpu_architecture() {
   int device = 0, major = 0, minor = 0;

@@ -16,7 +16,7 @@ inline constexpr std::array<char const*, 4> precision_names{"bf16", "fp16", "fp3
 /// Why no GPU can be used; empty where one can.
 [[nodiscard]] std::string gpu_problem();
 
-/// Whether what is compiled into this program runs on the current GPU.
+/// Whether what is compiled into this program runs on the current GPU. Throws cuda::error where it cannot be asked.
 [[nodiscard]] bool gpu_has_code();
 
 /// The current GPU's architecture as nvcc names it: "80", "90a". Throws cuda::error.

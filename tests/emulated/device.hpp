@@ -2,8 +2,11 @@
 /// The runtime's errors, and what it says of the device: an H100, or what DM2_EMULATED_DEVICE names.
 #pragma once
 
+#include "../faults/gpu_plan.hpp"
+
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 
 inline constexpr int CUDART_VERSION = 0;
 
@@ -19,6 +22,9 @@ enum cudaError_t {
   cudaErrorNoKernelImageForDevice = 209,
   cudaErrorUnsupportedPtxVersion = 222,
   cudaErrorNotReady = 600,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorLaunchOutOfResources = 701,
+  cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureInvalidated = 901
 };
 inline char const* cudaGetErrorName(cudaError_t e) {
@@ -31,6 +37,12 @@ inline char const* cudaGetErrorName(cudaError_t e) {
       return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidConfiguration:
       return "cudaErrorInvalidConfiguration";
+    case cudaErrorIllegalAddress:
+      return "cudaErrorIllegalAddress";
+    case cudaErrorLaunchOutOfResources:
+      return "cudaErrorLaunchOutOfResources";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
     default:
       return "cudaError";
   }
@@ -58,6 +70,21 @@ struct device {
   }
 };
 
+/// The status of a call that the plan of faults does not let through: it then does nothing. `waits`: see gpu_plan.
+inline std::optional<cudaError_t> decided(dm2::faults::gpu_call kind, bool waits = true) {
+  dm2::faults::gpu_answer const a = dm2::faults::gpu_plan::get().ask(kind, waits);
+  if (a.status == dm2::faults::gpu_success && !a.skipped) return std::nullopt;
+  return cudaError_t(a.status);
+}
+/// The status of a call that gives something back.
+inline cudaError_t given_back() { return cudaError_t(dm2::faults::gpu_plan::get().given_back()); }
+
+/// DM2_EMULATED_IDLE: kernels and products do nothing, so that what is around them is tried in a moment.
+inline bool idle() {
+  static bool const set = std::getenv("DM2_EMULATED_IDLE") != nullptr;
+  return set;
+}
+
 }  // namespace emulated
 
 enum cudaDeviceAttr {
@@ -69,6 +96,7 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerMultiprocessor
 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
+  if (auto const status = emulated::decided(dm2::faults::gpu_device)) return *status;
   auto const& d = emulated::device::get();
   switch (name) {
     case cudaDevAttrComputeCapabilityMajor:
@@ -93,11 +121,13 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) 
   return cudaSuccess;
 }
 inline cudaError_t cudaGetDevice(int* n) {
+  if (auto const status = emulated::decided(dm2::faults::gpu_device)) return *status;
   *n = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+inline cudaError_t cudaSetDevice(int) { return emulated::decided(dm2::faults::gpu_device).value_or(cudaSuccess); }
 inline cudaError_t cudaGetDeviceCount(int* n) {
+  if (auto const status = emulated::decided(dm2::faults::gpu_device)) return *status;
   *n = emulated::device::get().major == 0 ? 0 : 1;
   return *n == 0 ? cudaErrorNoDevice : cudaSuccess;
 }
@@ -116,6 +146,7 @@ struct cudaFuncAttributes {
 };
 template <class K>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* a, K) {
+  if (auto const status = emulated::decided(dm2::faults::gpu_device)) return *status;
   auto const& d = emulated::device::get();
   *a = {d.major * 10 + d.minor, d.major * 10 + d.minor};
   return d.major < 8 ? cudaErrorNoKernelImageForDevice : cudaSuccess;

@@ -98,6 +98,7 @@ enum { cudaSharedmemCarveoutMaxShared = 100 };
 
 template <class K>
 cudaError_t cudaFuncSetAttribute(K kernel, cudaFuncAttribute name, int value) {
+  if (auto const status = emulated::decided(dm2::faults::gpu_device)) return *status;
   if (name != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value > emulated::device::get().shared_block) return cudaErrorInvalidValue;
   std::lock_guard const lock{emulated::allowed_mutex()};
@@ -106,12 +107,14 @@ cudaError_t cudaFuncSetAttribute(K kernel, cudaFuncAttribute name, int value) {
 }
 template <class K>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, K, int threads, std::size_t shared) {
+  if (auto const status = emulated::decided(dm2::faults::gpu_device)) return *status;
   auto const& d = emulated::device::get();
   *blocks = std::min(2048 / threads, int(std::size_t(d.shared_multiprocessor) / (shared + 1024)));
   return cudaSuccess;
 }
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* c, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  if (auto const status = emulated::decided(dm2::faults::gpu_launch, false)) return *status;
   dim3 const g = c->gridDim, b = c->blockDim;
   if (g.x == 0 || g.y == 0 || g.z == 0 || g.y > 65535 || g.z > 65535 || g.x > 0x7fffffffu || b.x == 0 || b.x > 1024 ||
       b.x % 32 != 0 || b.y != 1 || b.z != 1)
@@ -122,6 +125,7 @@ cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* c, void (*kernel)(Param
     if (c->dynamicSmemBytes > std::size_t(at == emulated::allowed_shared().end() ? 49152 : std::max(49152, at->second)))
       return cudaErrorInvalidValue;
   }
+  if (emulated::idle()) return cudaSuccess;
   bool const early = c->numAttrs != 0 && c->attrs->id == cudaLaunchAttributeProgrammaticStreamSerialization;
   return emulated::enqueue(
       c->stream, [=, shared = c->dynamicSmemBytes, values = std::tuple<std::remove_cv_t<Parameters>...>(arguments...)] {

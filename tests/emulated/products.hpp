@@ -12,10 +12,40 @@
 #include <cstring>
 #include <string>
 
-enum cublasStatus_t { CUBLAS_STATUS_SUCCESS = 0, CUBLAS_STATUS_INVALID_VALUE = 7, CUBLAS_STATUS_NOT_SUPPORTED = 15 };
+enum cublasStatus_t {
+  CUBLAS_STATUS_SUCCESS = 0,
+  CUBLAS_STATUS_ALLOC_FAILED = 3,
+  CUBLAS_STATUS_INVALID_VALUE = 7,
+  CUBLAS_STATUS_EXECUTION_FAILED = 13,
+  CUBLAS_STATUS_NOT_SUPPORTED = 15
+};
 inline char const* cublasLtGetStatusString(cublasStatus_t s) {
-  return s == CUBLAS_STATUS_SUCCESS ? "success" : s == CUBLAS_STATUS_NOT_SUPPORTED ? "not supported" : "invalid value";
+  switch (s) {
+    case CUBLAS_STATUS_SUCCESS:
+      return "success";
+    case CUBLAS_STATUS_ALLOC_FAILED:
+      return "CUBLAS_STATUS_ALLOC_FAILED";
+    case CUBLAS_STATUS_EXECUTION_FAILED:
+      return "CUBLAS_STATUS_EXECUTION_FAILED";
+    case CUBLAS_STATUS_NOT_SUPPORTED:
+      return "not supported";
+    default:
+      return "invalid value";
+  }
 }
+
+namespace emulated {
+
+/// As decided(), in cuBLASLt's words.
+inline std::optional<cublasStatus_t> decided_product(bool waits) {
+  std::optional<cudaError_t> const status = decided(dm2::faults::gpu_product, waits);
+  if (!status) return std::nullopt;
+  return *status == cudaSuccess                 ? CUBLAS_STATUS_SUCCESS
+         : *status == cudaErrorMemoryAllocation ? CUBLAS_STATUS_ALLOC_FAILED
+                                                : CUBLAS_STATUS_EXECUTION_FAILED;
+}
+
+}  // namespace emulated
 enum cudaDataType_t { CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF };
 enum cublasComputeType_t { CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32 };
 enum cublasOperation_t { CUBLAS_OP_N, CUBLAS_OP_T };
@@ -39,6 +69,7 @@ enum { CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2 };
 struct cublasLtContext {};
 using cublasLtHandle_t = cublasLtContext*;
 inline cublasStatus_t cublasLtCreate(cublasLtHandle_t* h) {
+  if (auto const status = emulated::decided_product(true)) return *status;
   *h = new cublasLtContext;
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -104,6 +135,7 @@ inline cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtM
                                                      cublasLtMatmulPreferenceOpaque_t* p, int,
                                                      cublasLtMatmulHeuristicResult_t* results, int* count) {
   *count = 0;
+  if (auto const status = emulated::decided_product(true)) return *status;
   bool const halves = a->type != CUDA_R_32F, odd = a->stride % 2 != 0 || b->stride % 2 != 0 || c->stride % 2 != 0;
   if (halves && (odd || p->alignment < 4)) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (d->epilogue == CUBLASLT_EPILOGUE_BIAS && reinterpret_cast<std::uintptr_t>(d->bias) % 4 != 0)
@@ -144,6 +176,8 @@ inline cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDescOpaque_
                                      cublasLtMatrixLayoutOpaque_t* lb, void const* beta, void const* c,
                                      cublasLtMatrixLayoutOpaque_t*, void* d, cublasLtMatrixLayoutOpaque_t* ld,
                                      cublasLtMatmulAlgo_t const*, void*, std::size_t, cudaStream_t stream) {
+  if (auto const status = emulated::decided_product(false)) return *status;
+  if (emulated::idle()) return CUBLAS_STATUS_SUCCESS;
   float const scale = *static_cast<float const*>(alpha), keep = *static_cast<float const*>(beta);
   auto const run = [=, o = *description, la = *la, lb = *lb, ld = *ld] {
     bool const tf32 = o.compute == CUBLAS_COMPUTE_32F_FAST_TF32;

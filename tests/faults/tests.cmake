@@ -12,3 +12,9 @@ if(Python3_FOUND AND TARGET train AND TARGET evaluate AND TARGET convert AND TAR
     set_tests_properties(faults.${campaign} PROPERTIES COST 60 TIMEOUT 900 LABELS example)
   endforeach()
 endif()
+
+# The verdicts of scripts/sanitize_kernels, from reports in compute-sanitizer's words.
+if(Python3_FOUND)
+  add_test(NAME faults.sanitize_kernels COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/sanitize_kernels_test.py)
+  set_tests_properties(faults.sanitize_kernels PROPERTIES TIMEOUT 300 LABELS unit)
+endif()

@@ -15,6 +15,7 @@ TEST_CASE("device: a context is made on the current one, whose numbers are those
   CHECK(p.multiprocessors > 0);
   CHECK(p.shared_per_block >= 48 << 10);
   CHECK(p.shared_per_sm > p.shared_per_block);
+  CHECK(cuda::has_code());
   CHECK_NOTHROW(cuda::require_code(p));
 }
 

@@ -102,14 +102,23 @@ inline int current_device() {
 /// more are not built. device_properties::shared_per_block is that of a device.
 inline constexpr int most_shared_bytes = 227 * 1024;
 
-/// Throws error, naming the device and what was built, unless this program has code for it, the current device.
-inline void require_code(device_properties const& p) {
+/// Whether this program has code for the current device. Throws error where the device cannot be asked: one that is
+/// lost has not lost its code.
+[[nodiscard]] inline bool has_code() {
   cudaFuncAttributes attributes{};
   cudaError_t const status = cudaFuncGetAttributes(&attributes, detail::probe_kernel<0>);
   if (status != cudaErrorNoKernelImageForDevice && status != cudaErrorInvalidDeviceFunction &&
-      status != cudaErrorUnsupportedPtxVersion)
-    return check(status, "device: code");
+      status != cudaErrorUnsupportedPtxVersion) {
+    check(status, "device: code");
+    return true;
+  }
   static_cast<void>(cudaGetLastError());
+  return false;
+}
+
+/// Throws error, naming the device and what was built, unless this program has code for it, the current device.
+inline void require_code(device_properties const& p) {
+  if (has_code()) return;
   cudaDeviceProp device{};
   check(cudaGetDeviceProperties(&device, p.device), "device's name");
   throw error{detail::no_code_text(device.name, p.device, p.major, p.minor, detail::built_architectures())};
