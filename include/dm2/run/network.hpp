@@ -20,9 +20,8 @@ class device_network {
 
   /// The CUDA device that it is on; the one of the thread that calls forward_device.
   [[nodiscard]] virtual int device() const = 0;
-  /// Logits of normalised pictures, without a copy: shapes, what is written and errors as of
-  /// dm2::model<C, cuda::context<P>>::forward_device. `stream` is a cudaStream_t; the call returns before its work is
-  /// done.
+  /// Logits of normalised pictures, without a copy: shapes, what is written and errors as of the function of this name
+  /// in dm2/cuda/model.cuh. `stream` is a cudaStream_t; the call returns before its work is done.
   virtual void forward_device(float const* pictures, int batch, float* logits, void* stream) = 0;
 };
 

@@ -33,13 +33,14 @@ struct jpeg_component {
 /// A baseline JPEG of one scan, grey or YCbCr with whole chroma (4:4:4), half its columns (4:2:2) or half of both
 /// (4:2:0), whose entropy-coded data are cut into `intervals` that can be decoded apart from each other.
 struct jpeg_record {
-  int height = 0;             ///< of the picture
-  int width = 0;              ///< of the picture
-  int components = 0;         ///< 1 or 3; the first of them is the one with most samples
-  int interval = 0;           ///< MCUs between two restarts
-  int intervals = 0;          ///< pieces of entropy-coded data
-  jpeg_component part[3];     ///< the components
-  jpeg_huffman dc[2], ac[2];  ///< by their numbers; those that no component names are not filled in
+  int height = 0;          ///< of the picture
+  int width = 0;           ///< of the picture
+  int components = 0;      ///< 1 or 3; the first of them is the one with most samples
+  int interval = 0;        ///< MCUs between two restarts
+  int intervals = 0;       ///< pieces of entropy-coded data
+  jpeg_component part[3];  ///< the components
+  jpeg_huffman dc[2];      ///< constant terms' tables by their numbers; one that no component names is not filled in
+  jpeg_huffman ac[2];      ///< the same of the other coefficients
 
   /// MCUs side by side.
   [[nodiscard]] DM2_HOST_DEVICE int mcus_across() const noexcept { return (width - 1) / (8 * part[0].across) + 1; }
