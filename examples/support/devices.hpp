@@ -33,7 +33,7 @@ enum class augment_place { any, host, device };
 /// Whether the device finishes them. Throws usage_error where it is asked to, and cannot.
 [[nodiscard]] inline bool augments_on_device(augment_place asked, bool can) {
   if (asked == augment_place::device && !can)
-    throw usage_error{"--augment device: pictures are finished there by a GPU"};
+    throw usage_error{"--augment device needs a GPU (--device cuda), which finishes the pictures"};
   return can && asked != augment_place::host;
 }
 
@@ -42,7 +42,8 @@ enum class augment_place { any, host, device };
 [[nodiscard]] inline device_pictures choose_pictures(augment_place augment, augment_place decode, bool can) {
   bool const finishes = augments_on_device(augment, can);
   if (decode == augment_place::device && !finishes)
-    throw usage_error{"--decode device: pictures are decoded there by a GPU that finishes them, too"};
+    throw usage_error{
+        "--decode device needs a GPU (--device cuda) that finishes the pictures, too (not --augment host)"};
   return {finishes, decode == augment_place::device};
 }
 

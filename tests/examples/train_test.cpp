@@ -83,10 +83,11 @@ TEST_CASE("train: --augment and --decode device are refused where no GPU compute
   picture_folder const here;
   auto const refused = here.train({"--experiment", "none", "--device", "cpu", "--augment", "device"});
   CHECK(refused.code == 2);
-  CHECK(contains(refused.err, "--augment device: pictures are finished there by a GPU"));
+  CHECK(contains(refused.err, "--augment device needs a GPU (--device cuda), which finishes the pictures"));
   auto const decoding = here.train({"--experiment", "none", "--device", "cpu", "--decode", "device"});
   CHECK(decoding.code == 2);
-  CHECK(contains(decoding.err, "--decode device: pictures are decoded there by a GPU that finishes them, too"));
+  CHECK(contains(decoding.err,
+                 "--decode device needs a GPU (--device cuda) that finishes the pictures, too (not --augment host)"));
   CHECK(here.train({"--experiment", "host", "--device", "cpu", "--augment", "host", "--decode", "host"}).code == 0);
   CHECK(here.train({"--experiment", "auto", "--device", "cpu"}).code == 0);
   CHECK(read_raw(here.folder / "runs/host/last.safetensors") == read_raw(here.folder / "runs/auto/last.safetensors"));
