@@ -23,7 +23,7 @@
 #include <string>
 #include <vector>
 
-#include <jpeglib.h>
+#include "../tests/data/make_jpeg.hpp"
 
 namespace {
 
@@ -118,31 +118,9 @@ picture make_picture(random_stream random) {
   return p;
 }
 
+/// The picture as a JPEG with chroma at half the rows and columns.
 std::vector<std::byte> encode_jpeg(picture const& p, int quality) {
-  jpeg_compress_struct info{};
-  jpeg_error_mgr errors{};
-  info.err = jpeg_std_error(&errors);
-  jpeg_create_compress(&info);
-  unsigned char* memory = nullptr;
-  unsigned long size = 0;
-  jpeg_mem_dest(&info, &memory, &size);
-  info.image_width = JDIMENSION(p.width);
-  info.image_height = JDIMENSION(p.height);
-  info.input_components = 3;
-  info.in_color_space = JCS_RGB;
-  jpeg_set_defaults(&info);
-  jpeg_set_quality(&info, quality, TRUE);
-  jpeg_start_compress(&info, TRUE);
-  while (info.next_scanline < info.image_height) {
-    JSAMPROW row = const_cast<JSAMPROW>(p.row(int(info.next_scanline)));
-    jpeg_write_scanlines(&info, &row, 1);
-  }
-  jpeg_finish_compress(&info);
-  jpeg_destroy_compress(&info);
-  std::vector<std::byte> out(size);
-  std::transform(memory, memory + size, out.begin(), [](unsigned char v) { return std::byte{v}; });
-  std::free(memory);
-  return out;
+  return test::make_jpeg(p.pixels, p.height, p.width, {.horizontal = 2, .vertical = 2, .quality = quality});
 }
 
 /// A label map of 18 x 18 points as halves, in a safetensors file.

@@ -8,7 +8,6 @@
 #include <dm2/cuda/device/pinned_resource.cuh>
 #include <dm2/cuda/device/stream.cuh>
 #include <dm2/data/dataset.hpp>
-#include <dm2/data/pack/jpeg_restarts.hpp>
 #include <dm2/data/sample_transform.hpp>
 
 #include <algorithm>
@@ -25,7 +24,7 @@
 #include <utility>
 #include <vector>
 
-#include <jpeglib.h>
+#include "data/make_jpeg.hpp"
 
 namespace {
 
@@ -58,26 +57,10 @@ picture make_picture(int seed) {
 
 /// The picture as a JPEG with a restart after each row of blocks; chroma at half the columns and rows, or whole.
 std::vector<std::byte> encode(picture const& p, int quality, int factor) {
-  dm2::detail::jpeg_writer to{"made.jpg"};
-  to.run([&] {
-    jpeg_compress_struct& c = to.info;
-    c.image_height = JDIMENSION(p.height);
-    c.image_width = JDIMENSION(p.width);
-    c.input_components = 3;
-    c.in_color_space = JCS_RGB;
-    jpeg_set_defaults(&c);
-    jpeg_set_quality(&c, quality, TRUE);
-    c.comp_info[0].h_samp_factor = c.comp_info[0].v_samp_factor = factor;
-    c.restart_in_rows = 1;
-    c.optimize_coding = TRUE;
-    jpeg_start_compress(&c, TRUE);
-    while (c.next_scanline < c.image_height) {
-      JSAMPROW row = const_cast<JSAMPROW>(p.row(int(c.next_scanline)));
-      jpeg_write_scanlines(&c, &row, 1);
-    }
-    jpeg_finish_compress(&c);
-  });
-  return to.take();
+  unsigned const row = unsigned((p.width - 1) / (8 * factor) + 1);
+  return test::make_jpeg(
+      p.pixels, p.height, p.width,
+      {.horizontal = factor, .vertical = factor, .optimise = true, .restart_interval = row, .quality = quality});
 }
 
 files made_files(int quality, int factor) {
