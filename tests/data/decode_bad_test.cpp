@@ -249,6 +249,19 @@ TEST_CASE("stb_image: a JPEG whose scan names a table that is not there is refus
                  "a scan begins before the frame"));
 }
 
+TEST_CASE("stb_image: a PNG that repeats from a distance that Deflate reserves has no pixels of other memory") {
+  // A row of 4 grey pixels: its filter and a pixel, then a repeat of 3 bytes with the distance's code 30, in fixed
+  // codes.
+  std::string const packed{"\x78\x9c\x63\x60\0\x3e\0\0\x05\0\x01", 11};
+  std::string const head{0, 0, 0, 4, 0, 0, 0, 1, 8, 0, 0, 0, 0};
+  auto const chunk = [](char const* kind, std::string const& content) {
+    return std::string{0, 0, 0, char(content.size())} + kind + content + std::string(4, '\0');
+  };
+  std::string const file = "\x89PNG\r\n\x1a\n" + chunk("IHDR", head) + chunk("IDAT", packed) + chunk("IEND", "");
+  CHECK(contains(refusal([](auto f, auto const& n) { return decode_stb(f, n); }, as_bytes(file), "reserved.png"),
+                 "a distance that Deflate reserves"));
+}
+
 TEST_CASE("stb_image: a PNG whose chunk passes the file's end, or that unpacks to too much, takes no memory for it") {
   auto const why = [](std::vector<std::byte> const& file) {
     return refusal([](auto f, auto const& n) { return decode_stb(f, n); }, file, "claims.png");

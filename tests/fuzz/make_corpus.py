@@ -158,11 +158,19 @@ def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width=4, height=3, depth=8, colour=2, interlace=0, rows=None, extra=b"", end=True):
+def reserved_distance(size):
+    """A zlib stream of `size` bytes: zeros, then the rest from the distance of code 30, which Deflate reserves."""
+    huffman = "00110000" * (size - 3) + "0000001" + "11110" + "0000000"  # fixed codes: 0, a length of 3, code 30, the end
+    bits = "1" + "10" + huffman  # the last block, of fixed codes: its number's lowest bit comes first
+    packed = bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
+    return b"\x78\x9c" + packed + struct.pack(">I", zlib.adler32(bytes(size)))
+
+
+def png(width=4, height=3, depth=8, colour=2, interlace=0, rows=None, extra=b"", end=True, packed=None):
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
     raw = rows if rows is not None else (b"\0" + bytes((width * channels * depth + 7) // 8)) * height
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
-    out = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", zlib.compress(raw))
+    out = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra + chunk(b"IDAT", packed or zlib.compress(raw))
     return out + (chunk(b"IEND", b"") if end else b"")
 
 
@@ -195,6 +203,7 @@ for target in ("png", "stb_png"):
     put(target, "announces_a_gigabyte", png()[:33] + b"TIDATIDAT")
     put(target, "unpacks_to_more", png(rows=bytes(200_000)))
     put(target, "unpacks_to_less", png(rows=bytes(3)))
+    put(target, "repeats_from_nowhere", png(packed=reserved_distance(39)))
     put(target, "no_end", png(end=False))
     put(target, "apple", png(extra=chunk(b"CgBI", bytes(4))))
     put(target, "depth_zero", png(depth=0, rows=b""))

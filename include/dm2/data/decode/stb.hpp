@@ -34,8 +34,8 @@ struct stb_free {
   void operator()(void* p) const { stbi_image_free(p); }
 };
 
-/// Throws file_error unless the pixels of a PNG unpack to the bytes that its header announces: stb_image unpacks all
-/// that comes, 1032 bytes for one of the file, before it looks at how many it wants.
+/// Throws file_error unless the pixels of a PNG unpack to the bytes that its header announces, all of them from the
+/// file: stb_image unpacks all that comes, 1032 bytes for one of the file, before it looks at how many it wants.
 inline void check_png_unpacks(std::span<std::byte const> file, std::filesystem::path const& name, png_header const& h) {
   std::vector<std::byte> packed;
   for_each_png_chunk(file, name, [&](std::uint32_t type, std::span<std::byte const> content) {
@@ -46,11 +46,19 @@ inline void check_png_unpacks(std::span<std::byte const> file, std::filesystem::
   std::uint64_t const rows = h.interlaced ? (row + 14) * (std::uint64_t{h.height} + 7) : row * h.height;
   if (rows + 1 > std::uint64_t(std::numeric_limits<int>::max()))
     throw file_error{name, "PNG has rows of " + std::to_string(rows) + " bytes; stb_image reads up to 2 GiB"};
-  std::vector<char> unpacked(std::size_t(rows) + 1);
-  int const got = stbi_zlib_decode_buffer(unpacked.data(), int(unpacked.size()),
-                                          reinterpret_cast<char const*>(packed.data()), int(packed.size()));
-  if (got < 0 || std::uint64_t(got) > rows)
-    throw file_error{name, "PNG: the pixels are damaged, or are more than the header announces"};
+  // Twice, over different bytes: stb_image takes the two distances that Deflate reserves (RFC 1951, 3.2.5) for 0, and
+  // copies what was in the buffer before. What differs then was never in the file.
+  auto const unpack = [&](char before) {
+    std::vector<char> unpacked(std::size_t(rows) + 1, before);
+    int const got = stbi_zlib_decode_buffer(unpacked.data(), int(unpacked.size()),
+                                            reinterpret_cast<char const*>(packed.data()), int(packed.size()));
+    if (got < 0 || std::uint64_t(got) > rows)
+      throw file_error{name, "PNG: the pixels are damaged, or are more than the header announces"};
+    unpacked.resize(std::size_t(got));
+    return unpacked;
+  };
+  if (unpack('\0') != unpack('\x7f'))
+    throw file_error{name, "PNG: the pixels are damaged: they repeat from a distance that Deflate reserves"};
 }
 
 [[noreturn]] inline void throw_stb(std::filesystem::path const& name) {
@@ -80,7 +88,9 @@ inline picture load_stb_16(std::span<std::byte const> file, std::filesystem::pat
 /// the colour conversion: up to 3 levels on average 0.5 on photographs, and more at the edges of sharp chroma. Four
 /// components without Adobe's marker are not taken as CMYK. Checksums are not held, and a JPEG must have its end
 /// marker; damage inside its scans goes unnoticed. What stb_image would trust is walked first: a PNG's chunks and how
-/// far its pixels unpack, a JPEG's markers and tables. Prefer libjpeg-turbo and libpng for files from strangers.
+/// far its pixels unpack, a JPEG's markers and tables. A damaged progressive JPEG can still show what was in
+/// stb_image's memory before, unless that is zeroed, as the target dm2_stb does. Prefer libjpeg-turbo and libpng for
+/// files from strangers.
 ///
 /// Throws  file_error naming `name` and the reason, as decode_jpeg and decode_png do; also for files over 2 GiB.
 [[nodiscard]] inline picture decode_stb(std::span<std::byte const> file, std::filesystem::path const& name,
