@@ -7,18 +7,22 @@ import tempfile
 import textwrap
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-GOOD, RACY, WILD, STRAY, NEVER, SLOW = (f"_ZN3dm24cuda{len(n)}{n}Ev" for n in ("good", "racy", "wild", "stray", "never", "slow"))
+NAMES = ("good", "racy", "wild", "stray", "never", "slow", "split", "unseen", "newer", "crashed")
+GOOD, RACY, WILD, STRAY, NEVER, SLOW, SPLIT, UNSEEN, NEWER, CRASHED = (f"_ZN3dm24cuda{len(n)}{n}Ev" for n in NAMES)
 CASES = {"sound": {GOOD: 3}, "[a, b] races": {RACY: 40, GOOD: 1}, "writes too far": {WILD: 1}, "reads what nobody wrote": {STRAY: 2},
-         "takes for ever": {SLOW: 1}}
+         "takes for ever": {SLOW: 1}, "splits a warp group": {SPLIT: 1}, "has no memory left": {UNSEEN: 1}, "is told in new words": {NEWER: 1},
+         "dies": {CRASHED: 1}}
 
 # A doctest program: lists its cases, and says which kernels it launched.
 PROGRAM = """
     import os, re, sys
     cases = {cases!r}
+    with open({journal!r}, "a") as out:
+        out.write("program\\n")
     chosen = [a.split("=", 1)[1] for a in sys.argv if a.startswith("--test-case=")]
-    if "--list-test-cases" in sys.argv:
+    if "--list-test-cases" in sys.argv or "--count" in sys.argv:
         print("[doctest] listing all test case names\\n" + "=" * 79 + "\\n" + "\\n".join(cases) + "\\n" + "=" * 79)
-        print("[doctest] unskipped test cases passing the current filters: 5")
+        print("[doctest] unskipped test cases passing the current filters: 9")
     else:
         pattern = re.escape(chosen[0]).replace("\\\\?", ".")
         case = [c for c in cases if re.fullmatch(pattern, c)][0]
@@ -26,37 +30,64 @@ PROGRAM = """
             out.writelines(f"{{kernel}} {{count}}\\n" for kernel, count in cases[case].items())
             out.write("_ZN6cublas6nvjet_Ev 1\\n")
 """
-# Reports in compute-sanitizer 13's words.
+# Reports in compute-sanitizer's words, of 13.0 (2025.3) and of 13.5's manual (2026.4).
 SANITIZER = """
-    import sys, time
+    import os, sys, time
+    if "--count" in sys.argv:
+        print("========= COMPUTE-SANITIZER", flush=True)
+        if {starts}:
+            os.execv(sys.argv[-2], sys.argv[-2:])
+        print("========= Target application terminated before first instrumented API call\\n========= Error: couldn't find exit code.")
+        sys.exit()
+    with open({journal!r}, "a") as out:
+        out.write("tool\\n")
     tool = sys.argv[sys.argv.index("--tool") + 1]
     case = sys.argv[-1].split("=", 1)[1]
-    print("========= COMPUTE-SANITIZER\\nof the program: Invalid argument at {good}+0x1 ")
-    code = 0
+    print("of the program: Invalid argument at {good}+0x1 \\n========= Invalid argument at {good}+0x1 ")
+    log = open(sys.argv[sys.argv.index("--log-file") + 1], "w")
+    assert 49152 <= int(sys.argv[sys.argv.index("--port") + 1]) < 65536 - 10
+    def say(text):
+        print(text, file=log, flush=True)
+    say("========= COMPUTE-SANITIZER")
+    errors = 0
     if tool == "racecheck":
         checked = [w[4:] for w in sys.argv if w.startswith("kne=")]
         assert checked and sys.argv[sys.argv.index("--launch-count") + 1] == str(16 * len(checked)), sys.argv
     if tool == "racecheck" and "races" in case:
-        print("========= Error: Race reported between Write access at {racy}+0x90 in a.cuh:41\\n"
-              "=========     and Read access at {racy}+0x100 in a.cuh:51 [508 hazards]\\n=========\\n"
-              "========= Error: Race reported between Write access at nvjet_hsh_64x8+0x90\\n"
-              "=========     and Read access at nvjet_hsh_64x8+0x100 [4 hazards]\\n=========")
-        code = 9
+        say("========= Error: Race reported between Write access at {racy}+0x90 in a.cuh:41\\n"
+            "=========     and Read access at {racy}+0x100 in a.cuh:51 [508 hazards]\\n=========\\n"
+            "========= Error: Race reported between Write access at nvjet_hsh_64x8+0x90\\n"
+            "=========     and Read access at nvjet_hsh_64x8+0x100 [4 hazards]\\n=========")
+        errors = 2
     if tool == "memcheck" and "far" in case:
-        print("========= Invalid __global__ write of size 4 bytes\\n=========     at _ZN3dm24cuda6helperEv+0x50 in b.cuh:7\\n"
-              "=========     by thread (0,0,0) in block (0,0,0)\\n=========     Address 0x7 is misaligned\\n"
-              "=========         Device Frame: {wild}+0x30 in b.cuh:44\\n"
-              "=========     Saved host backtrace up to driver entry point at kernel launch time\\n"
-              "=========         Host Frame: main at {good} [0xacd4] in program\\n=========")
-        code = 9
+        say("========= Invalid __global__ write of size 4 bytes\\n=========     at _ZN3dm24cuda6helperEv+0x50 in b.cuh:7\\n"
+            "=========     by thread (0,0,0) in block (0,0,0)\\n=========     Address 0x7 is misaligned\\n"
+            "=========         Device Frame: {wild}+0x30 in b.cuh:44\\n"
+            "=========     Saved host backtrace up to driver entry point at kernel launch time\\n"
+            "=========         Host Frame: main at {good} [0xacd4] in program\\n=========")
+        errors = 1
     if tool == "initcheck" and "nobody" in case:
-        print("========= Uninitialized __global__ memory read of size 4 bytes\\n=========     at {stray}+0x70 in c.cuh:1\\n"
-              "=========     by thread (31,0,0) in block (1,0,0)\\n=========     Address 0x7f3c7ec000fc\\n=========")
-        code = 9
+        say("========= Uninitialized __global__ memory read of size 4 bytes\\n=========     at {stray}+0x70 in c.cuh:1\\n"
+            "=========     by thread (31,0,0) in block (1,0,0)\\n=========     Address 0x7f3c7ec000fc\\n=========")
+        errors = 1
+    if tool == "synccheck" and "warp group" in case:
+        say("========= Warpgroup MMA sequence error detected. Mismatching predicates\\n=========     at {split}+0x11f0 in d.cuh:42\\n"
+            "=========     by thread (32,0,0) in block (0,0,0)\\n=========")
+        errors = 1
+    if "memory" in case:
+        say("========= Internal Sanitizer Error: The Sanitizer encountered an error while launching {unseen} and didn't track the launch. "
+            "Errors might go undetected. (Unable to allocate enough memory to perform the requested operation)\\n=========")
+    if "new words" in case:
+        say("=========  What no version says so far\\n=========")
+        errors = 1
+    if "dies" in case:
+        say("========= Error: process didn't terminate successfully\\n=========     The application may have hit an error\\n"
+            "========= Target application returned an error")
     if "ever" in case:
         time.sleep(600)
-    print("========= ERROR SUMMARY: " + ("1 error" if code else "0 errors"))
-    sys.exit(code)
+    say(f"========= RACECHECK SUMMARY: {{errors}} hazards displayed ({{errors}} errors, 0 warnings)" if tool == "racecheck" else
+        f"========= ERROR SUMMARY: {{errors}} errors")
+    sys.exit(9 if errors else 0)
 """
 SYMBOLS = """
     print("Fatbin elf code:\\n================\\narch = sm_90a\\n\\nsymbols:")
@@ -72,38 +103,86 @@ def write_program(path, text):
     os.chmod(path, 0o755)
 
 
-def main():
-    with tempfile.TemporaryDirectory() as folder:
-        program, sanitizer = os.path.join(folder, "dm2_cuda_tests"), os.path.join(folder, "compute-sanitizer")
-        kernels = [GOOD, RACY, WILD, STRAY, NEVER, SLOW]
-        write_program(program, PROGRAM.format(cases=CASES))
-        write_program(sanitizer, SANITIZER.format(good=GOOD, racy=RACY, wild=WILD, stray=STRAY))
+class Made:
+    """The made programs, and what the script says of them."""
+
+    def __init__(self, folder, starts=True):
+        self.folder, self.journal = folder, os.path.join(folder, "journal")
+        self.program, self.sanitizer, self.shim = (os.path.join(folder, n) for n in ("dm2_cuda_tests", "compute-sanitizer", "shim.so"))
+        kernels = [GOOD, RACY, WILD, STRAY, NEVER, SLOW, SPLIT, UNSEEN, NEWER, CRASHED]
+        write_program(self.program, PROGRAM.format(cases=CASES, journal=self.journal))
+        write_program(self.sanitizer, SANITIZER.format(good=GOOD, racy=RACY, wild=WILD, stray=STRAY, split=SPLIT, unseen=UNSEEN,
+                                                       journal=self.journal, starts=starts))
         write_program(os.path.join(folder, "cuobjdump"), SYMBOLS.format(kernels=kernels))
-        shim = os.path.join(folder, "shim.so")
-        with open(shim, "w", encoding="utf-8"):
+        with open(self.shim, "w", encoding="utf-8"):
             pass  # the program writes its launches itself
-        out = subprocess.run([os.path.join(ROOT, "scripts/sanitize_kernels"), program, "--shim", shim, "--sanitizer", sanitizer,
-                              "--patience", "3", "--budget", "60", "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                             env={**os.environ, "PATH": folder + ":" + os.environ["PATH"]}, timeout=300, check=False)
-    want = {"good()": "clean | clean | clean | clean", "racy()": "clean | FINDING | clean | clean",
-            "wild()": "FINDING | clean | clean | clean", "stray()": "clean | clean | FINDING | clean",
-            "never()": "not run | not run | not run | not run", "slow()": "no verdict | no verdict | no verdict | no verdict"}
-    wrong = []
-    rows = {line.split("`")[1].removesuffix("()") + "()": line.split("` | ")[1].removesuffix(" |")
-            for line in out.stdout.splitlines() if line.startswith("| `")}
-    for kernel, verdicts in want.items():
-        if rows.get(kernel) != verdicts:
-            wrong.append(f"{kernel}: {rows.get(kernel)}, not {verdicts}")
+
+    def run(self, *words):
+        with open(self.journal, "w", encoding="utf-8"):
+            pass
+        out = subprocess.run([os.path.join(ROOT, "scripts/sanitize_kernels"), self.program, "--shim", self.shim, "--sanitizer",
+                              self.sanitizer, "--patience", "5", "--budget", "60", "--jobs", "2", *words], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True, env={**os.environ, "PATH": self.folder + ":" + os.environ["PATH"]},
+                             timeout=300, check=False)
+        with open(self.journal, encoding="utf-8") as file:
+            return out, file.read().split()
+
+
+def rows_of(out):
+    return {line.split("`")[1].removesuffix("()"): line.split("` | ")[1].removesuffix(" |") for line in out.stdout.splitlines()
+            if line.startswith("| `")}
+
+
+def verdicts_of_every_kernel(made):
+    """The first call: what the table and the lines below it say."""
+    out, _ = made.run("--state", os.path.join(made.folder, "state"))
+    every = "{0} | {0} | {0} | {0}".format
+    want = {"good": every("clean"), "racy": "clean | FINDING | clean | clean", "wild": "FINDING | clean | clean | clean",
+            "stray": "clean | clean | FINDING | clean", "never": every("not run"), "slow": every("no verdict"),
+            "split": "clean | clean | clean | FINDING", "unseen": every("no verdict"), "newer": every("no verdict"),
+            "crashed": every("no verdict")}
+    rows = rows_of(out)
+    wrong = [f"{kernel}: {rows.get(kernel)}, not {verdicts}" for kernel, verdicts in want.items() if rows.get(kernel) != verdicts]
     if out.returncode != 1:
         wrong.append(f"exit code {out.returncode}")
-    for line in ("| FINDING of 6 | 1 | 1 | 1 | 0 |", "| not run of 6 | 1 | 1 | 1 | 1 |", "beside dm2's kernels: racecheck, nvjet_hsh_64x8, in 1 runs",
-                 "FINDING  memcheck, wild"):
+    for line in ("| FINDING of 10 | 1 | 1 | 1 | 1 |", "| not run of 10 | 1 | 1 | 1 | 1 |",
+                 "beside dm2's kernels: racecheck, nvjet_hsh_64x8, in 1 runs", "FINDING  memcheck, wild",
+                 "no verdict: memcheck, in 1 runs: 1 errors are counted, 0 reports were understood", "the run was broken off",
+                 "Errors might go undetected", "process didn't terminate successfully"):
         if line not in out.stdout:
             wrong.append(f"no line '{line}'")
-    if wrong:
-        print(out.stdout + out.stderr + "\n".join(wrong))
-    print(f"{len(want)} kernels, {len(wrong)} wrong")
-    return 1 if wrong else 0
+    return out, wrong
+
+
+def later_call_asks_what_is_left(made):
+    """With --short, four kernels have no verdict of four tools; no case is run alone again, to list its launches."""
+    out, ran = made.run("--state", os.path.join(made.folder, "state"), "--short", "--patience", "1")
+    wrong = [] if ran.count("tool") == 16 else [f"{ran.count('tool')} runs of a tool, not 16"]
+    if ran.count("program") != 2:  # its list of cases, and whether the tool starts it
+        wrong.append(f"{ran.count('program')} runs of the program, not 2")
+    if rows_of(out).get("wild") != "FINDING | clean | clean | clean" or out.returncode != 1:
+        wrong.append(f"a finding is forgotten: {rows_of(out).get('wild')}, {out.returncode}")
+    return out, wrong
+
+
+def tool_that_starts_nothing_is_told(folder):
+    out, _ = Made(folder, starts=False).run()
+    told = "does not start the program" in out.stderr and "couldn't find exit code" in out.stderr
+    return out, [] if told and out.returncode == 2 else [f"a tool that starts nothing: exit code {out.returncode}"]
+
+
+def main():
+    count = 0
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        made = Made(folder)
+        for test, argument in ((verdicts_of_every_kernel, made), (later_call_asks_what_is_left, made),
+                               (tool_that_starts_nothing_is_told, other)):
+            out, wrong = test(argument)
+            if wrong:
+                print(out.stdout + out.stderr + "\n".join(wrong))
+            count += len(wrong)
+    print(f"10 kernels, {count} wrong")
+    return 1 if count else 0
 
 
 if __name__ == "__main__":
