@@ -59,6 +59,11 @@ def lines_at_once(command):
     return [*([shutil.which("stdbuf"), "-oL"] if shutil.which("stdbuf") else []), *command]
 
 
+def is_over():
+    """Whether the script was asked to end: None of run says nothing then."""
+    return _over
+
+
 def end_with_us():
     """Ends what runs where the script itself is asked to end. What the script does about that is done by its `finally`."""
     def ended(number, _):

@@ -58,7 +58,9 @@ class launches {
     std::lock_guard const lock{mutex_};
     if (long& n = counts_[kernel]; ++n == 1) {  // its name is there only while the runtime is
       char const* name = nullptr;
-      names_[kernel] = ::cudaFuncGetName(&name, kernel) == cudaSuccess ? name : "unknown";
+      // By dlsym, as all: a compiler that the program starts is preloaded, too, and has no runtime to link with.
+      auto const get_name = next<decltype(&::cudaFuncGetName)>("cudaFuncGetName");
+      names_[kernel] = get_name(&name, kernel) == cudaSuccess ? name : "unknown";
     }
   }
 
