@@ -34,11 +34,13 @@ BENCH = """
         with open({journal!r}, "a") as out:
             out.write(f"{{os.path.basename(sys.argv[0])}} {{what}} {{time.monotonic()}}\\n")
     tell("begins")
-    print("| Tiny | 1.5 |")
+    print("| Tiny | 1.5 |", flush=True)
     {body}
     tell("ends")
 """
-HANGS = "child = subprocess.Popen(['sleep', '600']); tell('child=%d' % child.pid); time.sleep(600)"
+# Does not end, nor does what it starts: tr, which keeps its lines to itself as C programs do whose output is a file.
+HANGS = ("child = subprocess.Popen('(echo first row; exec sleep 600) | tr r R', shell=True); tell('child=%d' % child.pid); "
+         "time.sleep(600)")
 NVIDIA_SMI = """
     import sys, time
     if "-lms" in sys.argv:
@@ -133,7 +135,7 @@ def failing_and_hanging_programs_stop_no_other():
     check(kernels and ends["dm2_cuda_model_bench"] < kernels[0], "timed programs run one after another", case)
     child = [int(w[1].split("=")[1]) for w in case.told() if w[1].startswith("child=")]
     check(child and not alive(child[0]), "what a broken-off program started is ended", case)
-    check("| Tiny | 1.5 |" in case.read("float.log"), "a broken-off program's rows are kept", case)
+    check("| Tiny | 1.5 |\nfiRst Row\n" in case.read("float.log"), "a broken-off program's rows are kept", case)
     check("median 1755 MHz, at most 1980 MHz, 61 C, 650 W" in case.read("summary.md"), "the clocks", case)
     check("NVIDIA H200, driver 580.159.04" in case.read("summary.md"), "the device", case)
     check("## kernels\n\n| Tiny | 1.5 |\n" in case.read("figures.md"), "figures.md has the tables", case)
@@ -148,6 +150,9 @@ def budget_is_held():
     check([rows[n][0] for n in ("mixer_core", "mixer_backward", "decode")] == ["broken off", "broken off", "not run"], str(rows), case)
     check(rows["decode"][1] == "no time was left", str(rows["decode"]), case)
     check(case.code == 1, f"exit code {case.code}", case)
+    case.run("--budget", "4", "--without", "tests")
+    check(case.seconds < 8 and case.rows()["mixer_core"][0] == "broken off" and case.rows()["mixer_backward"][0] == "not run",
+          f"{case.seconds} s of 4, {case.rows()}", case)
 
 
 def exit_codes_tell_whole_from_partial():
