@@ -37,3 +37,8 @@ add_dependencies(dm2_emulated_tests dm2_emulated_program)
 add_test(NAME faults.gpu COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/gpu_faults --quick --jobs 2
                                  --program $<TARGET_FILE:dm2_emulated_program>)
 set_tests_properties(faults.gpu PROPERTIES COST 60 TIMEOUT 900 LABELS emulated)
+# A second is not enough for evaluate's 667 faults: it says how many were left.
+add_test(NAME faults.gpu_budget COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/gpu_faults --budget 1 --jobs 2
+                                        --program $<TARGET_FILE:dm2_emulated_program> evaluate)
+set_tests_properties(faults.gpu_budget PROPERTIES TIMEOUT 300 LABELS emulated
+                     PASS_REGULAR_EXPRESSION "[1-9][0-9]* faults .*, no time for [1-9][0-9]*, [0-9]+ s\n0 findings")

@@ -155,7 +155,7 @@ def verdicts_of_every_kernel(made):
 
 def later_call_asks_what_is_left(made):
     """With --short, four kernels have no verdict of four tools; no case is run alone again, to list its launches."""
-    out, ran = made.run("--state", os.path.join(made.folder, "state"), "--short", "--patience", "1")
+    out, ran = made.run("--state", os.path.join(made.folder, "state"), "--short")
     wrong = [] if ran.count("tool") == 16 else [f"{ran.count('tool')} runs of a tool, not 16"]
     if ran.count("program") != 2:  # its list of cases, and whether the tool starts it
         wrong.append(f"{ran.count('program')} runs of the program, not 2")
