@@ -1,4 +1,5 @@
 """Programs with a limit of time, which are ended with all that they started. For the scripts that use a GPU."""
+import contextlib
 import os
 import shutil
 import signal
@@ -29,29 +30,31 @@ def end(process, gently=0):
         return
 
 
-def run(command, log, limit, environment=None, gently=0, cwd=None):
-    """The exit code of a command, or None where it was ended after `limit` seconds. `log` is a path, or None for nothing."""
-    out = open(log, "wb") if log else subprocess.DEVNULL
+@contextlib.contextmanager
+def started(command, **options):
+    """A process in a group of its own, which ends with the script: subprocess.Popen's, or None where the script is ending."""
+    with _lock:
+        process = None if _over else subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, **options)
+        _running.add(process)
+    if _over and process:  # said while the process began
+        end(process)
     try:
+        yield process
+    finally:
         with _lock:
-            if _over:
-                return None
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=environment,
-                                       cwd=cwd, start_new_session=True)
-            _running.add(process)
-        if _over:  # said while the process began
-            end(process)
+            _running.discard(process)
+
+
+def run(command, log, limit, environment=None, gently=0):
+    """The exit code of a command, or None where it was ended after `limit` seconds. `log` is a path, or None for nothing."""
+    with open(log or os.devnull, "wb") as out, started(command, stdout=out, stderr=subprocess.STDOUT, env=environment) as process:
+        if process is None:
+            return None
         try:
             return process.wait(max(limit, 0.1))
         except subprocess.TimeoutExpired:
             end(process, gently)
             return None
-        finally:
-            with _lock:
-                _running.discard(process)
-    finally:
-        if log:
-            out.close()
 
 
 def lines_at_once(command):
@@ -69,7 +72,7 @@ def end_with_us():
     def ended(number, _):
         global _over
         _over = True  # no lock: the thread that is interrupted may hold it
-        for process in list(_running):
+        for process in filter(None, list(_running)):
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:

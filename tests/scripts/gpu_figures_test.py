@@ -78,7 +78,7 @@ class Case:
         environment = {**os.environ, "PATH": os.path.join(self.folder, "path") + ":" + os.environ["PATH"]}
         begin = time.monotonic()
         out = subprocess.run(self.command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-                             timeout=120, check=False)
+                             timeout=240, check=False)
         self.seconds, self.code, self.out = time.monotonic() - begin, out.returncode, out.stdout
         return self
 

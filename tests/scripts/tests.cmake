@@ -2,6 +2,6 @@
 if(Python3_FOUND AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
   foreach(script gpu_figures compare_times)
     add_test(NAME scripts.${script} COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/${script}_test.py)
-    set_tests_properties(scripts.${script} PROPERTIES COST 40 TIMEOUT 300 LABELS unit)
+    set_tests_properties(scripts.${script} PROPERTIES COST 40 TIMEOUT 600 LABELS unit)
   endforeach()
 endif()
