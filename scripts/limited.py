@@ -1,4 +1,4 @@
-"""Programs with a limit of time, which are ended with all that they started. For the scripts that use a GPU."""
+"""Runs programs with a limit of time, for the GPU's scripts."""
 import contextlib
 import os
 import shutil
