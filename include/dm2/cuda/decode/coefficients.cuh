@@ -22,31 +22,42 @@ struct interval_threads {
 /// Largest constant term that is a picture's: a quarter of what 16 bits hold, eight times what encoders write.
 inline constexpr int most_constant = 8191;
 
-/// Decodes a block's coefficients; false where the data are no block's. `to`, which is zero, may be null: they are not
-/// kept.
-[[nodiscard]] __device__ inline bool decode_block(bit_reader& in, code_tables const& codes, jpeg_component const& c,
+/// Decodes a block's coefficients by tables `dc` and `ac`; false where the data are no block's. `to`, which is zero, may
+/// be null: they are not kept.
+[[nodiscard]] __device__ inline bool decode_block(bit_reader& in, code_tables const& codes, int dc, int ac,
                                                   int& constant, std::int16_t* to) {
-  in.fill();
-  int const size = in.code(codes, c.dc);
-  if (size < 0 || size > 15) return false;
-  if (size > 0) constant += in.number(size);
+  int v = 0;
+  if (in.next(codes, dc, v) < 0) return false;
+  constant += v;
   if (constant > most_constant || constant < -most_constant) return false;
   if (to != nullptr) to[0] = std::int16_t(constant);
   for (int k = 1; k < 64; ++k) {
-    in.fill();
-    int const code = in.code(codes, 2 + c.ac);
+    int const code = in.next(codes, ac, v);
     if (code < 0) return false;
-    int const zeros = code >> 4, bits = code & 15;
+    int const zeros = code >> 4;
     k += zeros;
-    if (bits == 0) {
+    if (code % 16 == 0) {
       if (zeros != 15) break;  // the rest is zero
       continue;
     }
-    int const v = in.number(bits);
     if (k > 63) return false;
     if (to != nullptr) to[codes.row_by_row[k]] = std::int16_t(v);
   }
   return in.left() >= 0;
+}
+
+/// Decodes a component's blocks of one MCU. `to`: the first one's place, or null; `row`: numbers from one row of blocks
+/// to the next.
+[[nodiscard]] __device__ inline bool decode_component(bit_reader& in, code_tables const& codes, jpeg_component const& c,
+                                                      int& constant, std::int16_t* to, std::size_t row) {
+  int const down = c.down, across = c.across, dc = c.dc, ac = 2 + c.ac;  // what is stored might be these, for all that
+                                                                         // the compiler knows: it would load them again
+  for (int y = 0; y < down; ++y)
+    for (int x = 0; x < across; ++x) {
+      std::int16_t* const block = to == nullptr ? nullptr : to + row * std::size_t(y) + 64 * x;
+      if (!decode_block(in, codes, dc, ac, constant, block)) return false;
+    }
+  return true;
 }
 
 /// Decodes interval `number` of a picture up to the rows that are read; false where its data are damaged. `constant`:
@@ -54,24 +65,22 @@ inline constexpr int most_constant = 8191;
 [[nodiscard]] __device__ inline bool decode_interval(decode_call const& call, decode_record const& p,
                                                      code_tables const& codes, int number, int* constant) {
   jpeg_record const& jpeg = p.jpeg;
-  int const across = jpeg.mcus_across(), first = number * jpeg.interval;
-  int const end = dm2::detail::least(first + jpeg.interval, across * p.rows.read);
+  jpeg_rows const rows = p.rows;
+  int const across = jpeg.mcus_across(), components = jpeg.components, first = number * jpeg.interval;
+  int const end = dm2::detail::least(first + jpeg.interval, across * rows.read);
   if (first >= end) return true;
   std::uint32_t const* const streams = call.streams + p.streams;
   bit_reader in{streams + streams[2 * number], streams[2 * number + 1]};
   for (int c = 0; c < 3; ++c) constant[c] = 0;
   int row = first / across, column = first % across;
   for (int mcu = first; mcu < end; ++mcu) {
-    bool const kept = row >= p.rows.first && row < p.rows.end;
-    for (int c = 0; c < jpeg.components; ++c) {
+    bool const kept = row >= rows.first && row < rows.end;
+    for (int c = 0; c < components; ++c) {
       jpeg_component const& part = jpeg.part[c];
-      for (int i = 0; i < part.down * part.across; ++i) {
-        std::size_t const block =
-            std::size_t((row - p.rows.first) * part.down + i / part.across) * std::size_t(across * part.across) +
-            std::size_t(column * part.across + i % part.across);
-        std::int16_t* const to = kept ? call.coefficients + p.samples[c] + 64 * block : nullptr;
-        if (!decode_block(in, codes, part, constant[c], to)) return false;
-      }
+      std::size_t const wide = 64 * std::size_t(across) * std::size_t(part.across),
+                        at = wide * std::size_t((row - rows.first) * part.down) + 64 * std::size_t(column * part.across);
+      std::int16_t* const to = kept ? call.coefficients + p.samples[c] + at : nullptr;
+      if (!decode_component(in, codes, part, constant[c], to, wide)) return false;
     }
     if (++column == across) column = 0, ++row;
   }
@@ -91,7 +100,8 @@ __device__ inline void load_codes(code_tables& to, jpeg_record const& jpeg) {
   __syncthreads();
   constexpr int entries = 1 << code_tables::ahead;
   for (int i = int(threadIdx.x); i < 4 * entries; i += threads)
-    to.entry[i / entries][i % entries] = code_tables::look_up(to.table[i / entries], i % entries);
+    to.entry[i / entries][i % entries] = std::uint16_t(code_tables::search(
+        to.table[i / entries], std::uint32_t(i % entries) << (32 - code_tables::ahead), 1, code_tables::ahead));
   __syncthreads();
 }
 
