@@ -101,9 +101,11 @@ TEST_CASE("jpeg_decoder: what it cannot decode is the host's: other chroma, colo
   CHECK(outcome_of({.arithmetic = true}) == outcome::hosts);
   CHECK(device.one(file_bytes(golden_image("cmyk.jpg"))) == outcome::hosts);
   CHECK(device.one(file_bytes(golden_image("rgb.png"))) == outcome::hosts);
-  picture const large = drawn(300, 300, 255, random);
-  CHECK(device.one(file_of(large, {})) == outcome::hosts);  // one interval of over 16 KiB
-  CHECK(device.one(file_of(large, {.restart_interval = 38})) == outcome::same);
+  picture const large = drawn(400, 400, 255, random), middle = drawn(150, 250, 255, random);
+  CHECK(file_of(middle, {}).size() > detail::most_interval_bytes / 3);
+  CHECK(device.one(file_of(middle, {})) == outcome::same);
+  CHECK(device.one(file_of(large, {})) == outcome::hosts);  // one interval, too long
+  CHECK(device.one(file_of(large, {.restart_interval = 50})) == outcome::same);
 }
 
 TEST_CASE("jpeg_decoder: a part outside its picture is refused, and nothing is decoded") {

@@ -12,11 +12,13 @@
 namespace dm2::cuda::detail {
 
 /// How intervals are spread over threads. The threads of a warp go through their codes one after the other where these
-/// differ in kind, so few of them work, and more warps hide each other's waiting.
+/// differ in kind, so few of them work, and more warps hide each other's waiting. Several pictures share a block: a batch
+/// of 256 takes 64 multiprocessors, and leaves the others to kernels that need a whole one, as large products do.
 struct interval_threads {
-  static constexpr int threads = 128;
+  static constexpr int threads = 128;                         ///< of a picture
   static constexpr int each_warp = 8;                         ///< threads of a warp that have an interval
-  static constexpr int intervals = threads / 32 * each_warp;  ///< of a block
+  static constexpr int intervals = threads / 32 * each_warp;  ///< of a picture at a time
+  static constexpr int pictures = 4;                          ///< of a block
 };
 
 /// Largest constant term that is a picture's: a quarter of what 16 bits hold, eight times what encoders write.
@@ -78,7 +80,8 @@ inline constexpr int most_constant = 8191;
     for (int c = 0; c < components; ++c) {
       jpeg_component const& part = jpeg.part[c];
       std::size_t const wide = 64 * std::size_t(across) * std::size_t(part.across),
-                        at = wide * std::size_t((row - rows.first) * part.down) + 64 * std::size_t(column * part.across);
+                        at =
+                            wide * std::size_t((row - rows.first) * part.down) + 64 * std::size_t(column * part.across);
       std::int16_t* const to = kept ? call.coefficients + p.samples[c] + at : nullptr;
       if (!decode_component(in, codes, part, constant[c], to, wide)) return false;
     }
@@ -87,39 +90,45 @@ inline constexpr int most_constant = 8191;
   return true;
 }
 
-/// Fills in the tables of picture p, by all threads of a block.
-__device__ inline void load_codes(code_tables& to, jpeg_record const& jpeg) {
-  constexpr int words = int(sizeof(jpeg_huffman) / 4), threads = interval_threads::threads;
+/// Copies a picture's tables, by its threads.
+__device__ inline void copy_tables(code_tables& to, jpeg_record const& jpeg, int thread) {
+  constexpr int words = int(sizeof(jpeg_huffman) / 4);
   static_assert(sizeof(jpeg_huffman) % 4 == 0 && alignof(jpeg_huffman) == 4);
   for (int n = 0; n < 4; ++n) {
     auto const* const from = reinterpret_cast<std::uint32_t const*>(n < 2 ? jpeg.dc + n : jpeg.ac + (n - 2));
     auto* const table = reinterpret_cast<std::uint32_t*>(to.table + n);
-    for (int i = int(threadIdx.x); i < words; i += threads) table[i] = from[i];
+    for (int i = thread; i < words; i += interval_threads::threads) table[i] = from[i];
   }
-  if (threadIdx.x < 64) to.row_by_row[threadIdx.x] = std::uint8_t(place_of(int(threadIdx.x)));
-  __syncthreads();
+  if (thread < 64) to.row_by_row[thread] = std::uint8_t(place_of(thread));
+}
+/// Fills in what follows from them.
+__device__ inline void enter_codes(code_tables& to, int thread) {
   constexpr int entries = 1 << code_tables::ahead;
-  for (int i = int(threadIdx.x); i < 4 * entries; i += threads)
+  for (int i = thread; i < 4 * entries; i += interval_threads::threads)
     to.entry[i / entries][i % entries] = std::uint16_t(code_tables::search(
         to.table[i / entries], std::uint32_t(i % entries) << (32 - code_tables::ahead), 1, code_tables::ahead));
-  __syncthreads();
 }
 
-/// The coefficients of picture block.x; block.y takes every gridDim.y-th stretch of its intervals.
-/// Eight blocks a multiprocessor leave 64 registers: asked for no number, the compiler takes 32 and spills.
+/// The coefficients of the block.x-th pictures; block.y takes every gridDim.y-th stretch of their intervals.
+/// Two blocks a multiprocessor leave 64 registers: asked for no number, the compiler takes 32 and spills.
 template <class Call>
-__global__ void __launch_bounds__(interval_threads::threads, 8) decode_intervals_kernel(Call call) {
+__global__ void __launch_bounds__(interval_threads::threads* interval_threads::pictures, 2)
+    decode_intervals_kernel(Call call) {
   using shape = interval_threads;
-  __shared__ code_tables codes;
-  __shared__ int constants[shape::intervals][3];
-  decode_record const& p = call.pictures[blockIdx.x];
-  int const intervals = p.jpeg.intervals, lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  if (int(blockIdx.y) * shape::intervals >= intervals) return;
-  load_codes(codes, p.jpeg);
-  if (lane >= shape::each_warp) return;
-  int const own = warp * shape::each_warp + lane;
-  for (int i = int(blockIdx.y) * shape::intervals + own; i < intervals; i += int(gridDim.y) * shape::intervals)
-    if (!decode_interval(call, p, codes, i, constants[own])) call.damaged[blockIdx.x] = 1;
+  __shared__ code_tables codes[shape::pictures];
+  __shared__ int constants[shape::pictures][shape::intervals][3];
+  int const own = int(threadIdx.x) / shape::threads, thread = int(threadIdx.x) % shape::threads;
+  int const number = int(blockIdx.x) * shape::pictures + own;
+  decode_record const& p = call.pictures[dm2::detail::least(number, call.count - 1)];
+  int const first = int(blockIdx.y) * shape::intervals, intervals = number < call.count ? p.jpeg.intervals : 0;
+  if (first < intervals) copy_tables(codes[own], p.jpeg, thread);
+  __syncthreads();
+  if (first < intervals) enter_codes(codes[own], thread);
+  __syncthreads();
+  if (thread % 32 >= shape::each_warp) return;
+  int const place = thread / 32 * shape::each_warp + thread % 32;
+  for (int i = first + place; i < intervals; i += int(gridDim.y) * shape::intervals)
+    if (!decode_interval(call, p, codes[own], i, constants[own][place])) call.damaged[number] = 1;
 }
 
 }  // namespace dm2::cuda::detail

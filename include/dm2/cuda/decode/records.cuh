@@ -35,6 +35,7 @@ struct decode_call {
   std::uint8_t* samples;         ///< each component's rows, as wide as its blocks
   std::uint8_t* pixels;          ///< [part.height, part.width, 3] of each
   int* damaged;                  ///< zero, before; of each picture: the host has to judge it
+  int count;                     ///< of the pictures
 };
 
 }  // namespace dm2::cuda::detail
