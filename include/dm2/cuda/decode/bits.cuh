@@ -18,8 +18,8 @@ struct code_tables {
   std::uint16_t entry[4][1 << ahead];  ///< by the next bits: 256 times the code's length plus its value, or 0
   std::uint8_t row_by_row[64];         ///< from a coefficient's place in the file to that in its block
 
-  /// What a table says of the next 32 bits, looking at codes of `shortest` to `longest` bits: 256 times the code's length
-  /// plus its value, or 0 where they begin with none of these.
+  /// What a table says of the next 32 bits, looking at codes of `shortest` to `longest` bits: 256 times the code's
+  /// length plus its value, or 0 where they begin with none of these.
   [[nodiscard]] static __device__ unsigned search(jpeg_huffman const& t, std::uint32_t bits, int shortest,
                                                   int longest) {
     for (int length = shortest; length <= longest; ++length) {

@@ -12,8 +12,8 @@
 namespace dm2::cuda::detail {
 
 /// How intervals are spread over threads. The threads of a warp go through their codes one after the other where these
-/// differ in kind, so few of them work, and more warps hide each other's waiting. Several pictures share a block: a batch
-/// of 256 takes 64 multiprocessors, and leaves the others to kernels that need a whole one, as large products do.
+/// differ in kind, so few of them work, and more warps hide each other's waiting. Several pictures share a block: a
+/// batch of 256 takes 64 multiprocessors, and leaves the others to kernels that need a whole one, as large products do.
 struct interval_threads {
   static constexpr int threads = 128;                         ///< of a picture
   static constexpr int each_warp = 8;                         ///< threads of a warp that have an interval
@@ -24,8 +24,8 @@ struct interval_threads {
 /// Largest constant term that is a picture's: a quarter of what 16 bits hold, eight times what encoders write.
 inline constexpr int most_constant = 8191;
 
-/// Decodes a block's coefficients by tables `dc` and `ac`; false where the data are no block's. `to`, which is zero, may
-/// be null: they are not kept.
+/// Decodes a block's coefficients by tables `dc` and `ac`; false where the data are no block's. `to`, which is zero,
+/// may be null: they are not kept.
 [[nodiscard]] __device__ inline bool decode_block(bit_reader& in, code_tables const& codes, int dc, int ac,
                                                   int& constant, std::int16_t* to) {
   int v = 0;

@@ -27,8 +27,8 @@ struct device_jpeg {
 namespace detail {
 
 /// Bytes of the longest interval that a device is given: one thread decodes it, and the batch's others wait for it. A
-/// photograph of 500 x 375 at quality 96 takes 110 KB where it has no restarts, and 5 KiB a row of blocks where each has
-/// one.
+/// photograph of 500 x 375 at quality 96 takes 110 KB where it has no restarts, and 5 KiB an interval where each row of
+/// blocks is one.
 inline constexpr std::size_t most_interval_bytes = std::size_t{128} << 10;
 
 /// Bytes that write_streams writes at most.
