@@ -16,7 +16,6 @@ struct code_tables {
 
   jpeg_huffman table[4];               ///< constant terms' two, then the others' two
   std::uint16_t entry[4][1 << ahead];  ///< by the next bits: 256 times the code's length plus its value, or 0
-  std::uint8_t row_by_row[64];         ///< from a coefficient's place in the file to that in its block
 
   /// What a table says of the next 32 bits, looking at codes of `shortest` to `longest` bits: 256 times the code's
   /// length plus its value, or 0 where they begin with none of these.
@@ -35,22 +34,11 @@ struct code_tables {
   }
 };
 
-/// The place, row by row, of a block's coefficient k, as the file counts them: along diagonals.
-[[nodiscard]] __device__ inline int place_of(int k) {
-  bool const late = k >= 36;  // in the half behind the longest diagonal, which is the other one turned round
-  int const n = late ? 63 - k : k;
-  int diagonal = 0, first = 0;
-  while (first + diagonal + 1 <= n) first += ++diagonal;
-  int const step = n - first;
-  int const row = diagonal % 2 == 0 ? diagonal - step : step, place = 8 * row + diagonal - row;
-  return late ? 63 - place : place;
-}
-
 /// The bits of one interval. Behind its end there are zeros, and `left` is negative.
 ///
 /// Each number waits for the one before it, so what counts is how long that takes: two words of bits are at hand, and a
-/// place among them. The word behind them is on its way, and nobody touches it before it is needed: it takes the 300
-/// cycles that memory has, while five numbers are read.
+/// place among them. The word behind them is on its way, and nothing waits for it before it is needed, some five numbers
+/// later.
 class bit_reader {
  public:
   /// The bits of `bytes` bytes from `first` on.
@@ -61,16 +49,16 @@ class bit_reader {
 
   /// Bits that have not been read; below 0 where more were read than there are.
   [[nodiscard]] __device__ int left() const { return bits_ - at_; }
-  /// The value of the next code of table `number`, -1 where it is none. `v`: the number behind it, in as many bits as
-  /// the value modulo 16 says; the upper half of what they can say is positive, and no bits are 0.
-  [[nodiscard]] __device__ int next(code_tables const& codes, int number, int& v) {
+  /// The next code of table `number`, as code_tables::find tells it. `v`: the number behind it, in as many bits as the
+  /// code's value modulo 16 says; the upper half of what they can say is positive, and no bits are 0.
+  [[nodiscard]] __device__ unsigned next(code_tables const& codes, int number, int& v) {
     std::uint32_t const bits = __funnelshift_l(second_, first_, unsigned(at_));
     unsigned const found = codes.find(number, bits);
     int const length = int(found >> 8), size = int(found & 15);
     std::uint32_t const behind = bits << length;
     v = int(behind >> 1 >> (31 - size)) + (std::int32_t(behind) < 0 ? 0 : 1 - (1 << size));
     pass(length + size);
-    return found == 0 ? -1 : int(found & 255);
+    return found;
   }
 
  private:

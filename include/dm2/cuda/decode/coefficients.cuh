@@ -29,23 +29,20 @@ inline constexpr int most_constant = 8191;
 [[nodiscard]] __device__ inline bool decode_block(bit_reader& in, code_tables const& codes, int dc, int ac,
                                                   int& constant, std::int16_t* to) {
   int v = 0;
-  if (in.next(codes, dc, v) < 0) return false;
+  if (in.next(codes, dc, v) == 0) return false;
   constant += v;
   if (constant > most_constant || constant < -most_constant) return false;
   if (to != nullptr) to[0] = std::int16_t(constant);
+  bool sound = true;  // no way out before the end: threads that do not part need not be brought together again
   for (int k = 1; k < 64; ++k) {
-    int const code = in.next(codes, ac, v);
-    if (code < 0) return false;
-    int const zeros = code >> 4;
-    k += zeros;
-    if (code % 16 == 0) {
-      if (zeros != 15) break;  // the rest is zero
-      continue;
-    }
-    if (k > 63) return false;
-    if (to != nullptr) to[codes.row_by_row[k]] = std::int16_t(v);
+    unsigned const found = in.next(codes, ac, v), zeros = found >> 4 & 15, bits = found & 15;
+    bool const rest = bits == 0 && zeros != 15;  // it is zero
+    k += rest ? 64 : int(zeros);
+    bool const inside = k < 64;
+    sound = sound && found != 0 && (bits == 0 || inside);
+    if (bits != 0 && inside && to != nullptr) to[k] = std::int16_t(v);
   }
-  return in.left() >= 0;
+  return sound && in.left() >= 0;
 }
 
 /// Decodes a component's blocks of one MCU. `to`: the first one's place, or null; `row`: numbers from one row of blocks
@@ -99,7 +96,6 @@ __device__ inline void copy_tables(code_tables& to, jpeg_record const& jpeg, int
     auto* const table = reinterpret_cast<std::uint32_t*>(to.table + n);
     for (int i = thread; i < words; i += interval_threads::threads) table[i] = from[i];
   }
-  if (thread < 64) to.row_by_row[thread] = std::uint8_t(place_of(thread));
 }
 /// Fills in what follows from them.
 __device__ inline void enter_codes(code_tables& to, int thread) {
@@ -110,7 +106,7 @@ __device__ inline void enter_codes(code_tables& to, int thread) {
 }
 
 /// The coefficients of the block.x-th pictures; block.y takes every gridDim.y-th stretch of their intervals.
-/// Two blocks a multiprocessor leave 64 registers: asked for no number, the compiler takes 32 and spills.
+/// Two blocks a multiprocessor leave 64 registers, which is what it takes.
 template <class Call>
 __global__ void __launch_bounds__(interval_threads::threads* interval_threads::pictures, 2)
     decode_intervals_kernel(Call call) {
