@@ -37,8 +37,8 @@ struct code_tables {
 /// The bits of one interval. Behind its end there are zeros, and `left` is negative.
 ///
 /// Each number waits for the one before it, so what counts is how long that takes: two words of bits are at hand, and a
-/// place among them. The word behind them is on its way, and nothing waits for it before it is needed, some five numbers
-/// later.
+/// place among them. The word behind them is on its way, and nothing waits for it before it is needed, some five
+/// numbers later.
 class bit_reader {
  public:
   /// The bits of `bytes` bytes from `first` on.
