@@ -71,9 +71,9 @@ inline void add_device_options(CLI::App& app, device_flags& f) {
       ->check(CLI::IsMember({"auto", "host", "device"}).description(""));
   app.add_option_function<std::string>(
          "--decode", [&f](std::string const& name) { f.decode = augment_places().at(name); },
-         "What decodes JPEGs: host, device (a GPU, those with restart intervals, as packed sets have them), or auto: "
-         "the\n"
-         "host (auto). The results are the same")
+         "What decodes JPEGs: host, device (a GPU, baseline files; fastest those with restarts, as packed sets have "
+         "them),\n"
+         "or auto: the host (auto). The results are the same")
       ->type_name("NAME")
       ->check(CLI::IsMember({"auto", "host", "device"}).description(""));
   app.add_option("-t,--threads", f.threads, "Threads that compute on the CPU; 0 takes all processors (0)")

@@ -279,8 +279,8 @@ inline void add_run(CLI::App& app, training_flags& f) {
                             "the same")
       ->group(group);
   add_choice<augment_place>(app, "--decode", f.decode_on, augment_places(),
-                            "What decodes JPEGs: the device those with restart intervals, as packed sets have them; "
-                            "auto is the host. The bytes are the same")
+                            "What decodes JPEGs: the device baseline files, those of packed sets fastest; auto is the "
+                            "host. The bytes are the same")
       ->group(group);
   app.add_option("--threads", f.threads, "Threads that compute (0: one a processor)")
       ->check(number_from(0, 1024))

@@ -88,6 +88,18 @@ TEST_CASE("jpeg_decoder: parts have the whole's pixels, whatever their sides fal
   }
 }
 
+TEST_CASE("jpeg_decoder: pictures of one interval and of hundreds, side by side, have libjpeg-turbo's pixels") {
+  decoded_on_device device;
+  std::mt19937 random{5};
+  std::vector<wanted> all;
+  for (int const side : {8, 100, 33, 9, 150, 8, 8, 8, 8, 120, 16}) {  // 1 to 361 intervals, 11 pictures: three blocks
+    jpeg_recipe r = layout(1);
+    r.restart_interval = side == 33 ? 0 : 1;
+    all.push_back({file_of(drawn(side, side, 60, random), r)});
+  }
+  for (outcome const o : device(all)) CHECK(o == outcome::same);
+}
+
 TEST_CASE("jpeg_decoder: what it cannot decode is the host's: other chroma, colours and codings, long intervals") {
   decoded_on_device device;
   std::mt19937 random{4};
@@ -101,9 +113,11 @@ TEST_CASE("jpeg_decoder: what it cannot decode is the host's: other chroma, colo
   CHECK(outcome_of({.arithmetic = true}) == outcome::hosts);
   CHECK(device.one(file_bytes(golden_image("cmyk.jpg"))) == outcome::hosts);
   CHECK(device.one(file_bytes(golden_image("rgb.png"))) == outcome::hosts);
-  picture const large = drawn(300, 300, 255, random);
-  CHECK(device.one(file_of(large, {})) == outcome::hosts);  // one interval of over 16 KiB
-  CHECK(device.one(file_of(large, {.restart_interval = 38})) == outcome::same);
+  picture const large = drawn(400, 400, 255, random), middle = drawn(150, 250, 255, random);
+  CHECK(file_of(middle, {}).size() > detail::most_interval_bytes / 3);
+  CHECK(device.one(file_of(middle, {})) == outcome::same);
+  CHECK(device.one(file_of(large, {})) == outcome::hosts);  // one interval, too long
+  CHECK(device.one(file_of(large, {.restart_interval = 50})) == outcome::same);
 }
 
 TEST_CASE("jpeg_decoder: a part outside its picture is refused, and nothing is decoded") {

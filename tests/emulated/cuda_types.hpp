@@ -187,4 +187,13 @@ T atomicAdd(T* p, std::type_identity_t<T> x) {
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned shift) {
+  return unsigned(((std::uint64_t{high} << 32 | low) << (shift & 31)) >> 32);
+}
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned chosen) {
+  std::uint64_t const bytes = std::uint64_t{y} << 32 | x;
+  unsigned out = 0;
+  for (int i = 0; i < 4; ++i) out |= unsigned(bytes >> (chosen >> 4 * i & 7) * 8 & 255) << 8 * i;
+  return out;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((std::uint64_t{a} * b) >> 32); }

@@ -71,7 +71,7 @@ class jpeg_decoder {
     check(cudaMemsetAsync(damaged, 0, count_ * sizeof(int), s), "jpeg_decoder: damage");
     decode({reinterpret_cast<detail::decode_record const*>(records), reinterpret_cast<std::uint32_t const*>(data),
             reinterpret_cast<std::int16_t*>(coefficients_.reserve(samples_ * sizeof(std::int16_t))),
-            reinterpret_cast<std::uint8_t*>(planes_.reserve(samples_)), pixels, damaged},
+            reinterpret_cast<std::uint8_t*>(planes_.reserve(samples_)), pixels, damaged, int(count_)},
            s);
     check(cudaMemcpyAsync(host_damaged(), damaged, count_ * sizeof(int), cudaMemcpyDeviceToHost, s),
           "jpeg_decoder: damage");
@@ -134,10 +134,11 @@ class jpeg_decoder {
     };
     timed(watches_[0], [&] {
       check(cudaMemsetAsync(call.coefficients, 0, samples_ * sizeof(std::int16_t), s), "jpeg_decoder: coefficients");
-      detail::launch(
-          "jpeg intervals", detail::decode_intervals_kernel<call_type>,
-          {dim3(count, share(intervals_, detail::interval_threads::intervals)), detail::interval_threads::threads}, s,
-          call);
+      using shape = detail::interval_threads;
+      detail::launch("jpeg intervals", detail::decode_intervals_kernel<call_type>,
+                     {dim3((count - 1) / shape::pictures + 1, share(intervals_, shape::intervals)),
+                      shape::threads * shape::pictures},
+                     s, call);
     });
     timed(watches_[1], [&] {
       detail::launch("jpeg transform", detail::inverse_dct_kernel<call_type>,

@@ -69,7 +69,7 @@ class encoded_picture {
     guarded([&] { decode_part_into(box, out); });
   }
   /// A JPEG for a device that decodes it to the pixels of whole(); nothing where the host has to: another format, a
-  /// JPEG of another kind (detail::record_of), one without its end marker. Before whole() and the others.
+  /// JPEG of another kind (detail::device_jpeg_of), one without its end marker. Before whole() and the others.
   [[nodiscard]] std::optional<device_jpeg> for_device() const {
 #if defined(DM2_WITH_JPEG) && defined(LIBJPEG_TURBO_VERSION_NUMBER)
     if (jpeg_ && detail::ends_with_marker(file_)) return detail::device_jpeg_of(jpeg_->info);

@@ -16,88 +16,69 @@ struct code_tables {
 
   jpeg_huffman table[4];               ///< constant terms' two, then the others' two
   std::uint16_t entry[4][1 << ahead];  ///< by the next bits: 256 times the code's length plus its value, or 0
-  std::uint8_t row_by_row[64];         ///< from a coefficient's place in the file to that in its block
 
-  /// What `entry` says of the next bits of a table's codes.
-  [[nodiscard]] static __device__ std::uint16_t look_up(jpeg_huffman const& t, std::int32_t next) {
-    for (int length = 1; length <= ahead; ++length) {
-      std::int32_t const code = next >> (ahead - length);
-      if (code <= t.last[length]) return std::uint16_t(length << 8 | t.values[(code + t.offset[length]) & 255]);
+  /// What a table says of the next 32 bits, looking at codes of `shortest` to `longest` bits: 256 times the code's
+  /// length plus its value, or 0 where they begin with none of these.
+  [[nodiscard]] static __device__ unsigned search(jpeg_huffman const& t, std::uint32_t bits, int shortest,
+                                                  int longest) {
+    for (int length = shortest; length <= longest; ++length) {
+      std::int32_t const code = std::int32_t(bits >> (32 - length));
+      if (code <= t.last[length]) return unsigned(length) << 8 | t.values[(code + t.offset[length]) & 255];
     }
     return 0;
   }
+  /// The same of codes of any length of table `number`.
+  [[nodiscard]] __device__ unsigned find(int number, std::uint32_t bits) const {
+    unsigned const known = entry[number][bits >> (32 - ahead)];
+    return known != 0 ? known : search(table[number], bits, ahead + 1, jpeg_huffman::longest);
+  }
 };
 
-/// The place, row by row, of a block's coefficient k, as the file counts them: along diagonals.
-[[nodiscard]] __device__ inline int place_of(int k) {
-  bool const late = k >= 36;  // in the half behind the longest diagonal, which is the other one turned round
-  int const n = late ? 63 - k : k;
-  int diagonal = 0, first = 0;
-  while (first + diagonal + 1 <= n) first += ++diagonal;
-  int const step = n - first;
-  int const row = diagonal % 2 == 0 ? diagonal - step : step, place = 8 * row + diagonal - row;
-  return late ? 63 - place : place;
-}
-
 /// The bits of one interval. Behind its end there are zeros, and `left` is negative.
+///
+/// Each number waits for the one before it, so what counts is how long that takes: two words of bits are at hand, and a
+/// place among them. The word behind them is on its way, and nothing waits for it before it is needed, some five
+/// numbers later.
 class bit_reader {
  public:
   /// The bits of `bytes` bytes from `first` on.
   __device__ bit_reader(std::uint32_t const* first, std::uint32_t bytes)
-      : next_{first}, end_{first + (bytes + 3) / 4}, left_{int(8 * bytes)} {
-    load();
+      : next_{first}, words_{int((bytes + 3) / 4)}, bits_{int(8 * bytes)} {
+    for (int i = 0; i < 3; ++i) take_word();
   }
 
   /// Bits that have not been read; below 0 where more were read than there are.
-  [[nodiscard]] __device__ int left() const { return left_; }
-  /// Makes sure of 32 bits for the calls that follow.
-  __device__ void fill() {
-    if (count_ > 32) return;
-    bits_ |= std::uint64_t{word_} << (32 - count_);
-    count_ += 32;
-    load();
-  }
-  /// The value of the next code, -1 where it is none; up to 16 bits.
-  [[nodiscard]] __device__ int code(code_tables const& codes, int number) {
-    unsigned const entry = codes.entry[number][bits_ >> (64 - code_tables::ahead)];
-    if (entry != 0) {
-      drop(int(entry >> 8));
-      return int(entry & 255);
-    }
-    jpeg_huffman const& t = codes.table[number];
-    for (int length = code_tables::ahead + 1; length <= jpeg_huffman::longest; ++length) {
-      std::int32_t const code = std::int32_t(bits_ >> (64 - length));
-      if (code > t.last[length]) continue;
-      drop(length);
-      return t.values[(code + t.offset[length]) & 255];
-    }
-    return -1;
-  }
-  /// The number in the next 1 to 16 bits: the upper half of what they can say is positive.
-  [[nodiscard]] __device__ int number(int bits) {
-    int const v = int(bits_ >> (64 - bits)), half = 1 << (bits - 1);
-    drop(bits);
-    return v < half ? v - 2 * half + 1 : v;
+  [[nodiscard]] __device__ int left() const { return bits_ - at_; }
+  /// The next code of table `number`, as code_tables::find tells it. `v`: the number behind it, in as many bits as the
+  /// code's value modulo 16 says; the upper half of what they can say is positive, and no bits are 0.
+  [[nodiscard]] __device__ unsigned next(code_tables const& codes, int number, int& v) {
+    std::uint32_t const bits = __funnelshift_l(second_, first_, unsigned(at_));
+    unsigned const found = codes.find(number, bits);
+    int const length = int(found >> 8), size = int(found & 15);
+    std::uint32_t const behind = bits << length;
+    v = int(behind >> 1 >> (31 - size)) + (std::int32_t(behind) < 0 ? 0 : 1 - (1 << size));
+    pass(length + size);
+    return found;
   }
 
  private:
-  /// The next word's bits, in the file's order. It is loaded a word before it is used.
-  __device__ void load() {
-    word_ = 0;
-    if (next_ == end_) return;
-    std::uint32_t const v = *next_++;
-    word_ = v << 24 | (v << 8 & 0xFF0000u) | (v >> 8 & 0xFF00u) | v >> 24;
+  /// Goes on by 0 to 31 bits.
+  __device__ void pass(int n) {
+    int const before = at_;
+    at_ += n;
+    if (((at_ ^ before) & 32) != 0) take_word();
   }
-  __device__ void drop(int n) {
-    bits_ <<= n;
-    count_ -= n;
-    left_ -= n;
+  /// The word that was on its way joins the bits at hand, in the file's order.
+  __device__ void take_word() {
+    first_ = second_;
+    second_ = __byte_perm(coming_, 0, 0x0123);
+    coming_ = 0;
+    if (words_ > 0) --words_, coming_ = *next_++;
   }
 
-  std::uint32_t const *next_, *end_;
-  std::uint64_t bits_ = 0;  ///< the next ones, from the highest bit on
-  std::uint32_t word_ = 0;  ///< what comes behind them
-  int count_ = 0, left_;
+  std::uint32_t const* next_;
+  std::uint32_t first_ = 0, second_ = 0, coming_ = 0;
+  int words_, bits_, at_ = 0;  ///< words behind those, bits of all, and those that have been read
 };
 
 }  // namespace dm2::cuda::detail

@@ -56,10 +56,21 @@ struct block_columns {
 /// Threads of the transform: eight for a block, one for a column and then for a row of it.
 inline constexpr int transform_threads = 256;
 
-/// Transforms one column of a block of `steps`, into every 9th place of `to`.
-__device__ inline void transform_column(std::int16_t const* from, std::uint16_t const* steps, int* to, bool& beyond) {
+/// The place of a block's coefficient in the file, which goes along diagonals, back and forth.
+[[nodiscard]] __device__ inline int place_in_file(int row, int column) {
+  bool const late = row + column > 7;  // in the half behind the longest diagonal, which is the other one turned round
+  if (late) row = 7 - row, column = 7 - column;
+  int const diagonal = row + column;
+  int const place = diagonal * (diagonal + 1) / 2 + (diagonal % 2 == 0 ? column : row);
+  return late ? 63 - place : place;
+}
+
+/// Transforms the column of a block whose coefficients are at `places`, with every 8th of `steps`, into every 9th place
+/// of `to`.
+__device__ inline void transform_column(std::int16_t const* block, int const (&places)[8], std::uint16_t const* steps,
+                                        int* to, bool& beyond) {
   int x[8], y[8];
-  for (int i = 0; i < 8; ++i) x[i] = bounded(from[8 * i] * int(steps[8 * i]), beyond);
+  for (int i = 0; i < 8; ++i) x[i] = bounded(block[places[i]] * int(steps[8 * i]), beyond);
   transform_eight(x, y);
   for (int i = 0; i < 8; ++i) to[9 * i] = bounded(scaled_down<11>(y[i]), beyond);
 }
@@ -88,12 +99,14 @@ __global__ void __launch_bounds__(transform_threads) inverse_dct_kernel(Call cal
   if (c >= p.jpeg.components) return;
   block_columns const kept{p, c};
   int const across = p.blocks_across(c), blocks = p.blocks_down(c) * kept.count;
+  int places[8];
+  for (int i = 0; i < 8; ++i) places[i] = place_in_file(i, line);
   bool beyond = false;
   for (int base = int(blockIdx.y) * each; base < blocks; base += int(gridDim.y) * each) {
     int const k = base + own, row = k / kept.count, column = kept.first + k % kept.count;
     std::size_t const block = std::size_t(row) * std::size_t(across) + std::size_t(column);
     if (k < blocks)
-      transform_column(call.coefficients + p.samples[c] + 64 * block + line, p.jpeg.part[c].quantisation + line,
+      transform_column(call.coefficients + p.samples[c] + 64 * block, places, p.jpeg.part[c].quantisation + line,
                        columns[own] + line, beyond);
     __syncwarp();
     if (k < blocks)

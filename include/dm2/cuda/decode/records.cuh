@@ -31,10 +31,11 @@ struct decode_record {
 struct decode_call {
   decode_record const* pictures;
   std::uint32_t const* streams;  ///< entropy-coded data
-  std::int16_t* coefficients;    ///< zero, before they are decoded; a block's 64 row by row
+  std::int16_t* coefficients;    ///< zero, before they are decoded; a block's 64 in the file's order
   std::uint8_t* samples;         ///< each component's rows, as wide as its blocks
   std::uint8_t* pixels;          ///< [part.height, part.width, 3] of each
   int* damaged;                  ///< zero, before; of each picture: the host has to judge it
+  int count;                     ///< of the pictures
 };
 
 }  // namespace dm2::cuda::detail
