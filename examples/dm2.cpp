@@ -9,7 +9,7 @@
 #include <algorithm>
 #include <iostream>
 #include <string>
-#include <string_view>
+#include <vector>
 
 namespace {
 
@@ -28,14 +28,19 @@ void print_help(std::ostream& out) {
          "  dm2 models\n";
 }
 
-dm2_command const* find_command(std::string_view name) {
+/// The command of that name; make_shapes, as its own program is called, is make-shapes, too.
+dm2_command const* find_command(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
   auto const called = [&](dm2_command const& c) { return c.name == name; };
   auto const found = std::find_if(commands.begin(), commands.end(), called);
   return found == commands.end() ? nullptr : &*found;
 }
 
-int refuse(std::string_view name) {
-  std::cerr << "dm2: there is no command " << printable(std::string{name}) << "\nRun dm2 --help for those that are.\n";
+int refuse(std::string const& name) {
+  std::vector<std::string> names{"help", "completion"};
+  for (dm2_command const& c : commands) names.emplace_back(c.name);
+  std::cerr << "dm2: there is no command " << printable(name) << "; the nearest is " << nearest_name(name, names)
+            << "\nRun dm2 --help for those that are.\n";
   return exit_usage;
 }
 
@@ -53,7 +58,7 @@ int help(int argc, char** argv) {
 int run(int argc, char** argv) {
   open_standard_files();
   if (argc < 2) return print_help(std::cerr), exit_usage;
-  std::string_view const word = argv[1];
+  std::string const word = argv[1];
   if (word == "--help" || word == "-h") return print_help(std::cout), exit_ok;
   if (word == "--version") return std::cout << "dm2 " << dm2::version_text << '\n', exit_ok;
   if (word == "help") return help(argc - 1, argv + 1);

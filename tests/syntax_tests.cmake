@@ -61,3 +61,7 @@ endforeach()
 # What a header may include: floors, rooms, assembly.
 add_test(NAME include_rules COMMAND ${PROJECT_SOURCE_DIR}/scripts/include_rules)
 set_tests_properties(include_rules PROPERTIES TIMEOUT 60 LABELS unit)
+
+# Links between documents lead to files and headings that are there.
+add_test(NAME links COMMAND ${PROJECT_SOURCE_DIR}/scripts/links)
+set_tests_properties(links PROPERTIES TIMEOUT 60 LABELS unit)

@@ -96,18 +96,18 @@ run::model_code const& find_code(config const& c, run::backend where, code_wishe
 
 nlohmann::json said_fields(char const* text, char const* name) {
   if (text == nullptr) return nlohmann::json::object();
-  auto const preset_fields = [&](std::string const& word) -> nlohmann::json {
+  auto const preset_fields = [&](std::string const& word, bool base) -> nlohmann::json {
     if (preset const* const known = find_preset(word)) return to_json(known->configuration);
     std::string all;
     for (std::string const& one : preset_names()) all += (all.empty() ? "" : ", ") + one;
-    throw failure{DM2_ARGUMENT,
-                  std::string{name} + ": '" + word.substr(0, 100) + "' is neither a JSON object nor one of " + all};
+    throw failure{DM2_ARGUMENT, std::string{name} + (base ? ": base '" : ": '") + word.substr(0, 100) +
+                                    (base ? "' is none of " : "' is neither a JSON object nor one of ") + all};
   };
   nlohmann::json given = dm2::detail::parse_json(text);
-  if (!given.is_object()) return preset_fields(text);
+  if (!given.is_object()) return preset_fields(text, false);
   nlohmann::json out = nlohmann::json::object();
   if (auto const base = given.find("base"); base != given.end()) {
-    out = preset_fields(base->is_string() ? base->get<std::string>() : base->dump());
+    out = preset_fields(base->is_string() ? base->get<std::string>() : base->dump(), true);
     given.erase(base);
   }
   if (auto const image = given.find("image"); image != given.end() && image->is_number()) *image = {*image, *image};

@@ -124,13 +124,19 @@ dm2::class_order chosen_order(options const& o, dm2::tensor_file const& file, fs
   return dm2::class_order::natural;
 }
 
-/// The pictures, with the classes in the order of the weights file.
+/// The pictures, with the classes in the order of the weights file. Throws usage_error where they have others.
 dm2::dataset open_pictures(options const& o, dm2::tensor_file const& file, std::size_t classes) {
   std::error_code ignored;
   fs::path const root = fs::is_directory(o.data / "val", ignored) ? o.data / "val" : o.data;
   std::vector<std::string> const names = names_in_file("evaluate", file, classes);
   auto const order = names.empty() ? chosen_order(o, file, root) : dm2::class_order::natural;
-  dm2::dataset set{root, {.classes = names, .order = order}};
+  dm2::dataset const set = [&] {
+    try {
+      return dm2::dataset{root, {.classes = names, .order = order}};
+    } catch (dm2::unknown_class const& problem) {
+      throw usage_error{problem.what()};
+    }
+  }();
   if (std::size_t(set.classes()) != classes)
     throw usage_error{root.string() + " has " + std::to_string(set.classes()) + " classes, the model " +
                       std::to_string(classes) + (names.empty() ? "; the weights file names none" : "")};

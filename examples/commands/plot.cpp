@@ -9,10 +9,12 @@
 
 #include "../support/command_line.hpp"
 #include "../support/commands.hpp"
+#include "../support/text.hpp"
 
 #include <algorithm>
 #include <cstddef>
 #include <filesystem>
+#include <iostream>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -95,6 +97,8 @@ struct run {
                         std::to_string(o.inputs.size()) + " files"};
     for (fs::path const& path : o.inputs) {
       tables.push_back(dm2::read_csv(path));
+      if (tables.back().columns.front().empty())
+        std::cerr << "plot: note: " << printable(path.string()) << " has no row below its header: nothing to draw\n";
       if (o.names.empty()) names.push_back(path.stem().string());
     }
   }

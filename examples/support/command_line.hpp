@@ -5,6 +5,7 @@
 #include <dm2/comm/communicator.hpp>
 #include <dm2/core/error.hpp>
 #include <dm2/core/version.hpp>
+#include <dm2/model/find_tensor.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -93,6 +94,62 @@ struct usage_error : std::runtime_error {
   return words;
 }
 
+/// The name of a list that is nearest to a word that is none of them.
+[[nodiscard]] inline std::string nearest_name(std::string_view word, std::vector<std::string> const& names) {
+  std::string best;
+  std::size_t least = ~std::size_t{0};
+  for (std::string const& name : names)
+    if (std::size_t const distance = dm2::detail::name_distance(word, name); distance < least) {
+      best = name;
+      least = distance;
+    }
+  return best;
+}
+
+/// The flag of a command that is nearest to a word: "--epochs".
+[[nodiscard]] inline std::string nearest_flag(CLI::App const& app, std::string const& word) {
+  std::vector<std::string> names;
+  for (CLI::Option const* option : app.get_options())
+    for (std::string const& name : option->get_lnames()) names.push_back("--" + name);
+  return nearest_name(word, names);
+}
+
+/// Throws usage_error for a long flag that the command does not have, and names the nearest. CLI11 would name it among
+/// the words behind it, and only where nothing else is missing.
+inline void require_known_flags(CLI::App const& app, std::vector<std::string> const& words) {
+  for (std::size_t i = 0; i < words.size() && words[i] != "--"; ++i) {
+    if (!words[i].starts_with('-')) continue;
+    std::size_t const sign = words[i].find('=');
+    std::string const name = words[i].substr(0, sign);
+    CLI::Option const* const option = app.get_option_no_throw(name);
+    if (option == nullptr && name.starts_with("--"))
+      throw usage_error{name + " is no flag; the nearest is " + nearest_flag(app, name)};
+    if (option != nullptr && sign == name.npos) i += std::size_t(std::max(option->get_items_expected_min(), 0));
+  }
+}
+
+/// " (in FILE)" where a refusal of CLI11's begins with a flag whose value the file of --config has, else nothing.
+[[nodiscard]] inline std::string config_of_refusal(CLI::App& app, std::vector<std::string> const& words,
+                                                   std::string const& what) {
+  CLI::Option const* const file = app.get_config_ptr();
+  CLI::Option const* const flag = app.get_option_no_throw(what.substr(0, what.find(':')));
+  if (file == nullptr || file->count() == 0 || flag == nullptr) return {};
+  bool const typed = std::any_of(words.begin(), words.end(), [&](std::string const& word) {
+    return flag->check_name(word.substr(0, word.find('=')));
+  });
+  return typed ? std::string{} : " (in " + file->results().back() + ")";
+}
+
+/// A command's footer as dm2 shows it: each example, a line behind "Examples:", begins with "dm2" and the command.
+[[nodiscard]] inline std::string examples_of_dm2(std::string text, std::string const& command) {
+  std::size_t at = text.find("Examples:");
+  while (at != text.npos && (at = text.find("\n  ", at)) != text.npos) {
+    at += 3;
+    text.replace(at, std::min(text.find_first_of(" \n", at), text.size()) - at, "dm2 " + command);
+  }
+  return text;
+}
+
 /// Puts /dev/null where standard input, output or error is closed, so that no file that is opened later gets its number
 /// and is written into. Reading what is to be written and the reverse fail, so closed output is still told of.
 inline void open_standard_files() {
@@ -152,15 +209,16 @@ template <class Body>
 int run_program(CLI::App& app, int argc, char** argv, Body const& body, exit_code unwritten = exit_incomplete) {
   open_standard_files();
   std::string const name = app.get_name();  // messages begin with the command, whichever program it is a part of
-  if (as_word) app.name("dm2 " + name);
+  if (as_word) app.name("dm2 " + name)->footer(examples_of_dm2(app.get_footer(), name));
   app.set_version_flag("--version", app.get_name() + " (dm2) " + version_text);
-  app.failure_message([&name](CLI::App const*, CLI::Error const& problem) {
-    return name + ": " + printable(problem.what(), true) + "\nRun with --help for more information.\n";
+  std::vector<std::string> const words = with_joined_image_size({argv + 1, argv + argc});
+  app.failure_message([&](CLI::App const*, CLI::Error const& problem) {
+    return name + ": " + printable(problem.what() + config_of_refusal(app, words, problem.what()), true) +
+           "\nRun with --help for more information.\n";
   });
   int const code = guarded(app, name, [&] {
-    std::vector<std::string> words = with_joined_image_size({argv + 1, argv + argc});
-    std::reverse(words.begin(), words.end());  // as CLI11 takes them
-    app.parse(std::move(words));
+    require_known_flags(app, words);
+    app.parse(std::vector<std::string>{words.rbegin(), words.rend()});  // in the order that CLI11 takes
     return body();
   });
   return output_written(name) || code != exit_ok ? code : unwritten;

@@ -32,18 +32,29 @@ namespace dm2::example {
   return problem ? path : real;
 }
 
+/// Makes the folders that the files are to be in. Throws usage_error where that cannot be.
+inline void make_folders_of(std::string const& target, std::span<std::filesystem::path const> files) {
+  for (std::filesystem::path const& file : files) {
+    std::error_code problem;
+    if (file.has_parent_path()) std::filesystem::create_directories(file.parent_path(), problem);
+    if (problem) throw usage_error{"--heatmap " + target + " cannot be made: " + problem.message()};
+  }
+}
+
 /// A file for each picture: `target` itself for one; else `target` is a folder, or has {} where a picture's name goes.
-/// The second picture of a name becomes name-2.
+/// The second picture of a name becomes name-2. Folders that are not there are made, but for one file.
 ///
-/// Throws usage_error where `target` is neither and there are several pictures, where a file is not called .png, and
-/// where one is a picture that is to be read.
+/// Throws usage_error where `target` is called .png and there are several pictures, where a file is not called .png,
+/// where one is a picture that is to be read, and where a folder cannot be made.
 [[nodiscard]] inline std::vector<std::filesystem::path> heatmap_files(std::string const& target,
                                                                       std::span<std::filesystem::path const> pictures) {
   namespace fs = std::filesystem;
   std::error_code problem;
-  bool const folder = fs::is_directory(target, problem) || target.ends_with('/');
+  bool const braces = target.find("{}") != std::string::npos;
+  bool const folder = fs::is_directory(target, problem) || target.ends_with('/') ||
+                      (!braces && pictures.size() > 1 && fs::path{target}.extension() != ".png");
   std::string const pattern = folder ? (fs::path{target} / "{}.png").string() : target;
-  bool const one_each = pattern.find("{}") != std::string::npos;
+  bool const one_each = folder || braces;
   if (!one_each && pictures.size() > 1)
     throw usage_error{"--heatmap " + target + " is one file, there are " + std::to_string(pictures.size()) +
                       " pictures: give a folder, or a name with {} in it"};
@@ -60,8 +71,7 @@ namespace dm2::example {
     taken.insert(file);
     out.push_back(std::move(file));
   }
-  if (folder) fs::create_directories(target, problem);
-  if (folder && problem) throw usage_error{"--heatmap " + target + " cannot be made: " + problem.message()};
+  if (one_each) make_folders_of(target, out);
   return out;
 }
 

@@ -6,7 +6,6 @@
 #include <dm2/io/bytes.hpp>
 #include <dm2/io/config_json.hpp>
 #include <dm2/io/json_text.hpp>
-#include <dm2/model/find_tensor.hpp>
 #include <dm2/run/presets.hpp>
 
 #include <CLI/CLI.hpp>
@@ -14,6 +13,7 @@
 
 #include "command_line.hpp"
 
+#include <cerrno>
 #include <cstddef>
 #include <filesystem>
 #include <fstream>
@@ -22,6 +22,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -35,18 +36,6 @@ struct named_model {
 };
 
 namespace detail {
-
-/// The name of a list that is nearest to a word that is none of them.
-[[nodiscard]] inline std::string nearest_name(std::string_view word, std::vector<std::string> const& names) {
-  std::string best;
-  std::size_t least = ~std::size_t{0};
-  for (std::string const& name : names)
-    if (std::size_t const distance = dm2::detail::name_distance(word, name); distance < least) {
-      best = name;
-      least = distance;
-    }
-  return best;
-}
 
 /// The names of a configuration's fields.
 [[nodiscard]] inline std::vector<std::string> field_names() {
@@ -124,7 +113,9 @@ inline void check_words(std::filesystem::path const& path, CLI::ConfigItem const
 /// The whole of a small text file. Throws file_error where it cannot be read, or is over 1 MiB.
 [[nodiscard]] inline std::string small_text(std::filesystem::path const& path) {
   constexpr std::size_t most = std::size_t{1} << 20;
+  errno = 0;
   std::ifstream in{path, std::ios::binary};
+  if (!in) throw file_error{path, "cannot be opened: " + std::generic_category().message(errno)};
   std::string text(most + 1, '\0');
   in.read(text.data(), std::streamsize(text.size()));
   if (in.bad() || (!in.eof() && !in)) throw file_error{path, "cannot be read"};
@@ -161,8 +152,8 @@ inline void check_words(std::filesystem::path const& path, CLI::ConfigItem const
   std::vector<std::string> const names = detail::field_names();
   for (auto& [field, value] : out.given.items()) {
     if (std::find(names.begin(), names.end(), field) == names.end())
-      throw file_error{path, "has a field '" + field + "', which no model has; the nearest is '" +
-                                 detail::nearest_name(field, names) + "'"};
+      throw file_error{
+          path, "has a field '" + field + "', which no model has; the nearest is '" + nearest_name(field, names) + "'"};
     if (field == "image" && value.is_number()) value = {value, value};
   }
   try {
@@ -186,8 +177,7 @@ inline void check_words(std::filesystem::path const& path, CLI::ConfigItem const
   std::filesystem::path const path{word};
   if (path.extension() == ".toml" || path.extension() == ".json") return read_model_file(path);
   throw usage_error{"--model " + word + " is none of " + joined(preset_names()) +
-                    ", nor a file that ends in .toml or .json; the nearest is " +
-                    detail::nearest_name(word, preset_names())};
+                    ", nor a file that ends in .toml or .json; the nearest is " + nearest_name(word, preset_names())};
 }
 
 }  // namespace dm2::example

@@ -4,6 +4,7 @@
 
 #include "command_line.hpp"
 #include "commands.hpp"
+#include "gpu.hpp"
 #include "process_place.hpp"
 #include "stop_signal.hpp"
 
@@ -230,6 +231,17 @@ inline int start_on_gpus(std::vector<int> const& gpus, int restarts, double pati
   });
 }
 
+/// The words of a process that --gpus starts: on a GPU or not at all, where no --device says otherwise. Throws
+/// usage_error where this program knows no GPU.
+[[nodiscard]] inline std::vector<std::string> words_for_gpus(std::string const& gpus, std::vector<std::string> words) {
+#ifndef DM2_EXAMPLES_CUDA
+  throw usage_error{"--gpus " + gpus + ": " + gpu_problem()};
+#endif
+  auto const names_device = [](std::string const& word) { return word.starts_with("--device") || word == "-d"; };
+  if (std::none_of(words.begin(), words.end(), names_device)) words.insert(words.end(), {"--device", "cuda"});
+  return words;
+}
+
 /// The flags that start processes.
 struct start_flags {
   int processes = 0, restarts = 0;
@@ -242,7 +254,8 @@ struct start_flags {
 [[nodiscard]] inline std::optional<int> start_processes(start_flags const& f, std::vector<std::string> const& words) {
   int const started = started_as().size;
   if (!f.gpus.empty() && f.processes > 1) throw usage_error{"--gpus and --processes exclude each other"};
-  if (!f.gpus.empty() && started == 1) return start_on_gpus(gpu_list(f.gpus), f.restarts, f.deadline + 15, words);
+  if (!f.gpus.empty() && started == 1)
+    return start_on_gpus(gpu_list(f.gpus), f.restarts, f.deadline + 15, words_for_gpus(f.gpus, words));
   if (f.processes > 1 && started == 1) return start_by_mpirun(f.processes, f.restarts, words);
   if (f.processes > 1 && f.processes != started)
     throw usage_error{"--processes " + std::to_string(f.processes) + ": there are " + std::to_string(started) +

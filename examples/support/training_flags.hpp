@@ -18,15 +18,22 @@
 #include "text.hpp"
 #include "tuning_flags.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <istream>
+#include <iterator>
 #include <limits>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -329,6 +336,53 @@ inline void add_processes(CLI::App& app, training_flags& f) {
       ->group(group);
 }
 
+/// Whether a text ends inside a list, as a file does that was cut off: CLI11 would take what is there, less a byte.
+[[nodiscard]] inline bool ends_inside_list(std::string_view text) {
+  int lists = 0;
+  for (std::size_t at = 0, end = 0; at < text.size(); at = end + 1) {
+    end = std::min(text.find('\n', at), text.size());
+    std::string_view const line = text.substr(at, end - at);
+    if (line.find_first_not_of(" \t") == line.find(';')) continue;  // a comment, or nothing
+    char quote = 0;
+    for (char const c : line) {
+      if (quote == 0 && c == '#') break;
+      if (quote != 0)
+        quote = c == quote ? char{0} : quote;
+      else if (c == '"' || c == '\'')
+        quote = c;
+      else
+        lists += c == '[' ? 1 : c == ']' ? -1 : 0;
+    }
+  }
+  return lists > 0;
+}
+
+/// The file of --config, as CLI11 reads it. Its refusals name the file and the word, with the nearest flag.
+class flags_file : public CLI::ConfigTOML {
+ public:
+  explicit flags_file(CLI::App const& app) : app_{app} {}
+  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
+    std::string const file = app_.get_config_ptr()->results().back();
+    std::string const text{std::istreambuf_iterator<char>{input}, {}};
+    if (ends_inside_list(text)) throw usage_error{file + ": ends inside a list"};
+    std::istringstream again{text};
+    std::vector<CLI::ConfigItem> found = CLI::ConfigTOML::from_config(again);
+    for (CLI::ConfigItem const& item : found)
+      if (item.name != "++" && item.name != "--" && (!item.parents.empty() || !is_flag(item.name)))  // a table's ends
+        throw usage_error{file + ": '" + item.fullname() + "' is no flag; the nearest is " +
+                          nearest_flag(app_, "--" + item.name).substr(2)};
+    return found;
+  }
+
+ private:
+  [[nodiscard]] bool is_flag(std::string const& name) const {
+    auto const known = [&](std::string const& typed) { return app_.get_option_no_throw(typed) != nullptr; };
+    return known("--" + name) || known(name) || (name.size() == 1 && known("-" + name));
+  }
+
+  CLI::App const& app_;
+};
+
 }  // namespace detail
 
 inline void add_training_flags(CLI::App& app, training_flags& f) {
@@ -343,6 +397,7 @@ inline void add_training_flags(CLI::App& app, training_flags& f) {
   app.set_config("-c,--config", "", "Flags from a TOML or INI file; those of the command line count more")
       ->type_name("FILE");
   app.allow_config_extras(CLI::config_extras_mode::error);
+  app.config_formatter(std::make_shared<detail::flags_file>(app));
 }
 
 namespace detail {

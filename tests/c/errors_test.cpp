@@ -100,7 +100,8 @@ TEST_CASE("C errors: open refuses null pointers, sizes, numbers out of range and
   check_not_opened(micro_file, &options, DM2_ARGUMENT, "reserved is 1");
   options = DM2_OPEN_OPTIONS;
   for (auto const& [text, words] : {std::pair{"huge", "'huge' is neither"}, std::pair{"{\"depth\": \"x\"}", "depth"},
-                                    std::pair{"{\"no_field\": 1}", "no_field"}, std::pair{"[1]", "neither"}}) {
+                                    std::pair{"{\"no_field\": 1}", "no_field"}, std::pair{"[1]", "neither"},
+                                    std::pair{"{\"base\": \"huge\"}", "base 'huge' is none of tiny"}}) {
     options.configuration = text;
     check_not_opened(micro_file, &options, DM2_ARGUMENT, words);
   }

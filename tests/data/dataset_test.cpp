@@ -155,6 +155,7 @@ TEST_CASE("dataset: a class folder that is not among the given classes is named"
   tree const t{{"a/a.png", "b/a.png"}};
   std::string const why = refusal(t.path() / "b", [&] { dataset{t.path(), {.classes = {"a", "c"}}}; });
   CHECK(contains(why, "is none of the 2 classes"));
+  CHECK_THROWS_AS((dataset{t.path(), {.classes = {"a", "c"}}}), unknown_class);
   CHECK_THROWS_AS((dataset{t.path(), {.classes = {"a", "b", "a"}}}), std::invalid_argument);
 }
 

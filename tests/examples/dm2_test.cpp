@@ -4,6 +4,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -60,6 +61,76 @@ TEST_CASE("dm2: what is no command is refused, on stderr, with code 2") {
     CHECK(refused.err != "");
   }
 }
+
+TEST_CASE("dm2: a mistyped command or flag is named alone, with the nearest, whatever else is missing") {
+  struct {
+    std::vector<std::string> words;
+    std::string start;
+  } const cases[] = {
+      {{"trian"}, "dm2: there is no command trian; the nearest is train\n"},
+      {{"help", "modles"}, "dm2: there is no command modles; the nearest is models\n"},
+      {{"train", "--epoch", "3", "pictures"}, "train: --epoch is no flag; the nearest is --epochs\n"},
+      {{"classify", "--wieghts=a.ckpt", "a.png"}, "classify: --wieghts is no flag; the nearest is --weights\n"},
+      {{"plot", "-t", "--title", "a.csv", "--outptu", "b"}, "plot: --outptu is no flag; the nearest is --output\n"}};
+  for (auto const& wrong : cases) {
+    outcome const refused = dm2_program(wrong.words);
+    CHECK(refused.code == 2);
+    CHECK(refused.err.substr(0, wrong.start.size()) == wrong.start);
+  }
+  outcome const negated = dm2_program({"train", "nowhere", "--no-model-ema", "--no-mix-token", "-b", "8"});
+  CHECK(contains(negated.err, "nowhere/train: does not exist"));
+}
+
+TEST_CASE("dm2: make_shapes is make-shapes, and the examples of a command's help begin with dm2") {
+  CHECK(dm2_program({"make_shapes", "--help"}).out == dm2_program({"make-shapes", "--help"}).out);
+  for (std::string const command : {"train", "classify", "make-shapes", "plot"}) {
+    std::vector<std::string> const lines = lines_of(dm2_program({"help", command}).out);
+    auto at = std::find(lines.begin(), lines.end(), "Examples:");
+    REQUIRE(at != lines.end());
+    REQUIRE(++at != lines.end());
+    for (; at != lines.end(); ++at) CHECK(at->starts_with("  dm2 " + command + " "));
+  }
+}
+
+TEST_CASE("dm2: what is wrong in a file of --config is told with the file's name") {
+  scratch_folder const folder;
+  std::string const file = (folder / "recipe.toml").string();
+  auto const told = [&](std::string const& text, std::string const& what) {
+    write_raw(file, text);
+    outcome const refused = dm2_program({"train", "nowhere", "--config", file});
+    CAPTURE(refused.err);
+    CHECK(refused.code == 2);
+    CHECK(refused.err.starts_with("train: "));
+    CHECK(contains(refused.err, what));
+    CHECK(contains(refused.err, file));
+  };
+  told("epoch = 3\n", file + ": 'epoch' is no flag; the nearest is epochs");
+  told("[model]\nlr = 3\n", file + ": 'model.lr' is no flag");
+  told("{\"lr\": 0.001}\n", " is no flag");
+  told("lr = fast\n", "--lr: fast is not a number of at least 0 (in ");
+  told("opt-betas = [0.9, 0.95", file + ": ends inside a list");
+  write_raw(file, "; don't [\n# nor [ this\nopt-betas = [0.9, 0.95] # [\nb = 6\n");
+  CHECK(contains(dm2_program({"train", "nowhere", "--config", file}).err, "nowhere/train: does not exist"));
+}
+
+TEST_CASE("dm2: classes that the model does not have are code 2, as help says") {
+  scratch_folder const folder;
+  draw_pictures(folder / "data", 14, 1);
+  outcome const others =
+      dm2_program({"evaluate", (folder / "data").string(), "-w", DM2_QUICK_WEIGHTS, "--device", "cpu"});
+  CHECK(others.code == 2);
+  CHECK(contains(others.err, "data/class0: is none of the 14 classes, checkered_disc to triangle"));
+}
+
+#ifndef DM2_EXAMPLES_CUDA
+TEST_CASE("dm2: --gpus is refused by a program without CUDA, which would train on the CPU") {
+  own_cache const here;
+  outcome const refused = here.train({"--gpus", "0"});
+  CHECK(refused.code == 2);
+  CHECK(contains(refused.err, "--gpus 0: this program was built without CUDA"));
+  CHECK(!fs::exists(here.pictures.folder / "runs"));
+}
+#endif
 
 TEST_CASE("dm2: a message begins with the command's word, whoever says it") {
   scratch_folder const folder;

@@ -56,6 +56,18 @@ TEST_CASE("heat map: several pictures go to a folder, under their names") {
   for (char const* name : {"rgb.png", "photo.png", "photo-2.png"}) CHECK(dm2::read_image(folder / name).width > 1);
 }
 
+TEST_CASE("heat map files: a folder that is not there is made, for several pictures and where {} stands") {
+  scratch_folder const folder;
+  std::vector<std::filesystem::path> const pictures{"a/x.jpg", "b/y.png"};
+  auto const in_folder = heatmap_files((folder / "new/maps").string(), pictures);
+  CHECK(in_folder == std::vector<std::filesystem::path>{folder / "new/maps/x.png", folder / "new/maps/y.png"});
+  CHECK(std::filesystem::is_directory(folder / "new/maps"));
+  (void)heatmap_files((folder / "other/{}-seen.png").string(), pictures);
+  CHECK(std::filesystem::is_directory(folder / "other"));
+  write_raw(folder / "file", "text");
+  CHECK_THROWS_AS((void)heatmap_files((folder / "file/maps").string(), pictures), usage_error);
+}
+
 TEST_CASE("heat map: the patch with the highest value is the reddest place, at every corner") {
   dm2::picture grey{80, 120};
   std::fill(grey.pixels.begin(), grey.pixels.end(), std::uint8_t{128});
@@ -125,6 +137,8 @@ TEST_CASE("heat map files: a name is given once, and the pattern's braces are fi
 
 TEST_CASE("heat map files: no name of a picture leads out of the folder") {
   std::vector<std::filesystem::path> const pictures{"a/...png", "a/..png", "b/...png"};
-  auto const files = heatmap_files("x/{}/map.png", pictures);
-  CHECK(files == std::vector<std::filesystem::path>{"x/__/map.png", "x/_/map.png", "x/__-2/map.png"});
+  scratch_folder const folder;
+  auto const files = heatmap_files((folder / "{}/map.png").string(), pictures);
+  CHECK(files ==
+        std::vector<std::filesystem::path>{folder / "__/map.png", folder / "_/map.png", folder / "__-2/map.png"});
 }

@@ -238,7 +238,7 @@ TEST_CASE("model file: what no model has is refused by file and field") {
   CHECK(why("m.json", std::string(std::size_t{1} << 20, ' ') + "{}") ==
         "is over 1 MiB, which no description of a model is");
   auto const none = folder / "none.toml";
-  CHECK(test::refusal(none, [&] { (void)read_model_file(none); }) == "cannot be read");
+  CHECK(test::refusal(none, [&] { (void)read_model_file(none); }) == "cannot be opened: No such file or directory");
   test::write_raw(folder / "odd.toml", "headdim = 50\n");
   CHECK(contains(test::refusal(folder / "odd.toml",
                                [&] {

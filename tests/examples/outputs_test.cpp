@@ -26,6 +26,21 @@ TEST_CASE("plot: a table is never replaced by its picture, by whatever name") {
   }
 }
 
+TEST_CASE("plot: a table without a row is drawn and told of, a missing one and a folder are refused by what they are") {
+  scratch_folder const here;
+  write_raw(here / "begun.csv", "step,a\n");
+  auto const begun = run_program(DM2_PLOT, {"begun.csv", "-o", "o.png"}, here.path());
+  CHECK(begun.code == 0);
+  CHECK(begun.err == "plot: note: begun.csv has no row below its header: nothing to draw\n");
+  CHECK(dm2::read_image(here / "o.png").width == 1200);
+  auto const gone = run_program(DM2_PLOT, {"gone.csv", "-o", "o.png"}, here.path());
+  CHECK(gone.code == 3);
+  CHECK(gone.err == "plot: gone.csv: cannot be opened: No such file or directory\n");
+  auto const folder = run_program(DM2_PLOT, {".", "-o", "o.png"}, here.path());
+  CHECK(folder.code == 3);
+  CHECK(folder.err == "plot: .: is a folder, not a file\n");
+}
+
 TEST_CASE("plot: numbers at the ends of their range are drawn, or left out") {
   scratch_folder const here;
   for (std::string const column :

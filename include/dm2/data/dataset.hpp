@@ -124,6 +124,12 @@ struct packed_names {
 
 }  // namespace detail
 
+/// A class folder that is none of the classes that were given.
+class unknown_class : public file_error {
+ public:
+  using file_error::file_error;
+};
+
 /// The samples of a picture folder: root/CLASS/name with the extensions .jpg, .jpeg and .png in any case, also in
 /// folders deeper in CLASS, links followed. A value type that holds the names alone, 30 bytes or so a sample, and reads
 /// no picture. Samples are sorted by class, then by path, so the numbering does not depend on the system.
@@ -136,8 +142,8 @@ struct packed_names {
 /// A validation set is read with the training set's class names (dataset_options::classes), so that a class has the
 /// same number in both; classes without a folder have no samples then.
 ///
-/// Throws file_error if a folder cannot be listed, if a class folder is not among the given classes, or if there is no
-/// picture at all; std::invalid_argument if a class name is given twice.
+/// Throws file_error if a folder cannot be listed, unknown_class if a class folder is not among the given classes,
+/// file_error if there is no picture at all; std::invalid_argument if a class name is given twice.
 class dataset {
  public:
   /// Lists root's class folders on options.threads threads and keeps the names, or opens the packed set; no picture is
@@ -155,8 +161,8 @@ class dataset {
     auto const numbers = detail::class_numbers(classes_);
     for (std::string const& folder : folders)
       if (!numbers.contains(folder))
-        throw file_error{root_ / folder, "is none of the " + std::to_string(classes_.size()) + " classes, " +
-                                             classes_.front() + " to " + classes_.back()};
+        throw unknown_class{root_ / folder, "is none of the " + std::to_string(classes_.size()) + " classes, " +
+                                                classes_.front() + " to " + classes_.back()};
     if (set_)
       number_records(folders, numbers);
     else

@@ -5,6 +5,7 @@
 #include <dm2/core/error.hpp>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cstddef>
 #include <filesystem>
@@ -59,13 +60,15 @@ namespace detail {
 /// Reads a CSV file whose first line names the columns: csv_log's, and those that timm and Lightning write. Cells that
 /// hold commas are not supported.
 ///
-/// Throws file_error if the file cannot be read, has no header, or has a row of another number of cells; a last row
-///          that
-/// no line break ends may still be being written, and is left out where it is too short.
+/// Throws file_error if the file cannot be read, has no header, or has a row of another number of cells. A last row
+/// that no line break ends may still be being written, and is left out where it is too short.
 [[nodiscard]] inline csv_table read_csv(std::filesystem::path const& path) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored)) throw file_error{path, "is a folder, not a file"};
+  errno = 0;
   std::ifstream in{path, std::ios::binary};
   std::string line;
-  if (!in) throw file_error{path, "cannot be read"};
+  if (!in) throw file_error{path, "cannot be opened: " + std::generic_category().message(errno)};
   bool const there = bool(std::getline(in, line));
   if (in.bad()) throw file_error{path, "cannot be read"};
   if (!there || line.find_first_not_of(" \t\r") == line.npos) throw file_error{path, "has no header line"};
