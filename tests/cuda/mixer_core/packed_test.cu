@@ -153,6 +153,18 @@ TEST_CASE("cuda mixer_core, packed: equals the CPU's for other heads, states, ta
   check_lengths<packed_mixer<fp16, fours>>(2, {15, 224});
 }
 
+TEST_CASE("cuda mixer_core, packed: a multiprocessor of an H100 or H200 has room for two blocks at every length") {
+  constexpr int all = 228 << 10, of_system = 1 << 10, own = 128;  // bytes: CUDA's table for 9.0, and a kernel's own
+  auto const twice = []<mixer_shape M>(int tiles) {
+    return 2 * (room::layout<room::packed_traits<__nv_bfloat16, M, boxes>>{tiles}.bytes + own + of_system) <= all;
+  };
+  for (int tiles = 1; tiles <= 14; ++tiles) {
+    CHECK(twice.operator()<tiny_mixer>(tiles));
+    CHECK(twice.operator()<tiny_other_way>(tiles));
+  }
+  for (int tiles = 1; tiles <= 13; ++tiles) CHECK(twice.operator()<small_mixer>(tiles));
+}
+
 TEST_CASE("cuda mixer_core, packed: many sequences are normed by their blocks, few afterwards, and are the same") {
   packed_mixer<bf16, small_state> many{300, 33}, few{2, 33};
   CHECK(many.packed<halves>(true));

@@ -84,7 +84,9 @@ struct layout {
     int last = 0;
     if constexpr (Tr::packs) {
       int const runs = (tokens + Tr::run - 1) / Tr::run * Tr::run, blocks = (n - 1) / 4;
-      raw = (x + runs * Tr::pitch + 127) / 128 * 128;
+      // Boxes are in memory's order: where a direction's tokens are not, its last run ends before the first raw row.
+      int const over = Tr::boxes && !Tr::reverse_channels ? (runs - tokens) * Tr::raw_pitch : 0;
+      raw = (x + runs * Tr::pitch + over + 127) / 128 * 128;
       factors = (raw + (runs + Tr::before) * Tr::raw_pitch + 15) / 16 * 16;
       taps = factors + 64 * blocks * (blocks + 1) / 2 * 2;
       skips = taps + Tr::group_units * Tr::columns / 4 * Tr::tap_bytes;
@@ -94,8 +96,10 @@ struct layout {
       raw = scaled + (tokens - 1) / 64 * 64 * Tr::pitch;
       last = raw + (tokens + Tr::before) * Tr::raw_pitch;
     }
-    vectors = last > b + all_rows ? last : b + all_rows;
+    int const states_end = b + all_rows;  // no decays are there yet: 224 tokens of Tiny fit in twice
+    vectors = Tr::packs || last > states_end ? last : states_end;
     bytes = vectors + 4 * tokens * int(sizeof(float));
+    if (Tr::packs && states_end > bytes) bytes = states_end;
   }
 };
 

@@ -2,7 +2,7 @@
 /// The mixer core for short sequences, packed: halves in pairs, fewer instructions.
 ///
 /// For at most 224 tokens, as tensor.cuh, with the same steps. That one's kernel executes 173,000 warp instructions a
-/// block of Tiny's with 197 tokens, this one 116,000 (compiled, counts times trips). Here
+/// block of Tiny's with 197 tokens, this one 118,000 (compiled, counts times trips). Here
 ///   - x has no scaled twin: scores of earlier blocks of 64 tokens take the factors of their columns, up to the start
 ///     of the warp's own block, so that nothing is decayed between blocks;
 ///   - taps lie in shared memory, halved and packed, once a block, and what a thread needs to find its numbers is kept;
@@ -10,7 +10,8 @@
 ///     an order in which its warp reads from all banks;
 ///   - x, B, C and the scores are halves, also where the mixer's numbers are bfloat16, and are convolved in pairs. A
 ///     half has three more bits: g of Tiny is wrong by 2.4e-3 instead of 3.0e-3 (emulated). Its range is smaller: what
-///     is beyond 65504 of the projection, and 16 times that of a score, becomes that.
+///     is beyond 65504 of the projection, and 16 times that of a score, becomes that; a score times its step dt and
+///     decay must be below it, else g is not finite, where tensor.cuh's is in bfloat16.
 #pragma once
 
 #include <dm2/core/operands.hpp>
@@ -35,7 +36,7 @@ struct packed_steps {
   bool halves = true;       ///< x, B, C and scores are halves, convolved in pairs; else as tensor.cuh has them
   bool boxes = true;        ///< a tensor map copies raw x, on a Hopper; else each thread copies some rows
   bool fetch_z = true;      ///< where boxes are copied, the unit's z is fetched into L2 as well
-  bool early_gate = false;  ///< z is loaded before the warp's own block is multiplied; registers spill
+  bool early_gate = false;  ///< with halves, z is loaded before the tile on the diagonal is multiplied; registers spill
 };
 
 /// The constants of the packed kernel.

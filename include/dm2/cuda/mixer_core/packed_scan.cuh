@@ -67,9 +67,10 @@ __device__ inline std::uint32_t diagonal_pair(std::uint32_t scores, std::uint32_
 }
 
 /// The warp's own block of 64 tokens in halves, up to each row's own token, whose skip term is added to its score.
-template <class Tr>
+/// before_last() is called before the tile on the diagonal.
+template <class Tr, class Before>
 __device__ inline void scan_block(float (&acc)[2 * Tr::column_groups][4], int r, int lane, unit_operands<Tr> const& in,
-                                  float const* cum, float const* ev, float skip) {
+                                  float const* cum, float const* ev, float skip, Before const& before_last) {
   float const* const row = cum + r * 16 + fragment::row(lane);
   if (r >= 4) decay_rows<Tr>(acc, row, cum[(r & ~3) * 16 - 1]);
   float const low = row[0] + float(Tr::score_shift), high = row[8] + float(Tr::score_shift);
@@ -86,6 +87,7 @@ __device__ inline void scan_block(float (&acc)[2 * Tr::column_groups][4], int r,
     a[3] = multiply_pairs<__half>(a[3], decay_pair(high, right));
     in.multiply_tile(acc, a, in.x, c);
   }
+  before_last();
   in.load_scores(a, r);
   float2 const left = at(r * 16), right = at(r * 16 + 8);
   std::uint32_t const both = pack<__half>(skip, skip);
@@ -131,29 +133,36 @@ __device__ inline void scan_packed(int length, whole_place<Tr> const& k, scan_pl
   using T = typename Tr::element;
   using rows = gate_rows<Tr>;
   float acc[2 * Tr::column_groups][4] = {};
+  // Of this copy the compiler knows nothing: what comes from the lane alone is made anew, 16 instructions a unit. Kept
+  // from unit to unit it takes the registers in which z of both rows comes at a time, and one load waits for the other.
+  int hidden = own.lane;
+  hide(hidden);
+  int const lane = hidden & 31;  // not negative: cheaper to divide
   unit_operands<Tr> const in{shared + own.scores, std::uint32_t(own.x)};
   if (int const block = k.tile / 4; block > 0)
     scan_earlier<Tr>(
         acc, block, in,
-        reinterpret_cast<uint2 const*>(shared + k.lay.factors) + factor_place(block) / 2 + fragment::quarter(own.lane));
+        reinterpret_cast<uint2 const*>(shared + k.lay.factors) + factor_place(block) / 2 + fragment::quarter(lane));
   rows gate;
   auto const load = [&] {
 #pragma unroll
     for (int half = 0; half < 2; ++half)
-      gate.load(half, global_pointer<T const>(own.z + std::size_t(own.row[half]) * (2 * Tr::projected)), own.lane);
+      gate.load(half, global_pointer<T const>(own.z + std::size_t(own.row[half]) * (2 * Tr::projected)), lane);
   };
-  if constexpr (Tr::early_gate) load();
-  if constexpr (Tr::halves)
-    scan_block<Tr>(acc, k.tile, own.lane, in, cum, cum + k.lay.tokens, skip);
+  constexpr bool early = Tr::halves && Tr::early_gate;
+  if constexpr (early)
+    scan_block<Tr>(acc, k.tile, lane, in, cum, cum + k.lay.tokens, skip, load);
+  else if constexpr (Tr::halves)
+    scan_block<Tr>(acc, k.tile, lane, in, cum, cum + k.lay.tokens, skip, [] {});
   else
     scan_own<Tr>(acc, k.tile, in, cum, cum + k.lay.tokens, skip);
-  if constexpr (!Tr::early_gate) load();
+  if constexpr (!early) load();
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     std::uint32_t out[rows::words];
-    gate.gate(out, acc, half, own.lane, sums[half]);
-    if (rows::token(k.tile, half, own.lane) < length)
-      rows::store(out, global_pointer<T>(own.g + std::size_t(own.row[half]) * (4 * Tr::inner)), own.lane);
+    gate.gate(out, acc, half, lane, sums[half]);
+    if (rows::token(k.tile, half, lane) < length)
+      rows::store(out, global_pointer<T>(own.g + std::size_t(own.row[half]) * (4 * Tr::inner)), lane);
   }
 }
 
