@@ -47,9 +47,9 @@ std::vector<std::vector<double>> expected(Op<float> const& op, A const&... argum
   }
 }
 
-/// The largest error of an operation's results on each of these numbers of threads, NaN where there is one. They are held
-/// against one oracle: op.oracle(), which shares no code with the operation, where there is one, else the same operation
-/// in double.
+/// The largest error of an operation's results on each of these numbers of threads, NaN where there is one. They are
+/// held against one oracle: op.oracle(), which shares no code with the operation, where there is one, else the same
+/// operation in double.
 template <template <class> class Op, class... A>
 double operation_error(std::initializer_list<int> threads, A const&... arguments) {
   std::vector<std::vector<double>> want;
@@ -71,8 +71,8 @@ double operation_error(std::initializer_list<int> threads, A const&... arguments
 }
 }  // namespace detail
 
-/// Verifies Op<float>{arguments...} and times its call. One and two threads are verified together, with the first of the
-/// two: the oracle takes longer than both.
+/// Verifies Op<float>{arguments...} and times its call. One and two threads are verified together, with the first of
+/// the two: the oracle takes longer than both.
 ///
 /// Op<T> makes its operands when constructed; op(ctx) runs the operation; op.results() are what it wrote, as spans of
 /// T, right after the first call; op.oracle(), where there is one, is the same as vectors of double. `key` names this
