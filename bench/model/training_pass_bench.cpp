@@ -7,6 +7,7 @@
 #include <dm2/model/training_pass.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -55,7 +56,8 @@ double step_error(step_case<float>& narrow, int batch, int frozen) {
     if (e.kind != entry_kind::parameter || e.layer < frozen) continue;
     double const error = relative_error(narrow.pass.gradients().subspan(e.offset, e.size),
                                         wide.pass.gradients().subspan(e.offset, e.size));
-    if (!(error <= worst)) worst = error;
+    if (std::isnan(error)) return error;
+    worst = std::max(worst, error);
   }
   return worst;
 }
