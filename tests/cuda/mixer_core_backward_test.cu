@@ -33,6 +33,7 @@ constexpr mixer_shape least{.heads = 4, .headdim = 16, .d_state = 16, .groups = 
 constexpr mixer_shape tiny_mixer{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
 constexpr mixer_shape turned{
     .heads = 4, .headdim = 16, .d_state = 16, .groups = 1, .d_conv = 4, .variant = mixer_variant::bidirectional};
+constexpr mixer_shape padded{.heads = 8, .headdim = 24, .d_state = 32, .groups = 1, .d_conv = 4};
 constexpr mixer_shape small_mixer{.heads = 8, .headdim = 96, .d_state = 128, .groups = 1, .d_conv = 4};
 
 }  // namespace
@@ -66,11 +67,12 @@ TEST_CASE_TEMPLATE("cuda mixer_core_backward: in 16 bits it is near the CPU's in
   }
 }
 
-TEST_CASE("cuda mixer_core_backward: accesses of several channels, and Small's sizes, are near the CPU's in bfloat16") {
+TEST_CASE("cuda mixer_core_backward: wide accesses, heads of 24 and Small's sizes are near the CPU's in bfloat16") {
   constexpr auto bf16 = cuda::precision::bf16;
   for (int const length : {1, 17, 65}) {
     backward_mixer<bf16, fours>{2, length}.check(6e-2);
     backward_mixer<bf16, least>{2, length}.check(6e-2);
+    backward_mixer<bf16, padded>{1, length}.check();
     backward_mixer<bf16, small_mixer>{1, length}.check();
   }
 }

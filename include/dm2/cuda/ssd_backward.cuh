@@ -82,9 +82,9 @@ backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, ssd_
 ///
 /// Shapes   ssd_input, ssd_gradient; dy [B L, H P]. Any L >= 1.
 /// Writes   as ssd_gradient says; no gradient overlaps an input. The same input on the same device gives the same bits.
-/// Forms    for T of 16 bits and sizes that tiles of 16 divide, where every pointer is at a multiple of 16 bytes:
-///          quadratic for at most 240 tokens where it fits into a block's shared memory, chunked for more. In chunks of
-///          64 tokens in float otherwise.
+/// Forms    for T of 16 bits, a multiple of 16 states and of 8 columns a head, where every pointer is at a multiple of
+///          16 bytes: quadratic for at most 240 tokens where it fits into a block's shared memory and 16 divides a
+///          head's columns, chunked otherwise. In chunks of 64 tokens in float for all else.
 /// Scratch  Two floats for each sequence and head; in the quadratic form that is all. In chunks for each sequence, head
 ///          and 64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB.
 ///          One sequence's are taken in any case.

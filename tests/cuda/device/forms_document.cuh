@@ -66,8 +66,7 @@ std::string broken_rules(std::size_t i) {
   std::string const name = network_forms::operations[i];
   if (name == "mixer core" || name == "scan backward") {
     bool const scan = name == "scan backward";
-    ask(m.headdim % 16 == 0 || (!scan && m.headdim % 8 == 0),
-        scan ? "heads of a multiple of 16 channels" : "heads of a multiple of 8 channels");
+    ask(m.headdim % 8 == 0, "heads of a multiple of 8 channels");
     ask(m.d_state % 16 == 0, "a state of a multiple of 16");
     ask(m.headdim <= 128, "heads of at most 128 channels");
     ask(m.d_state <= 256, "a state of at most 256");

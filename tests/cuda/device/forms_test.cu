@@ -56,6 +56,11 @@ TEST_CASE("forms: docs/devices.md has what the operations choose") {
   CHECK(read(document()) == want);
 }
 
+TEST_CASE("forms: a model with heads of 24 is on tensor cores on every device in 16 bits") {
+  check_tensor_cores<forms::mine, cuda::precision::bf16>();
+  check_tensor_cores<forms::mine, cuda::precision::fp16>();
+}
+
 TEST_CASE("forms: Tiny and Small at 224 and 384 pixels are on tensor cores on every device in 16 bits") {
   check_tensor_cores<tiny, cuda::precision::bf16>();
   check_tensor_cores<forms::tiny_384, cuda::precision::bf16>();

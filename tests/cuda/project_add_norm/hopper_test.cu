@@ -117,7 +117,10 @@ TEST_CASE_TEMPLATE("cuda project_add_norm, hopper: equals the CPU's in double at
                    hopper_case<bf16, 192, 768, 1032, 8>, hopper_case<__half, 192, 768, 864, 8>,
                    hopper_case<bf16, 192, 288, 1032, 0>, hopper_case<__half, 192, 40, 8, 0>,
                    hopper_case<bf16, 384, 1536, 1800, 16>, hopper_case<bf16, 384, 576, 1800, 0>,
-                   hopper_case<bf16, 192, 768, 0, 8>, hopper_case<__half, 384, 576, 0, 0>) {
+                   hopper_case<bf16, 192, 768, 0, 8>, hopper_case<__half, 384, 576, 0, 0>,
+                   hopper_case<bf16, 96, 384, 648, 8>, hopper_case<__half, 96, 384, 864, 8>,
+                   hopper_case<bf16, 96, 288, 648, 0>, hopper_case<__half, 96, 40, 8, 0>,
+                   hopper_case<bf16, 96, 384, 0, 8>, hopper_case<__half, 96, 288, 0, 0>) {
   if (!on_hopper()) return;
   for (std::size_t const count : {1u, 63u, 192u, 197u, 1001u}) {
     F f{count};
@@ -132,7 +135,8 @@ TEST_CASE_TEMPLATE("cuda project_add_norm, hopper: equals the CPU's in double at
 }
 
 TEST_CASE_TEMPLATE("cuda project_add_norm, hopper: without an output projection the residual is only read", F,
-                   hopper_case<bf16, 192, 0, 1032, 0>, hopper_case<__half, 384, 0, 1728, 0>) {
+                   hopper_case<bf16, 192, 0, 1032, 0>, hopper_case<__half, 384, 0, 1728, 0>,
+                   hopper_case<bf16, 96, 0, 648, 0>) {
   if (!on_hopper()) return;
   for (std::size_t const count : {1u, 130u, 1001u}) {
     F f{count};

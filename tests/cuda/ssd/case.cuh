@@ -28,6 +28,9 @@ inline constexpr mixer_shape lone{.heads = 2, .headdim = 48, .d_state = 48, .gro
 /// A unit's operands are smaller than a part of B and C.
 inline constexpr mixer_shape narrow{.heads = 3, .headdim = 16, .d_state = 32, .groups = 1, .d_conv = 4};
 inline constexpr mixer_shape widest{.heads = 1, .headdim = 128, .d_state = 256, .groups = 1, .d_conv = 4};
+/// Heads that 16 does not divide: those of the README's own model; and in three slices of 24 columns.
+inline constexpr mixer_shape padded{.heads = 8, .headdim = 24, .d_state = 128, .groups = 1, .d_conv = 4};
+inline constexpr mixer_shape padded_slices{.heads = 2, .headdim = 72, .d_state = 48, .groups = 2, .d_conv = 4};
 /// More states and more channels than a block's product has columns.
 inline constexpr mixer_shape large{.heads = 1, .headdim = 70, .d_state = 131, .groups = 1, .d_conv = 4};
 }  // namespace scan_shapes

@@ -84,6 +84,7 @@ __device__ inline void wait_products() {
 #define DM2_NAMES_36                                               \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17," \
   "%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35"
+#define DM2_NAMES_48 DM2_NAMES_36 ",%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define DM2_NAMES_96                                                                                 \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,"           \
   "%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
@@ -92,8 +93,13 @@ __device__ inline void wait_products() {
 #define DM2_FOUR(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define DM2_TWELVE(d, i) DM2_FOUR(d, i), DM2_FOUR(d, i + 4), DM2_FOUR(d, i + 8)
 #define DM2_36(d) DM2_TWELVE(d, 0), DM2_TWELVE(d, 12), DM2_TWELVE(d, 24)
-#define DM2_96(d) \
-  DM2_36(d), DM2_TWELVE(d, 36), DM2_TWELVE(d, 48), DM2_TWELVE(d, 60), DM2_TWELVE(d, 72), DM2_TWELVE(d, 84)
+#define DM2_48(d) DM2_36(d), DM2_TWELVE(d, 36)
+#define DM2_96(d) DM2_48(d), DM2_TWELVE(d, 48), DM2_TWELVE(d, 60), DM2_TWELVE(d, 72), DM2_TWELVE(d, 84)
+#define DM2_NARROW_PRODUCT(type)                                                                                     \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %50, 0;\nwgmma.mma_async.sync.aligned.m64n96k16.f32." type "." type \
+               " {" DM2_NAMES_48 "}, %48, %49, p, 1, 1, 0, 0;\n}"                                                    \
+               : DM2_48(d)                                                                                           \
+               : "l"(a), "l"(b), "r"(1))
 #define DM2_WIDE_PRODUCT(type)                                                                                        \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\nwgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type \
                " {" DM2_NAMES_96 "}, %96, %97, p, 1, 1, 0, 0;\n}"                                                     \
@@ -114,6 +120,15 @@ __device__ __forceinline__ void multiply_wide(float (&d)[96], std::uint64_t a, s
   else
     DM2_WIDE_PRODUCT("f16");
 }
+/// d [64, 96] += a b^T, as the one above.
+template <class T>
+__device__ __forceinline__ void multiply_wide(float (&d)[48], std::uint64_t a, std::uint64_t b) {
+  static_assert(is_half<T>, "dm2::cuda::detail::multiply_wide<T>: T must have 16 bits");
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    DM2_NARROW_PRODUCT("bf16");
+  else
+    DM2_NARROW_PRODUCT("f16");
+}
 /// d [64, 72] = a b^T, or += where `add` holds, a in registers that stay as they are until the product is there.
 template <class T>
 __device__ __forceinline__ void multiply_chunk(float (&d)[36], std::uint32_t const (&a)[4], std::uint64_t b, bool add) {
@@ -126,11 +141,14 @@ __device__ __forceinline__ void multiply_chunk(float (&d)[36], std::uint32_t con
 
 #undef DM2_CHUNK_PRODUCT
 #undef DM2_WIDE_PRODUCT
+#undef DM2_NARROW_PRODUCT
 #undef DM2_96
+#undef DM2_48
 #undef DM2_36
 #undef DM2_TWELVE
 #undef DM2_FOUR
 #undef DM2_NAMES_96
+#undef DM2_NAMES_48
 #undef DM2_NAMES_36
 
 #define DM2_EIGHT(d, i)                                                                                       \

@@ -78,6 +78,7 @@ __device__ __forceinline__ void store_normed(std::uint32_t const (&a)[Tr::dim / 
 #pragma unroll
     for (int i = 0; i < Tr::chunk / 4; ++i) {
       int const n = i / 2, row = at.local() + i % 2 * 8;
+      if (j * 4 + n / 2 >= Tr::dim / 16) continue;  // behind y's columns, where nothing is written
       *reinterpret_cast<std::uint32_t*>(at.staging + row * (Tr::chunk * 2) + (n ^ row % 8) * 16 +
                                         fragment::column(at.lane) * 2) = a[j * 4 + n / 2][n % 2 * 2 + i % 2];
     }
@@ -94,7 +95,7 @@ __device__ __forceinline__ void multiply_hopper(hopper_arguments<typename Tr::el
   int const tiles = (p.plain.count + Tr::rows - 1) / Tr::rows;
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
     at.first = tile * Tr::rows + at.group * 64;
-    float acc[Tr::parts][96] = {}, sums[2] = {};
+    float acc[Tr::parts][Tr::numbers] = {}, sums[2] = {};
     if constexpr (Tr::inner != 0) first_product<Tr>(acc, p.plain, ring, at);
     add_residual<Tr>(acc, sums, p, ring, at);
     std::uint32_t a[Tr::dim / 16][4];
@@ -169,7 +170,7 @@ hopper_arguments<typename Tr::element> map_hopper(arguments<typename Tr::element
   arguments.plain = p;
   if constexpr (Tr::inner != 0) {
     arguments.g = make_tensor_map(p.g, rows, Tr::inner, {Tr::rows, Tr::depth, true});
-    arguments.out = make_tensor_map(p.out, Tr::dim, Tr::inner, {192, Tr::depth, true});
+    arguments.out = make_tensor_map(p.out, Tr::dim, Tr::inner, {Tr::part, Tr::depth, true});
     arguments.after = make_tensor_map<float>(p.after, rows, Tr::dim, residual);
   }
   arguments.before = make_tensor_map(p.before, rows, Tr::dim, residual);

@@ -33,10 +33,11 @@ struct hopper_traits {
   static constexpr int rows = 64 * groups, threads = 128 * (groups + 1);
   /// Registers of a thread that multiplies, and of one that copies: 64 K of them are the multiprocessor's.
   static constexpr int registers = 240, copier_registers = 24;
-  static constexpr int parts = D / 192;           ///< of 192 columns, in the first product
-  static constexpr int depth = 64;                ///< columns of an operand in a stage: 128 bytes
-  static constexpr int steps = (K + 63) / depth;  ///< of the first product
-  static constexpr int result = N == 0 ? D : N;   ///< columns of y
+  static constexpr int part = D < 192 ? D : 192;              ///< columns of one of the first product's instructions
+  static constexpr int parts = D / part, numbers = part / 2;  ///< sums that a thread has of a part
+  static constexpr int depth = 64;                            ///< columns of an operand in a stage: 128 bytes
+  static constexpr int steps = (K + 63) / depth;              ///< of the first product
+  static constexpr int result = N == 0 ? D : N;               ///< columns of y
   static constexpr int chunk = N == 0 ? 64 : 72;  ///< of them at a time: 72 divides them in the published networks
   static constexpr int chunks = (result + chunk - 1) / chunk;
 
@@ -47,19 +48,20 @@ struct hopper_traits {
   static constexpr int boxes = D / 32;  ///< of residual columns, of a warpgroup
   static constexpr int boxes_at_once = stage_bytes / (groups * box_bytes);
   static constexpr int box_stages = (boxes + boxes_at_once - 1) / boxes_at_once;
-  static constexpr int chunk_bytes = N == 0 ? 0 : chunk * D * 2;
+  static constexpr int in_tiles = (D + depth - 1) / depth;  ///< of 64 of the residual's columns, zeros behind the last
+  static constexpr int chunk_bytes = N == 0 ? 0 : in_tiles * chunk * depth * 2;
   static constexpr int staging_bytes = 64 * chunk * 2;  ///< y's chunk on its way out, of a warpgroup
   static constexpr int alignment = 1024, limit = most_shared_bytes - 256;
   static constexpr int stages = (limit - alignment - groups * staging_bytes) / stage_bytes;
   static constexpr int bytes = alignment + stages * stage_bytes + groups * staging_bytes;
 
-  static constexpr bool possible = is_half<T> && (D == 192 || D == 384) && K % 8 == 0 && N % 8 == 0 &&
+  static constexpr bool possible = is_half<T> && (D == 96 || D == 192 || D == 384) && K % 8 == 0 && N % 8 == 0 &&
                                    (K != 0 || N != 0) && (U == 0 || (K != 0 && K % 128 == 0));
   static_assert(!possible || (stages >= 3 && chunk_bytes <= stage_bytes));
 };
 
-/// The maps' tiles are what comes as one copy: g 64 columns of a tile's rows, out 64 of 192 weight rows, in 64 of a
-/// chunk's weight rows, before and after 32 of a warpgroup's rows, y a chunk of a warpgroup's rows.
+/// The maps' tiles are what comes as one copy: g 64 columns of a tile's rows, out 64 of a part's weight rows, in 64 of
+/// a chunk's weight rows, before and after 32 of a warpgroup's rows, y a chunk of a warpgroup's rows.
 template <class T>
 struct hopper_arguments {
   tensor_map g, out, in, before, after, y;
@@ -76,7 +78,7 @@ __device__ inline void copy_hopper(hopper_arguments<typename Tr::element> const&
       ring.claim(Tr::stage_bytes);
       ring.copy(0, p.g, first, step * Tr::depth);
       for (int part = 0; part < Tr::parts; ++part)
-        ring.copy((Tr::rows + part * 192) * 128, p.out, part * 192, step * Tr::depth);
+        ring.copy((Tr::rows + part * Tr::part) * 128, p.out, part * Tr::part, step * Tr::depth);
     }
     for (int box = 0; box < Tr::boxes; box += Tr::boxes_at_once, ring.advance()) {
       int const here = min(Tr::boxes_at_once, Tr::boxes - box);
@@ -87,8 +89,7 @@ __device__ inline void copy_hopper(hopper_arguments<typename Tr::element> const&
     if constexpr (Tr::wide != 0)
       for (int j = 0; j < Tr::chunks; ++j, ring.advance()) {
         ring.claim(Tr::chunk_bytes);
-        for (int k = 0; k < Tr::dim / Tr::depth; ++k)
-          ring.copy(k * Tr::chunk * 128, p.in, j * Tr::chunk, k * Tr::depth);
+        for (int k = 0; k < Tr::in_tiles; ++k) ring.copy(k * Tr::chunk * 128, p.in, j * Tr::chunk, k * Tr::depth);
       }
   }
 }
@@ -114,7 +115,7 @@ struct hopper_place {
 
 /// acc += g out^T over `count` steps.
 template <class Tr>
-__device__ __forceinline__ void first_steps(float (&acc)[Tr::parts][96], stage_ring<Tr>& ring,
+__device__ __forceinline__ void first_steps(float (&acc)[Tr::parts][Tr::numbers], stage_ring<Tr>& ring,
                                             hopper_place<Tr> const& at, int count) {
   stage_ring<Tr> before = ring;
   for (int step = 0; step < count; ++step) {
@@ -126,7 +127,7 @@ __device__ __forceinline__ void first_steps(float (&acc)[Tr::parts][96], stage_r
     for (int k = 0; k < Tr::depth / 16; ++k)
 #pragma unroll
       for (int part = 0; part < Tr::parts; ++part)
-        multiply_wide<typename Tr::element>(acc[part], further(a, k), further(b, k + part * (192 * 128 / 32)));
+        multiply_wide<typename Tr::element>(acc[part], further(a, k), further(b, k + part * (Tr::part * 128 / 32)));
     commit_products();
     if (step != 0) {
       wait_products<1>();
@@ -158,8 +159,9 @@ __device__ inline void read_factors(float (&factors)[2][2], arguments<typename T
 
 /// acc = g out^T, each half of g times its norm's factor.
 template <class Tr>
-__device__ __forceinline__ void first_product(float (&acc)[Tr::parts][96], arguments<typename Tr::element> const& p,
-                                              stage_ring<Tr>& ring, hopper_place<Tr> const& at) {
+__device__ __forceinline__ void first_product(float (&acc)[Tr::parts][Tr::numbers],
+                                              arguments<typename Tr::element> const& p, stage_ring<Tr>& ring,
+                                              hopper_place<Tr> const& at) {
   if constexpr (Tr::units == 0) {
     first_steps<Tr>(acc, ring, at, Tr::steps);
   } else {
@@ -172,7 +174,7 @@ __device__ __forceinline__ void first_product(float (&acc)[Tr::parts][96], argum
 #pragma unroll
       for (int part = 0; part < Tr::parts; ++part)
 #pragma unroll
-        for (int i = 0; i < 96; ++i) acc[part][i] *= f[i / 2 % 2];
+        for (int i = 0; i < Tr::numbers; ++i) acc[part][i] *= f[i / 2 % 2];
     }
   }
 }
@@ -180,8 +182,8 @@ __device__ __forceinline__ void first_product(float (&acc)[Tr::parts][96], argum
 /// acc += two tiles of 8 columns of `box`, a warpgroup's rows of 32 floats, which become the sum; their squares' sums.
 /// All is read before anything is written, so that the reads are under way together.
 template <class Tr>
-__device__ __forceinline__ void add_columns(float (&acc)[Tr::parts][96], float (&sums)[2], unsigned char* box, int tile,
-                                            hopper_place<Tr> const& at) {
+__device__ __forceinline__ void add_columns(float (&acc)[Tr::parts][Tr::numbers], float (&sums)[2], unsigned char* box,
+                                            int tile, hopper_place<Tr> const& at) {
   float2 x[4];
   float2* place[4];
 #pragma unroll
@@ -193,7 +195,7 @@ __device__ __forceinline__ void add_columns(float (&acc)[Tr::parts][96], float (
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    float* const v = &acc[tile / 24][tile % 24 * 4 + i * 2];
+    float* const v = &acc[tile / (Tr::part / 8)][tile % (Tr::part / 8) * 4 + i * 2];
     v[0] += x[i].x, v[1] += x[i].y;
     if constexpr (Tr::inner != 0) *place[i] = {v[0], v[1]};
     sums[i % 2] += v[0] * v[0] + v[1] * v[1];
@@ -202,11 +204,11 @@ __device__ __forceinline__ void add_columns(float (&acc)[Tr::parts][96], float (
 
 /// acc += bias.
 template <class Tr>
-__device__ __forceinline__ void add_out_bias(float (&acc)[Tr::parts][96], float const* bias, int lane) {
+__device__ __forceinline__ void add_out_bias(float (&acc)[Tr::parts][Tr::numbers], float const* bias, int lane) {
 #pragma unroll
   for (int i = 0; i < Tr::dim / 4; ++i) {
     float2 const b = *reinterpret_cast<float2 const*>(bias + i / 2 * 8 + fragment::column(lane));
-    float* const v = &acc[i / 48][i % 48 * 2];
+    float* const v = &acc[i / (Tr::part / 4)][i % (Tr::part / 4) * 2];
     v[0] += b.x, v[1] += b.y;
   }
 }
@@ -225,7 +227,7 @@ __device__ inline void store_residual(tensor_map const& after, stage_ring<Tr> co
 
 /// acc += before + bias, which is the new residual and is written; sums, of a thread's columns of its two rows squared.
 template <class Tr>
-__device__ __forceinline__ void add_residual(float (&acc)[Tr::parts][96], float (&sums)[2],
+__device__ __forceinline__ void add_residual(float (&acc)[Tr::parts][Tr::numbers], float (&sums)[2],
                                              hopper_arguments<typename Tr::element> const& p, stage_ring<Tr>& ring,
                                              hopper_place<Tr> const& at) {
   if (Tr::inner != 0 && p.plain.out_bias != nullptr) add_out_bias<Tr>(acc, p.plain.out_bias, at.lane);
@@ -258,9 +260,9 @@ __device__ __forceinline__ void add_residual(float (&acc)[Tr::parts][96], float 
 
 /// a = the rows of acc normed, rounded: an operand of products.
 template <class Tr>
-__device__ __forceinline__ void norm_rows(std::uint32_t (&a)[Tr::dim / 16][4], float const (&acc)[Tr::parts][96],
-                                          float const (&sums)[2], arguments<typename Tr::element> const& p,
-                                          hopper_place<Tr> const& at) {
+__device__ __forceinline__ void norm_rows(std::uint32_t (&a)[Tr::dim / 16][4],
+                                          float const (&acc)[Tr::parts][Tr::numbers], float const (&sums)[2],
+                                          arguments<typename Tr::element> const& p, hopper_place<Tr> const& at) {
   using T = typename Tr::element;
   float rstd[2];
 #pragma unroll
@@ -271,11 +273,11 @@ __device__ __forceinline__ void norm_rows(std::uint32_t (&a)[Tr::dim / 16][4], f
   }
 #pragma unroll
   for (int n = 0; n < Tr::dim / 16; ++n) {
-    int const k = n < 9 ? 8 - n : n;
+    int const k = Tr::dim >= 192 && n < 9 ? 8 - n : n;
     if (n % 4 == 0) keep_order();
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      float const* const v = &acc[k / 12][k % 12 * 8 + i * 4];
+      float const* const v = &acc[k / (Tr::part / 16)][k % (Tr::part / 16) * 8 + i * 4];
       float2 const w = *reinterpret_cast<float2 const*>(p.norm + k * 16 + i * 8 + fragment::column(at.lane));
       a[k][i * 2] = pack<T>(v[0] * rstd[0] * w.x, v[1] * rstd[0] * w.y);
       a[k][i * 2 + 1] = pack<T>(v[2] * rstd[1] * w.x, v[3] * rstd[1] * w.y);

@@ -207,9 +207,9 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
 template <mixer_shape M, class T>
 struct backward_chunked {
   using operands = backward_operands<M, T>;
-  /// Kernels are built for 16-bit numbers, heads and states of a multiple of 16, up to 128 and 256.
+  /// Kernels are built for 16-bit numbers, heads of a multiple of 8 up to 128 and states of a multiple of 16 up to 256.
   static constexpr bool possible =
-      is_half<T> && M.headdim % 16 == 0 && M.d_state % 16 == 0 && M.headdim <= 128 && M.d_state <= 256;
+      is_half<T> && M.headdim % 8 == 0 && M.d_state % 16 == 0 && M.headdim <= 128 && M.d_state <= 256;
   static constexpr bool in_place = false;
   /// Sequences go in slices of at most about this much scratch: as many blocks as keep a device busy many times over.
   static constexpr std::size_t most_scratch = std::size_t{512} << 20;
@@ -240,7 +240,7 @@ struct backward_chunked {
   using walk = backward_walk_traits<traits>;
   using layout = backward_chunk_layout<traits>;
   static constexpr unsigned units = unsigned(traits::units * M.groups);
-  static constexpr std::size_t state_bytes = std::size_t(M.heads) * M.headdim * M.d_state * sizeof(T);
+  static constexpr std::size_t state_bytes = std::size_t(units) * traits::state_bytes;
 
   static int chunks_of(int length) { return (length + ssd_tile - 1) / ssd_tile; }
   static std::size_t bytes_of(int sequences, int length) {

@@ -18,14 +18,16 @@ namespace dm2::cuda::detail::ssd {
 
 /// How chunks of 64 tokens are computed. A unit is a part of a head's columns: every result is a sum over them, or
 /// theirs alone. A unit's state is in 16 x 16 tiles, columns by N, each in the order of an A fragment's registers:
-/// ldmatrix reads a tile or its transpose without a gap between rows.
+/// ldmatrix reads a tile or its transpose without a gap between rows. Of a head that 16 does not divide a unit has
+/// zeros behind its columns, which give zeros everywhere: 24 are computed as 32.
 template <mixer_shape M, class T>
 struct backward_chunk_traits {
   using element = T;
   using sizes = backward_sizes<M>;
   using operands = backward_operands<M, T>;
   static constexpr int threads = 256, tiles = ssd_tile / 16, state = sizes::state, depth = state / 16;
-  static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice, steps = slice / 16;
+  static constexpr int width = widest_slice(sizes::headdim, 64, sizes::headdim % 16 == 0 ? 16 : 8);  ///< of a unit
+  static constexpr int slices = sizes::headdim / width, slice = (width + 15) / 16 * 16, steps = slice / 16;
   static constexpr int units = sizes::per_group * slices, pitch = 2 * slice + 16, row_pitch = 2 * state + 16;
   static constexpr int state_bytes = depth * steps * fragment_bytes;
   /// Blocks of a multiprocessor: 128 registers a thread hold the sums for dB and dC of 128 states, not of more.
@@ -126,7 +128,7 @@ struct backward_chunk_block {
   }
   [[nodiscard]] __device__ int head(int unit) const { return group() * sizes::per_group + unit / Tr::slices; }
   [[nodiscard]] __device__ int column(int unit) const {
-    return head(unit) * sizes::headdim + unit % Tr::slices * Tr::slice;
+    return head(unit) * sizes::headdim + unit % Tr::slices * Tr::width;
   }
   /// A and D of a unit's head.
   [[nodiscard]] __device__ int parameter(int unit) const { return set + head(unit); }
@@ -157,20 +159,21 @@ struct backward_chunk_block {
   }
 };
 
-/// Starts the copy of `Width` columns of a chunk's tokens by `Threads` threads, zeros behind its `tokens`; `from` is at
-/// the chunk's first.
-template <int Width, int Threads, class T>
+/// Starts the copy of `Width` columns of a chunk's tokens by `Threads` threads to rows of `Columns`, zeros behind them
+/// and behind its `tokens`; `from` is at the chunk's first.
+template <int Width, int Threads, int Columns = Width, class T>
 __device__ inline void copy_chunk(T const* from, int stride, int tokens, unsigned char* to) {
-  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = Threads / pieces;
+  constexpr int pieces = Columns / 8, pitch = 2 * Columns + 16, each = Threads / pieces;
   int thread = int(threadIdx.x);
   hide(thread);
   int row = thread / pieces;
   if (row >= each) return;
-  from += std::size_t(row) * std::size_t(stride) + thread % pieces * 8;
   std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + thread % pieces * 16);
+  bool const there = Width == Columns || thread % pieces * 8 < Width;
+  from += std::size_t(row) * std::size_t(stride) + (there ? thread % pieces * 8 : 0);
 #pragma unroll 1
   for (; row < ssd_tile; row += each) {
-    copy_async(at, from, row < tokens);
+    copy_async(at, from, there && row < tokens);
     from += each * stride, at += each * pitch;
   }
 }
@@ -178,10 +181,10 @@ __device__ inline void copy_chunk(T const* from, int stride, int tokens, unsigne
 /// Starts the copy of a unit's x and dy.
 template <class Tr>
 __device__ inline void copy_unit(backward_chunk_block<Tr> const& k, int unit) {
-  copy_chunk<Tr::slice, Tr::threads>(k.p.x + k.row(0) * std::size_t(k.p.x_stride) + k.column(unit), k.p.x_stride,
-                                     k.tokens(), k.x(unit));
-  copy_chunk<Tr::slice, Tr::threads>(k.p.dy + k.row(0) * std::size_t(k.p.dy_stride) + k.column(unit), k.p.dy_stride,
-                                     k.tokens(), k.dy(unit));
+  copy_chunk<Tr::width, Tr::threads, Tr::slice>(k.p.x + k.row(0) * std::size_t(k.p.x_stride) + k.column(unit),
+                                                k.p.x_stride, k.tokens(), k.x(unit));
+  copy_chunk<Tr::width, Tr::threads, Tr::slice>(k.p.dy + k.row(0) * std::size_t(k.p.dy_stride) + k.column(unit),
+                                                k.p.dy_stride, k.tokens(), k.dy(unit));
 }
 
 /// Starts the copy of a unit's state that enters and of the gradient of the one that leaves.

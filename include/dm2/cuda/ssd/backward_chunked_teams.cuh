@@ -239,8 +239,8 @@ __device__ inline float finish_dx(backward_chunk_block<Tr> const& k, int unit, f
     for (int half = 0; half < 2; ++half)
       *reinterpret_cast<std::uint32_t*>(x + (g + half * 8) * Tr::pitch + n * 16 + t * 4) =
           pack<T>(u[0][n][2 * half], u[0][n][2 * half + 1]);
-  write_rows<Tr::slice>(x, k.p.dx + k.row(t0) * std::size_t(k.p.dx_stride) + k.column(unit), k.p.dx_stride,
-                        k.tokens() - t0, k.lane);
+  write_rows<Tr::width, Tr::slice>(x, k.p.dx + k.row(t0) * std::size_t(k.p.dx_stride) + k.column(unit), k.p.dx_stride,
+                                   k.tokens() - t0, k.lane);
   return after;
 }
 

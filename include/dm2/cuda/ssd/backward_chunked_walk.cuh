@@ -54,7 +54,7 @@ struct backward_walk {
     sequence = first + in_slice;
     std::size_t const row = std::size_t(sequence) * std::size_t(length);
     row_stride = gradient ? p.dy_stride : p.x_stride, column_stride = gradient ? p.c_stride : p.b_stride;
-    rows = (gradient ? p.dy : p.x) + row * std::size_t(row_stride) + unit * Tr::slice;
+    rows = (gradient ? p.dy : p.x) + row * std::size_t(row_stride) + unit * Tr::width;
     columns = (gradient ? p.c : p.b) + row * std::size_t(column_stride) + head / sizes::per_group * sizes::state;
     dt = p.dt + row * sizes::heads;
     rate = p.a[sequence / p.set_size * sizes::heads + head] * log2_e;
@@ -75,7 +75,8 @@ struct backward_walk {
   }
   __device__ void copy(int step) const {
     int const t0 = chunk(step) * ssd_tile;
-    copy_chunk<Tr::slice, Tr::threads>(rows + std::size_t(t0) * row_stride, row_stride, length - t0, staged(step));
+    copy_chunk<Tr::width, Tr::threads, Tr::slice>(rows + std::size_t(t0) * row_stride, row_stride, length - t0,
+                                                  staged(step));
     copy_chunk<Tr::state, Tr::threads>(columns + std::size_t(t0) * column_stride, column_stride, length - t0,
                                        staged_columns(step));
   }

@@ -192,10 +192,11 @@ __device__ inline float tile_on_diagonal(Block const& k, int unit, float (&gradi
   return skip;
 }
 
-/// 16 rows of `Width` columns from shared to global memory, where they are inside the sequence.
-template <int Width, class T>
+/// 16 rows of `Width` columns from shared memory, of `Columns` there, to global memory, where they are inside the
+/// sequence.
+template <int Width, int Columns = Width, class T>
 __device__ inline void write_rows(unsigned char const* from, T* to, int stride, int inside, int lane) {
-  constexpr int pieces = Width / 8, pitch = 2 * Width + 16;
+  constexpr int pieces = Width / 8, pitch = 2 * Columns + 16;
   __syncwarp();
 #pragma unroll
   for (int first = 0; first < 16 * pieces; first += 32) {

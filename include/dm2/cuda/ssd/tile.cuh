@@ -41,11 +41,11 @@ struct ssd_sizes {
   static constexpr int per_group = heads / groups, inner = heads * headdim, state_width = groups * d_state;
 };
 
-/// The widest part of a head, a multiple of 16 columns of at most `most`, that divides it.
-constexpr int widest_slice(int headdim, int most) {
-  for (int s = most / 16 * 16; s > 16; s -= 16)
+/// The widest part of a head, a multiple of `step` columns of at most `most`, that divides it.
+constexpr int widest_slice(int headdim, int most, int step = 16) {
+  for (int s = most / step * step; s > step; s -= step)
     if (headdim % s == 0) return s;
-  return 16;
+  return step;
 }
 
 /// A part of a group's columns: `slice` columns of one head. Columns of x do not mix in a scan.

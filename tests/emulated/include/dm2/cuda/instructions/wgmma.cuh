@@ -120,6 +120,11 @@ void multiply_wide(float (&d)[96], std::uint64_t a, std::uint64_t b) {
   products_of_thread().back().push_back({d, 192, nullptr, a, b, true});
 }
 template <class T>
+void multiply_wide(float (&d)[48], std::uint64_t a, std::uint64_t b) {
+  product_of_type() = multiply_pending<T>;
+  products_of_thread().back().push_back({d, 96, nullptr, a, b, true});
+}
+template <class T>
 void multiply_chunk(float (&d)[36], std::uint32_t const (&a)[4], std::uint64_t b, bool add) {
   product_of_type() = multiply_pending<T>;
   products_of_thread().back().push_back({d, 72, a, 0, b, add});
