@@ -186,7 +186,7 @@ def test_two_threads_at_once_give_what_each_gives_alone():
 def test_a_gradient_of_a_gradient_is_refused():
     x, *others = scan_inputs(2, 5, 4, 8, 2, 16)
     (first,) = torch.autograd.grad(dm2.torch.ssd(x, *others).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="dm2::ssd_backward"):
+    with pytest.raises(RuntimeError, match="dm2.*ssd_backward"):
         torch.autograd.grad(first.sum(), x)
 
 
