@@ -7,6 +7,14 @@ install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/examples/c ${PROJECT_SOURCE_DIR}/examples/minimal
         DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples COMPONENT docs)
 
+# Every package tells its licence.
+function(dm2_copyright component package)
+  install(FILES ${PROJECT_SOURCE_DIR}/packaging/debian/copyright DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/${package}
+          COMPONENT ${component})
+endfunction()
+dm2_copyright(docs dm2-doc)
+dm2_copyright(headers dm2-dev)
+
 set(CPACK_PACKAGE_VENDOR dm2)
 set(CPACK_RESOURCE_FILE_LICENSE ${PROJECT_SOURCE_DIR}/LICENSE)
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
@@ -38,6 +46,7 @@ set(CPACK_COMPONENT_DOCS_DESCRIPTION "DeMansia 2: documentation and examples of 
 if(TARGET dm2_program)
   list(APPEND CPACK_COMPONENTS_ALL programs)
   set(CPACK_DEBIAN_PROGRAMS_PACKAGE_NAME dm2)
+  dm2_copyright(programs dm2)
   set(CPACK_COMPONENT_PROGRAMS_DESCRIPTION "DeMansia 2: classifies pictures, trains and converts models")
   # With both, models that it has not are compiled when they are wanted.
   set(CPACK_DEBIAN_PROGRAMS_PACKAGE_SUGGESTS "dm2-dev (= ${PROJECT_VERSION}), g++")
@@ -46,6 +55,8 @@ if(TARGET dm2_c)
   list(APPEND CPACK_COMPONENTS_ALL c c_dev)
   set(so ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
   set(CPACK_DEBIAN_C_PACKAGE_NAME libdm2-${so})
+  dm2_copyright(c libdm2-${so})
+  dm2_copyright(c_dev libdm2-dev)
   set(CPACK_COMPONENT_C_DESCRIPTION "DeMansia 2 for C and for what calls C")
   set(CPACK_DEBIAN_C_PACKAGE_CONTROL_EXTRA "${PROJECT_BINARY_DIR}/triggers")
   set(CPACK_DEBIAN_C_PACKAGE_CONTROL_STRICT_PERMISSION ON)

@@ -1,21 +1,24 @@
 """Times dm2.torch beside mamba_ssm's Triton kernels on a GPU, and compares their results.
 
-    python bench/python/mixer_core.py [--batch 256] [--length 197] [--repeats 20] [--chunks 64 128 256]
+    python bench/python/mixer_core.py [--batch 256] [--length 197] [--repeats 20] [--chunks 64 128 256] [--mamba FOLDER]
 
 Two pairs, forward and backward each, at the shape of DeMansia 2 Tiny (8 heads of 48 channels, a state of 128), in
 bfloat16: the scan (dm2.torch.ssd beside mamba_chunk_scan_combined), and the bidirectional mixer between its
 projections (dm2.torch.mixer_core beside conv1d and SiLU of PyTorch, mamba_chunk_scan_combined and the gated RMSNorm
 of mamba_ssm, for both directions). The mixer is also computed in float64 by the specification in tests/reference,
 from the same bfloat16 inputs, on a part of the batch: that tells whose error is whose. Prints a line each; returns 1
-where a result is wrong.
+where a result is wrong, 2 without a GPU.
 
 Times are medians of CUDA events with the L2 cache overwritten before each run. mamba_ssm is left out where it is
-missing.
+missing, which is said. Its Triton kernels are Python, and need triton and einops beside; --mamba takes them from a
+folder of its sources, where what it compiles has not been built. Triton tries many variants of each at the first call
+with a chunk's size, for a minute or more.
 """
 
 import argparse
 import statistics
 import sys
+import types
 from pathlib import Path
 
 import torch
@@ -31,13 +34,19 @@ from exact_mixer import exact_mixer  # noqa: E402
 HEADS, HEADDIM, STATE, TAPS = 8, 48, 128, 4
 INNER, CHANNELS = HEADS * HEADDIM, HEADS * HEADDIM + 2 * STATE
 
-try:
-    from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
-    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
-
-    THEIRS = ""
-except Exception as problem:  # Triton, einops or mamba_ssm itself
-    THEIRS = f"{type(problem).__name__}: {problem}"
+def find_theirs(sources):
+    """Sets mamba_ssm's kernels; returns why there are none, or an empty text."""
+    global mamba_chunk_scan_combined, rmsnorm_fn
+    if sources:  # the package's own __init__ imports what is compiled
+        package = types.ModuleType("mamba_ssm")
+        package.__path__ = [str(Path(sources) / "mamba_ssm")]
+        sys.modules["mamba_ssm"] = package
+    try:
+        from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+    except Exception as problem:  # Triton, einops or mamba_ssm itself
+        return f"{type(problem).__name__}: {problem}"
+    return ""
 
 
 def relative(got, want):
@@ -69,6 +78,7 @@ def medians(call, cotangent, leaves, repeats):
 
 class Report:
     def __init__(self, repeats, chunks):
+        """chunks: of mamba_ssm's scan; none where it is left out."""
         self.repeats, self.chunks, self.wrong = repeats, chunks, False
 
     def time(self, name, call, cotangent, leaves):
@@ -107,7 +117,7 @@ def bench_scan(report, batch, length):
     small = [one[:2].detach().requires_grad_() if one.ndim > 1 else one.detach().requires_grad_() for one in leaves]
     exact = gradients(lambda: reference.ssd(*part), cotangent[:2].double(), part)
     report.compare("dm2 against float64", gradients(lambda: dm2.torch.ssd(*small), cotangent[:2], small), exact, 2e-2)
-    if THEIRS:
+    if not report.chunks:
         return
     for chunk in report.chunks:
         theirs = lambda: mamba_chunk_scan_combined(x, dt, a, b, c, chunk, D=d)
@@ -184,7 +194,7 @@ def bench_mixer(report, batch, length):
     few = [small, *sides[0], *sides[1]]
     got = gradients(lambda: dm2.torch.mixer_core(small, *sides, variant="bidirectional", **sizes), cotangent[:2], few)
     report.compare("dm2 against float64", got, exact, 3e-2)
-    if THEIRS:
+    if not report.chunks:
         return
     for chunk in report.chunks:
         report.time(
@@ -201,15 +211,20 @@ def main():
     parser.add_argument("--length", type=int, default=197)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--chunks", type=int, nargs="+", default=[64, 128, 256], help="of mamba_ssm's scan")
+    parser.add_argument("--mamba", metavar="FOLDER", help="mamba_ssm's sources, of which nothing need be built")
     asked = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("mixer_core.py: PyTorch finds no GPU", file=sys.stderr)
+        return 2
+    missing = find_theirs(asked.mamba)
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     print(
         f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {asked.batch} x {asked.length} tokens, bfloat16"
     )
-    if THEIRS:
-        print(f"mamba_ssm's Triton kernels are left out: {THEIRS}")
-    report = Report(asked.repeats, asked.chunks)
+    if missing:
+        print(f"mamba_ssm's Triton kernels are left out: {missing}")
+    report = Report(asked.repeats, [] if missing else asked.chunks)
     bench_scan(report, asked.batch, asked.length)
     bench_mixer(report, asked.batch, asked.length)
     return 1 if report.wrong else 0

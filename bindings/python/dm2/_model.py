@@ -33,6 +33,7 @@ class Model:
 
     def __init__(self, native: "_dm2.Model") -> None:
         self._native = native
+        self._classes = int(json.loads(native.configuration)["classes"])
         self._given_out = False
 
     def __repr__(self) -> str:
@@ -81,7 +82,8 @@ class Model:
 
         The result is a tensor for a tensor, else an array. Numbers on the host are read where they lie, and a tensor's
         result shares the array's memory. Normalised numbers of a tensor on the model's GPU are read there, and the
-        logits written, in the order of PyTorch's present stream; other tensors on a GPU go through the host.
+        logits written, in the order of PyTorch's present stream; other tensors on a GPU go through the host. Such a call
+        is a CUDA graph already, and cannot be captured in another.
         """
         if _arrays.is_floating(images):
             return self._forward(images, _dm2.Wanted.logits)
@@ -189,9 +191,10 @@ class Model:
         images = images[None] if images.ndim == 3 else images
         if images.data_ptr() % 16 != 0:  # a part of another tensor; kernels read 16 bytes at a time
             images = images.clone()
-        classes = int(self.config["classes"])
-        logits = torch.empty((images.shape[0], classes), dtype=torch.float32, device=images.device)
+        logits = torch.empty((images.shape[0], self._classes), dtype=torch.float32, device=images.device)
         with torch.cuda.device(images.device):
+            if torch.cuda.is_current_stream_capturing():
+                raise RuntimeError("a model's call cannot be captured in a CUDA graph: it is one already")
             stream = torch.cuda.current_stream(images.device).cuda_stream
             self._native.forward_device(images, logits, stream)
         return logits

@@ -21,14 +21,14 @@ from . import _dm2
 __all__ = ["Direction", "mixer_core", "ssd"]
 
 _operations: Dict[Tuple[Any, ...], "_dm2.Operation"] = {}
-_lock = threading.Lock()
+_locks: Dict[Tuple[Any, ...], threading.Lock] = {}
 
 
 def _operation(what: str, shape: Tuple[Any, ...], x: Tensor, stream: int) -> "_dm2.Operation":
     """The compiled operation of that shape for x's type and device; on a GPU one a stream, as its scratch is."""
     threads = torch.get_num_threads() if x.device.type == "cpu" else 0
     key = (what, shape, x.dtype, x.device, stream, threads)
-    with _lock:
+    with _locks.setdefault(key, threading.Lock()):  # others are not kept waiting while one is compiled
         if key not in _operations:
             device = x.device.type
             heads, headdim, d_state, groups, taps, variant = shape
@@ -58,6 +58,12 @@ def _call(
         _operation(what, shape, x, stream).call(backward, *addresses, rows, length, stream)
 
 
+def _operand(x: Tensor) -> Tensor:
+    """x in one piece; on a GPU at a multiple of 16 bytes, without which the kernels of 16 bits cannot be taken."""
+    x = x.contiguous()
+    return x.clone() if x.device.type == "cuda" and x.data_ptr() % 16 != 0 else x
+
+
 def _beside(x: Tensor) -> torch.dtype:
     """The type of parameters, steps and sums beside x: float32 where x has 16 bits."""
     return x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
@@ -77,7 +83,7 @@ def _ssd_shape(x: Tensor, b: Tensor) -> Tuple[Any, ...]:
 
 @torch.library.custom_op("dm2::ssd", mutates_args=())
 def _ssd(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    reads = [one.contiguous() for one in (x, dt, a, b, c, d)]
+    reads = [_operand(one) for one in (x, dt, a, b, c, d)]
     y = torch.empty_like(reads[0])
     _call("ssd", _ssd_shape(x, b), False, reads, [y], x.shape[1])
     return y
@@ -92,7 +98,7 @@ def _(x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tens
 def _ssd_backward(
     dy: Tensor, x: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    reads = [one.contiguous() for one in (x, dt, a, b, c, d, dy)]
+    reads = [_operand(one) for one in (x, dt, a, b, c, d, dy)]
     dx, ddt, db, dc = (torch.empty_like(reads[i]) for i in (0, 1, 3, 4))
     da, dd = torch.zeros_like(reads[2]), torch.zeros_like(reads[5])
     _call("ssd", _ssd_shape(x, b), True, reads, [dx, ddt, da, db, dc, dd], x.shape[1])
@@ -164,7 +170,7 @@ class Direction(NamedTuple):
 
 
 def _mixer_reads(zxbcdt: Tensor, parameters: Sequence[Tensor], published: bool) -> List[Tensor]:
-    reads = [zxbcdt.contiguous(), *(one.contiguous() for one in parameters)]
+    reads = [_operand(zxbcdt), *(_operand(one) for one in parameters)]
     if published:
         reads[11] = reads[5]  # both directions' skip term
     return reads
@@ -205,7 +211,7 @@ def _(zxbcdt: Tensor, parameters: List[Tensor], sizes: List[int], published: boo
 def _mixer_core_backward(
     dg: Tensor, zxbcdt: Tensor, parameters: List[Tensor], g: Tensor, factors: Tensor, sizes: List[int], published: bool
 ) -> List[Tensor]:
-    reads = [*_mixer_reads(zxbcdt, parameters, published), dg.contiguous()]
+    reads = [*_mixer_reads(zxbcdt, parameters, published), _operand(dg)]
     if factors.numel():
         reads += [g, factors]
     gradients = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in parameters]

@@ -248,6 +248,8 @@ class model {
  private:
   static chosen_device choose(place const& where) {
     if (where.threads < 0 || where.threads > 1024) throw std::invalid_argument{"threads is not from 0 to 1024"};
+    if (where.device != "auto" && where.device != "cpu" && where.device != "cuda")
+      throw std::invalid_argument{"device is '" + where.device + "', expected auto, cpu or cuda"};
     auto const& known = example::precision_names;
     if (!where.precision.empty() && std::find(known.begin(), known.end(), where.precision) == known.end())
       throw std::invalid_argument{"precision is '" + where.precision + "', expected bf16, fp16, fp32 or tf32"};

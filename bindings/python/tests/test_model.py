@@ -179,6 +179,8 @@ def test_errors_are_pythons_with_the_programs_text(micro, tmp_path):
         dm2.create("micro", colour=3)
     with pytest.raises(ValueError, match="is none of"):
         dm2.create("enormous")
+    with pytest.raises(ValueError, match="device is 'cuda:0', expected auto, cpu or cuda"):
+        dm2.create("micro", device="cuda:0")
     with pytest.raises(ValueError, match="weights is 'old'"):
         dm2.load(GOLDEN / "lightning" / "epoch=0-step=2.ckpt", weights="old")
     with pytest.raises(ValueError, match="k is 0"):

@@ -1,6 +1,7 @@
 """dm2.torch: results and gradients of the plain PyTorch form, gradcheck, opcheck, torch.compile. Needs PyTorch."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT
@@ -146,6 +147,47 @@ def test_shapes_that_disagree_are_refused():
         dm2.torch.mixer_core(zxbcdt, forward, backward._replace(norm=forward.norm[:3]), **sizes)
     with pytest.raises(ValueError, match="variant is 'both'"):
         dm2.torch.mixer_core(zxbcdt, forward, backward, **{**sizes, "variant": "both"})
+
+
+def test_operands_that_lie_apart_or_at_odd_addresses():
+    zxbcdt, forward, backward, sizes = mixer_inputs("bidirectional")
+    want = dm2.torch.mixer_core(zxbcdt, forward, backward, **sizes)
+    shifted = torch.empty(zxbcdt.numel() + 1, dtype=zxbcdt.dtype)[1:].view_as(zxbcdt).copy_(zxbcdt.detach())
+    apart = zxbcdt.detach().transpose(0, 1).contiguous().transpose(0, 1)
+    for one in (shifted, apart):
+        assert torch.equal(dm2.torch.mixer_core(one, forward, backward, **sizes), want)
+    # a gradient of one number, spread over all without memory of its own
+    ours = torch.autograd.grad(want.sum(), zxbcdt)[0]
+    got = dm2.torch.mixer_core(zxbcdt, forward, backward, **sizes)
+    assert torch.equal(torch.autograd.grad(got, zxbcdt, torch.ones_like(got))[0], ours)
+
+
+def test_shapes_are_told_without_memory():
+    """Meta tensors, as torch.export and large models' construction use them."""
+    zxbcdt, forward, backward, sizes = mixer_inputs("published", dtype=torch.float32)
+    on_meta = [dm2.torch.Direction(*(one.to("meta") for one in side)) for side in (forward, backward)]
+    got = dm2.torch.mixer_core(zxbcdt.to("meta"), *on_meta, **sizes)
+    assert got.device.type == "meta" and got.shape == (2, 5, 64) and got.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(got.sum(), on_meta[0].norm)
+    assert gradient.shape == on_meta[0].norm.shape
+    x, dt, a, b, c, d = (one.detach().to("meta") for one in scan_inputs(2, 5, 4, 8, 2, 16, torch.bfloat16))
+    got = dm2.torch.ssd(x, dt, a, b, c, d)
+    assert got.shape == x.shape and got.dtype == torch.bfloat16
+
+
+def test_two_threads_at_once_give_what_each_gives_alone():
+    inputs = [[one.detach() for one in scan_inputs(2, length, 4, 8, 2, 16)] for length in (130, 65)]
+    want = [dm2.torch.ssd(*one) for one in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for i, got in enumerate(pool.map(lambda i: dm2.torch.ssd(*inputs[i % 2]), range(40))):
+            assert torch.equal(got, want[i % 2])
+
+
+def test_a_gradient_of_a_gradient_is_refused():
+    x, *others = scan_inputs(2, 5, 4, 8, 2, 16)
+    (first,) = torch.autograd.grad(dm2.torch.ssd(x, *others).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="dm2.*ssd_backward"):
+        torch.autograd.grad(first.sum(), x)
 
 
 def test_a_module_of_pytorch_and_a_model_exchange_weights(micro):

@@ -18,10 +18,11 @@ class device_network {
  public:
   virtual ~device_network() = default;
 
-  /// The CUDA device that it is on; the one of the thread that calls forward_device.
+  /// The CUDA device that it is on.
   [[nodiscard]] virtual int device() const = 0;
-  /// Logits of normalised pictures, without a copy: shapes, what is written and errors as of the function of this name
-  /// in dm2/cuda/model.cuh. `stream` is a cudaStream_t; the call returns before its work is done.
+  /// Logits of normalised pictures, which are read where they are: shapes, results and errors as of the function
+  /// of this name in dm2/cuda/model.cuh, but that another address of logits is no graph of its own. `stream` is a
+  /// cudaStream_t of that device; the call returns before its work is done.
   virtual void forward_device(float const* pictures, int batch, float* logits, void* stream) = 0;
 };
 
