@@ -195,16 +195,19 @@ TEST_CASE("cache processes: a stop flag ends the waiting for another process, wh
   CHECK(c.models.find("one"));
 }
 
-TEST_CASE("cache processes: what is being compiled is not pruned") {
+TEST_CASE("cache processes: what is being compiled is not pruned, and told") {
   stub_cache c;
   fs::path const other = c.make("other");
   auto const request = stub_request(c.counted, "one", slow);
   pid_t const first = in_process([&] { c.models.find_or_compile(request); });
   REQUIRE(soon([&] { return has_file(c, ".part"); }));
-  CHECK(c.models.prune().models == 1);
+  dm2::run::prune_report const pruned = c.models.prune();
+  CHECK(pruned.models == 1);
+  CHECK(pruned.busy == 1);
   CHECK(ended_well(first));
   CHECK(c.models.find("one"));
   CHECK_FALSE(fs::exists(other));
+  CHECK(c.models.prune().busy == 0);
 }
 
 TEST_CASE("cache processes: the caller's ignored signals, closed input and open files do not reach the compiler") {

@@ -20,6 +20,7 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -40,7 +41,7 @@ struct cached_model {
 struct prune_report {
   std::size_t models = 0;   ///< entries removed
   std::uint64_t bytes = 0;  ///< of those
-  std::size_t busy = 0;     ///< entries left, because they are being compiled
+  std::size_t busy = 0;     ///< left, because they are being compiled, whether there was an entry or not
 };
 
 /// A folder of shared objects. Whoever can write into it decides what dm2's programs execute: it is used only where
@@ -141,19 +142,20 @@ class cache {
     prune_report out;
     if (!std::filesystem::exists(folder_)) return out;
     std::filesystem::path const real = detail::require_private(folder_);
-    sweep(real, {});
+    std::set<std::string> busy = sweep(real, {});
     for (cached_model const& model : list()) {
       if (which && !which(model)) continue;
       std::string const key = detail::key_of(model.path.filename().string(), detail::object_ending);
       detail::entry_lock lock{real / detail::lock_name(key)};
       if (!lock.try_take()) {
-        out.busy += 1;
+        busy.insert(key);
         continue;
       }
       if (!detail::remove_tree(AT_FDCWD, model.path.c_str())) throw file_error{model.path, "cannot be removed"};
       out.models += 1;
       out.bytes += model.bytes;
     }
+    out.busy = busy.size();
     return out;
   }
 
@@ -191,16 +193,21 @@ class cache {
   }
 
   /// Removes what killed processes have left: unfinished folders and lock files that nobody holds. `held` is the key
-  /// whose lock the caller has.
-  static void sweep(std::filesystem::path const& real, std::string const& held) {
+  /// whose lock the caller has. Returns the keys of what other processes compile.
+  static std::set<std::string> sweep(std::filesystem::path const& real, std::string const& held) {
+    std::set<std::string> busy;
     for (std::string const& name : detail::names_in(real)) {
       std::string key = detail::key_of(name, detail::unfinished_ending);
       if (key.empty()) key = detail::key_of(name, detail::lock_ending);
       if (key.empty()) continue;
       detail::entry_lock lock{real / detail::lock_name(key)};
-      if (key != held && !lock.try_take()) continue;
+      if (key != held && !lock.try_take()) {
+        busy.insert(key);
+        continue;
+      }
       detail::remove_tree(AT_FDCWD, (real / detail::unfinished_name(key)).c_str());
     }
+    return busy;
   }
 
   /// value / unit with one decimal.
