@@ -233,7 +233,8 @@ inline int start_on_gpus(std::vector<int> const& gpus, int restarts, double pati
 
 /// The words of a process that --gpus starts: on a GPU or not at all, where no --device says otherwise. Throws
 /// usage_error where this program knows no GPU.
-[[nodiscard]] inline std::vector<std::string> words_for_gpus(std::string const& gpus, std::vector<std::string> words) {
+[[nodiscard]] inline std::vector<std::string> words_for_gpus([[maybe_unused]] std::string const& gpus,
+                                                             std::vector<std::string> words) {
 #ifndef DM2_EXAMPLES_CUDA
   throw usage_error{"--gpus " + gpus + ": " + gpu_problem()};
 #endif
