@@ -130,7 +130,7 @@ dm2::dataset open_pictures(options const& o, dm2::tensor_file const& file, std::
   fs::path const root = fs::is_directory(o.data / "val", ignored) ? o.data / "val" : o.data;
   std::vector<std::string> const names = names_in_file("evaluate", file, classes);
   auto const order = names.empty() ? chosen_order(o, file, root) : dm2::class_order::natural;
-  dm2::dataset const set = [&] {
+  dm2::dataset set = [&] {
     try {
       return dm2::dataset{root, {.classes = names, .order = order}};
     } catch (dm2::unknown_class const& problem) {
