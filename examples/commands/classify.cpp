@@ -187,10 +187,12 @@ struct run {
   run_speed all(std::span<picture_entry const> entries, int batch, chosen_device const& device) {
     writer.begin();
     progress.show(0);
+    bool const packed =
+        std::all_of(entries.begin(), entries.end(), [](picture_entry const& entry) { return entry.set != nullptr; });
     run_speed const speed = run_pictures(
         net, entries, batch, device.workers,
         [&](picture_batch const& b, dm2::run::batch_results const& results) { finish(b, results); }, {},
-        device.pictures);
+        device.pictures(packed, batch));
     progress.clear();
     writer.end();
     return speed;

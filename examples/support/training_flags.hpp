@@ -285,9 +285,10 @@ inline void add_run(CLI::App& app, training_flags& f) {
                             "What finishes pictures once they are decoded: auto is a GPU that computes. The bytes are "
                             "the same")
       ->group(group);
-  add_choice<augment_place>(app, "--decode", f.decode_on, augment_places(),
-                            "What decodes JPEGs: the device baseline files, those of packed sets fastest; auto is the "
-                            "host. The bytes are the same")
+  add_choice<augment_place>(
+      app, "--decode", f.decode_on, augment_places(),
+      "What decodes JPEGs: the device baseline files, those of packed sets fastest; auto is what is "
+      "sooner. The bytes are the same")
       ->group(group);
   app.add_option("--threads", f.threads, "Threads that compute (0: one a processor)")
       ->check(number_from(0, 1024))

@@ -102,13 +102,10 @@ class training_run {
     trainer_options options = driver_options();
     training_loop::require_options(model_, options, training, validation ? &*validation : nullptr, processes_);
     auto const state = code_.make_training({validation_batch(), flags_.threads, state_options(options), &processes_});
-    std::pmr::memory_resource* const raw = state->raw_memory();
-    device_pictures const given = choose_pictures(flags_.augment_on, flags_.decode_on, raw != nullptr);
-    if (given.finishes) {
-      raw_decoder* const decoder = given.decodes ? state->picture_decoder() : nullptr;
-      training.leave_raw(*raw, decoder);
-      if (validation) validation->leave_raw(*raw, decoder);
-    }
+    leave_raw(training, *state, {data_.training.packed() != nullptr, true, flags_.batch, *flags_.workers});
+    if (validation)
+      leave_raw(*validation, *state,
+                {data_.validation->packed() != nullptr, false, validation_batch(), *flags_.workers});
     fill(*state);
     training_loop driver{*state,          std::move(options), training, validation ? &*validation : nullptr,
                          folder_.files(), processes_};
@@ -132,6 +129,13 @@ class training_run {
  private:
   [[nodiscard]] bool on_host() const { return code_.backend() == run::backend::cpu; }
   [[nodiscard]] image_extent image() const { return {model_.image.height, model_.image.width}; }
+
+  /// Leaves to the device what it is to do to a loader's pictures.
+  void leave_raw(loader& pictures, training_state& state, picture_load const& load) const {
+    std::pmr::memory_resource* const raw = state.raw_memory();
+    device_pictures const given = choose_pictures(flags_.augment_on, flags_.decode_on, raw != nullptr, load);
+    if (given.finishes) pictures.leave_raw(*raw, given.decodes ? state.picture_decoder() : nullptr);
+  }
 
   /// The parameters to start with: of the seed, and where the flags name a file, of that.
   void fill(training_state& state) const {
