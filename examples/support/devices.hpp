@@ -45,10 +45,10 @@ struct picture_load {
   int batch = 1, workers = 0;  ///< pictures at a time; threads that read (0: one a processor)
 };
 
-/// Whether the device decodes JPEGs sooner than the host's threads, each of which does 500 to 620 a second. An H200 that
-/// infers decodes 23,000 of a packed set; one that trains loses 2 % to it, so that 16 threads, which decode as many as
-/// it trains on, are the better ones. A file without restarts is one thread's work there: a batch takes as long as its
-/// largest, 7,200 pictures a second in batches of 256, 12,500 of 1,024 (bench/results/h200/decode.md).
+/// Whether the device decodes JPEGs sooner than the host's threads, each of which does 500 to 620 a second. An H200
+/// that infers takes 23,000 of a packed set; one that trains loses 2 % to it, so that 16 threads, which decode as many
+/// as it trains on, are the better ones. A file without restarts is one thread's work there: a batch takes as long as
+/// its largest, 7,200 pictures a second in batches of 256, 12,500 of 1,024 (bench/results/h200/decode.md).
 [[nodiscard]] inline bool device_decodes_sooner(picture_load const& load) {
   int const threads = worker_count(load.workers);
   if (!load.packed) return load.batch / 32 >= threads;
