@@ -25,7 +25,8 @@ struct tiled_scan_of {
   static constexpr mixer_shape shape = M;
   using element = float;
   using form = cuda::detail::ssd::backward_tiled<M, float, Tf32>;
-  /// TF32 keeps the mantissa that half has. Float's sums over tokens and channels, some of which cancel, leave up to 1e-5.
+  /// TF32 keeps the mantissa that half has. Float's sums over tokens and channels, some of which cancel, leave up to
+  /// 1e-5.
   static constexpr double tolerance = Tf32 ? gradient_tolerance<__half> : 1e-5;
   static constexpr double total_tolerance = Tf32 ? sum_tolerance<__half> : 1e-5;
 };

@@ -1,13 +1,14 @@
 /// @file
 /// The scan's backward as masked products in tiles, in float or TF32.
 ///
-/// With G_ij = C_i . B_j, E_ij = exp(c_i - c_j) (i >= j, c the sum of dt A from the sequence's start), W_ij = dy_i . x_j:
+/// With G_ij = C_i . B_j, E_ij = exp(c_i - c_j) (i >= j, c the sum of dt A from the sequence's start) and
+/// W_ij = dy_i . x_j:
 ///     U_j = sum_{i >= j} G_ij E_ij dy_i       dx_j = dt_j U_j + D dy_j,  dD = sum dy . x
 ///     dG_ij = sum over the group's heads of E_ij W_ij dt_j                  dC = dG B,  dB = dG^T C
 ///     da_t = sum_{i >= t > j} gamma_ij,  gamma_ij = G_ij E_ij W_ij dt_j     d dt = x . U + A da,  dA = sum dt da
-/// The sums for da are over rectangles, without cancellation: of whole tiles, of rows or columns of the tiles beside the
-/// token's own, and inside that one. Decays of all tokens are as in tiled.cuh. For 197 tokens of Tiny it is 82 million
-/// operations a sequence, in chunks (backward_general.cuh) 217.
+/// The sums for da are over rectangles, without cancellation: of whole tiles, of rows or columns of the tiles beside
+/// the token's own, and inside that one. Decays of all tokens are as in tiled.cuh. For 197 tokens of Tiny it is 82
+/// million operations a sequence, in chunks (backward_general.cuh) 217.
 #pragma once
 
 #include <dm2/core/arena.hpp>

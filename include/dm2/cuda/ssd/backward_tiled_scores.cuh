@@ -1,9 +1,9 @@
 /// @file
-/// Scores and their gradient in tiles of 64 x 64 tokens, float or TF32.
+/// Scores and their gradient in tiles, in float or TF32.
 ///
-/// First of the kernels of backward_tiled.cuh, which has the equations. A block has one tile on or below the diagonal of
-/// one group: the scores G once, then head after head W = dy x^T, of which the gradient of the scores is a sum and the
-/// steps' gradient needs sums over rows and columns. G, the gradient and W stay in registers.
+/// First of the kernels of backward_tiled.cuh, which has the equations. A block has one tile of 64 x 64 tokens, on or
+/// below the diagonal, of one group: the scores G once, then head after head W = dy x^T, of which the gradient of the
+/// scores is a sum, and the steps' gradient needs sums over rows and columns. G, the gradient and W stay in registers.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -89,11 +89,40 @@ struct score_sums {
   float square[block_side][block_side + 1];
 };
 
-/// A head's part of the gradient, and the sums of gamma. `w` is the head's W.
+/// The sum of gamma of a thread's column j over its warp's rows, to shared memory; sum: over its own rows.
+template <class Sums>
+__device__ inline void share_column(score_sums& shared, int j, float sum) {
+#pragma unroll
+  for (int distance = Sums::sharing; distance < 32; distance *= 2) sum += __shfl_xor_sync(~0u, sum, distance);
+  if (int(threadIdx.x) % 32 < Sums::sharing) shared.columns[threadIdx.x / 32][Sums::column(j)] = sum;
+}
+
+/// A head's sums of gamma to memory. `rows`: over a thread's columns.
+template <class Sums>
+__device__ inline void write_sums(float const (&rows)[Sums::own_rows], score_sums& shared, score_tile const& at,
+                                  tiled_gradients const& s, int line) {
+  int const t = int(threadIdx.x);
+  bool const writes = t < block_side && at.j0 + t < s.length;
+  if (at.diagonal()) {
+    rectangle_sums(shared.square, shared.rectangle);
+    if (writes) s.sums_of(line, at.row)[at.j0 + t] = shared.rectangle[0][t] + shared.rectangle[1][t];
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < Sums::own_rows; ++i) {
+    float const sum = sum_over_lanes<Sums::sharing>(rows[i]);
+    int const token = at.i0 + Sums::row(i);
+    if (t % Sums::sharing == 0 && token < s.length) s.sums_of(line, at.column)[token] = sum;
+  }
+  __syncthreads();
+  auto const& c = shared.columns;
+  if (writes) s.sums_of(line, at.row)[at.j0 + t] = (c[0][t] + c[1][t]) + (c[2][t] + c[3][t]);
+}
+
+/// A head's part of the gradient, and the sums of gamma. `w` is the head's W, and zero afterwards.
 template <class Sums>
 __device__ inline void add_head(Sums& gradient, Sums& w, Sums& g, score_sums& shared, score_tile const& at,
                                 tiled_gradients const& s, int line) {
-  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   float4 const* const decays = s.decays_of(line);
   float2 own[Sums::own_rows];
   float rows[Sums::own_rows] = {};
@@ -108,36 +137,17 @@ __device__ inline void add_head(Sums& gradient, Sums& w, Sums& g, score_sums& sh
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < Sums::own_rows; ++i) {
+      // A choice, not a factor: above the diagonal the exponential may be infinite.
       bool const later = at.i0 + Sums::row(i) >= at.j0 + Sums::column(j);
       float const decay = exp2_fast((own[i].x - from.x) + (own[i].y - from.y));
       float const score = later ? w.at(i, j) * (decay * from.z) : 0.f, gamma = score * g.at(i, j);
-      gradient.at(i, j) += score;
+      gradient.at(i, j) += score, w.at(i, j) = 0;
       rows[i] += gamma, sum += gamma;
       if (at.diagonal()) shared.square[Sums::row(i)][Sums::column(j)] = gamma;
-      w.at(i, j) = 0;
     }
-#pragma unroll
-    for (int distance = Sums::sharing; distance < 32; distance *= 2) sum += __shfl_xor_sync(~0u, sum, distance);
-    if (lane < Sums::sharing) shared.columns[warp][Sums::column(j)] = sum;
+    share_column<Sums>(shared, j, sum);
   }
-  int const t = int(threadIdx.x);
-  if (at.diagonal()) {
-    rectangle_sums(shared.square, shared.rectangle);
-    if (t < block_side && at.j0 + t < s.length)
-      s.sums_of(line, at.row)[at.j0 + t] = shared.rectangle[0][t] + shared.rectangle[1][t];
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < Sums::own_rows; ++i) {
-    float const sum = sum_over_lanes<Sums::sharing>(rows[i]);
-    int const token = at.i0 + Sums::row(i);
-    if (lane % Sums::sharing == 0 && token < s.length) s.sums_of(line, at.column)[token] = sum;
-  }
-  __syncthreads();
-  if (t < block_side && at.j0 + t < s.length) {
-    auto const& c = shared.columns;
-    s.sums_of(line, at.row)[at.j0 + t] = (c[0][t] + c[1][t]) + (c[2][t] + c[3][t]);
-  }
+  write_sums<Sums>(rows, shared, at, s, line);
 }
 
 /// Block x: tile, then sequence from `first` on; y: group.
