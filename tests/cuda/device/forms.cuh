@@ -144,13 +144,17 @@ class chooser {
       if (room::make_plan<room::traits<S::attention, T>>(device_, 256, length).capacity != 0) return {"resident", true};
     if constexpr (room::streams<T>(S::attention))
       if (holds(room::streamed_traits<S::attention, T>::bytes)) return {"streamed", true};
-    return {"composed", false};
+    return composed_attention();
   }
   [[nodiscard]] form attention_backward() const {
     if (resident_backward<5>() || resident_backward<13>()) return {"resident", true};
     namespace room = cuda::detail::attention_core;
     if constexpr (room::streams<T>(S::attention))
       if (holds(room::streamed_traits<S::attention, T>::keys_bytes)) return {"streamed", true};
+    return composed_attention();
+  }
+  [[nodiscard]] static form composed_attention() {
+    if (cuda::detail::attention_core::tile_traits<S::attention, tf32>::tf32) return {"composed, `mma` TF32", true};
     return {"composed", false};
   }
   template <int Groups>
