@@ -58,12 +58,13 @@ TEST_CASE("cuda mixer_core_backward: equals the CPU's for states, heads and grou
 }
 
 TEST_CASE("cuda mixer_core_backward: in TF32 it is near the CPU's in double") {
+  // Half the allowance of fp16: the mantissa is the same, but only products' operands are rounded.
   constexpr auto tf32 = cuda::precision::tf32;
   for (int const length : {1, 17, 65, 197}) {
     CAPTURE(length);
-    backward_mixer<tf32, fours>{2, length}.check(rounding_tolerance<__half>);
-    backward_mixer<tf32, least>{2, length}.check(rounding_tolerance<__half>);
-    backward_mixer<tf32, turned>{1, length}.check(rounding_tolerance<__half>);
+    backward_mixer<tf32, fours>{2, length}.check(4e-3);
+    backward_mixer<tf32, least>{2, length}.check(4e-3);
+    backward_mixer<tf32, turned>{1, length}.check(4e-3);
   }
 }
 

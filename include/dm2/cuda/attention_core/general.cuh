@@ -35,7 +35,8 @@ struct general_traits {
   static constexpr int pitch = depth + 4, factor_pitch = tile + 4;
 };
 
-/// A thread's part of a tile in float: rows row(i) and columns column(j) of scores, channels channel(c) of sums of rows.
+/// A thread's part of a tile in float: rows row(i) and columns column(j) of scores, channels channel(c) of sums of
+/// rows.
 struct float_tile_thread {
   static constexpr int threads = 256;
   static constexpr int rows = 4, columns = 4, channels = 2;  ///< channels of a slab of 32
