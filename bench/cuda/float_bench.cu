@@ -1,11 +1,13 @@
 // fp32 and TF32: Tiny's evaluation by operation, and the tiled kernels beside the plain ones that they stand for.
 #include <dm2/cuda/ssd.cuh>
+#include <dm2/cuda/ssd_backward.cuh>
 #include <dm2/cuda/stem.cuh>
 
 #include "cuda/device_report.cuh"
 #include "cuda/network_steps.cuh"
 #include "cuda/timing.cuh"
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -145,6 +147,67 @@ void scan(char const* name, int batch, int length) {
   r.print();
 }
 
+/// Gradients of a scan.
+template <mixer_shape M>
+struct scan_gradients {
+  static constexpr std::size_t inner = M.d_inner(), states = std::size_t(M.groups) * M.d_state;
+  std::size_t tokens;
+  random_array<float> x, dt, a, b, c, d;
+
+  explicit scan_gradients(std::size_t n)
+      : tokens{n}, x{n * inner}, dt{n * M.heads}, a{M.heads}, b{n * states}, c{n * states}, d{M.heads} {}
+  [[nodiscard]] cuda::ssd_gradient<M, float> view() {
+    using heads = block<float, space::device, M.heads>;
+    return {{x.data(), tokens}, {dt.data(), tokens}, heads{a.data()},
+            {b.data(), tokens}, {c.data(), tokens},  heads{d.data()}};
+  }
+  /// The greatest distance of those of tokens from another's.
+  [[nodiscard]] double apart(scan_gradients const& other) const {
+    double most = std::max(distance(x.data(), other.x.data(), tokens * inner),
+                           distance(dt.data(), other.dt.data(), tokens * M.heads));
+    most = std::max(most, distance(b.data(), other.b.data(), tokens * states));
+    return std::max(most, distance(c.data(), other.c.data(), tokens * states));
+  }
+};
+
+/// One direction's scan, backward: in chunks of float, in tiles, in TF32.
+template <config C>
+void scan_backward(char const* name, int batch, int length) {
+  namespace room = cuda::detail::ssd;
+  constexpr mixer_shape M = sizes<C>::mixer;
+  using plain = room::backward_general<M, float>;
+  std::size_t const n = std::size_t(batch) * std::size_t(length);
+  constexpr std::size_t inner = M.d_inner(), states = std::size_t(M.groups) * M.d_state;
+  random_array<float> const x{n * inner}, dy{n * inner}, b{n * states, 0.1f}, c{n * states, 0.1f};
+  random_array<float> const dt{n * M.heads, 0.002f, 0.01f}, a{std::size_t(M.heads), 0.1f, -4}, d{std::size_t(M.heads)};
+  random_array<float> sums{std::size_t(batch) * M.heads * 2};
+  scan_gradients<M> want{n}, tiles{n}, tensor{n};
+  cuda::stream const s;
+  cuda::context<fp32> exact{s.get()};
+  cuda::context<tf32> rounded{s.get()};
+  using heads = block<float const, space::device, M.heads>;
+  cuda::ssd_input<M, float> const in{{x.data(), n}, {dt.data(), n},  heads{a.data()}, {b.data(), n},
+                                     {c.data(), n}, heads{d.data()}, length};
+  auto p = room::operands_of<M, float>(in, dy.data(), want.view(), batch);
+  p.da = sums.data(), p.d_skip = sums.data() + std::ptrdiff_t{batch} * M.heads;
+  cuda::device_memory const scratch{plain::scratch_bytes(batch, length, exact.device())};
+  double const pairs = 0.5 * length * (length + 1);
+  three_forms r{std::string{"scan backward, "} + name + ", " + std::to_string(batch) + " x " + std::to_string(length),
+                2e-9 * batch * pairs * double(3 * states + 2 * inner),
+                0,
+                0,
+                0,
+                0};
+  r.plain =
+      median_us(s, [&] { plain::launch(p, reinterpret_cast<std::byte*>(scratch.data()), exact.device(), s.get()); });
+  rows<float const, M.d_inner(), space::device> const slopes{dy.data(), n};
+  r.tiles = median_us(s, [&] { cuda::ssd_backward(exact, in, slopes, tiles.view()); });
+  r.tiles_apart = tiles.apart(want);
+  r.tensor = median_us(s, [&] { cuda::ssd_backward(rounded, in, slopes, tensor.view()); });
+  r.tensor_apart = tensor.apart(want);
+  r.print();
+}
+
 /// An evaluation's operations and the whole of it.
 template <config C, precision P>
 void network(char const* name, int batch) {
@@ -176,6 +239,10 @@ int main() {
     scan<tiny>("Tiny", 87, 577);
     scan<tiny>("Tiny", 64, 785);
     scan<published_small>("Small", 256, 197);
+    scan_backward<tiny>("Tiny", 256, 197);
+    scan_backward<tiny>("Tiny", 87, 577);
+    scan_backward<tiny>("Tiny", 64, 785);
+    scan_backward<published_small>("Small", 256, 197);
     network<tiny, fp32>("Tiny 224, fp32", 256);
     network<tiny, tf32>("Tiny 224, TF32", 256);
   } catch (std::exception const& e) {

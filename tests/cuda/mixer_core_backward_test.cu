@@ -57,6 +57,17 @@ TEST_CASE("cuda mixer_core_backward: equals the CPU's for states, heads and grou
   backward_mixer<fp32, wide_group>{1, 17}.check();
 }
 
+TEST_CASE("cuda mixer_core_backward: in TF32 it is near the CPU's in double") {
+  // Half the allowance of fp16: the mantissa is the same, but only products' operands are rounded.
+  constexpr auto tf32 = cuda::precision::tf32;
+  for (int const length : {1, 17, 65, 197}) {
+    CAPTURE(length);
+    backward_mixer<tf32, fours>{2, length}.check(4e-3);
+    backward_mixer<tf32, least>{2, length}.check(4e-3);
+    backward_mixer<tf32, turned>{1, length}.check(4e-3);
+  }
+}
+
 TEST_CASE_TEMPLATE("cuda mixer_core_backward: in 16 bits it is near the CPU's in double", P, in_bf16, in_fp16) {
   // Among groups of few channels are some of nearly zeros, whose rounding the norm magnifies.
   constexpr double few = P::value == cuda::precision::bf16 ? 6e-2 : 2.5e-2;

@@ -150,7 +150,8 @@ struct backward_call {
         if (convolves || (Input == ssd::quadratic_input::two_units && form::fits(scan_operands(), ctx.device())))
           return form::launch(scan_operands(), ctx.device(), ctx.stream());
     }
-    ssd::launch_backward(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(), ctx.device(), ctx.stream());
+    ssd::launch_backward<P == precision::tf32>(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(),
+                                               ctx.device(), ctx.stream());
   }
 
   template <int Wide, int Narrow>

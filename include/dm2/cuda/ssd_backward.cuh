@@ -2,10 +2,11 @@
 /// State-space duality, backward, alone or inside a model. This header is all that a caller needs.
 ///
 /// Saved: nothing but the scan's operands. Computed again: decays, scores C B^T, and the states where there are any.
-/// Three forms (ssd/backward_operands.cuh says what a form is):
+/// Four forms (ssd/backward_operands.cuh says what a form is):
 ///  - quadratic (ssd/backward_quadratic.cuh): short sequences of 16-bit numbers on the tensor cores; a mixer may ask
 ///    for it with the convolution inside (ssd/backward_quadratic_two_units.cuh);
 ///  - chunked (ssd/backward_chunked.cuh): longer ones, in chunks of 64 tokens with the states between them;
+///  - in tiles of float or TF32 (ssd/backward_tiled.cuh): float up to 800 tokens, as masked products;
 ///  - chunks in float (ssd/backward_general.cuh): everything else.
 #pragma once
 
@@ -19,6 +20,7 @@
 #include <dm2/cuda/ssd/backward_general.cuh>
 #include <dm2/cuda/ssd/backward_quadratic.cuh>
 #include <dm2/cuda/ssd/backward_quadratic_two_units.cuh>
+#include <dm2/cuda/ssd/backward_tiled.cuh>
 #include <dm2/cuda/tile/partial_sums.cuh>
 
 #include <cstddef>
@@ -32,8 +34,9 @@ using ssd_gradient = dm2::ssd_gradient<M, T, space::device, float>;
 
 namespace detail::ssd {
 
-/// f with the form of the scan's backward that takes these operands.
-template <mixer_shape M, class T, class F>
+/// f with the form of the scan's backward that takes these operands. Tf32: float's products may be TF32's; scratch is
+/// the same.
+template <bool Tf32 = false, mixer_shape M, class T, class F>
 auto with_backward_form([[maybe_unused]] backward_operands<M, T> const& p,
                         [[maybe_unused]] device_properties const& device, F const& f) {
   if constexpr (backward_quadratic<M, T>::possible) {
@@ -41,6 +44,9 @@ auto with_backward_form([[maybe_unused]] backward_operands<M, T> const& p,
   }
   if constexpr (backward_chunked<M, T>::possible) {
     if (backward_chunked<M, T>::fits(p, device)) return f(backward_chunked<M, T>{});
+  }
+  if constexpr (backward_tiled<M, T, Tf32>::possible) {
+    if (backward_tiled<M, T, Tf32>::fits(p, device)) return f(backward_tiled<M, T, Tf32>{});
   }
   return f(backward_general<M, T>{});
 }
@@ -53,12 +59,12 @@ std::size_t backward_scratch(backward_operands<M, T> const& p, device_properties
 }
 
 /// Enqueues the scan's backward; scratch from `memory`.
-template <mixer_shape M, class T>
+template <bool Tf32 = false, mixer_shape M, class T>
 void launch_backward(backward_operands<M, T> const& p, arena& memory, device_properties const& device,
                      cudaStream_t stream) {
   arena_scope const scope{memory};
   std::byte* const scratch = memory.template take<std::byte>(backward_scratch(p, device));
-  with_backward_form(p, device, [&](auto form) { decltype(form)::launch(p, scratch, device, stream); });
+  with_backward_form<Tf32>(p, device, [&](auto form) { decltype(form)::launch(p, scratch, device, stream); });
 }
 
 /// The operands of the public operation, but for where the sums for A and D go.
@@ -84,10 +90,12 @@ backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, ssd_
 /// Writes   as ssd_gradient says; no gradient overlaps an input. The same input on the same device gives the same bits.
 /// Forms    for T of 16 bits, a multiple of 16 states and of 8 columns a head, where every pointer is at a multiple of
 ///          16 bytes: quadratic for at most 240 tokens where it fits into a block's shared memory and 16 divides a
-///          head's columns, chunked otherwise. In chunks of 64 tokens in float for all else.
+///          head's columns, chunked otherwise. T = float, with 4 dividing P and N and such pointers, is in tiles up to
+///          800 tokens, TF32's where the context has that precision. In chunks of 64 tokens in float for all else.
 /// Scratch  Two floats for each sequence and head; in the quadratic form that is all. In chunks for each sequence, head
 ///          and 64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB.
-///          One sequence's are taken in any case.
+///          In tiles 12 L^2 bytes for each sequence and group, at most about 64 MB. One sequence's are taken in any
+///          case.
 /// Throws   shape_error if the operands disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060); the equations: ssd/backward_general.cuh.
 template <mixer_shape M, class T, precision P>
@@ -108,7 +116,7 @@ void ssd_backward(context<P>& ctx, ssd_input<M, T> const& in,
     return;
   arena_scope const scope{ctx.shared()};
   operands.da = ctx.shared().template take<float>(2 * sums), operands.d_skip = operands.da + sums;
-  detail::ssd::launch_backward(operands, ctx.shared(), ctx.device(), ctx.stream());
+  detail::ssd::launch_backward<P == precision::tf32>(operands, ctx.shared(), ctx.device(), ctx.stream());
   detail::add_parts("ssd_backward: A", ctx.stream(), operands.da, count, M.heads, grad.a.data);
   detail::add_parts("ssd_backward: D", ctx.stream(), operands.d_skip, count, M.heads, grad.d.data);
 }

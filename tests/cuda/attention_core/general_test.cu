@@ -50,23 +50,29 @@ struct general_case {
     CAPTURE(host.length);
     forward();
     host.forward();
-    CHECK(relative_error(y.read(), host.y) < 4 * rounding_tolerance<T>);
+    CHECK(relative_error(y.read(), host.y) < 4 * product_tolerance<P>);
     CHECK(y.margins_untouched());
   }
 };
 
 constexpr attention_shape tiny_attention{.heads = 3, .head_dim = 96, .rotary = 48, .d_conv = 4};
+/// The widest heads of TF32's tiles, and heads that are float's in any precision.
+constexpr attention_shape widest_attention{.heads = 1, .head_dim = 128, .rotary = 64, .d_conv = 3};
+constexpr attention_shape wider_attention{.heads = 1, .head_dim = 132, .rotary = 4, .d_conv = 2};
 
 }  // namespace
 
 TEST_CASE_TEMPLATE("attention_core_general: equals the CPU's in double, at lengths around the tile's", P, in_bf16,
-                   in_fp16, in_fp32) {
+                   in_fp16, in_fp32, in_tf32) {
   for (int const length : {1, 2, 17, 63, 64, 65, 128, 197}) {
     general_case<P::value, plain_attention>{2, length}.check();
     general_case<P::value, partly_turned>{2, length}.check();
     general_case<P::value, fully_turned>{3, length}.check();
   }
   general_case<P::value, tiny_attention>{1, 197}.check();
+  general_case<P::value, tiny_attention>{1, 65}.check();
+  general_case<P::value, widest_attention>{1, 65}.check();
+  general_case<P::value, wider_attention>{1, 65}.check();
   general_case<P::value, partly_turned>{1, 785}.check();
   general_case<P::value, plain_attention>{1, 3137}.check();
 }

@@ -129,11 +129,13 @@ class chooser {
     p.length = length, p.sequences = p.set_size = 1;
     p.x_stride = p.dy_stride = p.dx_stride = S::d_inner;
     p.b_stride = p.c_stride = p.db_stride = p.dc_stride = S::mixer.groups * S::mixer.d_state;
-    return room::with_backward_form(p, device_, [](auto chosen) -> form {
+    return room::with_backward_form<tf32>(p, device_, [](auto chosen) -> form {
       using F = decltype(chosen);
       if constexpr (std::is_same_v<F, room::backward_quadratic<S::mixer, T>>) return {"quadratic", true};
       if constexpr (std::is_same_v<F, room::backward_chunked<S::mixer, T>>) return {"chunks", true};
-      return {"recurrence", false};
+      if constexpr (std::is_same_v<F, room::backward_tiled<S::mixer, T, tf32>>)
+        return {tf32 ? "`mma` TF32" : "tiles", tf32};
+      return {"chunks of float", false};
     });
   }
   [[nodiscard]] form attention() const {
@@ -142,13 +144,17 @@ class chooser {
       if (room::make_plan<room::traits<S::attention, T>>(device_, 256, length).capacity != 0) return {"resident", true};
     if constexpr (room::streams<T>(S::attention))
       if (holds(room::streamed_traits<S::attention, T>::bytes)) return {"streamed", true};
-    return {"composed", false};
+    return composed_attention();
   }
   [[nodiscard]] form attention_backward() const {
     if (resident_backward<5>() || resident_backward<13>()) return {"resident", true};
     namespace room = cuda::detail::attention_core;
     if constexpr (room::streams<T>(S::attention))
       if (holds(room::streamed_traits<S::attention, T>::keys_bytes)) return {"streamed", true};
+    return composed_attention();
+  }
+  [[nodiscard]] static form composed_attention() {
+    if (cuda::detail::attention_core::tile_traits<S::attention, tf32>::tf32) return {"composed, `mma` TF32", true};
     return {"composed", false};
   }
   template <int Groups>

@@ -1,5 +1,5 @@
 /// @file
-/// A batch of sequences for a form of the scan's backward on the tensor cores, with its gradients in double.
+/// A batch of sequences for a form of the scan's backward, with its gradients in double.
 #pragma once
 
 #include <dm2/cuda/ssd/backward_chunked.cuh>
@@ -19,11 +19,20 @@
 
 namespace dm2::test {
 
+/// What a gradient may be off: it is a sum of products of numbers that were rounded, up to three times on their way
+/// (scores, their decay, the result), each time by at most half a unit in the last place of T.
+template <class T>
+constexpr double gradient_tolerance = 1.5 * rounding_tolerance<T>;
+/// dA is one number a head: the sum of many of both signs, and so are the errors relative to it.
+template <class T>
+constexpr double sum_tolerance = 4 * rounding_tolerance<T>;
+
 template <mixer_shape M, class T>
 struct scan_of {
   static constexpr mixer_shape shape = M;
   using element = T;
   using form = cuda::detail::ssd::backward_quadratic<M, T>;
+  static constexpr double tolerance = gradient_tolerance<T>, total_tolerance = sum_tolerance<T>;
 };
 
 template <mixer_shape M, class T>
@@ -31,15 +40,8 @@ struct chunked_scan_of {
   static constexpr mixer_shape shape = M;
   using element = T;
   using form = cuda::detail::ssd::backward_chunked<M, T>;
+  static constexpr double tolerance = gradient_tolerance<T>, total_tolerance = sum_tolerance<T>;
 };
-
-/// What a gradient may be off: it is a sum of products of numbers that were rounded, up to three times on their way
-/// (scores, their decay, the result), each time by at most half a unit in the last place of T.
-template <class T>
-constexpr double tolerance = 1.5 * rounding_tolerance<T>;
-/// dA is one number a head: the sum of many of both signs, and so are the errors relative to it.
-template <class T>
-constexpr double total_tolerance = 4 * rounding_tolerance<T>;
 
 /// A batch on the device, and the same in double from the rounded numbers. x, B and C lie in one row, and so do their
 /// gradients; dy has a row of its own, with a gap behind it.
@@ -147,12 +149,12 @@ struct device_scan {
   }
   void compare() {
     host.backward();
-    CHECK(relative_error(columns(0, width), host.dx) < tolerance<T>);
-    CHECK(relative_error(columns(width, states), host.db) < tolerance<T>);
-    CHECK(relative_error(columns(width + states, states), host.dc) < tolerance<T>);
-    CHECK(relative_error(ddt.read(), host.ddt) < tolerance<T>);
-    if (host.length > 1) CHECK(relative_error(total(da.read()), host.da) < total_tolerance<T>);
-    CHECK(relative_error(total(dd.read()), host.dd) < total_tolerance<T>);
+    CHECK(relative_error(columns(0, width), host.dx) < Case::tolerance);
+    CHECK(relative_error(columns(width, states), host.db) < Case::tolerance);
+    CHECK(relative_error(columns(width + states, states), host.dc) < Case::tolerance);
+    CHECK(relative_error(ddt.read(), host.ddt) < Case::tolerance);
+    if (host.length > 1) CHECK(relative_error(total(da.read()), host.da) < Case::total_tolerance);
+    CHECK(relative_error(total(dd.read()), host.dd) < Case::total_tolerance);
     for (auto const* v : {&ddt, &da, &dd}) CHECK(v->margins_untouched());
     CHECK(out.margins_untouched());
   }
@@ -203,9 +205,9 @@ void check_sets(int length) {
     one.x = part(all.host.x), one.dt = part(all.host.dt), one.b = part(all.host.b), one.c = part(all.host.c);
     one.dy = part(all.host.dy), one.a = part(a), one.d = part(d);
     one.backward();
-    CHECK(relative_error(part(all.columns(0, scan::width)), one.dx) < tolerance<typename scan::T>);
-    CHECK(relative_error(part(all.ddt.read()), one.ddt) < tolerance<typename scan::T>);
-    CHECK(relative_error(scan::total(part(all.da.read())), one.da) < total_tolerance<typename scan::T>);
+    CHECK(relative_error(part(all.columns(0, scan::width)), one.dx) < Case::tolerance);
+    CHECK(relative_error(part(all.ddt.read()), one.ddt) < Case::tolerance);
+    CHECK(relative_error(scan::total(part(all.da.read())), one.da) < Case::total_tolerance);
   }
 }
 

@@ -53,60 +53,60 @@ __global__ void __launch_bounds__(Tr::threads)
     statistics_kernel(T const* qkv, T const* dy, query_statistics* out, int length, int tiles, float scale) {
   __shared__ slabs<Tr> s;
   head_backward_place<Tr, T> const at{qkv, dy, length, tiles};
-  float most[4], total[4] = {}, dot[4] = {};
+  float most[Tr::rows], total[Tr::rows] = {}, dot[Tr::rows] = {};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) most[i] = -INFINITY;
+  for (int i = 0; i < Tr::rows; ++i) most[i] = -INFINITY;
   for (int key = 0; key < length; key += Tr::tile) {
-    float scores[4][4], slopes[4][4];
+    float scores[Tr::rows][Tr::columns], slopes[Tr::rows][Tr::columns];
     tile_product(at.q, at.tile, at.k, key, length, s, scores);
     tile_product(at.dy, at.tile, at.v, key, length, s, slopes);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float const higher = greatest_score(most[i], scores[i], length - key);
+    for (int i = 0; i < Tr::rows; ++i) {
+      float const higher = greatest_score<Tr>(most[i], scores[i], length - key);
       float sum = 0.f, weighed = 0.f;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        bool const inside = key + tile_thread::column() + 16 * j < length;
+      for (int j = 0; j < Tr::columns; ++j) {
+        bool const inside = key + Tr::thread::column(j) < length;
         float const weight = inside ? exp2f((scores[i][j] - higher) * scale) : 0.f;
         sum += weight;
         weighed = fmaf(weight, slopes[i][j], weighed);
       }
       float const shrink = exp2f((most[i] - higher) * scale);
-      total[i] = total[i] * shrink + sum_over_half_warp(sum);
-      dot[i] = dot[i] * shrink + sum_over_half_warp(weighed);
+      total[i] = total[i] * shrink + sum_over_lanes<Tr::thread::sharing>(sum);
+      dot[i] = dot[i] * shrink + sum_over_lanes<Tr::thread::sharing>(weighed);
       most[i] = higher;
     }
   }
-  if (tile_thread::column() != 0) return;
+  if (Tr::thread::column(0) != 0) return;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    int const t = at.tile + tile_thread::row() + i;
+  for (int i = 0; i < Tr::rows; ++i) {
+    int const t = at.tile + Tr::thread::row(i);
     if (t < length) out[at.statistics + std::size_t(t)] = {most[i], 1.f / total[i], dot[i] / total[i]};
   }
 }
 
 /// d's queries = sum over keys of weight (slope - mean) k / sqrt(d), for the block's queries; d as qkv.
 template <class Tr, class T>
-__global__ void __launch_bounds__(Tr::threads)
+__global__ void __launch_bounds__(Tr::threads, 2)
     queries_backward_kernel(T const* qkv, T const* dy, query_statistics const* statistics, T* d, int length, int tiles,
                             float scale) {
   __shared__ slabs<Tr> s;
   alignas(16) __shared__ float factors[Tr::tile][Tr::factor_pitch];
   head_backward_place<Tr, T> const at{qkv, dy, length, tiles};
-  query_statistics mine[4];
+  query_statistics mine[Tr::rows];
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    mine[i] = statistics[at.statistics + std::size_t(min(at.tile + tile_thread::row() + i, length - 1))];
-  float dq[4][2 * Tr::slabs] = {};
+  for (int i = 0; i < Tr::rows; ++i)
+    mine[i] = statistics[at.statistics + std::size_t(min(at.tile + Tr::thread::row(i), length - 1))];
+  float dq[Tr::rows][Tr::channels] = {};
   for (int key = 0; key < length; key += Tr::tile) {
-    float scores[4][4], slopes[4][4];
+    float scores[Tr::rows][Tr::columns], slopes[Tr::rows][Tr::columns];
     tile_product(at.q, at.tile, at.k, key, length, s, scores);
     tile_product(at.dy, at.tile, at.v, key, length, s, slopes);
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < Tr::rows; ++i)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        int const row = tile_thread::row() + i, column = tile_thread::column() + 16 * j;
+      for (int j = 0; j < Tr::columns; ++j) {
+        int const row = Tr::thread::row(i), column = Tr::thread::column(j);
         bool const inside = at.tile + row < length && key + column < length;
         factors[row][column] = weight_of(scores[i][j], mine[i], scale, inside) * (slopes[i][j] - mine[i].mean);
       }
@@ -125,18 +125,18 @@ __global__ void __launch_bounds__(Tr::threads, 2)
   __shared__ slabs<Tr> s;
   alignas(16) __shared__ float factors[Tr::tile][Tr::factor_pitch];
   head_backward_place<Tr, T> const at{qkv, dy, length, tiles};
-  float dk[4][2 * Tr::slabs] = {}, dv[4][2 * Tr::slabs] = {};
+  float dk[Tr::rows][Tr::channels] = {}, dv[Tr::rows][Tr::channels] = {};
   for (int query = 0; query < length; query += Tr::tile) {
-    float scores[4][4], slopes[4][4];  // rows are keys, columns queries
+    float scores[Tr::rows][Tr::columns], slopes[Tr::rows][Tr::columns];  // rows are keys, columns queries
     tile_product(at.k, at.tile, at.q, query, length, s, scores);
     tile_product(at.v, at.tile, at.dy, query, length, s, slopes);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      int const column = tile_thread::column() + 16 * j;
+    for (int j = 0; j < Tr::columns; ++j) {
+      int const column = Tr::thread::column(j);
       query_statistics const of_query = statistics[at.statistics + std::size_t(min(query + column, length - 1))];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        int const row = tile_thread::row() + i;
+      for (int i = 0; i < Tr::rows; ++i) {
+        int const row = Tr::thread::row(i);
         bool const inside = at.tile + row < length && query + column < length;
         float const weight = weight_of(scores[i][j], of_query, scale, inside);
         factors[row][column] = weight;
@@ -145,9 +145,9 @@ __global__ void __launch_bounds__(Tr::threads, 2)
     }
     add_product<Tr>(factors, at.dy, query, length, s.a, dv);
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < Tr::rows; ++i)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) factors[tile_thread::row() + i][tile_thread::column() + 16 * j] = slopes[i][j];
+      for (int j = 0; j < Tr::columns; ++j) factors[Tr::thread::row(i)][Tr::thread::column(j)] = slopes[i][j];
     add_product<Tr>(factors, at.q, query, length, s.a, dk);
   }
   float const back = rsqrtf(float(Tr::head_dim));
@@ -218,13 +218,14 @@ void launch_backward_general(context<P>& ctx, rows<element<P> const, 3 * A.width
          {dim3(blocks_for(qkv.size(), traits::threads)), traits::threads}, ctx.stream(), qkv.data, p.conv.data,
          p.conv_bias.data, s.table, s.qkv, qkv.count, length);
   int const tiles = (length + traits::tile - 1) / traits::tile;
-  launch_shape const shape{dim3(unsigned(count) * unsigned(traits::heads) * unsigned(tiles)), traits::threads};
+  using tiled = tile_traits<A, P == precision::tf32>;
+  launch_shape const shape{dim3(unsigned(count) * unsigned(traits::heads) * unsigned(tiles)), tiled::threads};
   float const scale = float(1.4426950408889634 / std::sqrt(double(traits::head_dim)));
-  launch("attention_core_backward: statistics", statistics_kernel<traits, T>, shape, ctx.stream(), s.qkv, dy.data,
+  launch("attention_core_backward: statistics", statistics_kernel<tiled, T>, shape, ctx.stream(), s.qkv, dy.data,
          s.statistics, length, tiles, scale);
-  launch("attention_core_backward: queries", queries_backward_kernel<traits, T>, shape, ctx.stream(), s.qkv, dy.data,
+  launch("attention_core_backward: queries", queries_backward_kernel<tiled, T>, shape, ctx.stream(), s.qkv, dy.data,
          s.statistics, s.d, length, tiles, scale);
-  launch("attention_core_backward: keys", keys_backward_kernel<traits, T>, shape, ctx.stream(), s.qkv, dy.data,
+  launch("attention_core_backward: keys", keys_backward_kernel<tiled, T>, shape, ctx.stream(), s.qkv, dy.data,
          s.statistics, s.d, length, tiles, scale);
   inputs_backward<A>(ctx.stream(), qkv.data, p.conv.data, s, dqkv.data, grad, count, length);
 }

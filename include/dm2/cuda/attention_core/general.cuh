@@ -1,7 +1,7 @@
 /// @file
 /// Attention, composed: for any shape, length and precision.
 ///
-/// Kernels: angles, convolution with rotation, softmax attention tile by tile.
+/// Kernels: angles, convolution with rotation, softmax attention tile by tile, whose products are float's or TF32's.
 #pragma once
 
 #include <dm2/core/error.hpp>
@@ -18,6 +18,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <type_traits>
 
 namespace dm2::cuda::detail::attention_core {
 
@@ -31,6 +33,38 @@ struct general_traits {
   static constexpr int slabs = (head_dim + depth - 1) / depth;  ///< of `depth` channels
   /// Numbers of a slab's row and of a row of factors: 16 bytes more than whole 128, so that eight rows' lie apart.
   static constexpr int pitch = depth + 4, factor_pitch = tile + 4;
+};
+
+/// A thread's part of a tile in float: rows row(i) and columns column(j) of scores, channels channel(c) of sums of
+/// rows.
+struct float_tile_thread {
+  static constexpr int threads = 256;
+  static constexpr int rows = 4, columns = 4, channels = 2;  ///< channels of a slab of 32
+  static constexpr int sharing = 16;                         ///< neighbouring lanes that have the same rows
+
+  __device__ static int row(int i) { return int(threadIdx.x) / 16 * 4 + i; }
+  __device__ static int column(int j) { return int(threadIdx.x) % 16 + 16 * j; }
+  __device__ static int channel(int c) { return c / 2 * 32 + int(threadIdx.x) % 16 * 2 + c % 2; }
+};
+
+/// The same in TF32, as mma_tf32 has its sums: a warp takes 16 rows.
+struct tf32_tile_thread {
+  static constexpr int threads = 128;
+  static constexpr int rows = 2, columns = 16, channels = 8;
+  static constexpr int sharing = 4;
+
+  __device__ static int row(int i) { return int(threadIdx.x) / 32 * 16 + 8 * i + int(threadIdx.x) % 32 / 4; }
+  __device__ static int column(int j) { return j / 2 * 8 + int(threadIdx.x) % 4 * 2 + j % 2; }
+  __device__ static int channel(int c) { return column(c); }
+};
+
+/// Sizes of the kernels that multiply. Heads of more than 128 channels find no registers for TF32's sums.
+template <attention_shape A, bool Tf32>
+struct tile_traits : general_traits<A> {
+  static constexpr bool tf32 = Tf32 && A.head_dim <= 128;
+  using thread = std::conditional_t<tf32, tf32_tile_thread, float_tile_thread>;
+  static constexpr int threads = thread::threads, rows = thread::rows, columns = thread::columns;
+  static constexpr int channels = general_traits<A>::slabs * thread::channels;  ///< of a thread's sums of rows
 };
 
 /// Row t: cosines, then sines of t 10000^(-2 i / rotary). In double, since float loses 1e-5 at token 197.
@@ -109,12 +143,6 @@ struct head_place {
         v{k.data + Tr::width, q.stride} {}
 };
 
-/// A thread's four rows of a tile, row() + i, and its columns column() + 16 j.
-struct tile_thread {
-  __device__ static int row() { return int(threadIdx.x) / 16 * 4; }
-  __device__ static int column() { return int(threadIdx.x) % 16; }
-};
-
 /// What passes through shared memory.
 template <class Tr>
 struct slabs {
@@ -122,10 +150,24 @@ struct slabs {
   alignas(16) float b[Tr::tile][Tr::pitch];
 };
 
-/// slab[i][c] = token first + i, channel c0 + c; zeros outside.
+/// slab[i][c] = token first + i, channel c0 + c; zeros outside. Floats come four at a time where they lie so.
 template <class Tr, class T>
 __device__ inline void load_slab(head_tokens<T const> from, int first, int length, int c0,
                                  float (&slab)[Tr::tile][Tr::pitch]) {
+  if constexpr (std::is_same_v<T, float> && Tr::head_dim % 4 == 0) {
+    if (from.stride % 4 == 0 && reinterpret_cast<std::uintptr_t>(from.data) % 16 == 0) {
+      constexpr int pieces = Tr::depth / 4;
+#pragma unroll
+      for (int at = int(threadIdx.x); at < Tr::tile * pieces; at += Tr::threads) {
+        int const i = at / pieces, c = at % pieces * 4;
+        bool const inside = first + i < length && c0 + c < Tr::head_dim;
+        packet<float, 4> numbers{};
+        if (inside) numbers = load_packet<4>(from.data + std::ptrdiff_t{first + i} * from.stride + c0 + c);
+        store_packet(&slab[i][c], numbers);
+      }
+      return;
+    }
+  }
   for (int at = int(threadIdx.x); at < Tr::tile * Tr::depth; at += Tr::threads) {
     int const i = at / Tr::depth, c = at % Tr::depth;
     bool const inside = first + i < length && c0 + c < Tr::head_dim;
@@ -139,28 +181,49 @@ __device__ inline void add_products(float& sum, packet<float, 4> const& a, packe
   for (int k = 0; k < 4; ++k) sum = fmaf(a.v[k], b.v[k], sum);
 }
 
-/// out[i][j] = the thread's row i of a's tile from `row` on, times its column j of b's from `column` on, over a head's
-/// channels.
-template <class Tr, class T>
-__device__ inline void tile_product(head_tokens<T const> a, int row, head_tokens<T const> b, int column, int length,
-                                    slabs<Tr>& s, float (&out)[4][4]) {
+/// A fragment of 16 rows of a warp and 8 columns from k on, in TF32.
+template <int Rows, int Pitch>
+__device__ inline void load_rows_tf32(float const (&rows)[Rows][Pitch], int k, std::uint32_t (&a)[4]) {
+  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  load_matrix(a, shared_address(&rows[16 * warp + lane % 16][k + lane / 16 * 4]));
+  round_to_tf32(a);
+}
+
+/// The columns 2 n and 2 n + 1 of a thread's sums += a b.
+template <int N>
+__device__ inline void add_fragment(float (&out)[2][N], int n, std::uint32_t const (&a)[4], std::uint32_t b0,
+                                    std::uint32_t b1) {
+  float c[4]{out[0][2 * n], out[0][2 * n + 1], out[1][2 * n], out[1][2 * n + 1]};
+  mma_tf32(c, a, b0, b1);
+  out[0][2 * n] = c[0], out[0][2 * n + 1] = c[1], out[1][2 * n] = c[2], out[1][2 * n + 1] = c[3];
+}
+
+/// out += a slab's products, rows of s.a times rows of s.b.
+template <class Tr>
+__device__ inline void add_scores(slabs<Tr> const& s, float (&out)[Tr::rows][Tr::columns]) {
+  if constexpr (Tr::tf32) {
+    int const lane = int(threadIdx.x) % 32;
+#pragma unroll 2
+    for (int k = 0; k < Tr::depth; k += 8) {
+      std::uint32_t a[4];
+      load_rows_tf32(s.a, k, a);
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) out[i][j] = 0.f;
-  for (int slab = 0; slab < Tr::slabs; ++slab) {
-    __syncthreads();
-    load_slab<Tr>(a, row, length, slab * Tr::depth, s.a);
-    load_slab<Tr>(b, column, length, slab * Tr::depth, s.b);
-    __syncthreads();
+      for (int n = 0; n < Tr::tile / 8; n += 2) {
+        std::uint32_t b[4];
+        load_matrix(b, shared_address(&s.b[8 * n + lane / 16 * 8 + lane % 8][k + lane / 8 % 2 * 4]));
+        round_to_tf32(b);
+        add_fragment(out, n, a, b[0], b[1]), add_fragment(out, n + 1, a, b[2], b[3]);
+      }
+    }
+  } else {
 #pragma unroll 1  // more would spill, or leave a multiprocessor one block
     for (int c = 0; c < Tr::depth; c += 4) {
       packet<float, 4> left[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) left[i] = load_packet<4>(&s.a[tile_thread::row() + i][c]);
+      for (int i = 0; i < 4; ++i) left[i] = load_packet<4>(&s.a[Tr::thread::row(i)][c]);
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        auto const right = load_packet<4>(&s.b[tile_thread::column() + 16 * j][c]);
+        auto const right = load_packet<4>(&s.b[Tr::thread::column(j)][c]);
 #pragma unroll
         for (int i = 0; i < 4; ++i) add_products(out[i][j], left[i], right);
       }
@@ -168,25 +231,51 @@ __device__ inline void tile_product(head_tokens<T const> a, int row, head_tokens
   }
 }
 
-/// out[i][2 n + j] += sum over k of factors[row i][k] rows[first + k], channel 32 n + 2 column + j. Begins and ends
-/// with a barrier.
+/// out[i][j] = the thread's row i of a's tile from `row` on, times its column j of b's from `column` on, over a head's
+/// channels.
 template <class Tr, class T>
-__device__ inline void add_product(float const (&factors)[Tr::tile][Tr::factor_pitch], head_tokens<T const> rows,
-                                   int first, int length, float (&slab)[Tr::tile][Tr::pitch],
-                                   float (&out)[4][2 * Tr::slabs]) {
+__device__ inline void tile_product(head_tokens<T const> a, int row, head_tokens<T const> b, int column, int length,
+                                    slabs<Tr>& s, float (&out)[Tr::rows][Tr::columns]) {
 #pragma unroll
-  for (int n = 0; n < Tr::slabs; ++n) {
+  for (int i = 0; i < Tr::rows; ++i)
+#pragma unroll
+    for (int j = 0; j < Tr::columns; ++j) out[i][j] = 0.f;
+  for (int slab = 0; slab < Tr::slabs; ++slab) {
     __syncthreads();
-    load_slab<Tr>(rows, first, length, n * Tr::depth, slab);
+    load_slab<Tr>(a, row, length, slab * Tr::depth, s.a);
+    load_slab<Tr>(b, column, length, slab * Tr::depth, s.b);
     __syncthreads();
+    add_scores<Tr>(s, out);
+  }
+}
+
+/// The channels of slab n of a thread's sums += factors times the slab.
+template <class Tr>
+__device__ inline void add_weighted(float const (&factors)[Tr::tile][Tr::factor_pitch],
+                                    float const (&slab)[Tr::tile][Tr::pitch], int n,
+                                    float (&out)[Tr::rows][Tr::channels]) {
+  if constexpr (Tr::tf32) {
+    int const g = int(threadIdx.x) % 32 / 4, t = int(threadIdx.x) % 4;
+#pragma unroll 2
+    for (int k = 0; k < Tr::tile; k += 8) {
+      std::uint32_t a[4];
+      load_rows_tf32(factors, k, a);
+#pragma unroll
+      for (int f = 0; f < Tr::depth / 8; ++f) {
+        std::uint32_t b[2]{__float_as_uint(slab[k + t][8 * f + g]), __float_as_uint(slab[k + t + 4][8 * f + g])};
+        round_to_tf32(b);
+        add_fragment(out, Tr::depth / 8 * n + f, a, b[0], b[1]);
+      }
+    }
+  } else {
 #pragma unroll 2
     for (int k = 0; k < Tr::tile; k += 4) {
       packet<float, 4> left[4];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) left[i] = load_packet<4>(&factors[tile_thread::row() + i][k]);
+      for (int i = 0; i < 4; ++i) left[i] = load_packet<4>(&factors[Tr::thread::row(i)][k]);
 #pragma unroll
       for (int l = 0; l < 4; ++l) {
-        auto const right = load_packet<2>(&slab[k + l][2 * tile_thread::column()]);
+        auto const right = load_packet<2>(&slab[k + l][Tr::thread::channel(0)]);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           out[i][2 * n] = fmaf(left[i].v[l], right.v[0], out[i][2 * n]);
@@ -195,57 +284,72 @@ __device__ inline void add_product(float const (&factors)[Tr::tile][Tr::factor_p
       }
     }
   }
+}
+
+/// out[i][c] += sum over k of factors[row i][k] rows[first + k], channel c. Begins and ends with a barrier.
+template <class Tr, class T>
+__device__ inline void add_product(float const (&factors)[Tr::tile][Tr::factor_pitch], head_tokens<T const> rows,
+                                   int first, int length, float (&slab)[Tr::tile][Tr::pitch],
+                                   float (&out)[Tr::rows][Tr::channels]) {
+#pragma unroll
+  for (int n = 0; n < Tr::slabs; ++n) {
+    __syncthreads();
+    load_slab<Tr>(rows, first, length, n * Tr::depth, slab);
+    __syncthreads();
+    add_weighted<Tr>(factors, slab, n, out);
+  }
   __syncthreads();
 }
 
-/// Writes number(i, c), c as in add_product, to the thread's tokens from `tile` on, those that there are.
+/// Writes number(i, c) to the thread's tokens from `tile` on, those that there are.
 template <class Tr, class T, class Number>
 __device__ inline void write_tokens(head_tokens<T> to, int tile, int length, Number const& number) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < Tr::rows; ++i)
 #pragma unroll
-    for (int c = 0; c < 2 * Tr::slabs; ++c) {
-      int const t = tile + tile_thread::row() + i, channel = c / 2 * Tr::depth + 2 * tile_thread::column() + c % 2;
+    for (int c = 0; c < Tr::channels; ++c) {
+      int const t = tile + Tr::thread::row(i), channel = Tr::thread::channel(c);
       if (t < length && channel < Tr::head_dim)
         to.data[std::ptrdiff_t{t} * to.stride + channel] = from_float<T>(number(i, c));
     }
 }
 
 /// The greatest of `most` and a query's scores of a tile's keys, of which there are `keys`: finite, since the first is.
-__device__ inline float greatest_score(float most, float const (&scores)[4], int keys) {
+template <class Tr>
+__device__ inline float greatest_score(float most, float const (&scores)[Tr::columns], int keys) {
 #pragma unroll
-  for (int j = 0; j < 4; ++j)
-    if (tile_thread::column() + 16 * j < keys) most = fmaxf(most, scores[j]);
-  return max_over_half_warp(most);
+  for (int j = 0; j < Tr::columns; ++j)
+    if (Tr::thread::column(j) < keys) most = fmaxf(most, scores[j]);
+  return max_over_lanes<Tr::thread::sharing>(most);
 }
 
 /// A thread's queries on their way through the keys.
 template <class Tr>
 struct score_rows {
-  float most[4], total[4] = {};      ///< the greatest of a query's scores, and the sum of exp(score - most)
-  float out[4][2 * Tr::slabs] = {};  ///< sum of exp(score - most) v
+  float most[Tr::rows], total[Tr::rows] = {};  ///< the greatest of a query's scores, and the sum of exp(score - most)
+  float out[Tr::rows][Tr::channels] = {};      ///< sum of exp(score - most) v
 };
 
 /// scores to weights exp(score - most) in shared memory; what was summed before is scaled to the new maximum.
 template <class Tr>
-__device__ inline void soften(score_rows<Tr>& s, float (&scores)[4][4], int keys, float scale,
+__device__ inline void soften(score_rows<Tr>& s, float (&scores)[Tr::rows][Tr::columns], int keys, float scale,
                               float (&weights)[Tr::tile][Tr::factor_pitch]) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    float const most = greatest_score(s.most[i], scores[i], keys);
+  for (int i = 0; i < Tr::rows; ++i) {
+    float const most = greatest_score<Tr>(s.most[i], scores[i], keys);
     float const shrink = exp2f((s.most[i] - most) * scale);
     float sum = 0;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      int const key = tile_thread::column() + 16 * j;
+    for (int j = 0; j < Tr::columns; ++j) {
+      int const key = Tr::thread::column(j);
       float const weight = key < keys ? exp2f((scores[i][j] - most) * scale) : 0.f;
-      weights[tile_thread::row() + i][key] = weight;
+      weights[Tr::thread::row(i)][key] = weight;
       sum += weight;
     }
-    s.total[i] = s.total[i] * shrink + sum_over_half_warp(sum);
+    s.total[i] = s.total[i] * shrink + sum_over_lanes<Tr::thread::sharing>(sum);
     s.most[i] = most;
 #pragma unroll
-    for (int c = 0; c < 2 * Tr::slabs; ++c) s.out[i][c] *= shrink;
+    for (int c = 0; c < Tr::channels; ++c) s.out[i][c] *= shrink;
   }
 }
 
@@ -257,9 +361,9 @@ __global__ void __launch_bounds__(Tr::threads) general_kernel(T const* qkv, T* y
   head_place<Tr, T> const at{qkv, length, tiles};
   score_rows<Tr> s;
 #pragma unroll
-  for (int i = 0; i < 4; ++i) s.most[i] = -INFINITY;
+  for (int i = 0; i < Tr::rows; ++i) s.most[i] = -INFINITY;
   for (int key = 0; key < length; key += Tr::tile) {
-    float scores[4][4];
+    float scores[Tr::rows][Tr::columns];
     tile_product(at.q, at.tile, at.k, key, length, shared, scores);
     soften<Tr>(s, scores, length - key, scale, weights);
     add_product<Tr>(weights, at.v, key, length, shared.a, s.out);
@@ -305,7 +409,8 @@ void launch_general(context<P>& ctx, rows<element<P> const, 3 * A.width(), space
   int const tiles = (length + traits::tile - 1) / traits::tile;
   unsigned const blocks = unsigned(count) * unsigned(traits::heads) * unsigned(tiles);
   float const scale = float(1.4426950408889634 / std::sqrt(double(traits::head_dim)));
-  launch("attention_core", general_kernel<traits, T>, {blocks, traits::threads}, ctx.stream(), s.qkv, y.data, length,
+  using tiled = tile_traits<A, P == precision::tf32>;
+  launch("attention_core", general_kernel<tiled, T>, {blocks, tiled::threads}, ctx.stream(), s.qkv, y.data, length,
          tiles, scale);
 }
 

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 
 namespace dm2::cuda::detail::mixer_core {
 
@@ -26,6 +27,8 @@ inline int backward_slice(int sequences, int length) {
 /// sizes alone.
 template <mixer_shape M, class T>
 struct backward_plan {
+  /// Whether ssd's tiles of float are there.
+  static constexpr bool tiled_scan = std::is_same_v<T, float> && ssd::tiled_traits<M>::possible;
   /// Channels of an access where pointers allow it.
   static constexpr int widest = widest_vector(4, M.d_inner(), M.groups* M.d_state, M.heads, M.d_inner() / M.groups);
   /// Whether ssd's forms on the tensor cores are there.
@@ -104,6 +107,8 @@ struct backward_plan {
       if (way == ssd::chosen_form::chunked) take_runs<1, sizes>(ruler);
       if (way == ssd::chosen_form::chunked_pairs) take_runs<2, sizes>(ruler);
     }
+    if constexpr (tiled_scan)
+      if (ssd::tiled_fits<M>(length)) return planned_bytes<ssd::tiled_scratch<M>>(sequences, length);
     return ruler.peak();
   }
   template <int Teams, class Sizes>
@@ -149,10 +154,14 @@ void scan_again(context<P>& ctx, scan_arrays<element<P>> const& in, element<P>* 
                 backward_plan<M, element<P>> const& plan) {
   using T = element<P>;
   arena_scope const scope{ctx.shared()};
+  [[maybe_unused]] ssd::arguments<T> const args{
+      .x = in.x, .b = in.b, .c = in.c, .dt = in.dt, .a = in.a, .d = in.d, .y = y, .length = plan.length};
+  if constexpr (backward_plan<M, T>::tiled_scan)
+    if (ssd::tiled_fits<M>(plan.length))
+      return ssd::scan_tiled<M>(ctx, args, plan.sequences,
+                                ssd::tiled_scratch<M>{ctx.shared(), plan.sequences, plan.length});
   if constexpr (backward_plan<M, T>::tensor_scan) {
     using sizes = ssd::ssd_sizes<M, T>;
-    ssd::arguments<T> const args{
-        .x = in.x, .b = in.b, .c = in.c, .dt = in.dt, .a = in.a, .d = in.d, .y = y, .length = plan.length};
     auto const way = ssd::choose_form<M, T>(plan.length, true, scan_form::automatic, plan.device);
     auto const chunked = [&]<int Teams>() {
       using traits = ssd::chunked_traits<sizes, Teams>;

@@ -10,6 +10,7 @@
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/ssd/backward_operands.cuh>
 #include <dm2/cuda/tile/block_product.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 
@@ -97,6 +98,30 @@ struct chunk_decays {
   /// exp(sum_i - sum_j), i >= j.
   [[nodiscard]] __device__ float between(int i, int j) const { return expf(float(sum[i] - sum[j])); }
 };
+
+/// square [64, 65] holds gamma; part q of to gets, at t, the sum of gamma_ij over i >= t > j of the q-th of `Parts`
+/// parts of the rows. 64 Parts threads. Overwrites square with the rows' running sums.
+template <int Parts>
+__device__ inline void rectangle_sums(float (&square)[backward_chunk][backward_chunk + 1],
+                                      float (&to)[Parts][backward_chunk]) {
+  constexpr int rows = backward_chunk / Parts;
+  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+  __syncthreads();
+  for (int i = warp; i < backward_chunk; i += 2 * Parts) {
+    float const low = square[i][2 * lane], high = low + square[i][2 * lane + 1];
+    float const sum = sum_up_to_lane(high, lane);
+    float const before = __shfl_up_sync(0xffffffffu, sum, 1);
+    square[i][2 * lane] = lane == 0 ? low : before + low;
+    square[i][2 * lane + 1] = sum;
+  }
+  __syncthreads();
+  int const t = int(threadIdx.x) % backward_chunk, q = int(threadIdx.x) / backward_chunk;
+  float sum = 0;
+  for (int i = max(rows * q, t); i < rows * (q + 1); ++i)
+    if (t > 0) sum += square[i][t - 1];
+  to[q][t] = sum;
+  __syncthreads();
+}
 
 /// One head's operands in a chunk as float: 0 past the sequence's tokens, past its channels, past its states.
 template <class P>

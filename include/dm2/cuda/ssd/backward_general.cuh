@@ -114,28 +114,6 @@ __device__ inline float sum_over_block(float x, float (&parts)[8]) {
   return sum;
 }
 
-/// square [64, 65] holds gamma; part q of to gets, at t, the sum of gamma_ij over i >= t > j of the rows
-/// 16 q <= i < 16 q + 16. Overwrites square with the rows' running sums.
-__device__ inline void rectangle_sums(float (&square)[backward_chunk][backward_chunk + 1],
-                                      float (&to)[4][backward_chunk]) {
-  int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-  __syncthreads();
-  for (int i = warp; i < backward_chunk; i += 8) {
-    float const low = square[i][2 * lane], high = low + square[i][2 * lane + 1];
-    float const sum = sum_up_to_lane(high, lane);
-    float const before = __shfl_up_sync(0xffffffffu, sum, 1);
-    square[i][2 * lane] = lane == 0 ? low : before + low;
-    square[i][2 * lane + 1] = sum;
-  }
-  __syncthreads();
-  int const t = int(threadIdx.x) % backward_chunk, q = int(threadIdx.x) / backward_chunk;
-  float sum = 0;
-  for (int i = max(16 * q, t); i < 16 * q + 16; ++i)
-    if (t > 0) sum += square[i][t - 1];
-  to[q][t] = sum;
-  __syncthreads();
-}
-
 /// W = dy x^T and G = C B^T: the head's part of G's gradient, E W dt, goes to `scores`; da's sums inside the chunk to
 /// `to`; G E stays in square.
 template <class P>

@@ -48,15 +48,22 @@ struct tiled_stage {
   alignas(16) float x[2][Tr::depth][Tr::x_pitch];
 };
 
+/// Whose rates a sequence has: sequence `first` + i, i counted from the kernel's own, those of set / set_size.
+struct rate_sets {
+  int first, set_size;
+};
+/// All sequences have the same.
+inline constexpr rate_sets one_set{0, 1 << 30};
+
 /// decays [B, H, L] of dt [B L, H]: a token's sum of log2 decays, in whole numbers and the rest, and its step. A warp a
-/// sequence and head. A step counts at most 160, as in scan_decays.
+/// sequence and head; a is [sets, H]. A step counts at most 160, as in scan_decays.
 template <int Heads>
 __global__ void __launch_bounds__(128)
-    token_decays_kernel(float const* dt, float const* a, float4* decays, int length, int work) {
+    token_decays_kernel(float const* dt, float const* a, float4* decays, int length, int work, rate_sets sets) {
   int const at = int(blockIdx.x) * 4 + int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
   if (at >= work) return;
-  int const head = at % Heads;
-  double const rate = double(a[head]) * 1.4426950408889634;
+  int const head = at % Heads, set = (sets.first + at / Heads) / sets.set_size;
+  double const rate = double(a[set * Heads + head]) * 1.4426950408889634;
   float const* const steps = dt + std::ptrdiff_t{at / Heads} * length * Heads + head;
   double before = 0;
   for (int t0 = 0; t0 < length; t0 += 32) {
@@ -222,7 +229,7 @@ void launch_tiled(context<P>& ctx, arguments<float> p, tiled_scratch<M> const& s
   p.b += row * Tr::state_width, p.c += row * Tr::state_width;
   int const work = n * Tr::heads, tiles = (p.length - 1) / Tr::rows + 1;
   launch("ssd: decays", token_decays_kernel<Tr::heads>, {blocks_for(std::size_t(work), 4), 128}, ctx.stream(), p.dt,
-         p.a, s.decays, p.length, work);
+         p.a, s.decays, p.length, work, one_set);
   int const down = (p.length - 1) / float_tile::rows + 1, across = (p.length - 1) / float_tile::columns + 1;
   launch("ssd: scores", scores_kernel<Tr, sums_for<P>>,
          {dim3(unsigned(down * across), unsigned(n * Tr::groups)), float_tile::threads}, ctx.stream(), p.b, p.c,

@@ -37,14 +37,21 @@ struct tiled_sums {
       }
     }
   }
+  /// f(token, columns), columns(g) with g(column, packet of neighbouring columns). Four lanes share a token.
+  template <class F>
+  __device__ void each_token(F const& f) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      f(row() + i, [&](auto const& g) {
+#pragma unroll
+        for (int n = 0; n < fragments; ++n)
+          g(column(n), packet<float, 4>{v[i][n][0], v[i][n][1], v[i][n][2], v[i][n][3]});
+      });
+  }
   /// f(token, column, packet of neighbouring columns).
   template <class F>
   __device__ void each(F const& f) const {
-#pragma unroll
-    for (int i = 0; i < 4; ++i)
-#pragma unroll
-      for (int n = 0; n < fragments; ++n)
-        f(row() + i, column(n), packet<float, 4>{v[i][n][0], v[i][n][1], v[i][n][2], v[i][n][3]});
+    each_token([&](int i, auto const& columns) { columns([&](int c, auto v_) { f(i, c, v_); }); });
   }
 };
 
@@ -75,18 +82,24 @@ struct tiled_sums_tf32 {
       }
     }
   }
-  /// f(token, column, packet of neighbouring columns).
+  /// f(token, columns), columns(g) with g(column, packet of neighbouring columns). Four lanes share a token.
   template <class F>
-  __device__ void each(F const& f) const {
+  __device__ void each_token(F const& f) const {
     int const lane = int(threadIdx.x) % 32;
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half)
+        f(16 * m + 8 * half + lane / 4, [&](auto const& g) {
 #pragma unroll
-        for (int n = 0; n < fragments; ++n)
-          f(16 * m + 8 * half + lane / 4, 8 * n + lane % 4 * 2,
-            packet<float, 2>{v[m][n][2 * half], v[m][n][2 * half + 1]});
+          for (int n = 0; n < fragments; ++n)
+            g(8 * n + lane % 4 * 2, packet<float, 2>{v[m][n][2 * half], v[m][n][2 * half + 1]});
+        });
+  }
+  /// f(token, column, packet of neighbouring columns).
+  template <class F>
+  __device__ void each(F const& f) const {
+    each_token([&](int i, auto const& columns) { columns([&](int c, auto v_) { f(i, c, v_); }); });
   }
 };
 

@@ -4,7 +4,8 @@
 /// c = a b^T of operands whose sums run along memory: 128 rows by 64 columns a block of 128 threads. Slabs of 16 of the
 /// sum's numbers come by 16-byte copies into three stages of shared memory, two ahead of their use. A thread sums 8 x 8
 /// numbers in float, from 16 reads of 16 bytes for 256 products; or a warp 32 x 64 by mma.sync in TF32. Rows of a stage
-/// are 80 bytes, so that eight of them lie in different banks for either.
+/// are 80 bytes, so that eight of them lie in different banks for either. Tiles of 64 rows are for kernels that hold
+/// several of them: half the sums, and 12 reads for 128 products.
 #pragma once
 
 #include <dm2/core/compiler.hpp>
@@ -25,31 +26,37 @@ struct float_tile {
 };
 
 /// One slab of both operands.
-struct float_stage {
-  alignas(16) float a[float_tile::rows][float_tile::pitch];
+template <int Rows>
+struct float_stage_of {
+  alignas(16) float a[Rows][float_tile::pitch];
   alignas(16) float b[float_tile::columns][float_tile::pitch];
 };
+using float_stage = float_stage_of<float_tile::rows>;
 
 /// A thread's sums: rows row(i), columns column(j). Products are exact float's, added in the order of the sum.
-struct float_sums {
+template <int Rows>
+struct float_sums_of {
   static constexpr int blocks = 3;  ///< a multiprocessor, of up to 168 registers: four spill 100 bytes a thread
-  float v[8][8] = {};
+  static constexpr int own_rows = Rows / 16, own_columns = 8;
+  static constexpr int sharing = 8;  ///< neighbouring lanes that have the same rows
+  float v[own_rows][own_columns] = {};
 
   __device__ static int row(int i) { return int(threadIdx.x) / 8 + 16 * i; }
   __device__ static int column(int j) { return int(threadIdx.x) % 8 + 8 * j; }
+  __device__ float& at(int i, int j) { return v[i][j]; }
 
   /// += a slab's products.
-  __device__ void multiply(float_stage const& s) {
+  __device__ void multiply(float_stage_of<Rows> const& s) {
 #pragma unroll
     for (int k = 0; k < float_tile::slab; k += 4) {
-      float4 a[8];
+      float4 a[own_rows];
 #pragma unroll
-      for (int i = 0; i < 8; ++i) a[i] = *reinterpret_cast<float4 const*>(&s.a[row(i)][k]);
+      for (int i = 0; i < own_rows; ++i) a[i] = *reinterpret_cast<float4 const*>(&s.a[row(i)][k]);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
+      for (int j = 0; j < own_columns; ++j) {
         float4 const b = *reinterpret_cast<float4 const*>(&s.b[column(j)][k]);
 #pragma unroll
-        for (int i = 0; i < 8; ++i)
+        for (int i = 0; i < own_rows; ++i)
           v[i][j] = fmaf(a[i].w, b.w, fmaf(a[i].z, b.z, fmaf(a[i].y, b.y, fmaf(a[i].x, b.x, v[i][j]))));
       }
     }
@@ -58,26 +65,35 @@ struct float_sums {
   template <class F>
   __device__ void each(F const& f) const {
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
+    for (int i = 0; i < own_rows; ++i)
 #pragma unroll
-      for (int j = 0; j < 8; ++j) f(row(i), column(j), v[i][j]);
+      for (int j = 0; j < own_columns; ++j) f(row(i), column(j), v[i][j]);
   }
 };
+using float_sums = float_sums_of<float_tile::rows>;
 
 /// A warp's sums in TF32: operands rounded to 10 bits of mantissa, sums in float.
-struct tf32_sums {
+template <int Rows>
+struct tf32_sums_of {
   static constexpr int blocks = 4;  ///< a multiprocessor, of 128 registers
-  float v[2][8][4] = {};
+  static constexpr int own_rows = Rows / 32, own_columns = 16;
+  static constexpr int sharing = 4;  ///< neighbouring lanes that have the same rows
+  static constexpr int warp_rows = Rows / 4, fragments = warp_rows / 16;
+  float v[fragments][8][4] = {};
+
+  __device__ static int row(int i) { return warp_rows * (int(threadIdx.x) / 32) + 8 * i + int(threadIdx.x) % 32 / 4; }
+  __device__ static int column(int j) { return j / 2 * 8 + int(threadIdx.x) % 4 * 2 + j % 2; }
+  __device__ float& at(int i, int j) { return v[i / 2][j / 2][i % 2 * 2 + j % 2]; }
 
   /// += a slab's products. ldmatrix takes a float for two numbers of 16 bits: lane 4 g + t gets float t of row g.
-  __device__ void multiply(float_stage const& s) {
+  __device__ void multiply(float_stage_of<Rows> const& s) {
     int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
 #pragma unroll
     for (int k = 0; k < float_tile::slab; k += 8) {
-      std::uint32_t a[2][4];
+      std::uint32_t a[fragments][4];
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        load_matrix(a[m], shared_address(&s.a[32 * warp + 16 * m + lane % 16][k + lane / 16 * 4]));
+      for (int m = 0; m < fragments; ++m) {
+        load_matrix(a[m], shared_address(&s.a[warp_rows * warp + 16 * m + lane % 16][k + lane / 16 * 4]));
         round_to_tf32(a[m]);
       }
 #pragma unroll
@@ -86,25 +102,21 @@ struct tf32_sums {
         load_matrix(b, shared_address(&s.b[8 * n + lane / 16 * 8 + lane % 8][k + lane / 8 % 2 * 4]));
         round_to_tf32(b);
 #pragma unroll
-        for (int m = 0; m < 2; ++m) mma_tf32(v[m][n], a[m], b[0], b[1]), mma_tf32(v[m][n + 1], a[m], b[2], b[3]);
+        for (int m = 0; m < fragments; ++m)
+          mma_tf32(v[m][n], a[m], b[0], b[1]), mma_tf32(v[m][n + 1], a[m], b[2], b[3]);
       }
     }
   }
   /// f(row, column, number) for each of them.
   template <class F>
   __device__ void each(F const& f) const {
-    int const warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int i = 0; i < own_rows; ++i)
 #pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int n = 0; n < 8; ++n)
-#pragma unroll
-          for (int i = 0; i < 2; ++i)
-            f(32 * warp + 16 * m + 8 * half + lane / 4, 8 * n + lane % 4 * 2 + i, v[m][n][2 * half + i]);
+      for (int j = 0; j < own_columns; ++j) f(row(i), column(j), v[i / 2][j / 2][i % 2 * 2 + j % 2]);
   }
 };
+using tf32_sums = tf32_sums_of<float_tile::rows>;
 
 /// The sums for a precision: TF32 where it says so.
 template <precision P>
@@ -169,12 +181,13 @@ class float_operand {
   typename Source::place place_[own];
 };
 
-/// sums += rows row0 ... of a times rows column0 ... of b, over `depth` numbers. All threads of the block.
-template <class Sums, class A, class B>
-__device__ inline void float_product(Sums& sums, float_stage (&stage)[float_tile::stages], A const& a, B const& b,
-                                     int row0, int column0, int depth) {
+/// sums += rows row0 ... of a times rows column0 ... of b, over `depth` numbers; after(slab) follows each slab's
+/// products. All threads of the block.
+template <class Sums, int Rows, class A, class B, class After>
+__device__ inline void float_product(Sums& sums, float_stage_of<Rows> (&stage)[float_tile::stages], A const& a,
+                                     B const& b, int row0, int column0, int depth, After const& after) {
   using T = float_tile;
-  float_operand<A, T::rows> const left{a, row0};
+  float_operand<A, Rows> const left{a, row0};
   float_operand<B, T::columns> const right{b, column0};
   int const slabs = (depth + T::slab - 1) / T::slab;
   auto const start = [&](int slab) {
@@ -192,7 +205,13 @@ __device__ inline void float_product(Sums& sums, float_stage (&stage)[float_tile
     __syncthreads();  // the slab is there, and nobody reads the stage that comes next
     start(slab + T::stages - 1);
     sums.multiply(stage[slab % T::stages]);
+    after(slab);
   }
+}
+template <class Sums, int Rows, class A, class B>
+__device__ inline void float_product(Sums& sums, float_stage_of<Rows> (&stage)[float_tile::stages], A const& a,
+                                     B const& b, int row0, int column0, int depth) {
+  float_product(sums, stage, a, b, row0, column0, depth, [](int) {});
 }
 
 }  // namespace dm2::cuda::detail
