@@ -72,7 +72,7 @@ void gather_and_broadcast(dm2::communicator& c) {
   c.barrier("end");
 }
 
-/// Process 1 stops process 0 (SIGSTOP) for `stop`, when that has waited in its end for 0.3 s of the 2 s that it may,
+/// Process 1 stops process 0 (SIGSTOP) for `stop`, when that has waited in its end for 0.3 s of the 3 s that it may,
 /// and ends half a second after it has continued it.
 void pause_the_first(dm2::communicator& c, std::chrono::seconds stop) {
   int id = ::getpid();
@@ -90,13 +90,13 @@ void pause_the_first(dm2::communicator& c, std::chrono::seconds stop) {
 int main(int argc, char** argv) {
   std::string const what = argc > 1 ? argv[1] : "";
   try {
-    dm2::mpi_communicator c{what.empty() ? 30.0 : what == "paused" ? 2.0 : 1.0};
+    dm2::mpi_communicator c{what.empty() ? 30.0 : 3.0};
     c.at_step(4);
     for (int round = 0; round < 5; ++round) exchange_round(c, round);
     if (what == "silent" && c.rank() == 1) std::this_thread::sleep_for(std::chrono::hours{1});
     gather_and_broadcast(c);
     if (what == "endless" && c.rank() == 1) std::this_thread::sleep_for(std::chrono::hours{1});
-    if (what == "paused") pause_the_first(c, std::chrono::seconds{4});
+    if (what == "paused") pause_the_first(c, std::chrono::seconds{5});
     if (c.rank() == 0) std::cout << c.size() << " processes by " << c.name() << ": right\n";
     return 0;
   } catch (dm2::process_error const& lost) {
