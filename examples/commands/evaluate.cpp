@@ -11,6 +11,7 @@
 #include "../support/devices.hpp"
 #include "../support/model_flags.hpp"
 #include "../support/models.hpp"
+#include "../support/open_dataset.hpp"
 #include "../support/picture_run.hpp"
 #include "../support/processes.hpp"
 #include "../support/progress.hpp"
@@ -130,13 +131,7 @@ dm2::dataset open_pictures(options const& o, dm2::tensor_file const& file, std::
   fs::path const root = fs::is_directory(o.data / "val", ignored) ? o.data / "val" : o.data;
   std::vector<std::string> const names = names_in_file("evaluate", file, classes);
   auto const order = names.empty() ? chosen_order(o, file, root) : dm2::class_order::natural;
-  dm2::dataset set = [&] {
-    try {
-      return dm2::dataset{root, {.classes = names, .order = order}};
-    } catch (dm2::unknown_class const& problem) {
-      throw usage_error{problem.what()};
-    }
-  }();
+  dm2::dataset set = open_dataset(root, {.classes = names, .order = order});
   if (std::size_t(set.classes()) != classes)
     throw usage_error{root.string() + " has " + std::to_string(set.classes()) + " classes, the model " +
                       std::to_string(classes) + (names.empty() ? "; the weights file names none" : "")};
