@@ -125,7 +125,8 @@ struct training_data {
       auto const others = !known.empty() || held_out_.empty() ? known : class_folders(held_out_, order_);
       std::string const odd = odd_classes(training, others, known.empty() ? held_out_.string() : "the checkpoint");
       throw usage_error{training.root().string() + " has " + std::to_string(training.classes()) +
-                        " classes, the model " + std::to_string(classes) + odd};
+                        (training.classes() == 1 ? " class" : " classes") + ", the model " + std::to_string(classes) +
+                        odd};
     }
     auto const names = training.class_names();
     if (!held_out_.empty()) validation = open_dataset(held_out_, {.classes = {names.begin(), names.end()}});
@@ -166,8 +167,7 @@ struct training_data {
   check_report const report = check(set, options);
   bar.clear();
   for (file_error const& problem : report.listed) std::cerr << printable(problem.what()) << '\n';
-  std::cerr << name << ": " << grouped(report.samples) << " samples, " << grouped(report.problems)
-            << (report.problems == 1 ? " problem\n" : " problems\n");
+  std::cerr << name << ": " << counted(report.samples, "sample") << ", " << counted(report.problems, "problem") << '\n';
   return report.problems == 0;
 }
 
