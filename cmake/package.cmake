@@ -7,13 +7,30 @@ install(FILES ${PROJECT_SOURCE_DIR}/README.md ${PROJECT_SOURCE_DIR}/CHANGELOG.md
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/examples/c ${PROJECT_SOURCE_DIR}/examples/minimal
         DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples COMPONENT docs)
 
-# Every package tells its licence.
-function(dm2_copyright component package)
-  install(FILES ${PROJECT_SOURCE_DIR}/packaging/debian/copyright DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/${package}
-          COMPONENT ${component})
+set(CPACK_DEBIAN_PACKAGE_MAINTAINER "The authors of dm2 <dm2@localhost>")  # a distributor puts his own
+# Every package tells its licence and, where a gzip is found, what changed: CHANGELOG.md as it is when it is installed.
+find_program(DM2_GZIP gzip)
+mark_as_advanced(DM2_GZIP)
+function(dm2_package_papers component package)
+  set(folder ${CMAKE_INSTALL_DATADIR}/doc/${package})
+  install(FILES ${PROJECT_SOURCE_DIR}/packaging/debian/copyright DESTINATION ${folder} COMPONENT ${component})
+  if(NOT DM2_GZIP)
+    return()
+  endif()
+  set(changelog ${PROJECT_BINARY_DIR}/changelog)
+  install(CODE "execute_process(COMMAND sh ${PROJECT_SOURCE_DIR}/packaging/debian/changelog.sh
+      ${PROJECT_SOURCE_DIR}/CHANGELOG.md ${PROJECT_VERSION} \"${CPACK_DEBIAN_PACKAGE_MAINTAINER}\"
+      OUTPUT_FILE ${changelog} RESULT_VARIABLE failed)
+    if(NOT failed)
+      execute_process(COMMAND ${DM2_GZIP} -9nf ${changelog} RESULT_VARIABLE failed)
+    endif()
+    if(failed)
+      message(FATAL_ERROR \"CHANGELOG.md could not be written as a package's\")
+    endif()" COMPONENT ${component})
+  install(FILES ${changelog}.gz DESTINATION ${folder} COMPONENT ${component})
 endfunction()
-dm2_copyright(docs dm2-doc)
-dm2_copyright(headers dm2-dev)
+dm2_package_papers(docs dm2-doc)
+dm2_package_papers(headers dm2-dev)
 
 set(CPACK_PACKAGE_VENDOR dm2)
 set(CPACK_RESOURCE_FILE_LICENSE ${PROJECT_SOURCE_DIR}/LICENSE)
@@ -22,7 +39,6 @@ set(CPACK_STRIP_FILES ON)
 set(CPACK_GENERATOR DEB)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_COMPONENTS_ALL headers docs)
-set(CPACK_DEBIAN_PACKAGE_MAINTAINER "The authors of dm2 <dm2@localhost>")  # a distributor puts his own
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
@@ -46,7 +62,7 @@ set(CPACK_COMPONENT_DOCS_DESCRIPTION "DeMansia 2: documentation and examples of 
 if(TARGET dm2_program)
   list(APPEND CPACK_COMPONENTS_ALL programs)
   set(CPACK_DEBIAN_PROGRAMS_PACKAGE_NAME dm2)
-  dm2_copyright(programs dm2)
+  dm2_package_papers(programs dm2)
   set(CPACK_COMPONENT_PROGRAMS_DESCRIPTION "DeMansia 2: classifies pictures, trains and converts models")
   # With both, models that it has not are compiled when they are wanted.
   set(CPACK_DEBIAN_PROGRAMS_PACKAGE_SUGGESTS "dm2-dev (= ${PROJECT_VERSION}), g++")
@@ -55,8 +71,8 @@ if(TARGET dm2_c)
   list(APPEND CPACK_COMPONENTS_ALL c c_dev)
   set(so ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
   set(CPACK_DEBIAN_C_PACKAGE_NAME libdm2-${so})
-  dm2_copyright(c libdm2-${so})
-  dm2_copyright(c_dev libdm2-dev)
+  dm2_package_papers(c libdm2-${so})
+  dm2_package_papers(c_dev libdm2-dev)
   set(CPACK_COMPONENT_C_DESCRIPTION "DeMansia 2 for C and for what calls C")
   set(CPACK_DEBIAN_C_PACKAGE_CONTROL_EXTRA "${PROJECT_BINARY_DIR}/triggers")
   set(CPACK_DEBIAN_C_PACKAGE_CONTROL_STRICT_PERMISSION ON)

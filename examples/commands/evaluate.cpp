@@ -11,6 +11,7 @@
 #include "../support/devices.hpp"
 #include "../support/model_flags.hpp"
 #include "../support/models.hpp"
+#include "../support/open_dataset.hpp"
 #include "../support/picture_run.hpp"
 #include "../support/processes.hpp"
 #include "../support/progress.hpp"
@@ -131,16 +132,11 @@ dm2::dataset open_pictures(options const& o, dm2::tensor_file const& file, std::
   fs::path const root = fs::is_directory(o.data / "val", ignored) ? o.data / "val" : o.data;
   std::vector<std::string> const names = names_in_file("evaluate", file, classes);
   auto const order = names.empty() ? chosen_order(o, file, root) : dm2::class_order::natural;
-  dm2::dataset set = [&] {
-    try {
-      return dm2::dataset{root, {.classes = names, .order = order}};
-    } catch (dm2::unknown_class const& problem) {
-      throw usage_error{problem.what()};
-    }
-  }();
+  dm2::dataset set = open_dataset(root, {.classes = names, .order = order});
   if (std::size_t(set.classes()) != classes)
-    throw usage_error{root.string() + " has " + std::to_string(set.classes()) + " classes, the model " +
-                      std::to_string(classes) + (names.empty() ? "; the weights file names none" : "")};
+    throw usage_error{root.string() + " has " + std::to_string(set.classes()) +
+                      (set.classes() == 1 ? " class" : " classes") + ", the model " + std::to_string(classes) +
+                      (names.empty() ? "; the weights file names none" : "")};
   return set;
 }
 
@@ -166,8 +162,9 @@ void write_per_class(fs::path const& path, dm2::dataset const& set, std::span<dm
 /// Throws std::runtime_error where `bad` pictures of the set are too many, or are all of them.
 void require_few(std::size_t bad, std::size_t most, std::size_t set, std::string const& front, char const* so_far) {
   if (bad <= most && bad < set) return;
-  throw std::runtime_error{front + std::to_string(bad) + " of " + std::to_string(set) + " pictures are bad" + so_far +
-                           ", the limit is " + std::to_string(most)};
+  throw std::runtime_error{front + std::to_string(bad) + " of " + std::to_string(set) +
+                           (set == 1 ? " picture is bad" : " pictures are bad") + so_far + ", the limit is " +
+                           std::to_string(most)};
 }
 
 /// Counts of this process's pictures, as they come.
@@ -230,7 +227,7 @@ void print(options const& o, report const& r) {
   std::array<char, 160> text;
   std::snprintf(text.data(), text.size(), "top-1 %.3f %%  top-5 %.3f %%  loss %.4f  ", 100 * r.total.accuracy(),
                 100 * r.total.accuracy5(), r.total.loss());
-  std::cout << r.model << "  " << text.data() << grouped(r.total.samples) << " pictures";
+  std::cout << r.model << "  " << text.data() << counted(r.total.samples, "picture");
   if (r.bad != 0) std::cout << " (" << grouped(r.bad) << " left out)";
   std::snprintf(text.data(), text.size(), "  %.1f img/s  data %.0f %%  (", r.speed.rate(),
                 100 * r.speed.waiting_share());

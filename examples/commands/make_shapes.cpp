@@ -120,7 +120,7 @@ void tell_of_others(options const& o) {
     std::size_t const found = dm2::list_images(o.output / part).size();
     if (found > std::size_t(count))
       std::cerr << "make_shapes: " << printable((o.output / part).string()) << " holds "
-                << grouped(found - std::size_t(count)) << " pictures of an earlier set beside these\n";
+                << counted(found - std::size_t(count), "picture") << " of an earlier set beside these\n";
   }
 }
 
@@ -133,8 +133,8 @@ void write_set(options const& o) {
     else
       write_sample(o, shapes::part::validation, i - train);
   });
-  std::cout << o.train << " training and " << o.val << " held-out pictures of " << shapes::classes.size()
-            << " classes in " << printable(o.output.string()) << '\n';
+  std::cout << o.train << " training and " << o.val << (o.val == 1 ? " held-out picture of " : " held-out pictures of ")
+            << shapes::classes.size() << " classes in " << printable(o.output.string()) << '\n';
   tell_of_others(o);
 }
 

@@ -83,10 +83,11 @@ int list_models() {
 
 int prune_models() {
   dm2::run::prune_report const report = dm2::run::cache{}.prune();
-  std::cout << "removed the code of " << grouped(report.models) << (report.models == 1 ? " model, " : " models, ")
-            << byte_size(std::size_t(report.bytes)) << '\n';
+  std::cout << "removed the code of " << counted(report.models, "model") << ", " << byte_size(std::size_t(report.bytes))
+            << '\n';
   if (report.busy == 0) return exit_ok;
-  std::cerr << "models: " << grouped(report.busy) << " being compiled by another process stay\n";
+  std::cerr << "models: " << grouped(report.busy) << " being compiled by another process "
+            << (report.busy == 1 ? "stays\n" : "stay\n");
   return exit_incomplete;
 }
 

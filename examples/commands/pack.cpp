@@ -91,10 +91,9 @@ void print_problems(std::vector<dm2::file_error> const& listed, std::size_t all)
 void describe_set(fs::path const& folder, dm2::packed_set const& set) {
   std::uint64_t bytes = 0;
   for (std::size_t s = 0; s < set.index().shards(); ++s) bytes += set.index().shard(s).bytes;
-  std::cout << printable(folder.string()) << ": " << grouped(set.size()) << " pictures in " << grouped(set.classes())
-            << (set.classes() == 1 ? " class, " : " classes, ") << byte_size(bytes) << " in "
-            << grouped(set.index().shards()) << (set.index().shards() == 1 ? " shard" : " shards")
-            << (set.has_label_maps() ? ", label maps" : "")
+  std::cout << printable(folder.string()) << ": " << counted(set.size(), "picture") << " in "
+            << counted(set.classes(), "class", "classes") << ", " << byte_size(bytes) << " in "
+            << counted(set.index().shards(), "shard") << (set.has_label_maps() ? ", label maps" : "")
             << (set.pixels_changed() ? ", pixels changed (quality " + std::to_string(set.index().head().quality) + ")"
                                      : std::string{})
             << '\n';
@@ -152,15 +151,16 @@ int pack(options const& o) {
   bar.clear();
   print_problems(report.listed, report.problems);
   if (!report.whole) {
-    std::cout << "stopped after " << grouped(report.records) << " of " << grouped(set.size())
-              << " pictures; the same command goes on\n";
+    std::cout << "stopped after " << grouped(report.records) << " of " << counted(set.size(), "picture")
+              << "; the same command goes on\n";
     return exit_stopped;
   }
   describe_set(o.output, dm2::packed_set{o.output});
-  std::cout << grouped(report.forms[1]) << " JPEGs with restart markers, " << grouped(report.forms[2])
-            << " encoded anew, " << grouped(report.forms[0]) << " pictures byte by byte; "
+  std::cout << counted(report.forms[1], "JPEG") << " with restart markers, " << grouped(report.forms[2])
+            << " encoded anew, " << counted(report.forms[0], "picture") << " byte by byte; "
             << byte_size(report.source_bytes) << " of files";
-  if (report.taken_over > 0) std::cout << "; " << grouped(report.taken_over) << " were packed before";
+  if (report.taken_over > 0)
+    std::cout << "; " << grouped(report.taken_over) << (report.taken_over == 1 ? " was" : " were") << " packed before";
   std::cout << '\n';
   return report.problems == 0 ? exit_ok : exit_incomplete;
 }

@@ -93,8 +93,7 @@ struct run {
 
   explicit run(options const& o) : asked{o}, names{o.names} {
     if (!names.empty() && names.size() != o.inputs.size())
-      throw usage_error{"--names has " + std::to_string(names.size()) + " names for " +
-                        std::to_string(o.inputs.size()) + " files"};
+      throw usage_error{"--names has " + counted(names.size(), "name") + " for " + counted(o.inputs.size(), "file")};
     for (fs::path const& path : o.inputs) {
       tables.push_back(dm2::read_csv(path));
       if (tables.back().columns.front().empty())

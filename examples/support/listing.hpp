@@ -34,8 +34,8 @@ inline void print_tensors(std::ostream& out, tensor_file const& file) {
   }
   t.print_titles(out);
   for (auto const& row : rows) t.print_row(out, row);
-  out << grouped(rows.size()) << (rows.size() == 1 ? " tensor, " : " tensors, ") << grouped(numbers) << " numbers, "
-      << byte_size(bytes) << "; " << name_of(file.format()) << (file.averaged() ? ", averaged weights" : "") << '\n';
+  out << counted(rows.size(), "tensor") << ", " << counted(numbers, "number") << ", " << byte_size(bytes) << "; "
+      << name_of(file.format()) << (file.averaged() ? ", averaged weights" : "") << '\n';
 }
 
 /// One JSON object: the format, whether the weights are averages, metadata (parsed where it is JSON itself) and

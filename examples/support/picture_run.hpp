@@ -96,7 +96,7 @@ struct run_speed {
     std::array<char, 96> numbers;
     std::snprintf(numbers.data(), numbers.size(), " in %.2f s, %.1f/s, %.0f %% of the time waiting for data", seconds,
                   rate(), 100 * waiting_share());
-    return grouped(pictures) + (pictures == 1 ? " picture" : " pictures") + numbers.data();
+    return counted(pictures, "picture") + numbers.data();
   }
 };
 

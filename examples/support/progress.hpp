@@ -28,7 +28,7 @@ class progress_bar {
   /// "[#######.......]  120 / 240 pictures  35.2/s  0:03 left"
   [[nodiscard]] std::string line(std::size_t done, double seconds) const {
     double const rate = seconds > 0 ? double(done) / seconds : 0;
-    std::string text = bar_text(done, total_, 30) + "  " + grouped(done) + " / " + grouped(total_) + " pictures";
+    std::string text = bar_text(done, total_, 30) + "  " + grouped(done) + " / " + counted(total_, "picture");
     if (done == 0) return text;
     std::array<char, 64> speed;
     std::snprintf(speed.data(), speed.size(), "  %.1f/s  ", rate);

@@ -85,9 +85,14 @@ namespace dm2::example {
   return text;
 }
 
-/// "1,234 bytes", "36.3 MiB"
+/// "1 picture", "1,234 pictures"; `many` is for a word whose plural has more than an s.
+[[nodiscard]] inline std::string counted(std::uint64_t number, std::string const& one, std::string const& many = "") {
+  return grouped(number) + ' ' + (number == 1 ? one : many.empty() ? one + 's' : many);
+}
+
+/// "1,023 bytes", "36.3 MiB"
 [[nodiscard]] inline std::string byte_size(std::uint64_t bytes) {
-  if (bytes < 1024) return std::to_string(bytes) + " bytes";
+  if (bytes < 1024) return counted(bytes, "byte");
   constexpr std::array<char const*, 4> units{"KiB", "MiB", "GiB", "TiB"};
   double value = double(bytes) / 1024;
   std::size_t unit = 0;

@@ -8,6 +8,7 @@
 #include <dm2/data/loader.hpp>
 #include <dm2/data/sample_transform.hpp>
 
+#include "open_dataset.hpp"
 #include "progress.hpp"
 #include "stop_signal.hpp"
 #include "text.hpp"
@@ -117,16 +118,18 @@ struct training_data {
   }
 
   /// Opens the validation set. `known` are the class names of the checkpoint that the run goes on with, or none. Throws
-  /// usage_error where the data have another number of classes than the model.
+  /// usage_error where the data have another number of classes than the model, or the validation set has a class that
+  /// the training set does not have.
   void fit(int classes, std::vector<std::string> const& known) {
     if (training.classes() != classes) {
       auto const others = !known.empty() || held_out_.empty() ? known : class_folders(held_out_, order_);
       std::string const odd = odd_classes(training, others, known.empty() ? held_out_.string() : "the checkpoint");
       throw usage_error{training.root().string() + " has " + std::to_string(training.classes()) +
-                        " classes, the model " + std::to_string(classes) + odd};
+                        (training.classes() == 1 ? " class" : " classes") + ", the model " + std::to_string(classes) +
+                        odd};
     }
     auto const names = training.class_names();
-    if (!held_out_.empty()) validation.emplace(held_out_, dataset_options{.classes = {names.begin(), names.end()}});
+    if (!held_out_.empty()) validation = open_dataset(held_out_, {.classes = {names.begin(), names.end()}});
   }
 
  private:
@@ -164,8 +167,7 @@ struct training_data {
   check_report const report = check(set, options);
   bar.clear();
   for (file_error const& problem : report.listed) std::cerr << printable(problem.what()) << '\n';
-  std::cerr << name << ": " << grouped(report.samples) << " samples, " << grouped(report.problems)
-            << (report.problems == 1 ? " problem\n" : " problems\n");
+  std::cerr << name << ": " << counted(report.samples, "sample") << ", " << counted(report.problems, "problem") << '\n';
   return report.problems == 0;
 }
 

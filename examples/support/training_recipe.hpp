@@ -47,16 +47,19 @@ struct run_length {
   double const averaged = 1 / (1 - ema_decay);
   if (f.ema && !f.ema_warm_up && averaged > double(run.steps))
     out.push_back("--model-ema-decay " + short_number(ema_decay) + " averages over " +
-                  grouped(std::uint64_t(averaged + 0.5)) + " steps, the run has " + grouped(std::uint64_t(run.steps)) +
+                  counted(std::uint64_t(averaged + 0.5), "step") + ", the run has " +
+                  grouped(std::uint64_t(run.steps)) +
                   ": validation and the best checkpoint will have little but the first weights; " +
                   short_number(default_ema_decay(run.steps)) + " suits it");
   if (f.rates.warmup > std::max(1, f.rates.epochs - 1))
     out.push_back("--warmup-epochs " + std::to_string(f.rates.warmup) + " is as long as the run of " +
-                  std::to_string(f.rates.epochs) + " epochs: the learning rate " + short_number(f.rates.base) +
+                  counted(std::uint64_t(f.rates.epochs), "epoch") + ": the learning rate " +
+                  short_number(f.rates.base) +
                   (f.rates.warmup > f.rates.epochs ? " is never reached" : " is reached in the last one"));
   if (std::size_t(f.accumulate) > run.batches)
-    out.push_back("--grad-accum-steps " + std::to_string(f.accumulate) + ": an epoch has " + grouped(run.batches) +
-                  " micro-batches, so that no step is whole, and gradients are smaller");
+    out.push_back("--grad-accum-steps " + std::to_string(f.accumulate) + ": an epoch has " +
+                  counted(run.batches, "micro-batch", "micro-batches") +
+                  ", so that no step is whole, and gradients are smaller");
   return out;
 }
 

@@ -17,6 +17,7 @@
 #include "resumed_flags.hpp"
 #include "run_request.hpp"
 #include "stop_signal.hpp"
+#include "text.hpp"
 #include "training_data.hpp"
 #include "training_flags.hpp"
 #include "training_folder.hpp"
@@ -154,7 +155,7 @@ class training_run {
     if (from_) detail::require_same_classes(*from_, known_, data_.training);
     if (std::size_t(flags_.batch) > data_.training.size())
       throw usage_error{"--batch-size " + std::to_string(flags_.batch) + " is more than the " +
-                        grouped(data_.training.size()) + " pictures of " + data_.training.root().string()};
+                        counted(data_.training.size(), "picture") + " of " + data_.training.root().string()};
     require_readable_samples(data_.training, decoding());
     if (data_.validation) require_readable_samples(*data_.validation, decoding());
   }
@@ -181,7 +182,7 @@ class training_run {
   void go_on(training_loop& driver) {
     resume_report const report = driver.resume(from_->file, !flags_.fresh_optimizer);
     std::cout << "resumed    " << printable(from_->file.string()) << " in epoch " << driver.epoch() + 1 << " after "
-              << grouped(std::size_t(driver.steps())) << " steps"
+              << counted(std::size_t(driver.steps()), "step")
               << (flags_.fresh_optimizer ? ", the optimizer anew\n" : "\n");
     print_resumed_flags(resumed_);
     if (!report.best_left_out.empty()) std::cout << "best       begins anew: " << report.best_left_out << '\n';
@@ -271,8 +272,9 @@ class training_run {
     for (std::string& name : report.left_out) name = "'" + name + "' is no part of the model, and left out";
     print_notices("train", file, report.left_out);
     std::cout << "weights    " << printable(path.string()) << (file.averaged() ? " (averages): " : ": ")
-              << report.loaded << " tensors loaded";
-    if (!report.reinitialised.empty()) std::cout << ", " << report.reinitialised.size() << " begin anew";
+              << counted(report.loaded, "tensor") << " loaded";
+    if (std::size_t const fresh = report.reinitialised.size(); fresh > 0)
+      std::cout << ", " << fresh << (fresh == 1 ? " begins anew" : " begin anew");
     std::cout << '\n';
     for (std::string const& line : report.lines) std::cout << "           " << printable(line) << '\n';
     std::cout << std::flush;
@@ -304,15 +306,16 @@ class training_run {
               << std::endl;
     warn_of_empty_classes(data_.training);
     if (data_.validation) warn_of_empty_classes(*data_.validation);
-    std::cout << "data       " << grouped(data_.training.size()) << " training pictures, "
+    std::cout << "data       " << counted(data_.training.size(), "training picture") << ", "
               << (data_.validation ? grouped(data_.validation->size()) + " for validation" : "no validation set")
               << (f.labels.empty() ? ", hard labels" : ", label maps of " + printable(f.labels.string())) << '\n'
               << "batch      " << f.batch << " x " << f.accumulate << " = "
-              << grouped(std::size_t(f.batch) * std::size_t(f.accumulate)) << " pictures a step, "
-              << grouped(std::size_t(length.steps / f.rates.epochs)) << " steps an epoch, " << f.rates.epochs
-              << " epochs\n"
-              << "rate       " << short_number(f.rates.base) << " after " << f.rates.warmup << " epochs from "
-              << short_number(f.rates.start) << ", cosine to " << short_number(f.rates.floor) << "; "
+              << counted(std::size_t(f.batch) * std::size_t(f.accumulate), "picture") << " a step, "
+              << counted(std::size_t(length.steps / f.rates.epochs), "step") << " an epoch, "
+              << counted(std::size_t(f.rates.epochs), "epoch") << '\n'
+              << "rate       " << short_number(f.rates.base) << " after "
+              << counted(std::size_t(f.rates.warmup), "epoch") << " from " << short_number(f.rates.start)
+              << ", cosine to " << short_number(f.rates.floor) << "; "
               << (f.optimizer.kind == optimizer_kind::lion ? "Lion" : "AdamW") << ", weight decay "
               << short_number(f.optimizer.weight_decay) << ", "
               << (f.ema ? "averages " + short_number(*f.ema_decay) : "no averages") << '\n'
@@ -338,7 +341,7 @@ class training_run {
       if (!whole) {
         log.say(driver.steps() == 0 ? std::string{"stopped before the first step"}
                                     : "stopped in epoch " + std::to_string(driver.epoch() + 1) + " after " +
-                                          grouped(std::size_t(driver.steps())) + " steps; --resume auto goes on");
+                                          counted(std::size_t(driver.steps()), "step") + "; --resume auto goes on");
         return exit_stopped;
       }
       std::string best;

@@ -54,8 +54,8 @@ inline void print_notices(std::string_view program, tensor_file const& file, std
   try {
     std::vector<std::string> names = read_class_names(file);
     if (names.empty() || names.size() == classes) return names;
-    note = "holds " + std::to_string(names.size()) + " class names, the model has " + std::to_string(classes) +
-           " classes: they are left out";
+    note = "holds " + std::to_string(names.size()) + (names.size() == 1 ? " class name" : " class names") +
+           ", the model has " + std::to_string(classes) + (classes == 1 ? " class" : " classes") + ": left out";
   } catch (file_error const&) {  // the note says it
   }
   print_notices(program, file, std::span{&note, 1});

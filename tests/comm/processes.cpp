@@ -3,6 +3,7 @@
 //   (none)       every call, with sizes from none to several pieces, against what each process can compute alone
 //   silent       process 1 sleeps for ever before the second exchange; the others end with 6 and say so
 //   endless      process 1 sleeps for ever before its end; the others end with 6 and say so
+//   paused       process 0 waits for process 1's end, and is stopped there for longer than it may wait: ends with 0
 #include <dm2/comm/mpi.hpp>
 #include <dm2/core/random.hpp>
 
@@ -14,6 +15,9 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#include <signal.h>
+#include <unistd.h>
 
 namespace {
 
@@ -68,17 +72,31 @@ void gather_and_broadcast(dm2::communicator& c) {
   c.barrier("end");
 }
 
+/// Process 1 stops process 0 (SIGSTOP) for `stop`, when that has waited in its end for 0.3 s of the 3 s that it may,
+/// and ends half a second after it has continued it.
+void pause_the_first(dm2::communicator& c, std::chrono::seconds stop) {
+  int id = ::getpid();
+  c.broadcast("id", std::span{&id, 1}, 0);
+  if (c.rank() != 1) return;
+  std::this_thread::sleep_for(std::chrono::milliseconds{300});
+  require(::kill(id, SIGSTOP) == 0, "process 0 cannot be stopped");
+  std::this_thread::sleep_for(stop);
+  require(::kill(id, SIGCONT) == 0, "process 0 cannot be continued");
+  std::this_thread::sleep_for(std::chrono::milliseconds{500});
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   std::string const what = argc > 1 ? argv[1] : "";
   try {
-    dm2::mpi_communicator c{what.empty() ? 30.0 : 1.0};
+    dm2::mpi_communicator c{what.empty() ? 30.0 : 3.0};
     c.at_step(4);
     for (int round = 0; round < 5; ++round) exchange_round(c, round);
     if (what == "silent" && c.rank() == 1) std::this_thread::sleep_for(std::chrono::hours{1});
     gather_and_broadcast(c);
     if (what == "endless" && c.rank() == 1) std::this_thread::sleep_for(std::chrono::hours{1});
+    if (what == "paused") pause_the_first(c, std::chrono::seconds{5});
     if (c.rank() == 0) std::cout << c.size() << " processes by " << c.name() << ": right\n";
     return 0;
   } catch (dm2::process_error const& lost) {

@@ -78,15 +78,18 @@ TEST_CASE("rendezvous: strangers, silent ones and processes of another run neith
     message bytes = sent;
     rendezvous{first}.share(bytes);
   }};
-  std::this_thread::sleep_for(std::chrono::milliseconds{100});
   auto const connected = [&] {
-    detail::socket_handle s{::socket(AF_INET, SOCK_STREAM, 0)};
     sockaddr_in a{};
     a.sin_family = AF_INET;
     a.sin_port = htons(std::uint16_t(port));
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    REQUIRE(::connect(s.get(), reinterpret_cast<sockaddr*>(&a), sizeof a) == 0);
-    return s;
+    for (int tries = 0; tries < 1000; ++tries) {  // until the server listens
+      detail::socket_handle s{::socket(AF_INET, SOCK_STREAM, 0)};
+      if (::connect(s.get(), reinterpret_cast<sockaddr*>(&a), sizeof a) == 0) return s;
+      std::this_thread::sleep_for(std::chrono::milliseconds{10});
+    }
+    FAIL("nobody listens");
+    return detail::socket_handle{-1};
   };
   {
     auto const stranger = connected();

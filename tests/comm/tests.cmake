@@ -17,6 +17,8 @@ set_tests_properties(comm.silent_process PROPERTIES TIMEOUT 120 LABELS processes
 add_test(NAME comm.endless_process COMMAND ${dm2_mpirun} -n 3 $<TARGET_FILE:dm2_processes> endless)
 set_tests_properties(comm.endless_process PROPERTIES TIMEOUT 120 LABELS processes ENVIRONMENT "${dm2_mpi_environment}"
                      PASS_REGULAR_EXPRESSION "the other processes did not end within [0-9.]+ s of process [02]")
+add_test(NAME comm.paused_process COMMAND ${dm2_mpirun} -n 2 $<TARGET_FILE:dm2_processes> paused)
+set_tests_properties(comm.paused_process PROPERTIES TIMEOUT 120 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")
 if(TARGET evaluate)
   add_test(NAME comm.same_counts COMMAND ${CMAKE_CURRENT_LIST_DIR}/same_counts.sh $<TARGET_FILE:evaluate> $<TARGET_FILE:make_shapes>
                                          ${PROJECT_SOURCE_DIR}/examples/weights/quick.safetensors

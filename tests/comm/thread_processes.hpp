@@ -27,7 +27,7 @@ struct mailbox {
   std::map<std::pair<int, int>, std::deque<std::vector<std::byte>>> letters;  ///< by sender and receiver
 };
 
-/// One of them. Waits at most ten seconds for a letter.
+/// One of them. Waits at most two minutes for a letter.
 class thread_process final : public communicator {
  public:
   thread_process(mailbox& box, int rank, int size) : box_{box}, rank_{rank}, size_{size} {}
@@ -42,7 +42,7 @@ class thread_process final : public communicator {
     box_.arrived.notify_all();
     for (incoming_message const& m : in) {
       auto& waiting = box_.letters[{m.from, rank_}];
-      if (!box_.arrived.wait_for(lock, std::chrono::seconds{10}, [&] { return !waiting.empty(); }))
+      if (!box_.arrived.wait_for(lock, std::chrono::minutes{2}, [&] { return !waiting.empty(); }))
         throw process_error{"process " + std::to_string(m.from) + " did not send '" + what + "'"};
       if (waiting.front().size() != m.bytes.size())
         throw process_error{"'" + std::string{what} + "' has " + std::to_string(waiting.front().size()) +

@@ -5,11 +5,13 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory_resource>
 #include <span>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -148,6 +150,33 @@ TEST_CASE("loader: raw batches have the samples, labels and crops of finished on
     CHECK(raw.times().decoding > 0);
     CHECK(raw.times().reading > 0);
   }
+}
+
+/// Takes 30 ms for a batch, and hands every encoded picture back to the host.
+class slow_decoder final : public raw_decoder {
+ public:
+  [[nodiscard]] std::span<int const> decode(raw_pictures& raw) override {
+    std::this_thread::sleep_for(std::chrono::milliseconds{30});
+    places_.clear();
+    for (std::size_t i = 0; i < raw.tasks.size(); ++i)
+      if (raw.tasks[i].encoded) places_.push_back(int(i));
+    return places_;
+  }
+
+ private:
+  std::vector<int> places_;
+};
+
+TEST_CASE("loader: a device's decoding is time that next() waits for data") {
+  picture_set const pictures{13};
+  dataset const set = pictures.plain();
+  slow_decoder decoder;
+  loader from{set, {.mode = loading::evaluation, .batch = 5, .threads = 1}, evaluation_sample_transform({16, 16})};
+  from.leave_raw(*std::pmr::new_delete_resource(), &decoder);
+  from.start(0);
+  while (from.next() != nullptr) {
+  }
+  CHECK(from.seconds_waiting() >= 0.09);  // three batches
 }
 
 TEST_CASE("loader: a transform of one's own leaves no raw pictures") {

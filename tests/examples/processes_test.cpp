@@ -118,7 +118,7 @@ TEST_CASE("command_to_repeat: the flags that start processes are left out, which
 
 TEST_CASE("process_family: gives its processes their variables, and the code of the first that fails") {
   CHECK(run({{"sh", "-c", "test \"$DM2_TEST_NUMBER\" = 7"}, {"true"}}) == 0);
-  CHECK(run({{"true"}, {"sh", "-c", "exit 6"}, {"sh", "-c", "sleep 0.5; exit 3"}}) == 6);
+  CHECK(run({{"true"}, {"sh", "-c", "exit 6"}, {"sh", "-c", "sleep 2; exit 3"}}) == 6);
   CHECK(run({{"sh", "-c", "kill -KILL $$"}}) == 128 + 9);
   CHECK(run({{"dm2-no-such-program"}}) == 127);
 }

@@ -30,7 +30,12 @@ TEST_CASE("text: widths, numbers and sizes are as people write them") {
   CHECK(grouped(999) == "999");
   CHECK(grouped(1000) == "1,000");
   CHECK(grouped(9514032) == "9,514,032");
-  CHECK(byte_size(1023) == "1023 bytes");
+  CHECK(counted(0, "picture") == "0 pictures");
+  CHECK(counted(1, "picture") == "1 picture");
+  CHECK(counted(9514032, "class", "classes") == "9,514,032 classes");
+  CHECK(counted(1, "class", "classes") == "1 class");
+  CHECK(byte_size(1) == "1 byte");
+  CHECK(byte_size(1023) == "1,023 bytes");
   CHECK(byte_size(1536) == "1.5 KiB");
   CHECK(byte_size(38056128) == "36.3 MiB");
   CHECK(percent(0.12345f) == "12.35 %");

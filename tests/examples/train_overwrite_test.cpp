@@ -159,7 +159,8 @@ TEST_CASE("train: a folder has one writer, and the second is told who that is") 
   picture_folder const here;
   draw_pictures(here.folder / "many", 10, 60);
   auto const both = here.shell(
-      "launch --train-dir many -b 1 --grad-accum-steps 1 --log-interval 1 > out 2>&1 & p=$!\n"
+      "launch --train-dir many -b 1 --grad-accum-steps 1 --log-interval 1 --epochs 100000 --checkpoint-hist 0 > out "
+      "2>&1 & p=$!\n"
       "until [ -e runs/micro/steps.csv ]; do kill -0 $p || break; sleep 0.02; done\n"
       "for flags in '' --overwrite '--resume auto'; do train $flags; echo code=$?; done\n"
       "kill -9 $p; wait $p; echo pid=$p; train --overwrite; echo code=$?; ls -A runs/micro");

@@ -197,6 +197,11 @@ TEST_CASE("train: what does not fit is refused with what to do, and bad pictures
   CHECK(classes.code == 2);
   CHECK(contains(classes.err, "data/train has 9 classes, the model 10"));
 
+  fs::create_directories(nine.folder / "data/val/other");
+  auto const other = nine.train({"--num-classes", "9"});
+  CHECK(other.code == 2);
+  CHECK(contains(other.err, "data/val/other: is none of the 9 classes, class0 to class8"));
+
   picture_folder const here;
   CHECK(here.train({"--img-size", "230"}).code == 2);
   CHECK(here.train({"--aa", "augmix"}).code == 2);

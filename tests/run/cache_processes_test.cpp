@@ -186,11 +186,13 @@ TEST_CASE("cache processes: a stop flag ends the compiling, and leaves nothing")
 
 TEST_CASE("cache processes: a stop flag ends the waiting for another process, which goes on") {
   stub_cache c;
-  auto const request = stub_request(c.counted, "one", R"(echo $$ >> "$0"; sleep 0.4; cp "$2" "$4")");
+  auto const request =
+      stub_request(c.counted, "one", R"(echo $$ >> "$0"; until [ -e "$0.go" ]; do sleep 0.01; done; cp "$2" "$4")");
   pid_t const first = in_process([&] { c.models.find_or_compile(request); });
   REQUIRE(soon([&] { return compilers(c).size() == 2; }));
   std::atomic<bool> stop = true;
   CHECK_THROWS_AS(c.models.find_or_compile(request, {}, &stop), dm2::run::compile_stopped);
+  write_raw(c.counted.string() + ".go", "");
   CHECK(ended_well(first));
   CHECK(c.models.find("one"));
 }

@@ -16,6 +16,7 @@
 #include <dm2/data/sample_transform.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -93,8 +94,8 @@ class loader {
   [[nodiscard]] dataset const& set() const noexcept { return *set_; }
   /// Batches of an epoch, over all processes. Some may be other processes' to read (epoch_batches).
   [[nodiscard]] std::size_t batches() const noexcept { return cut_.count(); }
-  /// Seconds that next() has waited for data since the loader was made.
-  [[nodiscard]] double seconds_waiting() const { return queue_->seconds_waiting(); }
+  /// Seconds that next() has waited for data since the loader was made: for its threads, and for a device that decodes.
+  [[nodiscard]] double seconds_waiting() const { return queue_->seconds_waiting() + seconds_decoder_; }
   /// Where its threads' time has gone so far.
   [[nodiscard]] loading_times times() const noexcept { return clock_.get(); }
   /// Different bad samples so far.
@@ -160,12 +161,14 @@ class loader {
   }
 
   /// Has the device decode what was left to it, and loads anew what it could not.
-  void decode_encoded(detail::batch_slot& slot) const {
+  void decode_encoded(detail::batch_slot& slot) {
     if (decoder_ == nullptr || !slot.content.is_raw()) return;
+    auto const begin = std::chrono::steady_clock::now();
     for (int const i : decoder_->decode(slot.content.raw)) {
       slot.failures[std::size_t(i)].clear();
       load(slot, i, false);
     }
+    seconds_decoder_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
 
   /// Fills place i of a batch, or marks it as bad. Called by the queue's threads.
@@ -252,6 +255,7 @@ class loader {
   sample_transform transform_;
   std::pmr::memory_resource* raw_ = nullptr;  ///< of raw pictures; null where they are finished here
   raw_decoder* decoder_ = nullptr;            ///< of those that are left encoded
+  double seconds_decoder_ = 0;                ///< that next() was in decode_encoded
   mutable detail::loading_clock clock_;
   epoch_batches cut_;
   std::uint32_t epoch_ = 0;
