@@ -194,6 +194,13 @@ TEST_CASE(
   CHECK(room::one_segment<__nv_bfloat16, wide>(device, 192));
   CHECK(taken.operator()<__nv_bfloat16, wide>(197));                // neither has room for two
   device.shared_per_sm = 102400, device.shared_per_block = 101376;  // an RTX 4090's
+  for (int length = 1; length <= 225; ++length)
+    CHECK(taken.operator()<__nv_bfloat16, tiny_mixer>(length) ==
+          room::one_segment<__nv_bfloat16, tiny_mixer>(device, length));
+  static_assert(room::packed_suffices<__nv_bfloat16, tiny_mixer>() && room::packed_suffices<__half, tiny_mixer>());
+  static_assert(room::packed_suffices<__nv_bfloat16, small_mixer>() && !room::packed_suffices<__half, small_mixer>());
+  CHECK_FALSE(taken.operator()<__half, small_mixer>(192));  // 102,288 bytes, 101,376 in tensor.cuh
+  CHECK(room::one_segment<__half, small_mixer>(device, 192));
   constexpr mixer_shape narrow{.heads = 8, .headdim = 24, .d_state = 64, .groups = 1, .d_conv = 4};
   CHECK_FALSE(room::whole_fits<__nv_bfloat16, narrow>(device, 197));  // 103,168 bytes, 99,840 packed
   CHECK(taken.operator()<__nv_bfloat16, narrow>(197));

@@ -214,6 +214,18 @@ bool packed_taken(device_properties const& device, int length) {
          !whole_fits<T, M>(device, length) || !twice(layout<traits<T, M>>{tiles}.bytes);
 }
 
+/// Whether the packed kernel is taken for this shape wherever one of the two is, so that the other is not compiled: no
+/// device has less than 100 KB of shared memory a multiprocessor.
+template <class T, mixer_shape M>
+constexpr bool packed_suffices() {
+  using Tr = packed_traits<T, M, best_way<T>(false)>;
+  for (int tiles = 1; tiles <= Tr::most_tiles; ++tiles) {
+    int const bytes = layout<Tr>{tiles}.bytes;
+    if (bytes > layout<traits<T, M>>{tiles}.bytes && 2 * (bytes + 1024) > (100 << 10)) return false;
+  }
+  return true;
+}
+
 /// Whether sequences of this length are one segment on this device.
 template <class T, mixer_shape M>
 bool one_segment(device_properties const& device, int length) {
@@ -231,9 +243,11 @@ bool launch_one_segment(context<P>& ctx, element<P> const* zxbcdt,
     if (packed_taken<T, M, best_way<T>(true)>(ctx.device(), length))
       return launch_packed<best_way<T>(true), P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
   }
-  if (packed_taken<T, M, best_way<T>(false)>(ctx.device(), length))
-    return launch_packed<best_way<T>(false), P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
-  return launch_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  if constexpr (!packed_suffices<T, M>()) {
+    if (!packed_taken<T, M, best_way<T>(false)>(ctx.device(), length))
+      return launch_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  }
+  return launch_packed<best_way<T>(false), P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
 }
 
 }  // namespace dm2::cuda::detail::mixer_core
