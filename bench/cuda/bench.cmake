@@ -11,13 +11,6 @@ foreach(name ${benches})
   add_dependencies(dm2_cuda_bench dm2_cuda_${name}_bench)
 endforeach()
 
-# The lengths benchmark with the packed mixer core, beside the one that it is to be compared with.
-add_executable(dm2_cuda_lengths_packed_bench cuda/lengths_bench.cu)
-target_compile_definitions(dm2_cuda_lengths_packed_bench PRIVATE DM2_PACKED_MIXER_CORE)
-target_link_libraries(dm2_cuda_lengths_packed_bench PRIVATE dm2_cuda_own)
-target_include_directories(dm2_cuda_lengths_packed_bench PRIVATE ${CMAKE_CURRENT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/tests)
-add_dependencies(dm2_cuda_bench dm2_cuda_lengths_packed_bench)
-
 if(DM2_HAS_NCCL)
   add_executable(dm2_cuda_processes_bench cuda/processes_bench.cu)
   target_link_libraries(dm2_cuda_processes_bench PRIVATE dm2_cuda_own dm2::nccl)

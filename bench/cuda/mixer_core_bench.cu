@@ -1,5 +1,5 @@
-// The mixer core for sequences in one segment, by each of its kernels in turn: tensor.cuh's, and packed.cuh's with one
-// of its steps after another.
+// The mixer core for sequences in one segment, by each of its kernels in turn: tensor.cuh's, and packed.cuh's in
+// float and in halves, with copies and with tensor maps.
 //
 //   dm2_cuda_mixer_core_bench
 #include <dm2/cuda/mixer_core/packed.cuh>
@@ -23,7 +23,7 @@ namespace {
 using namespace dm2;
 using namespace dm2::bench;
 namespace room = dm2::cuda::detail::mixer_core;
-using room::packed_steps;
+using room::packed_way;
 
 constexpr mixer_shape tiny_mixer{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
 constexpr mixer_shape tiny_other_way{
@@ -31,7 +31,9 @@ constexpr mixer_shape tiny_other_way{
 constexpr mixer_shape small_mixer{.heads = 8, .headdim = 96, .d_state = 128, .groups = 1, .d_conv = 4};
 constexpr mixer_shape two_groups{.heads = 8, .headdim = 48, .d_state = 128, .groups = 2, .d_conv = 4};
 
-constexpr int forms = 7, rounds = 5;
+constexpr packed_way floats{.halves = false, .boxes = false}, float_boxes{.halves = false, .boxes = true};
+constexpr packed_way halves{.halves = true, .boxes = false}, half_boxes{.halves = true, .boxes = true};
+constexpr int forms = 5, rounds = 5;
 
 /// tensor.cuh's kernel.
 struct whole_form {
@@ -45,15 +47,15 @@ struct whole_form {
   }
 };
 /// packed.cuh's.
-template <packed_steps Steps>
+template <packed_way Way>
 struct packed_form {
   template <class T, mixer_shape M>
   static bool fits(cuda::device_properties const& device, int length) {
-    return room::packed_fits<T, M, Steps>(device, length);
+    return room::packed_fits<T, M, Way>(device, length);
   }
   template <cuda::precision P, mixer_shape M, class... All>
   static bool launch(All&&... all) {
-    return room::launch_packed<Steps, P, M>(all...);
+    return room::launch_packed<Way, P, M>(all...);
   }
 };
 
@@ -75,28 +77,23 @@ class core_case {
   }
 
   /// How far the packed forms' g is from tensor.cuh's, relative to its norm. Throws where that is more than rounding to
-  /// 16 bits leads to, and where a form with a tensor map, or with z at another time, has other bits than with copies.
+  /// 16 bits leads to, and where a form with a tensor map has other bits than with copies.
   void compare() {
     auto const want = result<whole_form>();
-    auto const in_float = result<packed_form<packed_steps{.halves = false, .boxes = false}>>();
-    auto const in_halves = result<packed_form<packed_steps{.boxes = false}>>();
+    auto const in_float = result<packed_form<floats>>(), in_halves = result<packed_form<halves>>();
     float_apart_ = apart(in_float, want), halves_apart_ = apart(in_halves, want);
-    same<packed_steps{.halves = false, .fetch_z = false}>(in_float);
-    same<packed_steps{.fetch_z = false}>(in_halves);
-    same<packed_steps{}>(in_halves);
-    same<packed_steps{.early_gate = true}>(in_halves);
+    same<float_boxes>(in_float);
+    same<half_boxes>(in_halves);
   }
   /// A table's row: median microseconds of each form, left before the norm or normed.
   void row(char const* name, bool finish) {
     std::array<std::vector<double>, forms> times;
     for (int round = 0; round < rounds; ++round) {  // in turns, so that a change of clocks meets all of them
       time<whole_form>(times[0], finish);
-      time<packed_form<packed_steps{.halves = false, .boxes = false}>>(times[1], finish);
-      time<packed_form<packed_steps{.halves = false, .fetch_z = false}>>(times[2], finish);
-      time<packed_form<packed_steps{.boxes = false}>>(times[3], finish);
-      time<packed_form<packed_steps{.fetch_z = false}>>(times[4], finish);
-      time<packed_form<packed_steps{}>>(times[5], finish);
-      time<packed_form<packed_steps{.early_gate = true}>>(times[6], finish);
+      time<packed_form<floats>>(times[1], finish);
+      time<packed_form<float_boxes>>(times[2], finish);
+      time<packed_form<halves>>(times[3], finish);
+      time<packed_form<half_boxes>>(times[4], finish);
     }
     std::printf("| %s | %d | %d | %s |", name, length_, sequences_, finish ? "normed" : "left");
     for (auto& all : times) {
@@ -150,10 +147,10 @@ class core_case {
     if (!(relative < 1e-2)) throw std::runtime_error{"the packed mixer core differs from the other one"};
     return relative;
   }
-  template <packed_steps Steps>
+  template <packed_way Way>
   void same(std::vector<T> const& want) {
-    if (room::packed_fits<T, M, Steps>(ctx_.device(), length_) &&
-        std::memcmp(result<packed_form<Steps>>().data(), want.data(), want.size() * sizeof(T)) != 0)
+    if (room::packed_fits<T, M, Way>(ctx_.device(), length_) &&
+        std::memcmp(result<packed_form<Way>>().data(), want.data(), want.size() * sizeof(T)) != 0)
       throw std::runtime_error{"the packed mixer core has other bits with a tensor map"};
   }
 
@@ -185,12 +182,11 @@ int main() {
     constexpr auto bf16 = cuda::precision::bf16;
     print_device();
     std::puts("Median us of graph replays in five turns (least to most); g before its norm (left) or normed.");
-    std::puts("Steps: rows without conflicts, taps and factors in shared memory; tensor-map copies; halves in pairs.");
+    std::puts("Boxes are tensor-map copies. Taken: halves, boxes in bf16; float, boxes in fp16.");
     std::puts(
-        "| shape | tokens | batch | g | tensor.cuh | float | float, boxes | halves | halves, boxes | and z fetched | "
-        "and z early "
-        "| float apart | halves apart |");
-    std::puts("|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+        "| shape | tokens | batch | g | tensor.cuh | float | float, boxes | halves | halves, boxes | float apart "
+        "| halves apart |");
+    std::puts("|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|");
     run<bf16, tiny_mixer>("Tiny", 256, 197);
     run<bf16, tiny_other_way>("Tiny, bidirectional", 256, 197);
     run<bf16, tiny_mixer>("Tiny", 64, 197);

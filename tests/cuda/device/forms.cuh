@@ -99,6 +99,8 @@ class chooser {
   [[nodiscard]] form mixer() const {
     namespace room = cuda::detail::mixer_core;
     if constexpr (room::traits<T, S::mixer>::possible) {
+      if (room::packed_taken<T, S::mixer, room::best_way<T>(false)>(device_, length))
+        return {"one segment, packed", true};
       if (room::whole_fits<T, S::mixer>(device_, length)) return {"one segment", true};
       if (room::segments_fit<T, S::mixer>(device_))
         return {"segments of " + std::to_string(16 * room::segment_tiles<T, S::mixer>(device_, length)), true};

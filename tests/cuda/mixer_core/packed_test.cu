@@ -1,4 +1,5 @@
 #include <dm2/cuda/mixer_core/packed.cuh>
+#include <dm2/cuda/mixer_core/segments.cuh>
 
 #include <doctest/doctest.h>
 
@@ -16,11 +17,11 @@ using namespace dm2::test;
 namespace {
 
 namespace room = dm2::cuda::detail::mixer_core;
-using room::packed_steps;
+using room::packed_way;
 constexpr auto bf16 = cuda::precision::bf16;
 constexpr auto fp16 = cuda::precision::fp16;
-constexpr packed_steps floats{.halves = false, .boxes = false}, halves{.boxes = false}, boxes{};
-constexpr packed_steps early{.early_gate = true};
+constexpr packed_way floats{.halves = false, .boxes = false}, halves{.halves = true, .boxes = false};
+constexpr packed_way float_boxes{.halves = false, .boxes = true}, half_boxes{.halves = true, .boxes = true};
 
 constexpr mixer_shape tiny_other_way{
     .heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4, .variant = mixer_variant::bidirectional};
@@ -57,11 +58,11 @@ struct packed_mixer : device_mixer<P, M> {
                                  int(count), factors.data());
     return false;
   }
-  template <packed_steps Steps>
+  template <packed_way Way>
   bool packed(bool finish) {
-    return run(finish, [](auto&&... all) { return room::launch_packed<Steps, P, M>(all...); });
+    return run(finish, [](auto&&... all) { return room::launch_packed<Way, P, M>(all...); });
   }
-  bool present(bool finish) {
+  bool whole(bool finish) {
     return run(finish, [](auto&&... all) { return room::launch_whole<P, M>(all...); });
   }
   [[nodiscard]] double error() const { return relative_error(this->g.read(), this->host.g); }
@@ -85,30 +86,35 @@ struct packed_mixer : device_mixer<P, M> {
     }
     return all;
   }
-  template <packed_steps Steps>
+  template <packed_way Way>
   double check_form(bool finish, std::vector<double> const& want) {
-    REQUIRE(room::packed_fits<T, M, Steps>(this->ctx.device(), this->host.length));
-    bool const normed = packed<Steps>(finish);
+    REQUIRE(room::packed_fits<T, M, Way>(this->ctx.device(), this->host.length));
+    bool const normed = packed<Way>(finish);
     double const packed_error = error();
     CHECK(packed_error < (P == bf16 ? 1.5e-2 : 2e-3));
     CHECK(relative_error(factors.read(), want) < factor_tolerance);
     CHECK(this->g.margins_untouched());
     CHECK(factors.margins_untouched());
     auto const once = this->g.read();
-    CHECK(packed<Steps>(finish) == normed);
+    CHECK(packed<Way>(finish) == normed);
     CHECK(this->g.read() == once);
     return packed_error;
   }
   /// Copies by a tensor map, where the device and the shape have them, change nothing.
-  template <packed_steps Steps>
+  template <packed_way Way>
   void check_same(bool finish, std::vector<double> const& same) {
-    if (room::packed_fits<T, M, Steps>(this->ctx.device(), this->host.length)) {
-      packed<Steps>(finish);
+    if (room::packed_fits<T, M, Way>(this->ctx.device(), this->host.length)) {
+      packed<Way>(finish);
       CHECK(this->g.read() == same);
       CHECK(this->g.margins_untouched());
     } else {
       CHECK((this->ctx.device().major != 9 || M.projected() % 8 != 0 || M.heads % 8 != 0));
     }
+  }
+  /// The operation has the bits of halves in bfloat16, and those of floats in half.
+  void check_taken(bool finish, std::vector<double> const& same) {
+    run(finish, [](auto&&... all) { return room::launch_tensor<P, M>(all...); });
+    CHECK(this->g.read() == same);
   }
   void check(bool finish) {
     CAPTURE(this->host.length);
@@ -116,18 +122,19 @@ struct packed_mixer : device_mixer<P, M> {
     CAPTURE(finish);
     if (!room::whole_fits<T, M>(this->ctx.device(), this->host.length)) return;  // too little shared memory
     this->host.forward();
-    present(finish);
-    double const present_error = error();
+    whole(finish);
+    double const whole_error = error();
     auto const want = host_factors();
     CHECK(relative_error(factors.read(), want) < factor_tolerance);
     double const in_float = check_form<floats>(finish, want);
+    check_same<float_boxes>(finish, this->g.read());
+    auto const floats_g = this->g.read();
     double const in_halves = check_form<halves>(finish, want);
-    auto const same = this->g.read();
-    check_same<boxes>(finish, same);
-    check_same<early>(finish, same);
+    check_same<half_boxes>(finish, this->g.read());
+    check_taken(finish, P == bf16 ? this->g.read() : floats_g);
     MESSAGE("mixer_core ", int(P), " H ", M.heads, " P ", M.headdim, " N ", M.d_state, " G ", M.groups, " L ",
-            this->host.length, ": ", present_error, "; packed in float ", in_float, ", in halves ", in_halves);
-    if (P == bf16 && this->host.length > 1) CHECK(in_halves < present_error);  // three bits more of x, B, C, scores
+            this->host.length, ": ", whole_error, "; packed in float ", in_float, ", in halves ", in_halves);
+    if (P == bf16 && this->host.length > 1) CHECK(in_halves < whole_error);  // three bits more of x, B, C, scores
   }
 };
 
@@ -138,7 +145,7 @@ void check_lengths(int sequences, std::initializer_list<int> lengths) {
 
 }  // namespace
 
-TEST_CASE("cuda mixer_core, packed: equals the CPU's in double at every length, nearer than before in bfloat16") {
+TEST_CASE("cuda mixer_core, packed: equals the CPU's in double at every length, nearer than tensor.cuh's in bfloat16") {
   check_lengths<packed_mixer<bf16, tiny_mixer>>(1, {1, 15, 16, 17, 64, 65, 197, 224});
   check_lengths<packed_mixer<bf16, tiny_other_way>>(2, {17, 66, 197});
   check_lengths<packed_mixer<fp16, tiny_mixer>>(1, {1, 17, 130, 197});
@@ -156,13 +163,48 @@ TEST_CASE("cuda mixer_core, packed: equals the CPU's for other heads, states, ta
 TEST_CASE("cuda mixer_core, packed: a multiprocessor of an H100 or H200 has room for two blocks at every length") {
   constexpr int all = 228 << 10, of_system = 1 << 10, own = 128;  // bytes: CUDA's table for 9.0, and a kernel's own
   auto const twice = []<mixer_shape M>(int tiles) {
-    return 2 * (room::layout<room::packed_traits<__nv_bfloat16, M, boxes>>{tiles}.bytes + own + of_system) <= all;
+    return 2 * (room::layout<room::packed_traits<__nv_bfloat16, M, half_boxes>>{tiles}.bytes + own + of_system) <= all;
   };
   for (int tiles = 1; tiles <= 14; ++tiles) {
     CHECK(twice.operator()<tiny_mixer>(tiles));
     CHECK(twice.operator()<tiny_other_way>(tiles));
   }
   for (int tiles = 1; tiles <= 13; ++tiles) CHECK(twice.operator()<small_mixer>(tiles));
+}
+
+TEST_CASE(
+    "cuda mixer_core, packed: taken at every length in one segment, unless it alone leaves no room for two blocks") {
+  cuda::device_properties device{cuda::current_device()};
+  device.major = 8, device.shared_per_sm = 233472, device.shared_per_block = 232448;  // an H100's, without tensor maps
+  auto const taken = [&]<class T, mixer_shape M>(int length) {
+    return room::packed_taken<T, M, room::best_way<T>(false)>(device, length);
+  };
+  for (int length = 1; length <= 224; ++length) {
+    CAPTURE(length);
+    CHECK(taken.operator()<__nv_bfloat16, tiny_mixer>(length));
+    CHECK(taken.operator()<__half, tiny_mixer>(length));
+    CHECK(taken.operator()<__nv_bfloat16, small_mixer>(length));
+    CHECK(taken.operator()<__half, small_mixer>(length));
+  }
+  CHECK_FALSE(taken.operator()<__nv_bfloat16, tiny_mixer>(225));
+  CHECK_FALSE(room::one_segment<__nv_bfloat16, tiny_mixer>(device, 225));
+  constexpr mixer_shape wide{.heads = 24, .headdim = 64, .d_state = 128, .groups = 1, .d_conv = 4};
+  CHECK(taken.operator()<__nv_bfloat16, wide>(176));
+  CHECK_FALSE(taken.operator()<__nv_bfloat16, wide>(192));  // 117,808 bytes, 114,176 in tensor.cuh
+  CHECK(room::one_segment<__nv_bfloat16, wide>(device, 192));
+  CHECK(taken.operator()<__nv_bfloat16, wide>(197));                // neither has room for two
+  device.shared_per_sm = 102400, device.shared_per_block = 101376;  // an RTX 4090's
+  for (int length = 1; length <= 225; ++length)
+    CHECK(taken.operator()<__nv_bfloat16, tiny_mixer>(length) ==
+          room::one_segment<__nv_bfloat16, tiny_mixer>(device, length));
+  static_assert(room::packed_suffices<__nv_bfloat16, tiny_mixer>() && room::packed_suffices<__half, tiny_mixer>());
+  static_assert(room::packed_suffices<__nv_bfloat16, small_mixer>() && !room::packed_suffices<__half, small_mixer>());
+  CHECK_FALSE(taken.operator()<__half, small_mixer>(192));  // 102,288 bytes, 101,376 in tensor.cuh
+  CHECK(room::one_segment<__half, small_mixer>(device, 192));
+  constexpr mixer_shape narrow{.heads = 8, .headdim = 24, .d_state = 64, .groups = 1, .d_conv = 4};
+  CHECK_FALSE(room::whole_fits<__nv_bfloat16, narrow>(device, 197));  // 103,168 bytes, 99,840 packed
+  CHECK(taken.operator()<__nv_bfloat16, narrow>(197));
+  CHECK(room::one_segment<__nv_bfloat16, narrow>(device, 197));
 }
 
 TEST_CASE("cuda mixer_core, packed: many sequences are normed by their blocks, few afterwards, and are the same") {

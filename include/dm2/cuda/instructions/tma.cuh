@@ -133,12 +133,6 @@ __device__ inline void load_box_of(std::uint32_t to, tensor_map const& map, int 
       "l"(&map), "r"(column), "r"(row), "r"(matrix), "r"(barrier)
       : "memory");
 }
-/// Starts fetching such a tile into the L2 cache.
-__device__ inline void prefetch_box_of(tensor_map const& map, int matrix, int row, int column) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(&map), "r"(column), "r"(row),
-               "r"(matrix)
-               : "memory");
-}
 /// Starts the copy of a tile from shared memory; what lies outside the matrix is left out. Writers have called
 /// fence_copies and met this thread at a barrier before.
 __device__ inline void store_box(tensor_map const& map, int row, int column, std::uint32_t from) {

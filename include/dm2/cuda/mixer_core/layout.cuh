@@ -59,7 +59,7 @@ template <class Tr>
 struct layout {
   int tokens, scores, c, b, x, scaled, raw, state, vectors, factors, taps, skips, phase, rows, bytes;
 
-  __host__ __device__ explicit layout(int n) {
+  __host__ __device__ constexpr explicit layout(int n) {
     tokens = 16 * n;
     int const triangle = n * (n + 1) / 2 * 512, all_rows = tokens * Tr::state_bytes;
     scores = 0;

@@ -1,17 +1,22 @@
 /// @file
 /// The mixer core for short sequences, packed: halves in pairs, fewer instructions.
 ///
-/// For at most 224 tokens, as tensor.cuh, with the same steps. That one's kernel executes 173,000 warp instructions a
-/// block of Tiny's with 197 tokens, this one 118,000 (compiled, counts times trips). Here
+/// For at most 224 tokens, as tensor.cuh, with the same steps, and taken instead of it wherever as many of its blocks
+/// fit on a multiprocessor: packed_taken(). That one's kernel executes 173,000 warp instructions a block of Tiny's with
+/// 197 tokens, this one 118,000 (compiled, counts times trips); an H200 takes 166.8 and 139.4 us for 256 sequences.
+/// Here
 ///   - x has no scaled twin: scores of earlier blocks of 64 tokens take the factors of their columns, up to the start
 ///     of the warp's own block, so that nothing is decayed between blocks;
 ///   - taps lie in shared memory, halved and packed, once a block, and what a thread needs to find its numbers is kept;
 ///   - raw x has rows of the same pitch as x, a tensor map copies them, and a thread convolves six tokens at a time in
 ///     an order in which its warp reads from all banks;
-///   - x, B, C and the scores are halves, also where the mixer's numbers are bfloat16, and are convolved in pairs. A
+///   - where the mixer's numbers are bfloat16, x, B, C and the scores are halves and are convolved in pairs. A
 ///     half has three more bits: g of Tiny is wrong by 2.4e-3 instead of 3.0e-3 (emulated). Its range is smaller: what
 ///     is beyond 65504 of the projection, and 16 times that of a score, becomes that; a score times its step dt and
 ///     decay must be below it, else g is not finite, where tensor.cuh's is in bfloat16.
+///
+/// Fetching z of the next unit into L2 together with its raw x was slower (144.1 us), and so was loading it before the
+/// tile on the diagonal is multiplied (150.5).
 #pragma once
 
 #include <dm2/core/operands.hpp>
@@ -31,20 +36,23 @@
 
 namespace dm2::cuda::detail::mixer_core {
 
-/// Steps of the packed kernel that may be left out, so that a benchmark can tell what each is worth.
-struct packed_steps {
-  bool halves = true;       ///< x, B, C and scores are halves, convolved in pairs; else as tensor.cuh has them
-  bool boxes = true;        ///< a tensor map copies raw x, on a Hopper; else each thread copies some rows
-  bool fetch_z = true;      ///< where boxes are copied, the unit's z is fetched into L2 as well
-  bool early_gate = false;  ///< with halves, z is loaded before the tile on the diagonal is multiplied; registers spill
+/// How the packed kernel computes, and how it copies.
+struct packed_way {
+  bool halves;  ///< x, B, C and scores are halves, convolved in pairs; else in float, and as tensor.cuh has them
+  bool boxes;   ///< a tensor map copies raw x, on a Hopper; else each thread copies some rows. The bits are the same
 };
+/// What is taken: halves where the mixer's numbers are bfloat16. Where they are halves themselves, sums of four taps
+/// stay in float: in halves g would be wrong by 5.6e-4 instead of 3.9e-4, and 9 % faster.
+template <class T>
+constexpr packed_way best_way(bool boxes) {
+  return {.halves = std::is_same_v<T, __nv_bfloat16>, .boxes = boxes};
+}
 
 /// The constants of the packed kernel.
-template <class T, mixer_shape M, packed_steps Steps>
+template <class T, mixer_shape M, packed_way Way>
 struct packed_traits : traits<T, M> {
   using base = traits<T, M>;
-  static constexpr bool packs = true, halves = Steps.halves, boxes = Steps.boxes;
-  static constexpr bool fetches_z = Steps.fetch_z, early_gate = Steps.early_gate;
+  static constexpr bool packs = true, halves = Way.halves, boxes = Way.boxes;
   using inside = std::conditional_t<halves, __half, T>;
   static constexpr int score_shift = halves ? 4 : 0;
   static constexpr int raw_pitch = base::pitch;
@@ -108,7 +116,6 @@ struct raw_stage {
     arrive_expecting(phase(), (k.lay.tokens + Tr::before) * Tr::raw_pitch);
     load_box_of(shared_address(shared) + std::uint32_t(k.lay.raw), p.raw, int(blockIdx.z), first,
                 k.at.x() + unit * Tr::width, phase());
-    if constexpr (Tr::fetches_z) prefetch_box_of(p.raw, int(blockIdx.z), first, k.at.z() + unit * Tr::width);
   }
 };
 
@@ -162,9 +169,9 @@ __global__ void __launch_bounds__(Tr::threads, 2)
 }
 
 /// Whether the packed kernel does sequences of this length on this device.
-template <class T, mixer_shape M, packed_steps Steps>
+template <class T, mixer_shape M, packed_way Way>
 bool packed_fits(device_properties const& device, int length) {
-  using Tr = packed_traits<T, M, Steps>;
+  using Tr = packed_traits<T, M, Way>;
   if constexpr (Tr::possible) {
     int const tiles = (length + 15) / 16;
     if (tiles > Tr::most_tiles || layout<Tr>{tiles}.bytes + (Tr::boxes ? 128 : 0) > device.shared_per_block)
@@ -181,10 +188,10 @@ bool packed_fits(device_properties const& device, int length) {
 }
 
 /// As launch_whole(), by the packed kernel; packed_fits() must hold, and there are some sequences.
-template <packed_steps Steps, precision P, mixer_shape M>
+template <packed_way Way, precision P, mixer_shape M>
 bool launch_packed(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                    element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
-  using Tr = packed_traits<element<P>, M, Steps>;
+  using Tr = packed_traits<element<P>, M, Way>;
   int const take = units_per_block(Tr::group_units, sequences * Tr::groups, ctx.device().multiprocessors);
   layout<Tr> const lay{(length + 15) / 16};
   packed_arguments<element<P>> all{arguments_of<P, M>(zxbcdt, p, g, scratch, length, take, finish), {}};
@@ -196,30 +203,51 @@ bool launch_packed(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M
   return all.core.finish;
 }
 
-/// Whether the mixer core takes the packed kernel where it can. It has been compiled and emulated, and not been timed:
-/// so only where all of a program is compiled with this macro.
-#if defined(DM2_PACKED_MIXER_CORE)
-inline constexpr bool packs_by_choice = true;
-#else
-inline constexpr bool packs_by_choice = false;
-#endif
-
-/// Whether a packed kernel does sequences of this length on this device, one that tensor.cuh's does as well.
-template <class T, mixer_shape M>
-bool packed_replaces_whole(device_properties const& device, int length) {
-  return whole_fits<T, M>(device, length) && packed_fits<T, M, packed_steps{.boxes = false}>(device, length);
+/// Whether the packed kernel is taken for sequences of this length on this device: where it fits, but not where its
+/// taps and D of a whole group leave room for one block a multiprocessor and tensor.cuh's has room for two.
+template <class T, mixer_shape M, packed_way Way>
+bool packed_taken(device_properties const& device, int length) {
+  if (!packed_fits<T, M, Way>(device, length)) return false;
+  int const tiles = (length + 15) / 16;
+  auto const twice = [&](int bytes) { return 2 * (bytes + 1024) <= device.shared_per_sm; };
+  return twice(layout<packed_traits<T, M, Way>>{tiles}.bytes + (Way.boxes ? 128 : 0)) ||
+         !whole_fits<T, M>(device, length) || !twice(layout<traits<T, M>>{tiles}.bytes);
 }
 
-/// As launch_whole(), by a tensor map where the device has them; packed_replaces_whole() must hold.
+/// Whether the packed kernel is taken for this shape wherever one of the two is, so that the other is not compiled: no
+/// device has less than 100 KB of shared memory a multiprocessor.
+template <class T, mixer_shape M>
+constexpr bool packed_suffices() {
+  using Tr = packed_traits<T, M, best_way<T>(false)>;
+  for (int tiles = 1; tiles <= Tr::most_tiles; ++tiles) {
+    int const bytes = layout<Tr>{tiles}.bytes;
+    if (bytes > layout<traits<T, M>>{tiles}.bytes && 2 * (bytes + 1024) > (100 << 10)) return false;
+  }
+  return true;
+}
+
+/// Whether sequences of this length are one segment on this device.
+template <class T, mixer_shape M>
+bool one_segment(device_properties const& device, int length) {
+  return whole_fits<T, M>(device, length) || packed_fits<T, M, best_way<T>(false)>(device, length);
+}
+
+/// As launch_whole(), by the packed kernel where it is taken; one_segment() must hold. Which kernel it is, device,
+/// shape and length decide, so that inference and training have the same bits.
 template <precision P, mixer_shape M>
-bool launch_best_packed(context<P>& ctx, element<P> const* zxbcdt,
+bool launch_one_segment(context<P>& ctx, element<P> const* zxbcdt,
                         mixer_parameters<M, float const, space::device> const& p, element<P>* g,
                         scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
-  if constexpr (packed_traits<element<P>, M, packed_steps{}>::possible) {
-    if (packed_fits<element<P>, M, packed_steps{}>(ctx.device(), length))
-      return launch_packed<packed_steps{}, P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  using T = element<P>;
+  if constexpr (packed_traits<T, M, best_way<T>(true)>::possible) {
+    if (packed_taken<T, M, best_way<T>(true)>(ctx.device(), length))
+      return launch_packed<best_way<T>(true), P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
   }
-  return launch_packed<packed_steps{.boxes = false}, P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  if constexpr (!packed_suffices<T, M>()) {
+    if (!packed_taken<T, M, best_way<T>(false)>(ctx.device(), length))
+      return launch_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  }
+  return launch_packed<best_way<T>(false), P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
 }
 
 }  // namespace dm2::cuda::detail::mixer_core

@@ -67,10 +67,9 @@ __device__ inline std::uint32_t diagonal_pair(std::uint32_t scores, std::uint32_
 }
 
 /// The warp's own block of 64 tokens in halves, up to each row's own token, whose skip term is added to its score.
-/// before_last() is called before the tile on the diagonal.
-template <class Tr, class Before>
+template <class Tr>
 __device__ inline void scan_block(float (&acc)[2 * Tr::column_groups][4], int r, int lane, unit_operands<Tr> const& in,
-                                  float const* cum, float const* ev, float skip, Before const& before_last) {
+                                  float const* cum, float const* ev, float skip) {
   float const* const row = cum + r * 16 + fragment::row(lane);
   if (r >= 4) decay_rows<Tr>(acc, row, cum[(r & ~3) * 16 - 1]);
   float const low = row[0] + float(Tr::score_shift), high = row[8] + float(Tr::score_shift);
@@ -87,7 +86,6 @@ __device__ inline void scan_block(float (&acc)[2 * Tr::column_groups][4], int r,
     a[3] = multiply_pairs<__half>(a[3], decay_pair(high, right));
     in.multiply_tile(acc, a, in.x, c);
   }
-  before_last();
   in.load_scores(a, r);
   float2 const left = at(r * 16), right = at(r * 16 + 8);
   std::uint32_t const both = pack<__half>(skip, skip);
@@ -144,19 +142,13 @@ __device__ inline void scan_packed(int length, whole_place<Tr> const& k, scan_pl
         acc, block, in,
         reinterpret_cast<uint2 const*>(shared + k.lay.factors) + factor_place(block) / 2 + fragment::quarter(lane));
   rows gate;
-  auto const load = [&] {
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      gate.load(half, global_pointer<T const>(own.z + std::size_t(own.row[half]) * (2 * Tr::projected)), lane);
-  };
-  constexpr bool early = Tr::halves && Tr::early_gate;
-  if constexpr (early)
-    scan_block<Tr>(acc, k.tile, lane, in, cum, cum + k.lay.tokens, skip, load);
-  else if constexpr (Tr::halves)
-    scan_block<Tr>(acc, k.tile, lane, in, cum, cum + k.lay.tokens, skip, [] {});
+  if constexpr (Tr::halves)
+    scan_block<Tr>(acc, k.tile, lane, in, cum, cum + k.lay.tokens, skip);
   else
     scan_own<Tr>(acc, k.tile, in, cum, cum + k.lay.tokens, skip);
-  if constexpr (!early) load();
+#pragma unroll
+  for (int half = 0; half < 2; ++half)
+    gate.load(half, global_pointer<T const>(own.z + std::size_t(own.row[half]) * (2 * Tr::projected)), lane);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     std::uint32_t out[rows::words];

@@ -400,14 +400,14 @@ bool launch_segments(context<P>& ctx, segment_plan<element<P>, M> const& plan, e
 /// Whether there is a tensor-core kernel for sequences of this length on this device.
 template <class T, mixer_shape M>
 bool fits(device_properties const& device, int length) {
-  return whole_fits<T, M>(device, length) || segments_fit<T, M>(device);
+  return one_segment<T, M>(device, length) || segments_fit<T, M>(device);
 }
 
 /// 16 bytes each, of scratch that the kernels for these sizes carry states in: for Tiny 12 KB a head and block,
 /// 27 MB on 132 multiprocessors; none for sequences in one segment.
 template <class T, mixer_shape M>
 std::size_t state_packets(device_properties const& device, int sequences, int length) {
-  if (whole_fits<T, M>(device, length)) return 0;
+  if (one_segment<T, M>(device, length)) return 0;
   return segment_plan<T, M>{device, sequences, length}.states();
 }
 
@@ -418,12 +418,8 @@ std::size_t state_packets(device_properties const& device, int sequences, int le
 template <precision P, mixer_shape M>
 bool launch_tensor(context<P>& ctx, element<P> const* zxbcdt, mixer_parameters<M, float const, space::device> const& p,
                    element<P>* g, scratch<element<P>, M> const& scratch, int sequences, int length, bool finish) {
-  if constexpr (packs_by_choice) {
-    if (packed_replaces_whole<element<P>, M>(ctx.device(), length))
-      return launch_best_packed<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
-  }
-  if (whole_fits<element<P>, M>(ctx.device(), length))
-    return launch_whole<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
+  if (one_segment<element<P>, M>(ctx.device(), length))
+    return launch_one_segment<P, M>(ctx, zxbcdt, p, g, scratch, sequences, length, finish);
   segment_plan<element<P>, M> const plan{ctx.device(), sequences, length};
   return launch_segments<P, M>(ctx, plan, zxbcdt, p, g, scratch, sequences, length, finish);
 }

@@ -129,11 +129,6 @@ inline void load_box_of(std::uint32_t to, tensor_map const& map, int matrix, int
   });
   emulated::machine::current().wake(barrier);
 }
-inline void prefetch_box_of(tensor_map const& map, int matrix, int, int column) {
-  if (matrix < 0 || std::size_t(matrix) >= map.matrices) throw std::logic_error{"a tile of no matrix"};
-  if (column * (map.tile_bytes / map.tile.columns) % 16 != 0)
-    throw std::logic_error{"a tile whose columns are not aligned"};
-}
 inline void load_box(std::uint32_t to, tensor_map const& map, int row, int column, std::uint32_t barrier) {
   load_box_of(to, map, 0, row, column, barrier);
 }
