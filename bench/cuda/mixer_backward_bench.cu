@@ -1,11 +1,10 @@
-// The mixer's backward with each way to the scan's x, B and C, in turn in one program.
+// The mixer's backward with the convolution in the scan's kernel and without, in turn in one program.
 //
 //   dm2_cuda_mixer_backward_bench            Tiny and Small at batch 256, Tiny at fewer sequences, both variants
 //   dm2_cuda_mixer_backward_bench --once     each once, without times, for a profiler
 //
-// `ready` is what mixer_core_backward takes: a kernel makes x, B and C. `two_units` is the same with a scan for two
-// units in shared memory only; `free_warps` and `all_warps` convolve in the scan (ssd/backward_quadratic_block.cuh).
-// Each is compared with the first, to the last bit, before it is timed.
+// `taken` is mixer_core_backward: up to 208 tokens the scan's free warps convolve. `ready`, what it takes for longer
+// sequences and for half: a kernel makes x, B and C. Both are compared, to the last bit, before they are timed.
 #include <dm2/cuda/mixer_core.cuh>
 #include <dm2/cuda/mixer_core_backward.cuh>
 #include <dm2/model/config.hpp>
@@ -26,7 +25,6 @@ namespace {
 
 using namespace dm2;
 using namespace dm2::bench;
-using cuda::detail::ssd::quadratic_input;
 
 constexpr auto P = cuda::precision::bf16;
 using T = cuda::element<P>;
@@ -60,20 +58,16 @@ class backward_case {
     stream_.synchronize();
   }
 
-  /// Times of each input, `rounds` of each in turn, after a comparison with `ready`.
+  /// Times of both ways, `rounds` of each in turn, after a comparison.
   void measure(char const* name, bool once) {
-    std::vector<double> us[4];
-    auto const want = result<quadratic_input::ready>(name);
-    same<quadratic_input::two_units>(name, want);
-    same<quadratic_input::free_warps>(name, want);
-    same<quadratic_input::all_warps>(name, want);
+    std::vector<double> us[2];
+    auto const ready = result(name, false), taken = result(name, true);
+    if (std::memcmp(taken.data(), ready.data(), ready.size() * sizeof(T)) != 0)
+      throw std::runtime_error{std::string{name} + ": the convolution in the scan's kernel gives other bits"};
     if (once) return;
-    for (int round = 0; round < rounds; ++round) {
-      us[0].push_back(median_us(stream_, [&] { run<quadratic_input::ready>(); }));
-      us[1].push_back(median_us(stream_, [&] { run<quadratic_input::two_units>(); }));
-      us[2].push_back(median_us(stream_, [&] { run<quadratic_input::free_warps>(); }));
-      us[3].push_back(median_us(stream_, [&] { run<quadratic_input::all_warps>(); }));
-    }
+    for (int round = 0; round < rounds; ++round)
+      for (bool const convolve : {true, false})
+        us[convolve ? 0 : 1].push_back(median_us(stream_, [&] { run(convolve); }));
     std::printf("| %s |", name);
     for (auto const& of : us) {
       for (std::size_t i = 0; i < of.size(); ++i) std::printf("%s%.1f", i == 0 ? " " : ", ", of[i]);
@@ -89,20 +83,18 @@ class backward_case {
     return {first_.template view<float const>(), second_.template view<float const>()};
   }
 
-  template <quadratic_input Input>
-  void run() {
+  void run(bool convolve) {
     using cuda::detail::mixer_core::run_backward;
-    run_backward<Input, M>(
+    run_backward<M>(
         ctx_, projection(), parameters(), rows<T const, 2 * M.d_inner(), space::device>{dg_.data(), n_},
         rows<T, M.projected(), space::device>{dzxbcdt_.data(), n_},
         mixer_parameters<M, float, space::device>{dfirst_.template view<float>(), dsecond_.template view<float>()},
-        length_, {rows<T const, 2 * M.d_inner(), space::device>{g_.data(), n_}, factors_.data()});
+        length_, {rows<T const, 2 * M.d_inner(), space::device>{g_.data(), n_}, factors_.data()}, convolve);
   }
-  template <quadratic_input Input>
-  std::vector<T> result(char const* name) {
+  std::vector<T> result(char const* name, bool convolve) {
     std::size_t const all = n_ * M.projected();
     cuda::check(cudaMemsetAsync(dzxbcdt_.data(), 0xff, all * sizeof(T), stream_.get()), "clear a result");
-    run<Input>();
+    run(convolve);
     stream_.synchronize();
     std::vector<T> out(all);
     cuda::check(cudaMemcpy(out.data(), dzxbcdt_.data(), all * sizeof(T), cudaMemcpyDeviceToHost), "read a result");
@@ -110,11 +102,6 @@ class backward_case {
       if (float const x = cuda::detail::to_float(v); !(x - x == 0))
         throw std::runtime_error{std::string{name} + ": a result is not finite"};
     return out;
-  }
-  template <quadratic_input Input>
-  void same(char const* name, std::vector<T> const& want) {
-    if (std::memcmp(result<Input>(name).data(), want.data(), want.size() * sizeof(T)) != 0)
-      throw std::runtime_error{std::string{name} + ": input " + std::to_string(int(Input)) + " gives other bits"};
   }
 
   cuda::stream stream_;
@@ -138,7 +125,7 @@ void run(bool once) {
   if (!once) {
     print_device();
     std::printf("\nmixer_core_backward, bf16, us, %d medians each, in turn\n\n", rounds);
-    std::printf("| shape | ready | two_units | free_warps | all_warps |\n|---|---:|---:|---:|---:|\n");
+    std::printf("| shape | taken | ready |\n|---|---:|---:|\n");
   }
   backward_case<tiny_mixer>{256, 197}.measure("Tiny, 256 of 197", once);
   backward_case<tiny_mixer>{264, 208}.measure("Tiny, 264 of 208", once);

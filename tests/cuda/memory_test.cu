@@ -5,6 +5,8 @@
 #include "cuda/support/device_array.cuh"
 #include "support/random.hpp"
 
+#include <cstddef>
+#include <stdexcept>
 #include <vector>
 
 using namespace dm2;
@@ -55,4 +57,52 @@ TEST_CASE("cuda round: every number to the nearest, and nothing beside them") {
     CHECK(r.read() == rounded<__nv_bfloat16>(rounded<float>(numbers)));
     CHECK(r.margins_untouched());
   }
+}
+
+TEST_CASE("cuda context: lent memory is scratch for what fits, until the lending ends") {
+  cuda::context<cuda::precision::fp32> ctx;
+  cuda::device_memory const memory{1024};
+  std::byte* const lent = memory.data();
+  auto const taken = [&](std::size_t bytes) {
+    CHECK(ctx.reserve(bytes));
+    arena_scope const scope{ctx.shared()};
+    return ctx.shared().take<std::byte>(bytes);
+  };
+  std::byte* const own = taken(192);
+  std::size_t const bytes = ctx.scratch_bytes();
+  ctx.lend(lent, 1024, [&] {
+    CHECK(taken(64) == lent);
+    CHECK(taken(1024) == lent);
+    CHECK(ctx.scratch_bytes() == bytes);
+    std::byte* const larger = taken(1088);
+    CHECK((larger < lent || larger >= lent + 1024));
+    CHECK(ctx.scratch_bytes() == bytes + 1088 - 192);
+    CHECK(taken(64) == lent);
+  });
+  std::byte* const after = taken(64);
+  CHECK((after < lent || after >= lent + 1024));
+  CHECK(own != lent);
+}
+
+TEST_CASE("cuda context: memory is not lent in the middle of an operation's scratch, and not past an exception") {
+  cuda::context<cuda::precision::fp32> ctx;
+  cuda::device_memory const memory{256};
+  CHECK(ctx.reserve(512));
+  {
+    arena_scope const outer{ctx.shared()};
+    std::byte* const first = ctx.shared().take<std::byte>(64);
+    ctx.lend(memory.data(), 256, [&] {
+      CHECK(ctx.reserve(64));
+      CHECK(ctx.shared().take<std::byte>(64) == first + 64);
+    });
+  }
+  CHECK_THROWS_AS(ctx.lend(memory.data(), 256,
+                           [&] {
+                             CHECK(ctx.reserve(64));
+                             static_cast<void>(ctx.shared().take<std::byte>(64));
+                             static_cast<void>(ctx.reserve(320));
+                           }),
+                  std::logic_error);
+  CHECK(ctx.reserve(64));
+  CHECK(ctx.shared().take<std::byte>(0) != memory.data());
 }

@@ -96,8 +96,9 @@ class context {
   /// Grows the scratch memory to `bytes` for an operation. An operation calls this first, and returns at once where the
   /// answer is false: then only its memory is asked for.
   [[nodiscard]] bool reserve(std::size_t bytes) {
-    if (bytes > shared_.capacity()) {
-      if (shared_.used() != 0) throw std::logic_error{"dm2::cuda::context: scratch grown while in use"};
+    if (shared().used() == 0) from_lent_ = lent_.capacity() != 0 && bytes <= lent_.capacity();
+    if (bytes > shared().capacity()) {
+      if (shared().used() != 0) throw std::logic_error{"dm2::cuda::context: scratch grown while in use"};
       check(cudaStreamSynchronize(stream_), "scratch: wait for its last use");
       shared_ = {};
       memory_ = {};
@@ -119,9 +120,21 @@ class context {
     operations();
   }
 
+  /// Runs `operations`; those whose scratch fits into [memory, memory + bytes) take it there. The memory starts at a
+  /// multiple of 64 bytes, and nothing else uses it until their work is done.
+  template <class F>
+  void lend(std::byte* memory, std::size_t bytes, F const& operations) {
+    struct guard {
+      context& of;
+      ~guard() { of.lent_ = {}, of.from_lent_ = false; }
+    } const reset{*this};
+    if (memory != nullptr && bytes != 0) lent_ = arena{memory, bytes};
+    operations();
+  }
+
   /// Scratch of the operation that runs now. Take inside an arena_scope.
-  [[nodiscard]] arena& shared() { return shared_; }
-  /// Bytes of scratch held, the products' workspace included.
+  [[nodiscard]] arena& shared() { return from_lent_ ? lent_ : shared_; }
+  /// Bytes of scratch held, the products' workspace included, lent ones not.
   [[nodiscard]] std::size_t scratch_bytes() const { return memory_.size() + products_.bytes(); }
 
  private:
@@ -133,7 +146,8 @@ class context {
   float const* parameters_ = nullptr;
   element const* copies_ = nullptr;
   device_memory memory_;
-  arena shared_;
+  arena shared_, lent_;
+  bool from_lent_ = false;  ///< whether the operation that runs now takes from lent_
 };
 
 }  // namespace dm2::cuda

@@ -4,7 +4,7 @@
 /// Saved: the projection, and in bfloat16 what the forward left. Computed again: convolutions, SiLU and steps, which
 /// pass between kernels through scratch, rounded to the context's element:
 ///     inputs     x, B, C and dt of both directions (mixer_core/backward_inputs.cuh), unless the scan's backward makes
-///                them itself (mixer_core/backward_scan.cuh), which is not the default
+///                them itself (mixer_core/backward_scan.cuh): in bfloat16, up to 208 tokens, from what the forward left
 ///     scan       y of each direction (ssd.cuh), where the forward left nothing or y cannot be had from it
 ///     gate       dy, dz, the norms' sums (mixer_core/backward_gate.cuh)
 ///     scan back  dx, dB, dC, ddt, sums for A and D of both directions at once (ssd_backward.cuh)
@@ -42,9 +42,8 @@ struct mixer_left {
 
 namespace detail::mixer_core {
 
-/// One call's operands and scratch. Input: where the scan's backward has x, B and C from, where it fits. From the
-/// projection, the kernel that makes them goes.
-template <mixer_shape M, precision P, ssd::quadratic_input Input>
+/// One call's operands and scratch.
+template <mixer_shape M, precision P>
 struct backward_call {
   using T = element<P>;
   context<P>& ctx;
@@ -56,6 +55,7 @@ struct backward_call {
   mixer_parameters<M, float, space::device> const& grad;
   backward_plan<M, T> const& plan;
   backward_scratch<M, T> const& s;
+  bool packets;  ///< whether accesses are of as many channels as they can be
 
   [[nodiscard]] direction_pair pointers() const {
     auto const of = [](mixer_direction<M, float const, space::device> const& d) {
@@ -128,30 +128,13 @@ struct backward_call {
            s.statistics);
   }
 
-  /// What the scan's backward reads, in the form that Input names.
-  [[nodiscard]] auto scan_operands() const {
-    auto const ready = plan.operands(s.arrays, s.a_parts, s.d_parts);
-    if constexpr (ssd::two_units_traits<M, T, 1, Input>::projected)
-      return projected_operands(ready, zxbcdt, s.arrays.in.dt, pointers());
-    else
-      return ready;
-  }
-  /// Whether the scan's backward makes x, B, C and dt itself.
-  template <int V>
-  [[nodiscard]] bool scan_convolves() const {
-    if constexpr (Input == ssd::quadratic_input::free_warps || Input == ssd::quadratic_input::all_warps)
-      return undone<V>() && ssd::backward_quadratic_two_units<M, T, Input>::fits(scan_operands(), ctx.device());
-    return false;
-  }
-  void scans_back(bool convolves) const {
-    if constexpr (Input != ssd::quadratic_input::ready) {
-      using form = ssd::backward_quadratic_two_units<M, T, Input>;
-      if constexpr (form::possible)
-        if (convolves || (Input == ssd::quadratic_input::two_units && form::fits(scan_operands(), ctx.device())))
-          return form::launch(scan_operands(), ctx.device(), ctx.stream());
-    }
-    ssd::launch_backward<P == precision::tf32>(plan.operands(s.arrays, s.a_parts, s.d_parts), ctx.shared(),
-                                               ctx.device(), ctx.stream());
+  void scans_back() const {
+    auto const operands = plan.operands(s.arrays, s.a_parts, s.d_parts);
+    if constexpr (ssd::backward_projected<M, T>::possible)
+      if (plan.convolves)
+        return ssd::backward_projected<M, T>::launch(projected_operands(operands, zxbcdt, s.arrays.in.dt, pointers()),
+                                                     ctx.stream());
+    ssd::launch_backward<P == precision::tf32>(operands, ctx.shared(), ctx.device(), ctx.stream());
   }
 
   template <int Wide, int Narrow>
@@ -223,54 +206,61 @@ struct backward_call {
   /// Wide: channels of an access; the convolutions' backward takes Narrow where it has both directions.
   template <int Wide, int Narrow>
   void run() const {
-    bool const convolves = scan_convolves<Wide>();
-    if (!convolves) inputs<Wide>();
+    if (!plan.convolves) inputs<Wide>();
     if (!undone<Wide>()) scans();
     gate<Wide>();
-    scans_back(convolves);
+    scans_back();
     convolutions<Wide, Narrow>();
     sums<Wide, Narrow>();
   }
   void run() const {
     constexpr int wide = backward_plan<M, T>::widest, narrow = std::min(wide, 2);
-    if (packets_at<wide>(zxbcdt) && packets_at<wide>(dg) && packets_at<wide>(dzxbcdt) && packets_at<wide>(g))
+    if (packets)
       run<wide, narrow>();
     else
       run<1, 1>();
   }
 };
 
-/// mixer_core_backward, with Input as backward_call has it.
-template <ssd::quadratic_input Input, mixer_shape M, precision P>
+/// mixer_core_backward; where it may not `convolve`, the scan's backward reads x, B, C and dt from memory.
+template <mixer_shape M, precision P>
 void run_backward(context<P>& ctx, rows<element<P> const, M.projected(), space::device> const& zxbcdt,
                   mixer_parameters<M, float const, space::device> const& p,
                   rows<element<P> const, 2 * M.d_inner(), space::device> const& dg,
                   rows<element<P>, M.projected(), space::device> const& dzxbcdt,
-                  mixer_parameters<M, float, space::device> const& grad, int length, mixer_left<M, P> const& left) {
+                  mixer_parameters<M, float, space::device> const& grad, int length, mixer_left<M, P> const& left,
+                  bool convolve = true) {
   using T = element<P>;
+  constexpr int widest = backward_plan<M, T>::widest;
   int const sequences = whole_sequences("mixer_core_backward.zxbcdt", zxbcdt.count, length);
   require_extent("mixer_core_backward.dg rows", dg.count, zxbcdt.count);
   require_extent("mixer_core_backward.dzxbcdt rows", dzxbcdt.count, zxbcdt.count);
   bool const kept = left.factors != nullptr;
   if (kept) require_extent("mixer_core_backward.left.g rows", left.g.count, zxbcdt.count);
+  bool const packets = packets_at<widest>(zxbcdt.data) && packets_at<widest>(dg.data) &&
+                       packets_at<widest>(dzxbcdt.data) && (!kept || packets_at<widest>(left.g.data));
+  bool const convolves = convolve && kept &&
+                         (packets ? scan_convolves<M, T, widest>(zxbcdt.data, length, ctx.device())
+                                  : scan_convolves<M, T, 1>(zxbcdt.data, length, ctx.device()));
   int const slice = backward_slice(sequences, length);
-  auto const bytes = [&](int n) { return backward_plan<M, T>{n, length, ctx.device()}.bytes(); };
+  auto const bytes = [&](int n) { return backward_plan<M, T>{n, length, ctx.device(), convolves}.bytes(); };
   if (!ctx.reserve(std::max(bytes(slice), bytes(sequences % slice)))) return;  // few sequences are cut into more runs
   for (int first = 0; first < sequences; first += slice) {
     std::size_t const row = std::size_t(first) * std::size_t(length);
-    backward_plan<M, T> const plan{std::min(slice, sequences - first), length, ctx.device()};
+    backward_plan<M, T> const plan{std::min(slice, sequences - first), length, ctx.device(), convolves};
     arena_scope const scope{ctx.shared()};
     backward_scratch<M, T> const scratch{ctx.shared(), plan};
-    backward_call<M, P, Input> const call{.ctx = ctx,
-                                          .zxbcdt = zxbcdt.data + row * M.projected(),
-                                          .dg = dg.data + row * 2 * M.d_inner(),
-                                          .g = kept ? left.g.data + row * 2 * M.d_inner() : nullptr,
-                                          .factors = kept ? left.factors + row * 2 * M.groups : nullptr,
-                                          .p = p,
-                                          .dzxbcdt = dzxbcdt.data + row * M.projected(),
-                                          .grad = grad,
-                                          .plan = plan,
-                                          .s = scratch};
+    backward_call<M, P> const call{.ctx = ctx,
+                                   .zxbcdt = zxbcdt.data + row * M.projected(),
+                                   .dg = dg.data + row * 2 * M.d_inner(),
+                                   .g = kept ? left.g.data + row * 2 * M.d_inner() : nullptr,
+                                   .factors = kept ? left.factors + row * 2 * M.groups : nullptr,
+                                   .p = p,
+                                   .dzxbcdt = dzxbcdt.data + row * M.projected(),
+                                   .grad = grad,
+                                   .plan = plan,
+                                   .s = scratch,
+                                   .packets = packets};
     call.run();
   }
 }
@@ -284,9 +274,9 @@ void run_backward(context<P>& ctx, rows<element<P> const, M.projected(), space::
 ///          without it, and in other precisions, the scan is computed again.
 /// Writes   dzxbcdt (=), which overlaps no input; grad (+=). In the published variant grad.backward.d is the first
 ///          direction's d. The same input on the same device gives the same bits.
-/// Scratch  For Tiny in bfloat16 4.1 KB a token up to 240 tokens, that is 0.8 MB a picture of 197 tokens, and partial
-///          sums of a few MB; 6.6 KB for longer sequences; no more than for 264 pictures, since larger batches go in
-///          slices.
+/// Scratch  For Tiny in bfloat16 with `left` 2.7 KB a token up to 208 tokens, that is 0.5 MB a picture of 197 tokens,
+///          and partial sums of a few MB; without it, or up to 240 tokens, 4.2 KB a token; 6.8 KB for longer sequences;
+///          no more than for 264 pictures, since larger batches go in slices.
 /// Stream   the context's; no synchronisation.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 template <mixer_shape M, precision P>
@@ -297,8 +287,7 @@ void mixer_core_backward(context<P>& ctx,
                          std::type_identity_t<rows<element<P>, M.projected(), space::device>> dzxbcdt,
                          mixer_parameters<M, float, space::device> const& grad, int length,
                          std::type_identity_t<mixer_left<M, P>> const& left = {}) {
-  detail::mixer_core::run_backward<detail::ssd::quadratic_input::ready, M>(ctx, zxbcdt, p, dg, dzxbcdt, grad, length,
-                                                                           left);
+  detail::mixer_core::run_backward<M>(ctx, zxbcdt, p, dg, dzxbcdt, grad, length, left);
 }
 
 }  // namespace dm2::cuda

@@ -3,8 +3,8 @@
 ///
 /// Saved: nothing but the scan's operands. Computed again: decays, scores C B^T, and the states where there are any.
 /// Four forms (ssd/backward_operands.cuh says what a form is):
-///  - quadratic (ssd/backward_quadratic.cuh): short sequences of 16-bit numbers on the tensor cores; a mixer may ask
-///    for it with the convolution inside (ssd/backward_quadratic_two_units.cuh);
+///  - quadratic (ssd/backward_quadratic.cuh): short sequences of 16-bit numbers on the tensor cores; a mixer asks for
+///    it with the convolution inside (ssd/backward_quadratic_projected.cuh);
 ///  - chunked (ssd/backward_chunked.cuh): longer ones, in chunks of 64 tokens with the states between them;
 ///  - in tiles of float or TF32 (ssd/backward_tiled.cuh): float up to 800 tokens, as masked products;
 ///  - chunks in float (ssd/backward_general.cuh): everything else.
@@ -19,7 +19,7 @@
 #include <dm2/cuda/ssd/backward_chunked.cuh>
 #include <dm2/cuda/ssd/backward_general.cuh>
 #include <dm2/cuda/ssd/backward_quadratic.cuh>
-#include <dm2/cuda/ssd/backward_quadratic_two_units.cuh>
+#include <dm2/cuda/ssd/backward_quadratic_projected.cuh>
 #include <dm2/cuda/ssd/backward_tiled.cuh>
 #include <dm2/cuda/tile/partial_sums.cuh>
 

@@ -88,6 +88,16 @@ int checked_frozen(int frozen) {
   return frozen;
 }
 
+/// Runs the stem's `operations`, which come before and after all of the trunk's: where the backend can lend, their
+/// scratch lies where the trunk's cores have theirs.
+template <class Context, class Trunk, class F>
+void with_cores_lent(Context& ctx, Trunk const& trunk, F const& operations) {
+  if constexpr (requires { ctx.lend(trunk.cores, trunk.core_bytes, operations); })
+    ctx.lend(trunk.cores, trunk.core_bytes, operations);
+  else
+    operations();
+}
+
 /// pictures [batch, channels, height, width] to features [batch * length, dim], left in plan.trunk.features.
 template <config C, class Context, class T, space S>
 void forward_features(Context& ctx, network_view<C, T const, S> net, T const* pictures,
@@ -122,10 +132,12 @@ void forward_train(Context& ctx, network_view<C, T, S> net, Pictures const& pict
   std::size_t const batch = plan.trunk.count / sizes<C>::length, patches = batch * sizes<C>::tokens;
   constexpr int height = sizes<C>::stem.grid_height(), width = sizes<C>::stem.grid_width();
   rows<E, C.dim, S> const grid{plan.grid, patches};
-  if (frozen == 0)
-    stem_forward_train(ctx, pictures, stem_operands(weights), stem_running(net), grid, plan.stem);
-  else
-    stem_forward_frozen(ctx, pictures, stem_operands(weights), stem_running(net), grid, plan.stem);
+  with_cores_lent(ctx, plan.trunk, [&] {
+    if (frozen == 0)
+      stem_forward_train(ctx, pictures, stem_operands(weights), stem_running(net), grid, plan.stem);
+    else
+      stem_forward_frozen(ctx, pictures, stem_operands(weights), stem_running(net), grid, plan.stem);
+  });
   mix_tokens(ctx, grid, height, width, box);
   assemble_tokens(ctx, grid, get<tokens::cls_token>(weights.tokens()), get<tokens::pos_embed>(weights.tokens()),
                   plan.trunk.template point<S>(0).residual);
@@ -159,7 +171,9 @@ void backward(Context& ctx, network_view<C, T const, S> net, Pictures const& pic
   assemble_tokens_backward(ctx, rows<T, C.dim, S>{plan.gradient.residual, plan.trunk.count}, dgrid,
                            get<tokens::cls_token>(grad.tokens()), get<tokens::pos_embed>(grad.tokens()));
   mix_tokens(ctx, dgrid, height, width, box);
-  stem_backward(ctx, pictures, stem_operands(net), plan.stem, dgrid, stem_operands(grad), dpictures);
+  with_cores_lent(ctx, plan.trunk, [&] {
+    stem_backward(ctx, pictures, stem_operands(net), plan.stem, dgrid, stem_operands(grad), dpictures);
+  });
 }
 
 }  // namespace dm2::detail

@@ -24,6 +24,8 @@ struct trunk_activations {
   std::array<T*, blocks + 1> rstd;      ///< [count], of the norm that reads it
   std::array<E*, blocks> wide, inner;   ///< each core's input and output
   std::array<T*, blocks> factors;       ///< [count, Block::factors] of a mixer's norms, or null: backward reads them
+  std::byte* cores;                     ///< where wide, inner and factors lie; free but for the trunk's own work
+  std::size_t core_bytes;               ///< their bytes
   E* merged;                            ///< [dim, 2 d_inner], a mixer's output projection
   E* features;                          ///< [count, dim], after the last norm
 
@@ -35,6 +37,7 @@ struct trunk_activations {
       residual[k] = own ? a.take<T>(count * C.dim) : residual[0];
       rstd[k] = own ? a.take<T>(count) : rstd[0];
     }
+    cores = a.take<std::byte>(0), core_bytes = a.used();
     for (std::size_t k = 0; k < blocks; ++k) {
       bool const own = training || k == 0;
       int x = widest_input<C>, g = widest_output<C>, f = 0;
@@ -44,6 +47,7 @@ struct trunk_activations {
       inner[k] = own ? a.take<E>(count * std::size_t(g)) : inner[0];
       factors[k] = keeps_factors && f != 0 ? a.take<T>(count * std::size_t(f)) : nullptr;
     }
+    core_bytes = a.used() - core_bytes;
     features = a.take<E>(count * C.dim);
   }
 

@@ -5,6 +5,7 @@
 #include <dm2/cuda/attention_core_backward.cuh>
 #include <dm2/cuda/heads.cuh>
 #include <dm2/cuda/mixer_core.cuh>
+#include <dm2/cuda/mixer_core_backward.cuh>
 #include <dm2/cuda/project_add_norm.cuh>
 #include <dm2/cuda/project_add_norm_backward.cuh>
 #include <dm2/cuda/ssd.cuh>
@@ -131,6 +132,9 @@ class chooser {
     p.length = length, p.sequences = p.set_size = 1;
     p.x_stride = p.dy_stride = p.dx_stride = S::d_inner;
     p.b_stride = p.c_stride = p.db_stride = p.dc_stride = S::mixer.groups * S::mixer.d_state;
+    constexpr int widest = cuda::detail::mixer_core::backward_plan<S::mixer, T>::widest;
+    if (cuda::detail::mixer_core::scan_convolves<S::mixer, T, widest>(nullptr, length, device_))
+      return {"quadratic, convolves", true};
     return room::with_backward_form<tf32>(p, device_, [](auto chosen) -> form {
       using F = decltype(chosen);
       if constexpr (std::is_same_v<F, room::backward_quadratic<S::mixer, T>>) return {"quadratic", true};

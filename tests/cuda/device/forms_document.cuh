@@ -18,25 +18,36 @@ inline constexpr config small_384{.image = {384, 384}, .dim = 384, .headdim = 96
 inline constexpr config mine{
     .image = {128, 128}, .patch = 8, .depth = 12, .dim = 96, .classes = 10, .headdim = 24, .attn_layers = layers(5)};
 
-/// A row for each run of kinds of device that take the same forms.
-template <config C, cuda::precision P>
-void write_network(std::ostream& out, char const* network, char const* numbers) {
+inline void write_row(std::ostream& out, char const* network, char const* numbers, std::string const& devices,
+                      network_forms const& forms) {
+  out << "| " << network << " | " << numbers << " | " << devices << " |";
+  for (form const& f : forms.of) out << ' ' << f.name << " |";
+  out << '\n';
+}
+
+/// A row for each run of kinds of device that take the same forms, for numbers P; where Q takes others there, a second
+/// row for Q.
+template <config C, cuda::precision P, cuda::precision Q>
+void write_network(std::ostream& out, char const* network, char const* both, char const* first, char const* second) {
   for (std::size_t i = 0, next = 0; i < std::size(device_kinds); i = next) {
-    auto const forms = chooser<C, P>{device_kinds[i]}.all().of;
+    auto const forms = chooser<C, P>{device_kinds[i]}.all(), other = chooser<C, Q>{device_kinds[i]}.all();
     std::string names;
-    for (; next < std::size(device_kinds) && chooser<C, P>{device_kinds[next]}.all().of == forms; ++next)
+    for (; next < std::size(device_kinds) && chooser<C, P>{device_kinds[next]}.all().of == forms.of &&
+           chooser<C, Q>{device_kinds[next]}.all().of == other.of;
+         ++next)
       names += (names.empty() ? "" : ", ") + std::string{device_kinds[next].names};
-    out << "| " << network << " | " << numbers << " | " << names << " |";
-    for (form const& f : forms) out << ' ' << f.name << " |";
-    out << '\n';
+    bool const same = forms.of == other.of;
+    write_row(out, network, same ? both : first, names, forms);
+    if (!same) write_row(out, network, second, names, other);
   }
 }
 
 template <config C>
 void write_precisions(std::ostream& out, char const* network) {
-  write_network<C, cuda::precision::bf16>(out, network, "bf16, fp16");
-  write_network<C, cuda::precision::fp32>(out, network, "fp32");
-  write_network<C, cuda::precision::tf32>(out, network, "TF32");
+  using enum cuda::precision;
+  write_network<C, bf16, fp16>(out, network, "bf16, fp16", "bf16", "fp16");
+  write_network<C, fp32, fp32>(out, network, "fp32", "fp32", "fp32");
+  write_network<C, tf32, tf32>(out, network, "TF32", "TF32", "TF32");
 }
 
 /// The first table: Tiny and Small by device, size and precision.

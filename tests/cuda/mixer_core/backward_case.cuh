@@ -77,12 +77,11 @@ struct backward_mixer {
                                  dg.template as_rows<2 * M.d_inner()>(), din.template as_rows<M.projected()>(),
                                  gradients(), host.length, left(from_left));
   }
-  /// The same from what the forward left, with x, B and C of the scan's backward made as Input says.
-  template <cuda::detail::ssd::quadratic_input Input>
-  void backward_by() {
-    cuda::detail::mixer_core::run_backward<Input, M>(
+  /// The same from what the forward left, with x, B and C of the scan's backward from a kernel of their own.
+  void backward_ready() {
+    cuda::detail::mixer_core::run_backward<M>(
         ctx, in.template as_rows<M.projected()>(), parameters(), dg.template as_rows<2 * M.d_inner()>(),
-        din.template as_rows<M.projected()>(), gradients(), host.length, left(true));
+        din.template as_rows<M.projected()>(), gradients(), host.length, left(true), false);
   }
   [[nodiscard]] std::vector<double> bits() const {
     std::vector<double> all = din.read();

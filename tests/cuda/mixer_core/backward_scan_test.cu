@@ -3,12 +3,13 @@
 #include "cuda/mixer_core/backward_case.cuh"
 #include "cuda/support/precisions.cuh"
 
-#include <vector>
+#include <cstddef>
 
 using namespace dm2;
 using namespace dm2::test;
-using cuda::detail::ssd::backward_quadratic_two_units;
-using cuda::detail::ssd::quadratic_input;
+using cuda::detail::mixer_core::backward_plan;
+using cuda::detail::mixer_core::scan_convolves;
+using cuda::detail::ssd::backward_projected;
 
 namespace {
 
@@ -19,71 +20,83 @@ constexpr mixer_shape sliced_scan{.heads = 8, .headdim = 96, .d_state = 16, .gro
 constexpr mixer_shape one_unit{.heads = 8, .headdim = 64, .d_state = 16, .groups = 8, .d_conv = 4};
 constexpr mixer_shape three_units{.heads = 24, .headdim = 32, .d_state = 64, .groups = 8, .d_conv = 1};
 
-/// Gradients with x, B and C from Input are near double's, unless `allowed` is 0, and the bits of those with x, B and C
-/// from a kernel of their own.
-template <quadratic_input Input, class Mixer>
-void check_input(Mixer& f, std::vector<double> const& want, double allowed) {
-  CAPTURE(int(Input));
-  f.poison();
-  f.template backward_by<Input>();
-  if (allowed > 0) f.compare(allowed);
-  CHECK(f.bits() == want);
-}
+/// Gradients with the convolution in the scan's kernel are near double's, unless `allowed` is 0, and the bits of those
+/// with x, B and C from a kernel of their own; they take less scratch where the scan `convolves`.
 template <mixer_shape M>
-void check_inputs(int sequences, int length, double allowed) {
+void check_scan(int sequences, int length, double allowed, bool convolves = true) {
   CAPTURE(length);
-  backward_mixer<cuda::precision::bf16, M> f{sequences, length};
+  backward_mixer<cuda::precision::bf16, M> f{sequences, length}, ready{sequences, length};
   f.forward();
-  f.host.backward();
   f.backward(true);
-  auto const want = f.bits();
-  check_input<quadratic_input::two_units>(f, want, allowed);
-  check_input<quadratic_input::free_warps>(f, want, allowed);
-  check_input<quadratic_input::all_warps>(f, want, allowed);
+  f.host.backward();
+  if (allowed > 0) f.compare(allowed);
+  ready.forward();
+  ready.backward_ready();
+  CHECK(f.bits() == ready.bits());
+  CHECK((f.ctx.scratch_bytes() < ready.ctx.scratch_bytes()) == convolves);
 }
 
-/// Whether Tiny's scan from the projection takes such operands.
-template <class F>
-bool takes(F const& change) {
+/// Whether Tiny's scan takes a projection so many numbers behind a multiple of 16 bytes.
+bool takes(int length, int offset = 0) {
   cuda::context<> ctx;
   alignas(16) static __nv_bfloat16 const projection[8] = {};
-  cuda::detail::ssd::projected_operands<tiny_scan, __nv_bfloat16> p{};
-  p.length = 197, p.sequences = 2, p.set_size = 1, p.projection = projection;
-  change(p);
-  return backward_quadratic_two_units<tiny_scan, __nv_bfloat16, quadratic_input::free_warps>::fits(p, ctx.device());
+  return scan_convolves<tiny_scan, __nv_bfloat16, 4>(projection + offset, length, ctx.device());
 }
 
 }  // namespace
 
 TEST_CASE("cuda mixer_core_backward: with the convolution in the scan's kernel it gives the same bits") {
   for (int const length : {1, 2, 3, 15, 16, 17, 33, 100}) {
-    check_inputs<turned_scan>(2, length, 6e-2);
-    check_inputs<sliced_scan>(1, length, 6e-2);
+    check_scan<turned_scan>(2, length, 6e-2);
+    check_scan<sliced_scan>(1, length, 6e-2);
   }
-  check_inputs<tiny_scan>(3, 17, 3e-2);
-  check_inputs<tiny_scan>(1, 197, 3e-2);
-  check_inputs<turned_scan>(1, 208, 6e-2);
-  check_inputs<one_unit>(2, 65, 0);  // a head alone in its group: D's gradient is all rounding
-  check_inputs<three_units>(1, 33, 8e-2);
+  check_scan<tiny_scan>(3, 17, 3e-2);
+  check_scan<tiny_scan>(1, 197, 3e-2);
+  check_scan<turned_scan>(1, 208, 6e-2);
+  check_scan<one_unit>(2, 65, 0);  // a head alone in its group: D's gradient is all rounding
+  check_scan<three_units>(1, 33, 8e-2);
 }
 
 TEST_CASE("cuda mixer_core_backward: lengths that its scan does not convolve have a kernel that does") {
-  check_inputs<turned_scan>(1, 209, 6e-2);
+  check_scan<turned_scan>(1, 209, 6e-2, false);
 }
 
-TEST_CASE("cuda mixer_core_backward: what its scan convolves fits a block and is aligned") {
-  CHECK(takes([](auto&) {}));
-  CHECK(takes([](auto& p) { p.length = 208; }));
-  CHECK_FALSE(takes([](auto& p) { p.length = 209; }));
-  CHECK_FALSE(takes([](auto& p) { p.sequences = 3; }));
-  CHECK_FALSE(takes([](auto& p) { ++p.projection; }));
-  CHECK_FALSE(takes([](auto& p) { p.b = p.projection; }));
-  CHECK_FALSE(takes([](auto& p) { p.c = p.projection; }));
-  float elsewhere = 0;
-  CHECK_FALSE(takes([&](auto& p) { p.steps = &elsewhere; }));
+TEST_CASE("cuda mixer_core_backward: the scan convolves bfloat16, aligned, of as many tokens as have warps free") {
+  using fp16 = __half;
+  CHECK(takes(1));
+  CHECK(takes(197));
+  CHECK(takes(208));
+  CHECK_FALSE(takes(209));
+  CHECK_FALSE(takes(197, 1));
+  CHECK_FALSE(takes(197, 4));
+  cuda::context<> ctx;
+  CHECK_FALSE(scan_convolves<tiny_scan, fp16, 4>(nullptr, 197, ctx.device()));
   constexpr mixer_shape four{.heads = 4, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
   constexpr mixer_shape wide{.heads = 8, .headdim = 48, .d_state = 256, .groups = 1, .d_conv = 4};
-  CHECK_FALSE(backward_quadratic_two_units<four, __nv_bfloat16, quadratic_input::all_warps>::possible);
-  CHECK_FALSE(backward_quadratic_two_units<wide, __nv_bfloat16, quadratic_input::all_warps>::possible);
-  CHECK(backward_quadratic_two_units<four, __nv_bfloat16, quadratic_input::two_units>::possible);
+  constexpr mixer_shape taps{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 5};
+  CHECK_FALSE(backward_projected<four, __nv_bfloat16>::possible);
+  CHECK_FALSE(backward_projected<wide, __nv_bfloat16>::possible);
+  CHECK_FALSE(backward_projected<taps, __nv_bfloat16>::possible);
+}
+
+TEST_CASE("cuda mixer_core_backward: a block without room for two units' operands leaves the convolution outside") {
+  cuda::context<> ctx;
+  auto device = ctx.device();
+  using T = __nv_bfloat16;
+  CHECK(scan_convolves<tiny_scan, T, 4>(nullptr, 16, device));
+  device.shared_per_block = 48 * 1024;
+  CHECK_FALSE(scan_convolves<tiny_scan, T, 4>(nullptr, 197, device));
+}
+
+TEST_CASE("cuda mixer_core_backward: where its scan convolves, scratch is less by x of both directions") {
+  cuda::context<> ctx;
+  using plan = backward_plan<tiny_scan, __nv_bfloat16>;
+  for (int const sequences : {1, 3, 256}) {
+    std::size_t const x = 2 * std::size_t(sequences) * 197 * tiny_scan.d_inner() * sizeof(__nv_bfloat16);
+    std::size_t const ready = plan{sequences, 197, ctx.device()}.bytes();
+    std::size_t const taken = plan{sequences, 197, ctx.device(), true}.bytes();
+    CAPTURE(taken);
+    CHECK(ready >= taken + x);
+    CHECK(ready < taken + x + 2 * arena::alignment);
+  }
 }

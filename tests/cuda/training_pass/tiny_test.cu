@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 
 using namespace dm2;
 using namespace dm2::test;
@@ -29,4 +30,28 @@ TEST_CASE("cuda training_pass: Tiny's gradients in bfloat16 are within 7e-2 of d
 
 TEST_CASE("cuda training_pass: Tiny's gradients in float are within 1e-4 of double [long]") {
   CHECK(median_error<cuda::precision::fp32>() < 1e-4);
+}
+
+TEST_CASE("cuda training_network: the stem's backward has its scratch where the trunk's activations lie") {
+  constexpr int batch = 8;
+  constexpr auto P = cuda::precision::bf16;
+  using network = cuda::training_network<tiny, P>;
+  using element = network::element;
+  network net{batch};
+  cuda::context<P> alone;
+  arena ruler;
+  cuda::stem_saved<sizes<tiny>::stem, element> const saved{ruler, batch};
+  network_view<tiny, float const, space::device> const from{nullptr};
+  network_view<tiny, float, space::device> const to{nullptr};
+  alone.plan([&] {
+    cuda::stem_backward(alone, static_cast<float const*>(nullptr), dm2::detail::stem_operands<tiny>(from), saved,
+                        rows<element const, tiny.dim, space::device>{nullptr, batch * sizes<tiny>::tokens},
+                        dm2::detail::stem_operands<tiny>(to), nullptr);
+  });
+  std::size_t const plane = cuda::stem_saved<sizes<tiny>::stem, element>::plane * sizeof(element);
+  CHECK(alone.scratch_bytes() > 2 * batch * plane);
+  CHECK(net.ctx().scratch_bytes() - net.ctx().products().bytes() < batch * plane);
+  arena trunk_ruler;
+  CHECK(dm2::detail::trunk_activations<tiny, float, element>{trunk_ruler, batch, true, true}.core_bytes >
+        alone.scratch_bytes());
 }

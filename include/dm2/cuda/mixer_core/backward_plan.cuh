@@ -17,8 +17,9 @@
 
 namespace dm2::cuda::detail::mixer_core {
 
-/// Sequences that one call's kernels do at a time: scratch stays below that of 264 sequences of 197 tokens, 217 MB for
-/// Tiny in bfloat16. Both directions of 264 sequences are four blocks for each of 132 multiprocessors.
+/// Sequences that one call's kernels do at a time: scratch stays below that of 264 sequences of 197 tokens, for Tiny in
+/// bfloat16 224 MB, or 144 where the scan's backward convolves. Both directions of 264 sequences are four blocks for
+/// each of 132 multiprocessors.
 inline int backward_slice(int sequences, int length) {
   return std::clamp(264 * 197 / length, 1, std::max(sequences, 1));
 }
@@ -48,14 +49,16 @@ struct backward_plan {
   std::size_t rows;
   device_properties const& device;
   int norm_parts, conv_parts;
-  int runs, run;  ///< into which a sequence's tokens are cut for the convolution's backward, and tokens of a run
+  bool convolves;  ///< whether the scans' backward makes x, B, C and dt itself: then x is never in memory
+  int runs, run;   ///< into which a sequence's tokens are cut for the convolution's backward, and tokens of a run
 
-  backward_plan(int sequences_, int length_, device_properties const& device_)
+  backward_plan(int sequences_, int length_, device_properties const& device_, bool convolves_ = false)
       : sequences{sequences_},
         length{length_},
         rows{std::size_t(sequences_) * std::size_t(length_)},
         device{device_},
-        norm_parts{int(std::clamp<std::size_t>((rows + 15) / 16, 1, most_norm_parts))} {
+        norm_parts{int(std::clamp<std::size_t>((rows + 15) / 16, 1, most_norm_parts))},
+        convolves{convolves_} {
     cut_runs();
   }
 
@@ -90,12 +93,14 @@ struct backward_plan {
     return p;
   }
 
-  /// Whether the scans' backward may write dx, dB and dC over what it reads: so much less scratch, at the same speed.
-  [[nodiscard]] bool in_place() const {
+  /// Where the scans' backward writes dx, dB and dC: over what it reads where it may, at the same speed.
+  [[nodiscard]] gradient_place place() const {
+    if (convolves) return gradient_place::over_dy;
     arena none;
-    backward_arrays<M, T> const empty{none, 0, true};
-    return ssd::with_backward_form(operands(empty, nullptr, nullptr), device,
-                                   [](auto form) { return decltype(form)::in_place; });
+    backward_arrays<M, T> const empty{none, 0, gradient_place::over_inputs};
+    bool const in_place = ssd::with_backward_form(operands(empty, nullptr, nullptr), device,
+                                                  [](auto form) { return decltype(form)::in_place; });
+    return in_place ? gradient_place::over_inputs : gradient_place::apart;
   }
 
   /// Of the scan that is computed again, one direction.
@@ -128,7 +133,7 @@ struct backward_scratch {
   float *norm_parts, *step_parts, *conv_parts;  ///< as the kernels' operands say
   float *a_parts, *d_parts;                     ///< [2 sequences, H]
 
-  backward_scratch(arena& s, backward_plan<M, T> const& plan) : arrays{s, plan.rows, plan.in_place()} {
+  backward_scratch(arena& s, backward_plan<M, T> const& plan) : arrays{s, plan.rows, plan.place()} {
     statistics = s.take<float2>(plan.rows * M.groups);
     norm_parts = s.take<float>(std::size_t(plan.norm_parts) * 2 * M.d_inner());
     constexpr int wide = backward_plan<M, T>::widest, narrow = std::min(wide, 2);
@@ -142,10 +147,11 @@ struct backward_scratch {
 
 template <mixer_shape M, class T>
 std::size_t backward_plan<M, T>::bytes() const {
+  std::size_t const own = planned_bytes<backward_scratch<M, T>>(*this) + arena::alignment;
+  if (convolves) return own;
   arena none;
-  backward_arrays<M, T> const empty{none, 0, true};
-  std::size_t const back = ssd::backward_scratch(operands(empty, nullptr, nullptr), device);
-  return planned_bytes<backward_scratch<M, T>>(*this) + std::max(scan_bytes(), back) + arena::alignment;
+  backward_arrays<M, T> const empty{none, 0, gradient_place::over_inputs};
+  return own + std::max(scan_bytes(), ssd::backward_scratch(operands(empty, nullptr, nullptr), device));
 }
 
 /// y = scan + D x of one direction, in the form that ssd takes.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/shapes.hpp>
+#include <dm2/cuda/mixer_core/backward_gate.cuh>
 #include <dm2/cuda/mixer_core/backward_inputs.cuh>
 #include <dm2/cuda/mixer_core/backward_plan.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
@@ -24,6 +25,17 @@ ssd::scan_front front_of(direction_parameters const& p) {
           .convolved = Dir::conv,
           .channels_reversed = Dir::reverse_channels,
           .tokens_reversed = Dir::reverse_tokens};
+}
+
+/// Whether the scans' backward takes the projection, and so makes x, B, C and dt itself. V: channels of an access of
+/// the gate, which has to be undone, since no x is there to compute y from.
+template <mixer_shape M, class T, int V>
+bool scan_convolves([[maybe_unused]] T const* zxbcdt, [[maybe_unused]] int length,
+                    [[maybe_unused]] device_properties const& device) {
+  using form = ssd::backward_projected<M, T>;
+  if constexpr (form::possible && gate_is_undone<T> && gate_group<backward_traits<M, V>>::possible)
+    return form::fits(zxbcdt, length, device);
+  return false;
 }
 
 /// Operands of both directions' scans, whose B, C and dt go where `of` has their gradients and steps.

@@ -85,7 +85,8 @@ struct scan_front {
 };
 
 /// Operands of the scan's backward with what is in front of the scan: of two sets, which read the same rows of the
-/// projection. b and c, which are db and dc, get B and C, and dt gets dt; x, a and d are not read.
+/// projection. b and c, which are db and dc, get B and C, and dt gets dt; x, a and d are not read, and
+/// dx may be dy.
 template <mixer_shape M, class T>
 struct projected_operands : backward_operands<M, T> {
   T const* projection;  ///< [set_size L, projected]

@@ -95,8 +95,7 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
       copy_b(k, all_threads<Tr>(), part), copy_c(k, all_threads<Tr>(), part);
     commit_copies();
   }
-  if constexpr (Tr::always_two) keep_parameters(k);
-  if constexpr (Tr::projected) make_steps(k);
+  if constexpr (Tr::projected) keep_parameters(k), make_steps(k);
   auto const multiply = [&]([[maybe_unused]] int part, unsigned char* b, unsigned char* c) {
     if constexpr (Tr::projected) convolve_states(k, part, b, c);
     if (k.free_warp() >= 0) return;
@@ -198,33 +197,20 @@ __device__ inline void copy_single(backward_quadratic_block<Tr> const& k, int un
   commit_copies();
 }
 
-/// Every warp: the unit's operands and decays are there, those of the unit before are done with. Where all warps
-/// convolve x, that; the first unit's is convolved before.
+/// Every warp: the unit's operands and decays are there, those of the unit before are done with.
 template <class Tr>
-__device__ inline void begin_unit([[maybe_unused]] backward_quadratic_block<Tr> const& k, [[maybe_unused]] int unit) {
-  if constexpr (Tr::input == quadratic_input::all_warps) {
-    if (unit > 0) {
-      auto own = convolution_of_x<2>(k, all_threads<Tr>(), unit);
-      wait_copies<0>();
-      meet<Tr>();
-      own.run(
-          k.x(unit), [] { meet<Tr>(); }, [](int, int, auto const&) {});
-    }
-  }
+__device__ inline void begin_unit() {
   wait_copies<0>();
   meet<Tr>();
 }
-/// Where the free warps convolve x: that, beside the tiles of the unit before.
+/// The free warps convolve a unit's x, beside the tiles of the unit before.
 template <class Tr, class Wait>
-__device__ inline void convolve_beside([[maybe_unused]] backward_quadratic_block<Tr> const& k,
-                                       [[maybe_unused]] copying_threads threads, [[maybe_unused]] int unit,
-                                       [[maybe_unused]] Wait const& wait) {
-  if constexpr (Tr::input == quadratic_input::free_warps) {
-    auto own = convolution_of_x<4>(k, threads, unit);
-    wait_copies<0>();
-    wait();
-    own.run(k.x(unit), wait, [](int, int, auto const&) {});
-  }
+__device__ inline void convolve_beside(backward_quadratic_block<Tr> const& k, copying_threads threads, int unit,
+                                       Wait const& wait) {
+  auto own = convolution_of_x<4>(k, threads, unit);
+  wait_copies<0>();
+  wait();
+  own.run(k.x(unit), wait, [](int, int, auto const&) {});
 }
 
 /// The free warps' loop, beside the others' unit_columns: operands of the next unit, or the first part of B; its
@@ -239,7 +225,7 @@ __device__ inline void units_beside(backward_quadratic_block<Tr> k) {
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     bool const scanner = k.warp == Tr::warps - 1 && unit + 1 < Tr::units;
-    begin_unit(k, unit);
+    begin_unit<Tr>();
     lane_steps steps;
     if (scanner) steps = load_lane_steps(k, unit + 1);
     if (unit + 1 == Tr::units && early_b(k)) copy_b(k, threads, 0);
@@ -250,7 +236,8 @@ __device__ inline void units_beside(backward_quadratic_block<Tr> k) {
     copy_single(k, unit + 1);
     int const done = k.two_units() ? unit - 1 : unit;
     if (done >= 0 && done + 1 < Tr::units) finish_tokens(k, done, {k.free_warp(), warps}, wait);
-    if (unit + 1 < Tr::units) convolve_beside(k, threads, unit + 1, wait);
+    if constexpr (Tr::projected)
+      if (unit + 1 < Tr::units) convolve_beside(k, threads, unit + 1, wait);
   }
   if (k.two_units()) meet<Tr>();
 }
@@ -263,10 +250,10 @@ __device__ inline void units_of_tiles(backward_quadratic_block<Tr> k) {
   copy_single(k, 0);
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
-    begin_unit(k, unit);
+    begin_unit<Tr>();
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
     int own = unit;
-    if constexpr (Tr::always_two) hide(own);
+    if constexpr (Tr::projected) hide(own);
     unit_columns(k, own, gradient);
     if (!k.two_units()) meet<Tr>();
     copy_single(k, unit + 1);

@@ -11,18 +11,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 
 namespace dm2::cuda::detail::ssd {
-
-/// Where a block's x, B and C come from. All but the first are kernels for two units' operands in shared memory at a
-/// time, which need no choice where anything lies, and so fewer instructions.
-enum class quadratic_input {
-  ready,       ///< memory, with one unit's operands at a time or two
-  two_units,   ///< memory
-  free_warps,  ///< the projection: warps free of tiles convolve a unit's x while the others do the unit before
-  all_warps    ///< the projection: every warp convolves a unit's x before the unit
-};
 
 /// How a block computes: 16 warps, of which each of the first 2 (tiles / 2) + 1 has at most `Slots` tiles below the
 /// diagonal, whose gradient stays in registers over all heads, and one on it. The free warps behind them copy operands,
@@ -32,9 +22,9 @@ struct backward_quadratic_traits {
   using element = T;
   using sizes = backward_sizes<M>;
   using operands = backward_operands<M, T>;
-  static constexpr quadratic_input input = quadratic_input::ready;
-  static constexpr bool projected = false;   ///< whether operands are projected_operands
-  static constexpr bool always_two = false;  ///< whether there are always two units' operands in shared memory
+  /// Whether operands are projected_operands. Then there are always two units' operands in shared memory: no place of
+  /// one is a choice, which takes fewer instructions.
+  static constexpr bool projected = false;
   static constexpr int warps = 16, threads = 32 * warps, slots = Slots;
   /// Columns of a head at a time: a unit. Every result is a sum over them, or theirs alone.
   static constexpr int slice = widest_slice(sizes::headdim, 64), slices = sizes::headdim / slice;
@@ -49,13 +39,11 @@ struct backward_quadratic_traits {
   static_assert(most_tiles < warps);
 };
 
-/// The same with two units' operands in shared memory, from Input.
-template <mixer_shape M, class T, int Slots, quadratic_input Input>
-struct two_units_traits : backward_quadratic_traits<M, T, Slots> {
-  static constexpr quadratic_input input = Input;
-  static constexpr bool projected = Input == quadratic_input::free_warps || Input == quadratic_input::all_warps;
-  static constexpr bool always_two = true;
-  using operands = std::conditional_t<projected, projected_operands<M, T>, backward_operands<M, T>>;
+/// The same from a mixer's projection: 13 tiles, which leave at least three warps free to convolve.
+template <mixer_shape M, class T>
+struct backward_projected_traits : backward_quadratic_traits<M, T, 6> {
+  using operands = projected_operands<M, T>;
+  static constexpr bool projected = true;
 };
 
 /// Byte offsets into a block's shared memory; the scores are at 0, in the order of their tiles' rows. A 16 x 16 tile is
@@ -80,7 +68,7 @@ struct backward_quadratic_layout {
   int around;      ///< [16 warps, 16] floats: of Gamma over the tiles i after and j before a tile
   int carried;     ///< [tokens] floats: a head's d dt of its slices so far
   int totals;      ///< [free warps, heads] pairs of floats, sums for A and D
-  int parameters;  ///< where always_two: [heads] pairs of floats, A and D
+  int parameters;  ///< where projected: [heads] pairs of floats, A and D
   int bytes;
 
   __host__ __device__ backward_quadratic_layout(int length, int units_at_a_time)
@@ -101,7 +89,7 @@ struct backward_quadratic_layout {
     carried = around + Tr::warps * 64;
     totals = carried + (Tr::slices > 1 ? rows() * 4 : 0);
     parameters = totals + free_warps() * Tr::sizes::per_group * 8;
-    bytes = parameters + (Tr::always_two ? Tr::sizes::per_group * 8 : 0);
+    bytes = parameters + (Tr::projected ? Tr::sizes::per_group * 8 : 0);
   }
   static constexpr int share_bytes = Tr::slice * 64;  ///< a warp's accumulators
   __host__ __device__ int rows() const { return tokens; }
@@ -164,10 +152,10 @@ struct backward_quadratic_block {
                                       unsigned char* memory)
       : p{all}, at{layout}, shared{memory}, warp{int(threadIdx.x) >> 5}, lane{int(threadIdx.x) & 31} {}
   /// Whether the next unit's operands come while a unit is computed.
-  [[nodiscard]] __device__ bool two_units() const { return Tr::always_two || at.stages == 2; }
+  [[nodiscard]] __device__ bool two_units() const { return Tr::projected || at.stages == 2; }
   [[nodiscard]] __device__ int sequence() const {
     int in_grid = int(blockIdx.x) / sizes::groups;
-    if constexpr (Tr::always_two) hide(in_grid);  // else it is kept in registers, and with it what begins there
+    if constexpr (Tr::projected) hide(in_grid);  // else it is kept in registers, and with it what begins there
     return in_grid;
   }
   [[nodiscard]] __device__ int set() const {
@@ -193,11 +181,11 @@ struct backward_quadratic_block {
   [[nodiscard]] __device__ int parameter(int unit) const { return set() * sizes::heads + head(unit); }
   /// A unit's A and D.
   [[nodiscard]] __device__ float rate(int unit) const {
-    if constexpr (Tr::always_two) return parameters(unit / Tr::slices).x;
+    if constexpr (Tr::projected) return parameters(unit / Tr::slices).x;
     return p.a[parameter(unit)];
   }
   [[nodiscard]] __device__ float skip(int unit) const {
-    if constexpr (Tr::always_two) return parameters(unit / Tr::slices).y;
+    if constexpr (Tr::projected) return parameters(unit / Tr::slices).y;
     return p.d[parameter(unit)];
   }
   /// A and D of a head of the group, in shared memory.

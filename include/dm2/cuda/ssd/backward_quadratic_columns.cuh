@@ -306,7 +306,7 @@ __device__ inline void write_dx(backward_quadratic_block<Tr> const& k, int unit,
 /// registers over the tiles before. Operands that are there without a choice of their place leave it the room to.
 template <class Tr>
 [[nodiscard]] __device__ inline backward_quadratic_block<Tr> afresh(backward_quadratic_block<Tr> k) {
-  if constexpr (Tr::always_two) hide(k.lane);
+  if constexpr (Tr::projected) hide(k.lane);
   return k;
 }
 

@@ -62,13 +62,8 @@ template <class Tr>
 __device__ inline void keep_parameters(backward_quadratic_block<Tr> const& k) {
   for (int head = int(threadIdx.x); head < Tr::sizes::per_group; head += Tr::threads) {
     int const all = k.group() * Tr::sizes::per_group + head;
-    if constexpr (Tr::projected) {
-      int const own = k.own_head(all);
-      k.parameters(head) = {-expf(k.front().a_log[own]), k.front().d[own]};
-    } else {
-      int const own = k.set() * Tr::sizes::heads + all;
-      k.parameters(head) = {k.p.a[own], k.p.d[own]};
-    }
+    int const own = k.own_head(all);
+    k.parameters(head) = {-expf(k.front().a_log[own]), k.front().d[own]};
   }
 }
 
