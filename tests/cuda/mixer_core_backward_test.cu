@@ -58,13 +58,13 @@ TEST_CASE("cuda mixer_core_backward: equals the CPU's for states, heads and grou
 }
 
 TEST_CASE("cuda mixer_core_backward: in TF32 it is near the CPU's in double") {
-  // Half the allowance of fp16: the mantissa is the same, but only products' operands are rounded.
+  // The allowance of fp16, whose mantissa TF32 keeps: few channels of nearly zeros are magnified by the norm.
   constexpr auto tf32 = cuda::precision::tf32;
   for (int const length : {1, 17, 65, 197}) {
     CAPTURE(length);
-    backward_mixer<tf32, fours>{2, length}.check(4e-3);
-    backward_mixer<tf32, least>{2, length}.check(4e-3);
-    backward_mixer<tf32, turned>{1, length}.check(4e-3);
+    backward_mixer<tf32, fours>{2, length}.check(8e-3);
+    backward_mixer<tf32, least>{2, length}.check(8e-3);
+    backward_mixer<tf32, turned>{1, length}.check(8e-3);
   }
 }
 

@@ -12,6 +12,7 @@
 #include <dm2/cuda/ssd/backward_chunk.cuh>
 #include <dm2/cuda/ssd/tiled.cuh>
 #include <dm2/cuda/tile/float_product.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <type_traits>
