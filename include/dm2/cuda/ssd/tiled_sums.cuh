@@ -12,14 +12,16 @@
 
 namespace dm2::cuda::detail::ssd {
 
-/// In float: a lane has four tokens, and four columns of each 16.
+/// In float: a lane has four tokens, and four columns of each 16. Neighbouring lanes read one x, and lanes two apart one
+/// row of weights, so that a half warp's 16-byte reads are one pass over the banks. With four columns in four
+/// neighbouring lanes x took twice the passes: 14 for 48 products a lane, of which a multiprocessor has time for 12.
 template <class Tr>
 struct tiled_sums {
   static constexpr int fragments = Tr::columns / 16;
   float v[4][fragments][4] = {};
 
-  __device__ static int row() { return int(threadIdx.x) % 32 / 4 * 4; }
-  __device__ static int column(int n) { return 16 * n + int(threadIdx.x) % 4 * 4; }
+  __device__ static int row() { return (int(threadIdx.x) % 32 / 8 * 2 + int(threadIdx.x) % 2) * 4; }
+  __device__ static int column(int n) { return 16 * n + int(threadIdx.x) % 8 / 2 * 4; }
 
   /// += the product of a slab.
   __device__ void multiply(float const (&weights)[Tr::depth][Tr::weight_pitch],
