@@ -12,8 +12,8 @@
 
 namespace dm2::cuda::detail::ssd {
 
-/// In float: a lane has four tokens, and four columns of each 16. Neighbouring lanes read one x, and lanes two apart one
-/// row of weights, so that a half warp's 16-byte reads are one pass over the banks. With four columns in four
+/// In float: a lane has four tokens, and four columns of each 16. Neighbouring lanes read one x, and lanes two apart
+/// one row of weights, so that a half warp's 16-byte reads are one pass over the banks. With four columns in four
 /// neighbouring lanes x took twice the passes: 14 for 48 products a lane, of which a multiprocessor has time for 12.
 template <class Tr>
 struct tiled_sums {
