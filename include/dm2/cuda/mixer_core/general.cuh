@@ -94,6 +94,33 @@ __device__ inline void write_steps(T const* zxbcdt, direction_parameters const& 
   to.d[head] = p.d[own];
 }
 
+/// V channels' taps and bias.
+template <class Tr, int V>
+struct channel_taps {
+  float tap[Tr::taps][V], bias[V];
+
+  __device__ channel_taps(direction_parameters const& p, int channel) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      int const own = arranged<Tr>(channel + v, Tr::convolved);
+      bias[v] = p.conv_bias[own];
+#pragma unroll
+      for (int k = 0; k < Tr::taps; ++k) tap[k][v] = p.conv[own * Tr::taps + k];
+    }
+  }
+  /// SiLU of the convolution of the tokens from window[i] on.
+  template <int N>
+  __device__ void convolve(float const (&window)[N][V], int i, float (&out)[V]) const {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      float sum = bias[v];
+#pragma unroll
+      for (int k = 0; k < Tr::taps; ++k) sum = fmaf(tap[k][v], window[i + k][v], sum);
+      out[v] = divided_silu(sum);
+    }
+  }
+};
+
 /// SiLU of the convolution of V channels, for the same tokens. Tr::ahead tokens are read before any is written, since
 /// the compiler cannot know that the arrays do not overlap.
 template <class Tr, int V, class T>
@@ -111,14 +138,8 @@ __device__ inline void write_convolved(T const* zxbcdt, direction_parameters con
         t == inside,
         zxbcdt + (first + std::size_t(source_token<Tr>(inside, length))) * Tr::projected + Tr::conv + channel);
   };
-  float taps[Tr::taps][V], bias[V], window[before + Tr::ahead][V];
-#pragma unroll
-  for (int v = 0; v < V; ++v) {
-    int const own = arranged<Tr>(channel + v, Tr::convolved);
-    bias[v] = p.conv_bias[own];
-#pragma unroll
-    for (int k = 0; k < Tr::taps; ++k) taps[k][v] = p.conv[own * Tr::taps + k];
-  }
+  channel_taps<Tr, V> const taps{p, channel};
+  float window[before + Tr::ahead][V];
 #pragma unroll
   for (int k = 0; k < before; ++k) input(t0 - before + k).get(window[k]);
 #pragma unroll 1
@@ -130,13 +151,7 @@ __device__ inline void write_convolved(T const* zxbcdt, direction_parameters con
     for (int i = 0; i < Tr::ahead; ++i) {
       in[i].get(window[before + i]);
       float sum[V];
-#pragma unroll
-      for (int v = 0; v < V; ++v) {
-        sum[v] = bias[v];
-#pragma unroll
-        for (int k = 0; k < Tr::taps; ++k) sum[v] = fmaf(taps[k][v], window[i + k][v], sum[v]);
-        sum[v] = silu(sum[v]);
-      }
+      taps.convolve(window, i, sum);
       if (t + i < t1) numbers::store(out + (first + std::size_t(t + i)) * std::size_t(width), sum);
     }
 #pragma unroll
@@ -150,8 +165,8 @@ __device__ inline void write_convolved(T const* zxbcdt, direction_parameters con
 template <class Tr, int V>
 inline constexpr int convolution_threads = std::min((Tr::convolved / V + Tr::heads + 31) / 32 * 32, Tr::threads);
 
-/// Block (i, j): Tr::tokens tokens of one sequence, a block's threads of the convolution's channels, V a thread, and the
-/// heads after them.
+/// Block (i, j): Tr::tokens tokens of one sequence, a block's threads of the convolution's channels, V a thread, and
+/// the heads after them.
 template <class Tr, int V, class T>
 __global__ void __launch_bounds__(convolution_threads<Tr, V>)
     scan_inputs_kernel(T const* zxbcdt, direction_parameters p, scan_arrays<T> to, int length, int parts) {
