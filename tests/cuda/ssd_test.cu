@@ -8,6 +8,7 @@
 #include "support/compare.hpp"
 #include "support/views.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <type_traits>
@@ -102,11 +103,15 @@ TEST_CASE_TEMPLATE("cuda ssd: float equals double where its longest tiles end, a
   }
 }
 
-TEST_CASE("cuda ssd: float's scores are made for some of many sequences at a time") {
-  cuda::context<cuda::precision::fp32> ctx;
-  device_scan<scan_of<least, float, cuda::precision::fp32>> f{27, 800};  // 26 sequences' are 64 MB
-  f.forward(ctx);
-  f.check();
+TEST_CASE("cuda ssd: float's scores are made for some of many sequences at a time, and for none above 672 tokens") {
+  for (int const length : {672, 673}) {
+    cuda::context<cuda::precision::fp32> ctx;
+    int const few = 2 * ctx.device().multiprocessors / least.heads;
+    device_scan<scan_of<least, float, cuda::precision::fp32>> f{std::max(71, few + 1), length};  // 70's are 64 MB
+    f.forward(ctx);
+    f.check();
+    CHECK((ctx.scratch_bytes() > 0) == (length == 672));
+  }
 }
 
 TEST_CASE_TEMPLATE("cuda ssd: a long sequence equals double", Case, scan_of<tiny, __nv_bfloat16>,

@@ -6,7 +6,8 @@
 /// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Four ways to the same numbers:
 ///  - quadratic (ssd/quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
 ///  - chunked (ssd/chunked.cuh): any length, in chunks of 64 tokens with the state carried between them;
-///  - in tiles of float or TF32 (ssd/tiled.cuh): float up to 800 tokens, as a masked product;
+///  - in tiles of float or TF32 (ssd/tiled.cuh): float up to 672 tokens, few sequences up to 800, as a
+///    masked product;
 ///  - the recurrence (ssd/general.cuh): longer ones of float, and sizes that no tile divides.
 #pragma once
 
@@ -44,9 +45,9 @@ inline constexpr bool on_tensor_cores = is_half<T>&& M.headdim % 16 == 0 && M.d_
 /// What one call does, decided before its memory is taken.
 enum class chosen_form : unsigned char { recurrence, tiled, quadratic, chunked, chunked_pairs };
 
-/// `aligned`: every pointer is at a multiple of 16 bytes.
+/// `aligned`: every pointer is at a multiple of 16 bytes. The number of sequences decides in float only.
 template <mixer_shape M, class T>
-chosen_form choose_form(int length, bool aligned, scan_form form, device_properties const& device) {
+chosen_form choose_form(int length, bool aligned, scan_form form, device_properties const& device, int sequences = 1) {
   if constexpr (on_tensor_cores<M, T>) {
     using sizes = ssd_sizes<M, T>;
     using one = chunked_traits<sizes, 1>;
@@ -57,7 +58,7 @@ chosen_form choose_form(int length, bool aligned, scan_form form, device_propert
     if (one::unit::count > 1 && two::bytes <= device.shared_per_block) return chosen_form::chunked_pairs;
     if (one::bytes <= device.shared_per_block) return chosen_form::chunked;
   } else if constexpr (std::is_same_v<T, float>) {
-    if (aligned && tiled_fits<M>(length)) return chosen_form::tiled;
+    if (aligned && tiled_fits<M>(length, sequences, device)) return chosen_form::tiled;
   }
   return chosen_form::recurrence;
 }
@@ -127,8 +128,12 @@ struct composed_scratch {
   std::byte* runs = nullptr;  ///< where it is in chunks
 
   composed_scratch(arena& a, device_properties const& device, int sequences, int length) {
-    if constexpr (limited) form = choose_form<M, T>(length, true, scan_form::automatic, device);
-    if (form == chosen_form::tiled) tiles.emplace(a, sequences, length);
+    if constexpr (limited) form = choose_form<M, T>(length, true, scan_form::automatic, device, sequences);
+    if constexpr (limited && std::is_same_v<T, float>) {  // a plan holds every smaller number of sequences
+      int const few = std::min(sequences, tiled_few<M>(device));
+      if (form == chosen_form::tiled || tiled_fits<M>(length, few, device))
+        tiles.emplace(a, form == chosen_form::tiled ? sequences : few, length);
+    }
     if constexpr (limited && on_tensor_cores<M, T>) {
       if (form == chosen_form::chunked) bytes = most_chunked_bytes<1, M, T>(length, sequences, device);
       if (form == chosen_form::chunked_pairs) bytes = most_chunked_bytes<2, M, T>(length, sequences, device);
@@ -164,9 +169,10 @@ void scan_composed(context<P>& ctx, ssd_input<M, T> const& in, rows<T, M.d_inner
 /// Shapes   ssd_input; y [B L, H P]. Any L >= 1; P at most 128, N at most 256.
 /// Writes   y (=). y overlaps no input. The same input on the same device gives the same bits.
 /// Forms    automatic: quadratic where L <= 256 and a block's shared memory holds the scores, else chunked. quadratic:
-///          the same. chunked: chunked. Whatever the form, T = float is in tiles up to 800 tokens where 4 divides P and
-///          N, TF32's where the context has that precision; else, with P or N not a multiple of 16, and with pointers
-///          that are not at a multiple of 16 bytes the scan is the recurrence.
+///          the same. chunked: chunked. Whatever the form, T = float is in tiles up to 672 tokens, and up to 800 where
+///          sequences times heads are at most two a multiprocessor, if 4 divides P and N; TF32's where the context has
+///          that precision; else, with P or N not a multiple of 16, and with pointers that are not at a multiple of 16
+///          bytes the scan is the recurrence.
 /// Scratch  None, but for chunked scans of so few sequences that they are cut into runs, at most 18 MB on 132
 ///          multiprocessors, and for tiles of float: scores of L x L a sequence and group, 64 MB or one sequence's.
 /// Throws   shape_error if the operands disagree; nothing is written then.
@@ -181,7 +187,7 @@ void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
   require_extent("ssd.y rows", y.count, in.x.count);
   auto const p = detail::ssd::kernel_arguments<M>(in, y);
   bool const aligned = detail::ssd::aligned_for_vectors(p.x, p.b, p.c, p.y);
-  auto const way = detail::ssd::choose_form<M, T>(in.length, aligned, form, ctx.device());
+  auto const way = detail::ssd::choose_form<M, T>(in.length, aligned, form, ctx.device(), count);
   if constexpr (detail::ssd::on_tensor_cores<M, T>) {
     using sizes = detail::ssd::ssd_sizes<M, T>;
     if (way == detail::ssd::chosen_form::chunked_pairs) return detail::ssd::run_chunked<2, M>(ctx, p, count);

@@ -113,7 +113,7 @@ class chooser {
     namespace room = cuda::detail::ssd;
     using way = room::chosen_form;
     if constexpr (S::mixer.headdim <= 128 && S::mixer.d_state <= 256)
-      switch (room::choose_form<S::mixer, T>(length, true, scan_form::automatic, device_)) {
+      switch (room::choose_form<S::mixer, T>(length, true, scan_form::automatic, device_, 256)) {
         case way::tiled:
           return {tf32 ? "composed, `mma` TF32" : "composed, tiles", tf32};
         case way::quadratic:

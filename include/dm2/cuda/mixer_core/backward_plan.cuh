@@ -113,7 +113,7 @@ struct backward_plan {
       if (way == ssd::chosen_form::chunked_pairs) take_runs<2, sizes>(ruler);
     }
     if constexpr (tiled_scan)
-      if (ssd::tiled_fits<M>(length)) return planned_bytes<ssd::tiled_scratch<M>>(sequences, length);
+      if (ssd::tiled_fits<M>(length, sequences, device)) return planned_bytes<ssd::tiled_scratch<M>>(sequences, length);
     return ruler.peak();
   }
   template <int Teams, class Sizes>
@@ -163,7 +163,7 @@ void scan_again(context<P>& ctx, scan_arrays<element<P>> const& in, element<P>* 
   [[maybe_unused]] ssd::arguments<T> const args{
       .x = in.x, .b = in.b, .c = in.c, .dt = in.dt, .a = in.a, .d = in.d, .y = y, .length = plan.length};
   if constexpr (backward_plan<M, T>::tiled_scan)
-    if (ssd::tiled_fits<M>(plan.length))
+    if (ssd::tiled_fits<M>(plan.length, plan.sequences, plan.device))
       return ssd::scan_tiled<M>(ctx, args, plan.sequences,
                                 ssd::tiled_scratch<M>{ctx.shared(), plan.sequences, plan.length});
   if constexpr (backward_plan<M, T>::tensor_scan) {

@@ -25,11 +25,14 @@ __device__ inline float gate_silu(float z) {
   float const h = gate_half(z);
   return fmaf(h, tanh_fast(h), h);
 }
-/// The same, for a kernel of any T: to float's rounding where nothing is undone.
+/// x sigmoid(x) to two more units in the last place than silu(), without its division's branch, which was a third of
+/// the composed kernels' instructions. Below -87 it is 0.
+__device__ inline float divided_silu(float x) { return __fdividef(x, 1.f + __expf(-x)); }
+/// gate_silu for a kernel of any T: to nearly float's rounding where nothing is undone.
 template <class T>
 __device__ inline float gate_silu_as(float z) {
   if constexpr (gate_is_undone<T>) return gate_silu(z);
-  return silu(z);
+  return divided_silu(z);
 }
 
 /// factor times a norm's weight, which is never zero where the gate is undone: an addition that most weights do not

@@ -20,6 +20,7 @@
 #include <dm2/cuda/tile/squares.cuh>
 #include <dm2/cuda/tile/warp.cuh>
 
+#include <algorithm>
 #include <cstddef>
 #include <type_traits>
 
@@ -40,10 +41,10 @@ struct direction_traits {
   static constexpr int x = reverse_channels ? 2 * states : 0, b = reverse_channels ? states : inner;
   static constexpr int c = reverse_channels ? 0 : inner + states;
   static constexpr int out = Second ? inner : 0;  ///< where its channels of the result start
-  static constexpr int tokens = 16;               ///< of the convolution, a thread
+  static constexpr int tokens = 16, ahead = 4;    ///< of the convolution: a thread's, and those it reads at a time
   static constexpr int warps = 8, threads = 32 * warps;
-  static constexpr int kept = (group + 31) / 32;  ///< numbers of a group that a lane holds
-  static constexpr bool keep = kept <= 64;        ///< a group fits a warp's registers; otherwise it is computed twice
+  /// Channels of an access where operands are aligned to as many: every slice starts at a multiple of it.
+  static constexpr int vector = (inner | states | projected | group | z | conv | x | b | c) % 4 == 0 ? 4 : 1;
 };
 
 /// Entry i of n parameters in the order in which the direction's channels are walked.
@@ -93,55 +94,112 @@ __device__ inline void write_steps(T const* zxbcdt, direction_parameters const& 
   to.d[head] = p.d[own];
 }
 
-/// SiLU of the convolution of one channel, for the same tokens.
-template <class Tr, class T>
+/// V channels' taps and bias.
+template <class Tr, int V>
+struct channel_taps {
+  float tap[Tr::taps][V], bias[V];
+
+  __device__ channel_taps(direction_parameters const& p, int channel) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      int const own = arranged<Tr>(channel + v, Tr::convolved);
+      bias[v] = p.conv_bias[own];
+#pragma unroll
+      for (int k = 0; k < Tr::taps; ++k) tap[k][v] = p.conv[own * Tr::taps + k];
+    }
+  }
+  /// SiLU of the convolution of the tokens from window[i] on.
+  template <int N>
+  __device__ void convolve(float const (&window)[N][V], int i, float (&out)[V]) const {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      float sum = bias[v];
+#pragma unroll
+      for (int k = 0; k < Tr::taps; ++k) sum = fmaf(tap[k][v], window[i + k][v], sum);
+      out[v] = divided_silu(sum);
+    }
+  }
+};
+
+/// SiLU of the convolution of V channels, for the same tokens. Tr::ahead tokens are read before any is written, since
+/// the compiler cannot know that the arrays do not overlap.
+template <class Tr, int V, class T>
 __device__ inline void write_convolved(T const* zxbcdt, direction_parameters const& p, scan_arrays<T> const& to,
                                        int channel, std::size_t first, int t0, int t1, int length) {
+  using numbers = vector_numbers<T, V>;
+  constexpr int before = Tr::taps - 1;
   bool const is_x = channel >= Tr::x && channel < Tr::x + Tr::inner;
   bool const is_b = channel >= Tr::b && channel < Tr::b + Tr::states;
   T* const out = is_x ? to.x + (channel - Tr::x) : is_b ? to.b + (channel - Tr::b) : to.c + (channel - Tr::c);
-  int const width = is_x ? Tr::inner : Tr::states, own = arranged<Tr>(channel, Tr::convolved);
+  int const width = is_x ? Tr::inner : Tr::states;
   auto const input = [&](int t) {
-    if (t < 0) return 0.f;
-    return to_float(zxbcdt[(first + std::size_t(source_token<Tr>(t, length))) * Tr::projected + Tr::conv + channel]);
+    int const inside = min(max(t, 0), t1 - 1);
+    return numbers::load_if(
+        t == inside,
+        zxbcdt + (first + std::size_t(source_token<Tr>(inside, length))) * Tr::projected + Tr::conv + channel);
   };
-  float taps[Tr::taps], window[Tr::taps];
+  channel_taps<Tr, V> const taps{p, channel};
+  float window[before + Tr::ahead][V];
 #pragma unroll
-  for (int k = 0; k < Tr::taps; ++k) {
-    taps[k] = p.conv[own * Tr::taps + k];
-    window[k] = input(t0 - Tr::taps + k);  // the window of token t0 - 1
-  }
-  float const bias = p.conv_bias[own];
-  for (int t = t0; t < t1; ++t) {
-    float sum = bias;
+  for (int k = 0; k < before; ++k) input(t0 - before + k).get(window[k]);
+#pragma unroll 1
+  for (int t = t0; t < t1; t += Tr::ahead) {
+    numbers in[Tr::ahead];
 #pragma unroll
-    for (int k = 0; k < Tr::taps; ++k) {
-      window[k] = k + 1 < Tr::taps ? window[k + 1 < Tr::taps ? k + 1 : k] : input(t);
-      sum = fmaf(taps[k], window[k], sum);
+    for (int i = 0; i < Tr::ahead; ++i) in[i] = input(t + i);
+#pragma unroll
+    for (int i = 0; i < Tr::ahead; ++i) {
+      in[i].get(window[before + i]);
+      float sum[V];
+      taps.convolve(window, i, sum);
+      if (t + i < t1) numbers::store(out + (first + std::size_t(t + i)) * std::size_t(width), sum);
     }
-    out[(first + std::size_t(t)) * std::size_t(width)] = from_float<T>(silu(sum));
+#pragma unroll
+    for (int k = 0; k < before; ++k)
+#pragma unroll
+      for (int v = 0; v < V; ++v) window[k][v] = window[k + Tr::ahead][v];
   }
 }
 
-/// Block (i, j): Tr::tokens tokens of one sequence, Tr::threads of the convolution's channels and the heads after them.
-template <class Tr, class T>
-__global__ void __launch_bounds__(Tr::threads)
+/// Threads of a block of the convolution, a thread V channels or a head's steps: whole warps.
+template <class Tr, int V>
+inline constexpr int convolution_threads = std::min((Tr::convolved / V + Tr::heads + 31) / 32 * 32, Tr::threads);
+
+/// Block (i, j): Tr::tokens tokens of one sequence, a block's threads of the convolution's channels, V a thread, and
+/// the heads after them.
+template <class Tr, int V, class T>
+__global__ void __launch_bounds__(convolution_threads<Tr, V>)
     scan_inputs_kernel(T const* zxbcdt, direction_parameters p, scan_arrays<T> to, int length, int parts) {
-  int const channel = int(blockIdx.y * Tr::threads + threadIdx.x);
+  constexpr int pieces = Tr::convolved / V;
+  int const piece = int(blockIdx.y) * convolution_threads<Tr, V> + int(threadIdx.x);
   int const t0 = int(blockIdx.x % unsigned(parts)) * Tr::tokens, t1 = min(t0 + Tr::tokens, length);
   std::size_t const first = std::size_t{blockIdx.x / unsigned(parts)} * std::size_t(length);
-  if (channel < Tr::convolved)
-    write_convolved<Tr>(zxbcdt, p, to, channel, first, t0, t1, length);
-  else if (channel < Tr::convolved + Tr::heads)
-    write_steps<Tr>(zxbcdt, p, to, channel - Tr::convolved, first, t0, t1, length);
+  if (piece < pieces)
+    write_convolved<Tr, V>(zxbcdt, p, to, piece * V, first, t0, t1, length);
+  else if (piece < pieces + Tr::heads)
+    write_steps<Tr>(zxbcdt, p, to, piece - pieces, first, t0, t1, length);
+}
+
+/// V weights of the norm from channel i on, in the direction's order.
+template <class Tr, int V>
+__device__ inline packet<float, V> norm_weights(float const* norm, int i) {
+  if constexpr (!Tr::reverse_channels) return load_packet<V>(norm + i);
+  auto const mirrored = load_packet<V>(norm + (Tr::inner - V - i));
+  packet<float, V> w;
+#pragma unroll
+  for (int v = 0; v < V; ++v) w.v[v] = mirrored.v[V - 1 - v];
+  return w;
 }
 
 /// g = y silu(z) / sqrt(mean of its square + 1e-5) norm, the mean inside each group of channels; its factor to factors
-/// [rows, 2, groups] as well, where they are not null. A warp takes one group of one token.
-template <class Tr, class T>
+/// [rows, 2, groups] as well, where they are not null. A warp takes one group of one token, V channels an access.
+template <class Tr, int V, class T>
 __global__ void __launch_bounds__(Tr::threads)
     gate_and_norm_kernel(T const* y, T const* zxbcdt, float const* norm, T* g, float* factors, std::size_t count,
                          int length) {
+  using numbers = vector_numbers<T, V>;
+  constexpr int step = 32 * V, kept_steps = (Tr::group + step - 1) / step;
+  constexpr bool keep = kept_steps * V <= 64;  // a group fits a warp's registers; otherwise it is computed twice
   std::size_t const work = std::size_t{blockIdx.x} * Tr::warps + threadIdx.x / 32;
   if (work >= count * Tr::groups) return;
   std::size_t const row = work / Tr::groups, first = row / std::size_t(length) * std::size_t(length);
@@ -149,23 +207,34 @@ __global__ void __launch_bounds__(Tr::threads)
   std::size_t const source = first + std::size_t(source_token<Tr>(int(row - first), length));
   T const *const in = y + row * Tr::inner + start, *const z = zxbcdt + source * Tr::projected + Tr::z + start;
   T* const out = g + source * (2 * Tr::inner) + Tr::out + start;
-  auto const gated = [&](int i) { return i < Tr::group ? to_float(in[i]) * gate_silu_as<T>(to_float(z[i])) : 0.f; };
-  float kept[Tr::keep ? Tr::kept : 1];
+  auto const gated = [&](int i, float(&v)[V]) {
+    float gate[V];
+    numbers::load_if(i < Tr::group, in + i).get(v);
+    numbers::load_if(i < Tr::group, z + i).get(gate);
+#pragma unroll
+    for (int k = 0; k < V; ++k) v[k] *= gate_silu_as<T>(gate[k]);
+  };
+  float kept[keep ? kept_steps : 1][V];
   float sum = 0;
-#pragma unroll(Tr::keep ? Tr::kept : 1)
-  for (int j = 0; j < Tr::kept; ++j) {
-    float const v = gated(j * 32 + lane);
-    sum = fmaf(v, v, sum);
-    if constexpr (Tr::keep) kept[j] = v;
+#pragma unroll(keep ? kept_steps : 1)
+  for (int j = 0; j < kept_steps; ++j) {
+    float(&v)[V] = kept[keep ? j : 0];
+    gated(j * step + lane * V, v);
+#pragma unroll
+    for (int k = 0; k < V; ++k) sum = fmaf(v[k], v[k], sum);
   }
   float const scale = 1.f / sqrtf(sum_over_warp(sum) / float(Tr::group) + mixer_norm_eps);
   if (factors != nullptr && lane == 0) factors[(source * 2 + (Tr::out != 0)) * Tr::groups + work % Tr::groups] = scale;
-#pragma unroll(Tr::keep ? Tr::kept : 1)
-  for (int j = 0; j < Tr::kept; ++j) {
-    int const i = j * 32 + lane;
+#pragma unroll(keep ? kept_steps : 1)
+  for (int j = 0; j < kept_steps; ++j) {
+    int const i = j * step + lane * V;
     if (i >= Tr::group) continue;
-    float const v = Tr::keep ? kept[Tr::keep ? j : 0] : gated(i);
-    out[i] = from_float<T>(v * weighted<T>(scale, norm[arranged<Tr>(start + i, Tr::inner)]));
+    float(&v)[V] = kept[keep ? j : 0];
+    if constexpr (!keep) gated(i, v);
+    auto const w = norm_weights<Tr, V>(norm, start + i);
+#pragma unroll
+    for (int k = 0; k < V; ++k) v[k] *= weighted<T>(scale, w.v[k]);
+    numbers::store(out + i, v);
   }
 }
 
@@ -190,14 +259,15 @@ struct direction_scratch {
   }
 };
 
-template <bool Second, mixer_shape M, precision P>
-void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space::device> zxbcdt,
-                   mixer_direction<M, float const, space::device> const& p,
-                   rows<element<P>, 2 * M.d_inner(), space::device> g, int length, float* factors,
-                   direction_scratch<M, element<P>> const& s) {
+/// One direction, V channels an access.
+template <bool Second, int V, mixer_shape M, precision P>
+void launch_direction(context<P>& ctx, rows<element<P> const, M.projected(), space::device> zxbcdt,
+                      mixer_direction<M, float const, space::device> const& p,
+                      rows<element<P>, 2 * M.d_inner(), space::device> g, int length, float* factors,
+                      direction_scratch<M, element<P>> const& s) {
   using T = element<P>;
   using traits = direction_traits<M, Second>;
-  constexpr int inner = traits::inner;
+  constexpr int inner = traits::inner, threads = convolution_threads<traits, V>;
   std::size_t const n = zxbcdt.count;
   direction_parameters const raw{.conv = p.conv.data,
                                  .conv_bias = p.conv_bias.data,
@@ -207,9 +277,9 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
                                  .norm = p.norm.data};
   int const parts = (length + traits::tokens - 1) / traits::tokens;
   dim3 const grid(unsigned(n / std::size_t(length)) * unsigned(parts),
-                  blocks_for(traits::convolved + traits::heads, traits::threads));
-  launch("mixer_core: convolution", scan_inputs_kernel<traits, T>, {grid, traits::threads}, ctx.stream(), zxbcdt.data,
-         raw, s.in, length, parts);
+                  blocks_for(traits::convolved / V + traits::heads, threads));
+  launch("mixer_core: convolution", scan_inputs_kernel<traits, V, T>, {grid, threads}, ctx.stream(), zxbcdt.data, raw,
+         s.in, length, parts);
   ssd_input<M, T> const operands{.x = {s.in.x, n},
                                  .dt = {s.in.dt, n},
                                  .a = block<float const, space::device, M.heads>{s.in.a},
@@ -218,9 +288,22 @@ void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space:
                                  .d = block<float const, space::device, M.heads>{s.in.d},
                                  .length = length};
   ssd::scan_composed(ctx, operands, rows<T, inner, space::device>{s.y, n}, s.scan);
-  launch("mixer_core: gate and norm", gate_and_norm_kernel<traits, T>,
+  launch("mixer_core: gate and norm", gate_and_norm_kernel<traits, V, T>,
          {blocks_for(n * traits::groups, traits::warps), traits::threads}, ctx.stream(), s.y, zxbcdt.data, p.norm.data,
          g.data, factors, n, length);
+}
+
+/// One direction, with the widest accesses that shapes and addresses allow.
+template <bool Second, mixer_shape M, precision P>
+void run_direction(context<P>& ctx, rows<element<P> const, M.projected(), space::device> zxbcdt,
+                   mixer_direction<M, float const, space::device> const& p,
+                   rows<element<P>, 2 * M.d_inner(), space::device> g, int length, float* factors,
+                   direction_scratch<M, element<P>> const& s) {
+  constexpr int V = direction_traits<M, Second>::vector;
+  if constexpr (V > 1)
+    if (packets_at<V>(zxbcdt.data) && packets_at<V>(g.data) && packets_at<V>(p.norm.data))
+      return launch_direction<Second, V, M>(ctx, zxbcdt, p, g, length, factors, s);
+  launch_direction<Second, 1, M>(ctx, zxbcdt, p, g, length, factors, s);
 }
 
 /// From the input projection to what the output projections read, for both directions of the mixer.

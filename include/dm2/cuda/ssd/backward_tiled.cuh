@@ -101,8 +101,8 @@ __device__ inline void write_unit(tiled_unit<Tr, P> const& at, P const& p, tiled
       }
       store_packet(p.dx + (at.row + token) * p.dx_stride + at.column + c, v);
     });
-    x_u = sum_over_lanes<4>(x_u), dy_x = sum_over_lanes<4>(dy_x);
-    if (at.lane % 4 == 0 && inside) s.x_u[line + token] = x_u, s.skip[line + token] = dy_x;
+    x_u = Sums::over_token(x_u), dy_x = Sums::over_token(dy_x);
+    if (Sums::first_of_token() && inside) s.x_u[line + token] = x_u, s.skip[line + token] = dy_x;
   });
 }
 
@@ -160,8 +160,10 @@ __global__ void __launch_bounds__(outer_tile::threads, 4)
   });
 }
 
-/// The longest sequences' tiles of 64 tokens.
-inline constexpr int most_tiles = (tiled_longest - 1) / block_side + 1;
+/// Longest sequences whose gradient is one product; by instructions of Tiny's shape chunks are ahead from about here on.
+inline constexpr int backward_tiled_longest = 800;
+/// Their tiles of 64 tokens.
+inline constexpr int most_tiles = (backward_tiled_longest - 1) / block_side + 1;
 
 /// middle[k] = sum of gamma over rows in tiles after k and columns in tiles before it. The whole block of 128 threads.
 __device__ inline void sum_between_tiles(tiled_gradients const& s, int line, float (&tile)[most_tiles][most_tiles],
@@ -254,7 +256,9 @@ struct backward_tiled {
   using traits = tiled_traits<M>;
   static constexpr bool possible = std::is_same_v<T, float> && traits::possible, in_place = false;
 
-  static bool fits(operands const& p, device_properties const&) { return p.aligned() && tiled_fits<M>(p.length); }
+  static bool fits(operands const& p, device_properties const&) {
+    return p.aligned() && p.length <= backward_tiled_longest;
+  }
 
   static std::size_t scratch_bytes(int sequences, int length, device_properties const&) {
     return bytes(slice(sequences, length), length);

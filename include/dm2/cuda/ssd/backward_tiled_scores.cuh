@@ -23,7 +23,7 @@ namespace dm2::cuda::detail::ssd {
 /// sequence and head.
 struct tiled_gradients {
   int length, pitch, tiles;
-  float4* decays;     ///< [lines, L], of token_decays_kernel
+  float4* decays;     ///< [lines, tiled_tokens(L)], of token_decays_kernel
   float* scores;      ///< [places, L, pitch]: G_ij in row i
   float* gradient;    ///< [places, L, pitch]: of G_ij, in row i
   float* transposed;  ///< [places, L, pitch]: of G_ij, in row j
@@ -38,14 +38,16 @@ struct tiled_gradients {
     s.length = length, s.pitch = (length + 3) / 4 * 4, s.tiles = (length - 1) / block_side + 1;
     std::size_t const n = std::size_t(sequences), tokens = std::size_t(length);
     std::size_t const square = n * Tr::groups * tokens * std::size_t(s.pitch), lines = n * Tr::heads;
-    s.decays = a.take<float4>(lines * tokens);
+    s.decays = a.take<float4>(lines * std::size_t(tiled_tokens(length)));
     s.scores = a.take<float>(square), s.gradient = a.take<float>(square), s.transposed = a.take<float>(square);
     s.sums = a.take<float>(lines * tokens * std::size_t(s.tiles));
     s.x_u = a.take<float>(n * Tr::units * tokens), s.skip = a.take<float>(n * Tr::units * tokens);
     return s;
   }
   [[nodiscard]] __device__ std::ptrdiff_t square(int place) const { return std::ptrdiff_t{place} * length * pitch; }
-  [[nodiscard]] __device__ float4 const* decays_of(int line) const { return decays + std::ptrdiff_t{line} * length; }
+  [[nodiscard]] __device__ float4 const* decays_of(int line) const {
+    return decays + std::ptrdiff_t{line} * tiled_tokens(length);
+  }
   /// Of a line's tokens with those of tile k.
   [[nodiscard]] __device__ float* sums_of(int line, int k) const {
     return sums + (std::ptrdiff_t{line} * tiles + k) * length;
@@ -93,9 +95,8 @@ struct score_sums {
 /// The sum of gamma of a thread's column j over its warp's rows, to shared memory; sum: over its own rows.
 template <class Sums>
 __device__ inline void share_column(score_sums& shared, int j, float sum) {
-#pragma unroll
-  for (int distance = Sums::sharing; distance < 32; distance *= 2) sum += __shfl_xor_sync(~0u, sum, distance);
-  if (int(threadIdx.x) % 32 < Sums::sharing) shared.columns[threadIdx.x / 32][Sums::column(j)] = sum;
+  sum = Sums::over_column(sum);
+  if (Sums::first_of_column()) shared.columns[threadIdx.x / 32][Sums::column(j)] = sum;
 }
 
 /// A head's sums of gamma to memory. `rows`: over a thread's columns.
@@ -111,9 +112,9 @@ __device__ inline void write_sums(float const (&rows)[Sums::own_rows], score_sum
   }
 #pragma unroll
   for (int i = 0; i < Sums::own_rows; ++i) {
-    float const sum = sum_over_lanes<Sums::sharing>(rows[i]);
+    float const sum = Sums::over_row(rows[i]);
     int const token = at.i0 + Sums::row(i);
-    if (t % Sums::sharing == 0 && token < s.length) s.sums_of(line, at.column)[token] = sum;
+    if (Sums::first_of_row() && token < s.length) s.sums_of(line, at.column)[token] = sum;
   }
   __syncthreads();
   auto const& c = shared.columns;

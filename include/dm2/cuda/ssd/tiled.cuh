@@ -13,6 +13,7 @@
 #include <dm2/core/shapes.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/device/properties.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/ssd/tile.cuh>
 #include <dm2/cuda/ssd/tiled_sums.cuh>
@@ -41,11 +42,12 @@ struct tiled_traits : ssd_sizes<M, float> {
   static constexpr int weight_pitch = rows + 8, x_pitch = columns + 8;
 };
 
-/// A warp's shared memory: weights[k][i] of the earlier token k for token i, and two slabs of x.
+/// A warp's shared memory: weights[k][i] of the earlier token k for token i, and two slabs of x and decays.
 template <class Tr>
 struct tiled_stage {
   alignas(16) float weights[Tr::depth][Tr::weight_pitch];
   alignas(16) float x[2][Tr::depth][Tr::x_pitch];
+  float4 decays[2][Tr::depth];
 };
 
 /// Whose rates a sequence has: sequence `first` + i, i counted from the kernel's own, those of set / set_size.
@@ -55,8 +57,15 @@ struct rate_sets {
 /// All sequences have the same.
 inline constexpr rate_sets one_set{0, 1 << 30};
 
-/// decays [B, H, L] of dt [B L, H]: a token's sum of log2 decays, in whole numbers and the rest, and its step. A warp a
-/// sequence and head; a is [sets, H]. A step counts at most 160, as in scan_decays.
+/// Tokens of a sequence with those that fill up its last 32: decays and scores have numbers for these too, so that no
+/// read of a whole slab needs a bound.
+__host__ __device__ constexpr int tiled_tokens(int length) { return (length + 31) / 32 * 32; }
+
+/// Where the scores of tile t's 32 tokens start: 32 (t + 1) earlier tokens j, 32 neighbouring numbers for each.
+__host__ __device__ constexpr std::ptrdiff_t scores_of_tile(int t) { return std::ptrdiff_t{t} * (t + 1) * 512; }
+
+/// decays [B, H, tiled_tokens] of dt [B L, H]: a token's sum of log2 decays, in whole numbers and the rest, and its
+/// step, 0 from L on. A warp a sequence and head; a is [sets, H]. A step counts at most 160, as in scan_decays.
 template <int Heads>
 __global__ void __launch_bounds__(128)
     token_decays_kernel(float const* dt, float const* a, float4* decays, int length, int work, rate_sets sets) {
@@ -71,16 +80,16 @@ __global__ void __launch_bounds__(128)
     float const step = t < length ? steps[std::ptrdiff_t{t} * Heads] : 0.f;
     double const sum = before + sum_up_to_lane(fmax(double(step) * rate, -160.), lane);
     double const whole = floor(sum);
-    if (t < length) decays[std::ptrdiff_t{at} * length + t] = {float(whole), float(sum - whole), step, 0.f};
+    decays[std::ptrdiff_t{at} * tiled_tokens(length) + t] = {float(whole), float(sum - whole), step, 0.f};
     before = __shfl_sync(~0u, sum, 31);
   }
 }
 
-/// scores[place][j][i] = B_j C_i for tokens j <= i of a sequence's group, `pitch` numbers from j to j. Block: a tile of
-/// 128 x 64, and the place.
+/// scores[place] of tile t: [j, i] = B_j C_i for its tokens i and all j up to its last, of a sequence's group; zeros
+/// for tokens that are not there. Block: a tile of 128 x 64, and the place.
 template <class Tr, class Sums>
 __global__ void __launch_bounds__(float_tile::threads, Sums::blocks)
-    scores_kernel(float const* b, float const* c, float* scores, int length, int pitch) {
+    scores_kernel(float const* b, float const* c, float* scores, int length) {
   __shared__ float_stage stage[float_tile::stages];
   constexpr int width = Tr::state_width;
   int const across = (length - 1) / float_tile::columns + 1, place = int(blockIdx.y);
@@ -91,9 +100,12 @@ __global__ void __launch_bounds__(float_tile::threads, Sums::blocks)
   Sums sums;
   float_product(sums, stage, float_rows{b + first, width, length, Tr::d_state},
                 float_rows{c + first, width, length, Tr::d_state}, row0, column0, Tr::d_state);
-  float* const to = scores + std::ptrdiff_t{place} * length * pitch;
-  sums.each([&](int i, int j, float v) {
-    if (row0 + i < length && column0 + j < length) to[std::ptrdiff_t{row0 + i} * pitch + column0 + j] = v;
+  int const tiles = tiled_tokens(length) / 32, tile = column0 / 32;
+  float* const to = scores + std::ptrdiff_t{place} * scores_of_tile(tiles) + row0 * 32;
+  float *const left = to + scores_of_tile(tile), *const right = to + scores_of_tile(tile + 1);
+  int const left_end = 32 * (tile + 1) - row0, right_end = tile + 1 < tiles ? left_end + 32 : 0;
+  sums.each([&](int j, int i, float v) {
+    if (j < (i < 32 ? left_end : right_end)) (i < 32 ? left : right)[std::ptrdiff_t{j} * 32 + i % 32] = v;
   });
 }
 
@@ -102,7 +114,6 @@ struct tiled_arguments {
   arguments<float> p;
   float4 const* decays;
   float const* scores;
-  int pitch;
 };
 
 /// A warp's place: 32 tokens from i0 on of a unit of a sequence.
@@ -119,37 +130,44 @@ struct tiled_place {
         length{all.p.length},
         lane{int(threadIdx.x) % 32},
         width{min(Tr::slice, Tr::headdim - unit % Tr::slices * Tr::slice)} {
-    int const head = unit / Tr::slices, group = head / Tr::per_group, token = min(i0 + lane, length - 1);
+    int const head = unit / Tr::slices, group = head / Tr::per_group, tokens = tiled_tokens(length);
     x = all.p.x + std::ptrdiff_t{sequence} * length * Tr::inner + column(unit);
-    scores = all.scores + std::ptrdiff_t{sequence * Tr::groups + group} * length * all.pitch + token;
-    decays = all.decays + std::ptrdiff_t{sequence * Tr::heads + head} * length;
-    own = decays[token];
+    scores = all.scores + std::ptrdiff_t{sequence * Tr::groups + group} * scores_of_tile(tokens / 32) +
+             scores_of_tile(tile) + lane;
+    decays = all.decays + std::ptrdiff_t{sequence * Tr::heads + head} * tokens;
+    own = decays[i0 + lane];
   }
   /// A unit's first column.
   __device__ static int column(int unit) { return unit / Tr::slices * Tr::headdim + unit % Tr::slices * Tr::slice; }
 
-  /// Starts the copy of x of the tokens from j0 on.
-  __device__ void copy_x(int j0, float (&to)[Tr::depth][Tr::x_pitch]) const {
-    if (j0 < end)
+  /// Starts the copy of x and the decays of the tokens from j0 on.
+  __device__ void copy(int j0, tiled_stage<Tr>& stage, int turn) const {
+    if (j0 < end) {
       for (int at = lane; at < Tr::depth * (Tr::columns / 4); at += 32) {
         int const k = at / (Tr::columns / 4), c = at % (Tr::columns / 4) * 4;
         bool const inside = j0 + k < length && c < width;
-        copy_async(shared_address(&to[k][c]), inside ? x + std::ptrdiff_t{j0 + k} * Tr::inner + c : x, inside);
+        copy_async(shared_address(&stage.x[turn][k][c]), inside ? x + std::ptrdiff_t{j0 + k} * Tr::inner + c : x,
+                   inside);
       }
+      if (lane < Tr::depth) copy_async(shared_address(&stage.decays[turn][lane]), decays + j0 + lane, true);
+    }
     commit_copies();
   }
   /// The scores of the lane's token with the tokens from j0 on; those after it are not looked at.
-  __device__ void load_scores(int j0, int pitch, float (&s)[Tr::depth]) const {
+  __device__ void load_scores(int j0, float (&s)[Tr::depth]) const {
+    float const* const from = scores + j0 * Tr::rows;
 #pragma unroll
-    for (int k = 0; k < Tr::depth; ++k) s[k] = __ldg(scores + std::ptrdiff_t{min(j0 + k, length - 1)} * pitch);
+    for (int k = 0; k < Tr::depth; ++k) s[k] = __ldg(from + k * Tr::rows);
   }
-  /// The scores, decayed from token to token and times the step, to shared memory.
-  __device__ void weight(int j0, float const (&s)[Tr::depth], float (&to)[Tr::depth][Tr::weight_pitch]) const {
+  /// The scores, decayed from token to token and times the step, to shared memory. Diagonal: some are of later tokens.
+  template <bool Diagonal>
+  __device__ void weight(int j0, float const (&s)[Tr::depth], tiled_stage<Tr>& stage, int turn) const {
 #pragma unroll
     for (int k = 0; k < Tr::depth; ++k) {
-      float4 const from = __ldg(decays + min(j0 + k, length - 1));
+      float4 const from = stage.decays[turn][k];
       float const decay = exp2_fast((own.x - from.x) + (own.y - from.y));
-      to[k][lane] = j0 + k <= i0 + lane && j0 + k < length ? s[k] * (decay * from.z) : 0.f;
+      float const w = s[k] * (decay * from.z);
+      stage.weights[k][lane] = !Diagonal || j0 + k <= i0 + lane ? w : 0.f;
     }
   }
 };
@@ -166,14 +184,18 @@ __global__ void __launch_bounds__(Tr::threads, Tr::blocks)
   tiled_place<Tr> const at{all, tiles - 1 - int(blockIdx.x) % tiles, sequence, unit};
   Sums sums;
   float s[Tr::depth];
-  at.copy_x(0, stage.x[0]);
-  at.load_scores(0, all.pitch, s);
+  at.copy(0, stage, 0);
+  at.load_scores(0, s);
 #pragma unroll 1
   for (int j0 = 0, turn = 0; j0 < at.end; j0 += Tr::depth, turn ^= 1) {
-    at.copy_x(j0 + Tr::depth, stage.x[turn ^ 1]);
-    at.weight(j0, s, stage.weights);
-    at.load_scores(j0 + Tr::depth, all.pitch, s);
+    at.copy(j0 + Tr::depth, stage, turn ^ 1);
     wait_copies<1>();
+    __syncwarp();
+    if (j0 + Tr::depth <= at.i0)
+      at.template weight<false>(j0, s, stage, turn);
+    else
+      at.template weight<true>(j0, s, stage, turn);
+    if (j0 + Tr::depth < at.end) at.load_scores(j0 + Tr::depth, s);
     __syncwarp();
     sums.multiply(stage.weights, stage.x[turn]);
     __syncwarp();  // before the weights are written over
@@ -184,9 +206,11 @@ __global__ void __launch_bounds__(Tr::threads, Tr::blocks)
     if (at.i0 + i >= at.length || c >= at.width) return;
     std::ptrdiff_t const to = std::ptrdiff_t{at.i0 + i} * Tr::inner + c;
     auto const x = load_packet<int(sizeof v / 4)>(at.x + to);
-#pragma unroll
-    for (int k = 0; k < int(sizeof v / 4); ++k) v.v[k] = fmaf(skip, x.v[k], v.v[k]);
-    store_packet(y + to, v);
+    if constexpr (sizeof v == sizeof(float4))  // never four stores of four bytes
+      __stcg(reinterpret_cast<float4*>(y + to), float4{fmaf(skip, x.v[0], v.v[0]), fmaf(skip, x.v[1], v.v[1]),
+                                                       fmaf(skip, x.v[2], v.v[2]), fmaf(skip, x.v[3], v.v[3])});
+    else
+      __stcg(reinterpret_cast<float2*>(y + to), float2{fmaf(skip, x.v[0], v.v[0]), fmaf(skip, x.v[1], v.v[1])});
   });
 }
 
@@ -196,27 +220,39 @@ inline constexpr std::size_t scores_bytes = std::size_t{64} << 20;
 /// What lies between the kernels, for some of the sequences at a time.
 template <mixer_shape M>
 struct tiled_scratch {
-  int sequences, pitch;
+  int sequences;
   float4* decays;
   float* scores;
 
-  tiled_scratch(arena& a, int count, int length) : pitch{(length + 3) / 4 * 4} {
-    std::size_t const one = std::size_t(M.groups) * std::size_t(length) * std::size_t(pitch);
+  tiled_scratch(arena& a, int count, int length) {
+    int const tokens = tiled_tokens(length);
+    std::size_t const one = std::size_t(M.groups) * std::size_t(scores_of_tile(tokens / 32));
     sequences = std::clamp(int(scores_bytes / (one * sizeof(float))), 1, std::max(count, 1));
     sequences = std::min(sequences, 65535 / M.groups);
-    decays = a.take<float4>(std::size_t(sequences) * M.heads * std::size_t(length));
+    decays = a.take<float4>(std::size_t(sequences) * M.heads * std::size_t(tokens));
     scores = a.take<float>(std::size_t(sequences) * one);
   }
 };
 
-/// Longest sequences that are one product. Its work a token grows with the length, the recurrence's does not: by
-/// instructions they meet at about 1,000 tokens of Tiny's shape, which was not measured yet.
-inline constexpr int tiled_longest = 800;
+/// Longest sequences that are one product. Its work a token grows with the length, the recurrence's does not. Measured
+/// on one H200 with Tiny's shape and about 50,200 tokens, us in tiles of float, of TF32, and by the recurrence: 374,
+/// 286, 828 at 197 tokens; 864, 665, 1,041 at 577; 1,209, 903, 796 at 785. Straight lines between the last two lengths
+/// cross at 639 and 739; these tiles have become cheaper since, so it is a little more than the first.
+inline constexpr int tiled_longest = 672;
+/// The same where the recurrence has at most two blocks a multiprocessor: it takes as long for few sequences as for
+/// many, 796 us for 785 tokens with four blocks, while the tiles take 19 us a sequence.
+inline constexpr int tiled_longest_of_few = 800, tiled_few_blocks = 2;
 
+/// Most sequences that are few.
+template <mixer_shape M>
+constexpr int tiled_few(device_properties const& device) {
+  return std::max(1, tiled_few_blocks * device.multiprocessors / M.heads);
+}
 /// Whether the kernels take these sizes and this length; x, B, C and y have to lie at multiples of 16 bytes.
 template <mixer_shape M>
-constexpr bool tiled_fits(int length) {
-  return tiled_traits<M>::possible && length <= tiled_longest;
+constexpr bool tiled_fits(int length, int sequences, device_properties const& device) {
+  return tiled_traits<M>::possible &&
+         length <= (sequences <= tiled_few<M>(device) ? tiled_longest_of_few : tiled_longest);
 }
 
 /// The scan of sequences [first, first + n), whose scratch there is.
@@ -233,10 +269,10 @@ void launch_tiled(context<P>& ctx, arguments<float> p, tiled_scratch<M> const& s
   int const down = (p.length - 1) / float_tile::rows + 1, across = (p.length - 1) / float_tile::columns + 1;
   launch("ssd: scores", scores_kernel<Tr, sums_for<P>>,
          {dim3(unsigned(down * across), unsigned(n * Tr::groups)), float_tile::threads}, ctx.stream(), p.b, p.c,
-         s.scores, p.length, s.pitch);
+         s.scores, p.length);
   launch("ssd: masked product", tiled_scan_kernel<Tr, sums>,
          {dim3(unsigned(n * tiles), unsigned((Tr::units - 1) / Tr::warps + 1)), Tr::threads}, ctx.stream(),
-         tiled_arguments{p, s.decays, s.scores, s.pitch}, tiles);
+         tiled_arguments{p, s.decays, s.scores}, tiles);
 }
 
 /// The scan of `sequences` sequences, where tiled_fits(), with the scratch of as many.

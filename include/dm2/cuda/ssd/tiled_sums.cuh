@@ -7,19 +7,28 @@
 #include <dm2/core/compiler.hpp>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/tile/packet.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstdint>
 
 namespace dm2::cuda::detail::ssd {
 
-/// In float: a lane has four tokens, and four columns of each 16.
+/// In float: a lane has four tokens, and four columns of each 16. Neighbouring lanes read one x, and lanes two apart
+/// one row of weights, so that a half warp's 16-byte reads are one pass over the banks. With four columns in four
+/// neighbouring lanes x took twice the passes: 14 for 48 products a lane, of which a multiprocessor has time for 12.
 template <class Tr>
 struct tiled_sums {
   static constexpr int fragments = Tr::columns / 16;
   float v[4][fragments][4] = {};
 
-  __device__ static int row() { return int(threadIdx.x) % 32 / 4 * 4; }
-  __device__ static int column(int n) { return 16 * n + int(threadIdx.x) % 4 * 4; }
+  __device__ static int row() { return (int(threadIdx.x) % 32 / 8 * 2 + int(threadIdx.x) % 2) * 4; }
+  __device__ static int column(int n) { return 16 * n + int(threadIdx.x) % 8 / 2 * 4; }
+  /// The sum over the four lanes that share a token, in each of them, and whether this lane is the first of them.
+  __device__ static float over_token(float x) {
+    x += __shfl_xor_sync(~0u, x, 2);
+    return x + __shfl_xor_sync(~0u, x, 4);
+  }
+  __device__ static bool first_of_token() { return threadIdx.x % 8 < 2; }
 
   /// += the product of a slab.
   __device__ void multiply(float const (&weights)[Tr::depth][Tr::weight_pitch],
@@ -60,6 +69,10 @@ template <class Tr>
 struct tiled_sums_tf32 {
   static constexpr int fragments = Tr::columns / 8;
   float v[2][fragments][4] = {};
+
+  /// As those of tiled_sums.
+  __device__ static float over_token(float x) { return sum_over_lanes<4>(x); }
+  __device__ static bool first_of_token() { return threadIdx.x % 4 == 0; }
 
   /// += the product of a slab.
   __device__ void multiply(float const (&weights)[Tr::depth][Tr::weight_pitch],

@@ -11,6 +11,7 @@
 #include <dm2/core/compiler.hpp>
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
+#include <dm2/cuda/tile/warp.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -38,12 +39,28 @@ template <int Rows>
 struct float_sums_of {
   static constexpr int blocks = 3;  ///< a multiprocessor, of up to 168 registers: four spill 100 bytes a thread
   static constexpr int own_rows = Rows / 16, own_columns = 8;
-  static constexpr int sharing = 8;  ///< neighbouring lanes that have the same rows
   float v[own_rows][own_columns] = {};
 
-  __device__ static int row(int i) { return int(threadIdx.x) / 8 + 16 * i; }
-  __device__ static int column(int j) { return int(threadIdx.x) % 8 + 8 * j; }
+  // Neighbouring lanes read one column, and lanes two apart one row: a half warp's 16-byte reads at eight places then
+  // are one pass over the banks. With eight columns in eight neighbouring lanes b took twice the passes.
+  __device__ static int row(int i) {
+    int const lane = int(threadIdx.x) % 32;
+    return int(threadIdx.x) / 32 * 4 + lane / 16 * 2 + lane % 2 + 16 * i;
+  }
+  __device__ static int column(int j) { return int(threadIdx.x) % 16 / 2 + 8 * j; }
   __device__ float& at(int i, int j) { return v[i][j]; }
+  /// The sum over the lanes that have the same rows, and over those that have the same columns, in each of them.
+  __device__ static float over_row(float x) {
+    x += __shfl_xor_sync(~0u, x, 2), x += __shfl_xor_sync(~0u, x, 4);
+    return x + __shfl_xor_sync(~0u, x, 8);
+  }
+  __device__ static float over_column(float x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 16);
+  }
+  /// Whether this lane is the first of those.
+  __device__ static bool first_of_row() { return threadIdx.x % 16 < 2; }
+  __device__ static bool first_of_column() { return threadIdx.x % 32 < 16 && threadIdx.x % 2 == 0; }
 
   /// += a slab's products.
   __device__ void multiply(float_stage_of<Rows> const& s) {
@@ -77,13 +94,20 @@ template <int Rows>
 struct tf32_sums_of {
   static constexpr int blocks = 4;  ///< a multiprocessor, of 128 registers
   static constexpr int own_rows = Rows / 32, own_columns = 16;
-  static constexpr int sharing = 4;  ///< neighbouring lanes that have the same rows
   static constexpr int warp_rows = Rows / 4, fragments = warp_rows / 16;
   float v[fragments][8][4] = {};
 
   __device__ static int row(int i) { return warp_rows * (int(threadIdx.x) / 32) + 8 * i + int(threadIdx.x) % 32 / 4; }
   __device__ static int column(int j) { return j / 2 * 8 + int(threadIdx.x) % 4 * 2 + j % 2; }
   __device__ float& at(int i, int j) { return v[i / 2][j / 2][i % 2 * 2 + j % 2]; }
+  /// As those of float_sums_of.
+  __device__ static float over_row(float x) { return sum_over_lanes<4>(x); }
+  __device__ static float over_column(float x) {
+    x += __shfl_xor_sync(~0u, x, 4), x += __shfl_xor_sync(~0u, x, 8);
+    return x + __shfl_xor_sync(~0u, x, 16);
+  }
+  __device__ static bool first_of_row() { return threadIdx.x % 4 == 0; }
+  __device__ static bool first_of_column() { return threadIdx.x % 32 < 4; }
 
   /// += a slab's products. ldmatrix takes a float for two numbers of 16 bits: lane 4 g + t gets float t of row g.
   __device__ void multiply(float_stage_of<Rows> const& s) {
@@ -153,8 +177,8 @@ class float_operand {
 #pragma unroll
     for (int i = 0; i < own; ++i) place_[i] = source.locate(row0 + row(i));
   }
-  /// Starts the copy of the numbers from k0 on.
-  __device__ void stage(int k0, float (&to)[Rows][float_tile::pitch]) const {
+  /// Starts the copy of the numbers from k0 on; those of another source are under way to registers.
+  __device__ void start(int k0, float (&to)[Rows][float_tile::pitch]) {
     if constexpr (Source::copied) {
       int const k = int(threadIdx.x) % float_tile::pieces * 4;
 #pragma unroll
@@ -165,12 +189,15 @@ class float_operand {
       }
     } else {
 #pragma unroll
-      for (int k = 0; k < float_tile::slab; k += 4) {
-        float4 const v{source_.number(place_[0], k0 + k), source_.number(place_[0], k0 + k + 1),
-                       source_.number(place_[0], k0 + k + 2), source_.number(place_[0], k0 + k + 3)};
-        *reinterpret_cast<float4*>(&to[threadIdx.x][k]) = v;
-      }
+      for (int k = 0; k < float_tile::slab; ++k) number_[k] = source_.number(place_[0], k0 + k);
     }
+  }
+  /// Ends what start() began, but for the copies' own wait.
+  __device__ void finish(float (&to)[Rows][float_tile::pitch]) const {
+    if constexpr (!Source::copied)
+#pragma unroll
+      for (int k = 0; k < float_tile::slab; k += 4)
+        *reinterpret_cast<float4*>(&to[threadIdx.x][k]) = {number_[k], number_[k + 1], number_[k + 2], number_[k + 3]};
   }
 
  private:
@@ -179,6 +206,7 @@ class float_operand {
   }
   Source const& source_;
   typename Source::place place_[own];
+  float number_[Source::copied ? 1 : float_tile::slab];
 };
 
 /// sums += rows row0 ... of a times rows column0 ... of b, over `depth` numbers; after(slab) follows each slab's
@@ -187,18 +215,22 @@ template <class Sums, int Rows, class A, class B, class After>
 __device__ inline void float_product(Sums& sums, float_stage_of<Rows> (&stage)[float_tile::stages], A const& a,
                                      B const& b, int row0, int column0, int depth, After const& after) {
   using T = float_tile;
-  float_operand<A, Rows> const left{a, row0};
-  float_operand<B, T::columns> const right{b, column0};
+  float_operand<A, Rows> left{a, row0};
+  float_operand<B, T::columns> right{b, column0};
   int const slabs = (depth + T::slab - 1) / T::slab;
+  // What is gathered has zeros behind the depth, and no branch between its reads and the products.
   auto const start = [&](int slab) {
-    if (slab < slabs) {
-      left.stage(slab * T::slab, stage[slab % T::stages].a);
-      right.stage(slab * T::slab, stage[slab % T::stages].b);
+    if (!A::copied || slab < slabs) {
+      left.start(slab * T::slab, stage[slab % T::stages].a);
+      right.start(slab * T::slab, stage[slab % T::stages].b);
     }
     commit_copies();
   };
+  auto const finish = [&](int slab) {
+    if (!A::copied || slab < slabs) left.finish(stage[slab % T::stages].a), right.finish(stage[slab % T::stages].b);
+  };
 #pragma unroll
-  for (int slab = 0; slab < T::stages - 1; ++slab) start(slab);
+  for (int slab = 0; slab < T::stages - 1; ++slab) start(slab), finish(slab);
 #pragma unroll 1
   for (int slab = 0; slab < slabs; ++slab) {
     wait_copies<T::stages - 2>();
@@ -206,6 +238,7 @@ __device__ inline void float_product(Sums& sums, float_stage_of<Rows> (&stage)[f
     start(slab + T::stages - 1);
     sums.multiply(stage[slab % T::stages]);
     after(slab);
+    finish(slab + T::stages - 1);  // a gathered slab has had the products' time to arrive
   }
 }
 template <class Sums, int Rows, class A, class B>
