@@ -38,31 +38,36 @@ struct pending_copy {
   std::size_t bytes;
 };
 
-/// Stacks of ended fibers are used again.
+/// Stacks of ended fibers are used again. Their tops are 128 bytes apart modulo a page: at one place of their pages
+/// those of 32 lanes would push each other out of the caches at each switch.
 class stack_pool {
  public:
-  static constexpr std::size_t bytes = std::size_t{256} << 10;
+  static constexpr std::size_t bytes = std::size_t{256} << 10, apart = 128, spread = std::size_t{64} << 10;
   [[nodiscard]] boost::context::stack_context allocate() {
-    auto& unused = free_list();
-    if (unused.empty()) unused.push_back(static_cast<char*>(::operator new (bytes, std::align_val_t{64})));
+    owner& o = of_thread();
+    if (o.unused.empty()) {
+      auto* const block = static_cast<char*>(::operator new (bytes + spread, std::align_val_t{4096}));
+      o.unused.push_back(block + bytes + o.blocks.size() * apart % spread);
+      o.blocks.push_back(block);
+    }
     boost::context::stack_context s;
     s.size = bytes;
-    s.sp = unused.back() + bytes;
-    unused.pop_back();
+    s.sp = o.unused.back();
+    o.unused.pop_back();
     return s;
   }
-  void deallocate(boost::context::stack_context& s) { free_list().push_back(static_cast<char*>(s.sp) - bytes); }
+  void deallocate(boost::context::stack_context& s) { of_thread().unused.push_back(static_cast<char*>(s.sp)); }
 
  private:
   struct owner {
-    std::vector<char*> stacks;
+    std::vector<char*> blocks, unused;  ///< of the unused ones, the tops
     ~owner() {
-      for (char* s : stacks) ::operator delete (s, std::align_val_t{64});
+      for (char* s : blocks) ::operator delete (s, std::align_val_t{4096});
     }
   };
-  static std::vector<char*>& free_list() {
+  static owner& of_thread() {
     thread_local owner o;
-    return o.stacks;
+    return o;
   }
 };
 

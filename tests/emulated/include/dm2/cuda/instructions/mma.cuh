@@ -3,6 +3,8 @@
 /// waited for.
 #pragma once
 
+#include "../../../../tiles.hpp"
+
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 
@@ -25,7 +27,7 @@ struct product_operands {
 
 template <class T>
 void multiply_tiles(std::array<product_operands*, 32> const& all) {
-  float a[16][16], b[8][16];  // b transposed
+  float a[16][16], b[16][8], sums[16][8];
   for (unsigned l = 0; l < 32; ++l) {
     unsigned const g = l / 4, t = l % 4 * 2;
     for (unsigned i = 0; i < 4; ++i) {
@@ -35,16 +37,12 @@ void multiply_tiles(std::array<product_operands*, 32> const& all) {
     }
     for (unsigned i = 0; i < 2; ++i) {
       auto const v = unpack<T>(all[l]->b[i]);
-      b[g][t + 8 * i] = v.x, b[g][t + 8 * i + 1] = v.y;
+      b[t + 8 * i][g] = v.x, b[t + 8 * i + 1][g] = v.y;
     }
   }
+  emulated::multiply_rows(a, b, 8, sums);
   for (unsigned l = 0; l < 32; ++l)
-    for (unsigned i = 0; i < 4; ++i) {
-      float const *const x = a[l / 4 + i / 2 * 8], *const y = b[l % 4 * 2 + i % 2];
-      float sum = 0;
-      for (unsigned k = 0; k < 16; ++k) sum += x[k] * y[k];
-      all[l]->c[i] += sum;
-    }
+    for (unsigned i = 0; i < 4; ++i) all[l]->c[i] += sums[l / 4 + i / 2 * 8][l % 4 * 2 + i % 2];
 }
 
 template <class T>
@@ -167,7 +165,7 @@ inline float silu_fast(float x) {
   float const h = 0.5f * x;
   return std::fma(h, tanh_fast(h), h);
 }
-inline float softplus(float x) { return std::fmax(x, 0.f) + std::log1p(std::exp(-std::fabs(x))); }
+inline float softplus(float x) { return fmaxf(x, 0.f) + std::log1p(std::exp(-std::fabs(x))); }
 inline float silu(float x) { return x / (1.f + std::exp(-x)); }
 
 inline constexpr float log2_e = 1.4426950408889634f;

@@ -5,6 +5,8 @@
 /// or none.
 #pragma once
 
+#include "../../../../tiles.hpp"
+
 #include <dm2/cuda/element.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
 
@@ -69,13 +71,30 @@ void read_operand(std::uint64_t operand, int r, float* to) {
   }
 }
 
+/// The lanes' i-th product, of operands that have been read.
+inline void add_products(std::array<std::vector<pending_product>*, 32> const& all, std::size_t i,
+                         float const (&a)[16][16], float const (&b)[16][192]) {
+  int const columns = (*all[0])[i].columns;
+  float sums[16][192];
+  emulated::multiply_rows(a, b, columns, sums);
+  for (int l = 0; l < 32; ++l) {
+    pending_product const& mine = (*all[std::size_t(l)])[i];
+    for (int j = 0; j < columns / 2; ++j)
+      mine.d[j] = (mine.add ? mine.d[j] : 0.f) + sums[l / 4 + j / 2 % 2 * 8][j / 4 * 8 + l % 4 * 2 + j % 2];
+  }
+}
+
 template <class T>
 void multiply_pending(std::array<std::vector<pending_product>*, 32> const& all) {
   int const warp = int(threadIdx.x) / 32 % 4;
   for (std::size_t i = 0; i < all[0]->size(); ++i) {
     pending_product const& first = (*all[0])[i];
-    float a[16][16], b[192][16];
-    for (int r = 0; r < first.columns; ++r) read_operand<T>(first.b, r, b[r]);
+    float a[16][16], b[16][192];
+    for (int r = 0; r < first.columns; ++r) {
+      float column[16];
+      read_operand<T>(first.b, r, column);
+      for (int k = 0; k < 16; ++k) b[k][r] = column[k];
+    }
     if (first.fragment == nullptr)
       for (int r = 0; r < 16; ++r) read_operand<T>(first.a, warp * 16 + r, a[r]);
     else
@@ -84,15 +103,7 @@ void multiply_pending(std::array<std::vector<pending_product>*, 32> const& all) 
           auto const v = unpack<T>((*all[std::size_t(l)])[i].fragment[j]);
           a[l / 4 + j % 2 * 8][l % 4 * 2 + j / 2 * 8] = v.x, a[l / 4 + j % 2 * 8][l % 4 * 2 + j / 2 * 8 + 1] = v.y;
         }
-    for (int l = 0; l < 32; ++l) {
-      pending_product const& mine = (*all[std::size_t(l)])[i];
-      for (int j = 0; j < first.columns / 2; ++j) {
-        float const *const x = a[l / 4 + j / 2 % 2 * 8], *const y = b[j / 4 * 8 + l % 4 * 2 + j % 2];
-        float sum = 0;
-        for (int k = 0; k < 16; ++k) sum += x[k] * y[k];
-        mine.d[j] = (mine.add ? mine.d[j] : 0.f) + sum;
-      }
-    }
+    add_products(all, i, a, b);
   }
 }
 
@@ -169,16 +180,7 @@ void multiply_pending_down(std::array<std::vector<pending_product>*, 32> const& 
         float* const pair = &a[l / 4 + j % 2 * 8][l % 4 * 2 + j / 2 * 8];
         pair[0] = v.x, pair[1] = v.y;
       }
-    for (int l = 0; l < 32; ++l) {
-      pending_product const& mine = (*all[std::size_t(l)])[i];
-      for (int j = 0; j < first.columns / 2; ++j) {
-        float const* const x = a[l / 4 + j / 2 % 2 * 8];
-        int const column = j / 4 * 8 + l % 4 * 2 + j % 2;
-        float sum = 0;
-        for (int k = 0; k < 16; ++k) sum += x[k] * b[k][column];
-        mine.d[j] = (mine.add ? mine.d[j] : 0.f) + sum;
-      }
-    }
+    add_products(all, i, a, b);
   }
 }
 
