@@ -27,7 +27,9 @@ if(TARGET evaluate)
 endif()
 if(TARGET train)
   add_test(NAME comm.process_faults COMMAND ${PROJECT_SOURCE_DIR}/scripts/process_faults 2 $<TARGET_FILE:train> $<TARGET_FILE:make_shapes>)
-  set_tests_properties(comm.process_faults PROPERTIES TIMEOUT 300 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")
+  add_test(NAME comm.process_faults_at_end COMMAND ${PROJECT_SOURCE_DIR}/scripts/process_faults --end 4 $<TARGET_FILE:train> $<TARGET_FILE:make_shapes>)
+  set_tests_properties(comm.process_faults comm.process_faults_at_end PROPERTIES TIMEOUT 900 LABELS processes
+                       ENVIRONMENT "${dm2_mpi_environment}")
   add_test(NAME comm.same_bytes COMMAND ${CMAKE_CURRENT_LIST_DIR}/same_bytes.sh $<TARGET_FILE:train> $<TARGET_FILE:make_shapes>
                                         ${PROJECT_BINARY_DIR}/same_bytes ${MPIEXEC_EXECUTABLE})
   set_tests_properties(comm.same_bytes PROPERTIES COST 60 TIMEOUT 900 LABELS processes ENVIRONMENT "${dm2_mpi_environment}")
