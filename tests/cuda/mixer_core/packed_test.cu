@@ -1,5 +1,4 @@
 #include <dm2/cuda/mixer_core/packed.cuh>
-#include <dm2/cuda/mixer_core/segments.cuh>
 
 #include <doctest/doctest.h>
 
@@ -111,9 +110,9 @@ struct packed_mixer : device_mixer<P, M> {
       CHECK((this->ctx.device().major != 9 || M.projected() % 8 != 0 || M.heads % 8 != 0));
     }
   }
-  /// The operation has the bits of halves in bfloat16, and those of floats in half.
+  /// What is taken has the bits of halves in bfloat16, and those of floats in half.
   void check_taken(bool finish, std::vector<double> const& same) {
-    run(finish, [](auto&&... all) { return room::launch_tensor<P, M>(all...); });
+    run(finish, [](auto&&... all) { return room::launch_one_segment<P, M>(all...); });
     CHECK(this->g.read() == same);
   }
   void check(bool finish) {
