@@ -31,6 +31,8 @@ namespace dm2::cuda {
 ///          multiple of 8 channels (of 16 above 64) up to 128, groups of a multiple of 8 channels, a state of 16, 32,
 ///          64 or 128, at most 4 taps, and operands, taps and norms at multiples of 16 bytes; composed otherwise.
 ///          Beyond 224 tokens few sequences take three kernels.
+/// Range    in bfloat16 up to 224 tokens x, B, C and scores are halves (packed.cuh): what is beyond 65504 of the
+///          projection counts as that, and a score times its step and decay must be below it.
 /// Throws   shape_error if the rows disagree; nothing is written then.
 /// Source   Dao & Gu 2024 (arXiv 2405.21060).
 template <mixer_shape M, precision P>
