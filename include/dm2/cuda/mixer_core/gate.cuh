@@ -25,8 +25,8 @@ __device__ inline float gate_silu(float z) {
   float const h = gate_half(z);
   return fmaf(h, tanh_fast(h), h);
 }
-/// x sigmoid(x) to two more units in the last place than silu(), without its division's branch, which was a third of
-/// the composed kernels' instructions. Below -87 it is 0.
+/// x sigmoid(x) to two more units in the last place than silu(), without its division's branch: the composed
+/// convolution has 744 instructions for 1,056, the gate 536 for 688. Below -87 it is 0.
 __device__ inline float divided_silu(float x) { return __fdividef(x, 1.f + __expf(-x)); }
 /// gate_silu for a kernel of any T: to nearly float's rounding where nothing is undone.
 template <class T>

@@ -96,10 +96,10 @@ __device__ inline void write_steps(T const* zxbcdt, direction_parameters const& 
 
 /// V channels' taps and bias.
 template <class Tr, int V>
-struct packet_taps {
+struct convolution_taps {
   float tap[Tr::taps][V], bias[V];
 
-  __device__ packet_taps(direction_parameters const& p, int channel) {
+  __device__ convolution_taps(direction_parameters const& p, int channel) {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
       int const own = arranged<Tr>(channel + v, Tr::convolved);
@@ -138,7 +138,7 @@ __device__ inline void write_convolved(T const* zxbcdt, direction_parameters con
         t == inside,
         zxbcdt + (first + std::size_t(source_token<Tr>(inside, length))) * Tr::projected + Tr::conv + channel);
   };
-  packet_taps<Tr, V> const taps{p, channel};
+  convolution_taps<Tr, V> const taps{p, channel};
   float window[before + Tr::ahead][V];
 #pragma unroll
   for (int k = 0; k < before; ++k) input(t0 - before + k).get(window[k]);
