@@ -84,7 +84,9 @@ TEST_CASE("cuda mixer_core_backward: wide accesses, heads of 24 and Small's size
     backward_mixer<bf16, fours>{2, length}.check(6e-2);
     backward_mixer<bf16, least>{2, length}.check(6e-2);
     backward_mixer<bf16, padded>{1, length}.check();
-    backward_mixer<bf16, small_mixer>{1, length}.check();
+    // Of one token the steps' gradients nearly cancel, since a sequence's scale does not matter to the norm behind it:
+    // an H200's are 5.6e-2 from double, the emulation's 2.7e-2.
+    backward_mixer<bf16, small_mixer>{1, length}.check(length == 1 ? 9e-2 : 3e-2);
   }
 }
 

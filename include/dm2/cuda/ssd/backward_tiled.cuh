@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(outer_tile::threads, 4)
   });
 }
 
-/// Longest sequences whose gradient is one product; by instructions of Tiny's shape chunks are ahead from about here on.
+/// Longest sequences whose gradient is one product. By instructions of Tiny's shape chunks are ahead from about there.
 inline constexpr int backward_tiled_longest = 800;
 /// Their tiles of 64 tokens.
 inline constexpr int most_tiles = (backward_tiled_longest - 1) / block_side + 1;
