@@ -80,7 +80,7 @@ struct plane_sink {
     int const at = row % G::plane_pixels;
     std::ptrdiff_t const to =
         plane_position<G, Patches>(row / G::plane_pixels, at / G::plane_width, at % G::plane_width);
-    v += __ldg(bias + column);                                      // once for all of a thread's rows
+    v += bias[column];
     out[to * G::hidden + column] = from_float<T>(v < 0 ? 0.f : v);  // NaN stays
   }
 };

@@ -30,12 +30,9 @@ struct picture_rows {
     return {row / G::plane_pixels, 2 * (at / G::plane_width) - 3, 2 * (at % G::plane_width) - 3};
   }
   __device__ float number(place const& p, int k) const {
-    unsigned const tap = unsigned(k) / G::channels;  // unsigned: fewer instructions
-    int const y = p.y + int(tap / 7), x = p.x + int(tap % 7);
+    int const tap = k / G::channels, y = p.y + tap / 7, x = p.x + tap % 7;
     bool const inside = k < depth && unsigned(y) < unsigned(G::height) && unsigned(x) < unsigned(G::width);
-    // Read in any case, the first pixel where there is none: 16 reads without a branch are on their way together.
-    float const v = picture(p.b, inside ? y : 0, inside ? x : 0, int(unsigned(k) % G::channels));
-    return inside ? v : 0.f;
+    return inside ? picture(p.b, y, x, k % G::channels) : 0.f;
   }
 };
 

@@ -177,8 +177,8 @@ class float_operand {
 #pragma unroll
     for (int i = 0; i < own; ++i) place_[i] = source.locate(row0 + row(i));
   }
-  /// Starts the copy of the numbers from k0 on; those of another source are under way to registers.
-  __device__ void start(int k0, float (&to)[Rows][float_tile::pitch]) {
+  /// Starts the copy of the numbers from k0 on.
+  __device__ void stage(int k0, float (&to)[Rows][float_tile::pitch]) const {
     if constexpr (Source::copied) {
       int const k = int(threadIdx.x) % float_tile::pieces * 4;
 #pragma unroll
@@ -189,15 +189,12 @@ class float_operand {
       }
     } else {
 #pragma unroll
-      for (int k = 0; k < float_tile::slab; ++k) number_[k] = source_.number(place_[0], k0 + k);
+      for (int k = 0; k < float_tile::slab; k += 4) {
+        float4 const v{source_.number(place_[0], k0 + k), source_.number(place_[0], k0 + k + 1),
+                       source_.number(place_[0], k0 + k + 2), source_.number(place_[0], k0 + k + 3)};
+        *reinterpret_cast<float4*>(&to[threadIdx.x][k]) = v;
+      }
     }
-  }
-  /// Ends what start() began, but for the copies' own wait.
-  __device__ void finish(float (&to)[Rows][float_tile::pitch]) const {
-    if constexpr (!Source::copied)
-#pragma unroll
-      for (int k = 0; k < float_tile::slab; k += 4)
-        *reinterpret_cast<float4*>(&to[threadIdx.x][k]) = {number_[k], number_[k + 1], number_[k + 2], number_[k + 3]};
   }
 
  private:
@@ -206,7 +203,6 @@ class float_operand {
   }
   Source const& source_;
   typename Source::place place_[own];
-  float number_[Source::copied ? 1 : float_tile::slab];
 };
 
 /// sums += rows row0 ... of a times rows column0 ... of b, over `depth` numbers; after(slab) follows each slab's
@@ -215,22 +211,18 @@ template <class Sums, int Rows, class A, class B, class After>
 __device__ inline void float_product(Sums& sums, float_stage_of<Rows> (&stage)[float_tile::stages], A const& a,
                                      B const& b, int row0, int column0, int depth, After const& after) {
   using T = float_tile;
-  float_operand<A, Rows> left{a, row0};
-  float_operand<B, T::columns> right{b, column0};
+  float_operand<A, Rows> const left{a, row0};
+  float_operand<B, T::columns> const right{b, column0};
   int const slabs = (depth + T::slab - 1) / T::slab;
-  // What is gathered has zeros behind the depth, and no branch between its reads and the products.
   auto const start = [&](int slab) {
-    if (!A::copied || slab < slabs) {
-      left.start(slab * T::slab, stage[slab % T::stages].a);
-      right.start(slab * T::slab, stage[slab % T::stages].b);
+    if (slab < slabs) {
+      left.stage(slab * T::slab, stage[slab % T::stages].a);
+      right.stage(slab * T::slab, stage[slab % T::stages].b);
     }
     commit_copies();
   };
-  auto const finish = [&](int slab) {
-    if (!A::copied || slab < slabs) left.finish(stage[slab % T::stages].a), right.finish(stage[slab % T::stages].b);
-  };
 #pragma unroll
-  for (int slab = 0; slab < T::stages - 1; ++slab) start(slab), finish(slab);
+  for (int slab = 0; slab < T::stages - 1; ++slab) start(slab);
 #pragma unroll 1
   for (int slab = 0; slab < slabs; ++slab) {
     wait_copies<T::stages - 2>();
@@ -238,7 +230,6 @@ __device__ inline void float_product(Sums& sums, float_stage_of<Rows> (&stage)[f
     start(slab + T::stages - 1);
     sums.multiply(stage[slab % T::stages]);
     after(slab);
-    finish(slab + T::stages - 1);  // a gathered slab has had the products' time to arrive
   }
 }
 template <class Sums, int Rows, class A, class B>
