@@ -22,6 +22,23 @@ struct backward_case : device_attention<P, A> {
   using base::base;
   using base::host, base::ctx, base::qkv, base::dy, base::dqkv, base::conv, base::bias, base::width, base::taps;
 
+  // Members, since nvcc 13 loses structures among template arguments outside templates.
+  /// The same of activations elsewhere, without parameters.
+  void backward_of(cuda::element<P> const* moved) {
+    cuda::attention_core_backward(ctx, rows<cuda::element<P> const, 3 * width, space::device>{moved, dy.size() / width},
+                                  attention_parameters<A, float const, space::device>{}, dy.template as_rows<width>(),
+                                  dqkv.template as_rows<3 * width>(), attention_parameters<A, float, space::device>{},
+                                  host.length);
+  }
+  /// The same with parameters elsewhere.
+  void backward_with(float const* far_conv, float const* far_bias) {
+    cuda::attention_core_backward(ctx, qkv.template as_rows<3 * width>(),
+                                  attention_parameters<A, float const, space::device>{
+                                      block<float const, space::device, 3 * width, 1, taps>{far_conv},
+                                      block<float const, space::device, 3 * width>{far_bias}},
+                                  dy.template as_rows<width>(), dqkv.template as_rows<3 * width>(), this->gradients(),
+                                  host.length);
+  }
   void backward() {
     attention_parameters<A, float const, space::device> p{};
     if constexpr (taps != 0) p = {conv.template as_block<3 * width, 1, taps>(), bias.template as_block<3 * width>()};
@@ -90,9 +107,7 @@ TEST_CASE("cuda attention_core_backward: activations that do not start at 16 byt
   std::vector<double> moved = f.host.qkv;
   moved.insert(moved.begin(), 0);
   device_array<__nv_bfloat16> const qkv{moved};
-  cuda::attention_core_backward(f.ctx, rows<__nv_bfloat16 const, 288, space::device>{qkv.data() + 1, 40},
-                                attention_parameters<plain, float const, space::device>{}, f.dy.as_rows<96>(),
-                                shifted.dqkv.as_rows<288>(), attention_parameters<plain, float, space::device>{}, 40);
+  shifted.backward_of(qkv.data() + 1);
   CHECK(relative_error(shifted.dqkv.read(), f.dqkv.read()) < 4 * rounding_tolerance<__nv_bfloat16>);
 }
 
@@ -103,13 +118,7 @@ TEST_CASE("cuda attention_core_backward: parameters that do not start at 16 byte
   bias.insert(bias.begin(), 2, 0);
   device_array<float> const far_conv{conv}, far_bias{bias};
   f.backward();
-  cuda::attention_core_backward(
-      g.ctx, g.qkv.as_rows<96>(),
-      attention_parameters<narrow, float const, space::device>{
-          block<float const, space::device, 96, 1, 3>{far_conv.data() + 1},
-          block<float const, space::device, 96>{far_bias.data() + 2}},
-      g.dy.as_rows<32>(), g.dqkv.as_rows<96>(),
-      attention_parameters<narrow, float, space::device>{g.dconv.as_block<96, 1, 3>(), g.dbias.as_block<96>()}, 40);
+  g.backward_with(far_conv.data() + 1, far_bias.data() + 2);
   CHECK(g.dqkv.read() == f.dqkv.read());
   CHECK(g.dconv.read() == f.dconv.read());
   CHECK(g.dbias.read() == f.dbias.read());

@@ -32,8 +32,11 @@ struct scan_of {
   static constexpr cuda::precision precision = P;
   using element = T;
 };
+// Structures, not other names, since nvcc 13 loses structures among template arguments outside templates.
 template <mixer_shape M>
-using tf32_scan_of = scan_of<M, float, cuda::precision::tf32>;
+struct tf32_scan_of : scan_of<M, float, cuda::precision::tf32> {};
+template <mixer_shape M>
+struct fp32_scan_of : scan_of<M, float, cuda::precision::fp32> {};
 
 /// What the default precision's context is used for: the scan's numbers are those of its operands, but for TF32.
 using context = cuda::context<>;
@@ -107,7 +110,7 @@ TEST_CASE("cuda ssd: float's scores are made for some of many sequences at a tim
   for (int const length : {672, 673}) {
     cuda::context<cuda::precision::fp32> ctx;
     int const few = 2 * ctx.device().multiprocessors / least.heads;
-    device_scan<scan_of<least, float, cuda::precision::fp32>> f{std::max(71, few + 1), length};  // 70's are 64 MB
+    device_scan<fp32_scan_of<least>> f{std::max(71, few + 1), length};  // 70's are 64 MB
     f.forward(ctx);
     f.check();
     CHECK((ctx.scratch_bytes() > 0) == (length == 672));
