@@ -55,8 +55,8 @@ TEST_CASE(
   cuda::device_memory const memory{device.n / 64 * sizeof(double)};
   double* const sums = reinterpret_cast<double*>(memory.data());
   std::size_t const cut = device.n / 64 / 3 * 64;
-  std::array<std::pair<std::size_t, std::size_t>, 2> const parts{{{cut, device.n}, {0, cut}}};
-  for (auto const& [first, end] : parts)
+  std::array<std::pair<std::size_t, std::size_t>, 2> const pieces{{{cut, device.n}, {0, cut}}};
+  for (auto const& [first, end] : pieces)
     cuda::measure_line_squares(device.ctx, device.gradients.data() + first, device.lines.data() + first / 64,
                                end - first, sums + first / 64);
   cuda::measure_from_lines(device.ctx, sums, device.lines.data(), device.n, o, device.measure.data());
