@@ -288,6 +288,7 @@ TEST_CASE("hostile files: JSON of many keys takes time by their number, ordered 
   std::clock_t const begin = std::clock();
   CHECK(dm2::detail::parse_json(text).size() == 60'000);
   CHECK(dm2::detail::parse_json<nlohmann::ordered_json>(text).is_discarded());
-  CHECK(double(std::clock() - begin) / CLOCKS_PER_SEC < 1);
+  // A sanitizer on a busy machine takes 1 s; each key beside all before it would be 1.8 billion comparisons.
+  CHECK(double(std::clock() - begin) / CLOCKS_PER_SEC < 6);
   CHECK(dm2::detail::parse_json<nlohmann::ordered_json>(R"({"b":1,"a":2})").dump() == R"({"b":1,"a":2})");
 }
