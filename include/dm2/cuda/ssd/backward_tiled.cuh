@@ -160,7 +160,8 @@ __global__ void __launch_bounds__(outer_tile::threads, 4)
   });
 }
 
-/// Longest sequences whose gradient is one product. By instructions of Tiny's shape chunks are ahead from about there.
+/// Longest sequences whose gradient is one product. An H200 takes 3.5 ms for 64 sequences of 785 tokens of Tiny's
+/// shape, 6.4 in chunks, so that the two meet later; nothing longer was measured.
 inline constexpr int backward_tiled_longest = 800;
 /// Their tiles of 64 tokens.
 inline constexpr int most_tiles = (backward_tiled_longest - 1) / block_side + 1;
