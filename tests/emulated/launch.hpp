@@ -5,6 +5,7 @@
 #include "cuda_types.hpp"
 #include "machine.hpp"
 #include "streams.hpp"
+#include "workers.hpp"
 
 #include <algorithm>
 #include <atomic>
@@ -14,10 +15,8 @@
 #include <map>
 #include <mutex>
 #include <stdexcept>
-#include <thread>
 #include <tuple>
 #include <type_traits>
-#include <vector>
 
 namespace emulated {
 
@@ -68,12 +67,7 @@ void run_grid(dim3 grid, dim3 block, std::size_t shared, bool early, Body const&
       failure = std::current_exception();
     }
   };
-  static unsigned const processors = std::max(1u, std::thread::hardware_concurrency());
-  auto const threads = std::min<std::uint64_t>(processors, count);
-  std::vector<std::thread> others;
-  for (std::uint64_t i = 1; i < threads; ++i) others.emplace_back(worker);
-  worker();
-  for (auto& t : others) t.join();
+  workers::get().run(std::size_t(std::min<std::uint64_t>(workers::processors(), count)) - 1, worker);
   if (failure) std::rethrow_exception(failure);
 }
 

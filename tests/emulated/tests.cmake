@@ -31,6 +31,10 @@ target_include_directories(dm2_emulated_tests PRIVATE ${CMAKE_CURRENT_SOURCE_DIR
 target_compile_definitions(dm2_emulated_tests PRIVATE DM2_GOLDEN_DIR="${CMAKE_CURRENT_SOURCE_DIR}/golden")
 target_compile_options(dm2_emulated_tests PRIVATE -Wall -Wextra -Wno-unknown-pragmas -Wno-maybe-uninitialized
                                                   -Wno-uninitialized $<$<CONFIG:Release>:-O1>)
+# The processor's own conversions of 16-bit numbers and fused sums: without them a quarter of the time goes into libgcc's.
+if(DM2_HAS_MARCH_NATIVE)
+  target_compile_options(dm2_emulated_tests PRIVATE -march=native)
+endif()
 if(DM2_WERROR)
   target_compile_options(dm2_emulated_tests PRIVATE -Werror)
 endif()
