@@ -160,7 +160,7 @@ T* global_pointer(std::size_t address) {
 }
 
 inline float exp2_fast(float x) { return x < -126 ? 0.f : std::exp2(x); }
-inline float tanh_fast(float x) { return std::tanh(x); }
+inline float tanh_fast(float x) { return tanh_rational(x); }
 inline float silu_fast(float x) {
   float const h = 0.5f * x;
   return std::fma(h, tanh_fast(h), h);

@@ -4,6 +4,8 @@
 
 #include <dm2/cuda/element.cuh>
 
+#include <Eigen/Core>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -41,9 +43,11 @@ std::uint32_t fma_pairs(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
   float2 const x = unpack<T>(a), y = unpack<T>(b), z = unpack<T>(c);
   return pack<T>(std::fma(x.x, y.x, z.x), std::fma(x.y, y.y, z.y));
 }
+/// Eigen's tanh, right to some units of the last place. The C library's took a third of the time of the mixer's tests.
+inline float tanh_rational(float x) { return std::isnan(x) ? x : Eigen::numext::tanh(x); }
 inline std::uint32_t tanh_halves(std::uint32_t x) {
   float2 const v = unpack<__half>(x);
-  return pack<__half>(std::tanh(v.x), std::tanh(v.y));
+  return pack<__half>(tanh_rational(v.x), tanh_rational(v.y));
 }
 inline std::uint32_t pack_finite_halves(float low, float high) {
   auto const finite = [](float x) { return std::isnan(x) ? x : std::clamp(x, -65504.f, 65504.f); };
