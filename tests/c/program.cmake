@@ -1,5 +1,5 @@
 # cmake -DNAME=x -DSOURCE=x.c|page.md -DCOMPILER=c++ -DFLAGS=... -DHEADERS=folder -DLIBRARY=libdm2.so -DWORK=folder
-#       -DARGUMENTS=... [-DPROGRAM=dm2] -P program.cmake
+#       -DARGUMENTS=... [-DPROGRAM=dm2] [-DEMULATOR="qemu-aarch64;..."] -P program.cmake
 #
 # Compiles a C program against libdm2 as a user does, runs it, and prints what it says. With PROGRAM the classes and
 # probabilities of the lines `PICTURE CLASS PROBABILITY` have to be those of dm2 classify.
@@ -24,7 +24,8 @@ execute_process(COMMAND ${COMPILER} -x c -std=c99 -Wall -Wextra -pedantic -Werro
 if(NOT status EQUAL 0)
   message(FATAL_ERROR "${SOURCE} does not compile:\n${text}")
 endif()
-execute_process(COMMAND ${WORK}/${NAME} ${ARGUMENTS} RESULT_VARIABLE status OUTPUT_VARIABLE text ERROR_VARIABLE problem)
+execute_process(COMMAND ${EMULATOR} ${WORK}/${NAME} ${ARGUMENTS}
+                RESULT_VARIABLE status OUTPUT_VARIABLE text ERROR_VARIABLE problem)
 message(STATUS "${text}${problem}")
 if(NOT status EQUAL 0)
   message(FATAL_ERROR "${NAME} ${ARGUMENTS}: ${status}")

@@ -35,6 +35,7 @@ function(dm2_c_program_test name source)
            COMMAND ${CMAKE_COMMAND} -DNAME=${name} -DSOURCE=${source} -DCOMPILER=${CMAKE_CXX_COMPILER} "-DFLAGS=${c_flags}"
                    -DHEADERS=$<TARGET_PROPERTY:dm2_c,INTERFACE_INCLUDE_DIRECTORIES> -DLIBRARY=$<TARGET_FILE:dm2_c>
                    -DWORK=${CMAKE_CURRENT_BINARY_DIR}/c "-DARGUMENTS=${arg_UNPARSED_ARGUMENTS}" "-DPROGRAM=${arg_PROGRAM}"
+                   "-DEMULATOR=${CMAKE_CROSSCOMPILING_EMULATOR}"
                    -P ${CMAKE_CURRENT_SOURCE_DIR}/c/program.cmake)
   set_tests_properties(c.${name} PROPERTIES TIMEOUT 300 LABELS unit ENVIRONMENT "${dm2_test_environment}")
 endfunction()
