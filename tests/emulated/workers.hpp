@@ -14,6 +14,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 
 namespace emulated {
@@ -30,14 +31,18 @@ inline std::size_t thread_local_bytes() {
   return bytes;
 }
 
-/// Gives new threads a stack of 8 MB besides their thread-local variables, which lie on it. Without this, OpenMP's
-/// threads had 4 KB left where these variables alone are larger than the default of 8 MB.
+/// Gives new threads a stack of 8 MB besides their thread-local variables, which lie on it; true, or it ends the
+/// program. Without this, OpenMP's threads overflow where these variables are larger than the default of 8 MB: glibc
+/// then leaves 12 KB.
 inline bool enlarge_stacks() {
   pthread_attr_t attributes;
-  if (pthread_getattr_default_np(&attributes) != 0) return false;
-  bool const set = pthread_attr_setstacksize(&attributes, thread_local_bytes() + (std::size_t{8} << 20)) == 0 &&
-                   pthread_setattr_default_np(&attributes) == 0;
-  pthread_attr_destroy(&attributes);
+  bool set = pthread_getattr_default_np(&attributes) == 0;
+  if (set) {
+    set = pthread_attr_setstacksize(&attributes, thread_local_bytes() + (std::size_t{8} << 20)) == 0 &&
+          pthread_setattr_default_np(&attributes) == 0;
+    pthread_attr_destroy(&attributes);
+  }
+  if (!set) throw std::runtime_error{"emulation: threads get no stack for the kernels' shared memory"};
   return set;
 }
 inline bool const stacks_are_enlarged = enlarge_stacks();
@@ -55,7 +60,8 @@ class workers {
     return n;
   }
 
-  /// Calls `work` here, and in up to `others` further threads that are free before it returns here; waits for all.
+  /// Calls `work`, which throws nothing, here, and in up to `others` further threads that are free before it returns
+  /// here; waits for all. Any thread may call this.
   void run(std::size_t others, std::function<void()> const& work) {
     task mine{&work};
     {

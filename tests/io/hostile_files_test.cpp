@@ -251,7 +251,7 @@ TEST_CASE("hostile files: time grows with the size of a file, however much its v
     double const one = seconds(small[i].bytes), eight = seconds(large[i].bytes);
     // square growth would be 64 times; the constant is for what a cold cache adds
     CHECK(eight < 24 * one + 0.05);
-    CHECK(one < 3);  // 0.3 s under a sanitizer, 0.6 on a busy machine; without limits, a file of 200 KB took 17
+    CHECK(one < 3);  // 0.6 s under a sanitizer on a busy machine; before there were limits, 200 KB took 17
   }
 }
 
