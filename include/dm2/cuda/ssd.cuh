@@ -6,7 +6,7 @@
 /// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Four ways to the same numbers:
 ///  - quadratic (ssd/quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
 ///  - chunked (ssd/chunked.cuh): any length, in chunks of 64 tokens with the state carried between them;
-///  - in tiles of float or TF32 (ssd/tiled.cuh): float up to 672 tokens, few sequences up to 800, as a
+///  - in tiles of float or TF32 (ssd/tiled.cuh): float up to 720 tokens, few sequences up to 800, as a
 ///    masked product;
 ///  - the recurrence (ssd/general.cuh): longer ones of float, and sizes that no tile divides.
 #pragma once
@@ -169,7 +169,7 @@ void scan_composed(context<P>& ctx, ssd_input<M, T> const& in, rows<T, M.d_inner
 /// Shapes   ssd_input; y [B L, H P]. Any L >= 1; P at most 128, N at most 256.
 /// Writes   y (=). y overlaps no input. The same input on the same device gives the same bits.
 /// Forms    automatic: quadratic where L <= 256 and a block's shared memory holds the scores, else chunked. quadratic:
-///          the same. chunked: chunked. Whatever the form, T = float is in tiles up to 672 tokens, and up to 800 where
+///          the same. chunked: chunked. Whatever the form, T = float is in tiles up to 720 tokens, and up to 800 where
 ///          sequences times heads are at most two a multiprocessor, if 4 divides P and N; TF32's where the context has
 ///          that precision; else, with P or N not a multiple of 16, and with pointers that are not at a multiple of 16
 ///          bytes the scan is the recurrence.

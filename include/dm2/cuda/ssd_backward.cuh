@@ -6,7 +6,7 @@
 ///  - quadratic (ssd/backward_quadratic.cuh): short sequences of 16-bit numbers on the tensor cores; a mixer asks for
 ///    it with the convolution inside (ssd/backward_quadratic_projected.cuh);
 ///  - chunked (ssd/backward_chunked.cuh): longer ones, in chunks of 64 tokens with the states between them;
-///  - in tiles of float or TF32 (ssd/backward_tiled.cuh): float up to 800 tokens, as masked products;
+///  - in tiles of float or TF32 (ssd/backward_tiled.cuh): float up to 1024 tokens, as masked products;
 ///  - chunks in float (ssd/backward_general.cuh): everything else.
 #pragma once
 
@@ -91,7 +91,7 @@ backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, ssd_
 /// Forms    for T of 16 bits, a multiple of 16 states and of 8 columns a head, where every pointer is at a multiple of
 ///          16 bytes: quadratic for at most 240 tokens where it fits into a block's shared memory and 16 divides a
 ///          head's columns, chunked otherwise. T = float, with 4 dividing P and N and such pointers, is in tiles up to
-///          800 tokens, TF32's where the context has that precision. In chunks of 64 tokens in float for all else.
+///          1024 tokens, TF32's where the context has that precision. In chunks of 64 tokens in float for all else.
 /// Scratch  Two floats for each sequence and head; in the quadratic form that is all. In chunks for each sequence, head
 ///          and 64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB.
 ///          In tiles 12 L^2 bytes for each sequence and group, at most about 64 MB. One sequence's are taken in any

@@ -71,8 +71,8 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_tiled: the sizes of models equal double", 
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_tiled: the longest tiles and longer sequences equal double", Case,
                    tiled_scan_of<least>, tiled_scan_of<uneven, true>, general_scan_of<least>) {
-  CHECK(device_scan<Case>{1, 7}.fits([](auto& p) { p.length = 800; }));
-  for (int const length : {577, 799, 800}) {
+  CHECK(device_scan<Case>{1, 7}.fits([](auto& p) { p.length = 1024; }));
+  for (int const length : {577, 1023, 1024}) {
     CAPTURE(length);
     device_scan<Case> f{1, length};
     f.check();
@@ -114,7 +114,7 @@ TEST_CASE("cuda ssd_backward_tiled: sequences whose scores pass the scratch go o
 TEST_CASE("cuda ssd_backward_tiled: lengths past the longest and rows off 16 bytes are not taken") {
   device_scan<tiled_scan_of<least>> const f{1, 7};
   CHECK(f.fits([](auto const&) {}));
-  CHECK_FALSE(f.fits([](auto& p) { p.length = 801; }));
+  CHECK_FALSE(f.fits([](auto& p) { p.length = 1025; }));
   CHECK_FALSE(f.fits([](auto& p) { ++p.x; }));
   CHECK_FALSE(f.fits([](auto& p) { ++p.dy_stride; }));
   CHECK_FALSE(cuda::detail::ssd::backward_tiled<scan_shapes::large, float, false>::possible);

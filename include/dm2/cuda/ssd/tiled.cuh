@@ -235,10 +235,10 @@ struct tiled_scratch {
 };
 
 /// Longest sequences that are one product. Its work a token grows with the length, the recurrence's does not. Measured
-/// on one H200 with Tiny's shape and about 50,200 tokens, us in tiles of float, of TF32, and by the recurrence: 374,
-/// 286, 828 at 197 tokens; 864, 665, 1,041 at 577; 1,209, 903, 796 at 785. Straight lines between the last two lengths
-/// cross at 639 and 739; these tiles have become cheaper since, so it is a little more than the first.
-inline constexpr int tiled_longest = 672;
+/// on one H200 with Tiny's shape and about 50,200 tokens, us in tiles of float, of TF32, and by the recurrence: 744,
+/// 478, 845 at 659 tokens; 873, 553, 796 at 785 (the tiles' from 33 sequences, 64 / 33 of it). Straight lines between
+/// the two cross at 730 in float and past 1,000 in TF32, which takes this length too.
+inline constexpr int tiled_longest = 720;
 /// The same where the recurrence has at most two blocks a multiprocessor: it takes as long for few sequences as for
 /// many, 796 us for 785 tokens with four blocks, while the tiles take 19 us a sequence.
 inline constexpr int tiled_longest_of_few = 800, tiled_few_blocks = 2;
