@@ -37,7 +37,7 @@ constexpr mixer_shape small{.heads = 8, .headdim = 96, .d_state = 128, .groups =
 double distance(std::vector<T> const& got, std::vector<T> const& want) {
   double apart = 0, size = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
-    double const a = double(float(got[i])), b = double(float(want[i]));
+    double const a = double(cuda::detail::to_float(got[i])), b = double(cuda::detail::to_float(want[i]));
     apart += (a - b) * (a - b), size += b * b;
   }
   return std::sqrt(apart / size);
