@@ -119,8 +119,8 @@ def failing_and_hanging_programs_stop_no_other():
     case = Case({"model": "time.sleep(0.3)", "mixer_core": "", "mixer_backward": "sys.exit(3)", "float": HANGS, "kernels": "time.sleep(0.3)"},
                 dies=9).run("--limit", "12", "--budget", "120")
     rows = case.rows()
-    check(list(rows) == ["tests", "mixer_core", "mixer_backward", "float", "mine", "decode", "lengths", "model", "training", "kernels",
-                         "operations", "augment", "cliff"], "the rows are in the order of importance", case)
+    check(list(rows) == ["tests", "mixer_core", "mixer_backward", "float", "mine", "scan", "decode", "lengths", "model", "training",
+                         "kernels", "operations", "augment", "cliff"], "the rows are in the order of importance", case)
     codes = {name: row[0] for name, row in rows.items() if row[0] != "not run"}
     check(codes == {"tests": "-11", "mixer_core": "0", "mixer_backward": "3", "float": "broken off", "model": "0", "kernels": "0"},
           f"exit codes: {codes}", case)

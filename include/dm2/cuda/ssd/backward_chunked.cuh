@@ -24,6 +24,7 @@
 ///     first has left:
 ///        first:  W, dG and G E of the chunk's tiles; h dy_i, which goes into dC and, times C_i, into da; <h, dh>
 ///        second: dh B_j and dh x_j; then (G E)^T dy, dx, d dt and the sums for A and D
+/// backward_chunked_staggered.cuh has the two a phase apart; nobody has timed it.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -31,6 +32,7 @@
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/dynamic_shared.cuh>
 #include <dm2/cuda/ssd/backward_chunk.cuh>
+#include <dm2/cuda/ssd/backward_chunked_staggered.cuh>
 #include <dm2/cuda/ssd/backward_chunked_teams.cuh>
 #include <dm2/cuda/ssd/backward_chunked_walk.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
@@ -153,6 +155,7 @@ template <class Tr>
 __device__ inline void first_team(backward_chunk_block<Tr>& k, backward_chunk_scratch const& s, int unit,
                                   chunk_sums_of_states<Tr>& dc) {
   unit_rows(k, unit, dc);
+  unit_through(k, unit);
   hide(k.lane), hide(k.warp);
   float const skip = sum_over_warp(unit_tiles(k, unit));
   float& sum = k.totals(unit).y;
@@ -168,7 +171,8 @@ __device__ inline void second_team(backward_chunk_block<Tr>& k, backward_chunk_s
   float u[1][Tr::slice / 8][4] = {};
   unit_columns(k, unit, db, u);
   meet(k, s, unit);
-  finish_unit(k, unit, u, carried);
+  float const after = finish_dx(k, unit, u);
+  finish_steps(k, unit, after, carried);
 }
 
 /// Block (group + G chunk, sequence counted from `first`). Where at.stages is 2, the next unit's x and dy are copied
@@ -203,8 +207,26 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
   finish_states(k, total);
 }
 
-/// The form, as backward_operands.cuh describes one.
-template <mixer_shape M, class T>
+/// The same with the teams a phase apart; at.stages is 2.
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, Tr::resident)
+    backward_staggered_kernel(typename Tr::operands const p, backward_chunk_layout<Tr> const at,
+                              backward_chunk_scratch const s, int first) {
+  backward_chunk_block<Tr> k{p, at, dynamic_shared(), first};
+  begin_chunk(k, s);
+  chunk_sums_of_states<Tr> total = {};
+  if (k.second)
+    second_units(k, s, total);
+  else
+    first_units(k, s, total);
+  __syncthreads();
+  write_totals(k, s);
+  finish_states(k, total);
+}
+
+/// The form, as backward_operands.cuh describes one. Staggered: with the teams a phase apart where a head's group has
+/// several units and a multiprocessor as many blocks.
+template <mixer_shape M, class T, bool Staggered = false>
 struct backward_chunked {
   using operands = backward_operands<M, T>;
   /// Kernels are built for 16-bit numbers, heads of a multiple of 8 up to 128 and states of a multiple of 16 up to 256.
@@ -222,6 +244,12 @@ struct backward_chunked {
     else
       return false;
   }
+  /// Whether launch has the teams a phase apart on the device.
+  static bool staggers(device_properties const& device) {
+    return Staggered && traits::units > 1 &&
+           blocks_of(backward_chunk_layout<apart>{2}.bytes, device) >=
+               std::max(1, blocks_of(plan(device).bytes, device));
+  }
   static std::size_t scratch_bytes(int sequences, int length, device_properties const&) {
     return bytes_of(slice(sequences, length), length);
   }
@@ -237,6 +265,7 @@ struct backward_chunked {
 
  private:
   using traits = backward_chunk_traits<M, T>;
+  using apart = backward_chunk_traits<M, T, true>;
   using walk = backward_walk_traits<traits>;
   using layout = backward_chunk_layout<traits>;
   static constexpr unsigned units = unsigned(traits::units * M.groups);
@@ -257,9 +286,30 @@ struct backward_chunked {
   }
   /// Two units' operands at a time where that leaves a multiprocessor as many blocks.
   static layout plan(device_properties const& device) {
-    auto const blocks = [&](int bytes) { return std::min(traits::resident, device.shared_per_sm / (bytes + 1024)); };
     layout const one{1}, two{2};
-    return traits::units > 1 && blocks(two.bytes) >= std::max(1, blocks(one.bytes)) ? two : one;
+    bool const fit = blocks_of(two.bytes, device) >= std::max(1, blocks_of(one.bytes, device));
+    return traits::units > 1 && fit ? two : one;
+  }
+  /// Blocks of a multiprocessor.
+  static int blocks_of(int bytes, device_properties const& device) {
+    return bytes > device.shared_per_block ? 0 : std::min(traits::resident, device.shared_per_sm / (bytes + 1024));
+  }
+  template <class Tr, class Kernel>
+  static void launch_chunks(Kernel kernel, backward_chunk_layout<Tr> const& at, operands const& p,
+                            backward_chunk_scratch const& s, int first, dim3 grid, cudaStream_t stream) {
+    prefer_shared("ssd_backward: chunks", kernel);
+    detail::launch("ssd_backward: chunks", kernel, {grid, Tr::threads, std::size_t(at.bytes)}, stream, p, at, s, first);
+  }
+  /// Whether it was launched.
+  static bool launch_staggered([[maybe_unused]] operands const& p, [[maybe_unused]] backward_chunk_scratch const& s,
+                               [[maybe_unused]] int first, [[maybe_unused]] dim3 grid,
+                               [[maybe_unused]] device_properties const& device, [[maybe_unused]] cudaStream_t stream) {
+    if constexpr (Staggered && traits::units > 1) {
+      if (!staggers(device)) return false;
+      launch_chunks(backward_staggered_kernel<apart>, backward_chunk_layout<apart>{2}, p, s, first, grid, stream);
+      return true;
+    }
+    return false;
   }
   static void launch_slice(operands const& p, backward_chunk_scratch const& s, int first, int count, int chunks,
                            device_properties const& device, cudaStream_t stream) {
@@ -270,12 +320,9 @@ struct backward_chunked {
                      {dim3(unsigned(count) * units, 2), walk::threads, std::size_t(walk::bytes)}, stream, p, s, first,
                      chunks);
     }
-    layout const at = plan(device);
-    auto const kernel = backward_chunked_kernel<traits>;
-    prefer_shared("ssd_backward: chunks", kernel);
-    detail::launch("ssd_backward: chunks", kernel,
-                   {dim3(unsigned(chunks * M.groups), unsigned(count)), traits::threads, std::size_t(at.bytes)}, stream,
-                   p, at, s, first);
+    dim3 const grid(unsigned(chunks * M.groups), unsigned(count));
+    if (!launch_staggered(p, s, first, grid, device, stream))
+      launch_chunks(backward_chunked_kernel<traits>, plan(device), p, s, first, grid, stream);
     detail::launch("ssd_backward: sums", chunk_sums_kernel<operands>,
                    {dim3(blocks_for(std::size_t(count) * M.heads, 128)), 128}, stream, p, s.da, s.d, first, count,
                    chunks);

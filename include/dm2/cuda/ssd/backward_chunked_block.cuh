@@ -20,7 +20,9 @@ namespace dm2::cuda::detail::ssd {
 /// theirs alone. A unit's state is in 16 x 16 tiles, columns by N, each in the order of an A fragment's registers:
 /// ldmatrix reads a tile or its transpose without a gap between rows. Of a head that 16 does not divide a unit has
 /// zeros behind its columns, which give zeros everywhere: 24 are computed as 32.
-template <mixer_shape M, class T>
+///
+/// Staggered: a team begins a unit while the other finishes the one before (backward_chunked_staggered.cuh).
+template <mixer_shape M, class T, bool Staggered = false>
 struct backward_chunk_traits {
   using element = T;
   using sizes = backward_sizes<M>;
@@ -30,6 +32,8 @@ struct backward_chunk_traits {
   static constexpr int slices = sizes::headdim / width, slice = (width + 15) / 16 * 16, steps = slice / 16;
   static constexpr int units = sizes::per_group * slices, pitch = 2 * slice + 16, row_pitch = 2 * state + 16;
   static constexpr int state_bytes = depth * steps * fragment_bytes;
+  static constexpr int sum_sets = Staggered ? 2 : 1;     ///< units whose sums for da are there at a time
+  static constexpr int vector_sets = Staggered ? 4 : 2;  ///< units whose decays are; a power of two
   /// Blocks of a multiprocessor: 128 registers a thread hold the sums for dB and dC of 128 states, not of more.
   static constexpr int resident = state <= 128 ? 2 : 1;
 };
@@ -56,12 +60,14 @@ struct backward_chunk_layout {
   static constexpr int gradient = 2 * decayed;                 ///< of the scores, float, in the order of accumulators
   static constexpr int b = gradient + tile_count * 1024, c = b + ssd_tile * Tr::row_pitch;
   static constexpr int states = c + ssd_tile * Tr::row_pitch;      ///< the unit's that enters, then the one that leaves
-  static constexpr int vectors_at = states + 2 * Tr::state_bytes;  ///< chunk_vectors, twice
-  static constexpr int own_sums = vectors_at + 2 * 16 * ssd_tile;  ///< [2, 64] floats: as in the quadratic form
-  static constexpr int row_sums = own_sums + 8 * ssd_tile;         ///< [tiles below the diagonal, 16] floats
-  static constexpr int later = row_sums + 64 * below;              ///< [64] floats, exp(c_i) dy_i . (C_i h)
-  static constexpr int tile_sums = later + 4 * ssd_tile;           ///< chunk_tile_sums
-  static constexpr int totals = tile_sums + 3 * 4 * Tr::tiles;     ///< [4 tiles, heads] pairs of floats, for A and D
+  static constexpr int vectors_at = states + 2 * Tr::state_bytes;  ///< chunk_vectors, vector_sets times
+  static constexpr int own_sums =
+      vectors_at + Tr::vector_sets * 16 * ssd_tile;  ///< sum_sets [2, 64] floats: as in the quadratic form
+  static constexpr int row_sums = own_sums + Tr::sum_sets * 8 * ssd_tile;  ///< [tiles below the diagonal, 16] floats
+  static constexpr int later = row_sums + Tr::sum_sets * 64 * below;       ///< [64] floats, exp(c_i) dy_i . (C_i h)
+  static constexpr int tile_sums = later + Tr::sum_sets * 4 * ssd_tile;    ///< chunk_tile_sums
+  static constexpr int totals =
+      tile_sums + Tr::sum_sets * 3 * 4 * Tr::tiles;  ///< [4 tiles, heads] pairs of floats, for A and D
   static constexpr int operands = totals + (Tr::tiles * Tr::sizes::per_group * 8 + 15) / 16 * 16;
   static constexpr int stage = 2 * ssd_tile * Tr::pitch;  ///< x, then dy of a unit
 
@@ -137,15 +143,21 @@ struct backward_chunk_block {
   }
   [[nodiscard]] __device__ unsigned char* dy(int unit) const { return x(unit) + ssd_tile * Tr::pitch; }
   [[nodiscard]] __device__ chunk_vectors vectors(int unit) const {
-    float* const c = reinterpret_cast<float*>(shared + at.vectors_at) + (unit & 1) * 4 * ssd_tile;
+    float* const c = floats(at.vectors_at) + (unit & (Tr::vector_sets - 1)) * 4 * ssd_tile;
     return {c, c + ssd_tile, c + 2 * ssd_tile, c + 3 * ssd_tile};
   }
   [[nodiscard]] __device__ unsigned char* tile(int from, int i, int j) const {
     return shared + from + (i * (i + 1) / 2 + j) * fragment_bytes;
   }
-  [[nodiscard]] __device__ chunk_tile_sums<Tr>& tile_sums() const {
-    return *reinterpret_cast<chunk_tile_sums<Tr>*>(shared + at.tile_sums);
+  [[nodiscard]] __device__ chunk_tile_sums<Tr>& tile_sums(int unit) const {
+    return reinterpret_cast<chunk_tile_sums<Tr>*>(shared + at.tile_sums)[set_of(unit)];
   }
+  [[nodiscard]] __device__ float* own_sums(int unit) const { return floats(at.own_sums) + set_of(unit) * 2 * ssd_tile; }
+  [[nodiscard]] __device__ float* row_sums(int unit) const {
+    return floats(at.row_sums) + set_of(unit) * 16 * at.below;
+  }
+  [[nodiscard]] __device__ float* later(int unit) const { return floats(at.later) + set_of(unit) * ssd_tile; }
+  [[nodiscard]] __device__ static int set_of(int unit) { return unit & (Tr::sum_sets - 1); }
   [[nodiscard]] __device__ float* floats(int from) const { return reinterpret_cast<float*>(shared + from); }
   /// The tile's sums for A and D of a unit's head.
   [[nodiscard]] __device__ float2& totals(int unit) const {
@@ -159,12 +171,12 @@ struct backward_chunk_block {
   }
 };
 
-/// Starts the copy of `Width` columns of a chunk's tokens by `Threads` threads to rows of `Columns`, zeros behind them
-/// and behind its `tokens`; `from` is at the chunk's first.
+/// Starts the copy of `Width` columns of a chunk's tokens by a team of `Threads` threads to rows of `Columns`, zeros
+/// behind them and behind its `tokens`; `from` is at the chunk's first.
 template <int Width, int Threads, int Columns = Width, class T>
-__device__ inline void copy_chunk(T const* from, int stride, int tokens, unsigned char* to) {
+__device__ inline void copy_chunk(T const* from, int stride, int tokens, unsigned char* to,
+                                  int thread = int(threadIdx.x)) {
   constexpr int pieces = Columns / 8, pitch = 2 * Columns + 16, each = Threads / pieces;
-  int thread = int(threadIdx.x);
   hide(thread);
   int row = thread / pieces;
   if (row >= each) return;
@@ -178,26 +190,38 @@ __device__ inline void copy_chunk(T const* from, int stride, int tokens, unsigne
   }
 }
 
-/// Starts the copy of a unit's x and dy.
-template <class Tr>
+/// Starts the copy of a unit's x and dy, by the block or a team of it.
+template <class Tr, int Threads = Tr::threads>
 __device__ inline void copy_unit(backward_chunk_block<Tr> const& k, int unit) {
-  copy_chunk<Tr::width, Tr::threads, Tr::slice>(k.p.x + k.row(0) * std::size_t(k.p.x_stride) + k.column(unit),
-                                                k.p.x_stride, k.tokens(), k.x(unit));
-  copy_chunk<Tr::width, Tr::threads, Tr::slice>(k.p.dy + k.row(0) * std::size_t(k.p.dy_stride) + k.column(unit),
-                                                k.p.dy_stride, k.tokens(), k.dy(unit));
+  std::size_t row = k.row(0);
+  int thread = int(threadIdx.x);
+  if constexpr (Threads != Tr::threads) {
+    hide(row);  // else addresses are kept in registers from unit to unit
+    thread %= Threads;
+  }
+  copy_chunk<Tr::width, Threads, Tr::slice>(k.p.x + row * std::size_t(k.p.x_stride) + k.column(unit), k.p.x_stride,
+                                            k.tokens(), k.x(unit), thread);
+  copy_chunk<Tr::width, Threads, Tr::slice>(k.p.dy + row * std::size_t(k.p.dy_stride) + k.column(unit), k.p.dy_stride,
+                                            k.tokens(), k.dy(unit), thread);
+}
+
+/// A unit's place in the scratch of states, in bytes.
+template <class Tr>
+[[nodiscard]] __device__ inline std::size_t state_place(backward_chunk_block<Tr> const& k, int unit) {
+  return ((std::size_t(k.in_slice()) * Tr::sizes::groups + std::size_t(k.group())) * Tr::units + std::size_t(unit)) *
+         Tr::state_bytes;
 }
 
 /// Starts the copy of a unit's state that enters and of the gradient of the one that leaves.
 template <class Tr>
 __device__ inline void copy_states(backward_chunk_block<Tr> const& k, backward_chunk_scratch const& s, int unit) {
-  std::size_t const place =
-      (std::size_t(k.in_slice()) * Tr::sizes::groups + std::size_t(k.group())) * Tr::units + std::size_t(unit);
+  std::size_t const place = state_place(k, unit);
   unsigned char* const to = k.shared + k.at.states;
   int thread = int(threadIdx.x);
   hide(thread);
 #pragma unroll 1
   for (int i = thread * 16; i < Tr::state_bytes; i += Tr::threads * 16) {
-    std::size_t const from = place * Tr::state_bytes + std::size_t(i);
+    std::size_t const from = place + std::size_t(i);
     if (k.enters()) copy_async(shared_address(to + i), s.entering + from);
     if (k.leaves()) copy_async(shared_address(to + Tr::state_bytes + i), s.leaving + from);
   }

@@ -80,11 +80,10 @@ __device__ inline float through_state(backward_chunk_block<Tr> const& k) {
 
 /// f(sums at 0), then the sums to a tile's of the gradient of the scores; a lane has always the same ones.
 template <class Tr, class F>
-__device__ inline void add_gradient(backward_chunk_block<Tr> const& k, int column, F const& f) {
+__device__ inline void add_gradient(backward_chunk_block<Tr> const& k, int row, int column, F const& f) {
   float v[2][4] = {};
   f(v);
-  auto* const at =
-      reinterpret_cast<float4*>(k.shared + k.at.gradient) + (tiles_below(k.warp + 1) + column) * 64 + k.lane;
+  auto* const at = reinterpret_cast<float4*>(k.shared + k.at.gradient) + (tiles_below(row + 1) + column) * 64 + k.lane;
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
     float4 const sum = at[32 * n];
@@ -102,16 +101,16 @@ __device__ inline float unit_tiles(backward_chunk_block<Tr> const& k, int unit) 
     for (int column = 0; column < k.warp; ++column) {
       tile_place const place{k.warp, column, tiles_below(k.warp) + column};
       float2 sums;
-      add_gradient(k, column, [&](float(&v)[2][4]) { sums = tile_below(k, unit, place, rows, v); });
-      store_row_sums<1>(k, place.index, sums, sums);
+      add_gradient(k, k.warp, column, [&](float(&v)[2][4]) { sums = tile_below(k, unit, place, rows, v); });
+      store_row_sums(k.row_sums(unit) + place.index * 16, sums, k.lane);
     }
   }
   float skip;
-  add_gradient(k, k.warp, [&](float(&v)[2][4]) { skip = tile_on_diagonal(k, unit, v); });
+  add_gradient(k, k.warp, k.warp, [&](float(&v)[2][4]) { skip = tile_on_diagonal(k, unit, v); });
   return skip;
 }
 
-/// First team: dC += exp(c_i) h dy_i for the warp's tokens, and what the states give to da.
+/// First team: dC += exp(c_i) h dy_i for the warp's tokens, and what h gives to da.
 template <class Tr>
 __device__ inline void unit_rows(backward_chunk_block<Tr> const& k, int unit, chunk_sums_of_states<Tr>& dc) {
   float later[2] = {};
@@ -125,10 +124,16 @@ __device__ inline void unit_rows(backward_chunk_block<Tr> const& k, int unit, ch
     later[0] *= decay.x, later[1] *= decay.y;
   }
   float const of_token = sum_of_token(later, k.lane);
-  if (k.lane < 16) k.floats(k.at.later)[k.warp * 16 + k.lane] = of_token;
+  if (k.lane < 16) k.later(unit)[k.warp * 16 + k.lane] = of_token;
   float const of_tile = sum_over_half_warp(of_token);
+  if (k.lane == 0) k.tile_sums(unit).later[k.warp] = of_tile;
+}
+
+/// First team: <h, dh>, which goes into da.
+template <class Tr>
+__device__ inline void unit_through(backward_chunk_block<Tr> const& k, int unit) {
   float const through = sum_over_warp(k.enters() && k.leaves() ? through_state(k) : 0.f);
-  if (k.lane == 0) k.tile_sums().later[k.warp] = of_tile, k.tile_sums().through[k.warp] = through;
+  if (k.lane == 0) k.tile_sums(unit).through[k.warp] = through;
 }
 
 /// Of lane's token, x . u for the warp's tokens.
@@ -209,7 +214,7 @@ __device__ inline void unit_columns(backward_chunk_block<Tr> const& k, int unit,
     earlier = dot_rows(k, unit, u) * v.rest_step[t0 + (k.lane & 15)];
   }
   earlier = sum_over_half_warp(earlier);
-  if (k.lane == 0) k.tile_sums().earlier[k.warp] = earlier;
+  if (k.lane == 0) k.tile_sums(unit).earlier[k.warp] = earlier;
 }
 
 /// Second team: dx of the warp's tokens from u, over x in shared memory and from there to global memory. Returns, of
@@ -247,8 +252,8 @@ __device__ inline float finish_dx(backward_chunk_block<Tr> const& k, int unit, f
 /// What every token of the warp's 16 has in da: whole 16s before with whole 16s after, and what passes the chunk or one
 /// end of it.
 template <class Tr>
-__device__ inline float add_tiles_around(backward_chunk_block<Tr> const& k, float whole) {
-  auto const* const sums = reinterpret_cast<float4 const*>(k.shared + k.at.row_sums);
+__device__ inline float add_tiles_around(backward_chunk_block<Tr> const& k, int unit, float whole) {
+  auto const* const sums = reinterpret_cast<float4 const*>(k.row_sums(unit));
   float sum = 0;
 #pragma unroll
   for (int i = 1; i < Tr::tiles; ++i)
@@ -257,7 +262,7 @@ __device__ inline float add_tiles_around(backward_chunk_block<Tr> const& k, floa
       sum += (v.x + v.y) + (v.z + v.w);
     }
   sum = sum_over_warp(sum);
-  auto const& tiles = k.tile_sums();
+  auto const& tiles = k.tile_sums(unit);
 #pragma unroll
   for (int i = 0; i < Tr::tiles; ++i) sum += i > k.warp ? tiles.later[i] : i < k.warp ? tiles.earlier[i] : 0.f;
   return fmaf(whole, (tiles.through[0] + tiles.through[1]) + (tiles.through[2] + tiles.through[3]), sum);
@@ -266,12 +271,12 @@ __device__ inline float add_tiles_around(backward_chunk_block<Tr> const& k, floa
 /// da of lane's token; `after` is the sum over everything after its 16 tokens with j the token. Sums of sums, no
 /// differences of them.
 template <class Tr>
-__device__ inline float finish_da(backward_chunk_block<Tr> const& k, float after, float whole) {
-  float const* const rows = k.floats(k.at.row_sums) + tiles_below(k.warp) * 16;
+__device__ inline float finish_da(backward_chunk_block<Tr> const& k, int unit, float after, float whole) {
+  float const* const rows = k.row_sums(unit) + tiles_below(k.warp) * 16;
   int const place = k.lane & 15;
   float sum = after;
   if (k.lane < 16) {  // over everything before the 16 with i a token, the last one first
-    sum = k.floats(k.at.later)[k.warp * 16 + 15 - place];
+    sum = k.later(unit)[k.warp * 16 + 15 - place];
 #pragma unroll
     for (int j = 0; j + 1 < Tr::tiles; ++j) sum += j < k.warp ? rows[j * 16 + 15 - place] : 0.f;
   }
@@ -279,18 +284,17 @@ __device__ inline float finish_da(backward_chunk_block<Tr> const& k, float after
   float const from = __shfl_sync(~0u, sum, 15 - place);  // of tokens i >= t
   float before = __shfl_sync(~0u, sum, 15 + place);      // of tokens j < t
   if (place == 0) before = 0;
-  return k.floats(k.at.own_sums)[k.warp * 16 + place] + from + before + add_tiles_around(k, whole);
+  return k.own_sums(unit)[k.warp * 16 + place] + from + before + add_tiles_around(k, unit, whole);
 }
 
-/// Second team: what is left of a unit for the warp's 16 tokens. `carried` is the head's d dt of its slices so far.
+/// Second team: the steps' gradient of the warp's 16 tokens, and the sum for A. `after` is finish_dx's; `carried` is
+/// the head's d dt of its slices so far.
 template <class Tr>
-__device__ inline void finish_unit(backward_chunk_block<Tr> const& k, int unit, float (&u)[1][Tr::slice / 8][4],
-                                   float& carried) {
+__device__ inline void finish_steps(backward_chunk_block<Tr> const& k, int unit, float after, float& carried) {
   int const token = k.warp * 16 + (k.lane & 15), slice = unit % Tr::slices;
   auto const v = k.vectors(unit);
-  float const after = finish_dx(k, unit, u);
-  float const da = finish_da(k, after * v.rest_step[token], exp2_fast(v.c[ssd_tile - 1]));
-  float const output = fmaf(after, v.rest[token], k.floats(k.at.own_sums)[ssd_tile + token]);
+  float const da = finish_da(k, unit, after * v.rest_step[token], exp2_fast(v.c[ssd_tile - 1]));
+  float const output = fmaf(after, v.rest[token], k.own_sums(unit)[ssd_tile + token]);
   carried = (slice == 0 ? 0.f : carried) + fmaf(k.p.a[k.parameter(unit)], da, output);
   if (slice == Tr::slices - 1 && k.lane < 16 && token < k.tokens())
     k.p.ddt[k.row(token) * Tr::sizes::heads + k.head(unit)] = carried;

@@ -99,20 +99,13 @@ __device__ inline float2 tile_below(Block const& k, int unit, tile_place const& 
   return {gamma[0] * decay[0], gamma[1] * decay[1]};
 }
 
-/// The sums over rows of `Tiles` tiles, one or two, from their lanes' parts.
-template <int Tiles, class Block>
-__device__ inline void store_row_sums(Block const& k, int index, float2 first, float2 second) {
-  float* const to = reinterpret_cast<float*>(k.shared + k.at.row_sums) + index * 16 + fragment::row(unsigned(k.lane));
-  int const t = fragment::quarter(unsigned(k.lane));
-  if constexpr (Tiles == 2) {
-    float const v[4] = {first.x, first.y, second.x, second.y};
-    to[8 * t] = fold<4, 2>(v, k.lane);
-  } else {
-    float const v[2] = {first.x, first.y};
-    float sum = fold<2, 1>(v, k.lane);
-    sum += __shfl_xor_sync(~0u, sum, 2);
-    if (t < 2) to[8 * t] = sum;
-  }
+/// The sums over a tile's 16 rows from their lanes' parts, to `rows`.
+__device__ inline void store_row_sums(float* rows, float2 parts, int lane) {
+  int const t = fragment::quarter(unsigned(lane));
+  float const v[2] = {parts.x, parts.y};
+  float sum = fold<2, 1>(v, lane);
+  sum += __shfl_xor_sync(~0u, sum, 2);
+  if (t < 2) rows[fragment::row(unsigned(lane)) + 8 * t] = sum;
 }
 
 /// For a tile on the diagonal, Gamma_ij of which comes as quadrants of accumulators: rows 0 to 7 of columns 0 to 7,
@@ -188,7 +181,7 @@ __device__ inline float tile_on_diagonal(Block const& k, int unit, float (&gradi
       sums.x, output[0].x + output[1].x, sums.y, output[0].y + output[1].y, sums.z, output[2].x, sums.w, output[2].y};
   float const sum = fold<8, 16>(parts, k.lane);
   int const column = (k.lane >> 4) * 8 + 2 * t + (k.lane >> 3 & 1);
-  reinterpret_cast<float*>(k.shared + k.at.own_sums)[(g & 1) * k.at.rows() + t0 + column] = sum;
+  k.own_sums(unit)[(g & 1) * k.at.rows() + t0 + column] = sum;
   return skip;
 }
 

@@ -43,12 +43,14 @@ inline constexpr int compiled_shared = 228 * 1024;
 #endif
 
 /// How a block computes, and byte offsets into its shared memory: what the block shares, then Teams times what a unit
-/// has.
-template <class Sizes, int Teams>
+/// has. Joint: scores and the state's update are one phase between barriers, since neither reads what the other writes,
+/// and copies of B and C have constant distances.
+template <class Sizes, int Teams, bool Joint = false>
 struct chunked_traits {
   using sizes = Sizes;
   using element = typename Sizes::element;
   static constexpr int teams = Teams, team_threads = 128, threads = Teams * team_threads;
+  static constexpr bool joint = Joint;
   static constexpr int depth = Sizes::d_state / 16;  // tiles of 16 of the state's N
   static constexpr int owned = (depth + 3) / 4;      // of them, a warp's: every fourth
   static constexpr int slice = widest_slice(Sizes::headdim, std::min(64, 128 / owned));  // the state: 64 registers
@@ -140,9 +142,19 @@ __device__ inline void copy_x(chunked_block<Tr> const& k, int chunk) {
 template <class Tr>
 __device__ inline void copy_state_rows(chunked_block<Tr> const& k, typename Tr::element const* from, int chunk,
                                        int to) {
-  row_source<typename Tr::element> const tokens{from, Tr::sizes::state_width, k.p.length};
-  copy_tile<Tr::sizes::d_state, ssd_tile, Tr::threads, 2>(shared_address(k.shared + to), Tr::row_pitch, tokens,
-                                                          chunk * ssd_tile, int(threadIdx.x));
+  constexpr int pieces = Tr::sizes::d_state / 8, rows = Tr::threads / pieces;
+  if constexpr (Tr::joint && Tr::threads % pieces == 0 && ssd_tile % rows == 0) {
+    int const row = int(threadIdx.x) / pieces, piece = int(threadIdx.x) % pieces, first = chunk * ssd_tile + row;
+    std::uint32_t const at = shared_address(k.shared + to) + std::uint32_t(row * Tr::row_pitch + piece * 16);
+    from += std::size_t(first) * Tr::sizes::state_width + piece * 8;
+#pragma unroll
+    for (int i = 0; i < ssd_tile; i += rows)
+      copy_async(at + std::uint32_t(i * Tr::row_pitch), from + i * Tr::sizes::state_width, first + i < k.p.length);
+  } else {
+    row_source<typename Tr::element> const tokens{from, Tr::sizes::state_width, k.p.length};
+    copy_tile<Tr::sizes::d_state, ssd_tile, Tr::threads, 2>(shared_address(k.shared + to), Tr::row_pitch, tokens,
+                                                            chunk * ssd_tile, int(threadIdx.x));
+  }
 }
 
 /// From staged x the two operands: x, and x times what is left of it at the chunk's end. A thread reads what it copied
@@ -347,7 +359,7 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
     __syncthreads();
     if (Output) {
       score(k, chunk);
-      __syncthreads();
+      if (!Tr::joint) __syncthreads();
     }
     if (!Output || more) update_state(k, chunk, state);
     if (!Output) total += k.decay(chunk)[ssd_tile - 1].x;
