@@ -10,6 +10,7 @@ call, by the compiler that dm2 was built with, and kept in ~/.cache/dm2.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -22,6 +23,8 @@ __all__ = ["Direction", "mixer_core", "ssd"]
 
 _operations: Dict[Tuple[Any, ...], "_dm2.Operation"] = {}
 _locks: Dict[Tuple[Any, ...], threading.Lock] = {}
+# PyTorch keeps its operators, and so this module, beyond the interpreter's end, where nanobind tells of what is left.
+atexit.register(_operations.clear)
 
 
 def _operation(what: str, shape: Tuple[Any, ...], x: Tensor, stream: int) -> "_dm2.Operation":

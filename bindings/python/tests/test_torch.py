@@ -1,5 +1,6 @@
 """dm2.torch: results and gradients of the plain PyTorch form, gradcheck, opcheck, torch.compile. Needs PyTorch."""
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,6 +47,19 @@ def test_the_scan_and_its_gradients_are_the_recurrences(length):
     ours, theirs = torch.autograd.grad(got, inputs, cotangent), torch.autograd.grad(want, inputs, cotangent)
     for one, other in zip(ours, theirs):
         assert relative(one, other) < 1e-10
+
+
+def test_an_interpreter_that_called_an_operator_ends_without_a_word():
+    """nanobind tells of objects that outlive the interpreter; what is compiled is in the cache by then."""
+    inputs = [one.detach() for one in scan_inputs(1, 7, 4, 8, 2, 16)]
+    dm2.torch.ssd(*inputs)
+    program = (
+        "import torch, dm2.torch\n"
+        "x, s = torch.rand(1, 7, 4, 8, dtype=torch.float64), torch.rand(1, 7, 2, 16, dtype=torch.float64)\n"
+        "dm2.torch.ssd(x, x[..., 0].contiguous(), -x[0, 0, :, 0].contiguous(), s, s, x[0, 0, :, 0].contiguous())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
 
 def test_the_scan_without_a_skip_and_in_float():
