@@ -78,8 +78,9 @@ std::map<std::string, points> lines_of(table const& t) {
     if (r[0] != "pixels") continue;
     std::string const precision = numbers == t.header.size() ? "bf16" : r[numbers];
     double const tokens = t.number(r, "tokens");
-    lines[precision + ", inference"].emplace_back(tokens, t.number(r, "inference /s"));
-    lines[precision + ", training"].emplace_back(tokens, t.number(r, "training /s"));
+    for (std::string const way : {"inference", "training"})
+      if (std::size_t const at = t.column(way + " /s"); at == r.size() || r[at] != "-")
+        lines[precision + ", " + way].emplace_back(tokens, t.number(r, way + " /s"));
   }
   if (lines.empty()) throw std::runtime_error{t.file + ": no row of \"pixels\""};
   for (auto& [name, line] : lines) std::sort(line.begin(), line.end());

@@ -31,9 +31,17 @@ rate rate_of(cliff_times const& t, double us, double first_us, cliff_times const
 void print_row(cliff_case const& c, cliff_times const& t, cliff_times const& first) {
   rate const i = rate_of(t, t.inference_us, first.inference_us, first);
   rate const b = rate_of(t, t.training_us, first.training_us, first);
-  std::printf("| %s | %s | %d | %d | %.0f | %.2f | %.0f %% | %.0f | %.2f | %.0f %% |\n", c.series, c.name, t.tokens,
-              t.batch, i.pictures, i.pictures * t.tokens / 1e6, i.share, b.pictures, b.pictures * t.tokens / 1e6,
-              b.share);
+  std::printf("| %s | %s | bf16 | %d | %d | %.0f | %.2f | %.0f %% | %.0f | %.2f | %.0f %% |\n", c.series, c.name,
+              t.tokens, t.batch, i.pictures, i.pictures * t.tokens / 1e6, i.share, b.pictures,
+              b.pictures * t.tokens / 1e6, b.share);
+  auto const in_float = [&](char const* numbers, double us, double first_us) {
+    if (us == 0) return;
+    rate const r = rate_of(t, us, first_us, first);
+    std::printf("| %s | %s | %s | %d | %d | %.0f | %.2f | %.0f %% | - | - | - |\n", c.series, c.name, numbers, t.tokens,
+                t.batch, r.pictures, r.pictures * t.tokens / 1e6, r.share);
+  };
+  in_float("tf32", t.tf32_us, first.tf32_us);
+  in_float("fp32", t.fp32_us, first.fp32_us);
   std::fflush(stdout);
 }
 
@@ -61,18 +69,19 @@ int main(int argc, char** argv) {
   try {
     print_device();
     std::puts(
-        "bf16, medians of graph replays, batches of as many tokens as 256 pictures of 224 pixels. Training is "
-        "forward,");
+        "Medians of graph replays, batches of as many tokens as 256 pictures of 224 pixels. Training is forward, loss "
+        "and");
+    std::puts("backward. The share is of the FLOP/s of the first row with these numbers; the scan counts in chunks.\n");
     std::puts(
-        "loss and backward. The share is of the FLOP/s that the first row reaches, where the scan counts in chunks.\n");
-    std::puts(
-        "| changed | to | tokens | batch | inference /s | M tokens/s | share | training /s | M tokens/s | share |");
-    std::puts("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|");
+        "| changed | to | numbers | tokens | batch | inference /s | M tokens/s | share | training /s | M tokens/s | "
+        "share "
+        "|");
+    std::puts("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|");
     std::ofstream csv;
     if (argc > 1) {
       csv.open(argv[1]);
       csv << "changed,to,tokens,batch,flops,inference_us,inference_per_s,inference_share,training_us,training_per_s,"
-             "training_share\n";
+             "training_share,tf32_us,fp32_us\n";
     }
     run(csv, std::make_index_sequence<std::size(cliff_cases)>{});
     if (argc > 1 && !csv.flush()) throw std::runtime_error{std::string{argv[1]} + ": cannot be written"};

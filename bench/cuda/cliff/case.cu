@@ -14,9 +14,9 @@
 namespace dm2::bench {
 namespace {
 
-template <config C>
+template <config C, cuda::precision P = cuda::precision::bf16>
 double inference_us(int batch) {
-  using M = model<C, cuda::context<>>;
+  using M = model<C, cuda::context<P>>;
   constexpr float mean[3]{0.485f, 0.456f, 0.406f}, deviation[3]{0.229f, 0.224f, 0.225f};
   cuda::stream const s;
   M net{batch};
@@ -51,8 +51,13 @@ template <int I>
 cliff_times measure_cliff_case() {
   constexpr config network = cliff_cases[I].network;
   constexpr int length = sizes<network>::length, batch = cliff_batch(length);
-  double const inference = inference_us<network>(batch);
-  return {length, batch, smooth_flops<network>(), inference, training_us<network>(batch)};
+  double const inference = inference_us<network>(batch), training = training_us<network>(batch);
+  cliff_times t{length, batch, smooth_flops<network>(), inference, training, 0, 0};
+  if constexpr (in_float(cliff_cases[I])) {
+    t.tf32_us = inference_us<network, cuda::precision::tf32>(batch);
+    t.fp32_us = inference_us<network, cuda::precision::fp32>(batch);
+  }
+  return t;
 }
 template cliff_times measure_cliff_case<DM2_CLIFF_CASE>();
 

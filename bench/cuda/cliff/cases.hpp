@@ -7,6 +7,7 @@
 #include "support/flops.hpp"
 
 #include <algorithm>
+#include <string_view>
 
 namespace dm2::bench {
 
@@ -21,6 +22,9 @@ consteval config of_image(int side, int patch = 16) { return {.image = {side, si
 consteval config of_groups(int groups) { return {.groups = groups}; }
 consteval config of_state(int state) { return {.d_state = state}; }
 consteval config of_width(int dim, int headdim) { return {.dim = dim, .headdim = headdim}; }
+
+/// Whether a case is measured in float as well.
+constexpr bool in_float(cliff_case const& c) { return std::string_view{c.series} == "pixels"; }
 
 /// README's own configuration.
 inline constexpr config mine{
@@ -77,6 +81,7 @@ struct cliff_times {
   int tokens, batch;
   double flops;                      ///< smooth_flops of a picture
   double inference_us, training_us;  ///< of a batch: an evaluation; forward, loss and backward
+  double tf32_us, fp32_us;           ///< an evaluation in float; 0 where it is not measured
 };
 
 /// Measures cliff_cases[I]; each is a translation unit of its own, case.cu.
