@@ -41,7 +41,8 @@ class network_steps {
   using bytes_type = cuda::byte_pictures<C.channels>;
   static_assert(C.mlp_dim == 0, "dm2::bench::network_steps: without MLP blocks");
 
-  explicit network_steps(int batch)
+  /// early: kernels start early, as in the model.
+  explicit network_steps(int batch, bool early = false)
       : batch_{batch},
         pictures_{std::size_t(batch) * sizes<C>::pixels},
         weights_memory_{measured<weights_type>()},
@@ -53,6 +54,7 @@ class network_steps {
     std::vector<float> state(state_extent<C>);
     fill_random<C>(state.data());
     weights_.fill(ctx_, state);
+    if (early) ctx_.allow_early_starts();  // fill() has waited
     ctx_.plan([&] { run(); });
     run();
     stream_.synchronize();
@@ -69,9 +71,14 @@ class network_steps {
 
   /// Everything, in the network's order.
   void run() {
-    stem();
-    dm2::detail::walk_trunk<C>(steps_);
-    heads();
+    run_each([](std::string const&) { return 1; });
+  }
+  /// The same, each operation as often as times(its name in steps()) says: only times are of use then.
+  template <class F>
+  void run_each(F const& times) {
+    for (int i = times("stem"); i > 0; --i) stem();
+    dm2::detail::walk_trunk<C>(counted<F>{steps_, times});
+    for (int i = times("heads"); i > 0; --i) heads();
   }
 
   /// Each kind of operation, in the order in which they first come. Their times add up to an evaluation.
@@ -85,7 +92,7 @@ class network_steps {
     evaluation_bytes<C> const bytes{double(batch_), sizeof(T)};
     add("stem", bytes.stem(), stem_flops(sizes<C>::stem), [this] { stem(); });
     dm2::detail::with_block<C>(0, [&]<class B>() {
-      add("first norm, projection", bytes.first(widths_of<C>(0)), product_flops(length, B::wide, C.dim),
+      add(first_name, bytes.first(widths_of<C>(0)), product_flops(length, B::wide, C.dim),
           [this] { steps_.template first<B>(); });
     });
     for (int k = 0; k < C.depth; ++k)
@@ -93,11 +100,9 @@ class network_steps {
         core_widths const own = widths_of<C>(k);
         add(label<B>() + " core", bytes.core(own), core_flops<B>(), [this, k] { steps_.template core<B>(k); });
         double const out = product_flops(length, C.dim, B::inner);
-        if (k + 1 == C.depth)
-          return add("projection, addition, last norm", bytes.last(own), out,
-                     [this, k] { steps_.template last<B>(k); });
+        if (k + 1 == C.depth) return add(last_name, bytes.last(own), out, [this, k] { steps_.template last<B>(k); });
         dm2::detail::with_block<C>(k + 1, [&]<class N>() {
-          add("project_add_norm, " + label<B>() + " to " + label<N>(), bytes.project_add_norm(own, widths_of<C>(k + 1)),
+          add(join_name<B, N>(), bytes.project_add_norm(own, widths_of<C>(k + 1)),
               out + product_flops(length, N::wide, C.dim), [this, k] { steps_.template join<B, N>(k); });
         });
       });
@@ -109,6 +114,7 @@ class network_steps {
   using weights_type = cuda::detail::inference_weights<C, P>;
   using plan_type = cuda::detail::inference_plan<C, P>;
   static constexpr double length = sizes<C>::length;
+  static constexpr char const *first_name = "first norm, projection", *last_name = "projection, addition, last norm";
   template <class B>
   static constexpr bool is_mixer = std::is_same_v<B, dm2::detail::mixer_block<C>>;
 
@@ -127,6 +133,32 @@ class network_steps {
   static std::string label() {
     return is_mixer<B> ? "mixer" : "attention";
   }
+  template <class B, class N>
+  static std::string join_name() {
+    return "project_add_norm, " + label<B>() + " to " + label<N>();
+  }
+  /// The trunk's steps, each so often.
+  template <class F>
+  struct counted {
+    cuda::detail::inference_steps<C, P>& steps;
+    F const& times;
+    template <class B>
+    void first() {
+      for (int i = times(first_name); i > 0; --i) steps.template first<B>();
+    }
+    template <class B>
+    void core(int k) {
+      for (int i = times(label<B>() + " core"); i > 0; --i) steps.template core<B>(k);
+    }
+    template <class B, class N>
+    void join(int k) {
+      for (int i = times(join_name<B, N>()); i > 0; --i) steps.template join<B, N>(k);
+    }
+    template <class B>
+    void last(int k) {
+      for (int i = times(last_name); i > 0; --i) steps.template last<B>(k);
+    }
+  };
   template <class B>
   static double core_flops() {
     return is_mixer<B> ? mixer_core_flops(sizes<C>::mixer, length) : attention_core_flops(sizes<C>::attention, length);

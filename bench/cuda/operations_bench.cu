@@ -1,4 +1,10 @@
-// Each operation of an evaluation on the GPU, beside what the device can do; `--check` only compares with the model.
+// Each operation of an evaluation on the GPU, beside what the device can do.
+//
+//   dm2_cuda_operations_bench            Tiny and Small at batch 256 and 1
+//   dm2_cuda_operations_bench --chain    Tiny at batch 1, 2, 8 and 16: what each operation takes in the chain of all
+//   dm2_cuda_operations_bench --check    only compares with the model
+#include <dm2/cuda/device/launch.cuh>
+#include <dm2/cuda/instructions/early_start.cuh>
 #include <dm2/cuda/model.cuh>
 
 #include "cuda/device_report.cuh"
@@ -86,13 +92,65 @@ void run(char const* name, int batch, ceilings const& c) {
   std::fflush(stdout);
 }
 
+/// What a kernel takes that does nothing.
+__global__ void __launch_bounds__(384) empty_kernel() {
+  cuda::detail::let_next_start();
+  cuda::detail::wait_for_previous();
+}
+
+/// The chain's floor: 128 blocks of 384 threads that do nothing, one launch behind the other.
+void print_empty() {
+  cuda::stream const s;
+  auto const us = [&](bool early) {
+    cuda::detail::launch_shape const shape{128, 384, 0, early};
+    auto const work = [&] {
+      for (int i = 0; i < 50; ++i) cuda::detail::launch("empty", empty_kernel, shape, s.get());
+    };
+    return median_us(s, work) / 50;
+  };
+  std::printf("\nA kernel that does nothing: %.2f us, early %.2f us\n", us(false), us(true));
+}
+
+/// Each kind of operation alone, with the next one started early, and what the chain takes longer with it twice, and
+/// less without it; both by the number of times. A mixer's core that comes alone, a second time, or without the way
+/// into it, convolves for itself: "without" is its time in the network, and "twice" that of the way into it.
+template <config C>
+void chain(char const* name, int batch) {
+  network_steps<C> steps{batch, true};
+  auto net = random_network<C>(batch);
+  verify<C>(steps, net, batch);
+  auto const replay = [&](auto const& times) {
+    cuda::graph const g{steps.stream(), [&] { steps.run_each(times); }};
+    return median_replay_us(steps.stream(), [&] { g.launch(steps.stream().get()); });
+  };
+  double const whole = replay([](std::string const&) { return 1; });
+  std::printf("\n%s, bf16, batch %d: %.1f us\n\n", name, batch, whole);
+  std::printf("| operation | times | us alone | us in the chain: twice | without |\n|---|---:|---:|---:|---:|\n");
+  for (network_step const& s : steps.steps()) {
+    auto const with = [&](int n) { return replay([&](std::string const& other) { return other == s.name ? n : 1; }); };
+    std::printf("| %s | %d | %.2f | %.2f | %.2f |\n", s.name.c_str(), s.times, median_us(steps.stream(), s.run),
+                (with(2) - whole) / s.times, (whole - with(0)) / s.times);
+    std::fflush(stdout);
+  }
+}
+
+void print_chains() {
+  print_device();
+  print_empty();
+  for (int const batch : {1, 2, 8, 16}) chain<tiny>("Tiny", batch);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
     if (argc > 1 && std::strcmp(argv[1], "--check") == 0) {
-      check<shallow(tiny)>(1);
+      check<five_layers(tiny)>(1);
       std::puts("the operations give the model's logits");
+      return 0;
+    }
+    if (argc > 1 && std::strcmp(argv[1], "--chain") == 0) {
+      print_chains();
       return 0;
     }
     ceilings const c = print_device();

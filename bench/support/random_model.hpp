@@ -43,6 +43,13 @@ consteval config shallow(config c) {
   return c;
 }
 
+/// The same network with five layers, an attention in the middle: every way from one layer into the next.
+consteval config five_layers(config c) {
+  c.depth = 5;
+  c.attn_layers = layers(2);
+  return c;
+}
+
 /// Fills a model's state; the numbers are floats, and the same in every floating type.
 template <config C, class T>
 void fill_random(T* state, std::uint64_t seed = 1) {

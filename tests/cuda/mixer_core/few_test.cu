@@ -8,6 +8,9 @@
 #include "support/compare.hpp"
 #include "support/random.hpp"
 
+#include <cstddef>
+#include <vector>
+
 using namespace dm2;
 using namespace dm2::test;
 
@@ -43,6 +46,27 @@ struct few_mixer : device_mixer<P, M> {
 
 constexpr auto bf16 = cuda::precision::bf16;
 constexpr auto fp16 = cuda::precision::fp16;
+
+/// Each block's decays, by its warps to many and by its first one to one: [blocks, 2, 16 most_tiles] both. A grid and
+/// blocks as few_scan_kernel's.
+template <class Tr>
+__global__ void decays_kernel(__grid_constant__ cuda::detail::mixer_core::few_arguments<typename Tr::element> const p,
+                              float* many, float* one) {
+  using namespace cuda::detail::mixer_core;
+  __shared__ float totals[few_scan_traits<Tr>::decay_warps];
+  few_scan_place<Tr> const place{p};
+  few_scan_layout<Tr> const lay{place.last_tile + 1};
+  few_head const head{p, place};
+  int const block = (int(blockIdx.z) * int(gridDim.y) + int(blockIdx.y)) * int(gridDim.x) + int(blockIdx.x);
+  int const first = block * 2 * 16 * Tr::most_tiles;
+  auto const* const dt = p.zxbcdt + place.first_row * Tr::projected + place.at.dt() + place.unit / Tr::per_head;
+  few_token<Tr> token;
+  bool const has = few_token<Tr>::has(lay);
+  if (has) token.load(dt, place, p.length), token.sum_up(head, p.length, totals);
+  __syncthreads();
+  if (has) token.write(totals, lay.tokens, many + first);
+  if (threadIdx.x < 32) head_decays<Tr>(dt, place.at, head.rate, head.bias, 0, p.length, lay.tokens, one + first);
+}
 
 }  // namespace
 
@@ -92,6 +116,28 @@ TEST_CASE_TEMPLATE("cuda mixer_core, few sequences: convolved with the projectio
     auto const bytes = f.g.read();
     cuda::detail::mixer_core::launch_few<M>(f.ctx, mixer, false);
     CHECK(f.g.read() == bytes);
+  }
+}
+
+TEST_CASE_TEMPLATE("cuda mixer_core, few sequences: decays by many warps are those of one warp, to the last bit", F,
+                   few_mixer<bf16, tiny_mixer>, few_mixer<fp16, tiny_mixer>, few_mixer<bf16, small_state>,
+                   few_mixer<bf16, four_heads>) {
+  using Tr = cuda::detail::mixer_core::traits<typename F::T, F::shape()>;
+  using scan = cuda::detail::mixer_core::few_scan_traits<Tr>;
+  for (int const length : {1, 31, 32, 33, 65, 130, 197, 224}) {
+    CAPTURE(length);
+    F f{2, length};
+    int const groups = (length + scan::rows - 1) / scan::rows, blocks = Tr::units * groups * 4;
+    std::size_t const count = std::size_t(blocks) * 2 * 16 * Tr::most_tiles;
+    std::vector<float> const untouched(count, 7);
+    device_array<float> many{untouched}, one{untouched};
+    cuda::detail::launch("decays", decays_kernel<Tr>, {dim3(unsigned(Tr::units), unsigned(groups), 4), scan::threads},
+                         f.ctx.stream(), f.arguments(), many.data(), one.data());
+    auto const got = many.read();
+    CHECK(got == one.read());
+    for (int b = 0; b < blocks; ++b)  // each block has written, and its first token decays
+      CHECK(got[std::size_t(b) * 2 * 16 * Tr::most_tiles] < 0);
+    CHECK((many.margins_untouched() && one.margins_untouched()));
   }
 }
 

@@ -2,9 +2,10 @@
 /// The mixer core for few sequences: convolution, then scores, scan and gate.
 ///
 /// The quadratic form, with the difference of the decays taken before the exponential for every pair of tokens: with
-/// few sequences nothing is busy, and what counts is the way from the first load to the last store. Of a block's
-/// fifteen warps fourteen share the tiles of 16 x 16 pairs of tokens: seven for each 16 rows, each with every seventh
-/// tile of columns; their sums go through shared memory. The last one makes the decays meanwhile.
+/// few sequences nothing is busy, and what counts is the way from the first load to the last store. A block's fourteen
+/// warps share the tiles of 16 x 16 pairs of tokens: seven for each 16 rows, each with every seventh tile of columns;
+/// their sums go through shared memory. While they wait for their copies, the first seven make the decays, a lane that
+/// of one token.
 #pragma once
 
 #include <dm2/core/operands.hpp>
@@ -16,7 +17,6 @@
 #include <dm2/cuda/instructions/pack.cuh>
 #include <dm2/cuda/mixer_core/fill.cuh>
 #include <dm2/cuda/mixer_core/layout.cuh>
-#include <dm2/cuda/tile/copy_rows.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
 #include <dm2/cuda/tile/squares.cuh>
 
@@ -70,11 +70,11 @@ __global__ void __launch_bounds__(128) few_conv_kernel(__grid_constant__ few_arg
 template <class Tr>
 struct few_scan_traits {
   static constexpr int row_tiles = 2, rows = 16 * row_tiles, parts = 7, each = 2;  ///< most tiles of columns of a warp
-  static constexpr int warps = row_tiles * parts, workers = 32 * warps, threads = workers + 32;
+  static constexpr int warps = row_tiles * parts, threads = 32 * warps, decay_warps = (Tr::most_tiles + 1) / 2;
   static constexpr int state_pitch = Tr::state * 2 + 16, pitch = Tr::columns * 2 + 16;  ///< odd numbers of 16 bytes
   static constexpr int sum_pitch = Tr::columns + 8;                                     ///< floats
-  static constexpr int quads = Tr::columns / 4, quads_each = (rows * quads + workers - 1) / workers;
-  static_assert(Tr::most_tiles <= parts * each);
+  static constexpr int quads = Tr::columns / 4, quads_each = (rows * quads + threads - 1) / threads;
+  static_assert(Tr::most_tiles <= parts * each && decay_warps <= warps && decay_warps <= rows * quads);
 };
 
 /// Where things lie in shared memory, for n tiles of 16 tokens. The sums take the place of B and C.
@@ -112,36 +112,42 @@ struct few_scan_place {
         at{second == 1} {}
 };
 
-/// Starts copies of `Columns` columns of tokens [first, first + count) of the direction's convolved rows, from position
-/// `column` on; zeros from `length` on. The block's workers.
-template <class Tr, int Columns>
+/// Starts copies of `Columns` columns of tokens [first, first + count), at most Most, of the direction's convolved
+/// rows, from position `column` on; zeros from `length` on. All threads, each always the same piece of a row, so that
+/// the next one is a fixed way off: few instructions stand between the wait for the kernel ahead and the last copy.
+template <class Tr, int Columns, int Most>
 __device__ inline void copy_convolved(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
                                       int column, int first, int count, std::uint32_t to) {
-  auto const* const from =
-      p.convolved + (std::ptrdiff_t(place.second) * p.sequences * p.length + place.first_row) * Tr::conv_dim + column;
-  auto const token = [&](int t, int c, bool& inside) {
-    inside = t < p.length;
-    return from + (inside ? place.at.row(t, p.length) * Tr::conv_dim + c : 0);
-  };
-  copy_rows<Columns>(to, Columns * 2 + 16, token, first, count, int(threadIdx.x), few_scan_traits<Tr>::workers);
+  constexpr int pieces = Columns / 8, step = few_scan_traits<Tr>::threads / pieces, pitch = Columns * 2 + 16;
+  int const row = int(threadIdx.x) / pieces, piece = int(threadIdx.x) % pieces, t = first + row;
+  if (row >= step) return;
+  using T = typename Tr::element;
+  std::ptrdiff_t const rows = std::ptrdiff_t(place.second) * p.sequences * p.length + place.first_row;
+  std::ptrdiff_t const offset = (rows + place.at.row(t, p.length)) * Tr::conv_dim + column + piece * 8;
+  std::ptrdiff_t const stride = (place.at.tokens_reversed ? -step : step) * Tr::conv_dim * int(sizeof(T));
+  std::size_t from = global_address(p.convolved) + std::size_t(offset * std::ptrdiff_t(sizeof(T)));
+  int target = int(to + std::uint32_t(row * pitch + piece * 16));
+  hide(from);  // else the compiler computes both anew for each copy, in 30 instructions
+  hide(target);
+#pragma unroll
+  for (int j = 0; j < (Most + step - 1) / step; ++j) {
+    bool const inside = t + j * step < p.length;
+    if (row + j * step < count)
+      copy_async(std::uint32_t(target) + std::uint32_t(j * step * pitch),
+                 inside ? global_pointer<T const>(from + std::size_t(j * stride)) : p.convolved, inside);
+  }
 }
 
-/// s[i] = C B^T of the warp's 16 rows and its tile of columns `first` + 7 i, where that is none after the rows' own
-/// tile.
-template <class Tr>
-__device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], int first, int own, std::uint32_t c,
-                                  std::uint32_t b) {
+/// s[i] = C B^T of the warp's 16 rows and `Tiles` tiles of columns, seven apart; c, b: the lane's.
+template <class Tr, int Tiles>
+__device__ inline void few_scores_of(float (&s)[few_scan_traits<Tr>::each][2][4], std::uint32_t c, std::uint32_t b) {
   using F = few_scan_traits<Tr>;
-  int const lane = int(threadIdx.x) % 32;
-  c += std::uint32_t(fragment::left_operand(lane, F::state_pitch));
-  b += std::uint32_t(first * 16 * F::state_pitch + fragment::right_operand(lane, F::state_pitch));
 #pragma unroll
   for (int k = 0; k < Tr::state / 16; ++k) {
     std::uint32_t rows[4];
     load_matrix(rows, c + std::uint32_t(k * 32));
 #pragma unroll
-    for (int i = 0; i < F::each; ++i) {
-      if (first + i * F::parts > own) break;
+    for (int i = 0; i < Tiles; ++i) {
       std::uint32_t columns[4];
       load_matrix(columns, b + std::uint32_t(i * F::parts * 16 * F::state_pitch + k * 32));
       mma<typename Tr::element>(s[i][0], rows, columns[0], columns[1]);
@@ -150,23 +156,37 @@ __device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], i
   }
 }
 
+/// The same of the tiles `first` + 7 i that are none after the rows' own tile: no branch within the chain of products.
+template <class Tr>
+__device__ inline void few_scores(float (&s)[few_scan_traits<Tr>::each][2][4], int first, int own, std::uint32_t c,
+                                  std::uint32_t b) {
+  using F = few_scan_traits<Tr>;
+  static_assert(F::each == 2);
+  int const lane = int(threadIdx.x) % 32;
+  c += std::uint32_t(fragment::left_operand(lane, F::state_pitch));
+  b += std::uint32_t(first * 16 * F::state_pitch + fragment::right_operand(lane, F::state_pitch));
+  if (first + F::parts <= own)
+    few_scores_of<Tr, 2>(s, c, b);
+  else if (first <= own)
+    few_scores_of<Tr, 1>(s, c, b);
+}
+
 /// Scores of tile c times dt_j exp(c_i - c_j), as a fragment: in the rows' own tile up to each row's own token, to
 /// whose score the skip term is added.
 template <class Tr>
 __device__ inline void few_decayed(float const (&s)[2][4], int c, int own, float const* cum, int tokens, float skip,
                                    std::uint32_t (&a)[4]) {
   int const lane = int(threadIdx.x) % 32, row = fragment::row(lane), column = fragment::column(lane);
+  int const behind = c == own ? row : 1 << 20;  // of columns before the own tile none is ahead of any row
   float const at_row[2]{cum[own * 16 + row], cum[own * 16 + 8 + row]};
 #pragma unroll
   for (int e = 0; e < 4; ++e) {  // row half e % 2, column half e / 2
     float2 const to = *reinterpret_cast<float2 const*>(cum + tokens + c * 16 + e / 2 * 8 + column);
     float v = s[e / 2][e % 2 * 2] * exp2_fast(at_row[e % 2] - to.x);
     float w = s[e / 2][e % 2 * 2 + 1] * exp2_fast(at_row[e % 2] - to.y);
-    if (c == own) {
-      int const ahead = column + e / 2 * 8 - row - e % 2 * 8;
-      v = ahead < 0 ? v : ahead == 0 ? v + skip : 0.f;
-      w = ahead + 1 < 0 ? w : ahead + 1 == 0 ? w + skip : 0.f;
-    }
+    int const ahead = column + e / 2 * 8 - behind - e % 2 * 8;
+    v = ahead < 0 ? v : ahead == 0 ? v + skip : 0.f;
+    w = ahead + 1 < 0 ? w : ahead + 1 == 0 ? w + skip : 0.f;
     a[e] = pack<typename Tr::element>(v, w);
   }
 }
@@ -202,7 +222,7 @@ __device__ inline void few_scan(float const (&s)[few_scan_traits<Tr>::each][2][4
           make_float2(acc[n][half * 2], acc[n][half * 2 + 1]);
 }
 
-/// A worker's quads of four channels of the block's rows: gate and result.
+/// A thread's quads of four channels of the block's rows: gate and result.
 template <class Tr>
 struct few_gate {
   using F = few_scan_traits<Tr>;
@@ -217,7 +237,7 @@ struct few_gate {
   __device__ void load(few_arguments<T> const& p, few_scan_place<Tr> const& place) {
 #pragma unroll
     for (int j = 0; j < F::quads_each; ++j) {
-      int const i = int(threadIdx.x) + j * F::workers;
+      int const i = int(threadIdx.x) + j * F::threads;
       std::ptrdiff_t const row = row_of(i, p, place);
       z[j] = {};
       if (row >= 0)
@@ -230,7 +250,7 @@ struct few_gate {
                         float* squares) const {
 #pragma unroll
     for (int j = 0; j < F::quads_each; ++j) {
-      int const i = int(threadIdx.x) + j * F::workers;
+      int const i = int(threadIdx.x) + j * F::threads;
       std::ptrdiff_t const row = row_of(i, p, place);
       if (row < 0) continue;
       float const* const from = sums + i / F::quads * F::sum_pitch + i % F::quads * 4;
@@ -238,8 +258,8 @@ struct few_gate {
       float4 y{0, 0, 0, 0};
 #pragma unroll
       for (int part = 0; part < F::parts; ++part) {
-        if (part >= written) break;
-        float4 const v = *reinterpret_cast<float4 const*>(from + part * F::rows * F::sum_pitch);
+        float4 v{0, 0, 0, 0};  // no branch: the loads wait for each other no longer than they must
+        if (part < written) v = *reinterpret_cast<float4 const*>(from + part * F::rows * F::sum_pitch);
         y.x += v.x, y.y += v.y, y.z += v.z, y.w += v.w;
       }
       float2 const low = unpack<T>(z[j].v[0]), high = unpack<T>(z[j].v[1]);
@@ -251,17 +271,18 @@ struct few_gate {
   }
 };
 
-/// Starts copies of B, and of the rows' C, then of x, to shared memory; the block's workers.
+/// Starts copies of B, and of the rows' C, then of x, to shared memory. All threads.
 template <class Tr>
 __device__ inline void few_copy_operands(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
                                          few_scan_layout<Tr> const& lay, std::uint32_t shared) {
   int const begin = place.at.channels_reversed ? Tr::heads : Tr::inner;
-  copy_convolved<Tr, Tr::state>(p, place, place.at.b() - begin, 0, lay.tokens, shared);
-  copy_convolved<Tr, Tr::state>(p, place, place.at.c() - begin, place.first_tile * 16, few_scan_traits<Tr>::rows,
-                                shared + std::uint32_t(lay.c));
+  constexpr int most = 16 * Tr::most_tiles, rows = few_scan_traits<Tr>::rows;
+  copy_convolved<Tr, Tr::state, most>(p, place, place.at.b() - begin, 0, lay.tokens, shared);
+  copy_convolved<Tr, Tr::state, rows>(p, place, place.at.c() - begin, place.first_tile * 16, rows,
+                                      shared + std::uint32_t(lay.c));
   commit_copies();
-  copy_convolved<Tr, Tr::columns>(p, place, place.at.x() - begin + place.unit * Tr::columns, 0, lay.tokens,
-                                  shared + std::uint32_t(lay.x));
+  copy_convolved<Tr, Tr::columns, most>(p, place, place.at.x() - begin + place.unit * Tr::columns, 0, lay.tokens,
+                                        shared + std::uint32_t(lay.x));
   commit_copies();
 }
 
@@ -276,6 +297,80 @@ __device__ inline void few_write_squares(few_arguments<typename Tr::element> con
   if (row >= 0) p.squares[(2 * row + place.second) * Tr::units + place.unit] = sum;
 }
 
+/// One head's numbers that make decays and skip term, in the direction's order.
+struct few_head {
+  float rate, bias, skip;
+
+  template <class Tr>
+  __device__ few_head(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place) {
+    direction_pointers const& from = p.direction[place.second];
+    int const head = place.at.head(place.unit / Tr::per_head);
+    rate = -expf(from.a_log[head]) * log2_e, bias = from.dt_bias[head], skip = from.d[head];
+  }
+};
+
+/// The decay of a lane's token, number threadIdx.x: what head_decays makes, to the same bits. There one warp has 746
+/// instructions for seven tokens a lane, here warps that wait for their copies have a third of that each. On an H200
+/// Tiny at batch 2 takes 409 us for 416 in that way, at batch 1 352 in both.
+template <class Tr>
+struct few_token {
+  using F = few_scan_traits<Tr>;
+  float raw, sum, log_step;
+
+  /// Whether the warp has tokens.
+  static __device__ bool has(few_scan_layout<Tr> const& lay) {
+    return int(threadIdx.x) / 32 * 32 < lay.tokens && int(threadIdx.x) < 32 * F::decay_warps;
+  }
+  /// `from`: the projection's dt of the sequence's first row and this head.
+  __device__ void load(typename Tr::element const* from, few_scan_place<Tr> const& place, int length) {
+    int const t = int(threadIdx.x);
+    raw = t < length ? to_float(from[place.at.row(t, length) * Tr::projected]) : 0.f;
+  }
+  /// Sums up the warp's tokens, and leaves the whole in `totals` [decay warps]; a barrier must follow.
+  __device__ void sum_up(few_head const& head, int length, float* totals) {
+    int const lane = int(threadIdx.x) % 32;
+    float const step = int(threadIdx.x) < length ? softplus(raw + head.bias) : 0.f;
+    sum = sum_up_to_lane(step * head.rate, lane);
+    log_step = log2f(step);
+    if (lane == 31) totals[threadIdx.x / 32] = sum;
+  }
+  /// cum [2, tokens], as head_decays writes it; a barrier must follow.
+  __device__ void write(float const* totals, int tokens, float* cum) const {
+    int const t = int(threadIdx.x);
+    float before = 0;
+#pragma unroll
+    for (int w = 0; w < F::decay_warps; ++w)
+      if (w < t / 32) before += totals[w];
+    if (t < tokens) cum[t] = before + sum, cum[tokens + t] = before + sum - log_step;
+  }
+};
+
+/// Copies, decays and scores of one block, up to the point where all of it is wanted: a barrier must follow.
+template <class Tr>
+__device__ inline void few_prepare(few_arguments<typename Tr::element> const& p, few_scan_place<Tr> const& place,
+                                   few_scan_layout<Tr> const& lay, few_head const& head, few_gate<Tr>& gate,
+                                   float (&s)[few_scan_traits<Tr>::each][2][4]) {
+  using F = few_scan_traits<Tr>;
+  unsigned char* const shared = dynamic_shared();
+  float* const cum = reinterpret_cast<float*>(shared + lay.cum);
+  float* const totals = reinterpret_cast<float*>(shared + lay.squares);  // until the gate writes its squares
+  int const warp = int(threadIdx.x) / 32, m = warp / F::parts, own = place.first_tile + m;
+  auto const* const dt = p.zxbcdt + place.first_row * Tr::projected + place.at.dt() + place.unit / Tr::per_head;
+  std::uint32_t const at = shared_address(shared);
+  few_token<Tr> token;
+  bool const has = few_token<Tr>::has(lay);
+  if (has) token.load(dt, place, p.length);
+  few_copy_operands(p, place, lay, at);
+  gate.load(p, place);
+  if (has) token.sum_up(head, p.length, totals);
+  wait_copies<1>();
+  __syncthreads();
+  if (has) token.write(totals, lay.tokens, cum);
+  if (own <= place.last_tile)
+    few_scores<Tr>(s, warp % F::parts, own, at + std::uint32_t(lay.c + m * 16 * F::state_pitch), at);
+  wait_copies<0>();
+}
+
 /// Grid (units, row groups, 2 sequences).
 template <class Tr>
 __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
@@ -286,35 +381,20 @@ __global__ void __launch_bounds__(few_scan_traits<Tr>::threads, 2)
   int const warp = int(threadIdx.x) / 32;
   few_scan_place<Tr> const place{p};
   few_scan_layout<Tr> const lay{place.last_tile + 1};
-  float* const cum = reinterpret_cast<float*>(shared + lay.cum);
   float* const sums = reinterpret_cast<float*>(shared);
   float* const squares = reinterpret_cast<float*>(shared + lay.squares);
-  direction_pointers const& parameters = p.direction[place.second];
-  int const head = place.at.head(place.unit / Tr::per_head);
-  float const rate = -expf(parameters.a_log[head]) * log2_e, bias = parameters.dt_bias[head];
-  float const skip = parameters.d[head];
+  few_head const head{p, place};
   int const m = warp / F::parts, first = warp % F::parts, own = place.first_tile + m;
   wait_for_previous();
   few_gate<Tr> gate;
   float s[F::each][2][4] = {};
-  if (warp < F::warps) {
-    std::uint32_t const at = shared_address(shared);
-    few_copy_operands(p, place, lay, at);
-    gate.load(p, place);
-    wait_copies<1>();
-    barrier<F::workers>(0);
-    if (own <= place.last_tile) few_scores<Tr>(s, first, own, at + std::uint32_t(lay.c + m * 16 * F::state_pitch), at);
-    wait_copies<0>();
-  } else {
-    head_decays<Tr>(p.zxbcdt + place.first_row * Tr::projected + place.at.dt() + place.unit / Tr::per_head, place.at,
-                    rate, bias, 0, p.length, lay.tokens, cum);
-  }
+  few_prepare<Tr>(p, place, lay, head, gate, s);
   __syncthreads();
-  if (warp < F::warps && own <= place.last_tile && first <= own)
-    few_scan<Tr>(s, first, own, cum, lay.tokens, skip, shared_address(shared) + std::uint32_t(lay.x),
-                 sums + (first * F::rows + m * 16) * F::sum_pitch);
+  if (own <= place.last_tile && first <= own)
+    few_scan<Tr>(s, first, own, reinterpret_cast<float const*>(shared + lay.cum), lay.tokens, head.skip,
+                 shared_address(shared) + std::uint32_t(lay.x), sums + (first * F::rows + m * 16) * F::sum_pitch);
   __syncthreads();
-  if (warp < F::warps) gate.write(p, place, sums, squares);
+  gate.write(p, place, sums, squares);
   __syncthreads();
   few_write_squares(p, place, squares);
 }

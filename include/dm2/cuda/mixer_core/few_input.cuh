@@ -37,10 +37,13 @@ struct few_input_column {
   using M = typename Tr::mixer;
   int second,
       index;  ///< index: the column's place among the direction's convolved channels, negative where it has none
+  int token;  ///< in its sequence, of the first row that is convolved
   float weight[M::taps], bias;
 
-  __device__ few_input_column(few_arguments<typename Tr::element> const& p, int position)
-      : second{int(threadIdx.x) % 32 / 16} {
+  /// The block's first row is row `first` of the batch.
+  __device__ few_input_column(few_arguments<typename Tr::element> const& p, int position, int first)
+      : second{int(threadIdx.x) % 32 / 16}, token{(first + Tr::before) % p.length} {
+    hide(token);  // the division here, not behind the products
     direction_slices<M> const at{second == 1};
     int const slice = second == 1 ? M::heads : M::inner;
     index = position - slice;
@@ -59,18 +62,21 @@ struct few_input_column {
 #pragma unroll
     for (int i = 0; i < 16; ++i) x[i] = tile[i * Tr::tile_pitch];
     int const count = p.sequences * p.length;
-    int t = (first + Tr::before) % p.length;
+    int t = token;
     auto* const to = p.convolved + (std::ptrdiff_t(second) * count + first) * M::conv_dim + index;
+    float v[16];  // all of them before the first store: the rows' chains of dependent instructions run side by side
 #pragma unroll
     for (int i = Tr::before; i < 16; ++i) {
-      if (first + i >= count) return;
       float h = bias;
 #pragma unroll
       for (int k = 0; k < M::taps; ++k)
         if (t >= Tr::before - k) h = fmaf(weight[k], x[i - Tr::before + k], h);
-      to[i * M::conv_dim] = from_float<typename Tr::element>(fmaf(h, tanh_fast(h), h));
+      v[i] = fmaf(h, tanh_fast(h), h);
       if (++t == p.length) t = 0;
     }
+#pragma unroll
+    for (int i = Tr::before; i < 16; ++i)
+      if (first + i < count) to[i * M::conv_dim] = from_float<typename Tr::element>(v[i]);
   }
 };
 
@@ -86,7 +92,7 @@ __global__ void __launch_bounds__(Tr::project::threads)
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   int const first = int(blockIdx.y) * Tr::rows - Tr::before, column = (int(blockIdx.x) * P::warps + warp) * 16;
   project_add_norm::few_project_weights<P> const in{p, column};
-  few_input_column<Tr> const convolution{mixer, column + lane % 16};
+  few_input_column<Tr> const convolution{mixer, column + lane % 16, first};
   wait_for_previous();
   project_add_norm::few_norm<P>(p, first, in.norm, normed);
   __syncthreads();
