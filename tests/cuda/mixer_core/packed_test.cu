@@ -159,16 +159,19 @@ TEST_CASE("cuda mixer_core, packed: equals the CPU's for other heads, states, ta
   check_lengths<packed_mixer<fp16, fours>>(2, {15, 224});
 }
 
-TEST_CASE("cuda mixer_core, packed: a multiprocessor of an H100 or H200 has room for two blocks at every length") {
+/// Whether a multiprocessor of an H100 or H200 has room for two blocks of so many tiles.
+template <mixer_shape M>
+constexpr bool two_fit(int tiles) {
   constexpr int all = 228 << 10, of_system = 1 << 10, own = 128;  // bytes: CUDA's table for 9.0, and a kernel's own
-  auto const twice = []<mixer_shape M>(int tiles) {
-    return 2 * (room::layout<room::packed_traits<__nv_bfloat16, M, half_boxes>>{tiles}.bytes + own + of_system) <= all;
-  };
+  return 2 * (room::layout<room::packed_traits<__nv_bfloat16, M, half_boxes>>{tiles}.bytes + own + of_system) <= all;
+}
+
+TEST_CASE("cuda mixer_core, packed: a multiprocessor of an H100 or H200 has room for two blocks at every length") {
   for (int tiles = 1; tiles <= 14; ++tiles) {
-    CHECK(twice.operator()<tiny_mixer>(tiles));
-    CHECK(twice.operator()<tiny_other_way>(tiles));
+    CHECK(two_fit<tiny_mixer>(tiles));
+    CHECK(two_fit<tiny_other_way>(tiles));
   }
-  for (int tiles = 1; tiles <= 13; ++tiles) CHECK(twice.operator()<small_mixer>(tiles));
+  for (int tiles = 1; tiles <= 13; ++tiles) CHECK(two_fit<small_mixer>(tiles));
 }
 
 TEST_CASE(

@@ -34,6 +34,9 @@ class own_rounding {
 
 /// Filter through points at -1, 0, 1 and 2, at part t between the second and the third; bilinear takes those two only.
 /// r multiplies with a rounding of its own.
+#ifdef __CUDACC__
+#pragma nv_exec_check_disable  // the host's r for the host, the device's for the device
+#endif
 template <resize_filter Filter, class Product>
 [[nodiscard]] DM2_HOST_DEVICE double interpolate(double a, double b, double c, double d, double t, Product r) noexcept {
   if constexpr (Filter == resize_filter::bilinear) return b + r(c - b, t);
