@@ -16,7 +16,8 @@
 /// without a way through shared memory. Below the diagonal, with e_J the sum c at the end of the column's 16 tokens,
 /// E_ij = exp(c_i - e_J) exp(e_J - c_j), both at most 1: four exponentials a lane; the second factor is left out of
 /// G E and goes into U at the end. On the diagonal G E is times dt_j, and D is added to it: U becomes dx. The free
-/// warps meanwhile finish d dt and the sums for A and D of the unit before, and prepare the next one.
+/// warps meanwhile finish d dt and the sums for A and D of the unit before, and prepare the next one. Where they
+/// convolve as well, the others add up the rows of the unit before.
 /// At the end dB and dC, from dG rounded to 16 bits.
 ///
 /// da_t as sums over rectangles: inside t's tile (i, j both in it), rows i >= t of it with all tiles before, columns
@@ -213,6 +214,37 @@ __device__ inline void convolve_beside(backward_quadratic_block<Tr> const& k, co
   own.run(k.x(unit), wait, [](int, int, auto const&) {});
 }
 
+/// Where the free warps wait for the rows of the warps with tiles.
+template <class Tr>
+inline constexpr int rows_barrier = Tr::most_tiles / 2 + 1;
+
+/// The free warps start the copy of the next unit's operands.
+template <class Tr>
+__device__ inline void copy_beside(backward_quadratic_block<Tr> const& k, copying_threads threads, int unit) {
+  if constexpr (Tr::projected)
+    copy_unit(k, copying_team<Tr>{threads.own}, unit);
+  else
+    copy_unit(k, threads, unit);
+}
+/// The free warps finish a unit's tokens; where they convolve, without the rows.
+template <class Tr, class Wait>
+__device__ inline void finish_beside(backward_quadratic_block<Tr> const& k, int unit, token_team team,
+                                     Wait const& wait) {
+  if constexpr (Tr::projected)
+    finish_tokens<false>(k, unit, team, [] { barrier<Tr::threads>(rows_barrier<Tr>); });
+  else
+    finish_tokens(k, unit, team, wait);
+}
+/// The warps with tiles add up the rows of the unit before, where the free warps convolve, and wait for nobody.
+template <class Tr>
+__device__ inline void rows_beside(backward_quadratic_block<Tr> const& k, int unit) {
+  if constexpr (Tr::projected)
+    if (unit > 0) {
+      add_own_row(k, unit - 1);
+      arrive<Tr::threads>(rows_barrier<Tr>);
+    }
+}
+
 /// The free warps' loop, beside the others' unit_columns: operands of the next unit, or the first part of B; its
 /// decays; the tokens of the unit before. Where there is room for one unit's operands only, the tokens of the unit
 /// itself, while the next one's operands come.
@@ -229,13 +261,13 @@ __device__ inline void units_beside(backward_quadratic_block<Tr> k) {
     lane_steps steps;
     if (scanner) steps = load_lane_steps(k, unit + 1);
     if (unit + 1 == Tr::units && early_b(k)) copy_b(k, threads, 0);
-    if (unit + 1 < Tr::units && k.two_units()) copy_unit(k, threads, unit + 1);
+    if (unit + 1 < Tr::units && k.two_units()) copy_beside(k, threads, unit + 1);
     commit_copies();
     if (scanner) scan_vectors(k, unit + 1, steps);
     if (!k.two_units()) meet<Tr>();
     copy_single(k, unit + 1);
     int const done = k.two_units() ? unit - 1 : unit;
-    if (done >= 0 && done + 1 < Tr::units) finish_tokens(k, done, {k.free_warp(), warps}, wait);
+    if (done >= 0 && done + 1 < Tr::units) finish_beside(k, done, {k.free_warp(), warps}, wait);
     if constexpr (Tr::projected)
       if (unit + 1 < Tr::units) convolve_beside(k, threads, unit + 1, wait);
   }
@@ -251,6 +283,7 @@ __device__ inline void units_of_tiles(backward_quadratic_block<Tr> k) {
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     begin_unit<Tr>();
+    rows_beside(k, unit);
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
     int own = unit;
     if constexpr (Tr::projected) hide(own);

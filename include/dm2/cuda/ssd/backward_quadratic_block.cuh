@@ -23,7 +23,7 @@ struct backward_quadratic_traits {
   using sizes = backward_sizes<M>;
   using operands = backward_operands<M, T>;
   /// Whether operands are projected_operands. Then there are always two units' operands in shared memory: no place of
-  /// one is a choice, which takes fewer instructions.
+  /// one is a choice, which takes fewer instructions. And since the free warps convolve, the others add up the rows.
   static constexpr bool projected = false;
   static constexpr int warps = 16, threads = 32 * warps, slots = Slots;
   /// Columns of a head at a time: a unit. Every result is a sum over them, or theirs alone.
@@ -65,7 +65,7 @@ struct backward_quadratic_layout {
   int patches;     ///< [tiles] 16 rows of a part
   int vectors;     ///< decay_vectors, of two units, dt of three
   int sums;        ///< token_sums, of two units
-  int around;      ///< [16 warps, 16] floats: of Gamma over the tiles i after and j before a tile
+  int around;      ///< [16 warps or rows of tiles, 16] floats: of Gamma over the tiles i after and j before a tile
   int carried;     ///< [tokens] floats: a head's d dt of its slices so far
   int totals;      ///< [free warps, heads] pairs of floats, sums for A and D
   int parameters;  ///< where projected: [heads] pairs of floats, A and D
@@ -236,6 +236,12 @@ template <class Tr>
 __device__ inline copying_threads all_threads() {
   return {int(threadIdx.x), Tr::threads};
 }
+/// The threads of as many free warps as there are at least: this one; those behind them copy nothing.
+template <class Tr>
+struct copying_team {
+  static constexpr int count = 32 * (Tr::warps - Tr::most_tiles);
+  int own;
+};
 
 /// Starts the threads' copies of `Width` columns of the sequence, token t of which is `stride` t from `from`; zeros
 /// behind its end.
@@ -255,15 +261,33 @@ __device__ inline void copy_tokens(backward_quadratic_block<Tr> const& k, copyin
     from += each * stride, at += each * pitch;
   }
 }
-/// The same of an array's rows.
+/// The same by a team, with every copy in line: 5 instructions each, where the loop takes 11.
 template <int Width, class Tr>
-__device__ inline void copy_columns(backward_quadratic_block<Tr> const& k, copying_threads threads,
+__device__ inline void copy_tokens(backward_quadratic_block<Tr> const& k, copying_team<Tr> team,
+                                   typename Tr::element const* from, std::ptrdiff_t stride, unsigned char* to) {
+  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = copying_team<Tr>::count / pieces;
+  constexpr int most = (Tr::most_tiles * 16 + each - 1) / each;
+  hide(team.own);
+  int const row = team.own / pieces, column = team.own % pieces * 8, inside = k.p.length - row;
+  if (row >= each) return;
+  from += row * stride + column;
+  std::ptrdiff_t const step = each * stride;
+  std::uint32_t const at = shared_address(to) + std::uint32_t(row * pitch + column * 2);
+#pragma unroll
+  for (int i = 0; i < most; ++i, from += step)
+    if (i * each < inside) copy_async(at + std::uint32_t(i * each * pitch), from);
+  for (int t = k.p.length + row; t < k.at.rows(); t += each)
+    *reinterpret_cast<uint4*>(to + (t * pitch + column * 2)) = uint4{0, 0, 0, 0};
+}
+/// The same of an array's rows.
+template <int Width, class Tr, class Threads>
+__device__ inline void copy_columns(backward_quadratic_block<Tr> const& k, Threads threads,
                                     typename Tr::element const* from, int stride, unsigned char* to) {
   copy_tokens<Width>(k, threads, from + k.row(0) * std::size_t(stride), stride, to);
 }
 /// The same of the projection's rows.
-template <int Width, class Tr>
-__device__ inline void copy_projected(backward_quadratic_block<Tr> const& k, copying_threads threads, int column,
+template <int Width, class Tr, class Threads>
+__device__ inline void copy_projected(backward_quadratic_block<Tr> const& k, Threads threads, int column,
                                       unsigned char* to) {
   constexpr std::ptrdiff_t stride = Tr::sizes::projected;
   std::ptrdiff_t const first = k.projected_row();
@@ -273,8 +297,8 @@ __device__ inline void copy_projected(backward_quadratic_block<Tr> const& k, cop
 }
 
 /// Starts the copy of a unit's operands; of x, where it is convolved in the block, of what it is made from.
-template <class Tr>
-__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, copying_threads threads, int unit) {
+template <class Tr, class Threads>
+__device__ inline void copy_unit(backward_quadratic_block<Tr> const& k, Threads threads, int unit) {
   if constexpr (Tr::projected)
     copy_projected<Tr::slice>(k, threads, k.front().x + k.column(unit), k.x(unit));
   else

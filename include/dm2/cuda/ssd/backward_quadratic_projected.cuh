@@ -2,7 +2,8 @@
 /// The quadratic scan's backward from a mixer's projection.
 ///
 /// The kernel of backward_quadratic.cuh, which makes x, B, C and dt itself: no kernel before it writes them, and x is
-/// never in memory. Always two units are in shared memory. Results are the same bits as from x, B, C and dt.
+/// never in memory. Always two units are in shared memory. d dt and the sum for A are added up in another order than
+/// from x, B, C and dt: row by row of tiles. All other results are the same bits.
 #pragma once
 
 #include <dm2/cuda/context.cuh>

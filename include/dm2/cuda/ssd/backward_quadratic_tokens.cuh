@@ -55,11 +55,11 @@ __device__ inline void add_tiles(backward_quadratic_block<Tr> const& k, int unit
   if ((k.lane & 1) == 0) reinterpret_cast<float*>(k.shared + k.at.around)[team.own * 16 + k.lane / 2] = sum;
 }
 
-/// The sum of Gamma_ij over all tiles i after and j before tile lane % 16.
+/// The sum of Gamma_ij over all tiles i after and j before tile lane % 16, of which `teams` have left a part.
 template <class Tr>
-__device__ inline float sum_around(backward_quadratic_block<Tr> const& k, int warps) {
+__device__ inline float sum_around(backward_quadratic_block<Tr> const& k, int teams) {
   float sum = 0;
-  for (int w = 0; w < warps; ++w) sum += reinterpret_cast<float const*>(k.shared + k.at.around)[w * 16 + (k.lane & 15)];
+  for (int w = 0; w < teams; ++w) sum += reinterpret_cast<float const*>(k.shared + k.at.around)[w * 16 + (k.lane & 15)];
   return sum;
 }
 
@@ -81,19 +81,26 @@ __device__ inline float da_of_token(backward_quadratic_block<Tr> const& k, int u
   return there ? from.inside[token] + rows + (place == 0 ? 0.f : before) + around : 0.f;
 }
 
+/// The first pass of finish_tokens for one row of tiles, by a warp that has no other.
+template <class Tr>
+__device__ inline void add_own_row(backward_quadratic_block<Tr> const& k, int unit) {
+  if (k.warp < k.at.tiles) add_tiles(k, unit, {k.warp, k.at.tiles});
+}
+
 /// d dt of a unit's tokens, and its sums for A and D, from what the unit's tiles left in shared memory. Between the two
-/// passes the team's warps wait for each other.
-template <class Tr, class Wait>
+/// passes the team's warps wait for each other; where not Rows, the first one is add_own_row of other warps, and they
+/// wait for those.
+template <bool Rows = true, class Tr, class Wait>
 __device__ inline void finish_tokens(backward_quadratic_block<Tr> const& k, int unit, token_team team,
                                      Wait const& wait) {
-  add_tiles(k, unit, team);
+  if constexpr (Rows) add_tiles(k, unit, team);
   wait();
   int const slice = unit % Tr::slices;
   if (team.own >= k.at.free_warps()) return;
   auto const from = k.sums(unit);
   float const* const dt = k.vectors(unit).dt;
   float* const carried = reinterpret_cast<float*>(k.shared + k.at.carried);
-  float const around = sum_around(k, team.count), rate = k.rate(unit);
+  float const around = sum_around(k, Rows ? team.count : k.at.tiles), rate = k.rate(unit);
   float sum = 0;
 #pragma unroll 1
   for (int first = team.own * 32; first < k.at.rows(); first += k.at.free_warps() * 32) {
