@@ -1,10 +1,9 @@
-// The scan of long sequences in chunks: ways to cut a block's work, in turn in one program.
+// The scan of long sequences in chunks: what ssd and ssd_backward take.
 //
 //   dm2_cuda_scan_bench            Tiny's and Small's shape at several lengths
 //   dm2_cuda_scan_bench --once     each once, without times, for a profiler
 //
-// Forward: two units a block (what ssd takes), two in joint phases, four in joint phases. Backward: the teams in step
-// (what ssd_backward takes), and a phase apart. Results are compared before they are timed.
+// The walk is the first of the backward's kernels alone, which leaves the states between chunks.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
@@ -13,7 +12,6 @@
 #include "cuda/timing.cuh"
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdio>
 #include <exception>
@@ -33,16 +31,6 @@ constexpr int rounds = 3;
 constexpr mixer_shape tiny{.heads = 8, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
 constexpr mixer_shape small{.heads = 8, .headdim = 96, .d_state = 128, .groups = 1, .d_conv = 4};
 
-/// Relative distance in norm; NaN where there is one.
-double distance(std::vector<T> const& got, std::vector<T> const& want) {
-  double apart = 0, size = 0;
-  for (std::size_t i = 0; i < got.size(); ++i) {
-    double const a = double(cuda::detail::to_float(got[i])), b = double(cuda::detail::to_float(want[i]));
-    apart += (a - b) * (a - b), size += b * b;
-  }
-  return std::sqrt(apart / size);
-}
-
 /// Sequences of one shape, and what the kernels write.
 template <mixer_shape M>
 class scan_case {
@@ -55,19 +43,13 @@ class scan_case {
       : sequences_{sequences}, length_{length}, n_{std::size_t(sequences) * std::size_t(length)} {}
 
   void measure(char const* name, bool once) {
-    compare(name);
-    if (once) return;
-    std::vector<double> us[7];
+    if (once) return forward(), backward(), stream_.synchronize();
+    std::vector<double> us[4];
     for (int round = 0; round < rounds; ++round) {
-      int at = 0;
-      auto const time = [&](auto const& work) { us[at++].push_back(median_us(stream_, work)); };
-      time([&] { forward<2, false>(); });
-      time([&] { forward<2, true>(); });
-      time([&] { forward<4, true>(); });
-      time([&] { walk(); });
-      time([&] { backward<false>(); });
-      time([&] { backward<true>(); });
-      time([&] { forward<2, true>(), backward<true>(); });
+      us[0].push_back(median_us(stream_, [&] { forward(); }));
+      us[1].push_back(median_us(stream_, [&] { walk(); }));
+      us[2].push_back(median_us(stream_, [&] { backward(); }));
+      us[3].push_back(median_us(stream_, [&] { forward(), backward(); }));
     }
     std::printf("| %s |", name);
     for (auto const& of : us) {
@@ -79,19 +61,12 @@ class scan_case {
   }
 
  private:
-  template <int Teams, bool Joint>
-  void forward() {
-    using traits = room::chunked_traits<room::ssd_sizes<M, T>, Teams, Joint>;
-    auto const plan = room::chunked_plan::make<traits>(length_, sequences_, ctx_.device());
-    room::arguments<T> const p{x_.data(), b_.data(), c_.data(), dt_.data(), a_.data(), d_.data(), y_.data(), length_};
-    arena memory{scratch(), scratch_.size()};
-    room::launch_chunked<traits>(p, room::take_runs<traits>(memory, plan, sequences_), plan, sequences_, stream_.get());
-  }
-  template <bool Staggered>
+  void forward() { cuda::ssd(ctx_, input(), matrix<T, inner>{y_.data(), n_}); }
   void backward() {
-    using form = room::backward_chunked<M, T, Staggered>;
-    if (Staggered && !form::staggers(ctx_.device())) throw std::runtime_error{"the teams are not apart here"};
-    form::launch(operands(), scratch(), ctx_.device(), stream_.get());
+    cuda::ssd_gradient<M, T> const grad{
+        matrix<T, inner>{dx_.data(), n_},  matrix<float, M.heads>{ddt_.data(), n_}, parameters(da_),
+        matrix<T, states>{db_.data(), n_}, matrix<T, states>{dc_.data(), n_},       parameters(dd_)};
+    cuda::ssd_backward(ctx_, input(), matrix<T, inner>{dy_.data(), n_}, grad);
   }
   /// The first kernel of the backward alone, as often as the backward launches it.
   void walk() {
@@ -99,10 +74,10 @@ class scan_case {
     constexpr unsigned units = unsigned(traits::units * M.groups);
     int const chunks = (length_ - 1) / room::ssd_tile + 1;
     std::size_t const state = std::size_t(units) * traits::state_bytes, one = 2 * state * std::size_t(chunks),
-                      fit = std::max<std::size_t>(1, (512 << 20) / one);
+                      fit = std::max<std::size_t>(1, room::backward_chunked<M, T>::most_scratch / one);
     std::size_t const all = std::size_t(sequences_), slices = (all + fit - 1) / fit;
     int const most = int((all + slices - 1) / slices);
-    arena memory{scratch(), scratch_.size()};
+    arena memory{reinterpret_cast<std::byte*>(scratch_.data()), scratch_.size()};
     room::backward_chunk_scratch const s{memory, std::size_t(most) * std::size_t(chunks), state, std::size_t(M.heads)};
     auto const kernel = room::backward_walk_kernel<traits>;
     cuda::detail::prefer_shared("walk", kernel);
@@ -112,45 +87,24 @@ class scan_case {
           {dim3(unsigned(std::min(most, sequences_ - first)) * units, 2), traits::threads, std::size_t(traits::bytes)},
           stream_.get(), operands(), s, first, chunks);
   }
+  [[nodiscard]] static block<float, space::device, M.heads> parameters(random_array<float> const& p) {
+    return block<float, space::device, M.heads>{p.data()};
+  }
+  [[nodiscard]] cuda::ssd_input<M, T> input() const {
+    return {matrix<T, inner>{x_.data(), n_},
+            matrix<float, M.heads>{dt_.data(), n_},
+            parameters(a_),
+            matrix<T, states>{b_.data(), n_},
+            matrix<T, states>{c_.data(), n_},
+            parameters(d_),
+            length_};
+  }
   [[nodiscard]] room::backward_operands<M, T> operands() const {
-    auto const wide = [&](auto const& p) { return matrix<T, inner>{p.data(), n_}; };
-    auto const narrow = [&](auto const& p) { return matrix<T, states>{p.data(), n_}; };
-    auto const steps = [&](auto const& p) { return matrix<float, M.heads>{p.data(), n_}; };
-    auto const each = [&](auto const& p) { return block<float, space::device, M.heads>{p.data()}; };
-    cuda::ssd_input<M, T> const in{wide(x_), steps(dt_), each(a_), narrow(b_), narrow(c_), each(d_), length_};
-    cuda::ssd_gradient<M, T> const grad{wide(dx_), steps(ddt_), each(da_), narrow(db_), narrow(dc_), each(dd_)};
-    auto p = room::operands_of<M, T>(in, dy_.data(), grad, sequences_);
-    p.da = sums_.data(), p.d_skip = sums_.data() + sequences_ * M.heads;
-    return p;
+    cuda::ssd_gradient<M, T> const none{};
+    return room::operands_of<M, T>(input(), dy_.data(), none, sequences_);
   }
-  [[nodiscard]] std::byte* scratch() const { return reinterpret_cast<std::byte*>(scratch_.data()); }
   [[nodiscard]] std::size_t scratch_bytes() const {
-    return room::backward_chunked<M, T>::scratch_bytes(sequences_, length_, ctx_.device()) +
-           room::most_chunked_bytes<2, M, T>(length_, sequences_, ctx_.device()) + (std::size_t{64} << 20);
-  }
-
-  template <class F>
-  [[nodiscard]] std::vector<T> result(random_array<T> const& of, std::size_t n, F const& work) {
-    std::vector<T> got(n);
-    cuda::check(cudaMemsetAsync(of.data(), 0xff, n * sizeof(T), stream_.get()), "clear");  // NaN
-    work();
-    stream_.synchronize();
-    cuda::check(cudaMemcpy(got.data(), of.data(), n * sizeof(T), cudaMemcpyDeviceToHost), "result");
-    return got;
-  }
-  void compare(char const* name) {
-    auto const need = [&](char const* what, double apart) {
-      std::printf("%s: %s is %.1e from today's\n", name, what, apart);
-      if (!(apart < 1e-3)) throw std::runtime_error{std::string{name} + ": " + what + " differs"};
-    };
-    auto const y = result(y_, n_ * inner, [&] { forward<2, false>(); });
-    need("forward, joint", distance(result(y_, n_ * inner, [&] { forward<2, true>(); }), y));
-    need("forward, joint, four", distance(result(y_, n_ * inner, [&] { forward<4, true>(); }), y));
-    auto const in_step = [&] { backward<false>(); };
-    auto const apart = [&] { backward<true>(); };
-    need("dx", distance(result(dx_, n_ * inner, apart), result(dx_, n_ * inner, in_step)));
-    need("dB", distance(result(db_, n_ * states, apart), result(db_, n_ * states, in_step)));
-    need("dC", distance(result(dc_, n_ * states, apart), result(dc_, n_ * states, in_step)));
+    return room::backward_chunked<M, T>::scratch_bytes(sequences_, length_, ctx_.device());
   }
 
   int sequences_, length_;
@@ -161,8 +115,7 @@ class scan_case {
   random_array<T> dx_{n_ * inner}, db_{n_ * states}, dc_{n_ * states};
   random_array<float> dt_{n_ * std::size_t(M.heads), 0.01f, 0.05f}, a_{std::size_t(M.heads), 0.1f, -1.f},
       d_{std::size_t(M.heads)}, ddt_{n_ * std::size_t(M.heads)};
-  random_array<float> da_{std::size_t(M.heads)}, dd_{std::size_t(M.heads)},
-      sums_{2 * std::size_t(sequences_ * M.heads)};
+  random_array<float> da_{std::size_t(M.heads)}, dd_{std::size_t(M.heads)};
   cuda::device_memory scratch_{scratch_bytes()};
 };
 
@@ -173,10 +126,8 @@ void measure(char const* name, int sequences, int length, bool once) {
 
 void run(bool once) {
   if (!once) print_device();
-  std::puts(
-      "| us | forward: two units | joint | joint, four units | backward: walk alone | in step | apart |"
-      " joint forward, backward apart |");
-  std::puts("|---|---:|---:|---:|---:|---:|---:|---:|");
+  std::puts("| us | forward | backward: walk alone | backward | forward, backward |");
+  std::puts("|---|---:|---:|---:|---:|");
   measure<tiny>("Tiny, 64 x 3137", 64, 3137, once);
   if (once) return;
   measure<tiny>("Tiny, 16 x 3137", 16, 3137, once);

@@ -43,59 +43,57 @@ template <mixer_shape M, class T>
 inline constexpr bool on_tensor_cores = is_half<T>&& M.headdim % 16 == 0 && M.d_state % 16 == 0;
 
 /// What one call does, decided before its memory is taken.
-enum class chosen_form : unsigned char { recurrence, tiled, quadratic, chunked, chunked_pairs };
+enum class chosen_form : unsigned char { recurrence, tiled, quadratic, chunked };
 
 /// `aligned`: every pointer is at a multiple of 16 bytes. The number of sequences decides in float only.
 template <mixer_shape M, class T>
 chosen_form choose_form(int length, bool aligned, scan_form form, device_properties const& device, int sequences = 1) {
   if constexpr (on_tensor_cores<M, T>) {
     using sizes = ssd_sizes<M, T>;
-    using one = chunked_traits<sizes, 1>;
-    using two = chunked_traits<sizes, 2>;
     if (!aligned) return chosen_form::recurrence;
     if (form != scan_form::chunked && quadratic_fits<quadratic_traits<sizes>>(length, device))
       return chosen_form::quadratic;
-    if (one::unit::count > 1 && two::bytes <= device.shared_per_block) return chosen_form::chunked_pairs;
-    if (one::bytes <= device.shared_per_block) return chosen_form::chunked;
+    if (chunked_traits<sizes, 1>::bytes <= device.shared_per_block) return chosen_form::chunked;
   } else if constexpr (std::is_same_v<T, float>) {
     if (aligned && tiled_fits<M>(length, sequences, device)) return chosen_form::tiled;
   }
   return chosen_form::recurrence;
 }
 
-/// Bytes of scratch of the chunked form with `Teams` units a block.
-template <int Teams, mixer_shape M, class T>
+/// Bytes of scratch of the chunked form.
+template <mixer_shape M, class T>
 std::size_t chunked_bytes(int length, int sequences, device_properties const& device) {
-  using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
   arena ruler;
-  static_cast<void>(take_runs<traits>(ruler, chunked_plan::make<traits>(length, sequences, device), sequences));
+  with_chunked_traits<ssd_sizes<M, T>>(length, sequences, device, [&]<class Tr>(Tr, chunked_plan const& plan) {
+    static_cast<void>(take_runs<Tr>(ruler, plan, sequences));
+  });
   return ruler.peak();
 }
 
 /// The most of that for any number of sequences up to `sequences`: few are cut into runs, many are not.
-template <int Teams, mixer_shape M, class T>
+template <mixer_shape M, class T>
 std::size_t most_chunked_bytes(int length, int sequences, device_properties const& device) {
   std::size_t most = 0;
   for (int n = 1; n <= std::min(sequences, 2 * device.multiprocessors); ++n)
-    most = std::max(most, chunked_bytes<Teams, M, T>(length, n, device));
+    most = std::max(most, chunked_bytes<M, T>(length, n, device));
   return most;
 }
 
 /// The chunked form with its scratch from `memory`.
-template <int Teams, mixer_shape M, class T>
+template <mixer_shape M, class T>
 void launch_chunked_from(arena& memory, device_properties const& device, cudaStream_t stream, arguments<T> const& p,
                          int sequences) {
-  using traits = chunked_traits<ssd_sizes<M, T>, Teams>;
-  auto const plan = chunked_plan::make<traits>(p.length, sequences, device);
   arena_scope const scope{memory};
-  launch_chunked<traits>(p, take_runs<traits>(memory, plan, sequences), plan, sequences, stream);
+  with_chunked_traits<ssd_sizes<M, T>>(p.length, sequences, device, [&]<class Tr>(Tr, chunked_plan const& plan) {
+    launch_chunked<Tr>(p, take_runs<Tr>(memory, plan, sequences), plan, sequences, stream);
+  });
 }
 
 /// The same with scratch of the context's.
-template <int Teams, mixer_shape M, class T, precision P>
+template <mixer_shape M, class T, precision P>
 void run_chunked(context<P>& ctx, arguments<T> const& p, int sequences) {
-  if (!ctx.reserve(chunked_bytes<Teams, M, T>(p.length, sequences, ctx.device())) || sequences == 0) return;
-  launch_chunked_from<Teams, M>(ctx.shared(), ctx.device(), ctx.stream(), p, sequences);
+  if (!ctx.reserve(chunked_bytes<M, T>(p.length, sequences, ctx.device())) || sequences == 0) return;
+  launch_chunked_from<M>(ctx.shared(), ctx.device(), ctx.stream(), p, sequences);
 }
 
 template <class... P>
@@ -135,8 +133,7 @@ struct composed_scratch {
         tiles.emplace(a, form == chosen_form::tiled ? sequences : few, length);
     }
     if constexpr (limited && on_tensor_cores<M, T>) {
-      if (form == chosen_form::chunked) bytes = most_chunked_bytes<1, M, T>(length, sequences, device);
-      if (form == chosen_form::chunked_pairs) bytes = most_chunked_bytes<2, M, T>(length, sequences, device);
+      if (form == chosen_form::chunked) bytes = most_chunked_bytes<M, T>(length, sequences, device);
       runs = a.template take<std::byte>(bytes);
     }
   }
@@ -153,9 +150,7 @@ void scan_composed(context<P>& ctx, ssd_input<M, T> const& in, rows<T, M.d_inner
     if (scratch.form == way::tiled) return scan_tiled<M>(ctx, p, count, *scratch.tiles);
   if constexpr (composed_scratch<M, T, Whole>::limited && on_tensor_cores<M, T>) {
     arena memory{scratch.runs, scratch.bytes};
-    if (scratch.form == way::chunked) return launch_chunked_from<1, M>(memory, ctx.device(), ctx.stream(), p, count);
-    if (scratch.form == way::chunked_pairs)
-      return launch_chunked_from<2, M>(memory, ctx.device(), ctx.stream(), p, count);
+    if (scratch.form == way::chunked) return launch_chunked_from<M>(memory, ctx.device(), ctx.stream(), p, count);
     if (scratch.form == way::quadratic)
       return launch_quadratic<quadratic_traits<ssd_sizes<M, T>>>(p, count, ctx.device(), ctx.stream());
   }
@@ -190,8 +185,7 @@ void ssd(context<P>& ctx, ssd_input<M, T> const& in, std::type_identity_t<rows<T
   auto const way = detail::ssd::choose_form<M, T>(in.length, aligned, form, ctx.device(), count);
   if constexpr (detail::ssd::on_tensor_cores<M, T>) {
     using sizes = detail::ssd::ssd_sizes<M, T>;
-    if (way == detail::ssd::chosen_form::chunked_pairs) return detail::ssd::run_chunked<2, M>(ctx, p, count);
-    if (way == detail::ssd::chosen_form::chunked) return detail::ssd::run_chunked<1, M>(ctx, p, count);
+    if (way == detail::ssd::chosen_form::chunked) return detail::ssd::run_chunked<M>(ctx, p, count);
     if (!ctx.reserve(0) || count == 0) return;
     if (way == detail::ssd::chosen_form::quadratic)
       return detail::ssd::launch_quadratic<detail::ssd::quadratic_traits<sizes>>(p, count, ctx.device(), ctx.stream());

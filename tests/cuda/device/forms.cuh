@@ -119,7 +119,6 @@ class chooser {
         case way::quadratic:
           return {"composed, quadratic", true};
         case way::chunked:
-        case way::chunked_pairs:
           return {"composed, chunks", true};
         case way::recurrence:
           break;

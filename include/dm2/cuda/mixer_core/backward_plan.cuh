@@ -105,21 +105,13 @@ struct backward_plan {
 
   /// Of the scan that is computed again, one direction.
   [[nodiscard]] std::size_t scan_bytes() const {
-    arena ruler;
     if constexpr (tensor_scan) {
-      using sizes = ssd::ssd_sizes<M, T>;
       auto const way = ssd::choose_form<M, T>(length, true, scan_form::automatic, device);
-      if (way == ssd::chosen_form::chunked) take_runs<1, sizes>(ruler);
-      if (way == ssd::chosen_form::chunked_pairs) take_runs<2, sizes>(ruler);
+      if (way == ssd::chosen_form::chunked) return ssd::chunked_bytes<M, T>(length, sequences, device);
     }
     if constexpr (tiled_scan)
       if (ssd::tiled_fits<M>(length, sequences, device)) return planned_bytes<ssd::tiled_scratch<M>>(sequences, length);
-    return ruler.peak();
-  }
-  template <int Teams, class Sizes>
-  auto take_runs(arena& memory) const {
-    using traits = ssd::chunked_traits<Sizes, Teams>;
-    return ssd::take_runs<traits>(memory, ssd::chunked_plan::make<traits>(length, sequences, device), sequences);
+    return 0;
   }
 
   [[nodiscard]] std::size_t bytes() const;
@@ -169,16 +161,10 @@ void scan_again(context<P>& ctx, scan_arrays<element<P>> const& in, element<P>* 
   if constexpr (backward_plan<M, T>::tensor_scan) {
     using sizes = ssd::ssd_sizes<M, T>;
     auto const way = ssd::choose_form<M, T>(plan.length, true, scan_form::automatic, plan.device);
-    auto const chunked = [&]<int Teams>() {
-      using traits = ssd::chunked_traits<sizes, Teams>;
-      ssd::launch_chunked<traits>(args, plan.template take_runs<Teams, sizes>(ctx.shared()),
-                                  ssd::chunked_plan::make<traits>(plan.length, plan.sequences, plan.device),
-                                  plan.sequences, ctx.stream());
-    };
     if (way == ssd::chosen_form::quadratic)
       return ssd::launch_quadratic<ssd::quadratic_traits<sizes>>(args, plan.sequences, plan.device, ctx.stream());
-    if (way == ssd::chosen_form::chunked) return chunked.template operator()<1>();
-    if (way == ssd::chosen_form::chunked_pairs) return chunked.template operator()<2>();
+    if (way == ssd::chosen_form::chunked)
+      return ssd::launch_chunked_from<M>(ctx.shared(), plan.device, ctx.stream(), args, plan.sequences);
   }
   ssd_input<M, T> const operands{
       {in.x, plan.rows}, {in.dt, plan.rows}, block<float const, space::device, M.heads>{in.a},

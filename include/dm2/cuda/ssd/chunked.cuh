@@ -3,10 +3,11 @@
 ///
 /// Sequences of any length, in 16-bit numbers on the tensor cores.
 ///
-/// A block walks a run of chunks of 64 tokens of one sequence and group, four warps for each of one or two units (a
-/// head's columns). What earlier chunks add is C_i exp(c_i) times the state at the chunk's start, which the four warps
-/// hold in float, transposed [columns, N]: its accumulators are then B fragments of that product as they are, only
-/// rounded. Scores of a chunk are shared by the units.
+/// A block walks a run of chunks of 64 tokens of one sequence and group, four warps for each of one, two or four units
+/// (a head's columns). What earlier chunks add is C_i exp(c_i) times the state at the chunk's start, which the four
+/// warps hold in float, transposed [columns, N]: its accumulators are then B fragments of that product as they are,
+/// only rounded. Scores of a chunk are shared by the units. Scores and the state's update are one phase between
+/// barriers, since neither reads what the other writes.
 ///
 /// Where sequences are too few to fill the device, runs of chunks go to blocks of their own in three phases: each run's
 /// state from zero, a scan over the runs, and the outputs from each run's true state.
@@ -43,14 +44,12 @@ inline constexpr int compiled_shared = 228 * 1024;
 #endif
 
 /// How a block computes, and byte offsets into its shared memory: what the block shares, then Teams times what a unit
-/// has. Joint: scores and the state's update are one phase between barriers, since neither reads what the other writes,
-/// and copies of B and C have constant distances.
-template <class Sizes, int Teams, bool Joint = false>
+/// has.
+template <class Sizes, int Teams>
 struct chunked_traits {
   using sizes = Sizes;
   using element = typename Sizes::element;
   static constexpr int teams = Teams, team_threads = 128, threads = Teams * team_threads;
-  static constexpr bool joint = Joint;
   static constexpr int depth = Sizes::d_state / 16;  // tiles of 16 of the state's N
   static constexpr int owned = (depth + 3) / 4;      // of them, a warp's: every fourth
   static constexpr int slice = widest_slice(Sizes::headdim, std::min(64, 128 / owned));  // the state: 64 registers
@@ -138,12 +137,13 @@ __device__ inline void copy_x(chunked_block<Tr> const& k, int chunk) {
                                                            chunk * ssd_tile, k.thread);
 }
 
-/// Starts the copy of a chunk of B or C, zeros behind the sequence.
+/// Starts the copy of a chunk of B or C, zeros behind the sequence; a thread's copies at constant distances where its
+/// rows have one.
 template <class Tr>
 __device__ inline void copy_state_rows(chunked_block<Tr> const& k, typename Tr::element const* from, int chunk,
                                        int to) {
   constexpr int pieces = Tr::sizes::d_state / 8, rows = Tr::threads / pieces;
-  if constexpr (Tr::joint && Tr::threads % pieces == 0 && ssd_tile % rows == 0) {
+  if constexpr (Tr::threads % pieces == 0 && ssd_tile % rows == 0) {
     int const row = int(threadIdx.x) / pieces, piece = int(threadIdx.x) % pieces, first = chunk * ssd_tile + row;
     std::uint32_t const at = shared_address(k.shared + to) + std::uint32_t(row * Tr::row_pitch + piece * 16);
     from += std::size_t(first) * Tr::sizes::state_width + piece * 8;
@@ -357,10 +357,7 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident(compiled_shared))
     commit_copies();
     wait_copies<1>();  // B and C
     __syncthreads();
-    if (Output) {
-      score(k, chunk);
-      if (!Tr::joint) __syncthreads();
-    }
+    if (Output) score(k, chunk);
     if (!Output || more) update_state(k, chunk, state);
     if (!Output) total += k.decay(chunk)[ssd_tile - 1].x;
     __syncthreads();  // B is done with
@@ -401,7 +398,6 @@ __global__ void __launch_bounds__(128) runs_kernel(chunk_runs<typename Tr::eleme
 
 /// How a scan is spread over blocks.
 struct chunked_plan {
-  int teams;   ///< units a block
   int blocks;  ///< of a sequence's run: unit blocks of all groups
   int runs;    ///< of a sequence
   int chunks;  ///< a run
@@ -415,9 +411,38 @@ struct chunked_plan {
     // Runs cost a second pass over B and x, so that a device at least half full is left as it is.
     int const wanted = one == 0 || 2 * one > slots ? 1 : int(std::min<long long>(all, slots / one));
     int const chunks = (all + wanted - 1) / wanted;
-    return {Tr::teams, blocks, (all + chunks - 1) / chunks, chunks};
+    return {blocks, (all + chunks - 1) / chunks, chunks};
   }
 };
+
+/// Units times chunks of the multiprocessor that has the most, as if it had its blocks one after the other.
+template <class Tr>
+[[nodiscard]] long long longest_work(chunked_plan const& plan, int sequences, device_properties const& device) {
+  long long const blocks = 1LL * plan.blocks * plan.runs * sequences, processors = std::max(device.multiprocessors, 1);
+  return (blocks + processors - 1) / processors * Tr::teams * plan.chunks;
+}
+
+/// f(traits, plan) with four units a block, two or one: B and C are copied and their scores made once a block, so that
+/// the most that shared memory has room for are the fastest. Four only where no multiprocessor then has more to do than
+/// with two: few short sequences are too few blocks of four for a device, and six units are one and a half. Of Tiny a
+/// block of four takes 172 KB, which an H200 has and an A100 has not.
+template <class Sizes, class F>
+auto with_chunked_traits(int length, int sequences, device_properties const& device, F const& f) {
+  using one = chunked_traits<Sizes, 1>;
+  if constexpr (one::unit::count > 1) {
+    using two = chunked_traits<Sizes, 2>;
+    auto const pairs = chunked_plan::make<two>(length, sequences, device);
+    if constexpr (one::unit::count >= 4) {
+      using four = chunked_traits<Sizes, 4>;
+      auto const fours = chunked_plan::make<four>(length, sequences, device);
+      if (four::bytes <= device.shared_per_block &&
+          longest_work<four>(fours, sequences, device) <= longest_work<two>(pairs, sequences, device))
+        return f(four{}, fours);
+    }
+    if (two::bytes <= device.shared_per_block) return f(two{}, pairs);
+  }
+  return f(one{}, chunked_plan::make<one>(length, sequences, device));
+}
 
 /// Scratch of runs, none for a single one.
 template <class Tr>
