@@ -156,7 +156,7 @@ struct backward_call {
                                       .runs = plan.runs,
                                       .run = plan.run};
     constexpr unsigned blocks = conv_backward_shares<traits, wide>::blocks;
-    launch("mixer_core_backward: convolution", conv_backward_kernel<traits, wide, conv_backward_resident<T>, T>,
+    launch("mixer_core_backward: convolution", conv_backward_kernel<traits, wide, conv_backward_resident, T>,
            {dim3(unsigned(plan.conv_parts), blocks), traits::threads}, ctx.stream(), q);
   }
 

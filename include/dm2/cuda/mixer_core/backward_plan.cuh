@@ -42,7 +42,7 @@ struct backward_plan {
   /// Of the convolution's runs of tokens.
   static constexpr int most_conv_parts =
       mixer_core::most_conv_parts<backward_traits<M, std::min(widest, 2)>, backward_traits<M, widest>>(
-          conv_backward_resident<T>);
+          conv_backward_resident);
 
   int sequences, length;
   std::size_t rows;
