@@ -326,8 +326,8 @@ struct conv_channels {
   }
 };
 
-/// Blocks of a multiprocessor that the registers are for. Four fit too, with 128 registers of a thread for 137 to 148, and
-/// take 153 us of an H200 for 144 (256 of 197 of Tiny).
+/// Blocks of a multiprocessor that the registers are for. Four fit too, with 128 registers of a thread for 137 to 148,
+/// and take 153 us of an H200 for 144 (256 of 197 of Tiny).
 inline constexpr int conv_backward_resident = 3;
 
 /// How warps share the channels that a direction convolves: those that one direction alone convolves, before and behind
