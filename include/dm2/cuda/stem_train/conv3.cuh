@@ -15,6 +15,7 @@
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
 #include <dm2/cuda/stem/conv3_hopper.cuh>
+#include <dm2/cuda/stem_train/conv3_split.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
 #include <dm2/cuda/stem_train/tile.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
@@ -163,7 +164,29 @@ __global__ void __launch_bounds__(Block::threads, 1)
   }
 }
 
-/// Parts of sums that launch_conv3 writes at most.
+/// How a Hopper's warpgroups share the work: each does all of it for its tiles, or one or two of four load.
+enum class conv3_way : unsigned char { together, one_loads, two_load };
+
+/// The block of a way.
+template <class G, conv3_way Way>
+struct conv3_way_block {
+  using type = conv3_split_block<G, Way == conv3_way::one_loads ? conv3_roles{1, 3} : conv3_roles{2, 2}>;
+};
+template <class G>
+struct conv3_way_block<G, conv3_way::together> {
+  using type = conv3_hopper_block<G>;
+};
+
+/// The kernel of a way.
+template <conv3_way Way, class Block, class T, class Source, class Sink>
+constexpr auto conv3_way_kernel() {
+  if constexpr (Way == conv3_way::together)
+    return conv3_hopper_kernel<Block, T, Source, Sink>;
+  else
+    return conv3_split_kernel<Block, T, Source, Sink>;
+}
+
+/// Parts of sums that launch_conv3 writes at most; no way has more than three warpgroups that multiply.
 template <class Block>
 constexpr int conv3_parts(int multiprocessors) {
   using hopper = conv3_hopper_block<typename Block::geometry>;
@@ -171,14 +194,14 @@ constexpr int conv3_parts(int multiprocessors) {
 }
 
 /// Launches the kernel for B pictures; returns the number of parts of its sums.
-template <class G, class Block, class T, class Source, class Sink>
+template <class G, class Block, conv3_way Way = conv3_way::together, class T, class Source, class Sink>
 int launch_conv3(cudaStream_t stream, int multiprocessors, char const* name, Source const& source, T const* weights,
                  Sink const& sink, tile_order order, int pictures) {
   int const tiles = pictures * Block::tile::across * Block::tile::down;
   unsigned const blocks = unsigned(std::min(tiles, multiprocessors));
-  using hopper = conv3_hopper_block<G>;
-  if constexpr (hopper::possible) {
-    auto* const kernel = conv3_hopper_kernel<hopper, T, Source, Sink>;
+  if constexpr (conv3_hopper_block<G>::possible) {
+    using hopper = typename conv3_way_block<G, Way>::type;
+    auto* const kernel = conv3_way_kernel<Way, hopper, T, Source, Sink>();
     if (has_hopper_code(name, kernel)) {
       launch(name, kernel, {blocks, hopper::threads, hopper::shared_bytes}, stream, source, weights, sink, order,
              tiles);

@@ -144,13 +144,13 @@ class tensor_forward {
                         raw_sink<G, false, number>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
     finish(0, parts, running);
   }
-  template <bool Patches>
+  template <bool Patches, conv3_way Way = conv3_way::together>
   void inner(std::size_t stage, tile_order order, statistics const& running) const {
     using block = typename kernels::conv3;
-    int const parts =
-        launch_conv3<G, block>(stream_, device_.multiprocessors, "stem: 3 x 3 convolution with statistics",
-                               activated_halo<block, number>{saved_.raw[stage - 1], norm_of<S>(p_, saved_, stage - 1)},
-                               s_.conv[stage], raw_sink<G, Patches, number>{saved_.raw[stage], s_.sums}, order, batch_);
+    int const parts = launch_conv3<G, block, Way>(
+        stream_, device_.multiprocessors, "stem: 3 x 3 convolution with statistics",
+        activated_halo<block, number>{saved_.raw[stage - 1], norm_of<S>(p_, saved_, stage - 1)}, s_.conv[stage],
+        raw_sink<G, Patches, number>{saved_.raw[stage], s_.sums}, order, batch_);
     finish(stage, parts, running);
   }
   void project(T* grid) const {
@@ -259,10 +259,10 @@ class tensor_backward {
                          tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
   }
   /// From the gradient of its output to dz of the BatchNorm before it.
-  template <std::size_t Stage, bool Patches>
+  template <std::size_t Stage, bool Patches, conv3_way Way = conv3_way::together>
   void input(T const* gradient, T* before, gradients const& grad) const {
     using block = typename kernels::conv3;
-    int const parts = launch_conv3<G, block>(
+    int const parts = launch_conv3<G, block, Way>(
         stream_, device_.multiprocessors, "stem: gradient of a 3 x 3 convolution's input",
         copied_halo<block, Patches, T>{gradient}, d_.mirrored[Stage - 1],
         masked_sink<G, T>{saved_.raw[Stage - 1], norm_of<S>(p_, saved_, Stage - 1), before, d_.sums},
