@@ -4,7 +4,9 @@
 #include "cuda/support/precisions.cuh"
 #include "support/compare.hpp"
 
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <vector>
 
 using namespace dm2;
@@ -67,7 +69,96 @@ void check_tensor(int batch, int multiprocessors) {
   }
 }
 
+/// Both passes, step by step.
+template <class F>
+class step_by_step {
+  static constexpr stem_shape S = F::shape;
+  using T = typename F::T;
+  using way = cuda::detail::stem_train::conv3_way;
+  using reader_type = cuda::detail::planar_reader<cuda::detail::stem::geometry<S>>;
+  using scratch_type = cuda::detail::stem_train::tensor_scratch<S, T>;
+  using gradients_type = cuda::detail::stem_train::tensor_gradients<S, T>;
+
+ public:
+  step_by_step(F& f, int multiprocessors) : f_{f}, device_{f.ctx.device()} {
+    device_.multiprocessors = multiprocessors;
+    memory_ = cuda::device_memory{planned_bytes<scratch_type>(device_, f.host.batch) +
+                                  planned_bytes<gradients_type>(device_, f.host.batch)};
+    cuda::check(cudaMemset(memory_.data(), 0xff, memory_.size()), "poison");
+  }
+
+  /// The ways of every 3 x 3 convolution: each plane has the same bits, its sums are near.
+  void compare() {
+    using cuda::detail::stem_train::tile_order;
+    arena place{memory_.data(), memory_.size()};
+    scratch_type const scratch{place, device_, f_.host.batch};
+    gradients_type const d{place, device_, f_.host.batch};
+    auto const p = f_.parameters.template view<float const>();
+    auto const grad = f_.gradients.template view<float>();
+    cuda::detail::stem_train::tensor_forward<S, T, reader_type> const forward{f_.ctx.stream(), device_, p,
+                                                                              f_.saved,        scratch, f_.host.batch};
+    cuda::detail::stem_train::tensor_backward<S, T, reader_type> const backward{
+        f_.ctx.stream(), device_, p, f_.saved, d, f_.host.batch};
+    reader_type const reader{f_.picture.data()};
+    forward.arrange();
+    backward.arrange();
+    forward.first(reader, f_.running());
+    check(f_.saved.raw[1], {f_.saved.mean[1], f_.saved.rstd[1]},
+          [&]<way W>() { forward.template inner<false, W>(1, tile_order::upwards, f_.running()); });
+    check(f_.saved.raw[2], {f_.saved.mean[2], f_.saved.rstd[2]},
+          [&]<way W>() { forward.template inner<true, W>(2, tile_order::downwards, f_.running()); });
+    backward.project_input(f_.dgrid.data(), grad);
+    backward.template weights<2, true>(d.dz[0], grad);
+    check(d.dz[1], {d.means, d.means + S.hidden},
+          [&]<way W>() { backward.template input<2, true, W>(d.dz[0], d.dz[1], grad); });
+    backward.template weights<1, false>(d.dz[1], grad);
+    check(d.dz[0], {d.means, d.means + S.hidden},
+          [&]<way W>() { backward.template input<1, false, W>(d.dz[1], d.dz[0], grad); });
+  }
+
+ private:
+  template <class N>
+  static std::vector<double> read(N const* from, std::size_t n) {
+    std::vector<N> there(n);
+    cuda::check(cudaDeviceSynchronize(), "the work before");
+    cuda::check(cudaMemcpy(there.data(), from, n * sizeof(N), cudaMemcpyDeviceToHost), "read");
+    std::vector<double> numbers(n);
+    for (std::size_t i = 0; i < n; ++i) numbers[i] = double(cuda::detail::to_float(there[i]));
+    return numbers;
+  }
+  template <class N, class Run>
+  void check(N* to, std::array<float const*, 2> sums, Run const& run) const {
+    std::size_t const n = std::size_t(f_.host.batch) * cuda::stem_saved<S, T>::plane;
+    auto const result = [&]<way W>() {
+      cuda::check(cudaMemset(to, 0xff, n * sizeof(N)), "poison");
+      run.template operator()<W>();
+      return std::array{read(to, n), read(sums[0], S.hidden), read(sums[1], S.hidden)};
+    };
+    auto const want = result.template operator()<way::together>();
+    for (auto const& got :
+         {result.template operator()<way::one_loads>(), result.template operator()<way::two_load>()}) {
+      CHECK(got[0] == want[0]);
+      for (std::size_t i = 1; i < 3; ++i) CHECK(relative_error(got[i], want[i]) < 1e-5);
+    }
+  }
+
+  F& f_;
+  cuda::device_properties device_;
+  cuda::device_memory memory_;
+};
+
 }  // namespace
+
+TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: warpgroups that only load change no bit of a plane", F,
+                   train_stem<wide, precision::bf16>, train_stem<deep, precision::fp16>,
+                   train_stem<single, precision::bf16>) {
+  for (int const multiprocessors : {1, 3, 132}) {
+    CAPTURE(multiprocessors);
+    F f{3};
+    if (!cuda::detail::stem_train::tensor_fits<F::shape>(f.ctx.device(), f.grid.data())) continue;
+    step_by_step<F>{f, multiprocessors}.compare();
+  }
+}
 
 TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: equals the CPU's in double, however many tiles a block has", F,
                    train_stem<wide, precision::bf16>, train_stem<deep, precision::fp16>,

@@ -98,14 +98,16 @@ struct halo_part {
   /// Starts the copies, zeros outside the plane.
   template <class T>
   __device__ void load(std::uint32_t to, T const* in, tile_type const& tile) const {
+    T const* const picture = in + std::ptrdiff_t{tile.b} * G::plane_pixels * G::hidden + thread % 8 * 8;
 #pragma unroll
     for (int j = 0; j < count; ++j) {
       if (!there(j)) continue;
-      std::ptrdiff_t const at = stem::plane_position<G, Patches>(tile.b, tile.y - 1 + row(j), tile.x - 1 + column(j));
-      copy_async(to + unsigned(offset(j)), in + at * G::hidden + thread % 8 * 8, inside(tile, j));
+      int const at = int(stem::plane_position<G, Patches>(0, tile.y - 1 + row(j), tile.x - 1 + column(j)));
+      copy_async(to + unsigned(offset(j)), picture + std::ptrdiff_t{at} * G::hidden, inside(tile, j));
     }
   }
-  /// Changes the pieces in the plane, half of them at a time, so that their latencies overlap.
+  /// Changes the pieces in the plane, half of them at a time, so that their latencies overlap. What is outside is
+  /// changed, too, and left where it is: a branch around it would keep the pieces one after another.
   template <class Change>
   __device__ void change(unsigned char* at, tile_type const& tile, Change const& change) const {
     constexpr int half = count / 2;
@@ -114,11 +116,12 @@ struct halo_part {
       uint4 v[half];
 #pragma unroll
       for (int j = 0; j < half; ++j)
-        if (there(first + j)) v[j] = *reinterpret_cast<uint4 const*>(at + offset(first + j));
+        v[j] = there(first + j) ? *reinterpret_cast<uint4 const*>(at + offset(first + j)) : uint4{};
 #pragma unroll
-      for (int j = 0; j < half; ++j)
-        if (there(first + j) && inside(tile, first + j))
-          *reinterpret_cast<uint4*>(at + offset(first + j)) = change(v[j]);
+      for (int j = 0; j < half; ++j) {
+        uint4 const changed = change(v[j]);
+        if (there(first + j) && inside(tile, first + j)) *reinterpret_cast<uint4*>(at + offset(first + j)) = changed;
+      }
     }
   }
 };
