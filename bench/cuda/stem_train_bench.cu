@@ -3,12 +3,12 @@
 //   dm2_cuda_stem_train_bench            times, three medians of each in turn
 //   dm2_cuda_stem_train_bench --once     each once, without times, for a profiler
 //
-// The 3 x 3 convolutions and the gradients of their inputs run in three ways: each warpgroup does all of the work, as
-// stem_forward_train and stem_backward have it, or one or two of four only load (stem_train/conv3_split.cuh). Planes
-// are compared, to the last bit, before anything is timed.
+// The 3 x 3 convolutions and the gradients of their inputs run in four ways: each warpgroup does all of the work, as
+// stem_forward_train and stem_backward have it, or one or two of four only load, and the others multiply as they can or
+// in turn (stem_train/conv3_split.cuh). Planes are compared, to the last bit, before anything is timed.
 //
-// A row is a step of the pass with the small kernel that ends its sums. GB and TFLOP are counted from the sizes: a plane
-// of 411 MB for each that is read or written, and the products' multiply-adds twice.
+// A row is a step of the pass with the small kernel that ends its sums. GB and TFLOP are counted from the sizes: 411 MB
+// for each plane that is read or written, and the products' multiply-adds twice.
 #include <dm2/cuda/stem_train.cuh>
 
 #include "cuda/device_report.cuh"
@@ -130,9 +130,11 @@ class passes {
     add("forward: second, 3 x 3", 2, cost::conv3, [this] { second<way::together>(); });
     add("the same, one warpgroup of four loads", 2, cost::conv3, [this] { second<way::one_loads>(); });
     add("the same, two load", 2, cost::conv3, [this] { second<way::two_load>(); });
+    add("the same, two load, the others multiply in turn", 2, cost::conv3, [this] { second<way::in_turn>(); });
     add("forward: third, 3 x 3", 2, cost::conv3, [this] { third<way::together>(); });
     add("the same, one loads", 2, cost::conv3, [this] { third<way::one_loads>(); });
     add("the same, two load", 2, cost::conv3, [this] { third<way::two_load>(); });
+    add("the same, two load, the others multiply in turn", 2, cost::conv3, [this] { third<way::in_turn>(); });
     add("forward: projection", 1 + cost::grid, cost::project, [this] { forward_.project(s_.grid.data()); });
     add("backward: projection's weights", 1 + cost::grid, cost::project,
         [this, dgrid] { backward_.project_weights(dgrid, grad_); });
@@ -141,10 +143,12 @@ class passes {
     add("backward: third, input", 3, cost::conv3, [this] { third_input<way::together>(); });
     add("the same, one loads", 3, cost::conv3, [this] { third_input<way::one_loads>(); });
     add("the same, two load", 3, cost::conv3, [this] { third_input<way::two_load>(); });
+    add("the same, two load, the others multiply in turn", 3, cost::conv3, [this] { third_input<way::in_turn>(); });
     add("backward: second, weights", 4, cost::conv3, [this] { backward_.template weights<1, false>(d_.dz[1], grad_); });
     add("backward: second, input", 3, cost::conv3, [this] { second_input<way::together>(); });
     add("the same, one loads", 3, cost::conv3, [this] { second_input<way::one_loads>(); });
     add("the same, two load", 3, cost::conv3, [this] { second_input<way::two_load>(); });
+    add("the same, two load, the others multiply in turn", 3, cost::conv3, [this] { second_input<way::in_turn>(); });
     add("backward: 7 x 7, weights", cost::picture + 2, cost::conv1,
         [this] { backward_.first_weights(reader_, grad_); });
     return all;
@@ -195,6 +199,7 @@ class passes {
     check.template operator()<way::together>();
     check.template operator()<way::one_loads>();
     check.template operator()<way::two_load>();
+    check.template operator()<way::in_turn>();
   }
   static std::size_t scratch_bytes(cuda::device_properties const& device) {
     return planned_bytes<stem_train::tensor_scratch<S, T>>(device, batch) +

@@ -135,8 +135,8 @@ class step_by_step {
       return std::array{read(to, n), read(sums[0], S.hidden), read(sums[1], S.hidden)};
     };
     auto const want = result.template operator()<way::together>();
-    for (auto const& got :
-         {result.template operator()<way::one_loads>(), result.template operator()<way::two_load>()}) {
+    for (auto const& got : {result.template operator()<way::one_loads>(), result.template operator()<way::two_load>(),
+                            result.template operator()<way::in_turn>()}) {
       CHECK(got[0] == want[0]);
       for (std::size_t i = 1; i < 3; ++i) CHECK(relative_error(got[i], want[i]) < 1e-5);
     }

@@ -164,13 +164,15 @@ __global__ void __launch_bounds__(Block::threads, 1)
   }
 }
 
-/// How a Hopper's warpgroups share the work: each does all of it for its tiles, or one or two of four load.
-enum class conv3_way : unsigned char { together, one_loads, two_load };
+/// How a Hopper's warpgroups share the work: each does all of it for its tiles, or one or two of four load; then the
+/// others multiply as they can, or in turn.
+enum class conv3_way : unsigned char { together, one_loads, two_load, in_turn };
 
 /// The block of a way.
 template <class G, conv3_way Way>
 struct conv3_way_block {
-  using type = conv3_split_block<G, Way == conv3_way::one_loads ? conv3_roles{1, 3} : conv3_roles{2, 2}>;
+  using type = conv3_split_block<G, Way == conv3_way::one_loads ? conv3_roles{1, 3, false}
+                                                                : conv3_roles{2, 2, Way == conv3_way::in_turn}>;
 };
 template <class G>
 struct conv3_way_block<G, conv3_way::together> {
