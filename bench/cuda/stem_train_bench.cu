@@ -5,7 +5,9 @@
 //
 // The 3 x 3 convolutions and the gradients of their inputs run in four ways: each warpgroup does all of the work, as
 // stem_forward_train and stem_backward have it, or one or two of four only load, and the others multiply as they can or
-// in turn (stem_train/conv3_split.cuh). Planes are compared, to the last bit, before anything is timed.
+// in turn (stem_train/conv3_split.cuh). The gradients of their weights run in two: all warps do all of the work, or one
+// warpgroup of four loads (stem_train/conv3_weights_split.cuh). Before anything is timed planes are compared, to the
+// last bit, and the weights' gradients, by their norm.
 //
 // A row is a step of the pass with the small kernel that ends its sums. GB and TFLOP are counted from the sizes: 411 MB
 // for each plane that is read or written, and the products' multiply-adds twice.
@@ -109,9 +111,9 @@ class passes {
     forward_.project(s_.grid.data());
     backward_.project_weights(dgrid, grad_);
     backward_.project_input(dgrid, grad_);
-    backward_.template weights<2, true>(d_.dz[0], grad_);
+    compare_weights("backward, third weights", d_.dz[0], grad_.conv[1].data, [&]<way W>() { third_weights<W>(); });
     compare("backward, third", d_.dz[1], {d_.means, d_.means + S.hidden}, [&]<way W>() { third_input<W>(); });
-    backward_.template weights<1, false>(d_.dz[1], grad_);
+    compare_weights("backward, second weights", d_.dz[1], grad_.conv[0].data, [&]<way W>() { second_weights<W>(); });
     compare("backward, second", d_.dz[0], {d_.means, d_.means + S.hidden}, [&]<way W>() { second_input<W>(); });
     backward_.first_weights(reader_, grad_);
     stream_.synchronize();
@@ -139,12 +141,14 @@ class passes {
     add("backward: projection's weights", 1 + cost::grid, cost::project,
         [this, dgrid] { backward_.project_weights(dgrid, grad_); });
     add("backward: patches", 2 + cost::grid, cost::project, [this, dgrid] { backward_.project_input(dgrid, grad_); });
-    add("backward: third, weights", 4, cost::conv3, [this] { backward_.template weights<2, true>(d_.dz[0], grad_); });
+    add("backward: third, weights", 4, cost::conv3, [this] { third_weights<way::together>(); });
+    add("the same, one warpgroup of four loads", 4, cost::conv3, [this] { third_weights<way::one_loads>(); });
     add("backward: third, input", 3, cost::conv3, [this] { third_input<way::together>(); });
     add("the same, one loads", 3, cost::conv3, [this] { third_input<way::one_loads>(); });
     add("the same, two load", 3, cost::conv3, [this] { third_input<way::two_load>(); });
     add("the same, two load, the others multiply in turn", 3, cost::conv3, [this] { third_input<way::in_turn>(); });
-    add("backward: second, weights", 4, cost::conv3, [this] { backward_.template weights<1, false>(d_.dz[1], grad_); });
+    add("backward: second, weights", 4, cost::conv3, [this] { second_weights<way::together>(); });
+    add("the same, one warpgroup of four loads", 4, cost::conv3, [this] { second_weights<way::one_loads>(); });
     add("backward: second, input", 3, cost::conv3, [this] { second_input<way::together>(); });
     add("the same, one loads", 3, cost::conv3, [this] { second_input<way::one_loads>(); });
     add("the same, two load", 3, cost::conv3, [this] { second_input<way::two_load>(); });
@@ -165,6 +169,14 @@ class passes {
   template <way W>
   void third() const {
     forward_.template inner<true, W>(2, order::downwards, running_);
+  }
+  template <way W>
+  void third_weights() const {
+    backward_.template weights<2, true, W>(d_.dz[0], grad_);
+  }
+  template <way W>
+  void second_weights() const {
+    backward_.template weights<1, false, W>(d_.dz[1], grad_);
   }
   template <way W>
   void third_input() const {
@@ -200,6 +212,26 @@ class passes {
     check.template operator()<way::one_loads>();
     check.template operator()<way::two_load>();
     check.template operator()<way::in_turn>();
+  }
+  /// Runs the step of a convolution's weights in each way, from the same dz: what it leaves there has to have the same
+  /// bits, and what it adds to dw, up to 25,088 tiles in other instructions, may differ by 1e-4 of its norm.
+  template <class Run>
+  void compare_weights(std::string const& what, T* dz, float* dw, Run const& run) const {
+    constexpr std::size_t weights = 9 * S.hidden * S.hidden;
+    stream_.synchronize();
+    auto const before = bytes_at(dz, plane);
+    auto const result = [&]<way W>() {
+      cuda::check(cudaMemcpyAsync(dz, before.data(), plane, cudaMemcpyHostToDevice, stream_.get()), "put dz back");
+      cuda::check(cudaMemsetAsync(dw, 0, weights * sizeof(float), stream_.get()), "clear sums");
+      run.template operator()<W>();
+      stream_.synchronize();
+      return std::pair{bytes_at(dz, plane), floats_at(dw, weights)};
+    };
+    auto const want = result.template operator()<way::together>(), got = result.template operator()<way::one_loads>();
+    require_finite<T>(what, want.first);
+    if (got.first != want.first) throw std::runtime_error{what + ": other bits"};
+    double const apart = difference(got.second, want.second);
+    if (!(apart < 1e-4)) throw std::runtime_error{what + ": other sums, " + std::to_string(apart) + " of their norm"};
   }
   static std::size_t scratch_bytes(cuda::device_properties const& device) {
     return planned_bytes<stem_train::tensor_scratch<S, T>>(device, batch) +

@@ -60,8 +60,8 @@ void forward_tensor(context<P>& ctx, device_properties const& device, Reader con
   tensor_forward<S, T, Reader>{ctx.stream(), device, p, saved, scratch, batch, fixed}(reader, running, grid);
 }
 
-/// The backward on tensor cores, without the gradient of the pictures.
-template <stem_shape S, precision P, class Reader>
+/// The backward on tensor cores, without the gradient of the pictures. Way: of the gradients of the 3 x 3 weights.
+template <stem_shape S, conv3_way Way = conv3_way::together, precision P, class Reader>
 void backward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
                      stem_parameters<S, float const, space::device> const& p, stem_saved<S, element<P>> const& saved,
                      element<P> const* dgrid, stem_parameters<S, float, space::device> const& grad, int batch) {
@@ -69,7 +69,8 @@ void backward_tensor(context<P>& ctx, device_properties const& device, Reader co
   if (!ctx.reserve(planned_bytes<tensor_gradients<S, T>>(device, batch))) return;
   arena_scope const scope{ctx.shared()};
   tensor_gradients<S, T> const gradients{ctx.shared(), device, batch};
-  tensor_backward<S, T, Reader>{ctx.stream(), device, p, saved, gradients, batch}(reader, dgrid, grad);
+  tensor_backward<S, T, Reader> const backward{ctx.stream(), device, p, saved, gradients, batch};
+  backward.template operator()<Way>(reader, dgrid, grad);
 }
 
 /// The forward in the form that sizes and device allow.

@@ -37,8 +37,10 @@ struct conv3_split_block : stem::conv3_hopper_block<G> {
   static constexpr int groups = multipliers;
   static constexpr bool in_turn = F.in_turn;
   static constexpr int stages = 6, ahead = 2 / loaders;  ///< tiles that a loader's copies are in front of its work
+  static constexpr int reading_warps = 4;                ///< of a tile
   static constexpr int loader_registers = loaders == 1 ? 80 : 88, multiplier_registers = loaders == 1 ? 144 : 168;
-  static constexpr int table_offset = base::weight_bytes + stages * base::buffer_bytes;
+  static constexpr int first_stage = base::weight_bytes, stage_bytes = base::buffer_bytes;
+  static constexpr int table_offset = first_stage + stages * stage_bytes;
   static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;
   static constexpr int phase_offset = sink_offset + 2 * 4 * G::hidden;  ///< two barriers a stage
   static constexpr int shared_bytes = phase_offset + 16 * stages + base::alignment;
@@ -55,7 +57,7 @@ struct tile_ring {
   /// One thread makes the barriers; the block's barrier follows.
   __device__ void init() const {
     for (int s = 0; s < Block::stages; ++s)
-      init_phases(phases + unsigned(s * 16), 4), init_phases(phases + unsigned(s * 16 + 8), 4);
+      init_phases(phases + unsigned(s * 16), 4), init_phases(phases + unsigned(s * 16 + 8), Block::reading_warps);
     publish_phases();
   }
   static __device__ int stage(int n) { return n % Block::stages; }
@@ -142,7 +144,7 @@ struct split_walk {
     return tile_type{tile_in_order(order, n * int(gridDim.x) + int(blockIdx.x), tiles)};
   }
   [[nodiscard]] __device__ int place(int n) const {
-    return Block::weight_bytes + tile_ring<Block>::stage(n) * Block::buffer_bytes;
+    return Block::first_stage + tile_ring<Block>::stage(n) * Block::stage_bytes;
   }
   [[nodiscard]] __device__ float* table() const { return reinterpret_cast<float*>(memory + Block::table_offset); }
   [[nodiscard]] __device__ float* sink_table() const { return reinterpret_cast<float*>(memory + Block::sink_offset); }

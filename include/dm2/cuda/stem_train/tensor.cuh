@@ -14,6 +14,7 @@
 #include <dm2/cuda/stem_train/conv1_weights.cuh>
 #include <dm2/cuda/stem_train/conv3.cuh>
 #include <dm2/cuda/stem_train/conv3_weights.cuh>
+#include <dm2/cuda/stem_train/conv3_weights_split.cuh>
 #include <dm2/cuda/stem_train/general.cuh>
 #include <dm2/cuda/stem_train/project.cuh>
 #include <dm2/cuda/stem_train/project_weights.cuh>
@@ -207,14 +208,15 @@ class tensor_backward {
                   stem_saved<S, T> const& saved, tensor_gradients<S, T> const& gradients, int batch)
       : stream_{stream}, device_{device}, p_{p}, saved_{saved}, d_{gradients}, batch_{batch} {}
 
-  /// All steps.
+  /// All steps. Way: how the gradients of the 3 x 3 weights are computed.
+  template <conv3_way Way = conv3_way::together>
   void operator()(Reader const& picture, T const* dgrid, gradients const& grad) const {
     arrange();
     project_weights(dgrid, grad);
     project_input(dgrid, grad);
-    weights<2, true>(d_.dz[0], grad);
+    weights<2, true, Way>(d_.dz[0], grad);
     input<2, true>(d_.dz[0], d_.dz[1], grad);
-    weights<1, false>(d_.dz[1], grad);
+    weights<1, false, Way>(d_.dz[1], grad);
     input<1, false>(d_.dz[1], d_.dz[0], grad);
     first_weights(picture, grad);
   }
@@ -248,15 +250,15 @@ class tensor_backward {
     finish(2, parts, grad);
   }
   /// Convolution Stage: the gradient of its weights, and dz becomes that of its output. Patches: how dz and raw lie.
-  template <std::size_t Stage, bool Patches>
+  template <std::size_t Stage, bool Patches, conv3_way Way = conv3_way::together>
   void weights(T* dz, gradients const& grad) const {
-    launch_conv3_weights(stream_, device_.multiprocessors,
-                         conv3_weights_source<G, Patches, T>{.before = saved_.raw[Stage - 1],
-                                                             .raw = saved_.raw[Stage],
-                                                             .dz = dz,
-                                                             .norm = norm_of<S>(p_, saved_, Stage - 1),
-                                                             .gradient = gradient(Stage)},
-                         tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
+    launch_conv3_weights_in<Way>(stream_, device_.multiprocessors,
+                                 conv3_weights_source<G, Patches, T>{.before = saved_.raw[Stage - 1],
+                                                                     .raw = saved_.raw[Stage],
+                                                                     .dz = dz,
+                                                                     .norm = norm_of<S>(p_, saved_, Stage - 1),
+                                                                     .gradient = gradient(Stage)},
+                                 tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
   }
   /// From the gradient of its output to dz of the BatchNorm before it.
   template <std::size_t Stage, bool Patches, conv3_way Way = conv3_way::together>
