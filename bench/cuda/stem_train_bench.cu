@@ -6,8 +6,9 @@
 // The 3 x 3 convolutions and the gradients of their inputs run in four ways: each warpgroup does all of the work, as
 // stem_forward_train and stem_backward have it, or one or two of four only load, and the others multiply as they can or
 // in turn (stem_train/conv3_split.cuh). The gradients of their weights run in two: all warps do all of the work, or one
-// warpgroup of four loads (stem_train/conv3_weights_split.cuh). Before anything is timed planes are compared, to the
-// last bit, and the weights' gradients, by their norm.
+// warpgroup of four loads (stem_train/conv3_weights_split.cuh). The 7 x 7 convolution reads pictures and stores in
+// three ways (stem_train/conv1.cuh). Before anything is timed planes are compared, to the last bit, and the weights'
+// gradients, by their norm.
 //
 // A row is a step of the pass with the small kernel that ends its sums. GB and TFLOP are counted from the sizes: 411 MB
 // for each plane that is read or written, and the products' multiply-adds twice.
@@ -41,6 +42,7 @@ constexpr int batch = 256, rounds = 3;
 using T = cuda::element<cuda::precision::bf16>;
 using order = stem_train::tile_order;
 using way = stem_train::conv3_way;
+using first_way = stem_train::conv1_way;
 
 /// What the steps cost.
 template <stem_shape S>
@@ -105,7 +107,7 @@ class passes {
     T const* const dgrid = s_.dgrid.data();
     forward_.arrange();
     backward_.arrange();
-    forward_.first(reader_, running_);
+    compare_first();
     compare("forward, second", s_.saved.raw[1], {s_.saved.mean[1], s_.saved.rstd[1]}, [&]<way W>() { second<W>(); });
     compare("forward, third", s_.saved.raw[2], {s_.saved.mean[2], s_.saved.rstd[2]}, [&]<way W>() { third<W>(); });
     forward_.project(s_.grid.data());
@@ -129,6 +131,10 @@ class passes {
     };
     T const* const dgrid = s_.dgrid.data();
     add("forward: 7 x 7", cost::picture + 1, cost::conv1, [this] { forward_.first(reader_, running_); });
+    add("the same, a tile's pixels read at once, whole stores", cost::picture + 1, cost::conv1,
+        [this] { forward_.template first<first_way::at_once>(reader_, running_); });
+    add("the same, the next tile's pixels read ahead", cost::picture + 1, cost::conv1,
+        [this] { forward_.template first<first_way::ahead>(reader_, running_); });
     add("forward: second, 3 x 3", 2, cost::conv3, [this] { second<way::together>(); });
     add("the same, one warpgroup of four loads", 2, cost::conv3, [this] { second<way::one_loads>(); });
     add("the same, two load", 2, cost::conv3, [this] { second<way::two_load>(); });
@@ -187,31 +193,44 @@ class passes {
     backward_.template input<1, false, W>(d_.dz[1], d_.dz[0], grad_);
   }
 
-  /// Runs a step in each way: the plane that it writes has to have the same bits, and the numbers of [hidden] that come
-  /// of its sums, which are added in another order, are to differ by 1e-4 of their norm at most.
+  /// What a step leaves: the plane that it writes, and the numbers of [hidden] that come of its sums.
+  struct result {
+    std::vector<unsigned char> plane;
+    std::array<std::vector<float>, 2> sums;
+  };
+  template <class N, class Run>
+  result result_of(N* to, std::array<float const*, 2> sums, Run const& run) const {
+    cuda::check(cudaMemsetAsync(to, 0xff, plane, stream_.get()), "clear a plane");
+    run();
+    stream_.synchronize();
+    return {bytes_at(to, plane), {floats_at(sums[0], S.hidden), floats_at(sums[1], S.hidden)}};
+  }
+  /// The plane has to have the same bits; the sums, which may be added in another order, are to differ by 1e-4 of their
+  /// norm at most.
+  static void require_same(std::string const& what, result const& got, result const& want) {
+    if (got.plane != want.plane) throw std::runtime_error{what + ": other bits"};
+    for (std::size_t i = 0; i < 2; ++i)
+      if (!(difference(got.sums[i], want.sums[i]) < 1e-4)) throw std::runtime_error{what + ": other sums"};
+  }
+  /// Runs a step in each way.
   template <class N, class Run>
   void compare(std::string const& what, N* to, std::array<float const*, 2> sums, Run const& run) const {
-    std::vector<unsigned char> want;
-    std::array<std::vector<float>, 2> want_sums;
-    auto const check = [&]<way W>() {
-      cuda::check(cudaMemsetAsync(to, 0xff, plane, stream_.get()), "clear a plane");
-      run.template operator()<W>();
-      stream_.synchronize();
-      auto got = bytes_at(to, plane);
-      for (std::size_t i = 0; i < 2; ++i) {
-        auto const got_sums = floats_at(sums[i], S.hidden);
-        if (W == way::together) want_sums[i] = got_sums;
-        if (!(difference(got_sums, want_sums[i]) < 1e-4)) throw std::runtime_error{what + ": other sums"};
-      }
-      if (W == way::together)
-        require_finite<N>(what, got), want = std::move(got);
-      else if (got != want)
-        throw std::runtime_error{what + ": other bits"};
+    result const want = result_of(to, sums, [&] { run.template operator()<way::together>(); });
+    require_finite<N>(what, want.plane);
+    require_same(what, result_of(to, sums, [&] { run.template operator()<way::one_loads>(); }), want);
+    require_same(what, result_of(to, sums, [&] { run.template operator()<way::two_load>(); }), want);
+    require_same(what, result_of(to, sums, [&] { run.template operator()<way::in_turn>(); }), want);
+  }
+  /// The same for the first convolution.
+  void compare_first() const {
+    std::array<float const*, 2> const sums{s_.saved.mean[0], s_.saved.rstd[0]};
+    auto const run = [&]<first_way W>() {
+      return result_of(s_.saved.raw[0], sums, [&] { forward_.template first<W>(reader_, running_); });
     };
-    check.template operator()<way::together>();
-    check.template operator()<way::one_loads>();
-    check.template operator()<way::two_load>();
-    check.template operator()<way::in_turn>();
+    result const want = run.template operator()<first_way::pixel_by_pixel>();
+    require_finite<cuda::stem_number<T>>("forward, first", want.plane);
+    require_same("forward, first", run.template operator()<first_way::at_once>(), want);
+    require_same("forward, first", run.template operator()<first_way::ahead>(), want);
   }
   /// Runs the step of a convolution's weights in each way, from the same dz: what it leaves there has to have the same
   /// bits, and what it adds to dw, up to 25,088 tiles in other instructions, may differ by 1e-4 of its norm.
@@ -220,14 +239,14 @@ class passes {
     constexpr std::size_t weights = 9 * S.hidden * S.hidden;
     stream_.synchronize();
     auto const before = bytes_at(dz, plane);
-    auto const result = [&]<way W>() {
+    auto const with = [&]<way W>() {
       cuda::check(cudaMemcpyAsync(dz, before.data(), plane, cudaMemcpyHostToDevice, stream_.get()), "put dz back");
       cuda::check(cudaMemsetAsync(dw, 0, weights * sizeof(float), stream_.get()), "clear sums");
       run.template operator()<W>();
       stream_.synchronize();
       return std::pair{bytes_at(dz, plane), floats_at(dw, weights)};
     };
-    auto const want = result.template operator()<way::together>(), got = result.template operator()<way::one_loads>();
+    auto const want = with.template operator()<way::together>(), got = with.template operator()<way::one_loads>();
     require_finite<T>(what, want.first);
     if (got.first != want.first) throw std::runtime_error{what + ": other bits"};
     double const apart = difference(got.second, want.second);

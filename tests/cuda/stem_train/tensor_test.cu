@@ -77,6 +77,7 @@ template <class F>
 class step_by_step {
   static constexpr stem_shape S = F::shape;
   using T = typename F::T;
+  using first_way = cuda::detail::stem_train::conv1_way;
   using reader_type = cuda::detail::planar_reader<cuda::detail::stem::geometry<S>>;
   using scratch_type = cuda::detail::stem_train::tensor_scratch<S, T>;
   using gradients_type = cuda::detail::stem_train::tensor_gradients<S, T>;
@@ -89,7 +90,7 @@ class step_by_step {
     cuda::check(cudaMemset(memory_.data(), 0xff, memory_.size()), "poison");
   }
 
-  /// The ways of every 3 x 3 convolution: each plane has the same bits, its sums are near.
+  /// The ways of every convolution: each plane has the same bits, its sums are near.
   void compare() {
     using cuda::detail::stem_train::tile_order;
     arena place{memory_.data(), memory_.size()};
@@ -104,7 +105,7 @@ class step_by_step {
     reader_type const reader{f_.picture.data()};
     forward.arrange();
     backward.arrange();
-    forward.first(reader, f_.running());
+    check_first([&]<first_way W>() { forward.template first<W>(reader, f_.running()); });
     check(f_.saved.raw[1], {f_.saved.mean[1], f_.saved.rstd[1]},
           [&]<way W>() { forward.template inner<false, W>(1, tile_order::upwards, f_.running()); });
     check(f_.saved.raw[2], {f_.saved.mean[2], f_.saved.rstd[2]},
@@ -128,20 +129,35 @@ class step_by_step {
     for (std::size_t i = 0; i < n; ++i) numbers[i] = double(cuda::detail::to_float(there[i]));
     return numbers;
   }
+  using numbers = std::array<std::vector<double>, 3>;  ///< a plane, and what comes of its two sums
+  template <class N, class Run>
+  numbers result(N* to, std::array<float const*, 2> sums, Run const& run) const {
+    std::size_t const n = std::size_t(f_.host.batch) * cuda::stem_saved<S, T>::plane;
+    cuda::check(cudaMemset(to, 0xff, n * sizeof(N)), "poison");
+    run();
+    return {read(to, n), read(sums[0], S.hidden), read(sums[1], S.hidden)};
+  }
+  static void check_same(numbers const& got, numbers const& want, double tolerance) {
+    CHECK(got[0] == want[0]);
+    for (std::size_t i = 1; i < 3; ++i) CHECK(relative_error(got[i], want[i]) <= tolerance);
+  }
   template <class N, class Run>
   void check(N* to, std::array<float const*, 2> sums, Run const& run) const {
-    std::size_t const n = std::size_t(f_.host.batch) * cuda::stem_saved<S, T>::plane;
-    auto const result = [&]<way W>() {
-      cuda::check(cudaMemset(to, 0xff, n * sizeof(N)), "poison");
-      run.template operator()<W>();
-      return std::array{read(to, n), read(sums[0], S.hidden), read(sums[1], S.hidden)};
+    auto const with = [&]<way W>() { return result(to, sums, [&] { run.template operator()<W>(); }); };
+    numbers const want = with.template operator()<way::together>();
+    check_same(with.template operator()<way::one_loads>(), want, 1e-5);
+    check_same(with.template operator()<way::two_load>(), want, 1e-5);
+    check_same(with.template operator()<way::in_turn>(), want, 1e-5);
+  }
+  /// The first convolution's ways add their sums in the same order.
+  template <class Run>
+  void check_first(Run const& run) const {
+    auto const with = [&]<first_way W>() {
+      return result(f_.saved.raw[0], {f_.saved.mean[0], f_.saved.rstd[0]}, [&] { run.template operator()<W>(); });
     };
-    auto const want = result.template operator()<way::together>();
-    for (auto const& got : {result.template operator()<way::one_loads>(), result.template operator()<way::two_load>(),
-                            result.template operator()<way::in_turn>()}) {
-      CHECK(got[0] == want[0]);
-      for (std::size_t i = 1; i < 3; ++i) CHECK(relative_error(got[i], want[i]) < 1e-5);
-    }
+    numbers const want = with.template operator()<first_way::pixel_by_pixel>();
+    check_same(with.template operator()<first_way::at_once>(), want, 0);
+    check_same(with.template operator()<first_way::ahead>(), want, 0);
   }
   /// The gradients of weights that `run` adds to dw are near each other, and what it leaves in dz has the same bits.
   template <class Run>
@@ -150,13 +166,13 @@ class step_by_step {
     std::vector<T> before(n);
     cuda::check(cudaDeviceSynchronize(), "the work before");
     cuda::check(cudaMemcpy(before.data(), dz, n * sizeof(T), cudaMemcpyDeviceToHost), "read");
-    auto const result = [&]<way W>() {
+    auto const with = [&]<way W>() {
       cuda::check(cudaMemcpy(dz, before.data(), n * sizeof(T), cudaMemcpyHostToDevice), "write");
       cuda::check(cudaMemset(dw, 0, weights * sizeof(float)), "sums from nothing");
       run.template operator()<W>();
       return std::array{read(dz, n), read(dw, weights)};
     };
-    auto const want = result.template operator()<way::together>(), got = result.template operator()<way::one_loads>();
+    auto const want = with.template operator()<way::together>(), got = with.template operator()<way::one_loads>();
     CHECK(got[0] == want[0]);
     CHECK(relative_error(got[1], want[1]) < 1e-5);
   }
@@ -168,7 +184,7 @@ class step_by_step {
 
 }  // namespace
 
-TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: warpgroups that only load change no bit of a plane", F,
+TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: ways of a convolution change no bit of a plane", F,
                    train_stem<wide, precision::bf16>, train_stem<deep, precision::fp16>,
                    train_stem<single, precision::bf16>) {
   for (int const multiprocessors : {1, 3, 132}) {

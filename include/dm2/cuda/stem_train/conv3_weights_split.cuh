@@ -158,9 +158,9 @@ struct weights_loader {
 struct tap_column_sums {
   float c[3][32] = {};
 
-  /// += all of the block's tiles, `dx` the column. Fragments of a row are read while the row before is multiplied. Each
-  /// tile's products end before the next one's begin: the compiler lets none of them overlap where they cross the loop's
-  /// end. The other two warpgroups have products under way meanwhile.
+  /// += all of the block's tiles, `dx` the column. Fragments of a row are read while the row before is multiplied. A
+  /// tile's products end before the next one's begin: where they cross the loop's end, the compiler lets none overlap
+  /// (ptxas C7513). The other two warpgroups have products under way meanwhile.
   template <class Block, class T>
   __device__ __forceinline__ void multiply_tiles(split_walk<Block> const& walk, int dx, int thread) {
     int const lane = thread % 32, column = lane / 16 * 8 + lane % 8 + dx, piece = thread / 32 * 2 + lane / 8 % 2;

@@ -139,10 +139,11 @@ class tensor_forward {
     lay_out_weights<typename layouts::project, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data,
                                                                                           s_.proj);
   }
+  template <conv1_way Way = conv1_way::pixel_by_pixel>
   void first(Reader const& picture, statistics const& running) const {
     int const parts =
-        launch_conv1<G>(stream_, device_.multiprocessors, picture, s_.conv[0],
-                        raw_sink<G, false, number>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
+        launch_conv1<G, Way>(stream_, device_.multiprocessors, picture, s_.conv[0],
+                             conv1_sink<G, number, Way>{saved_.raw[0], s_.sums}, tile_order::downwards, batch_);
     finish(0, parts, running);
   }
   template <bool Patches, conv3_way Way = conv3_way::together>

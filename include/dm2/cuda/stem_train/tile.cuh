@@ -96,8 +96,9 @@ __device__ inline void lane_sums(Sums const& s, int row, int half, float (&x)[8]
   for (int n = 0; n < 4; ++n) x[2 * n] = s.c[row][n][2 * half], x[2 * n + 1] = s.c[row][n][2 * half + 1];
 }
 
-/// Forward: the raw output, and the sums of it and of its squares. Patches: how it lies.
-template <class G, bool Patches, class T>
+/// Forward: the raw output, and the sums of it and of its squares. Patches: how it lies. Whole: eight channels are one
+/// store of 16 bytes, where the compiler makes four of a plain one.
+template <class G, bool Patches, class T, bool Whole = false>
 struct raw_sink {
   T* raw;
   float* parts;  ///< [parts, 2, hidden]
@@ -114,8 +115,12 @@ struct raw_sink {
     stem::for_own_pixels<G, Sums::rows>(y, x, [&](int r, int half, int column) {
       float v[8];
       lane_sums(s, r, half, v);
-      *reinterpret_cast<uint4*>(raw + stem::plane_position<G, Patches>(b, y + r, column) * G::hidden + channel) =
-          round_and_sum<T>(v, sums);
+      auto* const to =
+          reinterpret_cast<uint4*>(raw + stem::plane_position<G, Patches>(b, y + r, column) * G::hidden + channel);
+      if constexpr (Whole)
+        __stcg(to, round_and_sum<T>(v, sums));
+      else
+        *to = round_and_sum<T>(v, sums);
     });
   }
 };
