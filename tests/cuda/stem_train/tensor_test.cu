@@ -16,6 +16,8 @@ using cuda::precision;
 namespace {
 
 constexpr stem_shape wide{.height = 48, .width = 80, .channels = 3, .hidden = 64, .patch = 16, .dim = 48};
+// Its planes are whole tiles, and patches are as high as one.
+constexpr stem_shape whole{.height = 32, .width = 64, .channels = 3, .hidden = 64, .patch = 16, .dim = 8};
 constexpr stem_shape deep{.height = 36, .width = 28, .channels = 4, .hidden = 64, .patch = 4, .dim = 200};
 constexpr stem_shape single{.height = 18, .width = 22, .channels = 1, .hidden = 64, .patch = 2, .dim = 8};
 
@@ -186,7 +188,7 @@ class step_by_step {
 
 TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: ways of a convolution change no bit of a plane", F,
                    train_stem<wide, precision::bf16>, train_stem<deep, precision::fp16>,
-                   train_stem<single, precision::bf16>) {
+                   train_stem<single, precision::bf16>, train_stem<whole, precision::bf16>) {
   for (int const multiprocessors : {1, 3, 132}) {
     CAPTURE(multiprocessors);
     F f{3};
@@ -203,7 +205,7 @@ TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: equals the CPU's in double,
 
 TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: gradients equal the CPU's with a warpgroup that loads", F,
                    train_stem<wide, precision::bf16>, train_stem<deep, precision::fp16>,
-                   train_stem<single, precision::bf16>) {
+                   train_stem<single, precision::bf16>, train_stem<whole, precision::bf16>) {
   for (int const multiprocessors : {1, 3, 132}) check_tensor<F, way::one_loads>(3, multiprocessors);
 }
 

@@ -183,7 +183,8 @@ struct tap_column_sums {
 #pragma unroll
       for (int i = 0; i < 32; i += 2) {
         int const in = thread / 32 * 16 + fragment::row(lane, i / 2 % 2), out = i / 4 * 8 + fragment::column(lane);
-        *reinterpret_cast<float2*>(part + ((dy * 3 + dx) * 64 + in) * 64 + out) = make_float2(c[dy][i], c[dy][i + 1]);
+        __stcg(reinterpret_cast<float2*>(part + ((dy * 3 + dx) * 64 + in) * 64 + out),
+               make_float2(c[dy][i], c[dy][i + 1]));
       }
   }
 
