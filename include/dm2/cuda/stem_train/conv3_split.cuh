@@ -39,7 +39,7 @@ struct conv3_split_block : stem::conv3_hopper_block<G> {
   static constexpr int loaders = F.loaders, multipliers = F.multipliers, threads = 128 * (loaders + multipliers);
   static constexpr bool in_turn = F.in_turn;
   static constexpr int stages = 6, ahead = 2 / loaders;  ///< tiles that a loader's copies are in front of its work
-  static constexpr int reading_warps = 4;                ///< of a tile
+  static constexpr int readers = 128;                    ///< threads, of a tile
   static constexpr int loader_registers = loaders == 1 ? 80 : 88, multiplier_registers = loaders == 1 ? 144 : 168;
   static constexpr int first_stage = base::weight_bytes, stage_bytes = base::buffer_bytes;
   static constexpr int table_offset = first_stage + stages * stage_bytes;
@@ -52,7 +52,10 @@ struct conv3_split_block : stem::conv3_hopper_block<G> {
                 "dm2::cuda::detail::stem_train::conv3_split_block: four warpgroups, a Hopper's shared memory");
 };
 
-/// The barriers of a ring of tiles: tile n of a block is in stage n % stages.
+/// The barriers of a ring of tiles: tile n of a block is in stage n % stages. Every lane arrives for itself, other than
+/// in tile/ring.cuh, which only copies by tensor maps fill. One lane behind __syncwarp() would do, too; but where a warp
+/// is together nothing is left of that in the machine code, and compute-sanitizer's racecheck, which reads it, takes
+/// what the other 31 lanes read and wrote for unordered.
 template <class Block>
 struct tile_ring {
   std::uint32_t phases;  ///< shared address
@@ -60,23 +63,19 @@ struct tile_ring {
   /// One thread makes the barriers; the block's barrier follows.
   __device__ void init() const {
     for (int s = 0; s < Block::stages; ++s)
-      init_phases(phases + unsigned(s * 16), 4), init_phases(phases + unsigned(s * 16 + 8), Block::reading_warps);
+      init_phases(phases + unsigned(s * 16), 128), init_phases(phases + unsigned(s * 16 + 8), Block::readers);
     publish_phases();
   }
   static __device__ int stage(int n) { return n % Block::stages; }
   /// Waits until tile n is there, and until its stage's tile before has been read.
   __device__ void wait_filled(int n) const { wait_phase(filled(n), unsigned(n / Block::stages) & 1); }
   __device__ void wait_read(int n) const { wait_phase(filled(n) + 8, unsigned(n / Block::stages + 1) & 1); }
-  /// This warp has written its part of tile n, or does not read it any more.
-  __device__ void fill(int n, int lane) const { arrive_once(filled(n), lane); }
-  __device__ void release(int n, int lane) const { arrive_once(filled(n) + 8, lane); }
+  /// This thread has written its part of tile n, or does not read it any more.
+  __device__ void fill(int n) const { arrive(filled(n)); }
+  __device__ void release(int n) const { arrive(filled(n) + 8); }
 
  private:
   [[nodiscard]] __device__ std::uint32_t filled(int n) const { return phases + unsigned(stage(n) * 16); }
-  static __device__ void arrive_once(std::uint32_t at, int lane) {
-    __syncwarp();
-    if (lane == 0) arrive(at);
-  }
 };
 
 /// The pieces of 16 bytes of a tile with its halo that one of 128 threads copies and changes: those of its column in
@@ -192,7 +191,7 @@ struct split_loader {
       start(n + Block::ahead * Block::loaders);
       wait_copies<Block::ahead>();
       prepare(n);
-      walk.ring.fill(n, part.thread % 32);
+      walk.ring.fill(n);
     }
   }
 };
@@ -227,7 +226,7 @@ __device__ __forceinline__ void multiply_tiles(split_walk<Block> const& walk, Si
     stem::hopper_plane_sums s{};
     stem::convolve3_hopper<Block, T>(s, shared + unsigned(walk.place(n) + row * Block::row_bytes), shared,
                                      product_turns<Block>{n, walk.count});
-    walk.ring.release(n, thread % 32);
+    walk.ring.release(n);
 #pragma unroll
     for (int across = 0; across < 2; ++across) {
       eight_sums more;

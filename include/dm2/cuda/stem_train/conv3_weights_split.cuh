@@ -36,7 +36,7 @@ namespace dm2::cuda::detail::stem_train {
 template <class G>
 struct conv3_weights_split_block : stem::conv3_hopper_block<G> {
   using base = stem::conv3_hopper_block<G>;
-  static constexpr int multipliers = 3, threads = 128 * (1 + multipliers), reading_warps = 4 * multipliers;
+  static constexpr int multipliers = 3, threads = 128 * (1 + multipliers), readers = 128 * multipliers;
   static constexpr int stages = 4, ahead = 2;  ///< tiles that the loader's copies are in front of its work
   static constexpr int loader_registers = 104, multiplier_registers = 136;
   static constexpr int gradient_row = base::tile::width * base::pixel_bytes;
@@ -138,7 +138,7 @@ struct weights_loader {
       gradient.change(at, slopes, tile, source.dz);
       halo.change(at + Block::halo_offset, tile, [&](uint4 v) { return activations.apply<T>(v); });
       fence_copies();  // products read the gradient themselves
-      walk.ring.fill(n, halo.thread % 32);
+      walk.ring.fill(n);
     }
   }
 
@@ -172,7 +172,7 @@ struct tap_column_sums {
     for (int n = 0; n < walk.count; ++n) {
       walk.ring.wait_filled(n);
       multiply_tile<Block, T>(from + unsigned(walk.place(n)), shared + unsigned(walk.place(n)));
-      walk.ring.release(n, lane);
+      walk.ring.release(n);
     }
   }
 
