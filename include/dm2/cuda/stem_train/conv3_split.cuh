@@ -55,7 +55,7 @@ struct conv3_split_block : stem::conv3_hopper_block<G> {
 /// The barriers of a ring of tiles: tile n of a block is in stage n % stages. Every lane arrives for itself, other than
 /// in tile/ring.cuh, which only copies by tensor maps fill. One lane behind __syncwarp() would do, too; but where a
 /// warp is together nothing is left of that in the machine code, and compute-sanitizer's racecheck, which reads it,
-/// takes what the other 31 lanes read and wrote for unordered.
+/// reported what was so handed over.
 template <class Block>
 struct tile_ring {
   std::uint32_t phases;  ///< shared address
