@@ -12,7 +12,7 @@
 #include <dm2/cuda/pictures.cuh>
 #include <dm2/cuda/stem/conv1.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
-#include <dm2/cuda/stem/conv3_hopper.cuh>
+#include <dm2/cuda/stem/conv3_split.cuh>
 #include <dm2/cuda/stem/general.cuh>
 #include <dm2/cuda/stem/project.cuh>
 #include <dm2/cuda/stem/tiled.cuh>
