@@ -83,7 +83,7 @@ class pass {
   void first(Reader const& picture) const {
     if constexpr (layouts::tensor_planes)
       if (fits(conv1_block<G>::shared_bytes)) {
-        launch_conv1<G>(stream_, device_.multiprocessors, picture, w_.conv[0], w_.bias[0], s_.plane[0], pictures_);
+        launch_conv1<G>(stream_, device_, picture, w_.conv[0], w_.bias[0], s_.plane[0], pictures_);
         return;
       }
     int const rows = pictures_ * G::plane_pixels;

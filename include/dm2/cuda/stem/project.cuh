@@ -22,7 +22,8 @@ namespace dm2::cuda::detail::stem {
 
 // Where the projection's sums go: the patch grid, token rows, or parts of a sum that was split.
 //
-// A sink takes number v of row `row` and column `column`, or two of consecutive columns, the first one even.
+// A sink takes number v of row `row` and column `column`, or two of consecutive columns, the first one even. What it adds
+// is read with __ldg: a plain load could be of what the sink wrote before, and each would wait for the one before it.
 
 /// Bias added, to the grid [rows, D].
 template <int D>
@@ -32,10 +33,10 @@ struct grid_sink {
 
   [[nodiscard]] grid_sink skip(std::ptrdiff_t rows) const { return {bias, grid == nullptr ? grid : grid + rows * D}; }
   __device__ void operator()(int row, int column, float v) const {
-    grid[std::ptrdiff_t{row} * D + column] = v + bias[column];
+    grid[std::ptrdiff_t{row} * D + column] = v + __ldg(bias + column);
   }
   __device__ void operator()(int row, int column, float2 v) const {
-    float2 const b = *reinterpret_cast<float2 const*>(bias + column);
+    float2 const b = __ldg(reinterpret_cast<float2 const*>(bias + column));
     *reinterpret_cast<float2*>(grid + std::ptrdiff_t{row} * D + column) = make_float2(v.x + b.x, v.y + b.y);
   }
 };
@@ -55,20 +56,29 @@ struct token_sink {
     std::ptrdiff_t const b = row / Tokens;
     int const patch = row % Tokens, token = patch + (patch >= middle ? 1 : 0);
     float* const to = x + b * (Tokens + 1) * D + column;
-    to[token * D] = v + bias[column] + pos[token * D + column];
-    if (patch == 0) to[middle * D] = cls[column] + pos[middle * D + column];
+    to[token * D] = v + __ldg(bias + column) + __ldg(pos + token * D + column);
+    if (patch == 0) to[middle * D] = __ldg(cls + column) + __ldg(pos + middle * D + column);
   }
-  __device__ void operator()(int row, int column, float2 v) const {
+  /// What is added to two numbers. Read apart from the writing, that of many numbers is on its way at once.
+  struct addends {
+    float2 bias, pos;
+  };
+  [[nodiscard]] __device__ addends read(int row, int column) const {
+    int const patch = row % Tokens;
+    float const* const p = pos + (patch + (patch >= middle ? 1 : 0)) * D + column;
+    return {__ldg(reinterpret_cast<float2 const*>(bias + column)), make_float2(__ldg(p), __ldg(p + 1))};
+  }
+  __device__ void operator()(int row, int column, float2 v, addends const& a) const {
     std::ptrdiff_t const b = row / Tokens;
     int const patch = row % Tokens, token = patch + (patch >= middle ? 1 : 0);
     float* const to = x + b * (Tokens + 1) * D + column;
-    float2 const c = *reinterpret_cast<float2 const*>(bias + column);
-    float const* const p = pos + token * D + column;
-    *reinterpret_cast<float2*>(to + token * D) = make_float2(v.x + c.x + p[0], v.y + c.y + p[1]);
+    *reinterpret_cast<float2*>(to + token * D) = make_float2(v.x + a.bias.x + a.pos.x, v.y + a.bias.y + a.pos.y);
     if (patch != 0) return;
     float const* const q = pos + middle * D + column;
-    *reinterpret_cast<float2*>(to + middle * D) = make_float2(cls[column] + q[0], cls[column + 1] + q[1]);
+    *reinterpret_cast<float2*>(to + middle * D) =
+        make_float2(__ldg(cls + column) + __ldg(q), __ldg(cls + column + 1) + __ldg(q + 1));
   }
+  __device__ void operator()(int row, int column, float2 v) const { (*this)(row, column, v, read(row, column)); }
 };
 
 /// As it is, to part blockIdx.z of [parts, rows, D].
@@ -171,10 +181,20 @@ __device__ inline void write_results(float const (&c)[Block::row_tiles][Block::c
     for (int half = 0; half < 2; ++half) {
       int const row = int(blockIdx.x) * Block::rows + warp_row + 16 * m + fragment::row(lane, half);
       if (row >= rows) continue;
+      auto const each = [&](auto const& f) {
 #pragma unroll
-      for (int n = 0; n < Block::column_tiles; ++n) {
-        int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + fragment::column(lane);
-        if (column < Block::width) sink(row, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
+        for (int n = 0; n < Block::column_tiles; ++n) {
+          int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + fragment::column(lane);
+          if (Block::width % Block::columns == 0 || column < Block::width)
+            f(n, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
+        }
+      };
+      if constexpr (requires { typename Sink::addends; }) {
+        typename Sink::addends a[Block::column_tiles];
+        each([&](int n, int column, float2) { a[n] = sink.read(row, column); });
+        each([&](int n, int column, float2 v) { sink(row, column, v, a[n]); });
+      } else {
+        each([&](int, int column, float2 v) { sink(row, column, v); });
       }
     }
 }
