@@ -28,7 +28,7 @@ struct conv3_split_block : conv3_hopper_block<G> {
   static constexpr int multipliers = F.multipliers, threads = 128 * (F.loaders + multipliers);
   static constexpr bool in_turn = F.in_turn;
   static constexpr int stages = 6, ahead = 2;  ///< tiles that the loader's copies are in front of the one it waits for
-  static constexpr int reading_warps = 4;      ///< of a tile
+  static constexpr int readers = 128;          ///< threads, of a tile
   static constexpr int loader_registers = 56, multiplier_registers = 152;
   static constexpr int first_stage = base::weight_bytes, stage_bytes = base::buffer_bytes;
   static constexpr int phase_offset = first_stage + stages * stage_bytes;  ///< two barriers a stage
@@ -46,6 +46,9 @@ struct split_walk {
   int count;
 
   [[nodiscard]] __device__ tile_type tile_at(int n) const { return tile_type{n * int(gridDim.x) + int(blockIdx.x)}; }
+  [[nodiscard]] __device__ int place(int n) const {
+    return Block::first_stage + tile_ring<Block>::stage(n) * Block::stage_bytes;
+  }
 };
 
 /// A thread of the warpgroup that loads.
@@ -64,7 +67,7 @@ struct split_loader {
     for (int n = 0; n < walk.count; ++n) {
       start(n + Block::ahead);
       wait_copies<Block::ahead>();
-      walk.ring.fill(n, part.thread % 32);
+      walk.ring.fill(n);
     }
   }
 
@@ -72,7 +75,7 @@ struct split_loader {
   __device__ void start(int n) const {
     if (n < walk.count) {
       walk.ring.wait_read(n);
-      part.load(walk.shared + unsigned(walk.ring.place(n)), in, walk.tile_at(n));
+      part.load(walk.shared + unsigned(walk.place(n)), in, walk.tile_at(n));
     }
     commit_copies();
   }
@@ -89,9 +92,9 @@ __device__ __forceinline__ void multiply_tiles(split_walk<Block> const& walk, fl
     hopper_plane_sums s;
     s.start<G>(bias, lane);
     walk.ring.wait_filled(n);
-    convolve3_hopper<Block, T>(s, walk.shared + unsigned(walk.ring.place(n) + row * Block::row_bytes), walk.shared,
+    convolve3_hopper<Block, T>(s, walk.shared + unsigned(walk.place(n) + row * Block::row_bytes), walk.shared,
                                product_turns<Block>{n, walk.count});
-    walk.ring.release(n, lane);
+    walk.ring.release(n);
     s.store<G, Patches>(out, tile.b, tile.y + row, tile.x, lane);
   }
 }

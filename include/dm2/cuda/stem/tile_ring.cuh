@@ -20,7 +20,10 @@ struct conv3_roles {
   bool in_turn;
 };
 
-/// The barriers of a ring of tiles: tile n of a block is in stage n % stages.
+/// The barriers of a ring of tiles: tile n of a block is in stage n % stages. Every lane arrives for itself, other than
+/// in tile/ring.cuh, which only copies by tensor maps fill. One lane behind __syncwarp() would do, too; but where a
+/// warp is together nothing is left of that in the machine code, and compute-sanitizer's racecheck, which reads it,
+/// reported what was so handed over.
 template <class Block>
 struct tile_ring {
   std::uint32_t phases;  ///< shared address
@@ -28,29 +31,23 @@ struct tile_ring {
   /// One thread makes the barriers; the block's barrier follows.
   __device__ void init() const {
     for (int s = 0; s < Block::stages; ++s)
-      init_phases(phases + unsigned(s * 16), 4), init_phases(phases + unsigned(s * 16 + 8), Block::reading_warps);
+      init_phases(phases + unsigned(s * 16), 128), init_phases(phases + unsigned(s * 16 + 8), Block::readers);
     publish_phases();
   }
-  /// Where tile n lies.
   static __device__ int stage(int n) { return n % Block::stages; }
-  static __device__ int place(int n) { return Block::first_stage + stage(n) * Block::stage_bytes; }
   /// Waits until tile n is there, and until its stage's tile before has been read.
   __device__ void wait_filled(int n) const { wait_phase(filled(n), unsigned(n / Block::stages) & 1); }
   __device__ void wait_read(int n) const { wait_phase(filled(n) + 8, unsigned(n / Block::stages + 1) & 1); }
-  /// This warp has written its part of tile n, or does not read it any more.
-  __device__ void fill(int n, int lane) const { arrive_once(filled(n), lane); }
-  __device__ void release(int n, int lane) const { arrive_once(filled(n) + 8, lane); }
+  /// This thread has written its part of tile n, or does not read it any more.
+  __device__ void fill(int n) const { arrive(filled(n)); }
+  __device__ void release(int n) const { arrive(filled(n) + 8); }
 
  private:
   [[nodiscard]] __device__ std::uint32_t filled(int n) const { return phases + unsigned(stage(n) * 16); }
-  static __device__ void arrive_once(std::uint32_t at, int lane) {
-    __syncwarp();
-    if (lane == 0) arrive(at);
-  }
 };
 
-/// The pieces of 16 bytes of a tile with its halo that one of 128 threads copies: those of its column in each row, then
-/// of the two columns behind the sixteenth. They are a constant apart.
+/// The pieces of 16 bytes of a tile with its halo that one of 128 threads copies and changes: those of its column in
+/// each row, then of the two columns behind the sixteenth.
 template <class Block, bool Patches>
 struct halo_part {
   using G = typename Block::geometry;
@@ -82,6 +79,24 @@ struct halo_part {
       if (!there(j)) continue;
       int const at = int(plane_position<G, Patches>(0, tile.y - 1 + row(j), tile.x - 1 + column(j)));
       copy_async(to + unsigned(offset(j)), picture + std::ptrdiff_t{at} * G::hidden, inside(tile, j));
+    }
+  }
+  /// Changes the pieces in the plane, half of them at a time, so that their latencies overlap. What is outside is
+  /// changed, too, and left where it is: a branch around it would keep the pieces one after another.
+  template <class Change>
+  __device__ void change(unsigned char* at, tile_type const& tile, Change const& change) const {
+    constexpr int half = count / 2;
+#pragma unroll
+    for (int first = 0; first < count; first += half) {
+      uint4 v[half];
+#pragma unroll
+      for (int j = 0; j < half; ++j)
+        v[j] = there(first + j) ? *reinterpret_cast<uint4 const*>(at + offset(first + j)) : uint4{};
+#pragma unroll
+      for (int j = 0; j < half; ++j) {
+        uint4 const changed = change(v[j]);
+        if (there(first + j) && inside(tile, first + j)) *reinterpret_cast<uint4*>(at + offset(first + j)) = changed;
+      }
     }
   }
 };
