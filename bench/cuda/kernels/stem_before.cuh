@@ -18,7 +18,7 @@ using namespace cuda;
 using namespace cuda::detail;
 using namespace cuda::detail::stem;
 
-/// Whole: as now. Else relu of the sums to rows [y, y + Rows), columns [x, x + 16) of picture b, where they are inside the plane. `channel`
+/// Whole: as now. Else relu of the sums to rows [y, y + Rows), columns [x, x + 16) of picture b. `channel`
 /// is this lane's first.
 template <class G, bool Patches, bool Whole, class T, int Rows>
 __device__ inline void store_plane(plane_sums<G::hidden, Rows> const& s, T* out, int b, int y, int x, int channel) {

@@ -95,7 +95,7 @@ __device__ inline void store_plane(plane_sums<G::hidden, Rows> const& s, T* out,
 #pragma unroll
     for (int n = 0; n < columns; ++n) v[n] = pack_relu<T>(s.c[r][n][2 * half], s.c[r][n][2 * half + 1]);
     T* const to = out + plane_position<G, Patches>(b, y + r, column) * G::hidden + channel;
-    // Never a store for each of the words: the compiler makes them of a plain one, and a 3 x 3 layer took 632 us for 514.
+    // A plain store becomes one for each of the words; whole ones took a 3 x 3 layer in training from 632 to 514 us.
     if constexpr (columns == 4)
       __stcg(reinterpret_cast<uint4*>(to), make_uint4(v[0], v[1], v[2], v[3]));
     else

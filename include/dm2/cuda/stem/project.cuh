@@ -22,8 +22,8 @@ namespace dm2::cuda::detail::stem {
 
 // Where the projection's sums go: the patch grid, token rows, or parts of a sum that was split.
 //
-// A sink takes number v of row `row` and column `column`, or two of consecutive columns, the first one even. What it adds
-// is read with __ldg: a plain load could be of what the sink wrote before, and each would wait for the one before it.
+// A sink takes number v of row `row` and column `column`, or two of consecutive columns, the first one even. What it
+// adds is read with __ldg: a plain load could be of what the sink wrote before, and each would wait for the one before.
 
 /// Bias added, to the grid [rows, D].
 template <int D>
