@@ -15,6 +15,7 @@
 #include <dm2/cuda/stem/conv3_split.cuh>
 #include <dm2/cuda/stem/general.cuh>
 #include <dm2/cuda/stem/project.cuh>
+#include <dm2/cuda/stem/project_hopper.cuh>
 #include <dm2/cuda/stem/tiled.cuh>
 #include <dm2/cuda/stem/weights.cuh>
 
@@ -130,11 +131,15 @@ class pass {
     int const rows = pictures_ * G::tokens;
     if constexpr (layouts::tensor_projection) {
       constexpr int K = G::depth, N = S.dim;
+      T const* const weights = w_.proj;
       project_plan const plan = plan_projection<K, N>(device_, rows);
+      // Parts of fewer rows keep more multiprocessors busy than its tiles of 192 would.
+      if (plan.many && plan.splits == 1 &&
+          launch_project_hopper<K, N>(stream_, device_, patches, weights, sink, rows, early_))
+        return;
       auto const with = [&]<project_form F>() {
         if (!fits(project_block<K, N, F>::shared_bytes)) return false;
-        launch_projection<K, N, F>(stream_, plan, patches, static_cast<T const*>(w_.proj), sink, rows, s_.parts, {},
-                                   early_);
+        launch_projection<K, N, F>(stream_, plan, patches, weights, sink, rows, s_.parts, {}, early_);
         return true;
       };
       if (plan.many ? with.template operator()<project_many<N>>() || with.template operator()<project_many_small<N>>()
