@@ -4,8 +4,9 @@
 //   dm2_cuda_stem_bench --once     each once, without times, for a profiler
 //
 // What it was is bench/cuda/kernels/stem_before.cuh. Results are compared before anything is timed: to the last bit,
-// but where sums are by wgmma that were by mma: the 7 x 7's planes may differ by 1e-3 of their norm, since numbers of 16
-// bits may be rounded to the other side, token rows by 1e-5.
+// but where sums are by wgmma that were by mma. There the 7 x 7's planes may differ by 1e-3 of their norm, since
+// numbers of 16 bits may be rounded to the other side, and token rows by 1e-5.
+//
 // The 3 x 3 convolutions of many pictures run in two more forms: as they were with planes stored whole, and with
 // multiplying warpgroups that take turns.
 //
