@@ -18,6 +18,12 @@ namespace before = dm2::bench::stem_before;
 
 namespace {
 
+constexpr stem_shape three_channels{.height = 64, .width = 64, .channels = 3, .hidden = 64, .patch = 16, .dim = 192};
+constexpr stem_shape four_channels{.height = 40, .width = 80, .channels = 4, .hidden = 64, .patch = 8, .dim = 48};
+constexpr stem_shape broad{.height = 40, .width = 80, .channels = 4, .hidden = 128, .patch = 8, .dim = 48};
+constexpr stem_shape narrow{.height = 24, .width = 40, .channels = 4, .hidden = 48, .patch = 4, .dim = 24};
+constexpr stem_shape one_channel{.height = 16, .width = 48, .channels = 1, .hidden = 16, .patch = 8, .dim = 24};
+
 std::vector<double> draw(std::mt19937& engine, std::size_t n, double scale) {
   std::normal_distribution<double> normal{0, scale};
   std::vector<double> v(n);
@@ -148,11 +154,11 @@ void check_projection(int pictures, stem::project_plan plan) {
 TEST_CASE(
     "cuda stem: the 7 x 7 convolution has the bits that it had, from floats and from bytes of any alignment; by wgmma, "
     "nearly") {
-  check_pictures<__nv_bfloat16, {.height = 64, .width = 64, .channels = 3, .hidden = 64, .patch = 16, .dim = 192}>(2);
-  check_pictures<__half, {.height = 40, .width = 80, .channels = 4, .hidden = 64, .patch = 8, .dim = 48}>(1);
-  check_pictures<__half, {.height = 40, .width = 80, .channels = 4, .hidden = 128, .patch = 8, .dim = 48}>(1);
-  check_pictures<__half, {.height = 24, .width = 40, .channels = 4, .hidden = 48, .patch = 4, .dim = 24}>(3);
-  check_pictures<__nv_bfloat16, {.height = 16, .width = 48, .channels = 1, .hidden = 16, .patch = 8, .dim = 24}>(2);
+  check_pictures<__nv_bfloat16, three_channels>(2);
+  check_pictures<__half, four_channels>(1);
+  check_pictures<__half, broad>(1);
+  check_pictures<__half, narrow>(3);
+  check_pictures<__nv_bfloat16, one_channel>(2);
 }
 
 TEST_CASE("cuda stem: the 3 x 3 convolutions have the bits that they had, with any number of tiles a block") {
