@@ -43,7 +43,7 @@ void check_first(Reader const& picture, int pictures, int multiprocessors) {
   using geometry = stem::geometry<S>;
   CAPTURE(S.width);
   CAPTURE(multiprocessors);
-  std::mt19937 engine{S.width};
+  std::mt19937 engine{unsigned(S.width)};
   device_array<T> const weights{draw(engine, stem::conv1_layout<S.hidden>::size, 0.1)};
   device_array<float> const bias{draw(engine, S.hidden, 1)};
   std::size_t const n = std::size_t(pictures) * geometry::plane_pixels * geometry::hidden;
@@ -69,7 +69,7 @@ void check_first(Reader const& picture, int pictures, int multiprocessors) {
 template <class T, stem_shape S>
 void check_pictures(int pictures) {
   using geometry = stem::geometry<S>;
-  std::mt19937 engine{S.height};
+  std::mt19937 engine{unsigned(S.height)};
   std::size_t const n = std::size_t(pictures) * S.channels * S.height * S.width;
   device_array<float> const floats{draw(engine, n + 4, 1)};
   std::vector<std::uint8_t> values(n + 16);
@@ -127,11 +127,16 @@ void check_inner(int pictures, int multiprocessors) {
         }) == want);
 }
 
+enum class projection_form { many, many_small, few };
+
 /// Token rows of a projection as it was and as it is, in a form.
-template <class T, int Dim, stem::project_form F>
+template <class T, int Dim, projection_form F>
 void check_projection(int pictures, stem::project_plan plan) {
   CAPTURE(Dim);
   constexpr int tokens = 9, depth = 256;
+  constexpr stem::project_form form = F == projection_form::many         ? stem::project_many<Dim>
+                                      : F == projection_form::many_small ? stem::project_many_small<Dim>
+                                                                         : stem::project_few;
   std::mt19937 engine{Dim};
   int const rows = pictures * tokens;
   device_array<T> const in{draw(engine, std::size_t(rows) * depth, 1)}, weights{draw(engine, depth * Dim, 0.05)};
@@ -140,8 +145,8 @@ void check_projection(int pictures, stem::project_plan plan) {
   cuda::context<> ctx;
   auto const result = [&]<class Sink>() {
     device_array<float> x(std::size_t(pictures) * (tokens + 1) * Dim), parts(std::size_t(plan.splits) * rows * Dim);
-    stem::launch_projection<depth, Dim, F>(ctx.stream(), plan, in.data(), weights.data(),
-                                           Sink{bias.data(), cls.data(), pos.data(), x.data()}, rows, parts.data());
+    stem::launch_projection<depth, Dim, form>(ctx.stream(), plan, in.data(), weights.data(),
+                                              Sink{bias.data(), cls.data(), pos.data(), x.data()}, rows, parts.data());
     CHECK(x.margins_untouched());
     return x.read();
   };
@@ -170,8 +175,8 @@ TEST_CASE("cuda stem: the 3 x 3 convolutions have the bits that they had, with a
 }
 
 TEST_CASE("cuda stem: the projection has the bits that it had, whole and in parts") {
-  check_projection<__nv_bfloat16, 192, stem::project_many<192>>(17, {true, 1, 0});
-  check_projection<__nv_bfloat16, 384, stem::project_many_small<384>>(16, {true, 1, 0});
-  check_projection<__half, 192, stem::project_few>(3, {false, 2, 0});
-  check_projection<__half, 24, stem::project_few>(5, {false, 1, 0});
+  check_projection<__nv_bfloat16, 192, projection_form::many>(17, {true, 1, 0});
+  check_projection<__nv_bfloat16, 384, projection_form::many_small>(16, {true, 1, 0});
+  check_projection<__half, 192, projection_form::few>(3, {false, 2, 0});
+  check_projection<__half, 24, projection_form::few>(5, {false, 1, 0});
 }
