@@ -121,9 +121,11 @@ __device__ __forceinline__ void multiply_step(float (&sums)[96], std::uint32_t f
   hold(sums);
 }
 
-/// A thread's sums into the sink, from (row, column) of its warp on.
+/// A thread's sums into the sink, from (row, column) of its warp on. Addresses are computed here, not kept in registers
+/// through the products.
 template <class Block, class Sink>
 __device__ inline void write_sums(float const (&sums)[96], Sink const& sink, int row, int column, int rows, int lane) {
+  hide(row), hide(column);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     int const r = row + fragment::row(lane, half);
