@@ -4,7 +4,8 @@
 //   dm2_cuda_stem_train_bench --once     each once, without times, for a profiler
 //
 // The products of the projection run in two ways: with warps, as stem_forward_train and stem_backward have them, or
-// with warpgroups that a thread copies for (stem_train/project_hopper.cuh, stem_train/project_weights_hopper.cuh).
+// with warpgroups that a thread copies for (stem_train/project_hopper.cuh, project_weights_hopper.cuh and
+// project_input_hopper.cuh).
 // Before anything is timed their results are compared, by their norm.
 //
 // A row is a step of the pass with the small kernel that ends its sums. GB and TFLOP are counted from the sizes: 411 MB
@@ -94,12 +95,16 @@ class passes {
     forward_.arrange();
     grouped_.template arrange<way::warpgroups>();
     backward_.arrange();
+    grouped_backward_.template arrange<way::warpgroups>();
     forward_.first(reader_, running_);
     second();
     third();
     compare("forward: projection", s_.grid.data(), std::size_t(batch) * S.tokens() * S.dim, 1e-3,
             [&]<way W>() { projection<W>(); });
     compare("backward: projection's weights", grad_.proj.data, grad_.proj.size, 1e-4, [&]<way W>() { weights<W>(); });
+    compare("backward: patches", d_.dz[0], std::size_t(cost::plane_bytes) / sizeof(T), 1e-3,
+            [&]<way W>() { patches<W>(); });
+    compare("backward: patches, their means", d_.means, 2 * S.hidden, 1e-3, [&]<way W>() { patches<W>(); });
     for (auto const& s : steps()) s.run();
     stream_.synchronize();
     auto const all = numbers_at(s_.gradients.data(), s_.numbers);
@@ -119,8 +124,8 @@ class passes {
     add("the same, warpgroups", 1 + cost::grid, cost::project, [this] { projection<way::warpgroups>(); });
     add("backward: projection's weights", 1 + cost::grid, cost::project, [this] { weights<way::warps>(); });
     add("the same, warpgroups", 1 + cost::grid, cost::project, [this] { weights<way::warpgroups>(); });
-    add("backward: patches", 2 + cost::grid, cost::project,
-        [this] { backward_.project_input(s_.dgrid.data(), grad_); });
+    add("backward: patches", 2 + cost::grid, cost::project, [this] { patches<way::warps>(); });
+    add("the same, warpgroups", 2 + cost::grid, cost::project, [this] { patches<way::warpgroups>(); });
     add("backward: third, weights", 4, cost::conv3, [this] { backward_.template weights<2, true>(d_.dz[0], grad_); });
     add("backward: third, input", 3, cost::conv3,
         [this] { backward_.template input<2, true>(d_.dz[0], d_.dz[1], grad_); });
@@ -144,6 +149,10 @@ class passes {
   void weights() const {
     backward_.template project_weights<W>(s_.dgrid.data(), grad_);
   }
+  template <way W>
+  void patches() const {
+    (W == way::warps ? backward_ : grouped_backward_).template project_input<W>(s_.dgrid.data(), grad_);
+  }
   /// Runs a step that writes `to`, or adds to it, in both ways; results start from zeros, and none may stay.
   template <class N, class Run>
   void compare(std::string const& what, N* to, std::size_t count, double most, Run const& run) const {
@@ -158,9 +167,15 @@ class passes {
     if (with.template operator()<way::warpgroups>() != got)
       throw std::runtime_error{what + ": other bits in a second run"};
   }
+  /// The other way's weights, and d_'s planes and means.
+  stem_train::tensor_gradients<S, T> shared_planes() {
+    stem_train::tensor_gradients<S, T> other{place_, ctx_.device(), batch};
+    other.dz = d_.dz, other.means = d_.means;
+    return other;
+  }
   static std::size_t scratch_bytes(cuda::device_properties const& device) {
     return 2 * planned_bytes<stem_train::tensor_scratch<S, T>>(device, batch) +
-           planned_bytes<stem_train::tensor_gradients<S, T>>(device, batch);
+           2 * planned_bytes<stem_train::tensor_gradients<S, T>>(device, batch);
   }
 
   cuda::stream stream_;
@@ -171,6 +186,7 @@ class passes {
   stem_train::tensor_scratch<S, T> scratch_{place_, ctx_.device(), batch};
   stem_train::tensor_scratch<S, T> grouped_scratch_{place_, ctx_.device(), batch};
   stem_train::tensor_gradients<S, T> d_{place_, ctx_.device(), batch};
+  stem_train::tensor_gradients<S, T> grouped_gradients_ = shared_planes();
   reader_type reader_{s_.picture.data()};
   stem_parameters<S, float const, space::device> p_ = stem_state<S>::template view<float const>(s_.parameters.data());
   stem_parameters<S, float, space::device> grad_ = stem_state<S>::template view<float>(s_.gradients.data());
@@ -179,7 +195,9 @@ class passes {
   forward_type forward_{ctx_.stream(), ctx_.device(), p_, s_.saved, scratch_, batch};
   forward_type grouped_{ctx_.stream(), ctx_.device(),    p_,
                         s_.saved,      grouped_scratch_, batch};  ///< other weights' layout
-  stem_train::tensor_backward<S, T, reader_type> backward_{ctx_.stream(), ctx_.device(), p_, s_.saved, d_, batch};
+  using backward_type = stem_train::tensor_backward<S, T, reader_type>;
+  backward_type backward_{ctx_.stream(), ctx_.device(), p_, s_.saved, d_, batch};
+  backward_type grouped_backward_{ctx_.stream(), ctx_.device(), p_, s_.saved, grouped_gradients_, batch};
 };
 
 constexpr stem_shape tiny_stem{.height = 224, .width = 224, .channels = 3, .hidden = 64, .patch = 16, .dim = 192};

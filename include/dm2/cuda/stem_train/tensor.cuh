@@ -17,6 +17,7 @@
 #include <dm2/cuda/stem_train/general.cuh>
 #include <dm2/cuda/stem_train/project.cuh>
 #include <dm2/cuda/stem_train/project_hopper.cuh>
+#include <dm2/cuda/stem_train/project_input_hopper.cuh>
 #include <dm2/cuda/stem_train/project_weights.cuh>
 #include <dm2/cuda/stem_train/project_weights_hopper.cuh>
 #include <dm2/cuda/stem_train/saved.cuh>
@@ -100,8 +101,9 @@ struct tensor_gradients {
     for (T*& p : dz) p = a.take<T>(std::size_t(batch) * stem_saved<S, T>::plane);
     for (T*& p : mirrored) p = a.take<T>(layouts::conv3::size);
     proj = a.take<T>(kernels::input_layout::size);
-    int const most = std::max(project_input_shares<G>(sms, rows) * kernels::project_input::column_blocks,
-                              conv3_parts<typename kernels::conv3>(sms));
+    int const most = std::max({project_input_shares<G>(sms, rows) * kernels::project_input::column_blocks,
+                               project_input_hopper_shares<G>(sms, rows) * project_input_hopper_block<G>::pixel_blocks,
+                               conv3_parts<typename kernels::conv3>(sms)});
     sums = a.take<float>(std::size_t(most) * 2 * S.hidden);
     means = a.take<float>(std::size_t{2} * S.hidden);
     parts = a.take<float>(std::max({std::size_t(sms) * kernels::weights3::sums,
@@ -172,9 +174,10 @@ class tensor_forward {
     constexpr int K = G::depth, N = S.dim;
     int const rows = batch_ * G::tokens;
     sink_type const sink{p_.proj_bias.data, grid};
-    if (projects_in_warpgroups<Way>())
-      return launch_project_hopper<G>(stream_, device_.multiprocessors, static_cast<number const*>(saved_.raw[2]),
-                                      static_cast<number const*>(s_.proj), norm_of<S>(p_, saved_, 2), sink, rows);
+    if constexpr (Way == project_way::warpgroups)
+      if (projects_in_warpgroups<Way>())
+        return launch_project_hopper<G>(stream_, device_.multiprocessors, static_cast<number const*>(saved_.raw[2]),
+                                        static_cast<number const*>(s_.proj), norm_of<S>(p_, saved_, 2), sink, rows);
     stem::project_plan const plan = stem::plan_projection<K, N>(device_, rows);
     auto const with = [&]<stem::project_form F>() {
       stem::launch_projection<K, N, F>(stream_, plan, static_cast<number const*>(saved_.raw[2]),
@@ -192,8 +195,9 @@ class tensor_forward {
   /// Where there are many patches, too: fewer are divided along the patches' length by the other way.
   template <project_way Way>
   [[nodiscard]] bool projects_in_warpgroups() const {
-    if constexpr (Way == project_way::warps) return false;
-    return project_hopper_fits<G, number, sink_type>(device_, batch_ * G::tokens);
+    if constexpr (Way == project_way::warpgroups)
+      return project_hopper_fits<G, number, sink_type>(device_, batch_ * G::tokens);
+    return false;
   }
   void finish(std::size_t stage, int parts, statistics const& running) const {
     finish_statistics(
@@ -232,12 +236,12 @@ class tensor_backward {
                   stem_saved<S, T> const& saved, tensor_gradients<S, T> const& gradients, int batch)
       : stream_{stream}, device_{device}, p_{p}, saved_{saved}, d_{gradients}, batch_{batch} {}
 
-  /// All steps. Way: how the gradient of the projection's weights is computed.
+  /// All steps. Way: how the gradients of the projection are computed.
   template <project_way Way = project_way::warps>
   void operator()(Reader const& picture, T const* dgrid, gradients const& grad) const {
-    arrange();
+    arrange<Way>();
     project_weights<Way>(dgrid, grad);
-    project_input(dgrid, grad);
+    project_input<Way>(dgrid, grad);
     weights<2, true>(d_.dz[0], grad);
     input<2, true>(d_.dz[0], d_.dz[1], grad);
     weights<1, false>(d_.dz[1], grad);
@@ -247,11 +251,17 @@ class tensor_backward {
 
   // The steps, in this order.
 
+  template <project_way Way = project_way::warps>
   void arrange() const {
     for (std::size_t i = 0; i < 2; ++i)
       lay_out_weights<typename layouts::conv3, true, S.hidden, S.hidden, 9>(stream_, p_.conv[i].data, d_.mirrored[i]);
-    lay_out_weights<typename kernels::input_layout, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data,
-                                                                                               d_.proj);
+    auto const projection = [&]<class Layout>() {
+      lay_out_weights<Layout, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data, d_.proj);
+    };
+    if (projects_in_warpgroups<Way>())
+      projection.template operator()<typename project_input_hopper_block<G>::layout>();
+    else
+      projection.template operator()<typename kernels::input_layout>();
   }
   /// The projection's weights and bias.
   template <project_way Way = project_way::warps>
@@ -269,15 +279,19 @@ class tensor_backward {
     add_sums(stream_, d_.bias_sums, sum_count, S.dim, grad.proj_bias.data);
   }
   /// dz of the third BatchNorm, to d_.dz[0].
+  template <project_way Way = project_way::warps>
   void project_input(T const* dgrid, gradients const& grad) const {
-    int const parts = launch_project_input<G>(stream_, device_.multiprocessors,
-                                              project_input_operands<G, T>{.dgrid = dgrid,
-                                                                           .weights = d_.proj,
-                                                                           .raw = saved_.raw[2],
-                                                                           .norm = norm_of<S>(p_, saved_, 2),
-                                                                           .dz = d_.dz[0],
-                                                                           .parts = d_.sums},
-                                              batch_ * G::tokens);
+    project_input_operands<G, T> const operands{.dgrid = dgrid,
+                                                .weights = d_.proj,
+                                                .raw = saved_.raw[2],
+                                                .norm = norm_of<S>(p_, saved_, 2),
+                                                .dz = d_.dz[0],
+                                                .parts = d_.sums};
+    int const sms = device_.multiprocessors, rows = batch_ * G::tokens;
+    if constexpr (Way == project_way::warpgroups)
+      if (projects_in_warpgroups<Way>())
+        return finish(2, launch_project_input_hopper(stream_, sms, operands, rows), grad);
+    int const parts = launch_project_input(stream_, sms, operands, rows);
     finish(2, parts, grad);
   }
   /// Convolution Stage: the gradient of its weights, and dz becomes that of its output. Patches: how dz and raw lie.
@@ -310,6 +324,11 @@ class tensor_backward {
   }
 
  private:
+  template <project_way Way>
+  [[nodiscard]] bool projects_in_warpgroups() const {
+    if constexpr (Way == project_way::warpgroups) return project_input_hopper_runs<G, T>(device_);
+    return false;
+  }
   [[nodiscard]] norm_gradient gradient(std::size_t stage) const { return {norm_of<S>(p_, saved_, stage), d_.means}; }
   void finish(std::size_t stage, int parts, gradients const& grad) const {
     finish_norm_gradient(stream_, d_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
