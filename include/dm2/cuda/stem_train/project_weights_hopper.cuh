@@ -203,8 +203,8 @@ __global__ void __launch_bounds__(project_weights_hopper_block<G>::threads, 1)
   }
 }
 
-/// dproj [D, hidden, tap] += the sum of parts [count, tap, hidden, D] in their order. Block (channel, 8 numbers of D, 32
-/// taps): it reads rows of 8 numbers and writes rows of 32 taps.
+/// dproj [D, hidden, tap] += the sum of parts [count, tap, hidden, D] in their order. Block (channel, 8 numbers of D,
+/// 32 taps): it reads rows of 8 numbers and writes rows of 32 taps.
 template <class G>
 __global__ void __launch_bounds__(256)
     add_project_parts_kernel(float const* __restrict__ parts, int count, float* __restrict__ dproj) {
