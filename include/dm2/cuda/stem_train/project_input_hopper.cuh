@@ -153,9 +153,13 @@ struct patch_multiplier {
     for (int k = 0; k < Block::steps; ++k) multiply_chunk_down<T>(c, a[k], further_down(b, k), k != 0);
     commit_products();
     ring.wait();
+    std::uint32_t raw[16];  // read while the products run
+    for_pairs([&](int i, std::uint32_t const& pair) { raw[i] = pair; });
     wait_products<0>();
     hold(c);
-    mask(c, masks);
+    for_pairs([&](int i, std::uint32_t& pair) {
+      pair = masks.template apply<T>(make_float2(c[2 * i], c[2 * i + 1]), raw[i], i / 2 * 2);
+    });
     leave(row, column);
   }
   /// The stage whose numbers have left is the ring's again; Newer: stores of the warp that may be under way.
@@ -168,18 +172,15 @@ struct patch_multiplier {
   }
 
  private:
-  /// Numbers of the stage give way to dz, pair by pair: 32 lanes have 32 banks.
-  __device__ __forceinline__ void mask(float const (&c)[32], column_masks& masks) const {
+  /// f(i, pair) for the 16 pairs of the lane's numbers in the stage, in the order of a product's: 32 lanes have 32
+  /// banks.
+  template <class F>
+  __device__ __forceinline__ void for_pairs(F const& f) const {
     unsigned char* const at = stages + ring.stage * Block::stage_bytes;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int const r = warp * 16 + fragment::row(lane, half);
-#pragma unroll
-      for (int n = 0; n < 8; ++n) {
-        auto* const pair =
-            reinterpret_cast<std::uint32_t*>(at + r * 128 + (n ^ r % 8) * 16 + fragment::column(lane) * 2);
-        *pair = masks.template apply<T>(make_float2(c[n * 4 + half * 2], c[n * 4 + half * 2 + 1]), *pair, n * 2);
-      }
+    for (int i = 0; i < 16; ++i) {
+      int const r = warp * 16 + fragment::row(lane, i % 2);
+      f(i, *reinterpret_cast<std::uint32_t*>(at + r * 128 + (i / 2 ^ r % 8) * 16 + fragment::column(lane) * 2));
     }
   }
   __device__ __forceinline__ void leave(int row, int column) {
