@@ -78,12 +78,12 @@ TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: equals the CPU's in double,
   for (int const multiprocessors : {1, 3, 132}) check_tensor<F>(3, multiprocessors);
 }
 
-// 45, 189 and 594 patches: parts of a step of 64 and of a tile of 192; one, four and 64 pixels of a patch.
+// 15 to 297 patches: parts of a step of 64 and of a tile of 192. 64, four and one pixel of a patch.
 TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: equals the CPU's with the projection in warpgroups", F,
                    train_stem<wide, precision::bf16>, train_stem<deep, precision::fp16>,
                    train_stem<single, precision::bf16>) {
-  for (int const pictures : {1, 3})
-    for (int const multiprocessors : {1, 3, 132}) check_tensor<F, way::warpgroups>(pictures, multiprocessors);
+  for (int const multiprocessors : {1, 3, 132}) check_tensor<F, way::warpgroups>(3, multiprocessors);
+  check_tensor<F, way::warpgroups>(1, 3);
 }
 
 TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: equals the CPU's in double at the sizes of Tiny and Small [long]",
