@@ -6,7 +6,7 @@
 /// multiply and store. Where each of three warpgroups does one after the other it is 1,794 instructions of a warp and
 /// tile. Here they are 470 of a loading warp, whose threads keep to a column of the tile and eight channels, so that
 /// pieces are a constant apart and the channels' numbers stay in registers, and 749 of a multiplying one. One H200,
-/// Tiny, 256 pictures: 391 us forward for 514, 460 backward for 540.
+/// Tiny, 256 pictures: 381 and 439 us forward for 514 and 560, 511 and 526 backward for 508 and 540.
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
