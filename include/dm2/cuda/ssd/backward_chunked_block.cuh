@@ -171,23 +171,54 @@ struct backward_chunk_block {
   }
 };
 
+/// How `Threads` threads share the pieces of 16 bytes of a chunk's rows of `Columns` numbers: `lanes` of them a row, at
+/// least two, so that they read whole sectors of 32 bytes where rows begin at one; then the rows `each` further on.
+template <int Columns, int Threads>
+struct chunk_pieces {
+  static constexpr int count = Columns / 8, pitch = 2 * Columns + 16, lanes = count & -count, each = Threads / lanes;
+  int row, piece;  ///< the thread's first
+
+  __device__ explicit chunk_pieces(int thread) : row{thread / lanes}, piece{thread % lanes} {
+    static_assert(count % 2 == 0 && Threads % lanes == 0);
+  }
+  /// Whether the thread has any.
+  [[nodiscard]] __device__ bool any() const { return each <= ssd_tile || row < ssd_tile; }
+  /// Bytes to the first.
+  [[nodiscard]] __device__ int at() const { return row * pitch + piece * 16; }
+};
+
 /// Starts the copy of `Width` columns of a chunk's tokens by a team of `Threads` threads to rows of `Columns`, zeros
-/// behind them and behind its `tokens`; `from` is at the chunk's first.
+/// behind them and behind its `tokens`; `from` is at the chunk's first. A thread's copies are at constant distances:
+/// they take about four instructions each, where a loop had 13.
 template <int Width, int Threads, int Columns = Width, class T>
 __device__ inline void copy_chunk(T const* from, int stride, int tokens, unsigned char* to,
                                   int thread = int(threadIdx.x)) {
-  constexpr int pieces = Columns / 8, pitch = 2 * Columns + 16, each = Threads / pieces;
-  hide(thread);
-  int row = thread / pieces;
-  if (row >= each) return;
-  std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + thread % pieces * 16);
-  bool const there = Width == Columns || thread % pieces * 8 < Width;
-  from += std::size_t(row) * std::size_t(stride) + (there ? thread % pieces * 8 : 0);
-#pragma unroll 1
-  for (; row < ssd_tile; row += each) {
-    copy_async(at, from, there && row < tokens);
-    from += each * stride, at += each * pitch;
+  using pieces = chunk_pieces<Columns, Threads>;
+  hide(thread);  // else what depends on it is kept in registers from one call to the next
+  pieces const mine{thread};
+  if (!mine.any()) return;
+  std::uint32_t const at = shared_address(to) + std::uint32_t(mine.at());
+  from += std::size_t(mine.row) * std::size_t(stride) + mine.piece * 8;
+#pragma unroll
+  for (int i = 0; i < ssd_tile; i += pieces::each, from += std::ptrdiff_t{pieces::each} * stride) {
+    bool const inside = mine.row + i < tokens;
+#pragma unroll
+    for (int n = 0; n < pieces::count; n += pieces::lanes)
+      copy_async(at + std::uint32_t(i * pieces::pitch + n * 16), from + n * 8,
+                 inside && (Width == Columns || (n + mine.piece) * 8 < Width));
   }
+}
+
+/// Starts the copy of a unit's state by a team of `Threads` threads.
+template <class Tr, int Threads>
+__device__ inline void copy_state(unsigned char const* from, unsigned char* to, int thread) {
+  hide(thread);
+  std::uint32_t const at = shared_address(to) + std::uint32_t(thread * 16);
+  from += thread * 16;
+#pragma unroll
+  for (int i = 0; i < Tr::state_bytes; i += Threads * 16)
+    if (i + Threads * 16 <= Tr::state_bytes || i + thread * 16 < Tr::state_bytes)
+      copy_async(at + std::uint32_t(i), from + i);
 }
 
 /// Starts the copy of a unit's x and dy, by the block or a team of it.
@@ -217,14 +248,9 @@ template <class Tr>
 __device__ inline void copy_states(backward_chunk_block<Tr> const& k, backward_chunk_scratch const& s, int unit) {
   std::size_t const place = state_place(k, unit);
   unsigned char* const to = k.shared + k.at.states;
-  int thread = int(threadIdx.x);
-  hide(thread);
-#pragma unroll 1
-  for (int i = thread * 16; i < Tr::state_bytes; i += Tr::threads * 16) {
-    std::size_t const from = place + std::size_t(i);
-    if (k.enters()) copy_async(shared_address(to + i), s.entering + from);
-    if (k.leaves()) copy_async(shared_address(to + Tr::state_bytes + i), s.leaving + from);
-  }
+  int const thread = int(threadIdx.x);
+  if (k.enters()) copy_state<Tr, Tr::threads>(s.entering + place, to, thread);
+  if (k.leaves()) copy_state<Tr, Tr::threads>(s.leaving + place, to + Tr::state_bytes, thread);
 }
 
 /// One warp: a unit's chunk_vectors.
