@@ -3,7 +3,8 @@
 //   dm2_cuda_scan_bench            Tiny's and Small's shape at several lengths
 //   dm2_cuda_scan_bench --once     each once, without times, for a profiler
 //
-// The walk is the first of the backward's kernels alone, which leaves the states between chunks.
+// The walk is the first of the backward's kernels alone, which leaves the states between chunks: with one unit a block,
+// with two, which is what the backward takes where they fill the device, and with four.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
@@ -44,12 +45,14 @@ class scan_case {
 
   void measure(char const* name, bool once) {
     if (once) return forward(), backward(), stream_.synchronize();
-    std::vector<double> us[4];
+    std::vector<double> us[6];
     for (int round = 0; round < rounds; ++round) {
       us[0].push_back(median_us(stream_, [&] { forward(); }));
-      us[1].push_back(median_us(stream_, [&] { walk(); }));
-      us[2].push_back(median_us(stream_, [&] { backward(); }));
-      us[3].push_back(median_us(stream_, [&] { forward(), backward(); }));
+      us[1].push_back(median_us(stream_, [&] { walk<1>(); }));
+      us[2].push_back(median_us(stream_, [&] { walk<2>(); }));
+      us[3].push_back(median_us(stream_, [&] { walk<4>(); }));
+      us[4].push_back(median_us(stream_, [&] { backward(); }));
+      us[5].push_back(median_us(stream_, [&] { forward(), backward(); }));
     }
     std::printf("| %s |", name);
     for (auto const& of : us) {
@@ -68,9 +71,10 @@ class scan_case {
         matrix<T, states>{db_.data(), n_}, matrix<T, states>{dc_.data(), n_},       parameters(dd_)};
     cuda::ssd_backward(ctx_, input(), matrix<T, inner>{dy_.data(), n_}, grad);
   }
-  /// The first kernel of the backward alone, as often as the backward launches it.
+  /// The first kernel of the backward alone, with so many units a block, as often as the backward launches it.
+  template <int Teams>
   void walk() {
-    using traits = room::backward_walk_traits<room::backward_chunk_traits<M, T>>;
+    using traits = room::backward_walk_traits<room::backward_chunk_traits<M, T>, Teams>;
     constexpr unsigned units = unsigned(traits::units * M.groups);
     int const chunks = (length_ - 1) / room::ssd_tile + 1;
     std::size_t const state = std::size_t(units) * traits::state_bytes, one = 2 * state * std::size_t(chunks),
@@ -82,10 +86,10 @@ class scan_case {
     auto const kernel = room::backward_walk_kernel<traits>;
     cuda::detail::prefer_shared("walk", kernel);
     for (int first = 0; first < sequences_; first += most)
-      cuda::detail::launch(
-          "walk", kernel,
-          {dim3(unsigned(std::min(most, sequences_ - first)) * units, 2), traits::threads, std::size_t(traits::bytes)},
-          stream_.get(), operands(), s, first, chunks);
+      cuda::detail::launch("walk", kernel,
+                           {dim3(unsigned(std::min(most, sequences_ - first)) * (units / Teams), 2), traits::threads,
+                            std::size_t(traits::bytes)},
+                           stream_.get(), operands(), s, first, chunks);
   }
   [[nodiscard]] static block<float, space::device, M.heads> parameters(random_array<float> const& p) {
     return block<float, space::device, M.heads>{p.data()};
@@ -126,8 +130,8 @@ void measure(char const* name, int sequences, int length, bool once) {
 
 void run(bool once) {
   if (!once) print_device();
-  std::puts("| us | forward | backward: walk alone | backward | forward, backward |");
-  std::puts("|---|---:|---:|---:|---:|");
+  std::puts("| us | forward | walk alone: one unit a block | two | four | backward | forward, backward |");
+  std::puts("|---|---:|---:|---:|---:|---:|---:|");
   measure<tiny>("Tiny, 64 x 3137", 64, 3137, once);
   if (once) return;
   measure<tiny>("Tiny, 16 x 3137", 16, 3137, once);

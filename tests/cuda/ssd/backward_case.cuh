@@ -98,10 +98,12 @@ struct device_scan {
             .length = host.length,
             .set_size = host.batch};
   }
-  /// False where the device has too little shared memory. `most` bytes of it may be used.
-  bool launch(cuda::detail::ssd::backward_operands<M, T> const& p, int most = 227 << 10) {
+  /// False where the device has too little shared memory. `most` bytes of it may be used. The work is cut up for so
+  /// many multiprocessors; 0: the device's.
+  bool launch(cuda::detail::ssd::backward_operands<M, T> const& p, int most = 227 << 10, int multiprocessors = 0) {
     cuda::context<> ctx;
     auto device = ctx.device();
+    if (multiprocessors != 0) device.multiprocessors = multiprocessors;
     bool const large = device.shared_per_block >= most;
     device.shared_per_block = std::min(device.shared_per_block, most);
     bool const fits = form::fits(p, device);

@@ -151,6 +151,20 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: teams apart and in step, with two
   }
 }
 
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: walks of two units a block have the bits of one, and equal double", Case,
+                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>,
+                   chunked_scan_of<square, __half>, chunked_scan_of<least, __nv_bfloat16>) {
+  for (int const length : {65, 129, 200, 600}) {  // 1 to 9 steps
+    CAPTURE(length);
+    device_scan<Case> f{1, length};
+    if (!f.launch(f.operands(), 227 << 10, 1 << 20)) continue;
+    std::vector<std::vector<double>> const one{f.out.read(), f.ddt.read(), f.da.read(), f.dd.read()};
+    if (!f.launch(f.operands(), 227 << 10, 1)) continue;
+    CHECK(one == std::vector<std::vector<double>>{f.out.read(), f.ddt.read(), f.da.read(), f.dd.read()});
+    f.compare();
+  }
+}
+
 TEST_CASE("cuda ssd_backward_chunked: the teams of a group of one unit are in step, whose gradients equal double's") {
   using Case = chunked_scan_of<lone, __half>;
   CHECK_FALSE(apart<Case>(227 << 10));

@@ -15,8 +15,9 @@
 ///     d dt = x . U + A da,  dA = sum dt da
 ///
 /// Two kernels, and a sum over chunks:
-///  1. backward_chunked_walk.cuh: a block has one unit, a head's columns, of one sequence. It walks the chunks
-///     forward with h in float registers, or backward with dh, and leaves both for each chunk, rounded to 16 bits.
+///  1. backward_chunked_walk.cuh: a block has one or two units, each a head's columns, of one sequence. It walks the
+///     chunks forward with h in float registers, or backward with dh, and leaves both for each chunk, rounded to 16
+///     bits.
 ///  2. here: a block has one chunk of one sequence and group, and goes through the group's
 ///     units with dC and dB in float registers, so that the sum over heads has a fixed order. Inside the chunk it
 ///     computes as the quadratic form does (backward_quadratic.cuh): tiles of 16 tokens, decays in two factors below
@@ -266,6 +267,8 @@ struct backward_chunked {
   using traits = backward_chunk_traits<M, T>;
   using apart = backward_chunk_traits<M, T, true>;
   using walk = backward_walk_traits<traits>;
+  /// Two units a block, which share B or C, where a group's are even in number.
+  using walk_of_pairs = backward_walk_traits<traits, traits::units % 2 == 0 ? 2 : 1>;
   using layout = backward_chunk_layout<traits>;
   static constexpr unsigned units = unsigned(traits::units * M.groups);
   static constexpr std::size_t state_bytes = std::size_t(units) * traits::state_bytes;
@@ -299,6 +302,24 @@ struct backward_chunked {
     prefer_shared("ssd_backward: chunks", kernel);
     detail::launch("ssd_backward: chunks", kernel, {grid, Tr::threads, std::size_t(at.bytes)}, stream, p, at, s, first);
   }
+  /// The first kernel. Pairs of units only where each multiprocessor still gets a block of them.
+  static void launch_walks(operands const& p, backward_chunk_scratch const& s, int first, int count, int chunks,
+                           device_properties const& device, cudaStream_t stream) {
+    bool const filled = unsigned(count) * units >= unsigned(device.multiprocessors);
+    if (filled && walk_of_pairs::bytes <= device.shared_per_block)
+      launch_walk<walk_of_pairs>(p, s, first, count, chunks, stream);
+    else
+      launch_walk<walk>(p, s, first, count, chunks, stream);
+  }
+  template <class Walk>
+  static void launch_walk(operands const& p, backward_chunk_scratch const& s, int first, int count, int chunks,
+                          cudaStream_t stream) {
+    auto const kernel = backward_walk_kernel<Walk>;
+    prefer_shared("ssd_backward: states of chunks", kernel);
+    detail::launch("ssd_backward: states of chunks", kernel,
+                   {dim3(unsigned(count) * (units / Walk::teams), 2), Walk::threads, std::size_t(Walk::bytes)}, stream,
+                   p, s, first, chunks);
+  }
   /// The second kernel.
   static void launch_chunks(operands const& p, backward_chunk_scratch const& s, int first, dim3 grid,
                             device_properties const& device, cudaStream_t stream) {
@@ -310,13 +331,7 @@ struct backward_chunked {
   }
   static void launch_slice(operands const& p, backward_chunk_scratch const& s, int first, int count, int chunks,
                            device_properties const& device, cudaStream_t stream) {
-    if (chunks > 1) {
-      auto const kernel = backward_walk_kernel<walk>;
-      prefer_shared("ssd_backward: states of chunks", kernel);
-      detail::launch("ssd_backward: states of chunks", kernel,
-                     {dim3(unsigned(count) * units, 2), walk::threads, std::size_t(walk::bytes)}, stream, p, s, first,
-                     chunks);
-    }
+    if (chunks > 1) launch_walks(p, s, first, count, chunks, device, stream);
     launch_chunks(p, s, first, dim3(unsigned(chunks * M.groups), unsigned(count)), device, stream);
     detail::launch("ssd_backward: sums", chunk_sums_kernel<operands>,
                    {dim3(blocks_for(std::size_t(count) * M.heads, 128)), 128}, stream, p, s.da, s.d, first, count,
