@@ -4,7 +4,7 @@
 //   dm2_cuda_scan_bench --once     each once, without times, for a profiler
 //
 // The walk is the first of the backward's kernels alone, which leaves the states between chunks: with one unit a block,
-// with two, which is what the backward takes where they fill the device, and with four.
+// with two, which the backward takes where blocks of one would be more than the multiprocessors, and with four.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
@@ -76,11 +76,9 @@ class scan_case {
   void walk() {
     using traits = room::backward_walk_traits<room::backward_chunk_traits<M, T>, Teams>;
     constexpr unsigned units = unsigned(traits::units * M.groups);
-    int const chunks = (length_ - 1) / room::ssd_tile + 1;
-    std::size_t const state = std::size_t(units) * traits::state_bytes, one = 2 * state * std::size_t(chunks),
-                      fit = std::max<std::size_t>(1, room::backward_chunked<M, T>::most_scratch / one);
-    std::size_t const all = std::size_t(sequences_), slices = (all + fit - 1) / fit;
-    int const most = int((all + slices - 1) / slices);
+    int const chunks = (length_ - 1) / room::ssd_tile + 1,
+              most = room::backward_chunked<M, T>::slice(sequences_, length_, ctx_.device());
+    std::size_t const state = std::size_t(units) * traits::state_bytes;
     arena memory{reinterpret_cast<std::byte*>(scratch_.data()), scratch_.size()};
     room::backward_chunk_scratch const s{memory, std::size_t(most) * std::size_t(chunks), state, std::size_t(M.heads)};
     auto const kernel = room::backward_walk_kernel<traits>;
