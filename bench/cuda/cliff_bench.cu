@@ -34,14 +34,14 @@ void print_row(cliff_case const& c, cliff_times const& t, cliff_times const& fir
   std::printf("| %s | %s | bf16 | %d | %d | %.0f | %.2f | %.0f %% | %.0f | %.2f | %.0f %% |\n", c.series, c.name,
               t.tokens, t.batch, i.pictures, i.pictures * t.tokens / 1e6, i.share, b.pictures,
               b.pictures * t.tokens / 1e6, b.share);
-  auto const in_float = [&](char const* numbers, double us, double first_us) {
+  auto const evaluation = [&](char const* numbers, double us, double first_us) {
     if (us == 0) return;
     rate const r = rate_of(t, us, first_us, first);
     std::printf("| %s | %s | %s | %d | %d | %.0f | %.2f | %.0f %% | - | - | - |\n", c.series, c.name, numbers, t.tokens,
                 t.batch, r.pictures, r.pictures * t.tokens / 1e6, r.share);
   };
-  in_float("tf32", t.tf32_us, first.tf32_us);
-  in_float("fp32", t.fp32_us, first.fp32_us);
+  evaluation("tf32", t.tf32_us, first.tf32_us);
+  evaluation("fp32", t.fp32_us, first.fp32_us);
   std::fflush(stdout);
 }
 
@@ -70,12 +70,12 @@ int main(int argc, char** argv) {
     print_device();
     std::puts(
         "Medians of graph replays, batches of as many tokens as 256 pictures of 224 pixels. Training is forward, loss "
-        "and");
-    std::puts("backward. The share is of the FLOP/s of the first row with these numbers; the scan counts in chunks.\n");
+        "and "
+        "backward.");
+    std::puts("The share is of the FLOP/s of the first row with these numbers; the scan counts in chunks.\n");
     std::puts(
-        "| changed | to | numbers | tokens | batch | inference /s | M tokens/s | share | training /s | M tokens/s | "
-        "share "
-        "|");
+        "| changed | to | numbers | tokens | batch | inference /s | M tokens/s | share | "
+        "training /s | M tokens/s | share |");
     std::puts("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|");
     std::ofstream csv;
     if (argc > 1) {
