@@ -45,6 +45,33 @@ bool apart(int shared) {
   return Case::form::staggers(device);
 }
 
+/// Every gradient as planned; none where the device has no room for it.
+template <class Case>
+std::vector<std::vector<double>> planned(device_scan<Case>& f, cuda::detail::ssd::backward_chunk_plan const& plan) {
+  using form = typename Case::form;
+  f.out = device_array<typename Case::element>{f.in.read().size()}, f.ddt = device_array<float>{f.host.dt.size()};
+  f.da = device_array<float>{f.da.read().size()}, f.dd = device_array<float>{f.dd.read().size()};
+  auto const p = f.operands();
+  cuda::context<> ctx;
+  if (plan.beside && !form::shares(ctx.device())) return {};
+  if (plan.early && !cuda::has_early_starts(ctx.device())) return {};
+  std::size_t const bytes = form::scratch_bytes(p.sequences, p.length, plan);
+  cuda::check(cudaDeviceSynchronize(), "operands");  // the scan's stream need not wait for the copies' one
+  if (!ctx.reserve(bytes)) return {};
+  arena_scope const scope{ctx.shared()};
+  form::launch(p, ctx.shared().template take<std::byte>(bytes), ctx.device(), ctx.stream(), plan);
+  cuda::check(cudaStreamSynchronize(ctx.stream()), "the gradients");  // its scratch goes with the context
+  return {f.out.read(), f.ddt.read(), f.da.read(), f.dd.read()};
+}
+
+/// The properties of an H200, but for its number.
+cuda::device_properties h200() {
+  cuda::context<> const ctx;
+  auto device = ctx.device();
+  device.multiprocessors = 132, device.shared_per_block = 227 << 10, device.shared_per_sm = 228 << 10;
+  return device;
+}
+
 /// Every gradient, of two runs that give the same bits, with so much shared memory; none where the device has less.
 template <class Case>
 std::vector<std::vector<double>> gradients(int shared) {
@@ -151,18 +178,67 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: teams apart and in step, with two
   }
 }
 
-TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: walks of two units a block have the bits of one, and equal double", Case,
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: walks of two and four units a block have the bits of one", Case,
                    chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>,
                    chunked_scan_of<square, __half>, chunked_scan_of<least, __nv_bfloat16>) {
+  constexpr int units = cuda::detail::ssd::backward_chunk_traits<Case::shape, typename Case::element>::units;
   for (int const length : {65, 129, 200, 600}) {  // 1 to 9 steps
     CAPTURE(length);
     device_scan<Case> f{1, length};
-    if (!f.launch(f.operands(), 227 << 10, 1 << 20)) continue;
-    std::vector<std::vector<double>> const one{f.out.read(), f.ddt.read(), f.da.read(), f.dd.read()};
-    if (!f.launch(f.operands(), 227 << 10, 1)) continue;
-    CHECK(one == std::vector<std::vector<double>>{f.out.read(), f.ddt.read(), f.da.read(), f.dd.read()});
+    auto const one = planned(f, {1, 1, false, false});
+    REQUIRE_FALSE(one.empty());
     f.compare();
+    CHECK(planned(f, {1, 2, false, false}) == one);
+    if constexpr (units % 4 == 0) CHECK(planned(f, {1, 4, false, false}) == one);
   }
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: slices walked beside the chunks before have the bits of one slice", Case,
+                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>,
+                   chunked_scan_of<square, __half>) {
+  for (int const length : {65, 200, 449}) {  // 1 to 7 steps; sequences in slices that are equal and not, and in one
+    CAPTURE(length);
+    device_scan<Case> f{5, length};
+    auto const alone = planned(f, {5, 1, false, false});
+    REQUIRE_FALSE(alone.empty());
+    f.compare();
+    for (int const slice : {1, 2, 5}) {
+      CAPTURE(slice);
+      for (bool const early : {false, true}) {
+        CAPTURE(early);
+        auto const beside = planned(f, {slice, 2, true, early});
+        if (!beside.empty()) CHECK(beside == alone);
+      }
+    }
+    CHECK(planned(f, {2, 1, false, false}) == alone);
+  }
+}
+
+TEST_CASE("cuda ssd_backward_chunked: many long sequences are walked beside chunks, few, short and longest are not") {
+  using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
+  auto device = h200();
+  auto const plan = form::plan(64, 3137, device);
+  CHECK(plan.beside);
+  CHECK(plan.slice == 16);  // 128 blocks that walk for 132 multiprocessors
+  CHECK(form::plan(40, 3137, device).slice == 14);
+  CHECK(form::scratch_bytes(64, 3137, device) <= form::most_scratch);
+  CHECK(form::plan(64, 4097, device).beside);  // three slices' states would be 613 MB
+  CHECK_FALSE(form::plan(64, 4097, device).early);
+  CHECK_FALSE(form::plan(31, 3137, device).beside);
+  CHECK_FALSE(form::plan(64, 785, device).beside);
+  CHECK_FALSE(form::plan(64, 16385, device).beside);  // two slices' states would be 1.6 GB
+  CHECK(form::scratch_bytes(64, 16385, device) < form::most_scratch + (std::size_t{8} << 20));
+  device.shared_per_block = 163 << 10, device.shared_per_sm = 164 << 10;
+  CHECK_FALSE(form::plan(64, 3137, device).beside);
+}
+
+TEST_CASE("cuda ssd_backward_chunked: walks have four units a block only where no multiprocessor then has more to do") {
+  using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
+  auto const device = h200();
+  CHECK(form::plan(4, 3137, device).teams == 1);   // 64 blocks of one unit
+  CHECK(form::plan(16, 3137, device).teams == 2);  // 64 blocks of four would leave half of them without
+  CHECK(form::plan(64, 785, device).teams == 4);   // 256 blocks of four, as 512 of two
+  CHECK(form::plan(174, 577, device).teams == 2);  // 11 rounds of two, or six of four
 }
 
 TEST_CASE("cuda ssd_backward_chunked: the teams of a group of one unit are in step, whose gradients equal double's") {
@@ -182,8 +258,9 @@ TEST_CASE("cuda ssd_backward_chunked: Tiny's teams are apart where a block may h
 
 TEST_CASE("cuda ssd_backward_chunked: more sequences than the scratch holds go in slices of about one size") {
   using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
-  cuda::context<> ctx;
-  auto const bytes = [&](int sequences) { return form::scratch_bytes(sequences, 3137, ctx.device()); };
+  auto const bytes = [](int sequences) {
+    return form::scratch_bytes(sequences, 3137, {form::slice(sequences, 3137, h200()), 2, false, false});
+  };
   CHECK(bytes(64) >= bytes(32));
   CHECK(bytes(64) <= bytes(36));
   CHECK(bytes(64) < form::most_scratch + (std::size_t{1} << 20));
@@ -192,9 +269,7 @@ TEST_CASE("cuda ssd_backward_chunked: more sequences than the scratch holds go i
 
 TEST_CASE("cuda ssd_backward_chunked: slices leave a device of 132 multiprocessors the fewest rounds of blocks") {
   using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
-  cuda::context<> const ctx;
-  auto device = ctx.device();
-  device.multiprocessors = 132, device.shared_per_block = 227 << 10, device.shared_per_sm = 228 << 10;
+  auto const device = h200();
   auto const rounds = [](int sequences) { return (sequences * 50 + 263) / 264; };  // of 50 chunks, two blocks each
   int const taken = form::slice(64, 3137, device);
   CHECK(taken == 33);  // 264 blocks of two units in both directions: one round

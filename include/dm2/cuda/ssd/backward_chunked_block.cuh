@@ -38,17 +38,24 @@ struct backward_chunk_traits {
   static constexpr int resident = state <= 128 ? 2 : 1;
 };
 
-/// Scratch for some sequences; a unit is counted over all groups, units of all groups to a chunk, chunks to a sequence.
+/// Scratch: the states of a slice of the sequences, or of two, and sums of all sequences. A unit is counted over all
+/// groups, units of all groups to a chunk, chunks to a sequence.
 struct backward_chunk_scratch {
   unsigned char* entering;  ///< [sequences, chunks, units, state_bytes], states that enter chunks; none for the first
   unsigned char* leaving;   ///< the same, gradients of the states that leave chunks; none for the last
-  float *da, *d;            ///< [sequences, chunks, H], chunks' sums for A and D
+  float *da, *d;            ///< [all sequences, chunks, H], chunks' sums for A and D
 
-  backward_chunk_scratch(arena& a, std::size_t chunks, std::size_t state_bytes, std::size_t heads)
-      : entering{a.take<unsigned char>(chunks * state_bytes)},
-        leaving{a.take<unsigned char>(chunks * state_bytes)},
-        da{a.take<float>(chunks * heads)},
-        d{a.take<float>(chunks * heads)} {}
+  backward_chunk_scratch(arena& a, std::size_t states, std::size_t sums)
+      : entering{a.take<unsigned char>(states)},
+        leaving{a.take<unsigned char>(states)},
+        da{a.take<float>(sums)},
+        d{a.take<float>(sums)} {}
+  /// The same with another slice's states, so many bytes behind these.
+  [[nodiscard]] backward_chunk_scratch behind(std::size_t bytes) const {
+    backward_chunk_scratch other = *this;
+    other.entering += bytes, other.leaving += bytes;
+    return other;
+  }
 };
 
 /// Byte offsets into a block's shared memory; the scores C B^T are at 0. Tiles (i, j), i >= j, are in the order of
@@ -105,24 +112,26 @@ struct backward_chunk_block {
   unsigned char* shared;
   int warp, lane;
   bool second;   ///< of the second team
+  int before;    ///< rows of the grid that do other work
   int sequence;  ///< counted over all
   int set;       ///< of A and D, times H
 
   __device__ backward_chunk_block(typename Tr::operands const& all, backward_chunk_layout<Tr> const& layout,
-                                  unsigned char* memory, int first)
+                                  unsigned char* memory, int first, int before_ = 0)
       : p{all},
         at{layout},
         shared{memory},
         warp{int(threadIdx.x) >> 5 & 3},
         lane{int(threadIdx.x) & 31},
         second{threadIdx.x >= 128},
-        sequence{first + int(blockIdx.y)},
+        before{before_},
+        sequence{first + int(blockIdx.y) - before},
         set{sequence / p.set_size * sizes::heads} {}
   [[nodiscard]] __device__ int group() const { return int(blockIdx.x) % sizes::groups; }
   [[nodiscard]] __device__ int chunk() const { return int(blockIdx.x) / sizes::groups; }
   [[nodiscard]] __device__ int chunks() const { return int(gridDim.x) / sizes::groups; }
   /// The chunk, counted over the scratch's sequences.
-  [[nodiscard]] __device__ int in_slice() const { return int(blockIdx.y) * chunks() + chunk(); }
+  [[nodiscard]] __device__ int in_slice() const { return (int(blockIdx.y) - before) * chunks() + chunk(); }
   /// Whether the chunk has one before it.
   [[nodiscard]] __device__ bool enters() const { return chunk() > 0; }
   /// Whether it has one behind it.

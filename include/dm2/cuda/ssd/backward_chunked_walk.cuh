@@ -45,6 +45,12 @@ struct chunk_weights {
   float of_state[Tr::weight_sets];
 };
 
+/// What a block walks: units, counted in blocks of them over a slice's sequences, and whether it is for the gradient.
+struct walk_place {
+  int block;
+  bool gradient;
+};
+
 /// A thread's place. Forward: from the first chunk to the last but one, state += dt_j exp(end - c_j) x_j B_j^T. For the
 /// gradient: from the last to the second, gradient += exp(c_i) dy_i C_i^T. Step i is the walk's i-th chunk.
 template <class Tr>
@@ -61,17 +67,18 @@ struct backward_walk {
   float const* dt;
   float rate;
 
-  __device__ backward_walk(typename Tr::operands const& p, unsigned char* memory, int first, int chunks_)
+  __device__ backward_walk(typename Tr::operands const& p, unsigned char* memory, int first, int chunks_,
+                           walk_place place)
       : shared{memory},
         own{memory + Tr::rows + team() * Tr::stages * Tr::row_bytes},
         weights{reinterpret_cast<chunk_weights<Tr>*>(memory + Tr::weight)[team()]},
         warp{int(threadIdx.x) >> 5 & 3},
         lane{int(threadIdx.x) & 31},
         thread{int(threadIdx.x) % Tr::team_threads},
-        gradient{blockIdx.y == 1},
-        unit{int(blockIdx.x) % (Tr::all_units / Tr::teams) * Tr::teams + team()},
+        gradient{place.gradient},
+        unit{place.block % (Tr::all_units / Tr::teams) * Tr::teams + team()},
         head{unit / Tr::slices},
-        in_slice{int(blockIdx.x) / (Tr::all_units / Tr::teams)},
+        in_slice{place.block / (Tr::all_units / Tr::teams)},
         chunks{chunks_},
         length{p.length} {
     using sizes = typename Tr::sizes;
@@ -189,12 +196,12 @@ __device__ inline void leave_state(backward_walk<Tr> const& k, backward_chunk_sc
   });
 }
 
-/// All steps of a walk. Block (units and sequence, 0: states, 1: their gradients). Each warp of a team makes the
-/// weights of every fourth step, all four in the same time: those of steps 4 i to 4 i + 3 two steps before.
+/// All steps of a walk, by a block. Each warp of a team makes the weights of every fourth step, all four in the same
+/// time: those of steps 4 i to 4 i + 3 two steps before.
 template <class Tr>
-__global__ void __launch_bounds__(Tr::threads, Tr::resident)
-    backward_walk_kernel(typename Tr::operands p, backward_chunk_scratch s, int first, int chunks) {
-  backward_walk<Tr> const k{p, dynamic_shared(), first, chunks};
+__device__ inline void walk_chunks(typename Tr::operands const& p, backward_chunk_scratch const& s, int first,
+                                   int chunks, walk_place place) {
+  backward_walk<Tr> const k{p, dynamic_shared(), first, chunks, place};
   walk_registers<Tr> state = {};
   int now = 0, next = 1, after = 2;  // stages of a step, the one behind it and the one behind that
   k.copy(0, now), k.copy(1, next);
@@ -216,6 +223,13 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
     int const done = now;
     now = next, next = after, after = done;
   }
+}
+
+/// The walks of a slice. Block (units and sequence, 0: states, 1: their gradients).
+template <class Tr>
+__global__ void __launch_bounds__(Tr::threads, Tr::resident)
+    backward_walk_kernel(typename Tr::operands const p, backward_chunk_scratch const s, int first, int chunks) {
+  walk_chunks<Tr>(p, s, first, chunks, {int(blockIdx.x), blockIdx.y == 1});
 }
 
 }  // namespace dm2::cuda::detail::ssd
