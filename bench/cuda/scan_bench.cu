@@ -4,10 +4,10 @@
 //   dm2_cuda_scan_bench --once     each way once, without times, for a profiler
 //
 // The walk is the first of the backward's kernels alone, which leaves the states between chunks. Ways of the backward:
-// slices of sequences walked by themselves with two or four units a block, or beside the chunks of the slice before:
-// of as many sequences as a device has multiprocessors for, and, where the next launch starts early, also of half as
-// many and twice as many. Each way's gradients are
-// compared with the first's before anything is timed: they have its bits.
+// slices of sequences walked by themselves, or beside the chunks of the slice before: of as many sequences as a device
+// has multiprocessors for, half as many and twice as many; early: a launch may start before the one ahead has ended;
+// brought: states of chunks are brought to the L2 cache two units ahead. Each way's gradients are compared with the
+// first's, bit for bit, before anything is timed.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
@@ -83,12 +83,16 @@ class scan_case {
     int const alone = form::slice(sequences_, length_, ctx_.device());
     int const beside =
         std::max(1, ctx_.device().multiprocessors / (room::backward_chunk_traits<M, T>::units * M.groups));
-    std::vector<plan> all{{alone, 2, false, false}, {alone, 4, false, false}};
+    constexpr int ahead = form::units_ahead;
+    std::vector<plan> all{{alone, 2, false, false, 0}, {alone, 2, false, false, ahead}, {alone, 4, false, false, 0}};
     if (!form::shares(ctx_.device())) return all;
-    auto const add = [&](int n, bool early) { all.push_back({std::clamp(n, 1, sequences_), 2, true, early}); };
-    add(beside, false);
-    if (has_early_starts(ctx_.device()))
-      for (int const n : {beside, beside / 2, 2 * beside}) add(n, true);
+    auto const add = [&](int n, bool early, int of) {
+      all.push_back({std::clamp(n, 1, sequences_), 2, true, early, of});
+    };
+    add(beside, false, 0);
+    if (!has_early_starts(ctx_.device())) return all;
+    add(beside, true, 0);
+    for (int const n : {beside, beside / 2, 2 * beside}) add(n, true, ahead);
     return all;
   }
   void forward() { cuda::ssd(ctx_, input(), matrix<T, inner>{y_.data(), n_}); }
@@ -119,11 +123,12 @@ class scan_case {
       return all;
     };
     bool const same = gradients_of(first) == gradients_of(way);
-    std::printf("%s, slices of %d, %d units a block%s: %s as slices of %d by themselves\n", name, way.slice, way.teams,
+    std::printf("%s, slices of %d, %d units a block%s%s: %s as slices of %d by themselves\n", name, way.slice,
+                way.teams,
                 way.early    ? ", beside chunks, early"
                 : way.beside ? ", beside chunks"
                              : "",
-                same ? "the same bits" : "OTHER BITS", first.slice);
+                way.ahead > 0 ? ", brought" : "", same ? "the same bits" : "OTHER BITS", first.slice);
     if (!same) throw std::runtime_error{"a way's gradients have other bits"};
   }
   /// The first kernel of the backward alone, with so many units a block, as often as the backward launches it.
@@ -190,9 +195,10 @@ void measure(char const* name, int sequences, int length, bool once) {
 void run(bool once) {
   if (!once) print_device();
   std::puts(
-      "| us | forward | walk alone: two units a block | four | slices by themselves, two | four | beside chunks | "
-      "early | of half as many | of twice | backward, as taken | forward, backward |");
-  std::puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+      "| us | forward | walk alone: two units a block | four | slices by themselves, two | two, brought | four | "
+      "beside "
+      "chunks | early | early, brought | of half as many | of twice | backward, as taken | forward, backward |");
+  std::puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
   measure<tiny>("Tiny, 64 x 3137", 64, 3137, once);
   if (once) return;
   measure<tiny>("Tiny, 16 x 3137", 16, 3137, once);

@@ -185,11 +185,11 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: walks of two and four units a blo
   for (int const length : {65, 129, 200, 600}) {  // 1 to 9 steps
     CAPTURE(length);
     device_scan<Case> f{1, length};
-    auto const one = planned(f, {1, 1, false, false});
+    auto const one = planned(f, {1, 1, false, false, 0});
     REQUIRE_FALSE(one.empty());
     f.compare();
-    CHECK(planned(f, {1, 2, false, false}) == one);
-    if constexpr (units % 4 == 0) CHECK(planned(f, {1, 4, false, false}) == one);
+    CHECK(planned(f, {1, 2, false, false, 0}) == one);
+    if constexpr (units % 4 == 0) CHECK(planned(f, {1, 4, false, false, 0}) == one);
   }
 }
 
@@ -199,18 +199,18 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: slices walked beside the chunks b
   for (int const length : {65, 200, 449}) {  // 1 to 7 steps; sequences in slices that are equal and not, and in one
     CAPTURE(length);
     device_scan<Case> f{5, length};
-    auto const alone = planned(f, {5, 1, false, false});
+    auto const alone = planned(f, {5, 1, false, false, 0});
     REQUIRE_FALSE(alone.empty());
     f.compare();
     for (int const slice : {1, 2, 5}) {
       CAPTURE(slice);
       for (bool const early : {false, true}) {
         CAPTURE(early);
-        auto const beside = planned(f, {slice, 2, true, early});
+        auto const beside = planned(f, {slice, 2, true, early, early ? 2 : 0});
         if (!beside.empty()) CHECK(beside == alone);
       }
     }
-    CHECK(planned(f, {2, 1, false, false}) == alone);
+    CHECK(planned(f, {2, 1, false, false, 0}) == alone);
   }
 }
 
@@ -259,7 +259,7 @@ TEST_CASE("cuda ssd_backward_chunked: Tiny's teams are apart where a block may h
 TEST_CASE("cuda ssd_backward_chunked: more sequences than the scratch holds go in slices of about one size") {
   using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
   auto const bytes = [](int sequences) {
-    return form::scratch_bytes(sequences, 3137, {form::slice(sequences, 3137, h200()), 2, false, false});
+    return form::scratch_bytes(sequences, 3137, {form::slice(sequences, 3137, h200()), 2, false, false, 0});
   };
   CHECK(bytes(64) >= bytes(32));
   CHECK(bytes(64) <= bytes(36));

@@ -276,6 +276,7 @@ struct backward_chunk_plan {
   int teams;    ///< units of a block that walks: 1, 2 or 4
   bool beside;  ///< whether a slice is walked beside the chunks of the one before
   bool early;   ///< whether it then may begin before the last of the chunks before these have ended
+  int ahead;    ///< units on from that of a chunk's block whose states are brought to the L2 cache; 0: none are
 
   /// Slices whose states are there at a time.
   [[nodiscard]] int sets() const { return !beside ? 1 : early ? 3 : 2; }
@@ -291,6 +292,8 @@ struct backward_chunked {
   static constexpr bool in_place = false;
   /// Sequences go in slices of at most about this much scratch: as many blocks as keep a device busy many times over.
   static constexpr std::size_t most_scratch = std::size_t{512} << 20;
+  /// As backward_chunk_plan has it: two units are longer than the memory takes to answer.
+  static constexpr int units_ahead = 2;
 
   /// Pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small 112 KB, or 98 KB with
   /// one unit's operands at a time.
@@ -320,10 +323,10 @@ struct backward_chunked {
       int const slices = (sequences + most - 1) / most, n = (sequences + slices - 1) / slices;
       std::size_t const states = std::size_t(n) * one_bytes(length);
       if (1LL * n * chunks_of(length) * M.groups >= 3LL * device.multiprocessors && 2 * states <= most_scratch)
-        return {n, 2, true, 3 * states <= most_scratch && has_early_starts(device)};
+        return {n, 2, true, 3 * states <= most_scratch && has_early_starts(device), units_ahead};
     }
     int const n = slice(sequences, length, device);
-    return {n, teams(n, device), false, false};
+    return {n, teams(n, device), false, false, units_ahead};
   }
   /// Where slices are walked by themselves: as few slices as there can be, and of their sizes, equal
   /// ones up to an eighth more, the smallest that leaves the device the fewest rounds of blocks. Of 64 sequences of
@@ -358,9 +361,9 @@ struct backward_chunked {
       if (!plan.beside && chunks > 1) launch_walks(p, s, first, count(first), chunks, plan.teams, stream);
       if (plan.beside && next < p.sequences)
         launch_beside(p, states(first), first, count(first), {states(next), next, count(next) * int(units) / 2, 0},
-                      chunks, plan.early, stream);
+                      chunks, plan, stream);
       else
-        launch_chunks(p, states(first), first, dim3(unsigned(chunks * M.groups), unsigned(count(first))), device,
+        launch_chunks(p, states(first), first, dim3(unsigned(chunks * M.groups), unsigned(count(first))), plan, device,
                       stream);
     }
     detail::launch("ssd_backward: sums", chunk_sums_kernel<operands>,
@@ -469,16 +472,16 @@ struct backward_chunked {
   }
   /// The second kernel.
   static void launch_chunks(operands const& p, backward_chunk_scratch const& s, int first, dim3 grid,
-                            device_properties const& device, cudaStream_t stream) {
+                            backward_chunk_plan const& plan, device_properties const& device, cudaStream_t stream) {
     if constexpr (traits::units > 1)
       if (staggers(device))
-        return launch_kernel(backward_staggered_kernel<apart>, backward_chunk_layout<apart>{2}, p, s, first, grid,
-                             stream);
+        return launch_kernel(backward_staggered_kernel<apart>, backward_chunk_layout<apart>{2, plan.ahead}, p, s, first,
+                             grid, stream);
     launch_kernel(backward_chunked_kernel<traits>, layout_for(device), p, s, first, grid, stream);
   }
   /// The second kernel with the next slice's walks, next.rows not being set.
   static void launch_beside(operands const& p, backward_chunk_scratch const& s, int first, int count, walks_beside next,
-                            int chunks, bool early, cudaStream_t stream) {
+                            int chunks, backward_chunk_plan const& plan, cudaStream_t stream) {
     if constexpr (can_share) {
       auto const kernel = backward_beside_kernel<walk_of_pairs, apart>;
       int const columns = chunks * M.groups;
@@ -486,8 +489,8 @@ struct backward_chunked {
       prefer_shared("ssd_backward: chunks beside walks", kernel);
       detail::launch(
           "ssd_backward: chunks beside walks", kernel,
-          {dim3(unsigned(columns), unsigned(next.rows + count)), apart::threads, std::size_t(beside_bytes), early},
-          stream, p, backward_chunk_layout<apart>{2}, s, first, next);
+          {dim3(unsigned(columns), unsigned(next.rows + count)), apart::threads, std::size_t(beside_bytes), plan.early},
+          stream, p, backward_chunk_layout<apart>{2, plan.ahead}, s, first, next);
     }
   }
 };

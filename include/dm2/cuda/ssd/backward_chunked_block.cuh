@@ -79,10 +79,11 @@ struct backward_chunk_layout {
   static constexpr int stage = 2 * ssd_tile * Tr::pitch;  ///< x, then dy of a unit
 
   int stages;  ///< units whose x and dy are there at a time, 1 or 2
+  int ahead;   ///< with the teams apart, how many units on the states are that are brought to the L2 cache; 0: none are
   int bytes;
 
-  __host__ __device__ explicit constexpr backward_chunk_layout(int units_at_a_time)
-      : stages{units_at_a_time}, bytes{operands + stages * stage} {}
+  __host__ __device__ explicit constexpr backward_chunk_layout(int units_at_a_time, int units_ahead = 0)
+      : stages{units_at_a_time}, ahead{units_ahead}, bytes{operands + stages * stage} {}
   __host__ __device__ static constexpr int rows() { return ssd_tile; }
 };
 
