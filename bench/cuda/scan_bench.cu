@@ -54,7 +54,7 @@ class scan_case {
       for (auto const& way : all) backward(way);
       return stream_.synchronize();
     }
-    for (std::size_t i = 1; i < all.size(); ++i) compare(name, all[0], all[i]);
+    compare(name, all);
     std::vector<std::vector<double>> us(all.size() + 5);
     for (int round = 0; round < rounds; ++round) {
       std::size_t at = 0;
@@ -103,33 +103,40 @@ class scan_case {
     p.da = sums_.data(), p.d_skip = sums_.data() + std::ptrdiff_t{sequences_} * M.heads;
     form::launch(p, reinterpret_cast<std::byte*>(scratch_.data()), ctx_.device(), stream_.get(), way);
   }
-  /// Throws error where a way's gradients have other bits than the first's.
-  void compare(char const* name, plan const& first, plan const& way) {
-    auto const gradients_of = [&](plan const& of) {
-      std::vector<std::vector<unsigned char>> all;
-      auto const each = [&](auto const& f) {
-        f(dx_.data(), n_ * inner * sizeof(T)), f(db_.data(), n_ * states * sizeof(T));
-        f(dc_.data(), n_ * states * sizeof(T)), f(ddt_.data(), n_ * std::size_t(M.heads) * sizeof(float));
-        f(sums_.data(), 2 * std::size_t(sequences_) * std::size_t(M.heads) * sizeof(float));
-      };
-      each([](void* at, std::size_t bytes) { cuda::check(cudaMemset(at, 0xff, bytes), "gradients"); });
-      cuda::check(cudaDeviceSynchronize(), "gradients");
-      backward(of);
-      stream_.synchronize();
-      each([&](void* at, std::size_t bytes) {
-        all.emplace_back(bytes);
-        cuda::check(cudaMemcpy(all.back().data(), at, bytes, cudaMemcpyDeviceToHost), "gradients");
-      });
-      return all;
+  using bytes = std::vector<std::vector<unsigned char>>;
+
+  /// The gradients of a way, which nothing had written before.
+  bytes gradients_of(plan const& way) {
+    bytes all;
+    auto const each = [&](auto const& f) {
+      f(dx_.data(), n_ * inner * sizeof(T)), f(db_.data(), n_ * states * sizeof(T));
+      f(dc_.data(), n_ * states * sizeof(T)), f(ddt_.data(), n_ * std::size_t(M.heads) * sizeof(float));
+      f(sums_.data(), 2 * std::size_t(sequences_) * std::size_t(M.heads) * sizeof(float));
     };
-    bool const same = gradients_of(first) == gradients_of(way);
-    std::printf("%s, slices of %d, %d units a block%s%s: %s as slices of %d by themselves\n", name, way.slice,
-                way.teams,
-                way.early    ? ", beside chunks, early"
-                : way.beside ? ", beside chunks"
-                             : "",
-                way.ahead > 0 ? ", brought" : "", same ? "the same bits" : "OTHER BITS", first.slice);
-    if (!same) throw std::runtime_error{"a way's gradients have other bits"};
+    each([](void* at, std::size_t n) { cuda::check(cudaMemset(at, 0xff, n), "gradients"); });
+    cuda::check(cudaDeviceSynchronize(), "gradients");
+    backward(way);
+    stream_.synchronize();
+    each([&](void const* at, std::size_t n) {
+      all.emplace_back(n);
+      cuda::check(cudaMemcpy(all.back().data(), at, n, cudaMemcpyDeviceToHost), "gradients");
+    });
+    return all;
+  }
+  /// Throws error where a way's gradients have other bits than the first's.
+  void compare(char const* name, std::vector<plan> const& all) {
+    bytes const first = gradients_of(all[0]);
+    for (std::size_t i = 1; i < all.size(); ++i) {
+      plan const& way = all[i];
+      bool const same = gradients_of(way) == first;
+      std::printf("%s, slices of %d, %d units a block%s%s: %s as slices of %d by themselves\n", name, way.slice,
+                  way.teams,
+                  way.early    ? ", beside chunks, early"
+                  : way.beside ? ", beside chunks"
+                               : "",
+                  way.ahead > 0 ? ", brought" : "", same ? "the same bits" : "OTHER BITS", all[0].slice);
+      if (!same) throw std::runtime_error{"a way's gradients have other bits"};
+    }
   }
   /// The first kernel of the backward alone, with so many units a block, as often as the backward launches it.
   template <int Teams>
