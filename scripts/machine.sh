@@ -93,6 +93,7 @@ prepare_machine() {
     exit 1
   fi
   export CXX=$compiler
+  use_ccache
 }
 
 # How many jobs run at a time: DM2_JOBS, or one a processor.
@@ -105,6 +106,21 @@ build_jobs() {
   memory=$(awk '/^MemAvailable:/ { print int($2 / 2621440) }' /proc/meminfo)
   [ "${memory:-1}" -ge 1 ] || memory=1
   echo $((cores < memory ? cores : memory))
+}
+
+# Compilers behind ccache, where it is installed and its folder can be written (CCACHE_DISABLE=1: not): a second clean
+# checkout at the same place takes what the first one compiled. -march=native is another thing on another processor, which
+# ccache does not see: the namespace keeps them apart.
+use_ccache() {
+  local folder features
+  [ -z "${CCACHE_DISABLE:-}" ] && folder=$(ccache --get-config cache_dir 2> /dev/null) || return 0
+  mkdir -p "$folder" 2> /dev/null && [ -w "$folder" ] || return 0
+  features=$({ grep -m 1 -E '^(flags|Features)' /proc/cpuinfo; uname -m; } 2> /dev/null | cksum | cut -d ' ' -f 1)
+  export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=1 CCACHE_NAMESPACE=${CCACHE_NAMESPACE:-dm2-$features}
+  export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}
+  export CMAKE_C_COMPILER_LAUNCHER=${CMAKE_C_COMPILER_LAUNCHER-ccache}
+  export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}
+  export CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER-ccache}
 }
 
 # build FOLDER TARGET [CMAKE_ARGUMENT...]: configures and builds.

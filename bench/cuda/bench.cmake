@@ -1,6 +1,6 @@
 # Programs of their own: times come from the device's clock. dm2_cuda_bench is all of them.
 add_custom_target(dm2_cuda_bench)
-set(benches model lengths operations training kernels float augment mixer_core mixer_backward mine scan)
+set(benches model lengths operations training kernels float augment mixer_core mixer_backward mine scan stem_train)
 if(DM2_HAS_JPEG)
   list(APPEND benches decode)
 endif()

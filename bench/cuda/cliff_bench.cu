@@ -49,7 +49,8 @@ void write_row(std::ofstream& to, cliff_case const& c, cliff_times const& t, cli
   rate const i = rate_of(t, t.inference_us, first.inference_us, first);
   rate const b = rate_of(t, t.training_us, first.training_us, first);
   to << c.series << ",\"" << c.name << "\"," << t.tokens << ',' << t.batch << ',' << t.flops << ',' << t.inference_us
-     << ',' << i.pictures << ',' << i.share << ',' << t.training_us << ',' << b.pictures << ',' << b.share << std::endl;
+     << ',' << i.pictures << ',' << i.share << ',' << t.training_us << ',' << b.pictures << ',' << b.share << ','
+     << t.tf32_us << ',' << t.fp32_us << std::endl;
 }
 
 template <std::size_t... I>

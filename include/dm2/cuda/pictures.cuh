@@ -54,8 +54,11 @@ struct planar_reader {
   [[nodiscard]] planar_reader skip(std::ptrdiff_t pictures) const {
     return {data == nullptr ? data : data + pictures * G::channels * G::height * G::width};
   }
+  [[nodiscard]] __device__ float const* address(std::ptrdiff_t b, int y, int x, int c) const {
+    return data + ((b * G::channels + c) * G::height + y) * G::width + x;
+  }
   [[nodiscard]] __device__ float operator()(std::ptrdiff_t b, int y, int x, int c) const {
-    return __ldg(data + ((b * G::channels + c) * G::height + y) * G::width + x);
+    return __ldg(address(b, y, x, c));
   }
 };
 

@@ -94,7 +94,8 @@ class chooser {
     return {"plain", false};
   }
   [[nodiscard]] form stem_training() const {
-    if (cuda::detail::stem_train::tensor_fits<S::stem, T>(device_, nullptr)) return {"`mma`", true};
+    if (cuda::detail::stem_train::tensor_fits<S::stem, T>(device_, nullptr))
+      return {device_.major == 9 ? "`wgmma`" : "`mma`", true};
     return products("gathered, cuBLASLt");
   }
   [[nodiscard]] form mixer() const {

@@ -86,6 +86,19 @@ __device__ inline void copy_async(std::uint32_t to, void const* from, bool valid
 }
 /// Ends a group of copies.
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// N words of shared memory, aligned to all of them: 1, 2 or 4.
+template <int N>
+__device__ inline void load_shared(std::uint32_t (&r)[N], std::uint32_t address) {
+  static_assert(N == 1 || N == 2 || N == 4, "dm2::cuda::detail::load_shared<N>: N must be 1, 2 or 4");
+  if constexpr (N == 1)
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(r[0]) : "r"(address));
+  else if constexpr (N == 2)
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(r[0]), "=r"(r[1]) : "r"(address));
+  else
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(address));
+}
 /// Waits until at most N groups of this thread's copies are under way. A barrier must follow before others read.
 template <int N>
 __device__ inline void wait_copies() {

@@ -39,11 +39,9 @@ struct backward_plan {
   static constexpr std::size_t most_norm_parts =
       132 * gate_group<backward_traits<M, widest>>::resident / (M.variant == mixer_variant::published ? 2 : 1);
 
-  /// Of the convolution's runs of tokens, each done by several blocks: what the registers
-  /// of 132 multiprocessors hold at a time.
-  static constexpr int most_conv_parts = std::max(
-      1, conv_backward_resident * 132 /
-             conv_backward_shares<backward_traits<M, std::min(widest, 2)>, backward_traits<M, widest>>::blocks);
+  /// Of the convolution's runs of tokens.
+  static constexpr int most_conv_parts =
+      mixer_core::most_conv_parts<backward_traits<M, std::min(widest, 2)>, backward_traits<M, widest>>();
 
   int sequences, length;
   std::size_t rows;
@@ -59,19 +57,8 @@ struct backward_plan {
         device{device_},
         norm_parts{int(std::clamp<std::size_t>((rows + 15) / 16, 1, most_norm_parts))},
         convolves{convolves_} {
-    cut_runs();
-  }
-
-  /// Runs of at least 16 tokens, as many of a sequence as keep the most parts busy; a run reads K - 1 tokens more.
-  void cut_runs() {
-    double best = 0;
-    for (int count = 1; count == 1 || (length + count - 1) / count >= 16; ++count) {
-      int const tokens = (length + count - 1) / count, all = (length + tokens - 1) / tokens;
-      int const units = std::max(sequences * all, 1), each = (units + most_conv_parts - 1) / most_conv_parts;
-      double const time = double(each) * (tokens + M.d_conv - 1);  // of the slowest part
-      if (best != 0 && time > 0.98 * best) continue;
-      best = time, run = tokens, runs = all, conv_parts = (units + each - 1) / each;
-    }
+    auto const cut = conv_cut::make(sequences, length, M.d_conv, most_conv_parts);
+    runs = cut.runs, run = cut.run, conv_parts = cut.parts;
   }
 
   /// Of the steps' rows, where a thread of the convolution takes so many channels.

@@ -10,6 +10,7 @@
 ///   - taps lie in shared memory, halved and packed, once a block, and what a thread needs to find its numbers is kept;
 ///   - raw x has rows of the same pitch as x, a tensor map copies them, and a thread convolves six tokens at a time in
 ///     an order in which its warp reads from all banks;
+///   - warps of short rows convolve x of the next unit while those of long rows are in the scan, into registers;
 ///   - where the mixer's numbers are bfloat16, x, B, C and the scores are halves and are convolved in pairs. A
 ///     half has three more bits: g of Tiny is wrong by 2.4e-3 instead of 3.0e-3 (emulated). Its range is smaller: what
 ///     is beyond 65504 of the projection, and 16 times that of a score, becomes that; a score times its step dt and
@@ -59,13 +60,11 @@ struct packed_traits : traits<T, M> {
   static constexpr int run = 6;                       ///< tokens that a thread convolves at a time
   static constexpr int tap_bytes = halves ? 48 : 80;  ///< of four channels, whole vectors of 16
 
-  /// Between the runs of neighbouring slots of threads: half a warp then reads from 32 banks.
-  [[nodiscard]] static constexpr int step() {
-    for (int s = 1; s < 8; ++s)
-      if ((s * run * raw_pitch / 4 - base::columns / 2) % 32 == 0) return s;
-    return 1;
-  }
-  static constexpr int run_step = step();
+  /// Whether a unit's x is convolved while longer rows' warps are in the scan of the one before: by what a box brought,
+  /// a thread needs no barrier to see it. In float a run's numbers would not fit into registers.
+  static constexpr bool ahead = halves && boxes;
+  /// Threads that convolve: ahead those of the shortest rows, of which some have two runs and the longest rows' none.
+  static constexpr int convolving = !ahead ? base::threads : base::columns > 48 ? 12 * 32 : 10 * 32;
   /// Whether the kernel can do this shape at all.
   static constexpr bool possible = base::possible && (!boxes || (base::vector == 8 && raw_pitch / 2 <= 256));
 };
@@ -123,14 +122,22 @@ struct raw_stage {
 template <class Tr>
 __device__ inline void run_units(arguments<typename Tr::element> const& p, whole_place<Tr> const& k,
                                  raw_stage<Tr> const& stage, unsigned char* shared, float (&sums)[2]) {
-  convolved_place<Tr> const convolved{int(threadIdx.x), k.at, k.lay};
+  int const rank = k.tile + Tr::warps - k.tiles;  // of the warp, from the shortest rows' on
+  convolved_place<Tr> const convolved{rank * 32 + int(threadIdx.x) % 32, k.at, k.lay};
   scan_places<Tr> own{p, k, shared};
 #pragma unroll 1
   for (int unit = k.begin; unit < k.end; ++unit) {
     float const* const cum = reinterpret_cast<float const*>(shared + k.lay.vectors + unit % 2 * 8 * k.lay.tokens);
     stage.wait(unit);
-    __syncthreads();
-    fill_packed<Tr>(convolved, k.lay, unit - k.begin, shared);
+    if constexpr (Tr::ahead) {
+      convolved_ahead<Tr> x;
+      x.make(convolved, k.lay, unit - k.begin, shared);
+      __syncthreads();  // the scan of the unit before is done
+      x.store(convolved, k.lay, shared);
+    } else {
+      __syncthreads();
+      fill_packed<Tr>(convolved, k.lay, unit - k.begin, shared);
+    }
     fill_block_factors<Tr>(Tr::threads - 1 - thread_here(), k.lay, cum, cum + k.lay.tokens, shared);
     __syncthreads();
     if (unit + 1 < k.end) stage.start(unit + 1);
@@ -156,6 +163,7 @@ __global__ void __launch_bounds__(Tr::threads, 2)
     stage.begin();
     stage.start(k.begin);
     fill_taps<Tr>(k.at, parameters, k.lay, k.begin, k.end, shared);
+    if constexpr (Tr::ahead) __syncthreads();  // a thread convolves with others' taps before it meets them again
     float sums[2] = {};
     run_units(p, k, stage, shared, sums);
     float* const vectors = reinterpret_cast<float*>(shared + k.lay.vectors);

@@ -92,75 +92,108 @@ template <class Tr>
   return q < wide ? q / 8 * 64 + q % 8 / 2 * 4 + q % 2 * 32 : wide * 8 + (q - wide) / 4 * 32 + q % 4 * 4;
 }
 
-/// The run of tokens that slot s of a block convolves: threads of a warp that are in different runs then read from
-/// different banks. Each run is some slot's.
-template <class Tr>
-[[nodiscard]] __device__ inline int run_of_slot(int s) {
-  constexpr int slots = Tr::threads / (Tr::columns / 4), step = Tr::run_step, each = slots / step;
-  return s < each * step ? s % each * step + s / each : s;
-}
-
 /// Where a thread convolves x, bytes in shared memory, kept for the kernel's whole time: made anew for each unit, such
-/// numbers were a third of the kernel's instructions.
+/// numbers were a third of the kernel's instructions. Threads of a warp that are in different runs read from different
+/// banks, since a later thread has an earlier run.
 template <class Tr>
 struct convolved_place {
-  static constexpr int quads = Tr::columns / 4, slots = Tr::threads / quads;
+  static constexpr int quads = Tr::columns / 4, slots = Tr::convolving / quads;
+  static constexpr int apart = slots * Tr::run;  ///< tokens from a thread's run to its next, earlier one
+  static constexpr int rounds = (Tr::most_tiles * 16 + apart - 1) / apart;
   int taps;  ///< the thread's in the unit's
   int raw;   ///< the first raw token of its run; negative where it has none
-  int x;     ///< its place in the run's first row
+  int x;     ///< its place in the run's first row; 0 where it has none
   int step;  ///< from a raw token to the next
 
   __device__ convolved_place(int thread, direction_slices<Tr> const& at, layout<Tr> const& lay)
-      : step{Tr::boxes && at.tokens_reversed ? -Tr::raw_pitch : Tr::raw_pitch} {
-    int const q = thread % quads;
+      : raw{-1}, x{0}, step{Tr::boxes && at.tokens_reversed ? -Tr::raw_pitch : Tr::raw_pitch} {
+    int const q = thread % quads, run = (lay.tokens - 1) / Tr::run - thread / quads, t = run * Tr::run;
     taps = lay.taps + q * Tr::tap_bytes;
-    go_to(thread / quads, thread, lay);
-  }
-  /// The run of slot s.
-  __device__ void go_to(int s, int thread, layout<Tr> const& lay) {
-    int const q = thread % quads, t = run_of_slot<Tr>(s) * Tr::run;
+    if (thread >= slots * quads || run < 0) return;
     x = lay.x + t * Tr::pitch + quad_place<Tr>(q);
-    raw = -1;
-    if (thread >= slots * quads || t >= lay.tokens) return;
     int const first = t + Tr::before + 1 - Tr::taps;
     raw = lay.raw + (step > 0 ? first : lay.tokens + Tr::before - 1 - first) * Tr::raw_pitch + q * 8;
   }
+  /// Whether the thread has a run in this round.
+  [[nodiscard]] __device__ bool has(int round, layout<Tr> const& lay) const {
+    return round == 0 ? raw >= 0 : x >= lay.x + round * apart * Tr::pitch;
+  }
+  [[nodiscard]] __device__ quad_taps<Tr> taps_of(int unit, unsigned char const* shared) const {
+    return *reinterpret_cast<quad_taps<Tr> const*>(shared + taps + unit * (quads * Tr::tap_bytes));
+  }
 };
 
-/// A run of tokens of four channels.
+/// x of a run of tokens of four channels.
 template <class Tr>
-__device__ inline void convolve_run(convolved_place<Tr> const& at, quad_taps<Tr> const& taps, unsigned char* shared) {
-  using pair = channel_pair<Tr>;
-  constexpr int window = Tr::taps - 1 + Tr::run;
-  typename pair::number rows[window][2];
+struct convolved_run {
+  std::uint32_t pairs[Tr::run][2];
+
+  /// From raw x in shared memory.
+  __device__ void make(convolved_place<Tr> const& at, int round, quad_taps<Tr> const& taps,
+                       unsigned char const* shared) {
+    using pair = channel_pair<Tr>;
+    constexpr int window = Tr::taps - 1 + Tr::run;
+    int raw = at.raw;
+    hide(raw);  // else the sum with shared's address is kept as well
+    unsigned char const* const from = shared + (raw - round * convolved_place<Tr>::apart * at.step);
+    typename pair::number rows[window][2];
 #pragma unroll
-  for (int k = 0; k < window; ++k) {
-    raw_quad const v = *reinterpret_cast<raw_quad const*>(shared + at.raw + k * at.step);
-    rows[k][0] = pair::from(v.v[0]), rows[k][1] = pair::from(v.v[1]);
+    for (int k = 0; k < window; ++k) {
+      raw_quad const v = *reinterpret_cast<raw_quad const*>(from + k * at.step);
+      rows[k][0] = pair::from(v.v[0]), rows[k][1] = pair::from(v.v[1]);
+    }
+#pragma unroll
+    for (int i = 0; i < Tr::run; ++i)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) pairs[i][h] = taps(h, [&](int k, int of) { return rows[i + k][of]; });
   }
+  __device__ void store(convolved_place<Tr> const& at, int round, unsigned char* shared) const {
+    int x = at.x;
+    hide(x);
+    unsigned char* const to = shared + (x - round * convolved_place<Tr>::apart * Tr::pitch);
 #pragma unroll
-  for (int i = 0; i < Tr::run; ++i)
+    for (int i = 0; i < Tr::run; ++i)
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
-      *reinterpret_cast<std::uint32_t*>(shared + at.x + i * Tr::pitch + h * 16) =
-          taps(h, [&](int k, int of) { return rows[i + k][of]; });
-}
+      for (int h = 0; h < 2; ++h) *reinterpret_cast<std::uint32_t*>(to + i * Tr::pitch + h * 16) = pairs[i][h];
+  }
+};
 
 /// x of the block's unit number `unit` to shared memory.
 template <class Tr>
-__device__ inline void fill_packed(convolved_place<Tr> at, layout<Tr> const& lay, int unit, unsigned char* shared) {
-  using place = convolved_place<Tr>;
-  int const runs = (lay.tokens + Tr::run - 1) / Tr::run;
-  quad_taps<Tr> const taps =
-      *reinterpret_cast<quad_taps<Tr> const*>(shared + at.taps + unit * (place::quads * Tr::tap_bytes));
+__device__ inline void fill_packed(convolved_place<Tr> const& at, layout<Tr> const& lay, int unit,
+                                   unsigned char* shared) {
+  quad_taps<Tr> const taps = at.taps_of(unit, shared);
 #pragma unroll 1
-  for (int s = place::slots;; s += place::slots) {
-    if (at.raw >= 0) convolve_run(at, taps, shared);
-    if (s >= runs) break;
-    int const thread = thread_here();
-    at.go_to(s + thread / place::quads, thread, lay);
+  for (int round = 0; round < convolved_place<Tr>::rounds; ++round) {
+    if (!at.has(round, lay)) break;
+    convolved_run<Tr> own;
+    own.make(at, round, taps, shared);
+    own.store(at, round, shared);
   }
 }
+
+/// The same in two steps: x of a thread's runs waits in registers until its place is free. A run that a thread does not
+/// have is zeros, 6 instructions: left undefined, its registers would be taken in the scan as well.
+template <class Tr>
+struct convolved_ahead {
+  static constexpr int rounds = convolved_place<Tr>::rounds;
+  convolved_run<Tr> runs[rounds];
+
+  __device__ void make(convolved_place<Tr> const& at, layout<Tr> const& lay, int unit, unsigned char const* shared) {
+#pragma unroll
+    for (int round = 0; round < rounds; ++round) {
+      if (at.has(round, lay))
+        runs[round].make(at, round, at.taps_of(unit, shared), shared);
+      else
+        runs[round] = {};
+    }
+  }
+  __device__ void store(convolved_place<Tr> const& at, layout<Tr> const& lay, unsigned char* shared) const {
+#pragma unroll
+    for (int round = 0; round < rounds; ++round)
+      if (at.has(round, lay)) runs[round].store(at, round, shared);
+  }
+};
 
 /// B and C of a group to shared memory, four channels a thread. Tokens from `length` on repeat the last one: nothing
 /// that is written depends on them.
@@ -169,27 +202,29 @@ __device__ inline void fill_packed_state(typename Tr::element const* sequence, d
                                          direction_pointers const& p, layout<Tr> const& lay, int group, int length,
                                          unsigned char* shared) {
   using pair = channel_pair<Tr>;
-  constexpr int S = 4, before = Tr::taps - 1, quads = 2 * Tr::state / 4, runs = Tr::threads / quads;
+  constexpr int S = Tr::halves ? 8 : 4, before = Tr::taps - 1, quads = 2 * Tr::state / 4, runs = Tr::threads / quads;
+  static_assert(Tr::threads % quads == 0);
   int const quad = int(threadIdx.x) % quads, run = int(threadIdx.x) / quads, channel = quad * 4 % Tr::state;
-  if (run >= runs) return;
   bool const is_c = quad * 4 >= Tr::state;
   int const slice = (is_c ? at.c() : at.b()) + group * Tr::state, per_run = tokens_per_run<S>(lay.tokens, runs);
-  quad_taps<Tr> const own{channel_taps<Tr>{at, at.conv_channel(slice, channel), 2, p}};
   unsigned char* const to = shared + (is_c ? lay.c : lay.b) + channel % 8 * 2;
   typename Tr::element const* const from = sequence + slice + channel;
   auto const load = [&](int t) {
     return *reinterpret_cast<raw_quad const*>(from + at.row(min(t, length - 1), length) * Tr::projected);
   };
   int const t0 = run * per_run, t1 = min(t0 + per_run, lay.tokens);
-  raw_quad next[S];
+  raw_quad next[S], first[before + 1]{};
   typename pair::number rows[before + S][2];
 #pragma unroll
   for (int i = 0; i < S; ++i) next[i] = load(t0 + i);
 #pragma unroll
-  for (int k = 0; k < before; ++k) {
-    raw_quad const v = t0 > 0 ? load(t0 - before + k) : raw_quad{};
-    rows[k][0] = pair::from(v.v[0]), rows[k][1] = pair::from(v.v[1]);
-  }
+  for (int k = 0; k < before; ++k)
+    if (t0 > 0) first[k] = load(t0 - before + k);
+  channel_taps<Tr> const taps{at, at.conv_channel(slice, channel), 2, p};
+  __syncwarp();  // nothing is waited for before all of it is on its way: else there were three waits, one by one
+  quad_taps<Tr> const own{taps};
+#pragma unroll
+  for (int k = 0; k < before; ++k) rows[k][0] = pair::from(first[k].v[0]), rows[k][1] = pair::from(first[k].v[1]);
 #pragma unroll 1
   for (int t = t0; t < t1; t += S) {
 #pragma unroll

@@ -41,13 +41,13 @@
 namespace dm2::cuda::detail::ssd {
 
 /// Starts the copy of a part of B, and of C.
-template <class Tr>
-__device__ inline void copy_b(backward_quadratic_block<Tr> const& k, copying_threads threads, int part) {
+template <class Tr, class Threads>
+__device__ inline void copy_b(backward_quadratic_block<Tr> const& k, Threads threads, int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
   copy_columns<Tr::part>(k, threads, k.p.b + column, k.p.b_stride, k.part(part));
 }
-template <class Tr>
-__device__ inline void copy_c(backward_quadratic_block<Tr> const& k, copying_threads threads, int part) {
+template <class Tr, class Threads>
+__device__ inline void copy_c(backward_quadratic_block<Tr> const& k, Threads threads, int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
   copy_columns<Tr::part>(k, threads, k.p.c + column, k.p.c_stride, k.part(part) + k.at.half_bytes());
 }
@@ -56,8 +56,8 @@ __device__ inline void copy_c(backward_quadratic_block<Tr> const& k, copying_thr
 template <class Tr>
 __device__ inline void copy_states_raw(backward_quadratic_block<Tr> const& k, int part) {
   int const column = k.group() * Tr::sizes::state + part * Tr::part;
-  copy_projected<Tr::part>(k, all_threads<Tr>(), k.front().b + column, k.part(part));
-  copy_projected<Tr::part>(k, all_threads<Tr>(), k.front().c + column, k.part(part) + k.at.half_bytes());
+  copy_projected<Tr::part>(k, every_thread<Tr>(), k.front().b + column, k.part(part));
+  copy_projected<Tr::part>(k, every_thread<Tr>(), k.front().c + column, k.part(part) + k.at.half_bytes());
 }
 
 /// f(part, its B, its C in shared memory) for every part. The copies of the first at.buffers() have been started, a
@@ -77,7 +77,7 @@ __device__ inline void each_part(backward_quadratic_block<Tr> const& k, F const&
     f(part, b, b + k.at.half_bytes());
     if (part + buffers < Tr::parts) {
       __syncthreads();
-      copy_b(k, all_threads<Tr>(), part + buffers), copy_c(k, all_threads<Tr>(), part + buffers);
+      copy_b(k, every_thread<Tr>(), part + buffers), copy_c(k, every_thread<Tr>(), part + buffers);
     }
     commit_copies();
   }
@@ -89,14 +89,16 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
   using T = typename Tr::element;
   tile_sums<Tr> scores;
   scores.clear();
+  [[maybe_unused]] first_numbers<Tr> first;
+  if constexpr (Tr::projected) first.load(k);
   for (int part = 0; part < k.at.buffers(); ++part) {
     if constexpr (Tr::projected)
       copy_states_raw(k, part);
     else
-      copy_b(k, all_threads<Tr>(), part), copy_c(k, all_threads<Tr>(), part);
+      copy_b(k, every_thread<Tr>(), part), copy_c(k, every_thread<Tr>(), part);
     commit_copies();
   }
-  if constexpr (Tr::projected) keep_parameters(k), make_steps(k);
+  if constexpr (Tr::projected) first.keep(k);
   auto const multiply = [&]([[maybe_unused]] int part, unsigned char* b, unsigned char* c) {
     if constexpr (Tr::projected) convolve_states(k, part, b, c);
     if (k.free_warp() >= 0) return;
@@ -115,7 +117,7 @@ __device__ inline void score_tiles(backward_quadratic_block<Tr> const& k) {
   };
   int const over = (k.at.stage + k.at.part_bytes() - 1) / k.at.part_bytes();  // parts that lie over the first unit
   bool const early = k.at.buffers() == Tr::parts && over < Tr::parts;
-  auto const copy_first = [&] { copy_unit(k, all_threads<Tr>(), 0); };
+  auto const copy_first = [&] { copy_unit(k, every_thread<Tr>(), 0); };
   each_part(k, multiply, [&](int part) {
     if (early && part == over && k.two_units()) copy_first();
   });
@@ -194,7 +196,7 @@ __device__ inline void meet() {
 template <class Tr>
 __device__ inline void copy_single(backward_quadratic_block<Tr> const& k, int unit) {
   if (k.two_units() || unit == Tr::units) return;
-  copy_unit(k, all_threads<Tr>(), unit);
+  copy_unit(k, every_thread<Tr>(), unit);
   commit_copies();
 }
 
@@ -309,8 +311,8 @@ __global__ void __launch_bounds__(Tr::threads, 1)
   else
     units_of_tiles(k);
   auto const copy = [&](int part, bool with_b) {
-    if (with_b) copy_b(k, all_threads<Tr>(), part);
-    copy_c(k, all_threads<Tr>(), part);
+    if (with_b) copy_b(k, every_thread<Tr>(), part);
+    copy_c(k, every_thread<Tr>(), part);
     commit_copies();
   };
   bool const clear = at.part_bytes() <= at.row_parts - at.operands;  // else over what the tokens are finished from

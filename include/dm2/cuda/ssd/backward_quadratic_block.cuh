@@ -37,6 +37,8 @@ struct backward_quadratic_traits {
   /// Tiles on the diagonal that the slots suffice for; a warp at least is free.
   static constexpr int most_tiles = 2 * Slots + 1;
   static_assert(most_tiles < warps);
+  /// Numbers of a convolution's parameters in shared memory, before there are scores; none where nothing is convolved.
+  static constexpr int state_parameters = 0;
 };
 
 /// The same from a mixer's projection: 13 tiles, which leave at least three warps free to convolve.
@@ -44,6 +46,7 @@ template <mixer_shape M, class T>
 struct backward_projected_traits : backward_quadratic_traits<M, T, 6> {
   using operands = projected_operands<M, T>;
   static constexpr bool projected = true;
+  static constexpr int state_parameters = 2 * M.d_state * (M.d_conv + 1);
 };
 
 /// Byte offsets into a block's shared memory; the scores are at 0, in the order of their tiles' rows. A 16 x 16 tile is
@@ -76,7 +79,7 @@ struct backward_quadratic_layout {
         tokens{tiles * 16},
         unit_parts{tiles_below(tiles) * 32},
         stages{units_at_a_time},
-        operands{tiles_below(tiles + 1) * fragment_bytes},
+        operands{most_of(tiles_below(tiles + 1) * fragment_bytes, Tr::state_parameters * 4)},
         stage{2 * rows() * Tr::pitch},
         shares{operands + stages * stage},
         row_parts{shares + tiles / 2 * share_bytes},
@@ -92,6 +95,7 @@ struct backward_quadratic_layout {
     bytes = parameters + (Tr::projected ? Tr::sizes::per_group * 8 : 0);
   }
   static constexpr int share_bytes = Tr::slice * 64;  ///< a warp's accumulators
+  __host__ __device__ static constexpr int most_of(int a, int b) { return a > b ? a : b; }
   __host__ __device__ int rows() const { return tokens; }
   /// Warps that have tiles, and the others.
   __host__ __device__ int tile_warps() const { return tiles | 1; }
@@ -236,12 +240,20 @@ template <class Tr>
 __device__ inline copying_threads all_threads() {
   return {int(threadIdx.x), Tr::threads};
 }
-/// The threads of as many free warps as there are at least: this one; those behind them copy nothing.
-template <class Tr>
+/// The threads of as many free warps as there are at least, or of `Warps`: this one; those behind them copy nothing.
+template <class Tr, int Warps = Tr::warps - Tr::most_tiles>
 struct copying_team {
-  static constexpr int count = 32 * (Tr::warps - Tr::most_tiles);
+  static constexpr int count = 32 * Warps;
   int own;
 };
+/// All threads, where they copy between units or before them.
+template <class Tr>
+__device__ inline auto every_thread() {
+  if constexpr (Tr::projected)
+    return copying_team<Tr, Tr::warps>{int(threadIdx.x)};
+  else
+    return all_threads<Tr>();
+}
 
 /// Starts the threads' copies of `Width` columns of the sequence, token t of which is `stride` t from `from`; zeros
 /// behind its end.
@@ -262,10 +274,10 @@ __device__ inline void copy_tokens(backward_quadratic_block<Tr> const& k, copyin
   }
 }
 /// The same by a team, with every copy in line: 5 instructions each, where the loop takes 11.
-template <int Width, class Tr>
-__device__ inline void copy_tokens(backward_quadratic_block<Tr> const& k, copying_team<Tr> team,
+template <int Width, class Tr, int Warps>
+__device__ inline void copy_tokens(backward_quadratic_block<Tr> const& k, copying_team<Tr, Warps> team,
                                    typename Tr::element const* from, std::ptrdiff_t stride, unsigned char* to) {
-  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = copying_team<Tr>::count / pieces;
+  constexpr int pieces = Width / 8, pitch = 2 * Width + 16, each = copying_team<Tr, Warps>::count / pieces;
   constexpr int most = (Tr::most_tiles * 16 + each - 1) / each;
   hide(team.own);
   int const row = team.own / pieces, column = team.own % pieces * 8, inside = k.p.length - row;
@@ -276,8 +288,13 @@ __device__ inline void copy_tokens(backward_quadratic_block<Tr> const& k, copyin
 #pragma unroll
   for (int i = 0; i < most; ++i, from += step)
     if (i * each < inside) copy_async(at + std::uint32_t(i * each * pitch), from);
-  for (int t = k.p.length + row; t < k.at.rows(); t += each)
-    *reinterpret_cast<uint4*>(to + (t * pitch + column * 2)) = uint4{0, 0, 0, 0};
+  if constexpr (each >= 16) {  // one row at most
+    if (int const t = k.p.length + row; t < k.at.rows())
+      *reinterpret_cast<uint4*>(to + (t * pitch + column * 2)) = uint4{0, 0, 0, 0};
+  } else {
+    for (int t = k.p.length + row; t < k.at.rows(); t += each)
+      *reinterpret_cast<uint4*>(to + (t * pitch + column * 2)) = uint4{0, 0, 0, 0};
+  }
 }
 /// The same of an array's rows.
 template <int Width, class Tr, class Threads>

@@ -88,10 +88,17 @@ __device__ inline void spread_weights(unsigned char* to, void const* weights) {
   }
 }
 
+/// For warpgroups that multiply whenever they can.
+struct any_turn {
+  __device__ void wait() const {}
+  __device__ void pass() const {}
+};
+
 /// s += the tile's convolution. `tile` points at the warp's first row above its pixels; fragments of a step are read
-/// while the step before is multiplied.
-template <class Block, class T>
-__device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint32_t tile, std::uint32_t weights) {
+/// while the step before is multiplied. turns.wait() comes before the first product, turns.pass() behind the last one.
+template <class Block, class T, class Turns = any_turn>
+__device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint32_t tile, std::uint32_t weights,
+                                                 Turns const& turns = {}) {
   constexpr int depth = Block::hidden / 16, steps = 3 * depth;
   int const lane = int(threadIdx.x) % 32;
   std::uint32_t a[2][Block::rows + 2][4];
@@ -103,6 +110,7 @@ __device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint
     for (int r = 0; r < Block::rows + 2; ++r) load_matrix(a[step % 2][r], at + unsigned(r * Block::row_bytes));
   };
   load(0);
+  turns.wait();
   hold(s.c[0]), hold(s.c[1]);
 #pragma unroll
   for (int step = 0; step < steps; ++step) {
@@ -120,6 +128,7 @@ __device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint
       load(step + 1);
     }
   }
+  turns.pass();
   wait_products<0>();
   hold(s.c[0]), hold(s.c[1]);
 }

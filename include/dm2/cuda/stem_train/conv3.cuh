@@ -7,14 +7,14 @@
 /// inputs arrive in shared memory as they were saved; forward, each thread applies BatchNorm and ReLU to what it copied
 /// before the others read it. What leaves the registers goes into sums for the next BatchNorm on the way, backward
 /// behind ReLU's mask. So BatchNorm has no pass of its own over a plane: forward reads one and writes one, backward
-/// reads two, the gradient and the raw output before, and writes one.
+/// reads two, the gradient and the raw output before, and writes one. On a Hopper the kernel is conv3_split.cuh's.
 #pragma once
 
+#include <dm2/cuda/context.cuh>
 #include <dm2/cuda/device/launch.cuh>
-#include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/stem/conv3.cuh>
-#include <dm2/cuda/stem/conv3_hopper.cuh>
+#include <dm2/cuda/stem_train/conv3_split.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
 #include <dm2/cuda/stem_train/tile.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
@@ -34,16 +34,6 @@ struct conv3_block : stem::conv3_block<G, stem::conv3_wide> {
   static constexpr int shared_bytes = sink_offset + 2 * 4 * G::hidden;
   static constexpr int warps_down = base::tile::height / base::rows;
   static_assert(base::sums::channels == 32, "dm2::cuda::detail::stem_train::conv3_block: a lane has eight channels");
-};
-
-/// The same for a Hopper.
-template <class G>
-struct conv3_hopper_block : stem::conv3_hopper_block<G> {
-  using base = stem::conv3_hopper_block<G>;
-  static constexpr int table_offset = base::weight_bytes + base::groups * base::buffers * base::buffer_bytes;
-  static constexpr int sink_offset = table_offset + 2 * 4 * G::hidden;
-  static constexpr int shared_bytes = base::shared_bytes + 2 * 2 * 4 * G::hidden;
-  static constexpr int warps_down = base::tile::height / base::rows;
 };
 
 /// One thread of a group of warps that works through tiles t = group blocks + block, then `step` further on, each in
@@ -122,67 +112,29 @@ __global__ void __launch_bounds__(Block::threads, 1)
   own.write(sink.parts + std::ptrdiff_t{part} * 2 * Block::hidden + channel, Block::hidden);
 }
 
-/// As conv3_kernel, with stem/conv3_hopper.cuh's products; parts of the sums: a warp of a group each.
-template <class Block, class T, class Source, class Sink>
-__global__ void __launch_bounds__(Block::threads, 1)
-    conv3_hopper_kernel(Source source, T const* __restrict__ weights, Sink sink, tile_order order, int tiles) {
-  if constexpr (hopper_code) {
-    using G = typename Block::geometry;
-    __shared__ int first_byte;  // has_hopper_code() finds it
-    unsigned char* const all = dynamic_shared();
-    if (threadIdx.x == 0) first_byte = int(-shared_address(all) % Block::alignment);
-    __syncthreads();
-    unsigned char* const memory = all + first_byte;
-    // From another lane: so the compiler knows that a warp's lanes agree.
-    int const group = __shfl_sync(~0u, int(threadIdx.x) / 128, 0), thread = int(threadIdx.x) % 128;
-    int const warp = thread / 32, row = warp * Block::rows, channel = fragment::column<8>(thread);
-    std::uint32_t const shared = shared_address(memory);
-    auto const place_weights = [&] {
-      stem::spread_weights<Block>(memory, weights);
-      fence_copies();
-    };
-    lane_share own[2];
-    auto const multiply = [&](typename Block::tile const& tile, int buffer, float const* table) {
-      stem::hopper_plane_sums s{};
-      stem::convolve3_hopper<Block, T>(s, shared + unsigned(buffer + row * Block::row_bytes), shared);
-#pragma unroll
-      for (int across = 0; across < 2; ++across) {
-        int const first = across * 32 + channel;
-        auto const in = sink.template read<Block::rows>(tile.b, tile.y + row, tile.x, first);
-        eight_sums more;
-        sink.store(s.half<G>(across), in, table, more, tile.b, tile.y + row, tile.x, first);
-        more.share_out(own[across]);
-      }
-    };
-    tile_walk<Block> const walk{.memory = memory, .order = order, .tiles = tiles, .group = group, .thread = thread};
-    walk.run(source, sink, place_weights, multiply);
-    int const part = (int(blockIdx.x) * Block::groups + group) * Block::warps_down + warp;
-#pragma unroll
-    for (int across = 0; across < 2; ++across)
-      own[across].write(sink.parts + std::ptrdiff_t{part} * 2 * Block::hidden + across * 32 + channel, Block::hidden);
-  }
-}
-
 /// Parts of sums that launch_conv3 writes at most.
 template <class Block>
 constexpr int conv3_parts(int multiprocessors) {
-  using hopper = conv3_hopper_block<typename Block::geometry>;
-  return multiprocessors * std::max(Block::groups * Block::warps_down, hopper::groups * hopper::warps_down);
+  using G = typename Block::geometry;
+  using forward = conv3_split_block<G, forward_roles>;
+  using backward = conv3_split_block<G, backward_roles>;
+  return multiprocessors * std::max({Block::groups * Block::warps_down, forward::multipliers * forward::warps_down,
+                                     backward::multipliers * backward::warps_down});
 }
 
-/// Launches the kernel for B pictures; returns the number of parts of its sums.
-template <class G, class Block, class T, class Source, class Sink>
-int launch_conv3(cudaStream_t stream, int multiprocessors, char const* name, Source const& source, T const* weights,
-                 Sink const& sink, tile_order order, int pictures) {
+/// Launches the kernel for B pictures, conv3_split_kernel where the device has it; returns the number of parts of its
+/// sums.
+template <class G, class Block, conv3_roles Roles, class T, class Source, class Sink>
+int launch_conv3(cudaStream_t stream, device_properties const& device, char const* name, Source const& source,
+                 T const* weights, Sink const& sink, tile_order order, int pictures) {
   int const tiles = pictures * Block::tile::across * Block::tile::down;
-  unsigned const blocks = unsigned(std::min(tiles, multiprocessors));
-  using hopper = conv3_hopper_block<G>;
-  if constexpr (hopper::possible) {
-    auto* const kernel = conv3_hopper_kernel<hopper, T, Source, Sink>;
-    if (has_hopper_code(name, kernel)) {
-      launch(name, kernel, {blocks, hopper::threads, hopper::shared_bytes}, stream, source, weights, sink, order,
-             tiles);
-      return int(blocks) * hopper::groups * hopper::warps_down;
+  unsigned const blocks = unsigned(std::min(tiles, device.multiprocessors));
+  if constexpr (stem::conv3_hopper_block<G>::possible) {
+    using split = conv3_split_block<G, Roles>;
+    auto* const kernel = conv3_split_kernel<split, T, Source, Sink>;
+    if (device.major == 9 && has_hopper_code(name, kernel)) {
+      launch(name, kernel, {blocks, split::threads, split::shared_bytes}, stream, source, weights, sink, order, tiles);
+      return int(blocks) * split::multipliers * split::warps_down;
     }
   }
   launch(name, conv3_kernel<Block, T, Source, Sink>, {blocks, Block::threads, Block::shared_bytes}, stream, source,

@@ -126,7 +126,8 @@ struct project_input_sums {
       float v[8];
 #pragma unroll
       for (int n = 0; n < 4; ++n) v[2 * n] = c[i / 2][n][i % 2 * 2], v[2 * n + 1] = c[i / 2][n][i % 2 * 2 + 1];
-      *reinterpret_cast<uint4*>(dz + std::ptrdiff_t{8 * i} * block::depth) = eight.apply<T>(v, raw[i], sums);
+      auto* const to = reinterpret_cast<uint4*>(dz + std::ptrdiff_t{8 * i} * block::depth);
+      __stcg(to, eight.apply<T>(v, raw[i], sums));  // the compiler makes four stores of a plain one
     }
     sums.share_out(own);
   }

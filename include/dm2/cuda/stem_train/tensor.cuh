@@ -14,6 +14,7 @@
 #include <dm2/cuda/stem_train/conv1_weights.cuh>
 #include <dm2/cuda/stem_train/conv3.cuh>
 #include <dm2/cuda/stem_train/conv3_weights.cuh>
+#include <dm2/cuda/stem_train/conv3_weights_split.cuh>
 #include <dm2/cuda/stem_train/general.cuh>
 #include <dm2/cuda/stem_train/project.cuh>
 #include <dm2/cuda/stem_train/project_weights.cuh>
@@ -147,10 +148,10 @@ class tensor_forward {
   template <bool Patches>
   void inner(std::size_t stage, tile_order order, statistics const& running) const {
     using block = typename kernels::conv3;
-    int const parts =
-        launch_conv3<G, block>(stream_, device_.multiprocessors, "stem: 3 x 3 convolution with statistics",
-                               activated_halo<block, number>{saved_.raw[stage - 1], norm_of<S>(p_, saved_, stage - 1)},
-                               s_.conv[stage], raw_sink<G, Patches, number>{saved_.raw[stage], s_.sums}, order, batch_);
+    int const parts = launch_conv3<G, block, forward_roles>(
+        stream_, device_, "stem: 3 x 3 convolution with statistics",
+        activated_halo<block, number>{saved_.raw[stage - 1], norm_of<S>(p_, saved_, stage - 1)}, s_.conv[stage],
+        raw_sink<G, Patches, number>{saved_.raw[stage], s_.sums}, order, batch_);
     finish(stage, parts, running);
   }
   void project(T* grid) const {
@@ -250,21 +251,21 @@ class tensor_backward {
   /// Convolution Stage: the gradient of its weights, and dz becomes that of its output. Patches: how dz and raw lie.
   template <std::size_t Stage, bool Patches>
   void weights(T* dz, gradients const& grad) const {
-    launch_conv3_weights(stream_, device_.multiprocessors,
-                         conv3_weights_source<G, Patches, T>{.before = saved_.raw[Stage - 1],
-                                                             .raw = saved_.raw[Stage],
-                                                             .dz = dz,
-                                                             .norm = norm_of<S>(p_, saved_, Stage - 1),
-                                                             .gradient = gradient(Stage)},
-                         tile_order::downwards, batch_, d_.parts, grad.conv[Stage - 1].data);
+    conv3_weights_source<G, Patches, T> const source{.before = saved_.raw[Stage - 1],
+                                                     .raw = saved_.raw[Stage],
+                                                     .dz = dz,
+                                                     .norm = norm_of<S>(p_, saved_, Stage - 1),
+                                                     .gradient = gradient(Stage)};
+    launch_conv3_weights_on(stream_, device_, source, tile_order::downwards, batch_, d_.parts,
+                            grad.conv[Stage - 1].data);
   }
   /// From the gradient of its output to dz of the BatchNorm before it.
   template <std::size_t Stage, bool Patches>
   void input(T const* gradient, T* before, gradients const& grad) const {
     using block = typename kernels::conv3;
-    int const parts = launch_conv3<G, block>(
-        stream_, device_.multiprocessors, "stem: gradient of a 3 x 3 convolution's input",
-        copied_halo<block, Patches, T>{gradient}, d_.mirrored[Stage - 1],
+    int const parts = launch_conv3<G, block, backward_roles>(
+        stream_, device_, "stem: gradient of a 3 x 3 convolution's input", copied_halo<block, Patches, T>{gradient},
+        d_.mirrored[Stage - 1],
         masked_sink<G, T>{saved_.raw[Stage - 1], norm_of<S>(p_, saved_, Stage - 1), before, d_.sums},
         tile_order::upwards, batch_);
     finish(Stage - 1, parts, grad);

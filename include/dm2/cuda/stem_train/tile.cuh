@@ -54,9 +54,15 @@ template <class Block, class T>
 struct activated_halo {
   using tile_type = typename Block::tile;
   static constexpr int hidden = Block::hidden;
+  static constexpr bool patches = false, changes = true;  ///< how the plane lies; whether its numbers change
   T const* raw;
   batch_norm norm;
 
+  [[nodiscard]] __device__ T const* plane() const { return raw; }
+  /// What becomes of eight channels from `first` on.
+  [[nodiscard]] static __device__ eight_activations change(float const* table, int first) {
+    return {table, hidden, first};
+  }
   __device__ void fill(float* table, int c) const { eight_activations::fill(table, hidden, norm, c); }
   __device__ void load(std::uint32_t to, tile_type const& tile, int thread) const {
     stem::load_halo<Block>(to, raw, tile, thread);
@@ -72,8 +78,10 @@ struct activated_halo {
 template <class Block, bool Patches, class T>
 struct copied_halo {
   using tile_type = typename Block::tile;
+  static constexpr bool patches = Patches, changes = false;
   T const* gradient;
 
+  [[nodiscard]] __device__ T const* plane() const { return gradient; }
   __device__ void fill(float*, int) const {}
   __device__ void load(std::uint32_t to, tile_type const& tile, int thread) const {
     stem::load_halo<Block, Patches>(to, gradient, tile, thread);
@@ -106,8 +114,9 @@ struct raw_sink {
     stem::for_own_pixels<G, Sums::rows>(y, x, [&](int r, int half, int column) {
       float v[8];
       lane_sums(s, r, half, v);
-      *reinterpret_cast<uint4*>(raw + stem::plane_position<G, Patches>(b, y + r, column) * G::hidden + channel) =
-          round_and_sum<T>(v, sums);
+      auto* const to =
+          reinterpret_cast<uint4*>(raw + stem::plane_position<G, Patches>(b, y + r, column) * G::hidden + channel);
+      __stcg(to, round_and_sum<T>(v, sums));  // the compiler makes four stores of a plain one
     });
   }
 };
@@ -142,8 +151,9 @@ struct masked_sink {
     stem::for_own_pixels<G, Sums::rows>(y, x, [&](int r, int half, int column) {
       float v[8];
       lane_sums(s, r, half, v);
-      *reinterpret_cast<uint4*>(dz + stem::plane_position<G, false>(b, y + r, column) * G::hidden + channel) =
-          eight.apply<T>(v, in.raw[r][half], sums);
+      auto* const to =
+          reinterpret_cast<uint4*>(dz + stem::plane_position<G, false>(b, y + r, column) * G::hidden + channel);
+      __stcg(to, eight.apply<T>(v, in.raw[r][half], sums));  // the compiler makes four stores of a plain one
     });
   }
 };

@@ -126,6 +126,12 @@ void copy_async(std::uint32_t to, void const* from, bool valid = true) {
   std::memset(p, 0xff, Bytes);
   m.copies().back().push_back({p, valid ? from : nullptr, Bytes});
 }
+template <int N>
+void load_shared(std::uint32_t (&r)[N], std::uint32_t address) {
+  static_assert(N == 1 || N == 2 || N == 4);
+  if (address % (4 * N) != 0) throw std::logic_error{"a load from shared memory that is not aligned"};
+  std::memcpy(r, emulated::machine::current().at(address, 4 * N), 4 * N);
+}
 inline void commit_copies() { emulated::machine::current().copies().emplace_back(); }
 template <int N>
 void wait_copies() {
