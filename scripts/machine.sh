@@ -117,6 +117,7 @@ use_ccache() {
   mkdir -p "$folder" 2> /dev/null && [ -w "$folder" ] || return 0
   features=$({ grep -m 1 -E '^(flags|Features)' /proc/cpuinfo; uname -m; } 2> /dev/null | cksum | cut -d ' ' -f 1)
   export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=1 CCACHE_NAMESPACE=${CCACHE_NAMESPACE:-dm2-$features}
+  export CCACHE_DEPEND=1  # a compiler's own list of headers, and no second pass of its preprocessor
   export CCACHE_SLOPPINESS=${CCACHE_SLOPPINESS:-pch_defines,time_macros,include_file_mtime,include_file_ctime}
   export CMAKE_C_COMPILER_LAUNCHER=${CMAKE_C_COMPILER_LAUNCHER-ccache}
   export CMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CXX_COMPILER_LAUNCHER-ccache}

@@ -10,7 +10,7 @@ set(rest ${sources})
 # Small ones, eight a unit: what they include is most of what they take to compile.
 set(small ${sources})
 list(FILTER small INCLUDE REGEX "/cuda/(tile/(fragment|warp|copy_rows|ring|partial_sums|packet|own_ring|convolve_rows)|augment|\
-augment/operations|decode|decode/damage|batch_decoder|device/forms|stem/conv3_hopper)_test\\.cu$")
+augment/operations|decode|decode/damage|batch_decoder|device/forms|stem/(conv3_hopper|project_hopper))_test\\.cu$")
 # The same trainer in each of these.
 set(trainers ${sources})
 list(FILTER trainers INCLUDE REGEX "/cuda/step_engine(/(processes|tuning|raw_pictures))?_test\\.cu$")

@@ -33,6 +33,8 @@ namespace detail {
 /// Reads byte_pictures of a stem of geometry G.
 template <class G>
 struct byte_reader {
+  static constexpr int lines = 1, pixel_bytes = G::channels;  ///< of a row of a picture; of a line
+  static constexpr bool zeros_stay = false;                   ///< whether copied zeros stand for zero
   byte_pictures<G::channels> from;
 
   [[nodiscard]] byte_reader skip(std::ptrdiff_t pictures) const {
@@ -41,7 +43,25 @@ struct byte_reader {
     return r;
   }
   [[nodiscard]] __device__ float operator()(std::ptrdiff_t b, int y, int x, int c) const {
-    std::uint8_t const v = __ldg(from.data + ((b * G::height + y) * G::width + x) * G::channels + c);
+    return normalised(__ldg(static_cast<std::uint8_t const*>(line(b, y, 0)) + x * G::channels + c), c);
+  }
+  /// Whether lines can be copied 16 bytes at a time.
+  [[nodiscard]] bool lines_are_aligned() const {
+    return G::width * pixel_bytes % 16 == 0 && reinterpret_cast<std::uintptr_t>(from.data) % 16 == 0;
+  }
+  [[nodiscard]] __device__ void const* line(std::ptrdiff_t b, int y, int) const {
+    return from.data + (b * G::height + y) * G::width * G::channels;
+  }
+  /// Two neighbouring pixels of copied lines, the first one at `at`.
+  __device__ void read_pair(unsigned char const* at, int, float (&v)[2][4]) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int c = 0; c < G::channels; ++c) v[i][c] = normalised(at[i * G::channels + c], c);
+  }
+
+ private:
+  [[nodiscard]] __device__ float normalised(std::uint8_t v, int c) const {
     return fmaf(float(v), from.scale[c], from.shift[c]);
   }
 };
@@ -49,6 +69,8 @@ struct byte_reader {
 /// Reads normalised floats [B, C, H, W].
 template <class G>
 struct planar_reader {
+  static constexpr int lines = G::channels, pixel_bytes = 4;  ///< of a row of a picture; of a line
+  static constexpr bool zeros_stay = true;                    ///< whether copied zeros stand for zero
   float const* data;
 
   [[nodiscard]] planar_reader skip(std::ptrdiff_t pictures) const {
@@ -59,6 +81,19 @@ struct planar_reader {
   }
   [[nodiscard]] __device__ float operator()(std::ptrdiff_t b, int y, int x, int c) const {
     return __ldg(address(b, y, x, c));
+  }
+  /// Whether lines can be copied 16 bytes at a time.
+  [[nodiscard]] bool lines_are_aligned() const {
+    return G::width % 4 == 0 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
+  }
+  [[nodiscard]] __device__ void const* line(std::ptrdiff_t b, int y, int c) const { return address(b, y, 0, c); }
+  /// Two neighbouring pixels of copied lines, the first one at `at`, lines `apart` bytes from one to the next.
+  __device__ void read_pair(unsigned char const* at, int apart, float (&v)[2][4]) const {
+#pragma unroll
+    for (int c = 0; c < G::channels; ++c) {
+      float2 const both = *reinterpret_cast<float2 const*>(at + c * apart);
+      v[0][c] = both.x, v[1][c] = both.y;
+    }
   }
 };
 

@@ -47,8 +47,8 @@ void backward_general(context<P>& ctx, Reader const& reader, stem_parameters<S, 
   general_backward<S, P, Reader>{ctx, p, saved, scratch, gradients, batch, run}(reader, dgrid, grad, dpicture);
 }
 
-/// The forward on tensor cores, on a device whose properties are given.
-template <stem_shape S, precision P, class Reader>
+/// The forward on tensor cores, on a device whose properties are given. Way: of the projection.
+template <stem_shape S, project_way Way = project_way::warpgroups, precision P, class Reader>
 void forward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
                     stem_parameters<S, float const, space::device> const& p,
                     stem_statistics<S, float, space::device> const& running, element<P>* grid,
@@ -57,11 +57,12 @@ void forward_tensor(context<P>& ctx, device_properties const& device, Reader con
   if (!ctx.reserve(planned_bytes<tensor_scratch<S, T>>(device, batch))) return;
   arena_scope const scope{ctx.shared()};
   tensor_scratch<S, T> const scratch{ctx.shared(), device, batch};
-  tensor_forward<S, T, Reader>{ctx.stream(), device, p, saved, scratch, batch, fixed}(reader, running, grid);
+  tensor_forward<S, T, Reader> const forward{ctx.stream(), device, p, saved, scratch, batch, fixed};
+  forward.template operator()<Way>(reader, running, grid);
 }
 
-/// The backward on tensor cores, without the gradient of the pictures.
-template <stem_shape S, precision P, class Reader>
+/// The backward on tensor cores, without the gradient of the pictures. Way: of the projection.
+template <stem_shape S, project_way Way = project_way::warpgroups, precision P, class Reader>
 void backward_tensor(context<P>& ctx, device_properties const& device, Reader const& reader,
                      stem_parameters<S, float const, space::device> const& p, stem_saved<S, element<P>> const& saved,
                      element<P> const* dgrid, stem_parameters<S, float, space::device> const& grad, int batch) {
@@ -69,7 +70,8 @@ void backward_tensor(context<P>& ctx, device_properties const& device, Reader co
   if (!ctx.reserve(planned_bytes<tensor_gradients<S, T>>(device, batch))) return;
   arena_scope const scope{ctx.shared()};
   tensor_gradients<S, T> const gradients{ctx.shared(), device, batch};
-  tensor_backward<S, T, Reader>{ctx.stream(), device, p, saved, gradients, batch}(reader, dgrid, grad);
+  tensor_backward<S, T, Reader> const backward{ctx.stream(), device, p, saved, gradients, batch};
+  backward.template operator()<Way>(reader, dgrid, grad);
 }
 
 /// The forward in the form that sizes and device allow.

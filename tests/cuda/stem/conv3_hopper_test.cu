@@ -1,4 +1,4 @@
-#include <dm2/cuda/stem/conv3_hopper.cuh>
+#include <dm2/cuda/stem/conv3_split.cuh>
 
 #include <doctest/doctest.h>
 

@@ -35,21 +35,24 @@ cuda::device_properties device_of(F& f, int multiprocessors, int capability) {
   return device;
 }
 
-/// The tensor kernels on a device.
-template <class F>
+using way = cuda::detail::stem_train::project_way;
+
+/// The tensor kernels on a device; Way: of the projection.
+template <way Way, class F>
 void run_tensor(F& f, cuda::device_properties const& device) {
   using namespace cuda::detail;
   constexpr stem_shape S = F::shape;
   auto const reader = reader_of<stem::geometry<S>>(static_cast<float const*>(f.picture.data()));
   auto const p = f.parameters.template view<float const>();
-  stem_train::forward_tensor<S>(f.ctx, device, reader, p, f.running(), f.grid.data(), f.saved, f.host.batch);
+  stem_train::forward_tensor<S, Way>(f.ctx, device, reader, p, f.running(), f.grid.data(), f.saved, f.host.batch);
   f.poison_scratch();
-  stem_train::backward_tensor<S>(f.ctx, device, reader, p, f.saved, static_cast<typename F::T const*>(f.dgrid.data()),
-                                 f.gradients.template view<float>(), f.host.batch);
+  stem_train::backward_tensor<S, Way>(f.ctx, device, reader, p, f.saved,
+                                      static_cast<typename F::T const*>(f.dgrid.data()),
+                                      f.gradients.template view<float>(), f.host.batch);
 }
 
 /// Forward and backward against the oracle in double.
-template <class F>
+template <class F, way Way = way::warps>
 void check_tensor(int batch, int multiprocessors, int capability) {
   constexpr double tolerance = 2 * product_tolerance<F::precision>;
   constexpr double raw_tolerance = 2 * product_tolerance<stem_precision<F::precision>>;
@@ -59,7 +62,7 @@ void check_tensor(int batch, int multiprocessors, int capability) {
   if (!cuda::detail::stem_train::tensor_fits<F::shape>(f.ctx.device(), f.grid.data())) return;
   f.host.forward();
   auto const before = f.gradients.read();
-  run_tensor(f, device_of(f, multiprocessors, capability));
+  run_tensor<Way>(f, device_of(f, multiprocessors, capability));
   CHECK(relative_error(f.grid.read(), f.host.grid) < tolerance);
   for (std::size_t i = 0; i < 3; ++i) {
     CAPTURE(i);
@@ -174,8 +177,17 @@ TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: either kernel of the 3 x 3 
   }
 }
 
+// 15 to 297 patches: parts of a step of 64 and of a tile of 192. 64, four and one pixel of a patch.
+TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: equals the CPU's with the projection in warpgroups", F,
+                   train_stem<wide, precision::bf16>, train_stem<deep, precision::fp16>,
+                   train_stem<single, precision::bf16>) {
+  for (int const multiprocessors : {1, 3, 132}) check_tensor<F, way::warpgroups>(3, multiprocessors, capabilities[0]);
+  check_tensor<F, way::warpgroups>(1, 3, capabilities[0]);
+}
+
 TEST_CASE_TEMPLATE("cuda stem_train on tensor cores: equals the CPU's in double at the sizes of Tiny and Small [long]",
                    F, train_stem<tiny_stem, precision::bf16>, train_stem<tiny_stem, precision::fp16>,
                    train_stem<small_stem, precision::bf16>) {
   check_tensor<F>(2, 132, capabilities[0]);
+  check_tensor<F, way::warpgroups>(2, 6, capabilities[0]);
 }

@@ -202,6 +202,11 @@ __device__ inline std::uint64_t further_down(std::uint64_t operand, int steps) {
                "}, %96, %97, 1, 1, 1, 0, 1;"                                                  \
                : DM2_32(d, 0), DM2_32(d, 32), DM2_32(d, 64)                                   \
                : "l"(a), "l"(b))
+#define DM2_WIDE_DOWN_HELD(type)                                                              \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type " {" DM2_NAMES_96 \
+               "}, {%96,%97,%98,%99}, %100, 1, 1, 1, 1;"                                      \
+               : DM2_32(d, 0), DM2_32(d, 32), DM2_32(d, 64)                                   \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
 #define DM2_CHUNK_DOWN(type)                                                        \
   asm volatile(                                                                     \
       "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"                                  \
@@ -220,6 +225,15 @@ __device__ __forceinline__ void multiply_wide_down(float (&d)[96], std::uint64_t
   else
     DM2_WIDE_DOWN("f16");
 }
+/// The same, a in registers that stay as they are until the product is there.
+template <class T>
+__device__ __forceinline__ void multiply_wide_down(float (&d)[96], std::uint32_t const (&a)[4], std::uint64_t b) {
+  static_assert(is_half<T>, "dm2::cuda::detail::multiply_wide_down<T>: T must have 16 bits");
+  if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    DM2_WIDE_DOWN_HELD("bf16");
+  else
+    DM2_WIDE_DOWN_HELD("f16");
+}
 /// d [64, 64] = a b, or += where `add` holds, a in registers that stay as they are until the product is there.
 template <class T>
 __device__ __forceinline__ void multiply_chunk_down(float (&d)[32], std::uint32_t const (&a)[4], std::uint64_t b,
@@ -232,6 +246,7 @@ __device__ __forceinline__ void multiply_chunk_down(float (&d)[32], std::uint32_
 }
 
 #undef DM2_CHUNK_DOWN
+#undef DM2_WIDE_DOWN_HELD
 #undef DM2_WIDE_DOWN
 #undef DM2_32
 #undef DM2_EIGHT

@@ -270,59 +270,54 @@ __device__ inline void write_sums(float (&sums)[2], int r, direction_slices<Tr> 
   }
 }
 
-/// A norm's weights of eight channels from channel c on, in the direction's order; ones where there are none.
+/// Eight numbers times a factor, and the norm's weights where there are any, from channel c on.
 template <class Tr>
-__device__ inline void load_norm(float (&w)[8], float const* norm, int c, bool reversed) {
-  float4 low{1.f, 1.f, 1.f, 1.f}, high = low;
+__device__ inline packed<8> scaled(packed<8> x, float factor, float const* norm, int c, bool reversed) {
+  using T = typename Tr::element;
+  float w[8];
   if (norm != nullptr) {
     float4 const* const from = reinterpret_cast<float4 const*>(norm + (reversed ? Tr::inner - 8 - c : c));
-    low = from[0], high = from[1];
-  }
-  float const v[8]{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+    float4 const low = from[0], high = from[1];
+    float const v[8]{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-  for (int k = 0; k < 8; ++k) w[k] = reversed ? v[7 - k] : v[k];
-}
-
-/// Eight numbers times a factor and the norm's weights. A weight of one leaves the factor's bits.
-template <class T>
-__device__ inline packed<8> scaled(packed<8> x, float factor, float const (&w)[8]) {
+    for (int k = 0; k < 8; ++k) w[k] = weighted<T>(factor, reversed ? v[7 - k] : v[k]);
+  } else {
+#pragma unroll
+    for (int k = 0; k < 8; ++k) w[k] = factor;
+  }
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     float2 const v = unpack<T>(x.v[k]);
-    x.v[k] = pack<T>(v.x * weighted<T>(factor, w[2 * k]), v.y * weighted<T>(factor, w[2 * k + 1]));
+    x.v[k] = pack<T>(v.x * w[2 * k], v.y * w[2 * k + 1]);
   }
   return x;
 }
 
 /// Norms a group's channels of `count` tokens from `start` on, which the block has made and which the caches still
-/// hold; `scales` [count] is shared memory, in the order of the direction's tokens. A thread has the same channels of
-/// every `rows`-th row, and eight of those on their way: read for each row anew, the norm's weights were half of what
-/// the kernel loads.
+/// hold; `scales` [count] is shared memory, in the order of the direction's tokens.
 template <class Tr>
 __device__ inline void finish_rows(arguments<typename Tr::element> const& p, direction_slices<Tr> const& at,
                                    std::size_t first_row, int group, int start, int count, float const* scales) {
-  constexpr int pieces = Tr::group / 8, across = pieces < Tr::threads ? pieces : Tr::threads;
-  constexpr int rows = Tr::threads / across, pitch = 2 * Tr::inner / 8, ahead = 8;
+  constexpr int pieces = Tr::group / 8, pitch = 2 * Tr::inner / 8, ahead = 4;
+  bool const reversed = at.channels_reversed;
   int const top = at.tokens_reversed ? p.length - start - count : start;  // of the rows, in memory's order
   packed<8>* const g =
       reinterpret_cast<packed<8>*>(p.g + (2 * (first_row + std::size_t(top)) + std::size_t(at.second())) * Tr::inner) +
       group * pieces;
-  int const row = int(threadIdx.x) / across;
-  if (row >= rows) return;
-  for (int piece = int(threadIdx.x) % across; piece < pieces; piece += across) {
-    float w[8];
-    load_norm<Tr>(w, p.norm[at.second()], (group * pieces + piece) * 8, at.channels_reversed);
 #pragma unroll 1
-    for (int first = row; first < count; first += ahead * rows) {
-      packed<8>* const from = g + first * pitch + piece;
-      packed<8> x[ahead];
+  for (int first = int(threadIdx.x); first < count * pieces; first += ahead * Tr::threads) {
+    packed<8> x[ahead];
 #pragma unroll
-      for (int a = 0; a < ahead; ++a)
-        if (first + a * rows < count) x[a] = from[a * rows * pitch];
+    for (int a = 0; a < ahead; ++a) {
+      int const i = first + a * Tr::threads;
+      if (i < count * pieces) x[a] = g[i / pieces * pitch + i % pieces];
+    }
 #pragma unroll
-      for (int a = 0; a < ahead; ++a)
-        if (first + a * rows < count)
-          from[a * rows * pitch] = scaled<typename Tr::element>(x[a], scales[at.row(first + a * rows, count)], w);
+    for (int a = 0; a < ahead; ++a) {
+      int const i = first + a * Tr::threads;
+      if (i < count * pieces)
+        g[i / pieces * pitch + i % pieces] = scaled<Tr>(x[a], scales[at.row(i / pieces, count)], p.norm[at.second()],
+                                                        (group * pieces + i % pieces) * 8, reversed);
     }
   }
 }

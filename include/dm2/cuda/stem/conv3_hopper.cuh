@@ -103,9 +103,10 @@ __device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint
   int const lane = int(threadIdx.x) % 32;
   std::uint32_t a[2][Block::rows + 2][4];
   auto const load = [&](int step) {
+    // The three columns' addresses stay in registers; those of all twelve steps do not fit beside the sums.
     int const column = lane % 16 + step / depth;
-    std::uint32_t const at =
-        tile + unsigned(column * Block::pixel_bytes + ((lane / 16 + 2 * (step % depth)) ^ Block::swap(column)) * 16);
+    std::uint32_t const first = tile + unsigned(column * Block::pixel_bytes + (lane / 16 ^ Block::swap(column)) * 16);
+    std::uint32_t const at = first ^ unsigned(step % depth * 32);
 #pragma unroll
     for (int r = 0; r < Block::rows + 2; ++r) load_matrix(a[step % 2][r], at + unsigned(r * Block::row_bytes));
   };
@@ -131,69 +132,6 @@ __device__ __forceinline__ void convolve3_hopper(hopper_plane_sums& s, std::uint
   turns.pass();
   wait_products<0>();
   hold(s.c[0]), hold(s.c[1]);
-}
-
-/// out = relu(conv3x3(in) + bias), as conv3_kernel.
-template <class Block, class T, bool Patches>
-__global__ void __launch_bounds__(Block::threads, 1)
-    conv3_hopper_kernel(T const* __restrict__ in, T const* __restrict__ weights, float const* __restrict__ bias,
-                        T* __restrict__ out, int tiles) {
-  if constexpr (hopper_code) {
-    using G = typename Block::geometry;
-    using tile_type = typename Block::tile;
-    __shared__ float bias_of[Block::hidden];  // has_hopper_code() finds it
-    unsigned char* const memory = dynamic_shared();
-    // From another lane: so the compiler knows that a warp's lanes agree, and keeps products in flight in the loop.
-    int const group = __shfl_sync(~0u, int(threadIdx.x) / 128, 0), thread = int(threadIdx.x) % 128, lane = thread % 32;
-    int const row = thread / 32 * Block::rows;
-    std::uint32_t const start = shared_address(memory),
-                        shift = (Block::alignment - start % Block::alignment) % Block::alignment;
-    std::uint32_t const shared = start + shift;
-    std::uint32_t buffer = shared + unsigned(Block::weight_bytes + group * Block::buffers * Block::buffer_bytes);
-    std::uint32_t other = buffer + unsigned(Block::buffer_bytes);
-    int const step = int(gridDim.x) * Block::groups;
-    int t = group * int(gridDim.x) + int(blockIdx.x);
-
-    if (t < tiles) load_halo<Block>(buffer, in, tile_type{t}, thread);
-    commit_copies();
-    spread_weights<Block>(memory + shift, weights);
-    if (threadIdx.x < Block::hidden) bias_of[threadIdx.x] = bias[threadIdx.x];
-    fence_copies();
-    wait_copies<0>();
-    __syncthreads();
-
-    for (; t < tiles; t += step) {
-      if (t + step < tiles) load_halo<Block>(other, in, tile_type{t + step}, thread);
-      commit_copies();
-      tile_type const tile{t};
-      hopper_plane_sums s;
-      s.start<G>(bias_of, lane);
-      convolve3_hopper<Block, T>(s, buffer + unsigned(row * Block::row_bytes), shared);
-      s.store<G, Patches>(out, tile.b, tile.y + row, tile.x, lane);
-      wait_copies<0>();
-      barrier<128>(group);
-      std::uint32_t const next = other;
-      other = buffer, buffer = next;
-    }
-  }
-}
-
-/// Launches the kernel for B pictures; false where the device or the build has it not.
-template <class G, bool Patches, class T>
-bool launch_conv3_hopper(cudaStream_t stream, device_properties const& device, T const* in, T const* weights,
-                         float const* bias, T* out, int pictures) {
-  using block = conv3_hopper_block<G>;
-  if constexpr (block::possible && is_half<T>) {
-    auto* const kernel = conv3_hopper_kernel<block, T, Patches>;
-    char const* const name = "stem: 3 x 3 convolution";
-    int const tiles = pictures * block::tile::across * block::tile::down;
-    if (device.major != 9 || block::shared_bytes + 1024 > device.shared_per_block || !has_hopper_code(name, kernel))
-      return false;
-    launch(name, kernel, {unsigned(std::min(device.multiprocessors, tiles)), block::threads, block::shared_bytes},
-           stream, in, weights, bias, out, tiles);
-    return true;
-  }
-  return false;
 }
 
 }  // namespace dm2::cuda::detail::stem

@@ -1,9 +1,10 @@
 /// @file
 /// The stem's sizes, and the orders in which its kernels read weights.
 ///
-/// A layout says where weight (tap, input channel, output channel) of a convolution lies. The tensor kernels' layouts
-/// hold B fragments of mma.m16n8k16 one after another: a lane finds those of two products in 16 consecutive bytes, a
-/// warp reads 512 consecutive bytes without a bank conflict, and every address is one register and a constant.
+/// A layout says where weight (tap, input channel, output channel) of a convolution lies. Those of the convolutions on
+/// tensor cores hold B fragments of mma.m16n8k16 one after another: a lane finds those of two products in 16
+/// consecutive bytes, a warp reads 512 consecutive bytes without a bank conflict, and every address is one register and
+/// a constant.
 #pragma once
 
 #include <dm2/core/shapes.hpp>
@@ -84,13 +85,14 @@ struct conv3_layout {
   }
 };
 
-/// The projection, order [32 inputs, 8 outputs]: a lane's 16 bytes are two steps of 16 inputs.
+/// The projection, order [64 inputs, output]: rows of 128 bytes whose 16-byte pieces trade places by output, as a
+/// tensor map swizzles them. So 64 inputs of any columns are a product's operand as they lie in memory.
 template <int Taps, int Inner, int N>
 struct project_layout {
   static constexpr std::size_t size = std::size_t(Taps) * Inner * N;
   static __host__ __device__ constexpr int index(int tap, int channel, int out) {
-    int const k = tap * Inner + channel, lane = out % 8 * 4 + k % 8 / 2;
-    return ((k / 32 * (N / 8) + out / 8) * 32 + lane) * 8 + k % 32 / 8 * 2 + k % 2;
+    int const k = tap * Inner + channel;
+    return (k / 64 * N + out) * 64 + (k % 64 / 8 ^ out % 8) * 8 + k % 8;
   }
 };
 

@@ -7,7 +7,6 @@
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/stem/layout.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
-#include <dm2/cuda/tile/packet.cuh>
 
 #include <cstddef>
 #include <cstdint>
@@ -92,11 +91,15 @@ template <class G, bool Patches, class T, int Rows>
 __device__ inline void store_plane(plane_sums<G::hidden, Rows> const& s, T* out, int b, int y, int x, int channel) {
   constexpr int columns = warp_columns<G::hidden>;
   for_own_pixels<G, Rows>(y, x, [&](int r, int half, int column) {
-    packet<std::uint32_t, columns> p;
+    std::uint32_t v[columns];
 #pragma unroll
-    for (int n = 0; n < columns; ++n) p.v[n] = pack_relu<T>(s.c[r][n][2 * half], s.c[r][n][2 * half + 1]);
+    for (int n = 0; n < columns; ++n) v[n] = pack_relu<T>(s.c[r][n][2 * half], s.c[r][n][2 * half + 1]);
     T* const to = out + plane_position<G, Patches>(b, y + r, column) * G::hidden + channel;
-    store_packet(reinterpret_cast<std::uint32_t*>(to), p);
+    // A plain store becomes one for each of the words; whole ones took a 3 x 3 layer in training from 632 to 514 us.
+    if constexpr (columns == 4)
+      __stcg(reinterpret_cast<uint4*>(to), make_uint4(v[0], v[1], v[2], v[3]));
+    else
+      __stcg(reinterpret_cast<uint2*>(to), make_uint2(v[0], v[1]));
   });
 }
 

@@ -22,7 +22,8 @@ namespace dm2::cuda::detail::stem {
 
 // Where the projection's sums go: the patch grid, token rows, or parts of a sum that was split.
 //
-// A sink takes number v of row `row` and column `column`, or two of consecutive columns, the first one even.
+// A sink takes number v of row `row` and column `column`, or two of consecutive columns, the first one even. What it
+// adds is read with __ldg: a plain load could be of what the sink wrote before, and each would wait for the one before.
 
 /// Bias added, to the grid [rows, D].
 template <int D>
@@ -32,12 +33,19 @@ struct grid_sink {
 
   [[nodiscard]] grid_sink skip(std::ptrdiff_t rows) const { return {bias, grid == nullptr ? grid : grid + rows * D}; }
   __device__ void operator()(int row, int column, float v) const {
-    grid[std::ptrdiff_t{row} * D + column] = v + bias[column];
+    grid[std::ptrdiff_t{row} * D + column] = v + __ldg(bias + column);
   }
-  __device__ void operator()(int row, int column, float2 v) const {
-    float2 const b = *reinterpret_cast<float2 const*>(bias + column);
-    *reinterpret_cast<float2*>(grid + std::ptrdiff_t{row} * D + column) = make_float2(v.x + b.x, v.y + b.y);
+  /// What is added to two numbers. Read apart from the writing, that of many numbers is on its way at once.
+  struct addends {
+    float2 bias;
+  };
+  [[nodiscard]] __device__ addends read(int, int column) const {
+    return {__ldg(reinterpret_cast<float2 const*>(bias + column))};
   }
+  __device__ void operator()(int row, int column, float2 v, addends const& a) const {
+    *reinterpret_cast<float2*>(grid + std::ptrdiff_t{row} * D + column) = make_float2(v.x + a.bias.x, v.y + a.bias.y);
+  }
+  __device__ void operator()(int row, int column, float2 v) const { (*this)(row, column, v, read(row, column)); }
 };
 
 /// Bias and position embedding added, to token rows [pictures (Tokens + 1), D]. A picture's first patch also writes its
@@ -55,20 +63,29 @@ struct token_sink {
     std::ptrdiff_t const b = row / Tokens;
     int const patch = row % Tokens, token = patch + (patch >= middle ? 1 : 0);
     float* const to = x + b * (Tokens + 1) * D + column;
-    to[token * D] = v + bias[column] + pos[token * D + column];
-    if (patch == 0) to[middle * D] = cls[column] + pos[middle * D + column];
+    to[token * D] = v + __ldg(bias + column) + __ldg(pos + token * D + column);
+    if (patch == 0) to[middle * D] = __ldg(cls + column) + __ldg(pos + middle * D + column);
   }
-  __device__ void operator()(int row, int column, float2 v) const {
+  /// As grid_sink's.
+  struct addends {
+    float2 bias, pos;
+  };
+  [[nodiscard]] __device__ addends read(int row, int column) const {
+    int const patch = row % Tokens;
+    float const* const p = pos + (patch + (patch >= middle ? 1 : 0)) * D + column;
+    return {__ldg(reinterpret_cast<float2 const*>(bias + column)), make_float2(__ldg(p), __ldg(p + 1))};
+  }
+  __device__ void operator()(int row, int column, float2 v, addends const& a) const {
     std::ptrdiff_t const b = row / Tokens;
     int const patch = row % Tokens, token = patch + (patch >= middle ? 1 : 0);
     float* const to = x + b * (Tokens + 1) * D + column;
-    float2 const c = *reinterpret_cast<float2 const*>(bias + column);
-    float const* const p = pos + token * D + column;
-    *reinterpret_cast<float2*>(to + token * D) = make_float2(v.x + c.x + p[0], v.y + c.y + p[1]);
+    *reinterpret_cast<float2*>(to + token * D) = make_float2(v.x + a.bias.x + a.pos.x, v.y + a.bias.y + a.pos.y);
     if (patch != 0) return;
     float const* const q = pos + middle * D + column;
-    *reinterpret_cast<float2*>(to + middle * D) = make_float2(cls[column] + q[0], cls[column + 1] + q[1]);
+    *reinterpret_cast<float2*>(to + middle * D) =
+        make_float2(__ldg(cls + column) + __ldg(q), __ldg(cls + column + 1) + __ldg(q + 1));
   }
+  __device__ void operator()(int row, int column, float2 v) const { (*this)(row, column, v, read(row, column)); }
 };
 
 /// As it is, to part blockIdx.z of [parts, rows, D].
@@ -111,24 +128,24 @@ __device__ inline void load_inputs(std::uint32_t to, T const* a, int rows, int s
     copy_async(to + unsigned(row * 128 + (piece ^ row % 8) * 16), inside ? from : a, inside);
   }
 }
-/// The same of the weights' fragments, behind the inputs. Zeros past the last column.
+/// The same of the weights, behind the inputs. Zeros past the last column.
 template <class Block, class T>
 __device__ inline void load_input_weights(std::uint32_t to, T const* weights, int step) {
-  int const first_tile = int(blockIdx.y) * Block::columns / 8;
+  int const first = int(blockIdx.y) * Block::columns;
 #pragma unroll
   for (int j = 0; j < Block::column_tiles; ++j) {
     int const i = j * Block::threads + int(threadIdx.x);
-    int const half = i / (Block::columns * 4), piece = i % (Block::columns * 4);
-    bool const inside = first_tile + piece / 32 < Block::width / 8;
-    T const* const from = weights + (((step * 2 + half) * (Block::width / 8) + first_tile) * 32 + piece) * 8;
+    bool const inside = first + i / 8 < Block::width;
+    T const* const from = weights + (step * Block::width + first) * 64 + i * 8;
     copy_async(to + unsigned(Block::a_bytes + i * 16), inside ? from : weights, inside);
   }
 }
 
-/// c += the warp's part of a step. `a` is the lane's row of the warp's first row tile, `fragments` the lane's part.
+/// c += the warp's part of a step. `a` is the lane's row of the warp's first row tile, `weights` the warp's first
+/// column.
 template <class Block, class T>
 __device__ inline void multiply_inputs(float (&c)[Block::row_tiles][Block::column_tiles][4], std::uint32_t a,
-                                       uint4 const* fragments) {
+                                       std::uint32_t weights) {
   int const lane = int(threadIdx.x) % 32;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -138,13 +155,15 @@ __device__ inline void multiply_inputs(float (&c)[Block::row_tiles][Block::colum
 #pragma unroll
       for (int m = 0; m < Block::row_tiles; ++m)
         load_matrix(r[k][m], a + unsigned(m * 2048 + ((half * 4 + k * 2 + lane / 16) ^ lane % 8) * 16));
+    std::uint32_t const column = weights + unsigned(lane % 8 * 128 + ((half * 4 + lane / 8) ^ lane % 8) * 16);
 #pragma unroll
     for (int n = 0; n < Block::column_tiles; ++n) {
-      uint4 const b = fragments[(half * Block::columns / 8 + n) * 32];
+      std::uint32_t b[4];
+      load_matrix(b, column + unsigned(n * 1024));
 #pragma unroll
-      for (int m = 0; m < Block::row_tiles; ++m) mma<T>(c[m][n], r[0][m], b.x, b.y);
+      for (int m = 0; m < Block::row_tiles; ++m) mma<T>(c[m][n], r[0][m], b[0], b[1]);
 #pragma unroll
-      for (int m = 0; m < Block::row_tiles; ++m) mma<T>(c[m][n], r[1][m], b.z, b.w);
+      for (int m = 0; m < Block::row_tiles; ++m) mma<T>(c[m][n], r[1][m], b[2], b[3]);
     }
   }
 }
@@ -171,10 +190,20 @@ __device__ inline void write_results(float const (&c)[Block::row_tiles][Block::c
     for (int half = 0; half < 2; ++half) {
       int const row = int(blockIdx.x) * Block::rows + warp_row + 16 * m + fragment::row(lane, half);
       if (row >= rows) continue;
+      auto const each = [&](auto const& f) {
 #pragma unroll
-      for (int n = 0; n < Block::column_tiles; ++n) {
-        int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + fragment::column(lane);
-        if (column < Block::width) sink(row, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
+        for (int n = 0; n < Block::column_tiles; ++n) {
+          int const column = int(blockIdx.y) * Block::columns + (warp_tile + n) * 8 + fragment::column(lane);
+          if (Block::width % Block::columns == 0 || column < Block::width)
+            f(n, column, make_float2(c[m][n][2 * half], c[m][n][2 * half + 1]));
+        }
+      };
+      if constexpr (requires { typename Sink::addends; }) {
+        typename Sink::addends a[Block::column_tiles];
+        each([&](int n, int column, float2) { a[n] = sink.read(row, column); });
+        each([&](int n, int column, float2 v) { sink(row, column, v, a[n]); });
+      } else {
+        each([&](int, int column, float2 v) { sink(row, column, v); });
       }
     }
 }
@@ -215,9 +244,8 @@ __global__ void __launch_bounds__(Block::threads, 1)
     }
     commit_copies();
     int const at = slot * Block::stage_bytes;
-    multiply_inputs<Block, T>(
-        c, shared + unsigned(at + (warp_row + lane % 16) * 128),
-        reinterpret_cast<uint4 const*>(stem_shared + at + Block::a_bytes) + warp_tile * 32 + lane);
+    multiply_inputs<Block, T>(c, shared + unsigned(at + (warp_row + lane % 16) * 128),
+                              shared + unsigned(at + Block::a_bytes + warp_tile * 1024));
     next = slot;
     slot = slot + 1 == Block::stages ? 0 : slot + 1;
   }

@@ -6,13 +6,14 @@
 /// multiply and store. Where each of three warpgroups does one after the other it is 1,794 instructions of a warp and
 /// tile. Here they are 470 of a loading warp, whose threads keep to a column of the tile and eight channels, so that
 /// pieces are a constant apart and the channels' numbers stay in registers, and 749 of a multiplying one. One H200,
-/// Tiny, 256 pictures: 391 us forward for 514, 460 backward for 540.
+/// Tiny, 256 pictures: 381 and 439 us forward for 514 and 560, 511 and 526 backward for 508 and 540.
 #pragma once
 
 #include <dm2/cuda/device/launch.cuh>
 #include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/stem/conv3_hopper.cuh>
+#include <dm2/cuda/stem/tile_ring.cuh>
 #include <dm2/cuda/stem_train/eight_channels.cuh>
 #include <dm2/cuda/stem_train/tile.cuh>
 #include <dm2/cuda/tile/fragment.cuh>
@@ -22,12 +23,11 @@
 
 namespace dm2::cuda::detail::stem_train {
 
-/// Warpgroups of a block that load, and that multiply: four together. In turn: one multiplies while another stores;
-/// left alone, two that begin together also store together, and the tensor cores wait.
-struct conv3_roles {
-  int loaders, multipliers;
-  bool in_turn;
-};
+using stem::conv3_roles;
+using stem::halo_part;
+using stem::product_turns;
+using stem::tile_ring;
+
 /// The fastest of three on an H200, Tiny, 256 pictures: two that load and two that multiply in turn take 450 us forward
 /// for 391; backward, where a tile's raw output is read as well, one that loads 590 for 460.
 inline constexpr conv3_roles forward_roles{1, 3, false}, backward_roles{2, 2, true};
@@ -50,87 +50,6 @@ struct conv3_split_block : stem::conv3_hopper_block<G> {
   static_assert(base::group_threads == 128 && (loaders == 1 || loaders == 2) && threads == 512 &&
                     shared_bytes + 1024 <= 227 * 1024,
                 "dm2::cuda::detail::stem_train::conv3_split_block: four warpgroups, a Hopper's shared memory");
-};
-
-/// The barriers of a ring of tiles: tile n of a block is in stage n % stages. Every lane arrives for itself, other than
-/// in tile/ring.cuh, which only copies by tensor maps fill. One lane behind __syncwarp() would do, too; but where a
-/// warp is together nothing is left of that in the machine code, and compute-sanitizer's racecheck, which reads it,
-/// reported what was so handed over.
-template <class Block>
-struct tile_ring {
-  std::uint32_t phases;  ///< shared address
-
-  /// One thread makes the barriers; the block's barrier follows.
-  __device__ void init() const {
-    for (int s = 0; s < Block::stages; ++s)
-      init_phases(phases + unsigned(s * 16), 128), init_phases(phases + unsigned(s * 16 + 8), Block::readers);
-    publish_phases();
-  }
-  static __device__ int stage(int n) { return n % Block::stages; }
-  /// Waits until tile n is there, and until its stage's tile before has been read.
-  __device__ void wait_filled(int n) const { wait_phase(filled(n), unsigned(n / Block::stages) & 1); }
-  __device__ void wait_read(int n) const { wait_phase(filled(n) + 8, unsigned(n / Block::stages + 1) & 1); }
-  /// This thread has written its part of tile n, or does not read it any more.
-  __device__ void fill(int n) const { arrive(filled(n)); }
-  __device__ void release(int n) const { arrive(filled(n) + 8); }
-
- private:
-  [[nodiscard]] __device__ std::uint32_t filled(int n) const { return phases + unsigned(stage(n) * 16); }
-};
-
-/// The pieces of 16 bytes of a tile with its halo that one of 128 threads copies and changes: those of its column in
-/// each row, then of the two columns behind the sixteenth.
-template <class Block, bool Patches>
-struct halo_part {
-  using G = typename Block::geometry;
-  using tile_type = typename Block::tile;
-  static constexpr int rows = Block::halo_height, columns = Block::halo_width, count = rows + 2;
-  static_assert(Block::pieces == 8 && columns == 18 && rows == 10, "dm2::cuda::detail::stem_train::halo_part: 8 x 16");
-  int thread;
-
-  [[nodiscard]] __device__ int row(int j) const { return j < rows ? j : (j - rows) * 8 + thread / 16; }
-  [[nodiscard]] __device__ int column(int j) const { return j < rows ? thread / 8 : 16 + thread / 8 % 2; }
-  /// Where piece j lies in the tile.
-  [[nodiscard]] __device__ int offset(int j) const {
-    int const c = column(j);
-    return row(j) * Block::row_bytes + c * Block::pixel_bytes + (thread % 8 ^ Block::swap(c)) * 16;
-  }
-  /// Whether there is a piece j, and whether it is of the plane.
-  [[nodiscard]] __device__ bool there(int j) const { return j + 1 < count || thread < 32; }
-  [[nodiscard]] __device__ bool inside(tile_type const& tile, int j) const {
-    return unsigned(tile.y - 1 + row(j)) < unsigned(G::plane_height) &&
-           unsigned(tile.x - 1 + column(j)) < unsigned(G::plane_width);
-  }
-
-  /// Starts the copies, zeros outside the plane.
-  template <class T>
-  __device__ void load(std::uint32_t to, T const* in, tile_type const& tile) const {
-    T const* const picture = in + std::ptrdiff_t{tile.b} * G::plane_pixels * G::hidden + thread % 8 * 8;
-#pragma unroll
-    for (int j = 0; j < count; ++j) {
-      if (!there(j)) continue;
-      int const at = int(stem::plane_position<G, Patches>(0, tile.y - 1 + row(j), tile.x - 1 + column(j)));
-      copy_async(to + unsigned(offset(j)), picture + std::ptrdiff_t{at} * G::hidden, inside(tile, j));
-    }
-  }
-  /// Changes the pieces in the plane, half of them at a time, so that their latencies overlap. What is outside is
-  /// changed, too, and left where it is: a branch around it would keep the pieces one after another.
-  template <class Change>
-  __device__ void change(unsigned char* at, tile_type const& tile, Change const& change) const {
-    constexpr int half = count / 2;
-#pragma unroll
-    for (int first = 0; first < count; first += half) {
-      uint4 v[half];
-#pragma unroll
-      for (int j = 0; j < half; ++j)
-        v[j] = there(first + j) ? *reinterpret_cast<uint4 const*>(at + offset(first + j)) : uint4{};
-#pragma unroll
-      for (int j = 0; j < half; ++j) {
-        uint4 const changed = change(v[j]);
-        if (there(first + j) && inside(tile, first + j)) *reinterpret_cast<uint4*>(at + offset(first + j)) = changed;
-      }
-    }
-  }
 };
 
 /// What both kinds of warpgroups know of a block's tiles.
@@ -193,19 +112,6 @@ struct split_loader {
       prepare(n);
       walk.ring.fill(n);
     }
-  }
-};
-
-/// The turns of the warpgroups that multiply: tile n's products begin when those of tile n - 1 are all under way.
-template <class Block>
-struct product_turns {
-  int n, count;
-
-  __device__ void wait() const {
-    if (Block::in_turn && n > 0) barrier<256>(n % Block::multipliers);
-  }
-  __device__ void pass() const {
-    if (Block::in_turn && n + 1 < count) arrive<256>((n + 1) % Block::multipliers);
   }
 };
 

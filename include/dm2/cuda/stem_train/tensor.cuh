@@ -17,7 +17,10 @@
 #include <dm2/cuda/stem_train/conv3_weights_split.cuh>
 #include <dm2/cuda/stem_train/general.cuh>
 #include <dm2/cuda/stem_train/project.cuh>
+#include <dm2/cuda/stem_train/project_hopper.cuh>
+#include <dm2/cuda/stem_train/project_input_hopper.cuh>
 #include <dm2/cuda/stem_train/project_weights.cuh>
+#include <dm2/cuda/stem_train/project_weights_hopper.cuh>
 #include <dm2/cuda/stem_train/saved.cuh>
 #include <dm2/cuda/tile/packet.cuh>
 
@@ -26,6 +29,10 @@
 #include <cstddef>
 
 namespace dm2::cuda::detail::stem_train {
+
+/// How the products of the projection are computed: a warp at a time, or with a Hopper's warpgroups, which a thread
+/// copies for, where the device has them.
+enum class project_way : bool { warps, warpgroups };
 
 /// The kernels of a stem of shape S in elements of T.
 template <stem_shape S, class T>
@@ -95,13 +102,15 @@ struct tensor_gradients {
     for (T*& p : dz) p = a.take<T>(std::size_t(batch) * stem_saved<S, T>::plane);
     for (T*& p : mirrored) p = a.take<T>(layouts::conv3::size);
     proj = a.take<T>(kernels::input_layout::size);
-    int const most = std::max(project_input_shares<G>(sms, rows) * kernels::project_input::column_blocks,
-                              conv3_parts<typename kernels::conv3>(sms));
+    int const most = std::max({project_input_shares<G>(sms, rows) * kernels::project_input::column_blocks,
+                               project_input_hopper_shares<G>(sms, rows) * project_input_hopper_block<G>::pixel_blocks,
+                               conv3_parts<typename kernels::conv3>(sms)});
     sums = a.take<float>(std::size_t(most) * 2 * S.hidden);
     means = a.take<float>(std::size_t{2} * S.hidden);
     parts = a.take<float>(std::max({std::size_t(sms) * kernels::weights3::sums,
                                     std::size_t(2) * std::size_t(sms) * kernels::weights1::sums,
-                                    std::size_t(project_weights_shares<G>(sms, rows)) * S.dim * G::depth}));
+                                    std::size_t(project_weights_shares<G>(sms, rows)) * S.dim * G::depth,
+                                    std::size_t(project_weights_hopper_shares<G>(sms, rows)) * S.dim * G::depth}));
     bias_sums = a.take<double>(std::size_t{2} * sum_count * S.dim);
   }
 };
@@ -121,23 +130,30 @@ class tensor_forward {
                  stem_saved<S, T> const& saved, tensor_scratch<S, T> const& scratch, int batch, bool fixed = false)
       : stream_{stream}, device_{device}, p_{p}, saved_{saved}, s_{scratch}, batch_{batch}, fixed_{fixed} {}
 
-  /// All steps.
+  /// All steps. Way: how the projection is computed.
+  template <project_way Way = project_way::warpgroups>
   void operator()(Reader const& picture, statistics const& running, T* grid) const {
-    arrange();
+    arrange<Way>();
     first(picture, running);
     inner<false>(1, tile_order::upwards, running);
     inner<true>(2, tile_order::downwards, running);
-    project(grid);
+    project<Way>(grid);
   }
 
   // The steps, in this order.
 
+  template <project_way Way = project_way::warpgroups>
   void arrange() const {
     lay_out_weights<typename layouts::conv1, false, S.hidden, S.channels, 49>(stream_, p_.conv1.data, s_.conv[0]);
     for (std::size_t i = 0; i < 2; ++i)
       lay_out_weights<typename layouts::conv3, false, S.hidden, S.hidden, 9>(stream_, p_.conv[i].data, s_.conv[i + 1]);
-    lay_out_weights<typename layouts::project, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data,
-                                                                                          s_.proj);
+    auto const projection = [&]<class Layout>() {
+      lay_out_weights<Layout, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data, s_.proj);
+    };
+    if (projects_in_warpgroups<Way>())
+      projection.template operator()<typename project_hopper_block<G>::layout>();
+    else
+      projection.template operator()<typename layouts::project>();
   }
   void first(Reader const& picture, statistics const& running) const {
     int const parts =
@@ -154,14 +170,19 @@ class tensor_forward {
         raw_sink<G, Patches, number>{saved_.raw[stage], s_.sums}, order, batch_);
     finish(stage, parts, running);
   }
+  template <project_way Way = project_way::warpgroups>
   void project(T* grid) const {
     constexpr int K = G::depth, N = S.dim;
     int const rows = batch_ * G::tokens;
+    sink_type const sink{p_.proj_bias.data, grid};
+    if constexpr (Way == project_way::warpgroups)
+      if (projects_in_warpgroups<Way>())
+        return launch_project_hopper<G>(stream_, device_.multiprocessors, static_cast<number const*>(saved_.raw[2]),
+                                        static_cast<number const*>(s_.proj), norm_of<S>(p_, saved_, 2), sink, rows);
     stem::project_plan const plan = stem::plan_projection<K, N>(device_, rows);
     auto const with = [&]<stem::project_form F>() {
       stem::launch_projection<K, N, F>(stream_, plan, static_cast<number const*>(saved_.raw[2]),
-                                       static_cast<number const*>(s_.proj),
-                                       element_grid_sink<N, T>{p_.proj_bias.data, grid}, rows, s_.parts,
+                                       static_cast<number const*>(s_.proj), sink, rows, s_.parts,
                                        activated_inputs{norm_of<S>(p_, saved_, 2)});
     };
     if (plan.many)
@@ -171,6 +192,14 @@ class tensor_forward {
   }
 
  private:
+  using sink_type = element_grid_sink<S.dim, T>;
+  /// Where there are many patches, too: fewer are divided along the patches' length by the other way.
+  template <project_way Way>
+  [[nodiscard]] bool projects_in_warpgroups() const {
+    if constexpr (Way == project_way::warpgroups)
+      return project_hopper_fits<G, number, sink_type>(device_, batch_ * G::tokens);
+    return false;
+  }
   void finish(std::size_t stage, int parts, statistics const& running) const {
     finish_statistics(
         stream_, s_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,
@@ -208,11 +237,12 @@ class tensor_backward {
                   stem_saved<S, T> const& saved, tensor_gradients<S, T> const& gradients, int batch)
       : stream_{stream}, device_{device}, p_{p}, saved_{saved}, d_{gradients}, batch_{batch} {}
 
-  /// All steps.
+  /// All steps. Way: how the gradients of the projection are computed.
+  template <project_way Way = project_way::warpgroups>
   void operator()(Reader const& picture, T const* dgrid, gradients const& grad) const {
-    arrange();
-    project_weights(dgrid, grad);
-    project_input(dgrid, grad);
+    arrange<Way>();
+    project_weights<Way>(dgrid, grad);
+    project_input<Way>(dgrid, grad);
     weights<2, true>(d_.dz[0], grad);
     input<2, true>(d_.dz[0], d_.dz[1], grad);
     weights<1, false>(d_.dz[1], grad);
@@ -222,30 +252,47 @@ class tensor_backward {
 
   // The steps, in this order.
 
+  template <project_way Way = project_way::warpgroups>
   void arrange() const {
     for (std::size_t i = 0; i < 2; ++i)
       lay_out_weights<typename layouts::conv3, true, S.hidden, S.hidden, 9>(stream_, p_.conv[i].data, d_.mirrored[i]);
-    lay_out_weights<typename kernels::input_layout, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data,
-                                                                                               d_.proj);
+    auto const projection = [&]<class Layout>() {
+      lay_out_weights<Layout, false, S.dim, S.hidden, G::side * G::side>(stream_, p_.proj.data, d_.proj);
+    };
+    if (projects_in_warpgroups<Way>())
+      projection.template operator()<typename project_input_hopper_block<G>::layout>();
+    else
+      projection.template operator()<typename kernels::input_layout>();
   }
   /// The projection's weights and bias.
+  template <project_way Way = project_way::warpgroups>
   void project_weights(T const* dgrid, gradients const& grad) const {
     int const rows = batch_ * G::tokens;
-    launch_project_weights<G>(stream_, device_.multiprocessors, dgrid, saved_.raw[2], norm_of<S>(p_, saved_, 2), rows,
-                              d_.parts, grad.proj.data);
+    batch_norm const norm = norm_of<S>(p_, saved_, 2);
+    bool done = false;
+    if constexpr (Way == project_way::warpgroups)
+      done = launch_project_weights_hopper<G>(stream_, device_, dgrid, saved_.raw[2], norm, rows, d_.parts,
+                                              grad.proj.data);
+    if (!done)
+      launch_project_weights<G>(stream_, device_.multiprocessors, dgrid, saved_.raw[2], norm, rows, d_.parts,
+                                grad.proj.data);
     sum_terms(stream_, moments<T>{dgrid}, rows, S.dim, d_.bias_sums);
     add_sums(stream_, d_.bias_sums, sum_count, S.dim, grad.proj_bias.data);
   }
   /// dz of the third BatchNorm, to d_.dz[0].
+  template <project_way Way = project_way::warpgroups>
   void project_input(T const* dgrid, gradients const& grad) const {
-    int const parts = launch_project_input<G>(stream_, device_.multiprocessors,
-                                              project_input_operands<G, T>{.dgrid = dgrid,
-                                                                           .weights = d_.proj,
-                                                                           .raw = saved_.raw[2],
-                                                                           .norm = norm_of<S>(p_, saved_, 2),
-                                                                           .dz = d_.dz[0],
-                                                                           .parts = d_.sums},
-                                              batch_ * G::tokens);
+    project_input_operands<G, T> const operands{.dgrid = dgrid,
+                                                .weights = d_.proj,
+                                                .raw = saved_.raw[2],
+                                                .norm = norm_of<S>(p_, saved_, 2),
+                                                .dz = d_.dz[0],
+                                                .parts = d_.sums};
+    int const sms = device_.multiprocessors, rows = batch_ * G::tokens;
+    if constexpr (Way == project_way::warpgroups)
+      if (projects_in_warpgroups<Way>())
+        return finish(2, launch_project_input_hopper(stream_, sms, operands, rows), grad);
+    int const parts = launch_project_input(stream_, sms, operands, rows);
     finish(2, parts, grad);
   }
   /// Convolution Stage: the gradient of its weights, and dz becomes that of its output. Patches: how dz and raw lie.
@@ -278,6 +325,11 @@ class tensor_backward {
   }
 
  private:
+  template <project_way Way>
+  [[nodiscard]] bool projects_in_warpgroups() const {
+    if constexpr (Way == project_way::warpgroups) return project_input_hopper_runs<G, T>(device_);
+    return false;
+  }
   [[nodiscard]] norm_gradient gradient(std::size_t stage) const { return {norm_of<S>(p_, saved_, stage), d_.means}; }
   void finish(std::size_t stage, int parts, gradients const& grad) const {
     finish_norm_gradient(stream_, d_.sums, parts, S.hidden, std::ptrdiff_t{batch_} * G::plane_pixels,

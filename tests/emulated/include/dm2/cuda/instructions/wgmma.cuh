@@ -190,6 +190,11 @@ void multiply_wide_down(float (&d)[96], std::uint64_t a, std::uint64_t b) {
   products_of_thread().back().push_back({d, 192, nullptr, a, b, true});
 }
 template <class T>
+void multiply_wide_down(float (&d)[96], std::uint32_t const (&a)[4], std::uint64_t b) {
+  product_of_type() = multiply_pending_down<T>;
+  products_of_thread().back().push_back({d, 192, a, 0, b, true});
+}
+template <class T>
 void multiply_chunk_down(float (&d)[32], std::uint32_t const (&a)[4], std::uint64_t b, bool add) {
   product_of_type() = multiply_pending_down<T>;
   products_of_thread().back().push_back({d, 64, a, 0, b, add});
