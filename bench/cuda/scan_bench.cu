@@ -4,10 +4,9 @@
 //   dm2_cuda_scan_bench --once     each way once, without times, for a profiler
 //
 // The walk is the first of the backward's kernels alone, which leaves the states between chunks. Ways of the backward:
-// slices of sequences walked by themselves, or beside the chunks of the slice before: of as many sequences as a device
-// has multiprocessors for, half as many and twice as many; early: a launch may start before the one ahead has ended;
-// brought: states of chunks are brought to the L2 cache two units ahead. Each way's gradients are compared with the
-// first's, bit for bit, before anything is timed.
+// slices of sequences walked by themselves, two or four units a block; or beside the chunks of the slice before, as
+// many sequences as there are multiprocessors for; early: a launch may start before the one ahead has ended. Each way's
+// gradients are compared with the first's, bit for bit, before anything is timed.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
@@ -77,22 +76,16 @@ class scan_case {
  private:
   using form = room::backward_chunked<M, T>;
   using plan = room::backward_chunk_plan;
+  using walks = room::backward_walks;
 
-  /// By themselves with two and four units a block that walks; beside the chunks, in slices of three sizes.
   [[nodiscard]] std::vector<plan> ways() const {
     int const alone = form::slice(sequences_, length_, ctx_.device());
-    int const beside =
-        std::max(1, ctx_.device().multiprocessors / (room::backward_chunk_traits<M, T>::units * M.groups));
-    constexpr int ahead = form::units_ahead;
-    std::vector<plan> all{{alone, 2, false, false, 0}, {alone, 2, false, false, ahead}, {alone, 4, false, false, 0}};
+    int const most = ctx_.device().multiprocessors / (room::backward_chunk_traits<M, T>::units * M.groups);
+    int const beside = std::clamp(most, 1, sequences_);
+    std::vector<plan> all{{alone, 2}, {alone, 4}};
     if (!form::shares(ctx_.device())) return all;
-    auto const add = [&](int n, bool early, int of) {
-      all.push_back({std::clamp(n, 1, sequences_), 2, true, early, of});
-    };
-    add(beside, false, 0);
-    if (!has_early_starts(ctx_.device())) return all;
-    add(beside, true, 0);
-    for (int const n : {beside, beside / 2, 2 * beside}) add(n, true, ahead);
+    all.push_back({beside, 2, walks::beside});
+    if (has_early_starts(ctx_.device())) all.push_back({beside, 2, walks::early});
     return all;
   }
   void forward() { cuda::ssd(ctx_, input(), matrix<T, inner>{y_.data(), n_}); }
@@ -101,7 +94,7 @@ class scan_case {
   void backward(plan const& way) {
     auto p = room::operands_of<M, T>(input(), dy_.data(), gradients(), sequences_);
     p.da = sums_.data(), p.d_skip = sums_.data() + std::ptrdiff_t{sequences_} * M.heads;
-    form::launch(p, reinterpret_cast<std::byte*>(scratch_.data()), ctx_.device(), stream_.get(), way);
+    form::launch(p, scratch_.data(), ctx_.device(), stream_.get(), way);
   }
   using bytes = std::vector<std::vector<unsigned char>>;
 
@@ -129,12 +122,12 @@ class scan_case {
     for (std::size_t i = 1; i < all.size(); ++i) {
       plan const& way = all[i];
       bool const same = gradients_of(way) == first;
-      std::printf("%s, slices of %d, %d units a block%s%s: %s as slices of %d by themselves\n", name, way.slice,
-                  way.teams,
-                  way.early    ? ", beside chunks, early"
-                  : way.beside ? ", beside chunks"
-                               : "",
-                  way.ahead > 0 ? ", brought" : "", same ? "the same bits" : "OTHER BITS", all[0].slice);
+      std::printf("%s, slices of %d, %d units a block%s: %s as slices of %d by themselves, two units\n", name,
+                  way.slice, way.teams,
+                  way.walks == walks::early    ? ", beside chunks, early"
+                  : way.walks == walks::beside ? ", beside chunks"
+                                               : "",
+                  same ? "the same bits" : "OTHER BITS", all[0].slice);
       if (!same) throw std::runtime_error{"a way's gradients have other bits"};
     }
   }
@@ -145,7 +138,7 @@ class scan_case {
     constexpr unsigned units = unsigned(traits::units * M.groups);
     int const chunks = (length_ - 1) / room::ssd_tile + 1, most = form::slice(sequences_, length_, ctx_.device());
     std::size_t const states = std::size_t(most) * std::size_t(chunks) * units * std::size_t(traits::state_bytes);
-    arena memory{reinterpret_cast<std::byte*>(scratch_.data()), scratch_.size()};
+    arena memory{scratch_.data(), scratch_.size()};
     room::backward_chunk_scratch const s{memory, states, 0};
     auto const kernel = room::backward_walk_kernel<traits>;
     cuda::detail::prefer_shared("walk", kernel);
@@ -202,12 +195,13 @@ void measure(char const* name, int sequences, int length, bool once) {
 void run(bool once) {
   if (!once) print_device();
   std::puts(
-      "| us | forward | walk alone: two units a block | four | slices by themselves, two | two, brought | four | "
-      "beside "
-      "chunks | early | early, brought | of half as many | of twice | backward, as taken | forward, backward |");
-  std::puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+      "| us | forward | walk alone: two units a block | four | slices by themselves, two | four | beside chunks | "
+      "early | "
+      "backward, as taken | forward, backward |");
+  std::puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
   measure<tiny>("Tiny, 64 x 3137", 64, 3137, once);
   if (once) return;
+  measure<tiny>("Tiny, 32 x 3137", 32, 3137, once);
   measure<tiny>("Tiny, 16 x 3137", 16, 3137, once);
   measure<tiny>("Tiny, 64 x 785", 64, 785, once);
   measure<tiny>("Tiny, 174 x 577", 174, 577, once);

@@ -250,9 +250,19 @@ struct walks_beside {
 /// steps, the chunks wait for their barriers: a multiprocessor with a block of each has more to do than with two alike.
 ///
 /// Where it may start early (instructions/early_start.cuh), its walks begin while the last chunks of the launch ahead
-/// are under way. They need not wait: what they read is older than all these launches, and the place of their states
-/// was last read two launches ahead, which has ended, since the blocks of the launch ahead let this one start only
-/// after they had waited for it.
+/// are under way, and do not wait for it. Launch k has slice k's walks and slice k - 1's chunks; launch 0, which is not
+/// early, is the first slice's walks by themselves (backward_walk_kernel). Why nothing is read or written too soon:
+///   - Launch k starts when each block of launch k - 1 has ended or let it start. Either comes behind the block's wait
+///     for launch k - 2, or k is 1. So launch k - 2 and all ahead of it have ended, and what goes on is launch k - 1's
+///     chunks alone: its walks let nothing start, and have ended.
+///   - Walks read x, B, C, dy, dt and A. No launch of these writes them, since no gradient overlaps an input; what
+///     wrote them, and what used the scratch before, as the same call just ahead does, has ended before launch 0.
+///   - Walks write states to place k % 3 of three. Slice k - 3's chunks read it last, in launch k - 2, which has ended.
+///     Launch k - 1's chunks read place (k - 2) % 3; its walks have written (k - 1) % 3.
+///   - Chunks wait before anything else: launch k - 1, whose walks wrote the states that they read, has then ended.
+///     Their sums for A and D have places of their own in every slice.
+///   - The last slice's chunks and the sums over chunks are not early. Every block here waits, those of chunks first,
+///     those of walks and the empty ones last, so that a launch ends only after all ahead of it.
 template <class Walk, class Tr>
 __global__ void __launch_bounds__(Tr::threads, Tr::resident)
     backward_beside_kernel(typename Tr::operands const p, backward_chunk_layout<Tr> const at,
@@ -270,16 +280,20 @@ __global__ void __launch_bounds__(Tr::threads, Tr::resident)
   wait_for_previous();
 }
 
+/// When a slice is walked: by itself ahead of its chunks, beside the chunks of the slice before, or beside them and
+/// begun before the chunks before those have all ended.
+enum class backward_walks { alone, beside, early };
+
 /// How sequences are cut up.
 struct backward_chunk_plan {
-  int slice;    ///< sequences of a slice, the last one having what is left
-  int teams;    ///< units of a block that walks: 1, 2 or 4
-  bool beside;  ///< whether a slice is walked beside the chunks of the one before
-  bool early;   ///< whether it then may begin before the last of the chunks before these have ended
-  int ahead;    ///< units on from that of a chunk's block whose states are brought to the L2 cache; 0: none are
+  int slice;  ///< sequences of a slice, the last one having what is left
+  int teams;  ///< units of a block that walks: 1, 2 or 4; 2 unless slices are walked alone
+  backward_walks walks = backward_walks::alone;
 
   /// Slices whose states are there at a time.
-  [[nodiscard]] int sets() const { return !beside ? 1 : early ? 3 : 2; }
+  [[nodiscard]] int sets() const {
+    return walks == backward_walks::alone ? 1 : walks == backward_walks::beside ? 2 : 3;
+  }
 };
 
 /// The form, as backward_operands.cuh describes one.
@@ -292,8 +306,6 @@ struct backward_chunked {
   static constexpr bool in_place = false;
   /// Sequences go in slices of at most about this much scratch: as many blocks as keep a device busy many times over.
   static constexpr std::size_t most_scratch = std::size_t{512} << 20;
-  /// As backward_chunk_plan has it: two units are longer than the memory takes to answer.
-  static constexpr int units_ahead = 2;
 
   /// Pointers and rows at multiples of 16 bytes, and a block's shared memory: of Tiny or Small 112 KB, or 98 KB with
   /// one unit's operands at a time.
@@ -315,18 +327,20 @@ struct backward_chunked {
   static std::size_t scratch_bytes(int sequences, int length, backward_chunk_plan const& plan) {
     return planned_bytes<backward_chunk_scratch>(plan.sets() * slice_bytes(plan, length), sums_of(sequences, length));
   }
-  /// A slice is walked beside the chunks of the one before where each multiprocessor then has at most one block that
-  /// walks, and at least three blocks of chunks to go with it: shorter walks are over before they are of use.
+  /// Slices are walked early where each multiprocessor then has at most one block that walks, and at least three blocks
+  /// of chunks to go with it: shorter walks are over before they are of use. There are three slices at least, since the
+  /// first walks and the last chunks have nothing beside them, and three slices' states fit into most_scratch. Beside
+  /// without early is slower than four units a block by themselves.
   static backward_chunk_plan plan(int sequences, int length, device_properties const& device) {
     int const most = device.multiprocessors / int(units);
-    if (most > 0 && sequences >= 2 * most && shares(device)) {
+    if (most > 0 && sequences > 2 * most && shares(device) && has_early_starts(device)) {
       int const slices = (sequences + most - 1) / most, n = (sequences + slices - 1) / slices;
-      std::size_t const states = std::size_t(n) * one_bytes(length);
-      if (1LL * n * chunks_of(length) * M.groups >= 3LL * device.multiprocessors && 2 * states <= most_scratch)
-        return {n, 2, true, 3 * states <= most_scratch && has_early_starts(device), units_ahead};
+      if (1LL * n * chunks_of(length) * M.groups >= 3LL * device.multiprocessors &&
+          3 * std::size_t(n) * one_bytes(length) <= most_scratch)
+        return {n, 2, backward_walks::early};
     }
     int const n = slice(sequences, length, device);
-    return {n, teams(n, device), false, false, units_ahead};
+    return {n, teams(n, device)};
   }
   /// Where slices are walked by themselves: as few slices as there can be, and of their sizes, equal
   /// ones up to an eighth more, the smallest that leaves the device the fewest rounds of blocks. Of 64 sequences of
@@ -345,25 +359,27 @@ struct backward_chunked {
   static void launch(operands const& p, std::byte* scratch, device_properties const& device, cudaStream_t stream) {
     launch(p, scratch, device, stream, plan(p.sequences, p.length, device));
   }
-  /// As planned: beside only where shares(device), and with teams that divide a group's units.
+  /// As planned: with teams that divide a group's units, beside chunks only where shares(device), and early only where
+  /// has_early_starts(device).
   static void launch(operands const& p, std::byte* scratch, device_properties const& device, cudaStream_t stream,
                      backward_chunk_plan const& plan) {
     if (p.sequences == 0) return;
     int const chunks = chunks_of(p.length);
+    bool const walks = chunks > 1, beside = walks && plan.walks != backward_walks::alone;
     std::size_t const bytes = slice_bytes(plan, p.length);
     arena memory{scratch, scratch_bytes(p.sequences, p.length, plan)};
     backward_chunk_scratch const s{memory, plan.sets() * bytes, sums_of(p.sequences, p.length)};
     auto const count = [&](int first) { return std::clamp(p.sequences - first, 0, plan.slice); };
     auto const states = [&](int first) { return s.behind(std::size_t(first / plan.slice % plan.sets()) * bytes); };
-    if (plan.beside && chunks > 1) launch_walks(p, s, 0, count(0), chunks, 2, stream);
+    if (beside) launch_walks(p, s, 0, count(0), chunks, 2, stream);
     for (int first = 0; first < p.sequences; first += plan.slice) {
       int const next = first + plan.slice;
-      if (!plan.beside && chunks > 1) launch_walks(p, s, first, count(first), chunks, plan.teams, stream);
-      if (plan.beside && next < p.sequences)
+      if (walks && !beside) launch_walks(p, s, first, count(first), chunks, plan.teams, stream);
+      if (beside && next < p.sequences)
         launch_beside(p, states(first), first, count(first), {states(next), next, count(next) * int(units) / 2, 0},
-                      chunks, plan, stream);
+                      chunks, plan.walks == backward_walks::early, stream);
       else
-        launch_chunks(p, states(first), first, dim3(unsigned(chunks * M.groups), unsigned(count(first))), plan, device,
+        launch_chunks(p, states(first), first, dim3(unsigned(chunks * M.groups), unsigned(count(first))), device,
                       stream);
     }
     detail::launch("ssd_backward: sums", chunk_sums_kernel<operands>,
@@ -472,16 +488,16 @@ struct backward_chunked {
   }
   /// The second kernel.
   static void launch_chunks(operands const& p, backward_chunk_scratch const& s, int first, dim3 grid,
-                            backward_chunk_plan const& plan, device_properties const& device, cudaStream_t stream) {
+                            device_properties const& device, cudaStream_t stream) {
     if constexpr (traits::units > 1)
       if (staggers(device))
-        return launch_kernel(backward_staggered_kernel<apart>, backward_chunk_layout<apart>{2, plan.ahead}, p, s, first,
-                             grid, stream);
+        return launch_kernel(backward_staggered_kernel<apart>, backward_chunk_layout<apart>{2}, p, s, first, grid,
+                             stream);
     launch_kernel(backward_chunked_kernel<traits>, layout_for(device), p, s, first, grid, stream);
   }
   /// The second kernel with the next slice's walks, next.rows not being set.
   static void launch_beside(operands const& p, backward_chunk_scratch const& s, int first, int count, walks_beside next,
-                            int chunks, backward_chunk_plan const& plan, cudaStream_t stream) {
+                            int chunks, bool early, cudaStream_t stream) {
     if constexpr (can_share) {
       auto const kernel = backward_beside_kernel<walk_of_pairs, apart>;
       int const columns = chunks * M.groups;
@@ -489,8 +505,8 @@ struct backward_chunked {
       prefer_shared("ssd_backward: chunks beside walks", kernel);
       detail::launch(
           "ssd_backward: chunks beside walks", kernel,
-          {dim3(unsigned(columns), unsigned(next.rows + count)), apart::threads, std::size_t(beside_bytes), plan.early},
-          stream, p, backward_chunk_layout<apart>{2, plan.ahead}, s, first, next);
+          {dim3(unsigned(columns), unsigned(next.rows + count)), apart::threads, std::size_t(beside_bytes), early},
+          stream, p, backward_chunk_layout<apart>{2}, s, first, next);
     }
   }
 };

@@ -38,8 +38,8 @@ struct backward_chunk_traits {
   static constexpr int resident = state <= 128 ? 2 : 1;
 };
 
-/// Scratch: the states of a slice of the sequences, or of two, and sums of all sequences. A unit is counted over all
-/// groups, units of all groups to a chunk, chunks to a sequence.
+/// Scratch: the states of a slice of the sequences, or of several, and sums of all sequences. A unit is counted over
+/// all groups, units of all groups to a chunk, chunks to a sequence.
 struct backward_chunk_scratch {
   unsigned char* entering;  ///< [sequences, chunks, units, state_bytes], states that enter chunks; none for the first
   unsigned char* leaving;   ///< the same, gradients of the states that leave chunks; none for the last
@@ -79,11 +79,10 @@ struct backward_chunk_layout {
   static constexpr int stage = 2 * ssd_tile * Tr::pitch;  ///< x, then dy of a unit
 
   int stages;  ///< units whose x and dy are there at a time, 1 or 2
-  int ahead;   ///< with the teams apart, how many units on the states are that are brought to the L2 cache; 0: none are
   int bytes;
 
-  __host__ __device__ explicit constexpr backward_chunk_layout(int units_at_a_time, int units_ahead = 0)
-      : stages{units_at_a_time}, ahead{units_ahead}, bytes{operands + stages * stage} {}
+  __host__ __device__ explicit constexpr backward_chunk_layout(int units_at_a_time)
+      : stages{units_at_a_time}, bytes{operands + stages * stage} {}
   __host__ __device__ static constexpr int rows() { return ssd_tile; }
 };
 

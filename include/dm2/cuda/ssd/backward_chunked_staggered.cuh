@@ -14,7 +14,6 @@
 #pragma once
 
 #include <dm2/cuda/instructions/mma.cuh>
-#include <dm2/cuda/instructions/prefetch.cuh>
 #include <dm2/cuda/ssd/backward_chunked_block.cuh>
 #include <dm2/cuda/ssd/backward_chunked_teams.cuh>
 #include <dm2/cuda/ssd/backward_tiles.cuh>
@@ -31,15 +30,6 @@ enum staggered_barrier : int { unit_starts, unit_middle, gradient_read, first_al
 template <class Tr>
 __device__ inline void copy_one_state(backward_chunk_block<Tr> const& k, unsigned char const* from, int unit, int to) {
   copy_state<Tr, 128>(from + state_place(k, unit), k.shared + k.at.states + to, int(threadIdx.x) % 128);
-}
-
-/// One thread of a team: brings a unit's state of one kind to the L2 cache, at.ahead units before its time; before the
-/// first unit, of those that come in between. The copies then wait for the cache, not for the memory behind it.
-template <class Tr>
-__device__ inline void bring_state(backward_chunk_block<Tr> const& k, unsigned char const* from, int unit) {
-  if (k.at.ahead == 0 || k.lane != 0 || k.warp != 0) return;
-  int const first = unit < 0 ? 1 : unit + k.at.ahead, last = min(unit + k.at.ahead + 1, Tr::units);
-  if (first < last) prefetch_to_l2(from + state_place(k, first), (last - first) * Tr::state_bytes);
 }
 
 /// f(row, column) for the tiles below the diagonal of a warp of the first team. The first warp has none in its own row,
@@ -86,14 +76,12 @@ __device__ inline void round_staggered(backward_chunk_block<Tr> const& k) {
 template <class Tr>
 __device__ inline void first_units(backward_chunk_block<Tr>& k, backward_chunk_scratch const& s,
                                    chunk_sums_of_states<Tr>& dc) {
-  if (k.enters()) bring_state(k, s.entering, -1);
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     bool const more = unit + 1 < Tr::units;
     wait_copies<0>();
     barrier<Tr::threads>(unit_starts);
     hide(k.lane), hide(k.warp);  // else what depends on them alone is kept in registers from here to the loop's end
-    if (k.enters()) bring_state(k, s.entering, unit);
     unit_rows(k, unit, dc);
     barrier<Tr::threads>(unit_middle);
     hide(k.lane), hide(k.warp);
@@ -116,7 +104,6 @@ template <class Tr>
 __device__ inline void second_units(backward_chunk_block<Tr>& k, backward_chunk_scratch const& s,
                                     chunk_sums_of_states<Tr>& db) {
   float u[1][Tr::slice / 8][4], carried = 0, after = 0;
-  if (k.leaves()) bring_state(k, s.leaving, -1);
 #pragma unroll 1
   for (int unit = 0; unit < Tr::units; ++unit) {
     bool const more = unit + 1 < Tr::units;
@@ -126,7 +113,6 @@ __device__ inline void second_units(backward_chunk_block<Tr>& k, backward_chunk_
       wait_copies<1>();  // x and dy; dh may come later
     barrier<Tr::threads>(unit_starts);
     hide(k.lane), hide(k.warp);
-    if (k.leaves()) bring_state(k, s.leaving, unit);
     if (unit > 0) after = finish_dx(k, unit - 1, u);
     wait_copies<0>();  // dh
     barrier<Tr::threads>(unit_middle);
