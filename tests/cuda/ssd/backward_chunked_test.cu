@@ -283,6 +283,15 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: early walks wait for operands and
   }
 }
 
+TEST_CASE("cuda ssd_backward_chunked: every set of sequences has its own A and D in slices that start early") {
+  using Case = chunked_scan_of<few, __nv_bfloat16>;
+  auto device = h200();
+  device.multiprocessors = 2;
+  auto const plan = Case::form::plan(6, 385, device);
+  CHECK((plan.walks == backward_walks::early && plan.slice == 1) == cuda::has_early_starts(device));
+  check_sets<Case>(385, device.multiprocessors);
+}
+
 TEST_CASE("cuda ssd_backward_chunked: many long sequences are walked beside chunks, few, short and longest are not") {
   using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
   auto device = h200();
