@@ -1,9 +1,12 @@
-// The scan of long sequences in chunks: what ssd and ssd_backward take.
+// The scan of long sequences in chunks, and other ways to cut its backward up.
 //
 //   dm2_cuda_scan_bench            Tiny's and Small's shape at several lengths
-//   dm2_cuda_scan_bench --once     each once, without times, for a profiler
+//   dm2_cuda_scan_bench --once     each way once, without times, for a profiler
 //
-// The walk is the first of the backward's kernels alone, which leaves the states between chunks.
+// The walk is the first of the backward's kernels alone, which leaves the states between chunks. Ways of the backward:
+// slices of sequences walked by themselves, two or four units a block; or beside the chunks of the slice before, as
+// many sequences as there are multiprocessors for; early: a launch may start before the one ahead has ended. Each way's
+// gradients are compared with the first's, bit for bit, before anything is timed.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
@@ -24,6 +27,7 @@ namespace {
 
 using namespace dm2;
 using namespace dm2::bench;
+using cuda::has_early_starts;
 namespace room = cuda::detail::ssd;
 
 using T = __nv_bfloat16;
@@ -43,13 +47,22 @@ class scan_case {
       : sequences_{sequences}, length_{length}, n_{std::size_t(sequences) * std::size_t(length)} {}
 
   void measure(char const* name, bool once) {
-    if (once) return forward(), backward(), stream_.synchronize();
-    std::vector<double> us[4];
+    auto const all = ways();
+    if (once) {
+      forward();
+      for (auto const& way : all) backward(way);
+      return stream_.synchronize();
+    }
+    compare(name, all);
+    std::vector<std::vector<double>> us(all.size() + 5);
     for (int round = 0; round < rounds; ++round) {
-      us[0].push_back(median_us(stream_, [&] { forward(); }));
-      us[1].push_back(median_us(stream_, [&] { walk(); }));
-      us[2].push_back(median_us(stream_, [&] { backward(); }));
-      us[3].push_back(median_us(stream_, [&] { forward(), backward(); }));
+      std::size_t at = 0;
+      us[at++].push_back(median_us(stream_, [&] { forward(); }));
+      us[at++].push_back(median_us(stream_, [&] { walk<2>(); }));
+      us[at++].push_back(median_us(stream_, [&] { walk<4>(); }));
+      for (auto const& way : all) us[at++].push_back(median_us(stream_, [&] { backward(way); }));
+      us[at++].push_back(median_us(stream_, [&] { backward(); }));
+      us[at++].push_back(median_us(stream_, [&] { forward(), backward(); }));
     }
     std::printf("| %s |", name);
     for (auto const& of : us) {
@@ -61,31 +74,83 @@ class scan_case {
   }
 
  private:
-  void forward() { cuda::ssd(ctx_, input(), matrix<T, inner>{y_.data(), n_}); }
-  void backward() {
-    cuda::ssd_gradient<M, T> const grad{
-        matrix<T, inner>{dx_.data(), n_},  matrix<float, M.heads>{ddt_.data(), n_}, parameters(da_),
-        matrix<T, states>{db_.data(), n_}, matrix<T, states>{dc_.data(), n_},       parameters(dd_)};
-    cuda::ssd_backward(ctx_, input(), matrix<T, inner>{dy_.data(), n_}, grad);
+  using form = room::backward_chunked<M, T>;
+  using plan = room::backward_chunk_plan;
+  using walks = room::backward_walks;
+
+  [[nodiscard]] std::vector<plan> ways() const {
+    int const alone = form::slice(sequences_, length_, ctx_.device());
+    int const most = ctx_.device().multiprocessors / (room::backward_chunk_traits<M, T>::units * M.groups);
+    int const beside = std::clamp(most, 1, sequences_);
+    std::vector<plan> all{{alone, 2}, {alone, 4}};
+    if (!form::shares(ctx_.device())) return all;
+    all.push_back({beside, 2, walks::beside});
+    if (has_early_starts(ctx_.device())) all.push_back({beside, 2, walks::early});
+    return all;
   }
-  /// The first kernel of the backward alone, as often as the backward launches it.
+  void forward() { cuda::ssd(ctx_, input(), matrix<T, inner>{y_.data(), n_}); }
+  void backward() { cuda::ssd_backward(ctx_, input(), matrix<T, inner>{dy_.data(), n_}, gradients()); }
+  /// Without the sums of dA and dD over sequences.
+  void backward(plan const& way) {
+    auto p = room::operands_of<M, T>(input(), dy_.data(), gradients(), sequences_);
+    p.da = sums_.data(), p.d_skip = sums_.data() + std::ptrdiff_t{sequences_} * M.heads;
+    form::launch(p, scratch_.data(), ctx_.device(), stream_.get(), way);
+  }
+  using bytes = std::vector<std::vector<unsigned char>>;
+
+  /// The gradients of a way, which nothing had written before.
+  bytes gradients_of(plan const& way) {
+    bytes all;
+    auto const each = [&](auto const& f) {
+      f(dx_.data(), n_ * inner * sizeof(T)), f(db_.data(), n_ * states * sizeof(T));
+      f(dc_.data(), n_ * states * sizeof(T)), f(ddt_.data(), n_ * std::size_t(M.heads) * sizeof(float));
+      f(sums_.data(), 2 * std::size_t(sequences_) * std::size_t(M.heads) * sizeof(float));
+    };
+    each([](void* at, std::size_t n) { cuda::check(cudaMemset(at, 0xff, n), "gradients"); });
+    cuda::check(cudaDeviceSynchronize(), "gradients");
+    backward(way);
+    stream_.synchronize();
+    each([&](void const* at, std::size_t n) {
+      all.emplace_back(n);
+      cuda::check(cudaMemcpy(all.back().data(), at, n, cudaMemcpyDeviceToHost), "gradients");
+    });
+    return all;
+  }
+  /// Throws error where a way's gradients have other bits than the first's.
+  void compare(char const* name, std::vector<plan> const& all) {
+    bytes const first = gradients_of(all[0]);
+    for (std::size_t i = 1; i < all.size(); ++i) {
+      plan const& way = all[i];
+      bool const same = gradients_of(way) == first;
+      std::printf("%s, slices of %d, %d units a block%s: %s as slices of %d by themselves, two units\n", name,
+                  way.slice, way.teams,
+                  way.walks == walks::early    ? ", beside chunks, early"
+                  : way.walks == walks::beside ? ", beside chunks"
+                                               : "",
+                  same ? "the same bits" : "OTHER BITS", all[0].slice);
+      if (!same) throw std::runtime_error{"a way's gradients have other bits"};
+    }
+  }
+  /// The first kernel of the backward alone, with so many units a block, as often as the backward launches it.
+  template <int Teams>
   void walk() {
-    using traits = room::backward_walk_traits<room::backward_chunk_traits<M, T>>;
+    using traits = room::backward_walk_traits<room::backward_chunk_traits<M, T>, Teams>;
     constexpr unsigned units = unsigned(traits::units * M.groups);
-    int const chunks = (length_ - 1) / room::ssd_tile + 1;
-    std::size_t const state = std::size_t(units) * traits::state_bytes, one = 2 * state * std::size_t(chunks),
-                      fit = std::max<std::size_t>(1, room::backward_chunked<M, T>::most_scratch / one);
-    std::size_t const all = std::size_t(sequences_), slices = (all + fit - 1) / fit;
-    int const most = int((all + slices - 1) / slices);
-    arena memory{reinterpret_cast<std::byte*>(scratch_.data()), scratch_.size()};
-    room::backward_chunk_scratch const s{memory, std::size_t(most) * std::size_t(chunks), state, std::size_t(M.heads)};
+    int const chunks = (length_ - 1) / room::ssd_tile + 1, most = form::slice(sequences_, length_, ctx_.device());
+    std::size_t const states = std::size_t(most) * std::size_t(chunks) * units * std::size_t(traits::state_bytes);
+    arena memory{scratch_.data(), scratch_.size()};
+    room::backward_chunk_scratch const s{memory, states, 0};
     auto const kernel = room::backward_walk_kernel<traits>;
     cuda::detail::prefer_shared("walk", kernel);
     for (int first = 0; first < sequences_; first += most)
-      cuda::detail::launch(
-          "walk", kernel,
-          {dim3(unsigned(std::min(most, sequences_ - first)) * units, 2), traits::threads, std::size_t(traits::bytes)},
-          stream_.get(), operands(), s, first, chunks);
+      cuda::detail::launch("walk", kernel,
+                           {dim3(unsigned(std::min(most, sequences_ - first)) * (units / Teams), 2), traits::threads,
+                            std::size_t(traits::bytes)},
+                           stream_.get(), operands(), s, first, chunks);
+  }
+  [[nodiscard]] cuda::ssd_gradient<M, T> gradients() const {
+    return {matrix<T, inner>{dx_.data(), n_},  matrix<float, M.heads>{ddt_.data(), n_}, parameters(da_),
+            matrix<T, states>{db_.data(), n_}, matrix<T, states>{dc_.data(), n_},       parameters(dd_)};
   }
   [[nodiscard]] static block<float, space::device, M.heads> parameters(random_array<float> const& p) {
     return block<float, space::device, M.heads>{p.data()};
@@ -104,7 +169,9 @@ class scan_case {
     return room::operands_of<M, T>(input(), dy_.data(), none, sequences_);
   }
   [[nodiscard]] std::size_t scratch_bytes() const {
-    return room::backward_chunked<M, T>::scratch_bytes(sequences_, length_, ctx_.device());
+    std::size_t most = 0;
+    for (auto const& way : ways()) most = std::max(most, form::scratch_bytes(sequences_, length_, way));
+    return most;
   }
 
   int sequences_, length_;
@@ -115,7 +182,8 @@ class scan_case {
   random_array<T> dx_{n_ * inner}, db_{n_ * states}, dc_{n_ * states};
   random_array<float> dt_{n_ * std::size_t(M.heads), 0.01f, 0.05f}, a_{std::size_t(M.heads), 0.1f, -1.f},
       d_{std::size_t(M.heads)}, ddt_{n_ * std::size_t(M.heads)};
-  random_array<float> da_{std::size_t(M.heads)}, dd_{std::size_t(M.heads)};
+  random_array<float> da_{std::size_t(M.heads)}, dd_{std::size_t(M.heads)},
+      sums_{2 * std::size_t(sequences_) * std::size_t(M.heads)};
   cuda::device_memory scratch_{scratch_bytes()};
 };
 
@@ -126,10 +194,14 @@ void measure(char const* name, int sequences, int length, bool once) {
 
 void run(bool once) {
   if (!once) print_device();
-  std::puts("| us | forward | backward: walk alone | backward | forward, backward |");
-  std::puts("|---|---:|---:|---:|---:|");
+  std::puts(
+      "| us | forward | walk alone: two units a block | four | slices by themselves, two | four | beside chunks | "
+      "early | "
+      "backward, as taken | forward, backward |");
+  std::puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
   measure<tiny>("Tiny, 64 x 3137", 64, 3137, once);
   if (once) return;
+  measure<tiny>("Tiny, 32 x 3137", 32, 3137, once);
   measure<tiny>("Tiny, 16 x 3137", 16, 3137, once);
   measure<tiny>("Tiny, 64 x 785", 64, 785, once);
   measure<tiny>("Tiny, 174 x 577", 174, 577, once);

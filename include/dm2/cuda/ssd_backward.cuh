@@ -93,7 +93,7 @@ backward_operands<M, T> operands_of(ssd_input<M, T> const& in, T const* dy, ssd_
 ///          head's columns, chunked otherwise. T = float, with 4 dividing P and N and such pointers, is in tiles up to
 ///          1024 tokens, TF32's where the context has that precision. In chunks of 64 tokens in float for all else.
 /// Scratch  Two floats for each sequence and head; in the quadratic form that is all. In chunks for each sequence, head
-///          and 64 tokens 4 N P + 8 bytes, at most about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB.
+///          and 64 tokens 8 bytes, and 4 N P up to about 512 MB; in float 8 N P + 16400 bytes, at most about 256 MB.
 ///          In tiles 12 L^2 bytes for each sequence and group, at most about 64 MB. One sequence's are taken in any
 ///          case.
 /// Throws   shape_error if the operands disagree; nothing is written then.

@@ -98,10 +98,12 @@ struct device_scan {
             .length = host.length,
             .set_size = host.batch};
   }
-  /// False where the device has too little shared memory. `most` bytes of it may be used.
-  bool launch(cuda::detail::ssd::backward_operands<M, T> const& p, int most = 227 << 10) {
+  /// False where the device has too little shared memory. `most` bytes of it may be used. The work is cut up for so
+  /// many multiprocessors; 0: the device's.
+  bool launch(cuda::detail::ssd::backward_operands<M, T> const& p, int most = 227 << 10, int multiprocessors = 0) {
     cuda::context<> ctx;
     auto device = ctx.device();
+    if (multiprocessors != 0) device.multiprocessors = multiprocessors;
     bool const large = device.shared_per_block >= most;
     device.shared_per_block = std::min(device.shared_per_block, most);
     bool const fits = form::fits(p, device);
@@ -184,9 +186,9 @@ void check_slow_decay(int length) {
   device_scan<Case>{std::move(host)}.check();
 }
 
-/// Three sets of two sequences, each with its own A and D.
+/// Three sets of two sequences, each with its own A and D, cut up for so many multiprocessors; 0: the device's.
 template <class Case>
-void check_sets(int length) {
+void check_sets(int length, int multiprocessors = 0) {
   using scan = device_scan<Case>;
   constexpr int heads = scan::M.heads, sets = 3;
   scan all{2 * sets, length};
@@ -195,7 +197,7 @@ void check_sets(int length) {
   all.a = device_array<float>{a}, all.d = device_array<float>{d};
   auto p = all.operands();
   p.set_size = 2;
-  if (!all.launch(p)) return;
+  if (!all.launch(p, 227 << 10, multiprocessors)) return;
   for (int set = 0; set < sets; ++set) {
     auto one = random_ssd<scan::M>(2, length);
     auto const part = [&](std::vector<double> const& v) {

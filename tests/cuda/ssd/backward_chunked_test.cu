@@ -1,3 +1,5 @@
+#include <dm2/cuda/device/stream.cuh>
+
 #include <doctest/doctest.h>
 
 #include "cuda/ssd/backward_case.cuh"
@@ -11,6 +13,7 @@
 using namespace dm2;
 using namespace dm2::test;
 
+using cuda::detail::ssd::backward_walks;
 using scan_shapes::few, scan_shapes::least, scan_shapes::lone, scan_shapes::padded, scan_shapes::padded_slices,
     scan_shapes::sliced, scan_shapes::square, scan_shapes::tiny, scan_shapes::widest;
 
@@ -43,6 +46,79 @@ bool apart(int shared) {
   auto device = ctx.device();
   device.shared_per_block = shared, device.shared_per_sm = 228 << 10;
   return Case::form::staggers(device);
+}
+
+/// Gradients that nothing has written.
+template <class Case>
+void forget(device_scan<Case>& f) {
+  f.out = device_array<typename Case::element>{f.in.size()}, f.ddt = device_array<float>{f.host.dt.size()};
+  f.da = device_array<float>{f.da.size()}, f.dd = device_array<float>{f.dd.size()};
+}
+
+template <class Case>
+std::vector<std::vector<double>> every_gradient(device_scan<Case> const& f) {
+  return {f.out.read(), f.ddt.read(), f.da.read(), f.dd.read()};
+}
+
+/// Whether the device has room for the plan.
+template <class Case>
+bool has_room(cuda::detail::ssd::backward_chunk_plan const& plan) {
+  cuda::context<> const ctx;
+  return plan.walks == backward_walks::alone ||
+         (Case::form::shares(ctx.device()) &&
+          (plan.walks == backward_walks::beside || cuda::has_early_starts(ctx.device())));
+}
+
+/// Every gradient as planned; none where the device has no room for it.
+template <class Case>
+std::vector<std::vector<double>> planned(device_scan<Case>& f, cuda::detail::ssd::backward_chunk_plan const& plan) {
+  using form = typename Case::form;
+  if (!has_room<Case>(plan)) return {};
+  forget(f);
+  auto const p = f.operands();
+  cuda::context<> ctx;
+  std::size_t const bytes = form::scratch_bytes(p.sequences, p.length, plan);
+  cuda::check(cudaDeviceSynchronize(), "operands");  // the scan's stream need not wait for the copies' one
+  if (!ctx.reserve(bytes)) return {};
+  arena_scope const scope{ctx.shared()};
+  form::launch(p, ctx.shared().template take<std::byte>(bytes), ctx.device(), ctx.stream(), plan);
+  cuda::check(cudaStreamSynchronize(ctx.stream()), "the gradients");  // its scratch goes with the context
+  return every_gradient(f);
+}
+
+/// Scans one behind the other in one stream with the same scratch, whose operands a copy right ahead of each brings to
+/// the same place.
+template <class Case>
+void run_in_turn(std::vector<device_scan<Case>*> const& scans, cuda::detail::ssd::backward_chunk_plan const& plan) {
+  using scan = device_scan<Case>;
+  using form = typename Case::form;
+  scan const& one = *scans[0];
+  device_array<typename Case::element> const in{one.in.size()}, dy{one.dy.size()};
+  device_array<float> const dt{one.dt.size()};
+  cuda::device_memory const scratch{form::scratch_bytes(one.host.batch, one.host.length, plan)};
+  cuda::stream const stream;
+  cuda::context<> const ctx{stream.get()};
+  auto const copy = [&](auto const& to, auto const& from) {
+    cuda::check(cudaMemcpyAsync(to.data(), from.data(), from.size() * sizeof(*from.data()), cudaMemcpyDeviceToDevice,
+                                stream.get()),
+                "operands");
+  };
+  cuda::check(cudaDeviceSynchronize(), "operands");
+  for (scan* const f : scans) {
+    copy(in, f->in), copy(dy, f->dy), copy(dt, f->dt);
+    auto p = f->operands();
+    p.x = in.data(), p.b = p.x + scan::width, p.c = p.b + scan::states, p.dy = dy.data(), p.dt = dt.data();
+    form::launch(p, scratch.data(), ctx.device(), stream.get(), plan);
+  }
+  stream.synchronize();
+}
+
+/// The properties of an H200, but for its number.
+cuda::device_properties h200() {
+  cuda::context<> const ctx;
+  auto device = ctx.device();
+  device.multiprocessors = 132, device.shared_per_block = 227 << 10, device.shared_per_sm = 228 << 10;
+  return device;
 }
 
 /// Every gradient, of two runs that give the same bits, with so much shared memory; none where the device has less.
@@ -151,6 +227,101 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: teams apart and in step, with two
   }
 }
 
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: walks of two and four units a block have the bits of one", Case,
+                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>,
+                   chunked_scan_of<square, __half>, chunked_scan_of<least, __nv_bfloat16>) {
+  constexpr int units = cuda::detail::ssd::backward_chunk_traits<Case::shape, typename Case::element>::units;
+  for (int const length : {65, 129, 200, 600}) {  // 1 to 9 steps
+    CAPTURE(length);
+    device_scan<Case> f{1, length};
+    auto const one = planned(f, {1, 1});
+    REQUIRE_FALSE(one.empty());
+    f.compare();
+    CHECK(planned(f, {1, 2}) == one);
+    if constexpr (units % 4 == 0) CHECK(planned(f, {1, 4}) == one);
+  }
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: slices walked beside the chunks before have the bits of one slice", Case,
+                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>,
+                   chunked_scan_of<square, __half>) {
+  for (int const length : {64, 65, 200, 449}) {  // 0 to 7 steps; sequences in slices that are equal and not, and in one
+    CAPTURE(length);
+    device_scan<Case> f{5, length};
+    auto const alone = planned(f, {5, 1});
+    REQUIRE_FALSE(alone.empty());
+    f.compare();
+    for (int const slice : {1, 2, 5}) {
+      CAPTURE(slice);
+      for (auto const walks : {backward_walks::beside, backward_walks::early}) {
+        CAPTURE(int(walks));
+        auto const beside = planned(f, {slice, 2, walks});
+        if (!beside.empty()) CHECK(beside == alone);
+      }
+    }
+    CHECK(planned(f, {2, 1}) == alone);
+  }
+}
+
+TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: early walks wait for operands and scratch of what is ahead of the call",
+                   Case, chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<square, __half>) {
+  for (int const length : {65, 449}) {
+    CAPTURE(length);
+    auto host = random_ssd<Case::shape>(5, length);
+    std::swap(host.x, host.dy);
+    device_scan<Case> f{5, length}, g{std::move(host)};
+    auto const first = planned(f, {5, 1}), second = planned(g, {5, 1});
+    REQUIRE(first != second);
+    for (auto const walks : {backward_walks::alone, backward_walks::beside, backward_walks::early}) {
+      CAPTURE(int(walks));
+      if (!has_room<Case>({1, 2, walks})) continue;
+      forget(f), forget(g);
+      run_in_turn<Case>({&f, &g}, {1, 2, walks});
+      CHECK(every_gradient(f) == first);
+      CHECK(every_gradient(g) == second);
+    }
+  }
+}
+
+TEST_CASE("cuda ssd_backward_chunked: every set of sequences has its own A and D in slices that start early") {
+  using Case = chunked_scan_of<few, __nv_bfloat16>;
+  auto device = h200();
+  device.multiprocessors = 2;
+  auto const plan = Case::form::plan(6, 385, device);
+  CHECK((plan.walks == backward_walks::early && plan.slice == 1) == cuda::has_early_starts(device));
+  check_sets<Case>(385, device.multiprocessors);
+}
+
+TEST_CASE("cuda ssd_backward_chunked: many long sequences are walked beside chunks, few, short and longest are not") {
+  using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
+  auto device = h200();
+  auto const early = [&](int sequences, int length) {
+    return form::plan(sequences, length, device).walks == backward_walks::early;
+  };
+  CHECK(early(64, 3137) == cuda::has_early_starts(device));
+  if (early(64, 3137)) {
+    CHECK(form::plan(64, 3137, device).slice == 16);  // 128 blocks that walk for 132 multiprocessors
+    CHECK(form::plan(40, 3137, device).slice == 14);
+  }
+  CHECK(form::scratch_bytes(64, 3137, device) < form::most_scratch + (std::size_t{1} << 20));
+  CHECK_FALSE(early(32, 3137));  // two slices
+  CHECK_FALSE(early(64, 785));   // 208 blocks of chunks a slice
+  CHECK_FALSE(early(64, 4097));  // three slices' states would be 613 MB
+  CHECK_FALSE(early(64, 16385));
+  CHECK(form::scratch_bytes(64, 16385, device) < form::most_scratch + (std::size_t{8} << 20));
+  device.shared_per_block = 163 << 10, device.shared_per_sm = 164 << 10;
+  CHECK_FALSE(early(64, 3137));
+}
+
+TEST_CASE("cuda ssd_backward_chunked: walks have four units a block only where no multiprocessor then has more to do") {
+  using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
+  auto const device = h200();
+  CHECK(form::plan(4, 3137, device).teams == 1);   // 64 blocks of one unit
+  CHECK(form::plan(16, 3137, device).teams == 2);  // 64 blocks of four would leave half of them without
+  CHECK(form::plan(64, 785, device).teams == 4);   // 256 blocks of four, as 512 of two
+  CHECK(form::plan(174, 577, device).teams == 2);  // 11 rounds of two, or six of four
+}
+
 TEST_CASE("cuda ssd_backward_chunked: the teams of a group of one unit are in step, whose gradients equal double's") {
   using Case = chunked_scan_of<lone, __half>;
   CHECK_FALSE(apart<Case>(227 << 10));
@@ -166,13 +337,27 @@ TEST_CASE("cuda ssd_backward_chunked: Tiny's teams are apart where a block may h
   CHECK_FALSE(apart<Case>(99 << 10));
 }
 
-TEST_CASE("cuda ssd_backward_chunked: more sequences than the scratch holds go in slices of one size") {
+TEST_CASE("cuda ssd_backward_chunked: more sequences than the scratch holds go in slices of about one size") {
   using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
-  cuda::context<> ctx;
-  auto const bytes = [&](int sequences) { return form::scratch_bytes(sequences, 3137, ctx.device()); };
-  CHECK(bytes(64) == bytes(32));
+  auto const bytes = [](int sequences) {
+    return form::scratch_bytes(sequences, 3137, {form::slice(sequences, 3137, h200()), 2});
+  };
+  CHECK(bytes(64) >= bytes(32));
+  CHECK(bytes(64) <= bytes(36));
   CHECK(bytes(64) < form::most_scratch + (std::size_t{1} << 20));
   CHECK(bytes(32) > bytes(31));
+}
+
+TEST_CASE("cuda ssd_backward_chunked: slices leave a device of 132 multiprocessors the fewest rounds of blocks") {
+  using form = cuda::detail::ssd::backward_chunked<tiny, __nv_bfloat16>;
+  auto const device = h200();
+  auto const rounds = [](int sequences) { return (sequences * 50 + 263) / 264; };  // of 50 chunks, two blocks each
+  int const taken = form::slice(64, 3137, device);
+  CHECK(taken == 33);  // 264 blocks of two units in both directions: one round
+  for (int n = 32; n <= 36; ++n) CHECK(rounds(taken) + rounds(64 - taken) <= rounds(n) + rounds(64 - n));
+  CHECK(form::slice(50, 3137, device) == 50);
+  CHECK(form::slice(1, 3137, device) == 1);
+  CHECK(form::slice(0, 3137, device) == 1);
 }
 
 TEST_CASE("cuda ssd_backward_chunked: no sequences are no work") {

@@ -8,11 +8,11 @@
 /// let_next_start() or has ended; at that time A may itself still wait for the one ahead of A. So the rules are:
 ///   - Each of its threads calls wait_for_previous(), once, before it reads or writes memory that any kernel ahead
 ///     reads or writes. The call returns when A has ended and what A wrote can be read. A has waited as well, so that
-///     everything ahead of A has ended too: nobody has to wait for more than the one kernel ahead. A block that ended
-///     without waiting would break this chain.
-///   - Before the call it reads nothing but parameters that nothing in the stream writes (context::allow_early_starts).
-///     Not through __ldg or a `__restrict__` pointer where it reads the same memory after the call: the compiler may
-///     move such loads across it.
+///     everything ahead of A has ended too. A block that ended without waiting would break this chain.
+///   - Before the call it reads nothing but parameters that nothing in the stream writes (context::allow_early_starts),
+///     not by __ldg or `__restrict__` what it reads again after the call: the compiler may move such loads across it.
+///     But where A was not early, or lets it start and ends only behind its own waits, all ahead of A has ended then:
+///     it may read what A does not write, and write what A does not touch (ssd/backward_chunked.cuh).
 ///   - A kernel that does not wait is launched without `early`: it starts when all ahead of it has ended, as copies and
 ///     the library's products do, whether those ahead let it start or not.
 ///   - let_next_start() may be called at any time, by any kernel. It does not say that results can be read. The next

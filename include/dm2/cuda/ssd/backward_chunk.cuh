@@ -246,6 +246,7 @@ __global__ void __launch_bounds__(128)
   int const i = int(blockIdx.x) * 128 + int(threadIdx.x), head = i % P::sizes::heads, sequence = i / P::sizes::heads;
   if (sequence >= count) return;
   float a = 0, d = 0;
+#pragma unroll 16  // loads under way: a thread does little but wait for them
   for (int k = 0; k < chunks; ++k) {
     std::size_t const place = (std::size_t(sequence) * std::size_t(chunks) + std::size_t(k)) * P::sizes::heads + head;
     a += da[place], d += d_skip[place];

@@ -38,17 +38,24 @@ struct backward_chunk_traits {
   static constexpr int resident = state <= 128 ? 2 : 1;
 };
 
-/// Scratch for some sequences; a unit is counted over all groups, units of all groups to a chunk, chunks to a sequence.
+/// Scratch: the states of a slice of the sequences, or of several, and sums of all sequences. A unit is counted over
+/// all groups, units of all groups to a chunk, chunks to a sequence.
 struct backward_chunk_scratch {
   unsigned char* entering;  ///< [sequences, chunks, units, state_bytes], states that enter chunks; none for the first
   unsigned char* leaving;   ///< the same, gradients of the states that leave chunks; none for the last
-  float *da, *d;            ///< [sequences, chunks, H], chunks' sums for A and D
+  float *da, *d;            ///< [all sequences, chunks, H], chunks' sums for A and D
 
-  backward_chunk_scratch(arena& a, std::size_t chunks, std::size_t state_bytes, std::size_t heads)
-      : entering{a.take<unsigned char>(chunks * state_bytes)},
-        leaving{a.take<unsigned char>(chunks * state_bytes)},
-        da{a.take<float>(chunks * heads)},
-        d{a.take<float>(chunks * heads)} {}
+  backward_chunk_scratch(arena& a, std::size_t states, std::size_t sums)
+      : entering{a.take<unsigned char>(states)},
+        leaving{a.take<unsigned char>(states)},
+        da{a.take<float>(sums)},
+        d{a.take<float>(sums)} {}
+  /// The same with another slice's states, so many bytes behind these.
+  [[nodiscard]] backward_chunk_scratch behind(std::size_t bytes) const {
+    backward_chunk_scratch other = *this;
+    other.entering += bytes, other.leaving += bytes;
+    return other;
+  }
 };
 
 /// Byte offsets into a block's shared memory; the scores C B^T are at 0. Tiles (i, j), i >= j, are in the order of
@@ -105,24 +112,26 @@ struct backward_chunk_block {
   unsigned char* shared;
   int warp, lane;
   bool second;   ///< of the second team
+  int before;    ///< rows of the grid that do other work
   int sequence;  ///< counted over all
   int set;       ///< of A and D, times H
 
   __device__ backward_chunk_block(typename Tr::operands const& all, backward_chunk_layout<Tr> const& layout,
-                                  unsigned char* memory, int first)
+                                  unsigned char* memory, int first, int before_ = 0)
       : p{all},
         at{layout},
         shared{memory},
         warp{int(threadIdx.x) >> 5 & 3},
         lane{int(threadIdx.x) & 31},
         second{threadIdx.x >= 128},
-        sequence{first + int(blockIdx.y)},
+        before{before_},
+        sequence{first + int(blockIdx.y) - before},
         set{sequence / p.set_size * sizes::heads} {}
   [[nodiscard]] __device__ int group() const { return int(blockIdx.x) % sizes::groups; }
   [[nodiscard]] __device__ int chunk() const { return int(blockIdx.x) / sizes::groups; }
   [[nodiscard]] __device__ int chunks() const { return int(gridDim.x) / sizes::groups; }
   /// The chunk, counted over the scratch's sequences.
-  [[nodiscard]] __device__ int in_slice() const { return int(blockIdx.y) * chunks() + chunk(); }
+  [[nodiscard]] __device__ int in_slice() const { return (int(blockIdx.y) - before) * chunks() + chunk(); }
   /// Whether the chunk has one before it.
   [[nodiscard]] __device__ bool enters() const { return chunk() > 0; }
   /// Whether it has one behind it.
@@ -171,23 +180,54 @@ struct backward_chunk_block {
   }
 };
 
+/// How `Threads` threads share the pieces of 16 bytes of a chunk's rows of `Columns` numbers: `lanes` of them a row, at
+/// least two, so that they read whole sectors of 32 bytes where rows begin at one; then the rows `each` further on.
+template <int Columns, int Threads>
+struct chunk_pieces {
+  static constexpr int count = Columns / 8, pitch = 2 * Columns + 16, lanes = count & -count, each = Threads / lanes;
+  int row, piece;  ///< the thread's first
+
+  __device__ explicit chunk_pieces(int thread) : row{thread / lanes}, piece{thread % lanes} {
+    static_assert(count % 2 == 0 && Threads % lanes == 0);
+  }
+  /// Whether the thread has any.
+  [[nodiscard]] __device__ bool any() const { return each <= ssd_tile || row < ssd_tile; }
+  /// Bytes to the first.
+  [[nodiscard]] __device__ int at() const { return row * pitch + piece * 16; }
+};
+
 /// Starts the copy of `Width` columns of a chunk's tokens by a team of `Threads` threads to rows of `Columns`, zeros
-/// behind them and behind its `tokens`; `from` is at the chunk's first.
+/// behind them and behind its `tokens`; `from` is at the chunk's first. A thread's copies are at constant distances:
+/// they take about four instructions each, where a loop had 13.
 template <int Width, int Threads, int Columns = Width, class T>
 __device__ inline void copy_chunk(T const* from, int stride, int tokens, unsigned char* to,
                                   int thread = int(threadIdx.x)) {
-  constexpr int pieces = Columns / 8, pitch = 2 * Columns + 16, each = Threads / pieces;
-  hide(thread);
-  int row = thread / pieces;
-  if (row >= each) return;
-  std::uint32_t at = shared_address(to) + std::uint32_t(row * pitch + thread % pieces * 16);
-  bool const there = Width == Columns || thread % pieces * 8 < Width;
-  from += std::size_t(row) * std::size_t(stride) + (there ? thread % pieces * 8 : 0);
-#pragma unroll 1
-  for (; row < ssd_tile; row += each) {
-    copy_async(at, from, there && row < tokens);
-    from += each * stride, at += each * pitch;
+  using pieces = chunk_pieces<Columns, Threads>;
+  hide(thread);  // else what depends on it is kept in registers from one call to the next
+  pieces const mine{thread};
+  if (!mine.any()) return;
+  std::uint32_t const at = shared_address(to) + std::uint32_t(mine.at());
+  from += std::size_t(mine.row) * std::size_t(stride) + mine.piece * 8;
+#pragma unroll
+  for (int i = 0; i < ssd_tile; i += pieces::each, from += std::ptrdiff_t{pieces::each} * stride) {
+    bool const inside = mine.row + i < tokens;
+#pragma unroll
+    for (int n = 0; n < pieces::count; n += pieces::lanes)
+      copy_async(at + std::uint32_t(i * pieces::pitch + n * 16), from + n * 8,
+                 inside && (Width == Columns || (n + mine.piece) * 8 < Width));
   }
+}
+
+/// Starts the copy of a unit's state by a team of `Threads` threads.
+template <class Tr, int Threads>
+__device__ inline void copy_state(unsigned char const* from, unsigned char* to, int thread) {
+  hide(thread);
+  std::uint32_t const at = shared_address(to) + std::uint32_t(thread * 16);
+  from += thread * 16;
+#pragma unroll
+  for (int i = 0; i < Tr::state_bytes; i += Threads * 16)
+    if (i + Threads * 16 <= Tr::state_bytes || i + thread * 16 < Tr::state_bytes)
+      copy_async(at + std::uint32_t(i), from + i);
 }
 
 /// Starts the copy of a unit's x and dy, by the block or a team of it.
@@ -217,14 +257,9 @@ template <class Tr>
 __device__ inline void copy_states(backward_chunk_block<Tr> const& k, backward_chunk_scratch const& s, int unit) {
   std::size_t const place = state_place(k, unit);
   unsigned char* const to = k.shared + k.at.states;
-  int thread = int(threadIdx.x);
-  hide(thread);
-#pragma unroll 1
-  for (int i = thread * 16; i < Tr::state_bytes; i += Tr::threads * 16) {
-    std::size_t const from = place + std::size_t(i);
-    if (k.enters()) copy_async(shared_address(to + i), s.entering + from);
-    if (k.leaves()) copy_async(shared_address(to + Tr::state_bytes + i), s.leaving + from);
-  }
+  int const thread = int(threadIdx.x);
+  if (k.enters()) copy_state<Tr, Tr::threads>(s.entering + place, to, thread);
+  if (k.leaves()) copy_state<Tr, Tr::threads>(s.leaving + place, to + Tr::state_bytes, thread);
 }
 
 /// One warp: a unit's chunk_vectors.

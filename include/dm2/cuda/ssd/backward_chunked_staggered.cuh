@@ -26,15 +26,10 @@ namespace dm2::cuda::detail::ssd {
 /// The block's barriers beside __syncthreads: units' starts, their middles, dh read by the first team, the first team.
 enum staggered_barrier : int { unit_starts, unit_middle, gradient_read, first_alone };
 
-/// Starts the copy of a unit's state by a team's 128 threads: h, or dh behind it.
+/// Starts the copy of a unit's state by a team: h, or dh behind it.
 template <class Tr>
-__device__ inline void copy_state(backward_chunk_block<Tr> const& k, unsigned char const* from, int unit, int to) {
-  from += state_place(k, unit);
-  int thread = int(threadIdx.x) % 128;
-  hide(thread);
-  std::uint32_t const at = shared_address(k.shared + k.at.states + to);
-#pragma unroll 1
-  for (int i = thread * 16; i < Tr::state_bytes; i += 128 * 16) copy_async(at + std::uint32_t(i), from + i);
+__device__ inline void copy_one_state(backward_chunk_block<Tr> const& k, unsigned char const* from, int unit, int to) {
+  copy_state<Tr, 128>(from + state_place(k, unit), k.shared + k.at.states + to, int(threadIdx.x) % 128);
 }
 
 /// f(row, column) for the tiles below the diagonal of a warp of the first team. The first warp has none in its own row,
@@ -93,7 +88,7 @@ __device__ inline void first_units(backward_chunk_block<Tr>& k, backward_chunk_s
     unit_through(k, unit);
     arrive<Tr::threads>(gradient_read);
     barrier<128>(first_alone);
-    if (more && k.enters()) copy_state(k, s.entering, unit + 1, 0);
+    if (more && k.enters()) copy_one_state(k, s.entering, unit + 1, 0);
     commit_copies();
     if (more && k.warp == 1) scan_vectors(k, unit + 1);
     float const skip = sum_over_warp(staggered_tiles(k, unit));
@@ -129,7 +124,7 @@ __device__ inline void second_units(backward_chunk_block<Tr>& k, backward_chunk_
     for (int i = 0; i < Tr::slice / 2; ++i) u[0][i / 4][i % 4] = 0;
     unit_columns(k, unit, db, u);
     barrier<Tr::threads>(gradient_read);
-    if (more && k.leaves()) copy_state(k, s.leaving, unit + 1, Tr::state_bytes);
+    if (more && k.leaves()) copy_one_state(k, s.leaving, unit + 1, Tr::state_bytes);
     commit_copies();
   }
   barrier<Tr::threads>(unit_starts);

@@ -200,11 +200,15 @@ __device__ inline void write_rows(unsigned char const* from, T* to, int stride, 
   }
 }
 
+/// Where a lane reads a tile, so that of load_matrix's registers two neighbours are a right operand whose columns the
+/// tile's rows are, and load_matrix_transposed's are a left operand: no moves bring them into order.
+__device__ inline std::uint32_t tile_columns(unsigned char const* tile, int lane) {
+  return shared_address(tile) + std::uint32_t(fragment::transposed_left_operand(unsigned(lane)));
+}
+
 /// The transpose of a tile, as an A fragment.
 __device__ inline void load_transposed(std::uint32_t (&a)[4], unsigned char const* tile, int lane) {
-  std::uint32_t v[4];
-  load_matrix_transposed(v, shared_address(tile) + lane * 16);
-  a[0] = v[0], a[1] = v[2], a[2] = v[1], a[3] = v[3];
+  load_matrix_transposed(a, tile_columns(tile, lane));
 }
 
 }  // namespace dm2::cuda::detail::ssd
