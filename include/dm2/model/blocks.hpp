@@ -25,6 +25,7 @@ struct mixer_block {
   static constexpr mixer_shape shape = sizes<C>::mixer;
   static constexpr int wide = sizes<C>::projected, inner = 2 * sizes<C>::d_inner;
   static constexpr int factors = 2 * shape.groups;  ///< of a row's norms
+  static constexpr int merged = C.dim * inner;      ///< numbers of the merged output projection
 
   template <class T, space S>
   static norm_projection<T, wide, C.dim, S> in(network_view<C, T, S> net, int i) {
@@ -61,14 +62,18 @@ struct mixer_block {
       mixer_core_backward(ctx, x, core_parameters(net, i), dg, dx, core_parameters(grad, i), sizes<C>::length);
   }
 
-  /// The output projection, merged into `memory`.
+  /// Merges the output projections into `memory`.
   template <class Context, class T, space S, class E>
-  static linear_parameters<T const, C.dim, inner, S, E const> out(Context& ctx, network_view<C, T const, S> net, int i,
-                                                                  E* memory) {
+  static void merge_out(Context& ctx, network_view<C, T const, S> net, int i, E* memory) {
     auto const p = net.mixer(i);
-    block<E, S, C.dim, inner> const merged{memory};
-    fold_output_projection<C.variant>(ctx, get<layer::out_proj>(p), get<layer::out_proj_b>(p), merged);
-    return {merged, {}};
+    fold_output_projection<C.variant>(ctx, get<layer::out_proj>(p), get<layer::out_proj_b>(p),
+                                      block<E, S, C.dim, inner>{memory});
+  }
+  /// The output projection, which merge_out() left in `memory`.
+  template <class Context, class T, space S, class E>
+  static linear_parameters<T const, C.dim, inner, S, E const> out(Context&, network_view<C, T const, S>, int,
+                                                                  E* memory) {
+    return {block<E, S, C.dim, inner>{memory}, {}};
   }
   /// Where its gradient is summed: cleared memory, until finish_out_gradient takes it apart.
   template <class Context, class T, space S>
@@ -89,7 +94,7 @@ template <config C>
 struct attention_block {
   using layer = attention_layer<C>;
   static constexpr attention_shape shape = sizes<C>::attention;
-  static constexpr int wide = 3 * sizes<C>::attn_width, inner = sizes<C>::attn_width, factors = 0;
+  static constexpr int wide = 3 * sizes<C>::attn_width, inner = sizes<C>::attn_width, factors = 0, merged = 0;
 
   template <class T, space S>
   static norm_projection<T, wide, C.dim, S> in(network_view<C, T, S> net, int i) {
@@ -117,6 +122,8 @@ struct attention_block {
   }
 
   template <class Context, class T, space S, class E>
+  static void merge_out(Context&, network_view<C, T const, S>, int, E*) {}
+  template <class Context, class T, space S, class E>
   static linear_parameters<T const, C.dim, inner, S, E const> out(Context& ctx, network_view<C, T const, S> net, int i,
                                                                   E*) {
     auto const p = net.attention(i);
@@ -136,7 +143,7 @@ struct attention_block {
 template <config C>
 struct mlp_block {
   using layer = mlp_layer<C>;
-  static constexpr int wide = 2 * C.mlp_dim, inner = C.mlp_dim, factors = 0;
+  static constexpr int wide = 2 * C.mlp_dim, inner = C.mlp_dim, factors = 0, merged = 0;
 
   template <class T, space S>
   static norm_projection<T, wide, C.dim, S> in(network_view<C, T, S> net, int i) {
@@ -155,6 +162,8 @@ struct mlp_block {
     gated_activation_backward(ctx, x, dg, dx);
   }
 
+  template <class Context, class T, space S, class E>
+  static void merge_out(Context&, network_view<C, T const, S>, int, E*) {}
   template <class Context, class T, space S, class E>
   static linear_parameters<T const, C.dim, inner, S, E const> out(Context& ctx, network_view<C, T const, S> net, int i,
                                                                   E*) {

@@ -26,12 +26,17 @@ struct trunk_activations {
   std::array<T*, blocks> factors;       ///< [count, Block::factors] of a mixer's norms, or null: backward reads them
   std::byte* cores;                     ///< where wide, inner and factors lie; free but for the trunk's own work
   std::size_t core_bytes;               ///< their bytes
-  E* merged;                            ///< [dim, 2 d_inner], a mixer's output projection
+  std::array<E*, blocks> merged;        ///< [dim, 2 d_inner], a mixer's output projection, which backward reads too
   E* features;                          ///< [count, dim], after the last norm
 
   trunk_activations(arena& a, int batch, bool training, bool keeps_factors = false)
       : count{std::size_t(batch) * sizes<C>::length} {
-    merged = a.take<E>(std::size_t(C.dim) * 2 * sizes<C>::d_inner);
+    E* const one = training ? nullptr : a.take<E>(std::size_t(mixer_block<C>::merged));
+    for (std::size_t k = 0; k < blocks; ++k) {
+      int numbers = 0;
+      with_block<C>(int(k), [&]<class Block>() { numbers = Block::merged; });
+      merged[k] = training && numbers != 0 ? a.take<E>(std::size_t(numbers)) : one;
+    }
     for (std::size_t k = 0; k <= blocks; ++k) {
       bool const own = training || k == 0;
       residual[k] = own ? a.take<T>(count * C.dim) : residual[0];
@@ -124,7 +129,9 @@ struct forward_steps {
  private:
   template <class Block>
   [[nodiscard]] auto out(int k) const {
-    return Block::out(ctx, net, block_layer<C>(k), a.merged);
+    E* const merged = a.merged[std::size_t(k)];
+    Block::merge_out(ctx, net, block_layer<C>(k), merged);
+    return Block::out(ctx, net, block_layer<C>(k), merged);
   }
   [[nodiscard]] rows<T, C.dim, S> before(int k) const { return a.template point<S>(k).residual; }
   [[nodiscard]] norm_point<T, C.dim, S> after(int k) const { return a.template point<S>(k + 1); }
@@ -150,7 +157,7 @@ void trunk_backward(Context& ctx, network_view<C, T const, S> net, trunk_activat
       auto const after = a.template point<S>(k + 1);
       rows<E, Block::inner, S> const dg{d.inner, a.count};
       core_projection<T const, C.dim, Block::inner, S, E const, E const> const from{
-          a.template inner_of<Block, S>(k), Block::out(ctx, net, layer, a.merged)};
+          a.template inner_of<Block, S>(k), Block::out(ctx, net, layer, a.merged[std::size_t(k)])};
       core_projection<T, C.dim, Block::inner, S, E> const dfrom{dg, Block::out_gradient(ctx, grad, layer, d.merged)};
       if (k == last)
         project_add_norm_backward(ctx, from, after, get<final_layer<C>::norm>(net.final()), dfeatures, dresidual, dfrom,

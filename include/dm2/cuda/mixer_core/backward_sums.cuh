@@ -30,30 +30,33 @@ struct gradient_sums {
   }
 };
 
-/// A block takes 32 numbers of one parameter: warp w adds parts w, w + 32, ..., then a warp a number's 32 sums. Both
-/// directions one after the other, since they may have the same gradient.
+/// A block takes 32 numbers of one parameter: warp w adds parts w, w + 32, ..., of both directions at a time, then a
+/// warp a number's 32 sums. The directions' sums are added one after the other: they may have the same gradient.
 template <int Warps>
 __global__ void __launch_bounds__(32 * Warps) add_gradient_sums_kernel(gradient_sums all) {
-  __shared__ float sums[Warps][33];
+  __shared__ float sums[2][Warps][33];
   int const lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
   int which = 0, block = int(blockIdx.x);
   for (int left = (all.of[0].width + 31) / 32; block >= left; left = (all.of[which].width + 31) / 32)
     block -= left, ++which;
   gradient_sum const g = all.of[which];
   int const column = block * 32 + lane, own = block * 32 + warp;
-  for (int d = 0; d < 2; ++d) {
-    int const source = d == 1 && g.reversed ? g.width - 1 - column : column;
-    float sum = 0;
-    if (column < g.width) {
+  float sum[2] = {};
+  if (column < g.width) {
+    float const* const first = g.parts[0] + column;
+    float const* const second = g.parts[1] + (g.reversed ? g.width - 1 - column : column);
 #pragma unroll 4
-      for (int k = warp; k < g.count; k += 32)
-        sum += g.parts[d][std::size_t(k) * std::size_t(g.stride) + std::size_t(source)];
+    for (int k = warp; k < g.count; k += 32) {
+      std::size_t const row = std::size_t(k) * std::size_t(g.stride);
+      sum[0] += first[row], sum[1] += second[row];
     }
-    sums[warp][lane] = sum;
-    __syncthreads();
-    sum = sum_over_warp(sums[lane][warp]);
-    if (lane == 0 && own < g.width) g.to[d][own] += g.log_rates[d] == nullptr ? sum : -expf(g.log_rates[d][own]) * sum;
-    __syncthreads();
+  }
+  sums[0][warp][lane] = sum[0], sums[1][warp][lane] = sum[1];
+  __syncthreads();
+  for (int d = 0; d < 2; ++d) {
+    float const total = sum_over_warp(sums[d][lane][warp]);
+    if (lane == 0 && own < g.width)
+      g.to[d][own] += g.log_rates[d] == nullptr ? total : -expf(g.log_rates[d][own]) * total;
   }
 }
 

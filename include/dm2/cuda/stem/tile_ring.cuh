@@ -20,10 +20,17 @@ struct conv3_roles {
   bool in_turn;
 };
 
-/// The barriers of a ring of tiles: tile n of a block is in stage n % stages. Every lane arrives for itself, other than
-/// in tile/ring.cuh, which only copies by tensor maps fill. One lane behind __syncwarp() would do, too; but where a
-/// warp is together nothing is left of that in the machine code, and compute-sanitizer's racecheck, which reads it,
-/// reported what was so handed over.
+/// Lanes of a warp that arrive at a ring's barriers: one, behind __syncwarp(). Where a warp is together nothing is left
+/// of that in the machine code, and compute-sanitizer's racecheck, which reads it, reported what was so handed over.
+/// With DM2_EVERY_LANE_ARRIVES each lane arrives for itself, and racecheck sees the order; the gradients of the 3 x 3
+/// weights take 490 us for 455 then.
+#ifdef DM2_EVERY_LANE_ARRIVES
+inline constexpr int arriving_lanes = 32;
+#else
+inline constexpr int arriving_lanes = 1;
+#endif
+
+/// The barriers of a ring of tiles: tile n of a block is in stage n % stages.
 template <class Block>
 struct tile_ring {
   std::uint32_t phases;  ///< shared address
@@ -31,19 +38,28 @@ struct tile_ring {
   /// One thread makes the barriers; the block's barrier follows.
   __device__ void init() const {
     for (int s = 0; s < Block::stages; ++s)
-      init_phases(phases + unsigned(s * 16), 128), init_phases(phases + unsigned(s * 16 + 8), Block::readers);
+      init_phases(phases + unsigned(s * 16), 4 * arriving_lanes),
+          init_phases(phases + unsigned(s * 16 + 8), Block::readers / 32 * arriving_lanes);
     publish_phases();
   }
   static __device__ int stage(int n) { return n % Block::stages; }
   /// Waits until tile n is there, and until its stage's tile before has been read.
   __device__ void wait_filled(int n) const { wait_phase(filled(n), unsigned(n / Block::stages) & 1); }
   __device__ void wait_read(int n) const { wait_phase(filled(n) + 8, unsigned(n / Block::stages + 1) & 1); }
-  /// This thread has written its part of tile n, or does not read it any more.
-  __device__ void fill(int n) const { arrive(filled(n)); }
-  __device__ void release(int n) const { arrive(filled(n) + 8); }
+  /// This warp has written its part of tile n, or does not read it any more.
+  __device__ void fill(int n) const { arrive_once(filled(n)); }
+  __device__ void release(int n) const { arrive_once(filled(n) + 8); }
 
  private:
   [[nodiscard]] __device__ std::uint32_t filled(int n) const { return phases + unsigned(stage(n) * 16); }
+  static __device__ void arrive_once(std::uint32_t at) {
+    if constexpr (arriving_lanes == 1) {
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) arrive(at);
+    } else {
+      arrive(at);
+    }
+  }
 };
 
 /// The pieces of 16 bytes of a tile with its halo that one of 128 threads copies and changes: those of its column in
