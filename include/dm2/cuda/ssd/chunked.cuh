@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace dm2::cuda::detail::ssd {
 
@@ -452,11 +453,18 @@ chunk_runs<typename Tr::element> take_runs(arena& scratch, chunked_plan const& p
   return {plan.runs, plan.chunks, scratch.take<float4>(n * Tr::state_vectors), scratch.take<float>(n)};
 }
 
+/// The walk's kernel of these traits.
+template <class Sizes, int Teams, bool Output>
+auto walk_kernel(chunked_traits<Sizes, Teams>, std::bool_constant<Output>) {
+  return chunked_kernel<chunked_traits<Sizes, Teams>, Output>;
+}
+
 template <class Tr, bool Output>
 void launch_walk(arguments<typename Tr::element> const& p, chunk_runs<typename Tr::element> const& runs,
                  unsigned blocks, cudaStream_t stream) {
-  prefer_shared("ssd: chunks", chunked_kernel<Tr, Output>);
-  launch("ssd: chunks", chunked_kernel<Tr, Output>, {blocks, Tr::threads, std::size_t(Tr::bytes)}, stream, p, runs);
+  auto const kernel = walk_kernel(Tr{}, std::bool_constant<Output>{});
+  prefer_shared("ssd: chunks", kernel);
+  launch("ssd: chunks", kernel, {blocks, Tr::threads, std::size_t(Tr::bytes)}, stream, p, runs);
 }
 
 /// The scan of `sequences` sequences, its scratch in `runs`.
