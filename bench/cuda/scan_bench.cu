@@ -1,9 +1,10 @@
-// The scan of long sequences in chunks: what ssd and ssd_backward take.
+// The scan of long sequences in chunks: what ssd and ssd_backward take, and the forward's two kernels.
 //
 //   dm2_cuda_scan_bench            Tiny's and Small's shape at several lengths
 //   dm2_cuda_scan_bench --once     each once, without times, for a profiler
 //
-// The walk is the first of the backward's kernels alone, which leaves the states between chunks.
+// The forward's kernels are chunked.cuh's with four units a block and a Hopper's; their results are compared before they
+// are timed. The walk is the first of the backward's kernels alone, which leaves the states between chunks.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
@@ -12,6 +13,7 @@
 #include "cuda/timing.cuh"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdio>
 #include <exception>
@@ -37,6 +39,8 @@ class scan_case {
   static constexpr int inner = M.d_inner(), states = M.groups * M.d_state;
   template <class U, int N>
   using matrix = rows<U, N, space::device>;
+  using four_units = room::chunked_traits<room::ssd_sizes<M, T>, 4>;
+  using warpgroups = room::chunked_hopper_traits<room::ssd_sizes<M, T>>;
 
  public:
   scan_case(int sequences, int length)
@@ -44,12 +48,16 @@ class scan_case {
 
   void measure(char const* name, bool once) {
     if (once) return forward(), backward(), stream_.synchronize();
-    std::vector<double> us[4];
+    bool const hopper = room::chunked_hopper_runs<warpgroups>(ctx_.device());
+    if (hopper) compare_forwards();
+    std::vector<double> us[6];
     for (int round = 0; round < rounds; ++round) {
-      us[0].push_back(median_us(stream_, [&] { forward(); }));
-      us[1].push_back(median_us(stream_, [&] { walk(); }));
-      us[2].push_back(median_us(stream_, [&] { backward(); }));
-      us[3].push_back(median_us(stream_, [&] { forward(), backward(); }));
+      us[0].push_back(median_us(stream_, [&] { forward_by<four_units>(y_); }));
+      if (hopper) us[1].push_back(median_us(stream_, [&] { forward_by<warpgroups>(y_); }));
+      us[2].push_back(median_us(stream_, [&] { forward(); }));
+      us[3].push_back(median_us(stream_, [&] { walk(); }));
+      us[4].push_back(median_us(stream_, [&] { backward(); }));
+      us[5].push_back(median_us(stream_, [&] { forward(), backward(); }));
     }
     std::printf("| %s |", name);
     for (auto const& of : us) {
@@ -62,6 +70,30 @@ class scan_case {
 
  private:
   void forward() { cuda::ssd(ctx_, input(), matrix<T, inner>{y_.data(), n_}); }
+  /// One of the forward's kernels, in as many runs as ssd would take of it.
+  template <class Tr>
+  void forward_by(random_array<T> const& y) {
+    auto const plan = room::chunked_plan::make<Tr>(length_, sequences_, ctx_.device());
+    arena memory{reinterpret_cast<std::byte*>(scratch_.data()), scratch_.size()};
+    auto const runs = room::take_runs<Tr>(memory, plan, sequences_);
+    room::launch_chunked<Tr>(room::kernel_arguments<M>(input(), matrix<T, inner>{y.data(), n_}), runs, plan, sequences_,
+                             stream_.get());
+  }
+  /// Throws unless the kernels' results are finite and no farther apart than rounding to T leads.
+  void compare_forwards() {
+    forward_by<four_units>(y_), forward_by<warpgroups>(dx_);
+    stream_.synchronize();
+    std::vector<T> want(n_ * inner), got(n_ * inner);
+    cuda::check(cudaMemcpy(want.data(), y_.data(), want.size() * sizeof(T), cudaMemcpyDeviceToHost), "y");
+    cuda::check(cudaMemcpy(got.data(), dx_.data(), got.size() * sizeof(T), cudaMemcpyDeviceToHost), "y");
+    double apart = 0, size = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      double const x = double(__bfloat162float(got[i])), y = double(__bfloat162float(want[i]));
+      apart += (x - y) * (x - y), size += y * y;
+    }
+    if (!(apart < 4e-5 * size))
+      throw std::runtime_error{"the forward's kernels differ by " + std::to_string(std::sqrt(apart / size))};
+  }
   void backward() {
     cuda::ssd_gradient<M, T> const grad{
         matrix<T, inner>{dx_.data(), n_},  matrix<float, M.heads>{ddt_.data(), n_}, parameters(da_),
@@ -126,8 +158,8 @@ void measure(char const* name, int sequences, int length, bool once) {
 
 void run(bool once) {
   if (!once) print_device();
-  std::puts("| us | forward | backward: walk alone | backward | forward, backward |");
-  std::puts("|---|---:|---:|---:|---:|");
+  std::puts("| us | forward: four units | warpgroups | taken | backward: walk alone | backward | forward, backward |");
+  std::puts("|---|---:|---:|---:|---:|---:|---:|");
   measure<tiny>("Tiny, 64 x 3137", 64, 3137, once);
   if (once) return;
   measure<tiny>("Tiny, 16 x 3137", 16, 3137, once);
