@@ -2,19 +2,21 @@
 /// The scan's chunked form in products of a Hopper's warpgroups.
 ///
 /// As chunked.cuh's walk, with its plan, runs and roundings. A block has four units (a head's columns), one warpgroup
-/// each. B and C of two chunks lie in shared memory, and x of each unit: while one chunk is computed the next one
-/// arrives. Tiles are 64 rows of 128 bytes, swizzled, and operands of products as they are copied:
+/// each, and one thread that copies: B, C and the units' x of one chunk while another one is computed. Warpgroups wait
+/// for those copies and not for each other, so that one's decays are computed beside another's products. Tiles are 64
+/// rows of 128 bytes, swizzled, and operands of products as they are copied:
 ///     scores  S = C B^T          both across
 ///     y       = C h, then times exp(c_i), += (S with decays) x: h across from shared memory, transposed and rounded;
 ///               the scores as the left operand from the registers in which they came out
 ///     state   h = exp(c_63) h + B^T (weighted x): both down, h in registers, [N, columns]
-/// Each warpgroup makes the scores for itself, which costs it 8 instructions: passing them on would cost more. The
-/// state's product runs while decays are put on the scores. Of Tiny a chunk is 2,900 cycles of products for four units.
+/// Each warpgroup makes the scores for itself, which costs it 8 instructions: passing them on would cost more. Of Tiny a
+/// chunk is 2,900 cycles of products for four units.
 #pragma once
 
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/instructions/mma.cuh>
 #include <dm2/cuda/instructions/pack.cuh>
+#include <dm2/cuda/instructions/tma.cuh>
 #include <dm2/cuda/instructions/wgmma.cuh>
 #include <dm2/cuda/instructions/wgmma_slices.cuh>
 #include <dm2/cuda/ssd/chunked.cuh>
@@ -30,34 +32,40 @@
 
 namespace dm2::cuda::detail::ssd {
 
+/// What the kernel reads and writes.
+template <class T>
+struct chunked_hopper_arguments {
+  arguments<T> plain;
+  tensor_map x, b, c;  ///< [sequences, length, columns]: tiles of 64 tokens and 64 columns
+};
+
 /// How a block computes, and byte offsets into its shared memory: two stages, what each unit has, each unit's decays.
 template <class Sizes>
 struct chunked_hopper_traits {
   using sizes = Sizes;
   using element = typename Sizes::element;
-  static constexpr int teams = 4, team_threads = 128, threads = teams * team_threads;
+  static constexpr int teams = 4, groups = teams, team_threads = 128, threads = (teams + 1) * team_threads;
+  static constexpr int copier_registers = 24, registers = 120;
   static constexpr int parts = std::max(Sizes::d_state / 64, 1);  // of the state: 64 rows each
   static constexpr int slice = widest_slice(Sizes::headdim, std::clamp(96 / parts / 16 * 16, 16, 64));
   static constexpr int pieces = slice / 8, sums = slice / 2;  // sums: a thread's of 64 rows
   using unit = ssd_unit<Sizes, slice>;
   static constexpr int state_vectors = parts * sums / 4 * team_threads;
-  /// Sizes that the kernel is for: 128 registers hold the state, the scores or y, and addresses.
+  /// Sizes that the kernel is for: 120 registers hold the state, the scores or y, and addresses.
   static constexpr bool possible = Sizes::d_state % 64 == 0 && Sizes::d_state <= 128 && Sizes::headdim % 16 == 0;
 
   static constexpr int tile_bytes = ssd_tile * 128, alignment = 1024;
   static constexpr int b = 0, c = parts * tile_bytes, x = 2 * parts * tile_bytes;
-  static constexpr int stage_bytes = x + teams * tile_bytes, unit_begin = 2 * stage_bytes;
+  static constexpr int stages = 2, stage_bytes = x + teams * tile_bytes, unit_begin = stages * stage_bytes;
   static constexpr int weighted = 0, state = tile_bytes, state_part = slice * 128;
   static constexpr int unit_bytes = state + parts * state_part;
   static constexpr int decays_begin = unit_begin + teams * unit_bytes;
   static constexpr int decay = 0, weight = 2 * ssd_tile * 8, decays_bytes = weight + ssd_tile * 4;
   static constexpr int bytes = decays_begin + teams * decays_bytes + alignment;
-  /// Blocks that a multiprocessor holds: of 512 threads of 128 registers.
+  /// Blocks that a multiprocessor holds: of 640 threads of 96 registers, which are then shared out anew.
   static constexpr int resident(int) { return 1; }
-
-  static constexpr int state_pieces = Sizes::d_state / 8, state_rows = threads / state_pieces;  // copied at once
-  static constexpr int x_rows = int(std::bit_floor(unsigned(team_threads / pieces)));
-  static constexpr int y_rows = std::min(16, int(std::bit_floor(unsigned(32 / pieces))));  // written at once by a warp
+  /// Rows of x that a warp goes through at once, a piece of 16 bytes a lane.
+  static constexpr int rows_at_once = std::min(16, int(std::bit_floor(unsigned(32 / pieces))));
 };
 
 /// One block's place in the work, seen from one of its threads.
@@ -67,32 +75,34 @@ struct chunked_hopper_block {
   using sizes = typename Tr::sizes;
   arguments<T> const& p;
   unsigned char* shared;
-  int team, warp, lane, thread;  ///< warp, thread: of the team
-  int run, place;                ///< place: the unit, counted over all sequences
+  int team, warp, lane;  ///< warp: of the team
+  int run, place;        ///< place: the unit, counted over all sequences
   bool active;  ///< false where the last block has a team too many: it repeats the last unit and writes nothing
-  int group, first, last;  ///< chunks
+  int sequence, group, first, last;  ///< first, last: chunks
   typename Tr::unit u;
-  std::size_t before;  ///< the sequence's first token
 
   __device__ chunked_hopper_block(arguments<T> const& all, chunk_runs<T> const& runs, unsigned char* memory)
-      : p{all}, shared{memory}, lane{int(threadIdx.x) & 31}, thread{int(threadIdx.x) % Tr::team_threads}, u{0, 0} {
+      : p{all}, shared{memory}, lane{int(threadIdx.x) & 31}, u{0, 0} {
     constexpr int unit_blocks = (Tr::unit::count + Tr::teams - 1) / Tr::teams;
     int const of_block = __shfl_sync(~0u, int(threadIdx.x) >> 5, 0);  // so the compiler knows that lanes agree
     team = of_block >> 2, warp = of_block & 3;
-    int const wanted = int(blockIdx.x) % unit_blocks * Tr::teams + team, at = int(blockIdx.x) / unit_blocks;
-    int const unit = min(wanted, Tr::unit::count - 1), sequence = at / sizes::groups / runs.count;
-    group = at % sizes::groups;
+    int const at = int(blockIdx.x) / unit_blocks;
+    sequence = at / sizes::groups / runs.count, group = at % sizes::groups;
     run = at / sizes::groups % runs.count;
+    first = run * runs.chunks, last = min(first + runs.chunks, (p.length + ssd_tile - 1) / ssd_tile);
+    take(team);
+  }
+  /// The unit of a team.
+  __device__ void take(int of) {
+    constexpr int unit_blocks = (Tr::unit::count + Tr::teams - 1) / Tr::teams;
+    int const wanted = int(blockIdx.x) % unit_blocks * Tr::teams + of, unit = min(wanted, Tr::unit::count - 1);
     active = wanted == unit;
     place = (sequence * sizes::groups + group) * Tr::unit::count + unit;
     u = typename Tr::unit{group, unit};
-    first = run * runs.chunks, last = min(first + runs.chunks, (p.length + ssd_tile - 1) / ssd_tile);
-    before = std::size_t(sequence) * std::size_t(p.length);
   }
 
-  /// A chunk's stage; its unit's tile of x.
-  [[nodiscard]] __device__ int stage(int chunk) const { return (chunk & 1) * Tr::stage_bytes; }
-  [[nodiscard]] __device__ int x(int chunk) const { return stage(chunk) + Tr::x + team * Tr::tile_bytes; }
+  /// The sequence's first token.
+  [[nodiscard]] __device__ std::size_t before() const { return std::size_t(sequence) * std::size_t(p.length); }
   /// What the unit has.
   [[nodiscard]] __device__ int own() const { return Tr::unit_begin + team * Tr::unit_bytes; }
   [[nodiscard]] __device__ unsigned char* decays() const { return shared + Tr::decays_begin + team * Tr::decays_bytes; }
@@ -105,8 +115,14 @@ struct chunked_hopper_block {
   /// dt of the lane's two tokens of a chunk, in that warp.
   [[nodiscard]] __device__ float2 steps(int chunk) const {
     if (!scans()) return {0, 0};
-    return load_steps<sizes>(p.dt + before * sizes::heads, u.head, chunk * ssd_tile + 2 * lane, p.length);
+    return load_steps<sizes>(p.dt + before() * sizes::heads, u.head, chunk * ssd_tile + 2 * lane, p.length);
   }
+  /// The lane's first piece of a tile of x, and of each further one `rows_at_once` rows on: bytes from the tile's first.
+  [[nodiscard]] __device__ int piece(int rows) const {
+    int const row = lane / Tr::pieces;
+    return (warp * 16 + row + rows) * 128 + ((lane % Tr::pieces ^ row ^ rows) & 7) * 16;
+  }
+  [[nodiscard]] __device__ bool has_piece() const { return lane / Tr::pieces < Tr::rows_at_once; }
 };
 
 /// A thread's part of a unit's state: rows g and g + 8 of its warp's 16 of each 64 of N, by the unit's columns.
@@ -119,57 +135,60 @@ __device__ inline void scan_chunk(chunked_hopper_block<Tr> const& k, int chunk, 
               reinterpret_cast<float2*>(k.decays() + Tr::weight));
 }
 
-/// Starts the copies of a chunk, zeros behind the sequence.
+/// One thread: the copies of all chunks. What is behind the sequence is zeros.
 template <class Tr, bool Output>
-__device__ inline void copy_chunk(chunked_hopper_block<Tr> const& k, int chunk) {
-  using sizes = typename Tr::sizes;
-  std::uint32_t const stage = shared_address(k.shared) + std::uint32_t(k.stage(chunk));
-  {
-    int const row = int(threadIdx.x) / Tr::state_pieces, piece = int(threadIdx.x) % Tr::state_pieces;
-    std::uint32_t const to = stage + std::uint32_t(piece / 8 * Tr::tile_bytes + row * 128 + ((piece ^ row) & 7) * 16);
-    int const token = chunk * ssd_tile + row;
-    std::size_t const from =
-        (k.before + std::size_t(token)) * sizes::state_width + std::size_t(k.group * sizes::d_state + piece * 8);
+__device__ inline void copy_chunks(chunked_hopper_block<Tr> k, chunked_hopper_arguments<typename Tr::element> const& o,
+                                   stage_ring<Tr> ring) {
+  for (int chunk = k.first; chunk < k.last; ++chunk) {
+    ring.claim(Output ? Tr::stage_bytes : Tr::stage_bytes - (Tr::x - Tr::c));
+    auto const copy = [&](int place, tensor_map const& map, int column) {
+      load_box_of(ring.bytes() + std::uint32_t(place), map, k.sequence, chunk * ssd_tile, column, ring.filled());
+    };
 #pragma unroll
-    for (int i = 0; i < ssd_tile; i += Tr::state_rows) {
-      bool const inside = token + i < k.p.length;
-      copy_async(to + std::uint32_t(Tr::b + i * 128), k.p.b + from + i * sizes::state_width, inside);
-      if (Output) copy_async(to + std::uint32_t(Tr::c + i * 128), k.p.c + from + i * sizes::state_width, inside);
+    for (int part = 0; part < Tr::parts; ++part) {
+      int const column = k.group * Tr::sizes::d_state + part * 64;
+      if (Output) copy(Tr::c + part * Tr::tile_bytes, o.c, column);
+      copy(Tr::b + part * Tr::tile_bytes, o.b, column);
     }
-  }
-  int const row = k.thread / Tr::pieces, piece = k.thread % Tr::pieces;
-  if (row >= Tr::x_rows) return;
-  std::uint32_t const to = shared_address(k.shared) + std::uint32_t(k.x(chunk) + row * 128 + ((piece ^ row) & 7) * 16);
-  int const token = chunk * ssd_tile + row;
-  auto const* const from = k.p.x + (k.before + std::size_t(token)) * sizes::inner + k.u.column + piece * 8;
 #pragma unroll
-  for (int i = 0; i < ssd_tile; i += Tr::x_rows)
-    copy_async(to + std::uint32_t(i * 128), from + i * sizes::inner, token + i < k.p.length);
+    for (int team = 0; team < Tr::teams; ++team) {
+      k.take(team);
+      copy(Tr::x + team * Tr::tile_bytes, o.x, k.u.column);
+    }
+    ring.advance();
+  }
 }
 
-/// From x what is left of it at the chunk's end. A thread reads what it copied itself.
-template <class Tr>
-__device__ inline void weight_x(chunked_hopper_block<Tr> const& k, int chunk) {
-  using T = typename Tr::element;
-  int const row = k.thread / Tr::pieces, piece = k.thread % Tr::pieces;
-  if (row >= Tr::x_rows) return;
-  int const at = row * 128 + ((piece ^ row) & 7) * 16;
-  unsigned char const* const from = k.shared + k.x(chunk) + at;
-  unsigned char* const to = k.shared + k.own() + Tr::weighted + at;
-  float const* const weight = reinterpret_cast<float const*>(k.decays() + Tr::weight) + row;
-#pragma unroll
-  for (int i = 0; i < ssd_tile; i += Tr::x_rows) {
-    uint4 const v = *reinterpret_cast<uint4 const*>(from + i * 128);
-    float const w = weight[i];
-    *reinterpret_cast<uint4*>(to + i * 128) = {scale_pair<T>(v.x, w), scale_pair<T>(v.y, w), scale_pair<T>(v.z, w),
-                                               scale_pair<T>(v.w, w)};
+/// Eight numbers times w, rounded. Of bfloat16 w is two of them, and a product rounded once but for 2^-18.
+template <class T>
+__device__ inline uint4 scale_piece(uint4 v, float w) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    std::uint32_t const high = pack<T>(w, w);
+    float const rest = w - unpack<T>(high).x;
+    std::uint32_t const low = pack<T>(rest, rest);
+    auto const scale = [&](std::uint32_t x) { return fma_pairs<T>(x, high, multiply_pairs<T>(x, low)); };
+    return {scale(v.x), scale(v.y), scale(v.z), scale(v.w)};
+  } else {
+    return {scale_pair<T>(v.x, w), scale_pair<T>(v.y, w), scale_pair<T>(v.z, w), scale_pair<T>(v.w, w)};
   }
+}
+
+/// From x what is left of it at the chunk's end; each warp its 16 tokens.
+template <class Tr>
+__device__ inline void weight_x(chunked_hopper_block<Tr> const& k, unsigned char const* x) {
+  if (!k.has_piece()) return;
+  unsigned char* const to = k.shared + k.own() + Tr::weighted;
+  float const* const weight =
+      reinterpret_cast<float const*>(k.decays() + Tr::weight) + k.warp * 16 + k.lane / Tr::pieces;
+#pragma unroll
+  for (int i = 0; i < 16; i += Tr::rows_at_once)
+    *reinterpret_cast<uint4*>(to + k.piece(i)) =
+        scale_piece<typename Tr::element>(*reinterpret_cast<uint4 const*>(x + k.piece(i)), weight[i]);
 }
 
 /// Starts S = C B^T.
 template <class Tr>
-__device__ __forceinline__ void start_scores(chunked_hopper_block<Tr> const& k, int chunk, float (&scores)[32]) {
-  std::uint32_t const stage = shared_address(k.shared) + std::uint32_t(k.stage(chunk));
+__device__ __forceinline__ void start_scores(std::uint32_t stage, float (&scores)[32]) {
   fence_products();
 #pragma unroll
   for (int part = 0; part < Tr::parts; ++part) {
@@ -196,9 +215,8 @@ __device__ __forceinline__ void scale_state(chunked_hopper_block<Tr> const& k, i
 
 /// Starts h += B^T (weighted x).
 template <class Tr>
-__device__ __forceinline__ void start_state(chunked_hopper_block<Tr> const& k, int chunk,
+__device__ __forceinline__ void start_state(chunked_hopper_block<Tr> const& k, std::uint32_t stage,
                                             chunked_hopper_state<Tr>& state) {
-  std::uint32_t const stage = shared_address(k.shared) + std::uint32_t(k.stage(chunk));
   std::uint64_t const x = operand_down(shared_address(k.shared) + std::uint32_t(k.own() + Tr::weighted), 0);
   fence_products();
 #pragma unroll
@@ -214,13 +232,14 @@ __device__ __forceinline__ void start_state(chunked_hopper_block<Tr> const& k, i
 
 /// Starts y = C h.
 template <class Tr>
-__device__ __forceinline__ void start_output(chunked_hopper_block<Tr> const& k, int chunk, float (&y)[Tr::sums]) {
-  std::uint32_t const shared = shared_address(k.shared);
+__device__ __forceinline__ void start_output(chunked_hopper_block<Tr> const& k, std::uint32_t stage,
+                                             float (&y)[Tr::sums]) {
+  std::uint32_t const state = shared_address(k.shared) + std::uint32_t(k.own() + Tr::state);
   fence_products();
 #pragma unroll
   for (int part = 0; part < Tr::parts; ++part) {
-    std::uint64_t const c = product_operand(shared + std::uint32_t(k.stage(chunk) + Tr::c + part * Tr::tile_bytes));
-    std::uint64_t const h = product_operand(shared + std::uint32_t(k.own() + Tr::state + part * Tr::state_part));
+    std::uint64_t const c = product_operand(stage + std::uint32_t(Tr::c + part * Tr::tile_bytes));
+    std::uint64_t const h = product_operand(state + std::uint32_t(part * Tr::state_part));
 #pragma unroll
     for (int step = 0; step < 4; ++step)
       multiply_slice<typename Tr::element, operand::across, operand::across>(y, further(c, step), further(h, step),
@@ -258,9 +277,9 @@ __device__ __forceinline__ void decay_scores(chunked_hopper_block<Tr> const& k, 
 
 /// y = exp(c_i) y + (scores with decays) x; waits for it.
 template <class Tr>
-__device__ __forceinline__ void finish_output(chunked_hopper_block<Tr> const& k, int chunk, float low, float high,
+__device__ __forceinline__ void finish_output(std::uint32_t x_tile, float low, float high,
                                               std::uint32_t const (&a)[4][4], float (&y)[Tr::sums]) {
-  std::uint64_t const x = operand_down(shared_address(k.shared) + std::uint32_t(k.x(chunk)), 0);
+  std::uint64_t const x = operand_down(x_tile, 0);
   float const above = exp2_fast(low), below = exp2_fast(high);
 #pragma unroll
   for (int i = 0; i < Tr::sums; i += 4) y[i] *= above, y[i + 1] *= above, y[i + 2] *= below, y[i + 3] *= below;
@@ -290,37 +309,39 @@ __device__ inline void round_state(chunked_hopper_block<Tr> const& k, chunked_ho
     }
 }
 
-/// y + D x of the warp's 16 tokens, rounded: first in x's place, then to memory in whole pieces.
+/// y + D x of the warp's 16 tokens, rounded: first to the rows of weighted x that this warp alone writes, then to memory
+/// in whole pieces.
 template <class Tr>
-__device__ inline void write_output(chunked_hopper_block<Tr> const& k, int chunk, float skip,
+__device__ inline void write_output(chunked_hopper_block<Tr> const& k, int chunk, unsigned char const* x, float skip,
                                     float const (&y)[Tr::sums]) {
   using T = typename Tr::element;
-  unsigned char* const tile = k.shared + k.x(chunk) + k.warp * 16 * 128;
-  int const g = fragment::row(k.lane), at = g * 128 + fragment::quarter(k.lane) * 4;
+  unsigned char* const staged = k.shared + k.own() + Tr::weighted;
+  int const g = fragment::row(k.lane), at = (k.warp * 16 + g) * 128 + fragment::quarter(k.lane) * 4;
 #pragma unroll
   for (int n = 0; n < Tr::pieces; ++n)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      auto* const place = reinterpret_cast<std::uint32_t*>(tile + at + (g ^ n) * 16 + half * 1024);
-      float2 const x = unpack<T>(*place);
-      *place = pack<T>(fmaf(skip, x.x, y[4 * n + 2 * half]), fmaf(skip, x.y, y[4 * n + 2 * half + 1]));
+      int const place = at + (g ^ n) * 16 + half * 1024;
+      float2 const v = unpack<T>(*reinterpret_cast<std::uint32_t const*>(x + place));
+      *reinterpret_cast<std::uint32_t*>(staged + place) =
+          pack<T>(fmaf(skip, v.x, y[4 * n + 2 * half]), fmaf(skip, v.y, y[4 * n + 2 * half + 1]));
     }
   __syncwarp();
-  int const row = k.lane / Tr::pieces, piece = k.lane % Tr::pieces, token = chunk * ssd_tile + k.warp * 16 + row;
-  if (row >= Tr::y_rows || !k.active) return;
-  T* const to = k.p.y + (k.before + std::size_t(token)) * Tr::sizes::inner + k.u.column + piece * 8;
+  int const token = chunk * ssd_tile + k.warp * 16 + k.lane / Tr::pieces;
+  if (!k.has_piece() || !k.active) return;
+  T* const to = k.p.y + (k.before() + std::size_t(token)) * Tr::sizes::inner + k.u.column + k.lane % Tr::pieces * 8;
 #pragma unroll
-  for (int i = 0; i < 16; i += Tr::y_rows)
+  for (int i = 0; i < 16; i += Tr::rows_at_once)
     if (token + i < k.p.length)
-      __stcg(reinterpret_cast<uint4*>(to + i * Tr::sizes::inner),
-             *reinterpret_cast<uint4 const*>(tile + (row + i) * 128 + ((piece ^ row ^ i) & 7) * 16));
+      __stcg(reinterpret_cast<uint4*>(to + i * Tr::sizes::inner), *reinterpret_cast<uint4 const*>(staged + k.piece(i)));
 }
 
 /// The state at the run's start, or zeros.
 template <class Tr>
 __device__ inline void begin_state(chunked_hopper_block<Tr> const& k, chunk_runs<typename Tr::element> const& runs,
                                    bool inherits, chunked_hopper_state<Tr>& state) {
-  float4 const* const from = runs.states + (std::size_t(k.place) * runs.count + k.run) * Tr::state_vectors + k.thread;
+  float4 const* const from =
+      runs.states + (std::size_t(k.place) * runs.count + k.run) * Tr::state_vectors + k.warp * 32 + k.lane;
 #pragma unroll
   for (int part = 0; part < Tr::parts; ++part)
 #pragma unroll
@@ -336,21 +357,22 @@ __device__ inline void keep_state(chunked_hopper_block<Tr> const& k, chunk_runs<
                                   chunked_hopper_state<Tr> const& state, float total) {
   if (!k.active) return;
   std::size_t const at = std::size_t(k.place) * runs.count + k.run;
-  float4* const to = runs.states + at * Tr::state_vectors + k.thread;
+  float4* const to = runs.states + at * Tr::state_vectors + k.warp * 32 + k.lane;
 #pragma unroll
   for (int part = 0; part < Tr::parts; ++part)
 #pragma unroll
     for (int i = 0; i < Tr::sums; i += 4)
       to[(part * Tr::sums + i) / 4 * Tr::team_threads] = {state[part][i], state[part][i + 1], state[part][i + 2],
                                                           state[part][i + 3]};
-  if (k.thread == 0) runs.decays[at] = total;
+  if (k.warp * 32 + k.lane == 0) runs.decays[at] = total;
 }
 
-/// One chunk's products of a team: y, if Output, and the state after it, rounded for the next one too. Two barriers of
-/// the team's: its decays, operands and the state's copy are written between chunks alone.
+/// One chunk's products of a warpgroup, from the stage at `stage` whose x of the unit is at `x`: y, if Output, and the
+/// state after it. Ends where the warpgroup has read its operands.
 template <bool Output, class Tr>
-__device__ __forceinline__ void multiply_chunk_of(chunked_hopper_block<Tr> const& k, int chunk, float2& steps,
-                                                  float rate, chunked_hopper_state<Tr>& state) {
+__device__ __forceinline__ void multiply_chunk_of(chunked_hopper_block<Tr> const& k, int chunk, std::uint32_t stage,
+                                                  unsigned char const* x, float2& steps, float rate,
+                                                  chunked_hopper_state<Tr>& state) {
   float scores[32], y[Tr::sums];
   std::uint32_t a[4][4];
   float2 const* const decay = k.decay(chunk);
@@ -358,13 +380,13 @@ __device__ __forceinline__ void multiply_chunk_of(chunked_hopper_block<Tr> const
   float const low = decay[row].x, high = decay[row + 8].x;
 #pragma unroll
   for (int part = 0; part < Tr::parts; ++part) hold(state[part]);
-  if constexpr (Output) start_scores(k, chunk, scores);
-  start_state<Tr>(k, chunk, state);
+  if constexpr (Output) start_scores<Tr>(stage, scores);
+  start_state<Tr>(k, stage, state);
   if constexpr (Output) {
     wait_products<1>();
     hold(scores);
     decay_scores(k, decay, low, high, scores, a);
-    start_output<Tr>(k, chunk, y);
+    start_output<Tr>(k, stage, y);
   }
   if (k.scans() && chunk + 1 < k.last) scan_chunk(k, chunk + 1, steps, rate);
   steps = k.steps(chunk + 2);
@@ -373,53 +395,78 @@ __device__ __forceinline__ void multiply_chunk_of(chunked_hopper_block<Tr> const
   for (int part = 0; part < Tr::parts; ++part) hold(state[part]);
   if constexpr (Output) {
     hold(y);
-    finish_output<Tr>(k, chunk, low, high, a, y);
+    finish_output<Tr>(shared_address(x), low, high, a, y);
   }
-  barrier<Tr::team_threads>(k.team);  // the team's products have read their operands, the next decays are there
+  barrier<Tr::team_threads>(k.team);  // the next decays are there too
   if constexpr (Output) {
     round_state<Tr>(k, state);
-    write_output<Tr>(k, chunk, k.p.d[k.u.head], y);
+    write_output<Tr>(k, chunk, x, k.p.d[k.u.head], y);
   }
+}
+
+/// A warpgroup: all chunks of its unit. What it writes to shared memory is read by its own products alone.
+template <class Tr, bool Output>
+__device__ __forceinline__ void walk_chunks(chunked_hopper_block<Tr> const& k,
+                                            chunk_runs<typename Tr::element> const& runs, stage_ring<Tr> ring) {
+  float const rate = k.p.a[k.u.head] * log2_e;
+  float state[Tr::parts][Tr::sums];
+  begin_state<Tr>(k, runs, Output && k.run > 0, state);
+  if (Output) round_state<Tr>(k, state);
+  if (k.scans()) scan_chunk(k, k.first, k.steps(k.first), rate);
+  float2 steps = k.steps(k.first + 1);
+  float total = 0;
+  barrier<Tr::team_threads>(k.team);
+#pragma unroll 1
+  for (int chunk = k.first; chunk < k.last; ++chunk) {
+    unsigned char const* const x = k.shared + ring.stage * Tr::stage_bytes + Tr::x + k.team * Tr::tile_bytes;
+    scale_state<Tr>(k, chunk, state);
+    if (!Output) total += k.decay(chunk)[ssd_tile - 1].x;
+    ring.wait();
+    weight_x(k, x);
+    fence_copies();
+    barrier<Tr::team_threads>(k.team);
+    multiply_chunk_of<Output>(k, chunk, ring.bytes(), x, steps, rate, state);
+    ring.release(k.lane);
+    ring.advance();
+  }
+  if (!Output) keep_state<Tr>(k, runs, state, total);
 }
 
 /// chunked_kernel by warpgroups' products. Block: unit block + unit blocks (group + G (run + runs sequence)).
 template <class Tr, bool Output>
 __global__ void __launch_bounds__(Tr::threads, 1)
-    chunked_hopper_kernel(__grid_constant__ arguments<typename Tr::element> const p,
+    chunked_hopper_kernel(__grid_constant__ chunked_hopper_arguments<typename Tr::element> const o,
                           __grid_constant__ chunk_runs<typename Tr::element> const runs) {
   if constexpr (hopper_code) {
-    mark_hopper_code();
-    chunked_hopper_block<Tr> const k{p, runs, align_shared<Tr::alignment>(dynamic_shared())};
+    __shared__ std::uint64_t barriers[2 * Tr::stages];  // has_hopper_code() finds it
+    unsigned char* const memory = align_shared<Tr::alignment>(dynamic_shared());
+    chunked_hopper_block<Tr> const k{o.plain, runs, memory};
     if (!Output && k.run + 1 == runs.count) return;  // no run begins with the state after the last
-    copy_chunk<Tr, Output>(k, k.first);
-    commit_copies();
-    float const rate = p.a[k.u.head] * log2_e;
-    float state[Tr::parts][Tr::sums];
-    begin_state<Tr>(k, runs, Output && k.run > 0, state);
-    if (Output) round_state<Tr>(k, state);
-    if (k.scans()) scan_chunk(k, k.first, k.steps(k.first), rate);
-    float2 steps = k.steps(k.first + 1);
-    float total = 0;
-    barrier<Tr::team_threads>(k.team);
-#pragma unroll 1
-    for (int chunk = k.first; chunk < k.last; ++chunk) {
-      scale_state<Tr>(k, chunk, state);
-      wait_copies<0>();
-      weight_x(k, chunk);
-      fence_copies();
-      __syncthreads();  // the chunk is there, and the one before is done with
-      if (chunk + 1 < k.last) copy_chunk<Tr, Output>(k, chunk + 1);
-      commit_copies();
-      if (!Output) total += k.decay(chunk)[ssd_tile - 1].x;
-      multiply_chunk_of<Output>(k, chunk, steps, rate, state);
+    stage_ring<Tr> const ring{shared_address(memory), shared_address(barriers)};
+    ring.init();
+    if (k.team == Tr::teams) {
+      release_registers<Tr::copier_registers>();
+      if (threadIdx.x == Tr::teams * Tr::team_threads) copy_chunks<Tr, Output>(k, o, ring);
+    } else {
+      claim_registers<Tr::registers>();
+      walk_chunks<Tr, Output>(k, runs, ring);
     }
-    if (!Output) keep_state<Tr>(k, runs, state, total);
   }
 }
 
+/// The walk, as launch_walk of chunked.cuh.
 template <class Sizes, bool Output>
-auto walk_kernel(chunked_hopper_traits<Sizes>, std::bool_constant<Output>) {
-  return chunked_hopper_kernel<chunked_hopper_traits<Sizes>, Output>;
+void launch_walk(chunked_hopper_traits<Sizes>, std::bool_constant<Output>, arguments<typename Sizes::element> const& p,
+                 chunk_runs<typename Sizes::element> const& runs, int sequences, unsigned blocks, cudaStream_t stream) {
+  using traits = chunked_hopper_traits<Sizes>;
+  auto const kernel = chunked_hopper_kernel<traits, Output>;
+  tile_shape const tile{ssd_tile, 64, true};
+  auto const map = [&](auto const* from, int columns) {
+    return make_tensor_map(from, matrix_batch{std::size_t(sequences), std::size_t(p.length), columns}, tile);
+  };
+  chunked_hopper_arguments<typename Sizes::element> const arguments{
+      p, map(p.x, Sizes::inner), map(p.b, Sizes::state_width), map(p.c, Sizes::state_width)};
+  launch("ssd: chunks", kernel, {blocks, traits::threads, std::size_t(traits::bytes)}, stream, arguments, runs);
 }
 
 /// Whether ssd takes the kernel for these sizes on a Hopper. Slices of 16 columns have been compared with nothing: they
