@@ -2,9 +2,9 @@
 /// The scan's chunked form in products of a Hopper's warpgroups.
 ///
 /// As chunked.cuh's walk, with its plan, runs and roundings. A block has four units (a head's columns), one warpgroup
-/// each, and one thread that copies: B, C and the units' x of one chunk while another one is computed. Warpgroups wait
-/// for those copies and not for each other, so that one's decays are computed beside another's products. Tiles are 64
-/// rows of 128 bytes, swizzled, and operands of products as they are copied:
+/// each. B, C and the units' x of the next chunk are copied by tensor maps while one is computed, started by the warp
+/// that is last to read the chunk before. Warpgroups wait for copies and not for each other, so that one's decays are
+/// put on scores beside another's products. Tiles are 64 rows of 128 bytes, swizzled, and operands of products as they are copied:
 ///     scores  S = C B^T          both across
 ///     y       = C h, then times exp(c_i), += (S with decays) x: h across from shared memory, transposed and rounded;
 ///               the scores as the left operand from the registers in which they came out
@@ -39,19 +39,18 @@ struct chunked_hopper_arguments {
   tensor_map x, b, c;  ///< [sequences, length, columns]: tiles of 64 tokens and 64 columns
 };
 
-/// How a block computes, and byte offsets into its shared memory: two stages, what each unit has, each unit's decays.
+/// How a block computes, and byte offsets into its shared memory: two stages, what each unit has, the decays of two chunks.
 template <class Sizes>
 struct chunked_hopper_traits {
   using sizes = Sizes;
   using element = typename Sizes::element;
-  static constexpr int teams = 4, groups = teams, team_threads = 128, threads = (teams + 1) * team_threads;
-  static constexpr int copier_registers = 24, registers = 120;
+  static constexpr int teams = 4, team_threads = 128, threads = teams * team_threads;
   static constexpr int parts = std::max(Sizes::d_state / 64, 1);  // of the state: 64 rows each
   static constexpr int slice = widest_slice(Sizes::headdim, std::clamp(96 / parts / 16 * 16, 16, 64));
   static constexpr int pieces = slice / 8, sums = slice / 2;  // sums: a thread's of 64 rows
   using unit = ssd_unit<Sizes, slice>;
   static constexpr int state_vectors = parts * sums / 4 * team_threads;
-  /// Sizes that the kernel is for: 120 registers hold the state, the scores or y, and addresses.
+  /// Sizes that the kernel is for: 128 registers hold the state, the scores or y, and addresses.
   static constexpr bool possible = Sizes::d_state % 64 == 0 && Sizes::d_state <= 128 && Sizes::headdim % 16 == 0;
 
   static constexpr int tile_bytes = ssd_tile * 128, alignment = 1024;
@@ -60,12 +59,22 @@ struct chunked_hopper_traits {
   static constexpr int weighted = 0, state = tile_bytes, state_part = slice * 128;
   static constexpr int unit_bytes = state + parts * state_part;
   static constexpr int decays_begin = unit_begin + teams * unit_bytes;
-  static constexpr int decay = 0, weight = 2 * ssd_tile * 8, decays_bytes = weight + ssd_tile * 4;
-  static constexpr int bytes = decays_begin + teams * decays_bytes + alignment;
-  /// Blocks that a multiprocessor holds: of 640 threads of 96 registers, which are then shared out anew.
+  static constexpr int decays_bytes = 3 * ssd_tile * 4;  // of a chunk and team
+  static constexpr int bytes = decays_begin + 2 * teams * decays_bytes + alignment;
+  /// Blocks that a multiprocessor holds: of 512 threads of 128 registers.
   static constexpr int resident(int) { return 1; }
   /// Rows of x that a warp goes through at once, a piece of 16 bytes a lane.
   static constexpr int rows_at_once = std::min(16, int(std::bit_floor(unsigned(32 / pieces))));
+};
+
+/// The decays of a chunk's tokens in shared memory, as exponents of 2 or factors.
+struct chunk_decays {
+  float* first;
+
+  [[nodiscard]] __device__ float* row() const { return first; }                    ///< c_t
+  [[nodiscard]] __device__ float* column() const { return first + ssd_tile; }      ///< c_t - log2(dt_t)
+  [[nodiscard]] __device__ float* weight() const { return first + 2 * ssd_tile; }  ///< dt_t exp2(c_63 - c_t)
+  [[nodiscard]] __device__ float last() const { return first[ssd_tile - 1]; }      ///< c_63
 };
 
 /// One block's place in the work, seen from one of its threads.
@@ -105,17 +114,9 @@ struct chunked_hopper_block {
   [[nodiscard]] __device__ std::size_t before() const { return std::size_t(sequence) * std::size_t(p.length); }
   /// What the unit has.
   [[nodiscard]] __device__ int own() const { return Tr::unit_begin + team * Tr::unit_bytes; }
-  [[nodiscard]] __device__ unsigned char* decays() const { return shared + Tr::decays_begin + team * Tr::decays_bytes; }
-  /// {c_t, dt_t} of a chunk's tokens.
-  [[nodiscard]] __device__ float2* decay(int chunk) const {
-    return reinterpret_cast<float2*>(decays() + Tr::decay) + (chunk & 1) * ssd_tile;
-  }
-  /// The warp that scans is the one with the fewest scores.
-  [[nodiscard]] __device__ bool scans() const { return warp == 0; }
-  /// dt of the lane's two tokens of a chunk, in that warp.
-  [[nodiscard]] __device__ float2 steps(int chunk) const {
-    if (!scans()) return {0, 0};
-    return load_steps<sizes>(p.dt + before() * sizes::heads, u.head, chunk * ssd_tile + 2 * lane, p.length);
+  /// Of a chunk, `step` from the first.
+  [[nodiscard]] __device__ chunk_decays decays(int step) const {
+    return {reinterpret_cast<float*>(shared + Tr::decays_begin + (step % 2 * Tr::teams + team) * Tr::decays_bytes)};
   }
   /// The lane's first piece of a tile of x, and of each further one `rows_at_once` rows on: bytes from the tile's first.
   [[nodiscard]] __device__ int piece(int rows) const {
@@ -130,33 +131,74 @@ template <class Tr>
 using chunked_hopper_state = float[Tr::parts][Tr::sums];
 
 template <class Tr>
-__device__ inline void scan_chunk(chunked_hopper_block<Tr> const& k, int chunk, float2 steps, float rate) {
-  scan_decays(steps, rate, k.lane, reinterpret_cast<float4*>(k.decay(chunk)),
-              reinterpret_cast<float2*>(k.decays() + Tr::weight));
+__device__ __forceinline__ void hold_state(chunked_hopper_state<Tr>& state) {
+#pragma unroll
+  for (int part = 0; part < Tr::parts; ++part) hold(state[part]);
 }
 
-/// One thread: the copies of all chunks. What is behind the sequence is zeros.
-template <class Tr, bool Output>
-__device__ inline void copy_chunks(chunked_hopper_block<Tr> k, chunked_hopper_arguments<typename Tr::element> const& o,
-                                   stage_ring<Tr> ring) {
-  for (int chunk = k.first; chunk < k.last; ++chunk) {
-    ring.claim(Output ? Tr::stage_bytes : Tr::stage_bytes - (Tr::x - Tr::c));
-    auto const copy = [&](int place, tensor_map const& map, int column) {
-      load_box_of(ring.bytes() + std::uint32_t(place), map, k.sequence, chunk * ssd_tile, column, ring.filled());
-    };
-#pragma unroll
-    for (int part = 0; part < Tr::parts; ++part) {
-      int const column = k.group * Tr::sizes::d_state + part * 64;
-      if (Output) copy(Tr::c + part * Tr::tile_bytes, o.c, column);
-      copy(Tr::b + part * Tr::tile_bytes, o.b, column);
-    }
-#pragma unroll
-    for (int team = 0; team < Tr::teams; ++team) {
-      k.take(team);
-      copy(Tr::x + team * Tr::tile_bytes, o.x, k.u.column);
-    }
-    ring.advance();
+/// One warp: a chunk's decays of a unit. Without steps, from the sequence's end on, a column is infinite.
+__device__ inline void scan_chunk(chunk_decays const& to, float2 steps, float rate, int lane) {
+  tile_sums const c = sum_steps(steps, rate, lane);
+  reinterpret_cast<float2*>(to.row())[lane] = {c.first, c.second};
+  reinterpret_cast<float2*>(to.column())[lane] = {c.first - log2f(steps.x), c.second - log2f(steps.y)};
+  reinterpret_cast<float2*>(to.weight())[lane] = {steps.x * exp2_fast(c.last - c.first),
+                                                  steps.y * exp2_fast(c.last - c.second)};
+}
+
+/// The stages that tensor maps fill: chunk after chunk, one stage and the other.
+template <class Tr>
+struct chunk_stages {
+  std::uint32_t memory, barriers;  ///< shared addresses; a barrier of 8 bytes a stage
+  int* readers;                    ///< of each stage, warps that have read it, since the kernel's start
+
+  [[nodiscard]] __device__ static int of(int step) { return step % Tr::stages; }
+  [[nodiscard]] __device__ std::uint32_t bytes(int step) const {
+    return memory + std::uint32_t(of(step) * Tr::stage_bytes);
   }
+  [[nodiscard]] __device__ std::uint32_t filled(int step) const { return barriers + std::uint32_t(of(step) * 8); }
+  __device__ void wait(int step) const { wait_phase(filled(step), unsigned(step / Tr::stages % 2)); }
+
+  /// One thread: makes the barriers.
+  __device__ void init() const {
+    for (int s = 0; s < Tr::stages; ++s) init_phases(filled(s), 1), readers[s] = 0;
+    publish_phases();
+  }
+};
+
+/// One thread: starts the copies of a chunk. What is behind the sequence is zeros.
+template <class Tr, bool Output>
+__device__ inline void copy_chunk(chunked_hopper_block<Tr> k, chunked_hopper_arguments<typename Tr::element> const& o,
+                                  chunk_stages<Tr> const& stages, int step) {
+  std::uint32_t const filled = stages.filled(step), bytes = stages.bytes(step);
+  arrive_expecting(filled, Output ? Tr::stage_bytes : Tr::stage_bytes - (Tr::x - Tr::c));
+  auto const copy = [&](int place, tensor_map const& map, int column) {
+    load_box_of(bytes + std::uint32_t(place), map, k.sequence, (k.first + step) * ssd_tile, column, filled);
+  };
+#pragma unroll
+  for (int part = 0; part < Tr::parts; ++part) {
+    int const column = k.group * Tr::sizes::d_state + part * 64;
+    if (Output) copy(Tr::c + part * Tr::tile_bytes, o.c, column);
+    copy(Tr::b + part * Tr::tile_bytes, o.b, column);
+  }
+#pragma unroll
+  for (int team = 0; team < Tr::teams; ++team) {
+    k.take(team);
+    copy(Tr::x + team * Tr::tile_bytes, o.x, k.u.column);
+  }
+}
+
+/// A warp has read a stage: the last one of the block refills it.
+template <class Tr, bool Output>
+__device__ inline void release_chunk(chunked_hopper_block<Tr> const& k,
+                                     chunked_hopper_arguments<typename Tr::element> const& o,
+                                     chunk_stages<Tr> const& stages, int step) {
+  constexpr int warps = Tr::threads / 32;
+  __syncwarp();
+  if (k.lane != 0) return;
+  __threadfence_block();
+  int const before = atomicAdd(stages.readers + stages.of(step), 1);
+  if (before % warps == warps - 1 && k.first + step + Tr::stages < k.last)
+    copy_chunk<Tr, Output>(k, o, stages, step + Tr::stages);
 }
 
 /// Eight numbers times w, rounded. Of bfloat16 w is two of them, and a product rounded once but for 2^-18.
@@ -175,15 +217,18 @@ __device__ inline uint4 scale_piece(uint4 v, float w) {
 
 /// From x what is left of it at the chunk's end; each warp its 16 tokens.
 template <class Tr>
-__device__ inline void weight_x(chunked_hopper_block<Tr> const& k, unsigned char const* x) {
+__device__ inline void weight_x(chunked_hopper_block<Tr> const& k, unsigned char const* x, float const* weight) {
+  constexpr int pieces = 16 / Tr::rows_at_once;
   if (!k.has_piece()) return;
   unsigned char* const to = k.shared + k.own() + Tr::weighted;
-  float const* const weight =
-      reinterpret_cast<float const*>(k.decays() + Tr::weight) + k.warp * 16 + k.lane / Tr::pieces;
+  weight += k.warp * 16 + k.lane / Tr::pieces;
+  uint4 v[pieces];
 #pragma unroll
-  for (int i = 0; i < 16; i += Tr::rows_at_once)
-    *reinterpret_cast<uint4*>(to + k.piece(i)) =
-        scale_piece<typename Tr::element>(*reinterpret_cast<uint4 const*>(x + k.piece(i)), weight[i]);
+  for (int i = 0; i < pieces; ++i) v[i] = *reinterpret_cast<uint4 const*>(x + k.piece(i * Tr::rows_at_once));
+#pragma unroll
+  for (int i = 0; i < pieces; ++i)
+    *reinterpret_cast<uint4*>(to + k.piece(i * Tr::rows_at_once)) =
+        scale_piece<typename Tr::element>(v[i], weight[i * Tr::rows_at_once]);
 }
 
 /// Starts S = C B^T.
@@ -204,13 +249,13 @@ __device__ __forceinline__ void start_scores(std::uint32_t stage, float (&scores
 
 /// h = exp(c_63) h: before any of the chunk's products has been started, since ptxas would wait for all of them here.
 template <class Tr>
-__device__ __forceinline__ void scale_state(chunked_hopper_block<Tr> const& k, int chunk,
-                                            chunked_hopper_state<Tr>& state) {
-  float const left = exp2_fast(k.decay(chunk)[ssd_tile - 1].x);
+__device__ __forceinline__ void scale_state(chunked_hopper_state<Tr>& state, float last) {
+  float const left = exp2_fast(last);
 #pragma unroll
   for (int part = 0; part < Tr::parts; ++part)
 #pragma unroll
     for (int i = 0; i < Tr::sums; ++i) state[part][i] *= left;
+  hold_state<Tr>(state);
 }
 
 /// Starts h += B^T (weighted x).
@@ -251,20 +296,21 @@ __device__ __forceinline__ void start_output(chunked_hopper_block<Tr> const& k, 
 /// The scores with decays, rounded, as left operands: S_ij exp2(c_i - c_j) dt_j, above the diagonal 0. `low` and `high`
 /// are c of the lane's rows.
 template <class Tr>
-__device__ __forceinline__ void decay_scores(chunked_hopper_block<Tr> const& k, float2 const* decay, float low,
+__device__ __forceinline__ void decay_scores(chunked_hopper_block<Tr> const& k, float const* column, float low,
                                              float high, float const (&scores)[32], std::uint32_t (&a)[4][4]) {
   using T = typename Tr::element;
   int const g = fragment::row(k.lane), t = fragment::column(k.lane);
+  column += t;
 #pragma unroll
   for (int tile = 0; tile < 4; ++tile) {
     a[tile][0] = a[tile][1] = a[tile][2] = a[tile][3] = 0;
     if (tile > k.warp) continue;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float4 const e = *reinterpret_cast<float4 const*>(decay + tile * 16 + half * 8 + t);
+      float2 const c = *reinterpret_cast<float2 const*>(column + tile * 16 + half * 8);
       float const* const s = scores + tile * 8 + half * 4;
-      float2 first{s[0] * (exp2_fast(low - e.x) * e.y), s[1] * (exp2_fast(low - e.z) * e.w)};
-      float2 second{s[2] * (exp2_fast(high - e.x) * e.y), s[3] * (exp2_fast(high - e.z) * e.w)};
+      float2 first{s[0] * exp2_fast(low - c.x), s[1] * exp2_fast(low - c.y)};
+      float2 second{s[2] * exp2_fast(high - c.x), s[3] * exp2_fast(high - c.y)};
       if (tile == k.warp) {  // a choice, not a factor: above the diagonal the exponential may be infinite
         float2& edge = half == 0 ? first : second;
         edge = {t <= g ? edge.x : 0.f, t + 1 <= g ? edge.y : 0.f};
@@ -275,7 +321,7 @@ __device__ __forceinline__ void decay_scores(chunked_hopper_block<Tr> const& k, 
   }
 }
 
-/// y = exp(c_i) y + (scores with decays) x; waits for it.
+/// Starts y = exp(c_i) y + (scores with decays) x.
 template <class Tr>
 __device__ __forceinline__ void finish_output(std::uint32_t x_tile, float low, float high,
                                               std::uint32_t const (&a)[4][4], float (&y)[Tr::sums]) {
@@ -288,8 +334,6 @@ __device__ __forceinline__ void finish_output(std::uint32_t x_tile, float low, f
 #pragma unroll
   for (int step = 0; step < 4; ++step) multiply_slice_down<typename Tr::element>(y, a[step], further_down(x, step));
   commit_products();
-  wait_products<0>();
-  hold(y);
 }
 
 /// The state, rounded and transposed, for the next chunk's y: rows are the unit's columns, 64 of N a row.
@@ -309,31 +353,56 @@ __device__ inline void round_state(chunked_hopper_block<Tr> const& k, chunked_ho
     }
 }
 
-/// y + D x of the warp's 16 tokens, rounded: first to the rows of weighted x that this warp alone writes, then to memory
-/// in whole pieces.
+/// Where a lane's pieces of y go.
 template <class Tr>
-__device__ inline void write_output(chunked_hopper_block<Tr> const& k, int chunk, unsigned char const* x, float skip,
-                                    float const (&y)[Tr::sums]) {
+struct chunked_hopper_target {
+  using T = typename Tr::element;
+  std::size_t at;  ///< of the first one of the chunk, in global memory
+  int tokens;      ///< from that one to the sequence's end; none for a lane without pieces
+
+  __device__ explicit chunked_hopper_target(chunked_hopper_block<Tr> const& k) {
+    int const token = k.first * ssd_tile + k.warp * 16 + k.lane / Tr::pieces;
+    at = global_address(k.p.y + (k.before() + std::size_t(token)) * Tr::sizes::inner + k.u.column +
+                        k.lane % Tr::pieces * 8);
+    tokens = k.has_piece() && k.active ? k.p.length - token : 0;
+  }
+  /// From the warp's rows of a tile.
+  __device__ void write(chunked_hopper_block<Tr> const& k, unsigned char const* from) const {
+#pragma unroll
+    for (int i = 0; i < 16; i += Tr::rows_at_once)
+      if (i < tokens)
+        __stcg(global_pointer<uint4>(at + std::size_t(i * Tr::sizes::inner * 2)),
+               *reinterpret_cast<uint4 const*>(from + k.piece(i)));
+  }
+  /// To the next chunk. Hidden, since the compiler would work the address out anew for each piece.
+  __device__ void advance() {
+    at += std::size_t(ssd_tile * Tr::sizes::inner * 2), tokens -= ssd_tile;
+    hide(at);
+  }
+};
+
+/// A lane's places in a tile: pair n of its row g, and 1024 bytes further of row g + 8.
+template <class Tr>
+__device__ inline int pair_place(chunked_hopper_block<Tr> const& k, int n) {
+  int const g = fragment::row(k.lane);
+  return (k.warp * 16 + g) * 128 + fragment::quarter(k.lane) * 4 + (g ^ n) * 16;
+}
+
+/// y + D x, rounded, to the warp's rows of weighted x: nobody else writes there, and the products have read it.
+template <class Tr>
+__device__ inline void stage_output(chunked_hopper_block<Tr> const& k, std::uint32_t const (&x)[Tr::pieces][2],
+                                    float skip, float const (&y)[Tr::sums]) {
   using T = typename Tr::element;
   unsigned char* const staged = k.shared + k.own() + Tr::weighted;
-  int const g = fragment::row(k.lane), at = (k.warp * 16 + g) * 128 + fragment::quarter(k.lane) * 4;
 #pragma unroll
   for (int n = 0; n < Tr::pieces; ++n)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      int const place = at + (g ^ n) * 16 + half * 1024;
-      float2 const v = unpack<T>(*reinterpret_cast<std::uint32_t const*>(x + place));
-      *reinterpret_cast<std::uint32_t*>(staged + place) =
+      float2 const v = unpack<T>(x[n][half]);
+      *reinterpret_cast<std::uint32_t*>(staged + pair_place(k, n) + half * 1024) =
           pack<T>(fmaf(skip, v.x, y[4 * n + 2 * half]), fmaf(skip, v.y, y[4 * n + 2 * half + 1]));
     }
   __syncwarp();
-  int const token = chunk * ssd_tile + k.warp * 16 + k.lane / Tr::pieces;
-  if (!k.has_piece() || !k.active) return;
-  T* const to = k.p.y + (k.before() + std::size_t(token)) * Tr::sizes::inner + k.u.column + k.lane % Tr::pieces * 8;
-#pragma unroll
-  for (int i = 0; i < 16; i += Tr::rows_at_once)
-    if (token + i < k.p.length)
-      __stcg(reinterpret_cast<uint4*>(to + i * Tr::sizes::inner), *reinterpret_cast<uint4 const*>(staged + k.piece(i)));
 }
 
 /// The state at the run's start, or zeros.
@@ -367,67 +436,110 @@ __device__ inline void keep_state(chunked_hopper_block<Tr> const& k, chunk_runs<
   if (k.warp * 32 + k.lane == 0) runs.decays[at] = total;
 }
 
-/// One chunk's products of a warpgroup, from the stage at `stage` whose x of the unit is at `x`: y, if Output, and the
-/// state after it. Ends where the warpgroup has read its operands.
-template <bool Output, class Tr>
-__device__ __forceinline__ void multiply_chunk_of(chunked_hopper_block<Tr> const& k, int chunk, std::uint32_t stage,
-                                                  unsigned char const* x, float2& steps, float rate,
-                                                  chunked_hopper_state<Tr>& state) {
+/// The decays of a unit's chunks, by the warp that has the fewest scores; dt comes a chunk ahead.
+template <class Tr>
+struct decay_scan {
+  float rate;
+  float2 steps = {0, 0};
+
+  __device__ explicit decay_scan(chunked_hopper_block<Tr> const& k) : rate{k.p.a[k.u.head] * log2_e} {
+    load(k, k.first);
+    next(k, 0);
+  }
+  /// Those of the chunk that is `step` from the first.
+  __device__ void next(chunked_hopper_block<Tr> const& k, int step) {
+    if (k.warp != 0) return;
+    scan_chunk(k.decays(step), steps, rate, k.lane);
+    load(k, k.first + step + 1);
+  }
+
+ private:
+  __device__ void load(chunked_hopper_block<Tr> const& k, int chunk) {
+    using sizes = typename Tr::sizes;
+    if (k.warp == 0)
+      steps =
+          load_steps<sizes>(k.p.dt + k.before() * sizes::heads, k.u.head, chunk * ssd_tile + 2 * k.lane, k.p.length);
+  }
+};
+
+/// A lane's pairs of x, as pair_place says.
+template <class Tr>
+using x_pairs = std::uint32_t[Tr::pieces][2];
+template <class Tr>
+__device__ inline void load_pairs(chunked_hopper_block<Tr> const& k, unsigned char const* x, x_pairs<Tr>& pairs) {
+#pragma unroll
+  for (int n = 0; n < Tr::pieces; ++n)
+#pragma unroll
+    for (int half = 0; half < 2; ++half)
+      pairs[n][half] = *reinterpret_cast<std::uint32_t const*>(x + pair_place(k, n) + half * 1024);
+}
+
+/// One chunk's y of a warpgroup, staged, the state after it, and the next chunk's decays; from the stage at `stage`,
+/// whose x of the unit is at `x`.
+template <class Tr>
+__device__ __forceinline__ void multiply_output(chunked_hopper_block<Tr> const& k, std::uint32_t stage, int step,
+                                                unsigned char const* x, float skip, decay_scan<Tr>& scan,
+                                                chunked_hopper_state<Tr>& state) {
   float scores[32], y[Tr::sums];
-  std::uint32_t a[4][4];
-  float2 const* const decay = k.decay(chunk);
+  std::uint32_t a[4][4], pairs[Tr::pieces][2];
+  chunk_decays const decays = k.decays(step);
   int const row = k.warp * 16 + fragment::row(k.lane);
-  float const low = decay[row].x, high = decay[row + 8].x;
-#pragma unroll
-  for (int part = 0; part < Tr::parts; ++part) hold(state[part]);
-  if constexpr (Output) start_scores<Tr>(stage, scores);
+  start_scores<Tr>(stage, scores);
   start_state<Tr>(k, stage, state);
-  if constexpr (Output) {
-    wait_products<1>();
-    hold(scores);
-    decay_scores(k, decay, low, high, scores, a);
-    start_output<Tr>(k, stage, y);
-  }
-  if (k.scans() && chunk + 1 < k.last) scan_chunk(k, chunk + 1, steps, rate);
-  steps = k.steps(chunk + 2);
+  float const low = decays.row()[row], high = decays.row()[row + 8];
+  wait_products<1>();
+  hold(scores);
+  decay_scores(k, decays.column(), low, high, scores, a);
+  start_output<Tr>(k, stage, y);
+  scan.next(k, step + 1);
   wait_products<0>();
-#pragma unroll
-  for (int part = 0; part < Tr::parts; ++part) hold(state[part]);
-  if constexpr (Output) {
-    hold(y);
-    finish_output<Tr>(shared_address(x), low, high, a, y);
-  }
-  barrier<Tr::team_threads>(k.team);  // the next decays are there too
-  if constexpr (Output) {
-    round_state<Tr>(k, state);
-    write_output<Tr>(k, chunk, x, k.p.d[k.u.head], y);
-  }
+  hold_state<Tr>(state);
+  hold(y);
+  barrier<Tr::team_threads>(k.team);  // weighted x and the state's copy have been read, the next decays are there
+  finish_output<Tr>(shared_address(x), low, high, a, y);
+  round_state<Tr>(k, state);
+  load_pairs<Tr>(k, x, pairs);
+  wait_products<0>();
+  hold(y);
+  stage_output<Tr>(k, pairs, skip, y);
 }
 
 /// A warpgroup: all chunks of its unit. What it writes to shared memory is read by its own products alone.
 template <class Tr, bool Output>
 __device__ __forceinline__ void walk_chunks(chunked_hopper_block<Tr> const& k,
-                                            chunk_runs<typename Tr::element> const& runs, stage_ring<Tr> ring) {
-  float const rate = k.p.a[k.u.head] * log2_e;
+                                            chunked_hopper_arguments<typename Tr::element> const& o,
+                                            chunk_runs<typename Tr::element> const& runs,
+                                            chunk_stages<Tr> const& stages) {
   float state[Tr::parts][Tr::sums];
   begin_state<Tr>(k, runs, Output && k.run > 0, state);
   if (Output) round_state<Tr>(k, state);
-  if (k.scans()) scan_chunk(k, k.first, k.steps(k.first), rate);
-  float2 steps = k.steps(k.first + 1);
+  float const skip = k.p.d[k.u.head];
   float total = 0;
+  decay_scan<Tr> scan{k};
+  chunked_hopper_target<Tr> target{k};
   barrier<Tr::team_threads>(k.team);
 #pragma unroll 1
-  for (int chunk = k.first; chunk < k.last; ++chunk) {
-    unsigned char const* const x = k.shared + ring.stage * Tr::stage_bytes + Tr::x + k.team * Tr::tile_bytes;
-    scale_state<Tr>(k, chunk, state);
-    if (!Output) total += k.decay(chunk)[ssd_tile - 1].x;
-    ring.wait();
-    weight_x(k, x);
+  for (int step = 0; k.first + step < k.last; ++step) {
+    unsigned char const* const x = k.shared + stages.of(step) * Tr::stage_bytes + Tr::x + k.team * Tr::tile_bytes;
+    float const last = k.decays(step).last();
+    stages.wait(step);
+    weight_x(k, x, k.decays(step).weight());
+    scale_state<Tr>(state, last);
     fence_copies();
     barrier<Tr::team_threads>(k.team);
-    multiply_chunk_of<Output>(k, chunk, ring.bytes(), x, steps, rate, state);
-    ring.release(k.lane);
-    ring.advance();
+    if constexpr (Output) {
+      multiply_output<Tr>(k, stages.bytes(step), step, x, skip, scan, state);
+      target.write(k, k.shared + k.own() + Tr::weighted);
+      target.advance();
+    } else {
+      start_state<Tr>(k, stages.bytes(step), state);
+      total += last;
+      scan.next(k, step + 1);
+      wait_products<0>();
+      hold_state<Tr>(state);
+      barrier<Tr::team_threads>(k.team);  // weighted x has been read, the next decays are there
+    }
+    release_chunk<Tr, Output>(k, o, stages, step);
   }
   if (!Output) keep_state<Tr>(k, runs, state, total);
 }
@@ -438,19 +550,19 @@ __global__ void __launch_bounds__(Tr::threads, 1)
     chunked_hopper_kernel(__grid_constant__ chunked_hopper_arguments<typename Tr::element> const o,
                           __grid_constant__ chunk_runs<typename Tr::element> const runs) {
   if constexpr (hopper_code) {
-    __shared__ std::uint64_t barriers[2 * Tr::stages];  // has_hopper_code() finds it
+    __shared__ std::uint64_t barriers[Tr::stages];  // has_hopper_code() finds it
+    __shared__ int readers[Tr::stages];
     unsigned char* const memory = align_shared<Tr::alignment>(dynamic_shared());
     chunked_hopper_block<Tr> const k{o.plain, runs, memory};
     if (!Output && k.run + 1 == runs.count) return;  // no run begins with the state after the last
-    stage_ring<Tr> const ring{shared_address(memory), shared_address(barriers)};
-    ring.init();
-    if (k.team == Tr::teams) {
-      release_registers<Tr::copier_registers>();
-      if (threadIdx.x == Tr::teams * Tr::team_threads) copy_chunks<Tr, Output>(k, o, ring);
-    } else {
-      claim_registers<Tr::registers>();
-      walk_chunks<Tr, Output>(k, runs, ring);
+    chunk_stages<Tr> const stages{shared_address(memory), shared_address(barriers), readers};
+    if (threadIdx.x == 0) {
+      stages.init();
+      for (int step = 0; step < Tr::stages && k.first + step < k.last; ++step)
+        copy_chunk<Tr, Output>(k, o, stages, step);
     }
+    __syncthreads();
+    walk_chunks<Tr, Output>(k, o, runs, stages);
   }
 }
 
