@@ -68,7 +68,7 @@ struct chunked_hopper_traits {
 };
 
 /// The decays of a chunk's tokens in shared memory, as exponents of 2 or factors.
-struct chunk_decays {
+struct hopper_decays {
   float* first;
 
   [[nodiscard]] __device__ float* row() const { return first; }                    ///< c_t
@@ -115,7 +115,7 @@ struct chunked_hopper_block {
   /// What the unit has.
   [[nodiscard]] __device__ int own() const { return Tr::unit_begin + team * Tr::unit_bytes; }
   /// Of a chunk, `step` from the first.
-  [[nodiscard]] __device__ chunk_decays decays(int step) const {
+  [[nodiscard]] __device__ hopper_decays decays(int step) const {
     return {reinterpret_cast<float*>(shared + Tr::decays_begin + (step % 2 * Tr::teams + team) * Tr::decays_bytes)};
   }
   /// The lane's first piece of a tile of x, and of each further one `rows_at_once` rows on: bytes from the tile's first.
@@ -137,8 +137,8 @@ __device__ __forceinline__ void hold_state(chunked_hopper_state<Tr>& state) {
 }
 
 /// One warp: a chunk's decays of a unit. Without steps, from the sequence's end on, a column is infinite.
-__device__ inline void scan_chunk(chunk_decays const& to, float2 steps, float rate, int lane) {
-  tile_sums const c = sum_steps(steps, rate, lane);
+__device__ inline void scan_chunk(hopper_decays const& to, float2 steps, float rate, int lane) {
+  step_sums const c = sum_steps(steps, rate, lane);
   reinterpret_cast<float2*>(to.row())[lane] = {c.first, c.second};
   reinterpret_cast<float2*>(to.column())[lane] = {c.first - log2f(steps.x), c.second - log2f(steps.y)};
   reinterpret_cast<float2*>(to.weight())[lane] = {steps.x * exp2_fast(c.last - c.first),
@@ -482,7 +482,7 @@ __device__ __forceinline__ void multiply_output(chunked_hopper_block<Tr> const& 
                                                 chunked_hopper_state<Tr>& state) {
   float scores[32], y[Tr::sums];
   std::uint32_t a[4][4], pairs[Tr::pieces][2];
-  chunk_decays const decays = k.decays(step);
+  hopper_decays const decays = k.decays(step);
   int const row = k.warp * 16 + fragment::row(k.lane);
   start_scores<Tr>(stage, scores);
   start_state<Tr>(k, stage, state);

@@ -66,7 +66,7 @@ __device__ inline float2 load_steps(float const* dt, int head, int t, int length
 }
 
 /// c of a lane's two tokens of a tile, and of the tile's last token.
-struct tile_sums {
+struct step_sums {
   float first, second, last;
 };
 
@@ -74,7 +74,7 @@ struct tile_sums {
 ///
 /// A step counts at most 160: its decay 2^-160 is 0 in float as that of any larger one, and the sum after it keeps the
 /// digits of later steps.
-__device__ inline tile_sums sum_steps(float2 dt, float rate, int lane) {
+__device__ inline step_sums sum_steps(float2 dt, float rate, int lane) {
   float const first = fmaxf(dt.x * rate, -160.f), both = first + fmaxf(dt.y * rate, -160.f);
   float const sum = sum_up_to_lane(both, lane);
   float const total = __shfl_sync(~0u, sum, 31);
@@ -86,7 +86,7 @@ __device__ inline tile_sums sum_steps(float2 dt, float rate, int lane) {
 /// One warp: the decays of a tile, lanes as above. decay[t] = {c_t, dt_t}; weight[t] = dt_t exp2(c_63 - c_t), how much
 /// of token t is left at the tile's end.
 __device__ inline void scan_decays(float2 dt, float rate, int lane, float4* decay, float2* weight) {
-  tile_sums const c = sum_steps(dt, rate, lane);
+  step_sums const c = sum_steps(dt, rate, lane);
   if (decay != nullptr) decay[lane] = {c.first, dt.x, c.second, dt.y};
   if (weight != nullptr) weight[lane] = {dt.x * exp2_fast(c.last - c.first), dt.y * exp2_fast(c.last - c.second)};
 }
