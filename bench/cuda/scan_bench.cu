@@ -3,8 +3,8 @@
 //   dm2_cuda_scan_bench            Tiny's and Small's shape at several lengths
 //   dm2_cuda_scan_bench --once     each once, without times, for a profiler
 //
-// The forward's kernels are chunked.cuh's with four units a block and a Hopper's; their results are compared before they
-// are timed. The walk is the first of the backward's kernels alone, which leaves the states between chunks.
+// The forward's kernels are chunked.cuh's with four units a block and a Hopper's; their results are compared before
+// they are timed. The walk is the first of the backward's kernels alone, which leaves the states between chunks.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>

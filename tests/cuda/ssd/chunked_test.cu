@@ -26,6 +26,8 @@ namespace {
 constexpr mixer_shape four_groups{.heads = 12, .headdim = 16, .d_state = 32, .groups = 4, .d_conv = 4};
 /// Two groups of four heads.
 constexpr mixer_shape fours{.heads = 8, .headdim = 16, .d_state = 64, .groups = 2, .d_conv = 4};
+/// Heads of 64 columns, which with 128 states are two slices of 32.
+constexpr mixer_shape halved{.heads = 2, .headdim = 64, .d_state = 128, .groups = 1, .d_conv = 4};
 constexpr mixer_shape four_heads{.heads = 4, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
 constexpr mixer_shape six_heads{.heads = 6, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
 
@@ -153,7 +155,7 @@ TEST_CASE_TEMPLATE("cuda ssd chunked: the bits are those of a run before, and of
 
 #define DM2_HOPPER_CASES                                                                                     \
   hopper_case<four_heads, __nv_bfloat16>, hopper_case<six_heads, __half>, hopper_case<fours, __nv_bfloat16>, \
-      hopper_case<square, __half>, hopper_case<sliced, __nv_bfloat16>
+      hopper_case<square, __half>, hopper_case<sliced, __nv_bfloat16>, hopper_case<halved, __nv_bfloat16>
 
 TEST_CASE_TEMPLATE("cuda ssd chunked on a Hopper: y equals double's at lengths around the chunks', whole and in runs",
                    Case, DM2_HOPPER_CASES) {

@@ -1,9 +1,9 @@
 /// @file
 /// Products of a Hopper's warpgroup with 16, 32, 48 or 64 columns.
 ///
-/// Operands in shared memory are swizzled tiles of 64 columns, each one way or the other: "across" is product_operand's,
-/// whose rows are rows of a, or columns of b; "down" is operand_down's, whose rows are what is summed over. A number of
-/// columns that is no multiple of 64 leaves the rest of a tile that is down unread.
+/// Operands in shared memory are swizzled tiles of 64 columns, each one way or the other. "across" is
+/// product_operand's, whose rows are rows of a, or columns of b; "down" is operand_down's, whose rows are what is
+/// summed over. A number of columns that is no multiple of 64 leaves the rest of a tile that is down unread.
 #pragma once
 
 #include <dm2/cuda/element.cuh>

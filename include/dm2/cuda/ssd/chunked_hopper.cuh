@@ -1,16 +1,18 @@
 /// @file
 /// The scan's chunked form in products of a Hopper's warpgroups.
 ///
-/// As chunked.cuh's walk, with its plan, runs and roundings. A block has four units (a head's columns), one warpgroup
-/// each. B, C and the units' x of the next chunk are copied by tensor maps while one is computed, started by the warp
-/// that is last to read the chunk before. Warpgroups wait for copies and not for each other, so that one's decays are
-/// put on scores beside another's products. Tiles are 64 rows of 128 bytes, swizzled, and operands of products as they are copied:
+/// As chunked.cuh's walk, with its plan, runs and roundings, but that scores are rounded once, after their decays. A
+/// block has four units (a head's columns), one warpgroup each. B, C and the units' x of the next chunk are copied by
+/// tensor maps while one is computed, started by the warp that is last to read the chunk before. Warpgroups wait for
+/// copies and not for each other, so that one's decays are put on scores beside another's products. Tiles are 64 rows
+/// of 128 bytes, swizzled, and operands of products as they are copied:
 ///     scores  S = C B^T          both across
 ///     y       = C h, then times exp(c_i), += (S with decays) x: h across from shared memory, transposed and rounded;
 ///               the scores as the left operand from the registers in which they came out
 ///     state   h = exp(c_63) h + B^T (weighted x): both down, h in registers, [N, columns]
-/// Each warpgroup makes the scores for itself, which costs it 8 instructions: passing them on would cost more. Of Tiny a
-/// chunk is 2,900 cycles of products for four units.
+/// Each warpgroup makes the scores for itself: 8 instructions, where passing them on would cost more. Of Tiny a chunk
+/// is 2,900 cycles of products for four units, 3,000 of 128 bytes of shared memory for their operands, and 1,900 for
+/// everything else.
 #pragma once
 
 #include <dm2/cuda/context.cuh>
@@ -39,7 +41,8 @@ struct chunked_hopper_arguments {
   tensor_map x, b, c;  ///< [sequences, length, columns]: tiles of 64 tokens and 64 columns
 };
 
-/// How a block computes, and byte offsets into its shared memory: two stages, what each unit has, the decays of two chunks.
+/// How a block computes, and byte offsets into its shared memory: two stages, what each unit has, the decays of two
+/// chunks.
 template <class Sizes>
 struct chunked_hopper_traits {
   using sizes = Sizes;
@@ -71,10 +74,11 @@ struct chunked_hopper_traits {
 struct hopper_decays {
   float* first;
 
-  [[nodiscard]] __device__ float* row() const { return first; }                    ///< c_t
-  [[nodiscard]] __device__ float* column() const { return first + ssd_tile; }      ///< c_t - log2(dt_t)
-  [[nodiscard]] __device__ float* weight() const { return first + 2 * ssd_tile; }  ///< dt_t exp2(c_63 - c_t)
-  [[nodiscard]] __device__ float last() const { return first[ssd_tile - 1]; }      ///< c_63
+  /// c_t, c_t - log2(dt_t), dt_t exp2(c_63 - c_t), and c_63.
+  [[nodiscard]] __device__ float* row() const { return first; }
+  [[nodiscard]] __device__ float* column() const { return first + ssd_tile; }
+  [[nodiscard]] __device__ float* weight() const { return first + 2 * ssd_tile; }
+  [[nodiscard]] __device__ float last() const { return first[ssd_tile - 1]; }
 };
 
 /// One block's place in the work, seen from one of its threads.
@@ -118,7 +122,7 @@ struct chunked_hopper_block {
   [[nodiscard]] __device__ hopper_decays decays(int step) const {
     return {reinterpret_cast<float*>(shared + Tr::decays_begin + (step % 2 * Tr::teams + team) * Tr::decays_bytes)};
   }
-  /// The lane's first piece of a tile of x, and of each further one `rows_at_once` rows on: bytes from the tile's first.
+  /// Bytes from a tile's first to the lane's first piece of x, and to each further one, `rows_at_once` rows on.
   [[nodiscard]] __device__ int piece(int rows) const {
     int const row = lane / Tr::pieces;
     return (warp * 16 + row + rows) * 128 + ((lane % Tr::pieces ^ row ^ rows) & 7) * 16;

@@ -2,7 +2,7 @@
 /// The instructions of dm2/cuda/instructions/wgmma.cuh on the host.
 ///
 /// Products read their operands when they are waited for, as late as they may. A kernel's products are all down (a b),
-/// or none.
+/// or none, or those of wgmma_slices.cuh.
 #pragma once
 
 #include "../../../../tiles.hpp"
