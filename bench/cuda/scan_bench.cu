@@ -135,8 +135,16 @@ class scan_case {
     cuda::ssd_gradient<M, T> const none{};
     return room::operands_of<M, T>(input(), dy_.data(), none, sequences_);
   }
+  template <class Tr>
+  [[nodiscard]] std::size_t forward_bytes() const {
+    arena ruler;
+    static_cast<void>(
+        room::take_runs<Tr>(ruler, room::chunked_plan::make<Tr>(length_, sequences_, ctx_.device()), sequences_));
+    return ruler.peak();
+  }
   [[nodiscard]] std::size_t scratch_bytes() const {
-    return room::backward_chunked<M, T>::scratch_bytes(sequences_, length_, ctx_.device());
+    return std::max({room::backward_chunked<M, T>::scratch_bytes(sequences_, length_, ctx_.device()),
+                     forward_bytes<four_units>(), forward_bytes<warpgroups>()});
   }
 
   int sequences_, length_;
@@ -163,6 +171,8 @@ void run(bool once) {
   measure<tiny>("Tiny, 64 x 3137", 64, 3137, once);
   if (once) return;
   measure<tiny>("Tiny, 16 x 3137", 16, 3137, once);
+  measure<tiny>("Tiny, 4 x 3137", 4, 3137, once);
+  measure<tiny>("Tiny, 1 x 3137", 1, 3137, once);
   measure<tiny>("Tiny, 64 x 785", 64, 785, once);
   measure<tiny>("Tiny, 174 x 577", 174, 577, once);
   measure<small>("Small, 32 x 3137", 32, 3137, once);

@@ -189,7 +189,8 @@ TEST_CASE("cuda ssd chunked on a Hopper: ssd takes it in the place of four units
   CHECK(takes_hopper<tiny>(64, 3137, h200));
   CHECK(takes_hopper<tiny>(16, 3137, h200));
   CHECK(takes_hopper<small>(32, 3137, h200));
-  CHECK_FALSE(takes_hopper<tiny>(1, 785, h200));  // two units a block: 52 blocks, not 26
+  CHECK(takes_hopper<tiny>(4, 3137, h200));        // 104 blocks, runs of four chunks
+  CHECK_FALSE(takes_hopper<tiny>(1, 3137, h200));  // runs of one chunk
   CHECK_FALSE(takes_hopper<few>(64, 3137, h200));
   CHECK_FALSE(takes_hopper<least>(64, 3137, h200));
   auto other = h200;

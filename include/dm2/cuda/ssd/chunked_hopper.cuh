@@ -599,7 +599,8 @@ bool chunked_hopper_runs(device_properties const& device) {
 }
 
 /// f(traits, plan) with what the forward takes: as with_chunked_traits, and this kernel in the place of four units a
-/// block where no multiprocessor then has more columns to do than with two.
+/// block where no multiprocessor then has more columns to do than with two; but not for runs of fewer than four chunks,
+/// which are mostly a block's start, and not timed.
 template <class Sizes, class F>
 auto with_forward_traits(int length, int sequences, device_properties const& device, F const& f) {
   using hopper = chunked_hopper_traits<Sizes>;
@@ -607,8 +608,10 @@ auto with_forward_traits(int length, int sequences, device_properties const& dev
     using two = chunked_traits<Sizes, 2>;
     auto const plan = chunked_plan::make<hopper>(length, sequences, device);
     auto const pairs = chunked_plan::make<two>(length, sequences, device);
-    if (chunked_hopper_runs<hopper>(device) && hopper::slice * longest_work<hopper>(plan, sequences, device) <=
-                                                   two::slice * longest_work<two>(pairs, sequences, device))
+    bool const worth = plan.runs == 1 || plan.chunks >= 4;
+    if (worth && chunked_hopper_runs<hopper>(device) &&
+        hopper::slice * longest_work<hopper>(plan, sequences, device) <=
+            two::slice * longest_work<two>(pairs, sequences, device))
       return f(hopper{}, plan);
   }
   return with_chunked_traits<Sizes>(length, sequences, device, f);
