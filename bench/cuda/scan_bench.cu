@@ -1,9 +1,10 @@
-// The scan of long sequences in chunks, and other ways to cut its backward up.
+// The scan of long sequences in chunks: the forward's kernels, and ways to cut its backward up.
 //
 //   dm2_cuda_scan_bench            Tiny's and Small's shape at several lengths
 //   dm2_cuda_scan_bench --once     each way once, without times, for a profiler
 //
-// The walk is the first of the backward's kernels alone, which leaves the states between chunks. Ways of the backward:
+// The forward's kernels are chunked.cuh's with four units a block and a Hopper's; their results are compared before
+// they are timed. The walk is the first of the backward's kernels alone, which leaves the states between chunks. Ways of the backward:
 // slices of sequences walked by themselves, two or four units a block; or beside the chunks of the slice before, as
 // many sequences as there are multiprocessors for; early: a launch may start before the one ahead has ended. Each way's
 // gradients are compared with the first's, bit for bit, before anything is timed.
@@ -15,6 +16,7 @@
 #include "cuda/timing.cuh"
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdio>
 #include <exception>
@@ -41,6 +43,8 @@ class scan_case {
   static constexpr int inner = M.d_inner(), states = M.groups * M.d_state;
   template <class U, int N>
   using matrix = rows<U, N, space::device>;
+  using four_units = room::chunked_traits<room::ssd_sizes<M, T>, 4>;
+  using warpgroups = room::chunked_hopper_traits<room::ssd_sizes<M, T>>;
 
  public:
   scan_case(int sequences, int length)
@@ -53,10 +57,15 @@ class scan_case {
       for (auto const& way : all) backward(way);
       return stream_.synchronize();
     }
+    bool const hopper = room::chunked_hopper_runs<warpgroups>(ctx_.device());
+    if (hopper) compare_forwards();
     compare(name, all);
-    std::vector<std::vector<double>> us(all.size() + 5);
+    std::vector<std::vector<double>> us(all.size() + 7);
     for (int round = 0; round < rounds; ++round) {
       std::size_t at = 0;
+      us[at++].push_back(median_us(stream_, [&] { forward_by<four_units>(y_); }));
+      if (hopper) us[at].push_back(median_us(stream_, [&] { forward_by<warpgroups>(y_); }));
+      ++at;
       us[at++].push_back(median_us(stream_, [&] { forward(); }));
       us[at++].push_back(median_us(stream_, [&] { walk<2>(); }));
       us[at++].push_back(median_us(stream_, [&] { walk<4>(); }));
@@ -89,6 +98,30 @@ class scan_case {
     return all;
   }
   void forward() { cuda::ssd(ctx_, input(), matrix<T, inner>{y_.data(), n_}); }
+  /// One of the forward's kernels, in as many runs as ssd would take of it.
+  template <class Tr>
+  void forward_by(random_array<T> const& y) {
+    auto const plan = room::chunked_plan::make<Tr>(length_, sequences_, ctx_.device());
+    arena memory{scratch_.data(), scratch_.size()};
+    auto const runs = room::take_runs<Tr>(memory, plan, sequences_);
+    room::launch_chunked<Tr>(room::kernel_arguments<M>(input(), matrix<T, inner>{y.data(), n_}), runs, plan, sequences_,
+                             stream_.get());
+  }
+  /// Throws unless the kernels' results are finite and no farther apart than rounding to T leads.
+  void compare_forwards() {
+    forward_by<four_units>(y_), forward_by<warpgroups>(dx_);
+    stream_.synchronize();
+    std::vector<T> want(n_ * inner), got(n_ * inner);
+    cuda::check(cudaMemcpy(want.data(), y_.data(), want.size() * sizeof(T), cudaMemcpyDeviceToHost), "y");
+    cuda::check(cudaMemcpy(got.data(), dx_.data(), got.size() * sizeof(T), cudaMemcpyDeviceToHost), "y");
+    double apart = 0, size = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      double const x = double(__bfloat162float(got[i])), y = double(__bfloat162float(want[i]));
+      apart += (x - y) * (x - y), size += y * y;
+    }
+    if (!(apart < 4e-5 * size))
+      throw std::runtime_error{"the forward's kernels differ by " + std::to_string(std::sqrt(apart / size))};
+  }
   void backward() { cuda::ssd_backward(ctx_, input(), matrix<T, inner>{dy_.data(), n_}, gradients()); }
   /// Without the sums of dA and dD over sequences.
   void backward(plan const& way) {
@@ -168,8 +201,15 @@ class scan_case {
     cuda::ssd_gradient<M, T> const none{};
     return room::operands_of<M, T>(input(), dy_.data(), none, sequences_);
   }
+  template <class Tr>
+  [[nodiscard]] std::size_t forward_bytes() const {
+    arena ruler;
+    static_cast<void>(
+        room::take_runs<Tr>(ruler, room::chunked_plan::make<Tr>(length_, sequences_, ctx_.device()), sequences_));
+    return ruler.peak();
+  }
   [[nodiscard]] std::size_t scratch_bytes() const {
-    std::size_t most = 0;
+    std::size_t most = std::max(forward_bytes<four_units>(), forward_bytes<warpgroups>());
     for (auto const& way : ways()) most = std::max(most, form::scratch_bytes(sequences_, length_, way));
     return most;
   }
@@ -180,7 +220,8 @@ class scan_case {
   cuda::context<> ctx_{stream_.get()};
   random_array<T> x_{n_ * inner}, b_{n_ * states, 0.1f}, c_{n_ * states, 0.1f}, y_{n_ * inner}, dy_{n_ * inner};
   random_array<T> dx_{n_ * inner}, db_{n_ * states}, dc_{n_ * states};
-  random_array<float> dt_{n_ * std::size_t(M.heads), 0.01f, 0.05f}, a_{std::size_t(M.heads), 0.1f, -1.f},
+  random_array<float> dt_{n_ * std::size_t(M.heads), 0.005f,
+                          0.05f},  // never negative a_{std::size_t(M.heads), 0.1f, -1.f},
       d_{std::size_t(M.heads)}, ddt_{n_ * std::size_t(M.heads)};
   random_array<float> da_{std::size_t(M.heads)}, dd_{std::size_t(M.heads)},
       sums_{2 * std::size_t(sequences_) * std::size_t(M.heads)};
@@ -195,14 +236,15 @@ void measure(char const* name, int sequences, int length, bool once) {
 void run(bool once) {
   if (!once) print_device();
   std::puts(
-      "| us | forward | walk alone: two units a block | four | slices by themselves, two | four | beside chunks | "
-      "early | "
-      "backward, as taken | forward, backward |");
-  std::puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+      "| us | forward: four units | warpgroups | as taken | walk alone: two units a block | four | slices by "
+      "themselves, two | four | beside chunks | early | backward, as taken | forward, backward |");
+  std::puts("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
   measure<tiny>("Tiny, 64 x 3137", 64, 3137, once);
   if (once) return;
   measure<tiny>("Tiny, 32 x 3137", 32, 3137, once);
   measure<tiny>("Tiny, 16 x 3137", 16, 3137, once);
+  measure<tiny>("Tiny, 4 x 3137", 4, 3137, once);
+  measure<tiny>("Tiny, 1 x 3137", 1, 3137, once);
   measure<tiny>("Tiny, 64 x 785", 64, 785, once);
   measure<tiny>("Tiny, 174 x 577", 174, 577, once);
   measure<small>("Small, 32 x 3137", 32, 3137, once);

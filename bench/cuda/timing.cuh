@@ -103,6 +103,7 @@ class random_array {
       cuda::check(
           cudaMemcpy(data() + at, host.data(), std::min(host.size(), n - at) * sizeof(T), cudaMemcpyHostToDevice),
           "random numbers");
+    cuda::check(cudaDeviceSynchronize(), "random numbers");  // a copy may return ahead of its arrival
   }
   [[nodiscard]] T* data() const { return reinterpret_cast<T*>(memory_.data()); }
 

@@ -190,6 +190,7 @@ template <class T>
 T atomicAdd(T* p, std::type_identity_t<T> x) {
   return __atomic_fetch_add(p, x, __ATOMIC_RELAXED);
 }
+inline void __threadfence_block() {}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(unsigned(x)); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

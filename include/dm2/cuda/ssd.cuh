@@ -5,7 +5,8 @@
 ///
 /// h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t^T,  y_t = C_t h_t + D x_t. Four ways to the same numbers:
 ///  - quadratic (ssd/quadratic.cuh): sequences of at most 256 tokens as a masked product, like attention;
-///  - chunked (ssd/chunked.cuh): any length, in chunks of 64 tokens with the state carried between them;
+///  - chunked (ssd/chunked.cuh, for a Hopper ssd/chunked_hopper.cuh): any length, in chunks of 64 tokens with the
+///    state carried between them;
 ///  - in tiles of float or TF32 (ssd/tiled.cuh): float up to 720 tokens, few sequences up to 800, as a
 ///    masked product;
 ///  - the recurrence (ssd/general.cuh): longer ones of float, and sizes that no tile divides.
@@ -18,6 +19,7 @@
 #include <dm2/core/view.hpp>
 #include <dm2/cuda/context.cuh>
 #include <dm2/cuda/ssd/chunked.cuh>
+#include <dm2/cuda/ssd/chunked_hopper.cuh>
 #include <dm2/cuda/ssd/general.cuh>
 #include <dm2/cuda/ssd/quadratic.cuh>
 #include <dm2/cuda/ssd/tiled.cuh>
@@ -64,7 +66,7 @@ chosen_form choose_form(int length, bool aligned, scan_form form, device_propert
 template <mixer_shape M, class T>
 std::size_t chunked_bytes(int length, int sequences, device_properties const& device) {
   arena ruler;
-  with_chunked_traits<ssd_sizes<M, T>>(length, sequences, device, [&]<class Tr>(Tr, chunked_plan const& plan) {
+  with_forward_traits<ssd_sizes<M, T>>(length, sequences, device, [&]<class Tr>(Tr, chunked_plan const& plan) {
     static_cast<void>(take_runs<Tr>(ruler, plan, sequences));
   });
   return ruler.peak();
@@ -84,7 +86,7 @@ template <mixer_shape M, class T>
 void launch_chunked_from(arena& memory, device_properties const& device, cudaStream_t stream, arguments<T> const& p,
                          int sequences) {
   arena_scope const scope{memory};
-  with_chunked_traits<ssd_sizes<M, T>>(p.length, sequences, device, [&]<class Tr>(Tr, chunked_plan const& plan) {
+  with_forward_traits<ssd_sizes<M, T>>(p.length, sequences, device, [&]<class Tr>(Tr, chunked_plan const& plan) {
     launch_chunked<Tr>(p, take_runs<Tr>(memory, plan, sequences), plan, sequences, stream);
   });
 }

@@ -1,4 +1,4 @@
-// The scan in chunks with each number of units a block, and which number a device takes.
+// The scan in chunks: units a block, a Hopper's kernel, and which a device takes.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 
@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 #include <vector>
 
 using namespace dm2;
@@ -17,12 +18,17 @@ using namespace dm2::test;
 namespace room = dm2::cuda::detail::ssd;
 
 using scan_shapes::few, scan_shapes::least, scan_shapes::lone, scan_shapes::small, scan_shapes::square,
-    scan_shapes::tiny;
+    scan_shapes::sliced, scan_shapes::tiny;
 
 namespace {
 
 /// Four groups of three heads: with two or four units a block the last block has a team too many.
 constexpr mixer_shape four_groups{.heads = 12, .headdim = 16, .d_state = 32, .groups = 4, .d_conv = 4};
+/// Two groups of four heads.
+constexpr mixer_shape fours{.heads = 8, .headdim = 16, .d_state = 64, .groups = 2, .d_conv = 4};
+/// Heads of 64 columns, which with 128 states are two slices of 32.
+constexpr mixer_shape halved{.heads = 2, .headdim = 64, .d_state = 128, .groups = 1, .d_conv = 4};
+constexpr mixer_shape four_heads{.heads = 4, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
 constexpr mixer_shape six_heads{.heads = 6, .headdim = 48, .d_state = 128, .groups = 1, .d_conv = 4};
 
 template <mixer_shape M, class T, int Teams>
@@ -31,6 +37,14 @@ struct chunked_case {
   using element = T;
   using traits = room::chunked_traits<room::ssd_sizes<M, T>, Teams>;
   using alone = room::chunked_traits<room::ssd_sizes<M, T>, 1>;
+};
+
+/// A Hopper's kernel.
+template <mixer_shape M, class T>
+struct hopper_case {
+  static constexpr mixer_shape shape = M;
+  using element = T;
+  using traits = room::chunked_hopper_traits<room::ssd_sizes<M, T>>;
 };
 
 /// A batch on the device, and the same in double.
@@ -43,11 +57,14 @@ struct device_scan : scan_operands<Case::shape, typename Case::element> {
 
   device_scan(int batch, int length) : base{random_ssd<M>(batch, length)} {}
 
-  /// Whether a block of the device has the memory.
+  /// Whether a block of the device has the memory, and the instructions.
   template <class Tr>
   static bool fits() {
     cuda::context<> const ctx;
-    return Tr::bytes <= ctx.device().shared_per_block;
+    if constexpr (requires { Tr::alignment; })
+      return room::chunked_hopper_runs<Tr>(ctx.device());
+    else
+      return Tr::bytes <= ctx.device().shared_per_block;
   }
   /// y, every sequence by a block's walk of all its chunks, or in runs of `chunks`.
   template <class Tr>
@@ -87,6 +104,15 @@ int units(int sequences, int length, cuda::device_properties const& device) {
       length, sequences, device, []<class Tr>(Tr, room::chunked_plan const&) { return Tr::teams; });
 }
 
+/// Whether ssd takes the Hopper's kernel for a batch.
+template <mixer_shape M>
+bool takes_hopper(int sequences, int length, cuda::device_properties const& device) {
+  using sizes = room::ssd_sizes<M, __nv_bfloat16>;
+  return room::with_forward_traits<sizes>(length, sequences, device, []<class Tr>(Tr, room::chunked_plan const&) {
+    return std::is_same_v<Tr, room::chunked_hopper_traits<sizes>>;
+  });
+}
+
 }  // namespace
 
 #define DM2_CHUNKED_CASES                                                                                   \
@@ -110,7 +136,7 @@ TEST_CASE_TEMPLATE("cuda ssd chunked: y equals double's at lengths around the ch
 }
 
 TEST_CASE_TEMPLATE("cuda ssd chunked: Tiny's shape equals double", Case, chunked_case<tiny, __nv_bfloat16, 2>,
-                   chunked_case<tiny, __nv_bfloat16, 4>) {
+                   chunked_case<tiny, __nv_bfloat16, 4>, hopper_case<tiny, __nv_bfloat16>, hopper_case<tiny, __half>) {
   if (!device_scan<Case>::template fits<typename Case::traits>()) return;
   device_scan<Case> f{1, 321};
   f.host.forward();
@@ -125,6 +151,53 @@ TEST_CASE_TEMPLATE("cuda ssd chunked: the bits are those of a run before, and of
   auto const y = f.template run<typename Case::traits>(whole);
   CHECK(f.template run<typename Case::traits>(whole) == y);
   CHECK(f.template run<typename Case::alone>(whole) == y);
+}
+
+#define DM2_HOPPER_CASES                                                                                     \
+  hopper_case<four_heads, __nv_bfloat16>, hopper_case<six_heads, __half>, hopper_case<fours, __nv_bfloat16>, \
+      hopper_case<square, __half>, hopper_case<sliced, __nv_bfloat16>, hopper_case<halved, __nv_bfloat16>
+
+TEST_CASE_TEMPLATE("cuda ssd chunked on a Hopper: y equals double's at lengths around the chunks', whole and in runs",
+                   Case, DM2_HOPPER_CASES) {
+  if (!device_scan<Case>::template fits<typename Case::traits>()) return;
+  for (int const length : {1, 63, 64, 65, 129, 257, 785}) {
+    CAPTURE(length);
+    device_scan<Case> f{2, length};
+    f.host.forward();
+    for (int const chunks : {whole, 2}) {
+      CAPTURE(chunks);
+      CHECK(relative_error(f.template run<typename Case::traits>(chunks), f.host.y) <
+            rounding_tolerance<typename Case::element>);
+    }
+  }
+}
+
+TEST_CASE_TEMPLATE("cuda ssd chunked on a Hopper: the bits are those of a run before", Case, DM2_HOPPER_CASES) {
+  if (!device_scan<Case>::template fits<typename Case::traits>()) return;
+  device_scan<Case> f{2, 200};
+  for (int const chunks : {whole, 2}) {
+    auto const y = f.template run<typename Case::traits>(chunks);
+    CHECK(f.template run<typename Case::traits>(chunks) == y);
+  }
+}
+
+TEST_CASE("cuda ssd chunked on a Hopper: ssd takes it in the place of four units a block, and no other device does") {
+  using traits = room::chunked_hopper_traits<room::ssd_sizes<tiny, __nv_bfloat16>>;
+  auto h200 = device_of(132, 227);
+  h200.major = 9, h200.minor = 0;
+  if (!room::chunked_hopper_runs<traits>(h200)) return;
+  CHECK(takes_hopper<tiny>(64, 3137, h200));
+  CHECK(takes_hopper<tiny>(16, 3137, h200));
+  CHECK(takes_hopper<small>(32, 3137, h200));
+  CHECK(takes_hopper<tiny>(4, 3137, h200));        // 104 blocks, runs of four chunks
+  CHECK_FALSE(takes_hopper<tiny>(1, 3137, h200));  // runs of one chunk
+  CHECK_FALSE(takes_hopper<few>(64, 3137, h200));
+  CHECK_FALSE(takes_hopper<least>(64, 3137, h200));
+  auto other = h200;
+  other.major = 12;
+  CHECK_FALSE(takes_hopper<tiny>(64, 3137, other));
+  other = device_of(132, 163);
+  CHECK_FALSE(takes_hopper<tiny>(64, 3137, other));
 }
 
 TEST_CASE(

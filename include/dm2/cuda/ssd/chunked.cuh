@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace dm2::cuda::detail::ssd {
 
@@ -452,11 +453,14 @@ chunk_runs<typename Tr::element> take_runs(arena& scratch, chunked_plan const& p
   return {plan.runs, plan.chunks, scratch.take<float4>(n * Tr::state_vectors), scratch.take<float>(n)};
 }
 
-template <class Tr, bool Output>
-void launch_walk(arguments<typename Tr::element> const& p, chunk_runs<typename Tr::element> const& runs,
-                 unsigned blocks, cudaStream_t stream) {
-  prefer_shared("ssd: chunks", chunked_kernel<Tr, Output>);
-  launch("ssd: chunks", chunked_kernel<Tr, Output>, {blocks, Tr::threads, std::size_t(Tr::bytes)}, stream, p, runs);
+/// The walk's kernel; chunked_hopper.cuh has another of these, for its traits.
+template <class Sizes, int Teams, bool Output>
+void launch_walk(chunked_traits<Sizes, Teams>, std::bool_constant<Output>, arguments<typename Sizes::element> const& p,
+                 chunk_runs<typename Sizes::element> const& runs, int, unsigned blocks, cudaStream_t stream) {
+  using traits = chunked_traits<Sizes, Teams>;
+  auto const kernel = chunked_kernel<traits, Output>;
+  prefer_shared("ssd: chunks", kernel);
+  launch("ssd: chunks", kernel, {blocks, traits::threads, std::size_t(traits::bytes)}, stream, p, runs);
 }
 
 /// The scan of `sequences` sequences, its scratch in `runs`.
@@ -465,11 +469,11 @@ void launch_chunked(arguments<typename Tr::element> const& p, chunk_runs<typenam
                     chunked_plan const& plan, int sequences, cudaStream_t stream) {
   unsigned const blocks = unsigned(plan.blocks) * unsigned(sequences) * unsigned(plan.runs);
   if (plan.runs > 1) {
-    launch_walk<Tr, false>(p, runs, blocks, stream);
+    launch_walk(Tr{}, std::false_type{}, p, runs, sequences, blocks, stream);
     unsigned const units = unsigned(sequences) * unsigned(Tr::sizes::groups * Tr::unit::count);
     launch("ssd: states of runs", runs_kernel<Tr>, {dim3(Tr::state_vectors / 128, units), 128}, stream, runs);
   }
-  launch_walk<Tr, true>(p, runs, blocks, stream);
+  launch_walk(Tr{}, std::true_type{}, p, runs, sequences, blocks, stream);
 }
 
 }  // namespace dm2::cuda::detail::ssd

@@ -2,7 +2,7 @@
 /// The instructions of dm2/cuda/instructions/wgmma.cuh on the host.
 ///
 /// Products read their operands when they are waited for, as late as they may. A kernel's products are all down (a b),
-/// or none.
+/// or none, or those of wgmma_slices.cuh.
 #pragma once
 
 #include "../../../../tiles.hpp"
@@ -51,6 +51,7 @@ struct pending_product {
   std::uint32_t const* fragment;  ///< of a, or null
   std::uint64_t a, b;
   bool add;
+  bool a_down = false, b_down = false;  ///< of wgmma_slices.cuh, whose kernels mix them
 };
 inline std::deque<std::vector<pending_product>>& products_of_thread() {
   static thread_local std::array<std::deque<std::vector<pending_product>>, 1024> all;
@@ -84,6 +85,17 @@ inline void add_products(std::array<std::vector<pending_product>*, 32> const& al
   }
 }
 
+/// A left operand from the lanes' registers.
+template <class T>
+void read_fragments(std::array<std::vector<pending_product>*, 32> const& all, std::size_t i, float (&a)[16][16]) {
+  for (int l = 0; l < 32; ++l)
+    for (int j = 0; j < 4; ++j) {
+      auto const v = unpack<T>((*all[std::size_t(l)])[i].fragment[j]);
+      float* const pair = &a[l / 4 + j % 2 * 8][l % 4 * 2 + j / 2 * 8];
+      pair[0] = v.x, pair[1] = v.y;
+    }
+}
+
 template <class T>
 void multiply_pending(std::array<std::vector<pending_product>*, 32> const& all) {
   int const warp = int(threadIdx.x) / 32 % 4;
@@ -98,11 +110,7 @@ void multiply_pending(std::array<std::vector<pending_product>*, 32> const& all) 
     if (first.fragment == nullptr)
       for (int r = 0; r < 16; ++r) read_operand<T>(first.a, warp * 16 + r, a[r]);
     else
-      for (int l = 0; l < 32; ++l)
-        for (int j = 0; j < 4; ++j) {
-          auto const v = unpack<T>((*all[std::size_t(l)])[i].fragment[j]);
-          a[l / 4 + j % 2 * 8][l % 4 * 2 + j / 2 * 8] = v.x, a[l / 4 + j % 2 * 8][l % 4 * 2 + j / 2 * 8 + 1] = v.y;
-        }
+      read_fragments<T>(all, i, a);
     add_products(all, i, a, b);
   }
 }
@@ -174,12 +182,7 @@ void multiply_pending_down(std::array<std::vector<pending_product>*, 32> const& 
     float a[16][16], b[16][192];
     for (std::uint32_t k = 0; k < 16; ++k) read_operand_down<T>(first.b, k, std::uint32_t(first.columns), b[k]);
     for (int r = 0; first.fragment == nullptr && r < 16; ++r) read_operand<T>(first.a, warp * 16 + r, a[r]);
-    for (int l = 0; first.fragment != nullptr && l < 32; ++l)
-      for (int j = 0; j < 4; ++j) {
-        auto const v = unpack<T>((*all[std::size_t(l)])[i].fragment[j]);
-        float* const pair = &a[l / 4 + j % 2 * 8][l % 4 * 2 + j / 2 * 8];
-        pair[0] = v.x, pair[1] = v.y;
-      }
+    if (first.fragment != nullptr) read_fragments<T>(all, i, a);
     add_products(all, i, a, b);
   }
 }
