@@ -4,10 +4,10 @@
 //   dm2_cuda_scan_bench --once     each way once, without times, for a profiler
 //
 // The forward's kernels are chunked.cuh's with four units a block and a Hopper's; their results are compared before
-// they are timed. The walk is the first of the backward's kernels alone, which leaves the states between chunks. Ways of the backward:
-// slices of sequences walked by themselves, two or four units a block; or beside the chunks of the slice before, as
-// many sequences as there are multiprocessors for; early: a launch may start before the one ahead has ended. Each way's
-// gradients are compared with the first's, bit for bit, before anything is timed.
+// they are timed. The walk is the first of the backward's kernels alone, which leaves the states between chunks. Ways
+// of the backward: slices of sequences walked by themselves, two or four units a block; or beside the chunks of the
+// slice before, as many sequences as there are multiprocessors for; early: a launch may start before the one ahead has
+// ended. Each way's gradients are compared with the first's, bit for bit, before anything is timed.
 #include <dm2/core/arena.hpp>
 #include <dm2/cuda/ssd.cuh>
 #include <dm2/cuda/ssd_backward.cuh>
