@@ -220,9 +220,8 @@ class scan_case {
   cuda::context<> ctx_{stream_.get()};
   random_array<T> x_{n_ * inner}, b_{n_ * states, 0.1f}, c_{n_ * states, 0.1f}, y_{n_ * inner}, dy_{n_ * inner};
   random_array<T> dx_{n_ * inner}, db_{n_ * states}, dc_{n_ * states};
-  random_array<float> dt_{n_ * std::size_t(M.heads), 0.005f,
-                          0.05f},  // never negative a_{std::size_t(M.heads), 0.1f, -1.f},
-      d_{std::size_t(M.heads)}, ddt_{n_ * std::size_t(M.heads)};
+  random_array<float> dt_{n_ * std::size_t(M.heads), 0.005f, 0.05f};  // never negative
+  random_array<float> a_{std::size_t(M.heads), 0.1f, -1.f}, d_{std::size_t(M.heads)}, ddt_{n_ * std::size_t(M.heads)};
   random_array<float> da_{std::size_t(M.heads)}, dd_{std::size_t(M.heads)},
       sums_{2 * std::size_t(sequences_) * std::size_t(M.heads)};
   cuda::device_memory scratch_{scratch_bytes()};
