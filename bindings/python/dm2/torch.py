@@ -132,9 +132,9 @@ def ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional[Tens
 
     h_t = exp(dt_t A) h_(t-1) + dt_t B_t x_t,  y_t = C_t h_t + D x_t
 
-    x: [batch, length, heads, headdim]. dt: [batch, length, heads], after softplus. A: [heads], negative. B and C:
-    [batch, length, groups, d_state]; head h reads group h // (heads // groups). D: [heads], or None. Those are
-    mamba_ssm's mamba_chunk_scan_combined, without a chunk's size, initial states and z.
+    x: [batch, length, heads, headdim]. dt: [batch, length, heads], after softplus, so 0 or more: else y may be
+    NaN. A: [heads], negative. B and C: [batch, length, groups, d_state]; head h reads group h // (heads // groups).
+    D: [heads], or None. Those are mamba_ssm's mamba_chunk_scan_combined, without a chunk's size, initial states and z.
 
     On a CPU all are of x's type; on a GPU dt, A and D are float32 where x has 16 bits, and are converted to it.
     headdim is at most 128, d_state 256. Raises ValueError for shapes that disagree.

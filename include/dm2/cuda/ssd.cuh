@@ -164,6 +164,8 @@ void scan_composed(context<P>& ctx, ssd_input<M, T> const& in, rows<T, M.d_inner
 /// y = scan(x, dt, A, B, C) + D x for each sequence; head h reads group h / (H / G).
 ///
 /// Shapes   ssd_input; y [B L, H P]. Any L >= 1; P at most 128, N at most 256.
+/// Values   dt >= 0, as softplus makes it; nothing checks that. A negative dt may make y NaN: in chunks on a Hopper its
+///          logarithm is taken. A token whose dt is 0 neither decays the state nor adds to it.
 /// Writes   y (=). y overlaps no input. The same input on the same device gives the same bits.
 /// Forms    automatic: quadratic where L <= 256 and a block's shared memory holds the scores, else chunked. quadratic:
 ///          the same. chunked: chunked. Whatever the form, T = float is in tiles up to 720 tokens, and up to 800 where
