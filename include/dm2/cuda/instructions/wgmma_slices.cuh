@@ -15,7 +15,7 @@
 namespace dm2::cuda::detail {
 
 /// How an operand lies in shared memory.
-enum class operand : int { across = 0, down = 1 };
+enum class operand_lies : int { across = 0, down = 1 };
 
 // The accumulators as an instruction names them, and as the compiler does.
 #define DM2_NAMES_8 "%0,%1,%2,%3,%4,%5,%6,%7"
@@ -51,7 +51,7 @@ enum class operand : int { across = 0, down = 1 };
     statement(type, "64", DM2_NAMES_32, DM2_LIST_32(d), "%32", "%33", "%34", "%35", "%36")
 
 /// d [64, 2 N] = a b, or += where `add` holds, of 16 numbers to sum over. d is there after wait_products and hold.
-template <class T, operand A, operand B, int N>
+template <class T, operand_lies A, operand_lies B, int N>
 __device__ __forceinline__ void multiply_slice(float (&d)[N], std::uint64_t a, std::uint64_t b, bool add) {
   static_assert(is_half<T> && (N == 8 || N == 16 || N == 24 || N == 32),
                 "dm2::cuda::detail::multiply_slice: T of 16 bits, 16 to 64 columns");

@@ -83,8 +83,8 @@ __device__ __forceinline__ void start_scores(std::uint32_t stage, float (&scores
     std::uint64_t const b = product_operand(stage + std::uint32_t(Tr::b + part * Tr::tile_bytes));
 #pragma unroll
     for (int step = 0; step < 4; ++step)
-      multiply_slice<typename Tr::element, operand::across, operand::across>(scores, further(c, step), further(b, step),
-                                                                             part + step != 0);
+      multiply_slice<typename Tr::element, operand_lies::across, operand_lies::across>(
+          scores, further(c, step), further(b, step), part + step != 0);
   }
   commit_products();
 }
@@ -111,8 +111,8 @@ __device__ __forceinline__ void start_state(chunked_hopper_block<Tr> const& k, s
     std::uint64_t const b = operand_down(stage + std::uint32_t(Tr::b + part * Tr::tile_bytes), 0);
 #pragma unroll
     for (int step = 0; step < 4; ++step)
-      multiply_slice<typename Tr::element, operand::down, operand::down>(state[part], further_down(b, step),
-                                                                         further_down(x, step), true);
+      multiply_slice<typename Tr::element, operand_lies::down, operand_lies::down>(state[part], further_down(b, step),
+                                                                                   further_down(x, step), true);
   }
   commit_products();
 }
@@ -129,8 +129,8 @@ __device__ __forceinline__ void start_output(chunked_hopper_block<Tr> const& k, 
     std::uint64_t const h = product_operand(state + std::uint32_t(part * Tr::state_part));
 #pragma unroll
     for (int step = 0; step < 4; ++step)
-      multiply_slice<typename Tr::element, operand::across, operand::across>(y, further(c, step), further(h, step),
-                                                                             part + step != 0);
+      multiply_slice<typename Tr::element, operand_lies::across, operand_lies::across>(
+          y, further(c, step), further(h, step), part + step != 0);
   }
   commit_products();
 }

@@ -12,7 +12,7 @@
 
 namespace dm2::cuda::detail {
 
-enum class operand : int { across = 0, down = 1 };
+enum class operand_lies : int { across = 0, down = 1 };
 
 /// A lane's i-th product of 16 rows: a [16, 16] as its warp reads it.
 template <class T>
@@ -48,10 +48,11 @@ void multiply_pending_slices(std::array<std::vector<pending_product>*, 32> const
   }
 }
 
-template <class T, operand A, operand B, int N>
+template <class T, operand_lies A, operand_lies B, int N>
 void multiply_slice(float (&d)[N], std::uint64_t a, std::uint64_t b, bool add) {
   product_of_type() = multiply_pending_slices<T>;
-  products_of_thread().back().push_back({d, 2 * N, nullptr, a, b, add, A == operand::down, B == operand::down});
+  products_of_thread().back().push_back(
+      {d, 2 * N, nullptr, a, b, add, A == operand_lies::down, B == operand_lies::down});
 }
 template <class T, int N>
 void multiply_slice_down(float (&d)[N], std::uint32_t const (&a)[4], std::uint64_t b) {
