@@ -97,7 +97,10 @@ PROTO = b"\x80\2"
 weights = dct(text("w"), tensor(), text("n"), tensor(b"LongStorage", "1", 1, 0, (), ()))
 averages = b"](" + tensor() + tensor(b"LongStorage", "1", 1, 0, (), ()) + b"e"
 many = b"".join(b"\x8c\2" + bytes((97 + i // 26, 97 + i % 26)) + b"h\1" for i in range(300))
+callbacks = b"".join(text(str(i)) + b"}h\1}" + text("w") + b"h\2sss" for i in range(600))
 pickles = {
+    "many_averages": dct(text("state_dict"), b"}" + text("w") + tensor() + b"q\2s", text("ema" + " " * 197) + b"q\1" + b"N",
+                         text("callbacks"), b"}" + callbacks),
     "weights": weights,
     "checkpoint": dct(text("state_dict"), weights, text("pytorch-lightning_version"), text("2"), text("callbacks"),
                       dct(text("EMA"), dct(text("ema_weights"), averages)), text("hyper_parameters"),

@@ -8,6 +8,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -250,6 +251,36 @@ TEST_CASE("two sets: plain values in a state dict are left out with a notice, wh
   checkpoint const sparse{text("state_dict") +
                           dict(items("0") + text("s") + global("torch._utils", "_rebuild_sparse_tensor") + ")R")};
   CHECK(contains(sparse.refused(weights::automatic), "'s' is an object of the refused global"));
+}
+
+/// So many callbacks, each of which keeps a dict of averages under one long key.
+std::string many_callbacks(int count) {
+  std::string const key = text("ema" + std::string(197, ' '));
+  std::string all;
+  for (int i = 0; i < count; ++i) all += text("c" + std::to_string(i)) + dict(key + dict(items("1")));
+  return text("pytorch-lightning_version") + text("2.6") + state_dict + text("callbacks") + dict(all);
+}
+
+TEST_CASE("two sets: a file with many of them is refused in a line, however many there are") {
+  checkpoint const some{many_callbacks(12)}, many{many_callbacks(1001)};
+  for (weights which : {weights::automatic, weights::ema}) {
+    std::string const why = some.refused(which);
+    CHECK(contains(why, "holds several sets that may be averages: 'callbacks/c0/ema"));
+    CHECK(contains(why, "'callbacks/c9/ema"));
+    CHECK(contains(why, "', and 2 more; the raw weights (--raw)"));
+    CHECK_FALSE(contains(why, "c10"));
+    CHECK(many.refused(which) == "holds more than 1000 sets that may be averages");
+  }
+}
+
+TEST_CASE("two sets: notices of tensors that are left out end at a hundred") {
+  std::string all;
+  for (int i = 0; i < 150; ++i)
+    all += text("f" + std::to_string(i)) + tensor("ComplexFloatStorage", "0", 1, 0, {1}, {1});
+  checkpoint const file{text("state_dict") + dict(items("0") + all)};
+  CHECK(file.read(weights::automatic) == 1);
+  std::string const notices = file.notices(weights::automatic);
+  CHECK(std::count(notices.begin(), notices.end(), '\n') == 100);
 }
 
 TEST_CASE("training checkpoints: the mark counts where it parses and both sets are there, else it says nothing") {

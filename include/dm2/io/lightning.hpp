@@ -142,9 +142,7 @@ class torch_content_reader {
     });
     if (sources.empty()) return choose({std::move(sets.raw), {}, {}, {}, {}}, where, which);
     if (sources.size() > 1) {
-      std::string all;
-      for (averages_source const& s : sources) all += (all.empty() ? "'" : ", '") + s.where + "'";
-      fail("holds several sets that may be averages: " + all + "; the raw weights (--raw), in " + where +
+      fail("holds several sets that may be averages: " + places(sources) + "; the raw weights (--raw), in " + where +
            ", can be read");
     }
     averages_source const& source = sources.front();
@@ -154,6 +152,15 @@ class torch_content_reader {
     std::move(matched.notices.begin(), matched.notices.end(), std::back_inserter(out_.notices));
     out_.tensors = std::move(matched.tensors);
     out_.averaged = true;
+  }
+
+  /// "'one', 'another'": where the first ten are, and how many more there are.
+  [[nodiscard]] static std::string places(std::vector<averages_source> const& sources) {
+    std::size_t const told = std::min<std::size_t>(sources.size(), 10);
+    std::string all;
+    for (std::size_t i = 0; i < told; ++i) all += (i == 0 ? "'" : ", '") + sources[i].where + "'";
+    if (told < sources.size()) all += ", and " + std::to_string(sources.size() - told) + " more";
+    return all;
   }
 
   /// The published callback is called EMA: its list counts where other callbacks have one too.
@@ -232,9 +239,7 @@ class torch_content_reader {
     std::unordered_set<std::uint32_t> seen;
     look_for_weights(root, "", seen, found);
     if (found.size() < 2) return found.empty() ? std::nullopt : std::optional{found.front()};
-    std::string all;
-    for (averages_source const& f : found) all += (all.empty() ? "'" : ", '") + f.where + "'";
-    fail("holds tensors under " + all + ", and does not say which are the weights");
+    fail("holds tensors under " + places(found) + ", and does not say which are the weights");
   }
   static void look_for_weights(pickle_value dict, std::string const& where, std::unordered_set<std::uint32_t>& seen,
                                std::vector<averages_source>& found) {
@@ -282,8 +287,9 @@ class torch_content_reader {
         fail(std::string{what} + " has " + key.describe() + " as a name");
       if (!seen.insert(key.raw()).second) fail(std::string{what} + " names '" + std::string{key.raw()} + "' twice");
       if (auto const elements = torch_file::foreign_elements(value); elements && dict.size() > 1) {
-        out_.notices.push_back("'" + std::string{short_key(key)} + "' has elements of " + *elements +
-                               ", and is left out");
+        if (out_.notices.size() < 100)
+          out_.notices.push_back("'" + std::string{short_key(key)} + "' has elements of " + *elements +
+                                 ", and is left out");
         continue;
       }
       out.push_back(take(value, std::string{key.raw()}));

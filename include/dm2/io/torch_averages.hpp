@@ -2,6 +2,7 @@
 /// Where a torch file keeps running averages apart from the weights.
 #pragma once
 
+#include <dm2/core/error.hpp>
 #include <dm2/io/pickle/value.hpp>
 #include <dm2/io/tensor.hpp>
 #include <dm2/io/tensor_names.hpp>
@@ -73,6 +74,12 @@ class averages_finder {
 
  private:
   bool first_look(pickle_value v) { return seen_.insert(v.number()).second; }
+  /// A set takes 15 bytes of a file, and where it is said to be up to 600.
+  void add(averages_source source) {
+    if (found_.size() == most_sources)
+      throw file_error{file_.path(), "holds more than " + std::to_string(most_sources) + " sets that may be averages"};
+    found_.push_back(std::move(source));
+  }
 
   /// The entries of a dict, `front` before their keys; of the dict in it that the weights are in, too.
   void look_through(pickle_value dict, std::string const& front) {
@@ -87,7 +94,7 @@ class averages_finder {
       else if (!first_look(value))
         continue;
       else if (is_twin(value))
-        found_.push_back({where, value, std::nullopt, "what it holds is not known"});
+        add({where, value, std::nullopt, "what it holds is not known"});
       else if (front.empty() && holds_weights_dict(value))
         look_through(value, where + "/");
     }
@@ -105,7 +112,7 @@ class averages_finder {
       if (!key.as_text() || !first_look(state)) continue;
       std::string const where = "callbacks/" + std::string{short_key(key)};
       if (speaks_of_average(short_key(key)) && holds_weights(state))
-        found_.push_back({where, state, steps_in(file_, state), {}});
+        add({where, state, steps_in(file_, state), {}});
       else
         look_inside(state, where, speaks_of_average(short_key(key)));
     }
@@ -115,9 +122,9 @@ class averages_finder {
   void look_at(pickle_value v, std::string const& where) {
     if (!first_look(v)) return;
     if (holds_weights(v))
-      found_.push_back({where, v, steps_in(file_, v), {}});
+      add({where, v, steps_in(file_, v), {}});
     else if (v.is(pickle_kind::refused) && !is_plain_object(v))
-      found_.push_back({where, v, std::nullopt, "it is " + v.describe()});
+      add({where, v, std::nullopt, "it is " + v.describe()});
     else
       look_inside(v, where, true);
   }
@@ -138,7 +145,7 @@ class averages_finder {
         (speaks ? speaking : others).push_back({inner, value, steps_in(file_, container), {}});
     }
     auto& chosen = speaking.empty() ? others : speaking;
-    for (averages_source& s : chosen) found_.push_back(std::move(s));
+    for (averages_source& s : chosen) add(std::move(s));
   }
 
   /// Whether a dict or list has a tensor of a weight's name, or one that is more than a single number: scores and
@@ -176,6 +183,8 @@ class averages_finder {
         same += names_.contains(core_name(short_key(key))) ? 1 : 0;
     return same >= names_.size();
   }
+
+  static constexpr std::size_t most_sources = 1000;
 
   torch_file const& file_;
   pickle_value root_, weights_;
