@@ -1,6 +1,6 @@
 // Draws pictures a second against tokens from a table that dm2_cuda_cliff_bench wrote: a line a precision, both ways.
 //
-//   dm2_cliff_picture bench/results/h200/cliff_6a3ef24.md docs/pictures/cliff_h200.png
+//   dm2_cliff_picture bench/results/h200/cliff_ff20f04.md docs/pictures/cliff_h200.png
 #include <dm2/data/encode_png.hpp>
 #include <dm2/train/log/chart.hpp>
 
