@@ -384,7 +384,7 @@ bool chunked_hopper_runs(device_properties const& device) {
 
 /// f(traits, plan) with what the forward takes: as with_chunked_traits, and this kernel in the place of four units a
 /// block where no multiprocessor then has more columns to do than with two; but not for runs of fewer than four chunks,
-/// which are mostly a block's start, and not timed.
+/// which are mostly a block's start: 22.9 us for 21.8 with one sequence of 3,137 tokens on an H200.
 template <class Sizes, class F>
 auto with_forward_traits(int length, int sequences, device_properties const& device, F const& f) {
   using hopper = chunked_hopper_traits<Sizes>;
