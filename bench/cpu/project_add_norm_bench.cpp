@@ -30,6 +30,7 @@ struct case_of {
 
     explicit forward(std::size_t n) : count{n} {
       cpu::context<T> ctx{1};
+      mixer::merge_out(ctx, state.view(), 0, merged.data());
       out = mixer::out(ctx, state.view(), 0, merged.data());
     }
     [[nodiscard]] norm_point<T, dim> point() const { return {{after.data(), count}, rstd.data()}; }

@@ -143,7 +143,7 @@ class block_kernels {
     std::size_t const n = std::size_t(sequences) * std::size_t(tokens), heads = M.heads;
     random_array<T> const x{n * inner}, b{n * state, 0.1f}, c{n * state, 0.1f}, y{n * inner}, dy{n * inner};
     random_array<T> const dx{n * inner}, db{n * state}, dc{n * state};
-    random_array<float> const dt{n * heads, 0.01f, 0.05f}, a{heads, 0.1f, -1.f}, d{heads};
+    random_array<float> const dt{n * heads, 0.005f, 0.05f}, a{heads, 0.1f, -1.f}, d{heads};
     random_array<float> const ddt{n * heads}, da{heads}, dd{heads};
     auto const wide = [&](auto const& p) { return matrix<T, inner>{p.data(), n}; };
     auto const narrow = [&](auto const& p) { return matrix<T, state>{p.data(), n}; };
