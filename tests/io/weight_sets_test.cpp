@@ -262,14 +262,17 @@ std::string many_callbacks(int count) {
 }
 
 TEST_CASE("two sets: a file with many of them is refused in a line, however many there are") {
-  checkpoint const some{many_callbacks(12)}, many{many_callbacks(1001)};
+  std::string inside;
+  for (int i = 0; i < 1001; ++i) inside += text("ema" + std::to_string(i)) + dict(items("1"));
+  checkpoint const some{many_callbacks(12)}, many{many_callbacks(1001)}, in_one{callback("Averages", inside)};
   for (weights which : {weights::automatic, weights::ema}) {
     std::string const why = some.refused(which);
     CHECK(contains(why, "holds several sets that may be averages: 'callbacks/c0/ema"));
     CHECK(contains(why, "'callbacks/c9/ema"));
     CHECK(contains(why, "', and 2 more; the raw weights (--raw)"));
     CHECK_FALSE(contains(why, "c10"));
-    CHECK(many.refused(which) == "holds more than 1000 sets that may be averages");
+    for (checkpoint const* file : {&many, &in_one})
+      CHECK(file->refused(which) == "holds more than 1000 sets that may be averages");
   }
 }
 

@@ -74,11 +74,11 @@ class averages_finder {
 
  private:
   bool first_look(pickle_value v) { return seen_.insert(v.number()).second; }
-  /// A set takes 15 bytes of a file, and where it is said to be up to 600.
-  void add(averages_source source) {
-    if (found_.size() == most_sources)
+  /// Adds to a list, which has an end: a set takes 15 bytes of a file, and where it is said to be up to 600.
+  void add(averages_source source, std::vector<averages_source>& to) const {
+    if (to.size() == most_sources)
       throw file_error{file_.path(), "holds more than " + std::to_string(most_sources) + " sets that may be averages"};
-    found_.push_back(std::move(source));
+    to.push_back(std::move(source));
   }
 
   /// The entries of a dict, `front` before their keys; of the dict in it that the weights are in, too.
@@ -94,7 +94,7 @@ class averages_finder {
       else if (!first_look(value))
         continue;
       else if (is_twin(value))
-        add({where, value, std::nullopt, "what it holds is not known"});
+        add({where, value, std::nullopt, "what it holds is not known"}, found_);
       else if (front.empty() && holds_weights_dict(value))
         look_through(value, where + "/");
     }
@@ -112,7 +112,7 @@ class averages_finder {
       if (!key.as_text() || !first_look(state)) continue;
       std::string const where = "callbacks/" + std::string{short_key(key)};
       if (speaks_of_average(short_key(key)) && holds_weights(state))
-        add({where, state, steps_in(file_, state), {}});
+        add({where, state, steps_in(file_, state), {}}, found_);
       else
         look_inside(state, where, speaks_of_average(short_key(key)));
     }
@@ -122,9 +122,9 @@ class averages_finder {
   void look_at(pickle_value v, std::string const& where) {
     if (!first_look(v)) return;
     if (holds_weights(v))
-      add({where, v, steps_in(file_, v), {}});
+      add({where, v, steps_in(file_, v), {}}, found_);
     else if (v.is(pickle_kind::refused) && !is_plain_object(v))
-      add({where, v, std::nullopt, "it is " + v.describe()});
+      add({where, v, std::nullopt, "it is " + v.describe()}, found_);
     else
       look_inside(v, where, true);
   }
@@ -140,12 +140,12 @@ class averages_finder {
       bool const speaks = speaks_of_average(short_key(key));
       std::string const inner = where + "/" + std::string{short_key(key)};
       if (speaks && value.is(pickle_kind::refused) && !is_plain_object(value))
-        speaking.push_back({inner, value, std::nullopt, "it is " + value.describe()});
+        add({inner, value, std::nullopt, "it is " + value.describe()}, speaking);
       else if ((speaks || all) && first_look(value) && (is_list_of_weights(key, value) || holds_weights(value)))
-        (speaks ? speaking : others).push_back({inner, value, steps_in(file_, container), {}});
+        add({inner, value, steps_in(file_, container), {}}, speaks ? speaking : others);
     }
     auto& chosen = speaking.empty() ? others : speaking;
-    for (averages_source& s : chosen) add(std::move(s));
+    for (averages_source& s : chosen) add(std::move(s), found_);
   }
 
   /// Whether a dict or list has a tensor of a weight's name, or one that is more than a single number: scores and
