@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <initializer_list>
 #include <type_traits>
 #include <vector>
 
@@ -113,6 +114,21 @@ bool takes_hopper(int sequences, int length, cuda::device_properties const& devi
   });
 }
 
+/// y of two sequences beside double's, at each length, whole and in runs of two chunks.
+template <class Case>
+void check_lengths(std::initializer_list<int> lengths) {
+  for (int const length : lengths) {
+    CAPTURE(length);
+    device_scan<Case> f{2, length};
+    f.host.forward();
+    for (int const chunks : {whole, 2}) {
+      CAPTURE(chunks);
+      CHECK(relative_error(f.template run<typename Case::traits>(chunks), f.host.y) <
+            rounding_tolerance<typename Case::element>);
+    }
+  }
+}
+
 }  // namespace
 
 #define DM2_CHUNKED_CASES                                                                                   \
@@ -123,16 +139,7 @@ bool takes_hopper(int sequences, int length, cuda::device_properties const& devi
 TEST_CASE_TEMPLATE("cuda ssd chunked: y equals double's at lengths around the chunks', whole and in runs", Case,
                    DM2_CHUNKED_CASES) {
   if (!device_scan<Case>::template fits<typename Case::traits>()) return;
-  for (int const length : {1, 17, 63, 64, 65, 127, 128, 129, 257, 785}) {
-    CAPTURE(length);
-    device_scan<Case> f{2, length};
-    f.host.forward();
-    for (int const chunks : {whole, 2}) {
-      CAPTURE(chunks);
-      CHECK(relative_error(f.template run<typename Case::traits>(chunks), f.host.y) <
-            rounding_tolerance<typename Case::element>);
-    }
-  }
+  check_lengths<Case>({1, 17, 63, 64, 65, 127, 128, 129, 257, 785});
 }
 
 TEST_CASE_TEMPLATE("cuda ssd chunked: Tiny's shape equals double", Case, chunked_case<tiny, __nv_bfloat16, 2>,
@@ -160,16 +167,7 @@ TEST_CASE_TEMPLATE("cuda ssd chunked: the bits are those of a run before, and of
 TEST_CASE_TEMPLATE("cuda ssd chunked on a Hopper: y equals double's at lengths around the chunks', whole and in runs",
                    Case, DM2_HOPPER_CASES) {
   if (!device_scan<Case>::template fits<typename Case::traits>()) return;
-  for (int const length : {1, 63, 64, 65, 129, 257, 785}) {
-    CAPTURE(length);
-    device_scan<Case> f{2, length};
-    f.host.forward();
-    for (int const chunks : {whole, 2}) {
-      CAPTURE(chunks);
-      CHECK(relative_error(f.template run<typename Case::traits>(chunks), f.host.y) <
-            rounding_tolerance<typename Case::element>);
-    }
-  }
+  check_lengths<Case>({1, 63, 64, 65, 129, 257, 785});
 }
 
 TEST_CASE_TEMPLATE("cuda ssd chunked on a Hopper: the bits are those of a run before", Case, DM2_HOPPER_CASES) {

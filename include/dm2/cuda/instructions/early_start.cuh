@@ -12,7 +12,7 @@
 ///   - Before the call it reads nothing but parameters that nothing in the stream writes (context::allow_early_starts),
 ///     not by __ldg or `__restrict__` what it reads again after the call: the compiler may move such loads across it.
 ///     But where A was not early, or lets it start and ends only behind its own waits, all ahead of A has ended then:
-///     it may read what A does not write, and write what A does not touch (ssd/backward_chunked.cuh).
+///     it may read what A does not write, and write what A does not touch (ssd/backward_chunked_kernels.cuh).
 ///   - A kernel that does not wait is launched without `early`: it starts when all ahead of it has ended, as copies and
 ///     the library's products do, whether those ahead let it start or not.
 ///   - let_next_start() may be called at any time, by any kernel. It does not say that results can be read. The next
