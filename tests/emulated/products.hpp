@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <utility>
 
 enum cublasStatus_t {
   CUBLAS_STATUS_SUCCESS = 0,
@@ -19,20 +20,23 @@ enum cublasStatus_t {
   CUBLAS_STATUS_EXECUTION_FAILED = 13,
   CUBLAS_STATUS_NOT_SUPPORTED = 15
 };
-inline char const* cublasLtGetStatusString(cublasStatus_t s) {
+/// A status's name, and what cuBLASLt says of it, which has no name in it.
+inline std::pair<char const*, char const*> words_of(cublasStatus_t s) {
   switch (s) {
     case CUBLAS_STATUS_SUCCESS:
-      return "success";
+      return {"CUBLAS_STATUS_SUCCESS", "success"};
     case CUBLAS_STATUS_ALLOC_FAILED:
-      return "CUBLAS_STATUS_ALLOC_FAILED";
+      return {"CUBLAS_STATUS_ALLOC_FAILED", "the resource allocation failed"};
     case CUBLAS_STATUS_EXECUTION_FAILED:
-      return "CUBLAS_STATUS_EXECUTION_FAILED";
+      return {"CUBLAS_STATUS_EXECUTION_FAILED", "the function failed to launch on the GPU"};
     case CUBLAS_STATUS_NOT_SUPPORTED:
-      return "not supported";
+      return {"CUBLAS_STATUS_NOT_SUPPORTED", "the functionality requested is not supported"};
     default:
-      return "invalid value";
+      return {"CUBLAS_STATUS_INVALID_VALUE", "an unsupported value or parameter was passed to the function"};
   }
 }
+inline char const* cublasLtGetStatusName(cublasStatus_t s) { return words_of(s).first; }
+inline char const* cublasLtGetStatusString(cublasStatus_t s) { return words_of(s).second; }
 
 namespace emulated {
 

@@ -34,7 +34,8 @@ inline void check(cudaError_t status, char const* what, std::source_location at 
 
 /// Throws unless cuBLASLt's status is success.
 inline void check(cublasStatus_t status, char const* what, std::source_location at = std::source_location::current()) {
-  if (status != CUBLAS_STATUS_SUCCESS) detail::fail(what, cublasLtGetStatusString(status), at);
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  detail::fail(what, std::string{cublasLtGetStatusName(status)} + " (" + cublasLtGetStatusString(status) + ")", at);
 }
 
 }  // namespace dm2::cuda
