@@ -58,14 +58,19 @@ struct product_case {
     for (std::size_t i = 0; i < y.size() && with_addend; ++i) y[i] += addend[i];
     return y;
   }
-  /// The factors lie so that op makes a [m, k] and b^T [k, n] of them.
-  template <op A, op B>
+  /// The factors lie so that op makes a [m, k] and b^T [k, n] of them. Own: by the kernel for what cuBLASLt has not.
+  template <op A, op B, bool Own = false>
   void run(cuda::product_addends<U> plus = {}) {
     if (A == op::transposed) da = device_array<T>{transposed(a, k)};
     if (B == op::plain) db = device_array<T>{transposed(b, k)};
     cuda::matrix<T const> const left{da.data(), A == op::plain ? m : k, A == op::plain ? k : m};
     cuda::matrix<T const> const right{db.data(), B == op::plain ? k : n, B == op::plain ? n : k};
-    cuda::gemm<A, B>(ctx, left, right, cuda::matrix<U>{c.data(), m, n}, plus);
+    if constexpr (Own)
+      cuda::detail::own_product<A == op::transposed, B == op::transposed>(
+          ctx.stream(), cuda::detail::product_factor<T>{left.data, left.stride},
+          cuda::detail::product_factor<T>{right.data, right.stride}, c.data(), plus.matrix, plus.bias, n, {m, n, k});
+    else
+      cuda::gemm<A, B>(ctx, left, right, cuda::matrix<U>{c.data(), m, n}, plus);
   }
   void check(bool with_addend, bool with_bias) const {
     CAPTURE(m);
@@ -78,24 +83,24 @@ struct product_case {
 };
 
 /// Every form of a product of these extents.
-template <cuda::precision P, class U>
+template <cuda::precision P, class U, bool Own = false>
 void check_products(int m, int n, int k) {
   using F = product_case<P, U>;
   F plain{m, n, k};
-  plain.template run<op::plain, op::transposed>();
+  plain.template run<op::plain, op::transposed, Own>();
   plain.check(false, false);
   F both{m, n, k};
-  both.template run<op::plain, op::transposed>({both.dadd.data(), both.dbias.data()});
+  both.template run<op::plain, op::transposed, Own>({both.dadd.data(), both.dbias.data()});
   both.check(true, true);
   F in_place{m, n, k};
   in_place.c = device_array<U>{in_place.addend};
-  in_place.template run<op::plain, op::transposed>({in_place.c.data(), nullptr});
+  in_place.template run<op::plain, op::transposed, Own>({in_place.c.data(), nullptr});
   in_place.check(true, false);
   F left{m, n, k};
-  left.template run<op::transposed, op::plain>({nullptr, left.dbias.data()});
+  left.template run<op::transposed, op::plain, Own>({nullptr, left.dbias.data()});
   left.check(false, true);
   F right{m, n, k};
-  right.template run<op::plain, op::plain>();
+  right.template run<op::plain, op::plain, Own>();
   right.check(false, false);
 }
 
@@ -107,6 +112,30 @@ TEST_CASE_TEMPLATE("gemm: equals the sum over the inner extent, in each form, wi
   for (auto const [m, n, k] : extents) {
     check_products<P::value, cuda::element<P::value>>(m, n, k);
     check_products<P::value, float>(m, n, k);
+  }
+}
+
+TEST_CASE_TEMPLATE("gemm: the kernel for what the library has not equals the sum, in each form", P, DM2_PRECISIONS) {
+  std::array<int, 3> const extents[]{{1, 1, 1}, {63, 65, 7}, {64, 64, 16}, {65, 33, 31}, {129, 127, 33}};
+  for (auto const [m, n, k] : extents) {
+    check_products<P::value, cuda::element<P::value>, true>(m, n, k);
+    check_products<P::value, float, true>(m, n, k);
+  }
+}
+
+TEST_CASE_TEMPLATE("gemm: a bias is added to rows with a stride, and not between them", P, DM2_PRECISIONS) {
+  using F = product_case<P::value, cuda::element<P::value>>;
+  for (int const columns : {1, 255, 257}) {
+    F f{3, columns + 2, 1};
+    cuda::detail::add_bias(f.ctx.stream(), f.dadd.data(), 3, columns, columns + 2, f.dbias.data());
+    auto want = f.addend;
+    for (int i = 0; i < 3 * (columns + 2); ++i)
+      if (int const column = i % (columns + 2); column < columns) want[std::size_t(i)] += f.bias[std::size_t(column)];
+    CHECK(relative_error(f.dadd.read(), want) < rounding_tolerance<typename F::T>);
+    CHECK(f.dadd.margins_untouched());
+    for (int row = 0; row < 3; ++row)
+      for (std::size_t const at = std::size_t((row + 1) * (columns + 2)); std::size_t const i : {at - 2, at - 1})
+        CHECK(f.dadd.read()[i] == f.addend[i]);
   }
 }
 
