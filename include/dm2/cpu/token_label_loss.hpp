@@ -87,7 +87,16 @@ double row_cross_entropy(T const* logits, Target const& target, int classes, T w
   T const mass = target.mass(classes);
   double const loss = double(lse) * double(mass) - target.dot(logits, classes);
   if (dlogits != nullptr) {
-    array(dlogits, classes) = (l - lse).exp() * (mass * weight);
+    // By way of memory at a packet's address: Eigen takes a row's first numbers one by one up to such an address, and
+    // the exponential of one number has other bits than that of a packet.
+    constexpr int most = 256;
+    alignas(64) T part[most];
+    for (int first = 0; first < classes; first += most) {
+      int const n = std::min(most, classes - first);
+      Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>, Eigen::Aligned64> values{part, n};
+      values = (l.segment(first, n) - lse).exp() * (mass * weight);
+      array(dlogits + first, n) = values;
+    }
     target.subtract_from(dlogits, weight, classes);
   }
   return loss;
