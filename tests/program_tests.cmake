@@ -9,6 +9,9 @@ foreach(way find_package fetch_content)
                    -DPNG=${DM2_PNG} -P ${CMAKE_CURRENT_SOURCE_DIR}/consumer/check.cmake)
   set_tests_properties(consumer.${way} PROPERTIES COST 60 TIMEOUT 600 LABELS consumer ENVIRONMENT "${dm2_test_environment}")
 endforeach()
+add_test(NAME consumer.installs_together
+         COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/consumer/installs_together.sh ${CMAKE_COMMAND} ${PROJECT_BINARY_DIR})
+set_tests_properties(consumer.installs_together PROPERTIES TIMEOUT 300 LABELS consumer)
 # README's programs with every compiler that is here: g++ at -O3 for a processor with AVX-512, where version 12 warns of its
 # own intrinsics; clang, whose warnings do not depend on the optimizer, for this processor without it.
 foreach(compiler g++-12 g++-13 g++-14 clang++-14 clang++-15 clang++-16)

@@ -3,11 +3,13 @@
 #include <doctest/doctest.h>
 
 #include "cpu/golden_layer.hpp"
+#include "support/compare.hpp"
 #include "support/gradcheck.hpp"
 #include "support/random.hpp"
 #include "support/views.hpp"
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <string>
 #include <type_traits>
@@ -96,6 +98,34 @@ TEST_CASE("cross_entropy: the gradient may be left out, and may take the logits'
   CHECK(gradient_error(f.cls, f.dcls, [&] { return static_cast<long double>(call({})); }) < gradient_tolerance);
   call(as_rows<K>(f.cls));
   CHECK(f.cls == f.dcls);
+}
+
+TEST_CASE_TEMPLATE("cross_entropy: the gradient is the formula's, and has the same bits at any address", Classes,
+                   std::integral_constant<int, 1>, std::integral_constant<int, 7>, std::integral_constant<int, 255>,
+                   std::integral_constant<int, 256>, std::integral_constant<int, 257>,
+                   std::integral_constant<int, 515>) {
+  constexpr std::size_t C = Classes::value, rows_in = 3, size = rows_in * C;
+  random_source random{127};
+  cpu::context<double> ctx;
+  auto const logits = random.normal(size, 2), target = random.uniform(size, 0, 1);
+  std::vector<double> want(size);
+  for (std::size_t r = 0; r < rows_in; ++r) {
+    double sum = 0, mass = 0;
+    for (std::size_t c = 0; c < C; ++c) sum += std::exp(logits[r * C + c]), mass += target[r * C + c];
+    for (std::size_t c = r * C; c < (r + 1) * C; ++c)
+      want[c] = (std::exp(logits[c]) / sum * mass - target[c]) / double(rows_in);
+  }
+  std::vector<double> first;
+  for (std::size_t shift = 0; shift < 8; ++shift) {
+    CAPTURE(shift);
+    std::vector<double> d(size + 8, 0.5);
+    cpu::cross_entropy(ctx, as_rows<C>(logits), as_rows<C>(target), rows<double, C>{d.data() + shift, rows_in});
+    std::vector<double> const own(d.begin() + std::ptrdiff_t(shift), d.begin() + std::ptrdiff_t(shift + size));
+    if (shift == 0) first = own;
+    CHECK(own == first);
+    CHECK(relative_error(own, want) < 1e-13);
+    for (std::size_t i = 0; i < 8; ++i) CHECK(d[i < shift ? i : size + i] == 0.5);
+  }
 }
 
 TEST_CASE("cross_entropy: logits of any size do not overflow") {

@@ -30,7 +30,7 @@ inline std::pair<char const*, char const*> words_of(cublasStatus_t s) {
     case CUBLAS_STATUS_EXECUTION_FAILED:
       return {"CUBLAS_STATUS_EXECUTION_FAILED", "the function failed to launch on the GPU"};
     case CUBLAS_STATUS_NOT_SUPPORTED:
-      return {"CUBLAS_STATUS_NOT_SUPPORTED", "the functionality requested is not supported"};
+      return {"CUBLAS_STATUS_NOT_SUPPORTED", "the requested functionality is not supported"};
     default:
       return {"CUBLAS_STATUS_INVALID_VALUE", "an unsupported value or parameter was passed to the function"};
   }

@@ -87,8 +87,8 @@ double row_cross_entropy(T const* logits, Target const& target, int classes, T w
   T const mass = target.mass(classes);
   double const loss = double(lse) * double(mass) - target.dot(logits, classes);
   if (dlogits != nullptr) {
-    // By way of memory at a packet's address: Eigen takes a row's first numbers one by one up to such an address, and
-    // the exponential of one number has other bits than that of a packet.
+    // By way of aligned memory: Eigen takes the numbers before the first aligned address one by one, and a number's
+    // exponential has other last bits than a packet's. A gradient's bits would depend on where it lies.
     constexpr int most = 256;
     alignas(64) T part[most];
     for (int first = 0; first < classes; first += most) {
