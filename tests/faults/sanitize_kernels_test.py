@@ -19,7 +19,7 @@ PROGRAM = """
     import os, re, sys
     cases, long = {cases!r}, {long!r}
     if "--test-case-exclude=*[long]*" not in sys.argv:
-        cases.update(long)
+        cases = long if "--test-case=*[long]*" in sys.argv else {{**cases, **long}}
     with open({journal!r}, "a") as out:
         out.write("program\\n")
     chosen = [a.split("=", 1)[1] for a in sys.argv if a.startswith("--test-case=")]
