@@ -124,16 +124,17 @@ use_ccache() {
   export CMAKE_CUDA_COMPILER_LAUNCHER=${CMAKE_CUDA_COMPILER_LAUNCHER-ccache}
 }
 
-# build FOLDER TARGET [CMAKE_ARGUMENT...]: configures and builds.
+# build FOLDER TARGETS [CMAKE_ARGUMENT...]: configures and builds.
 build() {
-  local folder=$1 target=$2 generator=() missing
+  local folder=$1 targets generator=() missing
+  read -ra targets <<< "$2"
   shift 2
   if [ ! -f "$folder/CMakeCache.txt" ] && command -v ninja > /dev/null 2>&1; then generator=(-G Ninja); fi
-  say "Building $target in $folder"
+  say "Building ${targets[*]} in $folder"
   if ! cmake -S . -B "$folder" "${generator[@]}" "$@"; then
     mapfile -t missing < <(missing_packages "${build_packages[@]}")
     [ ${#missing[@]} -eq 0 ] || say "The packages that are still missing: ${missing[*]}"
     exit 1
   fi
-  cmake --build "$folder" --target "$target" --parallel "$(build_jobs)"
+  cmake --build "$folder" --target "${targets[@]}" --parallel "$(build_jobs)"
 }

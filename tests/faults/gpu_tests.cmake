@@ -33,7 +33,6 @@ target_compile_options(dm2_emulated_program PRIVATE -Wall -Wextra -Wno-unknown-p
 if(DM2_WERROR)
   target_compile_options(dm2_emulated_program PRIVATE -Werror)
 endif()
-add_dependencies(dm2_emulated_tests dm2_emulated_program)
 add_test(NAME faults.gpu COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/gpu_faults --quick --jobs 2
                                  --program $<TARGET_FILE:dm2_emulated_program>)
 set_tests_properties(faults.gpu PROPERTIES COST 60 TIMEOUT 900 LABELS emulated)
