@@ -170,7 +170,7 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: heads of any multiple of 8 column
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: Tiny's shape, a batch and the widest sizes equal double", Case,
-                   chunked_scan_of<tiny, __nv_bfloat16>, chunked_scan_of<square, __half>,
+                   chunked_scan_of<tiny, __nv_bfloat16>, chunked_scan_of<square, __nv_bfloat16>,
                    chunked_scan_of<padded, __nv_bfloat16>, chunked_scan_of<padded, __half>,
                    chunked_scan_of<widest, __half>) {
   device_scan<Case> f{2, Case::shape.headdim == 128 ? 150 : 257};
@@ -178,7 +178,7 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: Tiny's shape, a batch and the wid
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: long sequences equal double", Case, chunked_scan_of<few, __nv_bfloat16>,
-                   chunked_scan_of<least, __nv_bfloat16>) {
+                   chunked_scan_of<least, __half>) {
   device_scan<Case> f{1, 785};
   f.check();
 }
@@ -210,8 +210,8 @@ TEST_CASE("cuda ssd_backward_chunked: every set of sequences has its own A and D
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: teams apart and in step, with two units in memory and one, agree", Case,
-                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __nv_bfloat16>,
-                   chunked_scan_of<four_groups, __nv_bfloat16>, chunked_scan_of<heads_of<24>, __nv_bfloat16>) {
+                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>,
+                   chunked_scan_of<four_groups, __half>, chunked_scan_of<heads_of<24>, __nv_bfloat16>) {
   constexpr int two_apart = block_bytes<Case, true>, two_in_step = block_bytes<Case, false>;
   CHECK(apart<Case>(two_apart));
   CHECK_FALSE(apart<Case>(two_apart - 1));
@@ -228,7 +228,7 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: teams apart and in step, with two
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: walks of two and four units a block have the bits of one", Case,
-                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __nv_bfloat16>,
+                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>,
                    chunked_scan_of<square, __half>, chunked_scan_of<least, __nv_bfloat16>) {
   constexpr int units = cuda::detail::ssd::backward_chunk_traits<Case::shape, typename Case::element>::units;
   for (int const length : {65, 129, 200, 600}) {  // 1 to 9 steps
@@ -243,7 +243,7 @@ TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: walks of two and four units a blo
 }
 
 TEST_CASE_TEMPLATE("cuda ssd_backward_chunked: slices walked beside the chunks before have the bits of one slice", Case,
-                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __nv_bfloat16>,
+                   chunked_scan_of<few, __nv_bfloat16>, chunked_scan_of<sliced, __half>,
                    chunked_scan_of<square, __half>) {
   for (int const length : {64, 65, 200, 449}) {  // 0 to 7 steps; sequences in slices that are equal and not, and in one
     CAPTURE(length);
