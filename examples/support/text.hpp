@@ -2,7 +2,7 @@
 /// Text for people: safe to print, of known width.
 #pragma once
 
-#include <dm2/io/bytes.hpp>
+#include <dm2/core/utf8.hpp>
 
 #include <algorithm>
 #include <array>
@@ -16,29 +16,7 @@
 
 namespace dm2::example {
 
-/// The text, safe to print: names come from files. Controls, which could move a terminal's cursor, become '?', and
-/// bytes that are not UTF-8 their numbers ("st\xE9r"). The ends of lines stay where `lines` is set.
-[[nodiscard]] inline std::string printable(std::string_view text, bool lines = false) {
-  std::string out;
-  out.reserve(text.size());
-  for (std::size_t i = 0, length = 1; i < text.size(); i += length) {
-    auto const byte = static_cast<unsigned char>(text[i]);
-    std::uint32_t least = 0;
-    length = detail::utf8_length(byte, least);
-    std::string_view const character = text.substr(i, length);
-    if (length == 0 || !detail::is_utf8(character)) {
-      std::array<char, 8> code;
-      std::snprintf(code.data(), code.size(), "\\x%02X", byte);
-      out += code.data();
-      length = 1;
-      continue;
-    }
-    bool const ascii_control = (byte < 0x20 && !(lines && byte == '\n')) || byte == 0x7F;
-    bool const control = ascii_control || (byte == 0xC2 && static_cast<unsigned char>(text[i + 1]) < 0xA0);
-    out += control ? std::string(length, '?') : std::string{character};  // U+0080 to U+009F are controls too
-  }
-  return out;
-}
+using dm2::detail::printable;
 
 /// The text with '?' for what could move a terminal's cursor, but the ends of lines; other bytes are left as they are,
 /// so that names which are no UTF-8 can still be told apart.

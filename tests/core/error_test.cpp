@@ -17,3 +17,8 @@ TEST_CASE("error: a file's error begins with its path") {
   CHECK(std::string{e.what()} == "/some/where.pt: not a file of that kind");
   CHECK(e.path() == "/some/where.pt");
 }
+
+TEST_CASE("error: a name from a file can neither cut a file's error short nor move a terminal's cursor") {
+  file_error const e{"f", std::string{"\0a\x1B[2J\xE9 is no name\nsecond line", 30}};
+  CHECK(std::string{e.what()} == "f: ?a?[2J\\xE9 is no name\nsecond line");
+}

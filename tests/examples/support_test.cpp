@@ -12,18 +12,6 @@
 
 using namespace dm2::example;
 
-TEST_CASE("text: nothing that a file may hold reaches the terminal as a control") {
-  CHECK(printable("a\x1B[2Jb\r\n\x7F") == "a?[2Jb???");
-  CHECK(printable("\xC3\xA9t\xC3\xA9") == "\xC3\xA9t\xC3\xA9");
-  CHECK(printable("\xC3\xA9 \xFF") == "\xC3\xA9 \\xFF");
-  CHECK(printable("st\xE9r") == "st\\xE9r");
-  CHECK(printable("\xE2\x82") == "\\xE2\\x82");
-  CHECK(printable("\xE2\x82\xAC\xED\xA0\x80") == "\xE2\x82\xAC\\xED\\xA0\\x80");  // a surrogate is no character
-  CHECK(printable("a\xC2\x9B"
-                  "2J\xC2\xA0") == "a??2J\xC2\xA0");
-  CHECK(printable("a\nb\r\xC2", true) == "a\nb?\\xC2");
-}
-
 TEST_CASE("text: widths, numbers and sizes are as people write them") {
   CHECK(text_width("\xC3\xA9t\xC3\xA9") == 3);
   CHECK(grouped(0) == "0");

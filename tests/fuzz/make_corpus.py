@@ -116,6 +116,8 @@ pickles = {
     "doubling": b"}(" + text("hyper_parameters") + b"]q\1" + b"".join(
         b"0](h" + bytes((i - 1, 104, i - 1)) + b"eq" + bytes((i,)) for i in range(2, 40)) + b"u",
     "refused_not_utf8": dct(text("state_dict"), weights, text("hyper_parameters"), dct(text("depth"), globe(b"os", b"sy\xffst"))),
+    "refused_key_not_utf8": dct(text("state_dict"), weights, text("hyper_parameters"), dct(globe(b"os", b"sy\x8est"), b"K\1")),
+    "nul_in_name": dct(text("\0name"), dct(text("w"), tensor(), b"K\7", tensor())),
     "huge_strides": tensor(b"ByteStorage", "0", 4, 0, (2, 1, 2, 1), (2, 2**62, 1, 2**62)),
     "stride_of_zero": tensor(b"ByteStorage", "0", 1, 0, (2**40,), (0,)),
     "offset_past_the_end": tensor(b"ByteStorage", "0", 4, 2**62, (1,), (1,)),
@@ -126,7 +128,7 @@ pickles = {
 }
 for name, body in pickles.items():
     put("pickle", name, PROTO + body + b".")
-    if name in ("weights", "checkpoint", "huge_strides", "names_share_a_tensor"):
+    if name in ("weights", "checkpoint", "huge_strides", "names_share_a_tensor", "nul_in_name", "refused_key_not_utf8"):
         whole = archive((b"a/data.pkl", PROTO + body + b"."), (b"a/byteorder", b"little"), (b"a/data/0", bytes(12)),
                         (b"a/data/1", bytes(8)))
         put("zip", name, whole)

@@ -137,3 +137,18 @@ TEST_CASE("lightning: unknown objects matter only where they are needed") {
   CHECK(contains(refusal(folder / "f", [&] { dm2::tensor_file{folder / "f"}; }),
                  "'w' is an object of the refused global pathlib PosixPath, not a tensor"));
 }
+
+TEST_CASE("lightning: names that are no text are shown as text, in errors and in notices") {
+  scratch_folder const folder;
+  auto const file = folder.path() / "names.ckpt";
+  auto const weight = text("w") + scalar("FloatStorage", "0");
+  write_raw(file,
+            make_torch_zip(dict(text(std::string{"\0name", 5}) + dict(weight + "K\7" + scalar("FloatStorage", "0"))),
+                           {floats({1})}));
+  CHECK(refusal(file, [&] { dm2::tensor_file{file}; }) == "?name has an integer as a name");
+  write_raw(file, make_torch_zip(dict(text("state_dict") + dict(weight + text("st\x1B_extra_state") + "K\1")),
+                                 {floats({1})}));
+  dm2::tensor_file const opened{file};
+  REQUIRE(opened.notices().size() == 1);
+  CHECK(opened.notices()[0] == "state_dict: 'st?_extra_state' is an integer, not a tensor, and left out");
+}

@@ -86,6 +86,12 @@ TEST_CASE("pickle: objects of other globals are carried along by name, never mad
        {std::string{""}, std::string{"}b"}, "(" + text("k") + "K\1u", std::string{"(K\1K\2e"}, std::string{")R"}})
     CHECK(json(made + more) == nlohmann::json{{"refused", "os system"}});
   CHECK(json(global("m", "c") + ")}\x92") == nlohmann::json{{"refused", "m c"}});
+  // names that are no text: JSON holds them, in values and in keys
+  CHECK(json("}" + text("k") + global("os", "sy\x8Est\x1B") + "s") ==
+        nlohmann::json{{"k", {{"refused", "os sy\\x8Est?"}}}});
+  auto const key = json("}" + global("os", "sy\x8Est") + "K\1s");
+  CHECK(key == nlohmann::json{{"(an object of the refused global os sy\\x8Est)", 1}});
+  CHECK_NOTHROW((void)key.dump());
   // an OrderedDict of pairs would have to be copied
   CHECK(json(global("collections", "OrderedDict") + "]\x85R") ==
         nlohmann::json{{"refused", "collections OrderedDict"}});

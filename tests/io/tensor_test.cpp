@@ -121,12 +121,3 @@ TEST_CASE("dtype: names and widths go together") {
   CHECK(dm2::is_floating(dtype::bf16));
   CHECK_FALSE(dm2::is_floating(dtype::i64));
 }
-
-TEST_CASE("is_utf8: accepts what JSON may hold, and nothing else") {
-  using dm2::detail::is_utf8;
-  for (char const* good : {"", "plain", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80", "\xEF\xBF\xBF"})
-    CHECK(is_utf8(good));
-  for (char const* bad : {"\x80", "\xC3", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF0\x80\x80\x80",
-                          "\xF4\x90\x80\x80", "\xF8\x88\x80\x80\x80", "\xE2\x82", "a\xFF"})
-    CHECK_FALSE(is_utf8(bad));
-}

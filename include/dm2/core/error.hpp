@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/compiler.hpp>
+#include <dm2/core/utf8.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -19,12 +20,12 @@ struct shape_error : std::invalid_argument {
 };
 
 /// A file could not be read or written, or its contents are not as its format or the caller demands. what() begins with
-/// the path.
+/// the path. What follows may quote names from the file: there controls are '?', and bytes that are not UTF-8 "\xE9".
 class file_error : public std::runtime_error {
  public:
   /// what() becomes "path: reason".
   file_error(std::filesystem::path path, std::string const& reason)
-      : std::runtime_error{path.string() + ": " + reason}, path_{std::move(path)} {}
+      : std::runtime_error{path.string() + ": " + detail::printable(reason, true)}, path_{std::move(path)} {}
 
   /// The file, as the caller named it.
   [[nodiscard]] std::filesystem::path const& path() const noexcept { return path_; }

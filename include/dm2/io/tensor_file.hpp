@@ -96,7 +96,7 @@ class tensor_file {
   [[nodiscard]] std::map<std::string, std::string> const& metadata() const noexcept { return metadata_; }
   /// A Lightning checkpoint's `hyper_parameters`; null for other formats.
   [[nodiscard]] nlohmann::json const& hyper_parameters() const noexcept { return hyper_parameters_; }
-  /// Parts of the file that were left out or not understood, a line each.
+  /// Parts of the file that were left out or not understood, a line each: UTF-8, without controls.
   [[nodiscard]] std::span<std::string const> notices() const noexcept { return notices_; }
 
   /// The tensor of that name, or null.
@@ -126,6 +126,7 @@ class tensor_file {
     if (tensors_.empty()) throw file_error{path(), "holds no tensor"};
     require_plausible_size();
     index();
+    for (std::string& line : notices_) line = detail::printable(line);  // they quote names of the file
   }
   /// A torch file may name one storage many times. Whoever reads every tensor, or writes them, would take time and
   /// space that the file's size does not justify: 16 times it are more than sets of weights that share anything come

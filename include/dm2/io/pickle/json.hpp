@@ -10,7 +10,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -69,9 +68,6 @@ class pickle_to_json {
   }
   nlohmann::json refused(std::string what) {
     spend(64 + what.size());
-    if (!is_utf8(what))
-      std::replace_if(
-          what.begin(), what.end(), [](char c) { return (c & 0x80) != 0; }, '?');
     return {{"refused", std::move(what)}};
   }
 
@@ -89,8 +85,9 @@ class pickle_to_json {
     auto const name_text = [this](pickle_value name) {  // of keys that JSON does not have
       if (auto const number = name.as_integer()) return std::to_string(*number);
       if (name.as_text() && spend_text(name) && is_utf8(name.raw())) return std::string{name.raw()};
-      spend(512);
-      return "(" + name.describe() + ")";
+      std::string other = "(" + name.describe() + ")";
+      spend(64 + other.size());
+      return other;
     };
     for (std::size_t i = 0; i < v.size(); ++i) {
       auto const [name, value] = v.item(i);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dm2/core/compiler.hpp>
+#include <dm2/core/utf8.hpp>
 
 #include <bit>
 #include <cstddef>
@@ -122,10 +123,11 @@ class pickle_value {
   }
   /// The tuple of a call's arguments, or a storage's persistent id.
   [[nodiscard]] pickle_value arguments() const noexcept { return {*data_, static_cast<std::uint32_t>(node().wide)}; }
-  /// "module name" of a global or of a refused object, the first 200 bytes of each: many may share one long name.
+  /// "module name" of a global or of a refused object, the first 200 bytes of each: many may share one long name. It
+  /// is UTF-8 and printable: other bytes are "\xE9", controls '?'.
   [[nodiscard]] std::string global_name() const {
     pickle_value const module{*data_, static_cast<std::uint32_t>(node().wide >> 32)};
-    return std::string{module.raw().substr(0, 200)} + " " + std::string{arguments().raw().substr(0, 200)};
+    return detail::printable(module.raw().substr(0, 200)) + " " + detail::printable(arguments().raw().substr(0, 200));
   }
   /// A description for messages: "a dict", "an object of the refused global builtins print".
   [[nodiscard]] std::string describe() const {
