@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
@@ -100,6 +101,9 @@ def train(
     """
     words = [] if data is None else [os.fspath(data)]
     words += _words({"model": model or None, "output": output, "experiment": experiment or None, **flags})
+    for stream in (sys.stdout, sys.stderr):  # what was printed before comes before the run's lines, in a pipe too
+        if stream is not None:
+            stream.flush()
     code = _dm2.train(words)
     start = flags.get("initial_checkpoint") or flags.get("pretrained")
     name = experiment or (Path(model).stem if model else Path(start).stem if start else "tiny")

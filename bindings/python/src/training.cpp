@@ -5,6 +5,7 @@
 #include "bound.hpp"
 
 #include <csignal>
+#include <iostream>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,9 @@ class interrupt_guard {
 int train(std::vector<std::string> const& words) {
   nb::gil_scoped_release const released;
   interrupt_guard const guard;
-  return example::train_by_words(words);
+  int const code = example::train_by_words(words);
+  std::cout << std::flush;  // what Python prints next comes behind it, in a pipe too
+  return code;
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ def test_the_pages_program_runs(shapes, tmp_path):
     shutil.copy(ROOT / "examples" / "weights" / "quick.safetensors", tmp_path / "model.safetensors")
     shutil.copy(GOLDEN / "images" / "photo.jpg", tmp_path)
     (tmp_path / "pictures").symlink_to(shapes)
-    done = run_python("import os, sys\nos.chdir(sys.argv[1])\n" + program, tmp_path)
+    done = run_python("import os, sys\nos.chdir(sys.argv[1])\n" + program, tmp_path, PYTHONUNBUFFERED="")
     assert done.returncode == 0, done.stderr
     first, *_, last = done.stdout.strip().splitlines()
     assert re.fullmatch(r" *\d+\.\d%  \S.*", first) and "best.safetensors" in last
