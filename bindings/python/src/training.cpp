@@ -5,7 +5,6 @@
 #include "bound.hpp"
 
 #include <csignal>
-#include <iostream>
 #include <string>
 #include <vector>
 
@@ -42,9 +41,7 @@ class interrupt_guard {
 int train(std::vector<std::string> const& words) {
   nb::gil_scoped_release const released;
   interrupt_guard const guard;
-  int const code = example::train_by_words(words);
-  std::cout << std::flush;  // what Python prints next comes behind it, in a pipe too
-  return code;
+  return example::train_by_words(words);
 }
 
 }  // namespace
